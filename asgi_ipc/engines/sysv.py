@@ -1,0 +1,118 @@
+"""Engine ``sysv``: System V shared memory (``shmget``).
+
+Its limits are the kernel's (shmmax, shmall, shmmni), not a file system's. Locks and
+wake-ups lie in a directory of the user's own in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from ..store.engine import SharedMemoryEngine
+from ..store.segment import Owner, Place
+
+if TYPE_CHECKING:
+    import sysv_ipc
+
+
+class SysVSegment:
+    """A `Segment` of System V shared memory, under a random key that the lock file records."""
+
+    def __init__(self, memory: sysv_ipc.SharedMemory) -> None:
+        self._memory = memory
+        self.view = memoryview(memory)
+
+    @staticmethod
+    def locator_for(name: str, token: str) -> str:
+        """A positive key of 31 bits; 0 would be IPC_PRIVATE, which can't be found again."""
+        return f"{secrets.randbelow(0x7FFFFFFE) + 1:#010x}"
+
+    @classmethod
+    def create(cls, place: Place, locator: str, size: int) -> SysVSegment:
+        """See `Segment.create`."""
+        import sysv_ipc
+
+        with contextlib.suppress(FileNotFoundError):
+            cls.attach(place, locator).close()
+            raise FileExistsError(errno.EEXIST, "a segment with this key exists", locator)
+        try:
+            # With IPC_EXCL the package would write to every page, and so use all the
+            # memory at once; the kernel's new pages are zero anyway.
+            memory = sysv_ipc.SharedMemory(
+                int(locator, 16), sysv_ipc.IPC_CREAT, mode=place.mode, size=size
+            )
+        except (sysv_ipc.Error, MemoryError, ValueError) as error:
+            raise OSError(errno.ENOMEM, str(error)) from error
+        if memory.creator_pid != os.getpid():
+            memory.detach()
+            raise FileExistsError(errno.EEXIST, "a segment with this key exists", locator)
+        if place.gid is not None:
+            memory.gid = place.gid
+        return cls(memory)
+
+    @classmethod
+    def attach(cls, place: Place, locator: str) -> SysVSegment:
+        """See `Segment.attach`."""
+        import sysv_ipc
+
+        try:
+            return cls(sysv_ipc.SharedMemory(int(locator, 16)))
+        except sysv_ipc.ExistentialError as error:
+            raise FileNotFoundError(str(error)) from error
+        except sysv_ipc.PermissionsError as error:
+            raise PermissionError(errno.EACCES, str(error), locator) from error
+        except (sysv_ipc.Error, MemoryError, ValueError) as error:
+            raise OSError(errno.ENOMEM, str(error), locator) from error
+
+    @classmethod
+    def unlink(cls, place: Place, locator: str) -> None:
+        """See `Segment.unlink`."""
+        with contextlib.suppress(FileNotFoundError):
+            segment = cls.attach(place, locator)
+            try:
+                segment._memory.remove()
+            finally:
+                segment.close()
+
+    @staticmethod
+    def space(place: Place) -> str:
+        """See `Segment.space`."""
+        limits = []
+        for name in ("shmmax", "shmall", "shmmni"):
+            with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}") as file:
+                limits.append(f"kernel.{name}={file.read().strip()}")
+        return f"System V shared memory ({', '.join(limits) or 'see sysctl kern.sysv or kern.ipc'})"
+
+    def owner(self) -> Owner:
+        """See `Segment.owner`."""
+        return Owner(self._memory.uid, self._memory.gid, self._memory.mode & 0o777)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """See `Segment.reserve`; the kernel accounts for all of it at creation."""
+
+    def close(self) -> None:
+        """See `Segment.close`."""
+        # A view that outlived the mapping would crash the interpreter.
+        self.view.release()
+        if self._memory.attached:
+            self._memory.detach()
+
+
+class SysVEngine(SharedMemoryEngine):
+    """Engine ``sysv``; options as `SharedMemoryEngine`."""
+
+    name = "sysv"
+    segment = SysVSegment
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """See `Engine.unavailable`."""
+        try:
+            import sysv_ipc  # noqa: F401
+        except ImportError:
+            return "the package sysv_ipc is not installed: pip install sysv_ipc"
+        return None

@@ -1,0 +1,7 @@
+"""The shared-memory store: one engine over any `Segment` a UNIX can offer.
+
+Read in this order: `layout` (the bytes), `journal` (how a change becomes whole or
+nothing), `heap` (records that can be moved), `queues` and `tables` (what they are
+made into), `sidecar` (locks and who is alive), `bells` (wake-ups), `store` (opening
+and creating), `engine` (the Engine contract over all that), `segment` (what a port brings).
+"""

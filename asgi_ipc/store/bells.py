@@ -1,0 +1,140 @@
+"""Wake-ups: one FIFO for each event loop or thread that waits, in the store's directory.
+
+A bell is named by its process's identity and a number, so it outlives neither. The
+reader keeps a writer of its own, so that end-of-file never comes; when it dies, the
+next ringer gets EPIPE or ENXIO and knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+
+from ..exceptions import StoreUnavailable
+from .segment import Place
+
+#: Open writers to other processes' bells that are kept.
+_KEPT = 128
+_NAME = re.compile(r"bell\.([0-9a-f]{32})\.\d+")
+_GONE = {errno.EPIPE, errno.ENXIO, errno.ENOENT}
+
+
+def bell_path(place: Place, identity: bytes, number: int) -> str:
+    """Where the bell of that number of that process is."""
+    return os.path.join(place.directory, f"bell.{identity.hex()}.{number}")
+
+
+def bells_in(place: Place) -> list[tuple[bytes, str]]:
+    """Identity and path of each bell that hangs in the store's directory."""
+    with contextlib.suppress(FileNotFoundError):
+        names = filter(None, map(_NAME.fullmatch, os.listdir(place.directory)))
+        return [(bytes.fromhex(m[1]), os.path.join(place.directory, m[0])) for m in names]
+    return []
+
+
+class FifoBell:
+    """A `asgi_ipc.engines.base.Bell` that other processes can ring."""
+
+    def __init__(self, place: Place, identity: bytes, number: int) -> None:
+        self.path = bell_path(place, identity, number)
+        self.number = number
+        self._lock = threading.Lock()
+        try:
+            os.mkfifo(self.path, place.mode)
+            try:
+                self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                if place.gid is not None:
+                    os.fchown(self._writer, -1, place.gid)
+                os.fchmod(self._writer, place.mode)
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            raise StoreUnavailable(
+                f"can't make the wake-up FIFO {self.path!r} ({error.strerror}); "
+                "choose another engine_options['directory'], or raise the limit of open files"
+            ) from error
+
+    _reader = _writer = -1
+
+    def fileno(self) -> int:
+        """The descriptor to wait for; -1 once closed."""
+        return self._reader
+
+    def clear(self) -> None:
+        """Forget the rings so far."""
+        with contextlib.suppress(OSError):
+            while len(os.read(self._reader, 4096)) == 4096:
+                pass
+
+    def ring(self) -> None:
+        """Ring it from this process."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._writer >= 0:
+                os.write(self._writer, b"!")
+
+    def close(self) -> None:
+        """Take it down."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the descriptors and leave the FIFO to the process that owns it."""
+        with self._lock:
+            for descriptor in (self._reader, self._writer):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._reader = self._writer = -1
+
+
+class Ringer:
+    """Rings the bells of other processes, keeping a writer open for those it rings often."""
+
+    def __init__(self) -> None:
+        self._writers: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def ring(self, path: str) -> bool:
+        """Ring once; False if nobody is there any more. Never blocks."""
+        with self._lock:
+            try:
+                writer = self._writers.get(path, -1)
+                if writer < 0:
+                    writer = self._open(path)
+                os.write(writer, b"!")
+            except BlockingIOError:
+                pass  # full of rings not yet heard
+            except OSError as error:
+                self._forget(path)
+                # Anything else (out of descriptors, say) must not fail a push that is
+                # done: the waiter looks again by itself within a second.
+                return error.errno not in _GONE
+        return True
+
+    def _open(self, path: str) -> int:
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISFIFO(os.fstat(writer).st_mode):
+            os.close(writer)
+            raise OSError(errno.ENXIO, "not a FIFO")
+        self._writers[path] = writer
+        if len(self._writers) > _KEPT:
+            os.close(self._writers.popitem(last=False)[1])
+        return writer
+
+    def _forget(self, path: str) -> None:
+        writer = self._writers.pop(path, -1)
+        if writer >= 0:
+            os.close(writer)
+
+    def close(self) -> None:
+        """Close the writers."""
+        with self._lock:
+            while self._writers:
+                os.close(self._writers.popitem()[1])

@@ -1,0 +1,70 @@
+"""How a change to live words becomes whole or nothing, although its process may be killed.
+
+The caller writes what is new into free space, and collects what must change in live
+words in a dict from word offset to value. `Journal.commit` writes the pairs down, sets
+one word (the commit point), carries them out and clears that word. Whoever takes the
+lock next and finds the word set carries them out again, which changes nothing if it
+was done already. Nothing else stores to live words.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..exceptions import StoreCorrupt
+from .layout import (
+    COMMITTED,
+    IDLE,
+    JOURNAL,
+    JOURNAL_AFTER,
+    JOURNAL_COUNT,
+    JOURNAL_PAIRS,
+    STATE,
+    WORD,
+)
+
+#: What a change collects: word offset -> new value.
+Change = dict[int, int]
+
+_packers = [Struct(f"{2 * count}Q").pack_into for count in range(JOURNAL_PAIRS + 1)]
+
+
+class Journal:
+    """The redo journal of one segment. All methods need the segment's lock."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._bytes = view
+        self._words = view.cast("Q")
+
+    def commit(self, change: Change, after: int = IDLE) -> None:
+        """Carry out a change, wholly or not at all, and leave STATE at ``after``."""
+        count = len(change)
+        words = self._words
+        # Not live until STATE says so; pack_into, which blanks a field first, is harmless.
+        _packers[count](self._bytes, JOURNAL * WORD, *change, *change.values())
+        words[JOURNAL_COUNT] = count
+        words[JOURNAL_AFTER] = after
+        # One aligned 8-byte store, which no kill can split.
+        words[STATE] = COMMITTED
+        for offset, value in change.items():
+            words[offset] = value
+        words[STATE] = after
+
+    def replay(self) -> None:
+        """Carry out a committed journal whose writer was killed."""
+        words = self._words
+        count = words[JOURNAL_COUNT]
+        if count > JOURNAL_PAIRS:
+            raise StoreCorrupt(f"the journal holds {count} changes, more than it has room for")
+        pairs = words[JOURNAL : JOURNAL + 2 * count].tolist()
+        for offset, value in zip(pairs[:count], pairs[count:], strict=True):
+            words[offset] = value
+        words[STATE] = words[JOURNAL_AFTER]
+
+    def set_state(self, state: int) -> None:
+        """End of a step that is repeated until this is done."""
+        self._words[STATE] = state
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self._words.release()

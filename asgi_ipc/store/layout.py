@@ -1,0 +1,179 @@
+"""The byte format of a store: two segments of 64-bit words. Its only home.
+
+Both segments begin alike; all numbers are native 64-bit words unless said otherwise::
+
+    word      what
+    0         MAGIC           b"asgi_ipc", written last: the segment is ready
+    1         BYTE_ORDER      0x0102030405060708 as this machine writes it
+    2         VERSION
+    3         KIND            CHANNELS or GROUPS
+    4         SIZE            bytes, as created
+    5..6      STORE_ID        16 random bytes, the same in both segments and the lock file
+    7         EXTENT_WORDS
+    8         BUCKETS         length of the hash table
+    16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED
+    17        JOURNAL_COUNT   pairs in the journal
+    18        JOURNAL_AFTER   the STATE that follows once they are applied
+    24..31    the heap        CURSOR .. IDS_RESERVED
+    32..63    counters        PUSHED .. RECOVERIES and the sweep's place
+    64        the journal     JOURNAL_PAIRS offsets, then as many values
+    ...       BUCKETS words   hash table: handle of the first record of each chain
+    ...       EXTENTS words   live words in each extent
+    ...       EXTENTS words   next extent on the free list, plus one
+    ...       slots           channels only: SLOT_WORDS words for each process
+    ...       wait nodes      channels only: NODE_WORDS words each
+    ...       extents         EXTENT_WORDS words each: records one after the other
+       ...    (free)          extents grow upwards, handles downwards
+    ...       handles         from the end of the segment: word -1 is handle 1
+
+A *handle* holds the word offset of its record, or FREE | next free handle. Whatever
+points to a record holds its handle, so that moving a record changes one word.
+
+A record begins with META::
+
+    bits 0..13   length in words, META included
+    bits 14..17  kind
+    bits 18..20  bytes of padding at the end of the payload
+    bit  21      split: the last word is the handle of the PIECE where the payload goes on
+    bits 32..63  its own handle (0 in a FILLER); it is live if that handle points here
+
+then words by kind, named below, then the payload (a message) or the name.
+
+Everything here is persisted: do not change a number without a new VERSION.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAGIC = b"asgi_ipc"
+VERSION = 1
+BYTE_ORDER = 0x0102030405060708
+WORD = 8
+
+CHANNELS, GROUPS = 1, 2
+
+# Identification: words 0..15.
+W_MAGIC, W_BYTE_ORDER, W_VERSION, W_KIND, W_SIZE, W_STORE_ID = 0, 1, 2, 3, 4, 5
+W_EXTENT_WORDS, W_BUCKETS = 7, 8
+
+# The journal's state: words 16..23.
+STATE, JOURNAL_COUNT, JOURNAL_AFTER = 16, 17, 18
+IDLE, COMMITTED, FORMATTING, DESTROYED = 0, 1, 2, 3
+
+# The heap: words 24..31.
+CURSOR = 24  #: where the next record goes
+CURSOR_END = 25  #: end of the extent that CURSOR is in; both 0 when there is none
+EXTENTS_USED = 26  #: extents ever reserved since the last format
+FREE_EXTENT = 27  #: first free extent plus one, or 0
+FREE_EXTENTS = 28  #: length of that list
+IDS_USED = 29  #: handles ever used since the last format
+FREE_ID = 30  #: first free handle, or 0
+IDS_RESERVED = 31  #: handles that have memory
+
+# Counters and hints: words 32..63.
+PUSHED = 32  #: records ever stored
+GONE = 33  #: records no longer stored, for whatever reason
+EXPIRED = 34  #: of those, past their deadline
+ORPHANED = 35  #: of those, their owner died
+FLUSHED = 36  #: of those, flushed
+REFUSED = 37  #: pushes refused
+HIGH_WATER = 38  #: most records ever stored at once
+NAMED = 39  #: queues, or tables
+MEMBERS = 40
+FLUSHES = 41  #: channels: flushes ever. groups: the channels' number when it was last emptied
+CHANGES = 42  #: groups: changes to any table's membership
+DEATHS = 43  #: channels: processes found dead or left
+RECOVERIES = 44  #: journals replayed after a killed holder
+SOONEST = 45  #: no record or member expires before this (nanoseconds)
+HAND = 46  #: the bucket where the next sweep goes on
+NEXT_TEND = 47  #: when the store wants its next look-after (nanoseconds)
+NODES_USED = 48  #: wait nodes ever used since the last format
+FREE_NODE = 49  #: first free wait node plus one, or 0
+SWEPT = 50  #: when all was last looked after (nanoseconds)
+
+JOURNAL = 64
+JOURNAL_PAIRS = 512
+TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
+
+# A slot: one process. The generation grows when its owner joins and when it has gone.
+SLOTS = 512
+SLOT_WORDS = 4
+SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free
+
+# A wait node: one bell armed on one queue.
+NODES = 1024
+NODE_WORDS = 2
+NODE_NEXT, NODE_BELL = 0, 1
+
+FREE = 1 << 63  #: marks a handle that has no record
+
+# META.
+LENGTH_MASK = (1 << 14) - 1
+KIND_SHIFT, KIND_MASK = 14, 15
+PAD_SHIFT, PAD_MASK = 18, 7
+SPLIT = 1 << 21
+ID_SHIFT = 32
+
+FILLER, MESSAGE, PIECE, QUEUE, TABLE, MEMBER = 0, 1, 2, 3, 4, 5
+
+# Words of a MESSAGE after META. LINK: handle of the next one, and above bit 32 the
+# milliseconds from push to deadline.
+M_LINK, M_DEADLINE, M_WORDS = 1, 2, 3
+LINK_MASK = (1 << 32) - 1
+
+# Words of a QUEUE; its length is PUSHED - GONE. TAIL means nothing while HEAD is 0.
+Q_CHAIN, Q_HEAD, Q_TAIL, Q_WAIT_FIRST, Q_WAIT_LAST, Q_OWNER = 1, 2, 3, 4, 5, 6
+Q_SOONEST, Q_PUSHED, Q_GONE, Q_EXPIRED, Q_REFUSED, Q_HIGH_WATER, Q_IDLE = 7, 8, 9, 10, 11, 12, 13
+Q_WORDS = 14
+
+# Words of a TABLE and of a MEMBER.
+T_CHAIN, T_FIRST, T_COUNT, T_VERSION, T_WORDS = 1, 2, 3, 4, 5
+E_CHAIN, E_NEXT, E_PREVIOUS, E_TABLE, E_DEADLINE, E_OWNER, E_WORDS = 1, 2, 3, 4, 5, 6, 7
+
+#: Words before the payload, by kind.
+HEADER_WORDS = {MESSAGE: M_WORDS, PIECE: 1, QUEUE: Q_WORDS, TABLE: T_WORDS, MEMBER: E_WORDS}
+
+# An owner, and a bell, in one word. 0 is none: generations begin at 1.
+SLOT_MASK = (1 << 16) - 1
+OWNER_GENERATION_SHIFT = 16
+BELL_NUMBER_SHIFT, BELL_GENERATION_SHIFT = 16, 32
+
+SMALL_STORE = 4 * 1024 * 1024
+#: Smallest segment: the fixed part and a few extents.
+SMALLEST = 256 * 1024
+
+
+class Geometry(NamedTuple):
+    """Where the parts of a segment lie, in words; follows from its kind and size alone."""
+
+    kind: int
+    size: int
+    extent_words: int
+    buckets: int
+    hash_table: int
+    extents: int
+    extent_live: int
+    extent_next: int
+    slots: int
+    nodes: int
+    first_extent: int
+    end: int
+
+    @classmethod
+    def of(cls, kind: int, size: int) -> Geometry:
+        """The geometry of a segment of ``size`` bytes."""
+        end = size // WORD
+        extent_words = (16 if size < SMALL_STORE else 64) * 1024 // WORD
+        # A channel costs kilobytes in practice and a membership about 120 bytes.
+        buckets = max(64, size // (4096 if kind == CHANNELS else 512))
+        extents = end // extent_words
+        extent_live = TABLES + buckets
+        extent_next = extent_live + extents
+        slots = extent_next + extents
+        nodes = slots + (SLOTS * SLOT_WORDS if kind == CHANNELS else 0)
+        first_extent = nodes + (NODES * NODE_WORDS if kind == CHANNELS else 0)
+        return cls(
+            kind, size, extent_words, buckets, TABLES, extents,
+            extent_live, extent_next, slots, nodes, first_extent, end,
+        )  # fmt: skip

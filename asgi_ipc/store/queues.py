@@ -1,0 +1,529 @@
+"""Queues of messages, and the bells armed on them, in the heap of the channels segment.
+
+A queue is a record that holds the first and last handle of its messages, which are
+linked; an armed bell is a wait node in the queue's list. Everything needs the lock.
+Each method is one or more whole changes: a kill leaves the queue as before or after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from zlib import crc32
+
+from ..engines.base import Popped
+from ..exceptions import StoreCorrupt
+from .heap import Heap, NoRoom
+from .journal import Change
+from .layout import (
+    EXPIRED,
+    FREE_NODE,
+    GONE,
+    HAND,
+    HIGH_WATER,
+    JOURNAL_PAIRS,
+    LINK_MASK,
+    M_DEADLINE,
+    M_LINK,
+    M_WORDS,
+    MESSAGE,
+    NAMED,
+    NODE_BELL,
+    NODE_NEXT,
+    NODE_WORDS,
+    NODES,
+    NODES_USED,
+    ORPHANED,
+    PUSHED,
+    Q_CHAIN,
+    Q_EXPIRED,
+    Q_GONE,
+    Q_HEAD,
+    Q_HIGH_WATER,
+    Q_IDLE,
+    Q_OWNER,
+    Q_PUSHED,
+    Q_REFUSED,
+    Q_SOONEST,
+    Q_TAIL,
+    Q_WAIT_FIRST,
+    Q_WAIT_LAST,
+    Q_WORDS,
+    QUEUE,
+    REFUSED,
+    SOONEST,
+    SWEPT,
+)
+
+#: Later than any deadline.
+NEVER = (1 << 64) - 1
+#: Leave this much of the journal for the words at the end of a change.
+_FULL_CHANGE = JOURNAL_PAIRS - 64
+_MILLISECOND = 1_000_000
+#: Nanoseconds after which a full store is searched again for orphans and empty queues.
+_SWEEP_AGAIN = 1_000_000_000
+#: No chain is longer; one that is has been made a circle.
+_LONGEST_CHAIN = range(1 << 20)
+
+
+class AtCapacity(Exception):
+    """The queue holds as many live messages as the pusher allows."""
+
+
+class Queues:
+    """All queues of a store. ``alive(word)`` tells whether an owner or bell word is."""
+
+    def __init__(
+        self, heap: Heap, owner_alive: Callable[[int], bool], bell_alive: Callable[[int], bool]
+    ) -> None:
+        self._heap = heap
+        self._words = heap.words
+        self._table = heap.geometry.hash_table
+        self._buckets = heap.geometry.buckets
+        self._nodes = heap.geometry.nodes
+        self._owner_alive = owner_alive
+        self._bell_alive = bell_alive
+
+    # ---- finding
+
+    def find(self, name: bytes) -> int:
+        """Handle of the queue of that name, or 0."""
+        words, heap = self._words, self._heap
+        handle = words[self._table + crc32(name) % self._buckets]
+        for _ in _LONGEST_CHAIN:
+            if not handle:
+                return 0
+            address = words[heap.end - handle]
+            if heap.payload(address, Q_WORDS) == name:
+                return handle
+            handle = words[address + Q_CHAIN]
+        raise StoreCorrupt("a chain of queues is a circle")
+
+    def _create(self, name: bytes, owner: int, now: int) -> int:
+        bucket = self._table + crc32(name) % self._buckets
+        self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
+        words = self._words
+        fields = (words[bucket], 0, 0, 0, 0, owner, NEVER, 0, 0, 0, 0, 0, NEVER)
+        change: Change = {}
+        handle = self._heap.add(change, QUEUE, fields, name)
+        change[bucket] = handle
+        change[NAMED] = words[NAMED] + 1
+        self._heap.commit(change)
+        return handle
+
+    def _remove(self, handle: int) -> None:
+        """Take out a queue that holds nothing; bells armed on it are forgotten."""
+        words, heap = self._words, self._heap
+        address = words[heap.end - handle]
+        for _ in range(NODES):
+            if not words[address + Q_WAIT_FIRST]:
+                break
+            change: Change = {}
+            self._take_bell(change, address)
+            heap.commit(change)
+        link = self._table + crc32(heap.payload(address, Q_WORDS)) % self._buckets
+        for _ in _LONGEST_CHAIN:
+            if words[link] == handle:
+                break
+            link = words[heap.end - words[link]] + Q_CHAIN
+        change = {link: words[address + Q_CHAIN], NAMED: words[NAMED] - 1}
+        heap.free(change, handle)
+        heap.commit(change)
+
+    # ---- pushing and popping
+
+    def push(
+        self, name: bytes, payload: bytes, deadline: int, capacity: int, owner: int, now: int
+    ) -> int:
+        """Append a message; the bell to ring for it, or 0. Raises `AtCapacity`, `NoRoom`."""
+        words, heap = self._words, self._heap
+        handle = self.find(name)
+        if handle:
+            address = words[heap.end - handle]
+            if (
+                words[address + Q_PUSHED] - words[address + Q_GONE] >= capacity
+                and self._expire(handle, now) >= capacity
+            ):
+                address = words[heap.end - handle]
+                heap.commit(
+                    {address + Q_REFUSED: words[address + Q_REFUSED] + 1, REFUSED: words[REFUSED] + 1}
+                )
+                raise AtCapacity
+        length = M_WORDS + (len(payload) + 7 >> 3)
+        try:
+            if self._make_room(length, now):
+                handle = self.find(name)
+            if not handle:
+                handle = self._create(name, owner, now)
+                heap.room_for(length)
+        except NoRoom:
+            heap.commit({REFUSED: words[REFUSED] + 1})
+            raise
+        change: Change = {}
+        age = max(0, deadline - now) // _MILLISECOND
+        message = heap.add(change, MESSAGE, (min(age, LINK_MASK) << 32, deadline), payload)
+        # Looked up only now: making room may have moved the queue.
+        address = words[heap.end - handle]
+        if words[address + Q_HEAD]:
+            tail = words[heap.end - words[address + Q_TAIL]] + M_LINK
+            change[tail] = words[tail] | message
+        else:
+            change[address + Q_HEAD] = message
+        change[address + Q_TAIL] = message
+        self._count_push(change, address, deadline)
+        bell = self._take_bell(change, address) if words[address + Q_WAIT_FIRST] else 0
+        heap.commit(change)
+        return bell
+
+    def _count_push(self, change: Change, address: int, deadline: int) -> None:
+        words = self._words
+        pushed = words[address + Q_PUSHED] + 1
+        total = words[PUSHED] + 1
+        change[address + Q_PUSHED] = pushed
+        change[PUSHED] = total
+        if pushed - words[address + Q_GONE] > words[address + Q_HIGH_WATER]:
+            change[address + Q_HIGH_WATER] = pushed - words[address + Q_GONE]
+        if total - words[GONE] > words[HIGH_WATER]:
+            change[HIGH_WATER] = total - words[GONE]
+        if deadline < words[address + Q_SOONEST]:
+            change[address + Q_SOONEST] = deadline
+            if deadline < words[SOONEST]:
+                change[SOONEST] = deadline
+
+    def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
+        """Take up to ``limit`` live messages; if fewer are left, arm ``bell`` unless it is 0."""
+        words, heap = self._words, self._heap
+        handle = self.find(name)
+        if not handle:
+            if not bell:
+                return []
+            handle = self._create(name, 0, now)
+        address = words[heap.end - handle]
+        taken: list[Popped] = []
+        change: Change = {}
+        gone = expired = 0
+        message = words[address + Q_HEAD]
+        while message and len(taken) < limit:
+            at = words[heap.end - message]
+            deadline = words[at + M_DEADLINE]
+            if deadline > now:
+                taken.append(Popped(heap.payload(at, M_WORDS), deadline))
+            else:
+                expired += 1
+            following = words[at + M_LINK] & LINK_MASK
+            heap.free(change, message)
+            gone += 1
+            message = following
+            if len(change) > _FULL_CHANGE:
+                self._take(change, address, message, gone, expired)
+                heap.commit(change)
+                change, gone, expired = {}, 0, 0
+        if gone:
+            self._take(change, address, message, gone, expired)
+        if bell and len(taken) < limit:
+            self._arm(change, address, bell)
+        if change:
+            heap.commit(change)
+        return taken
+
+    def _take(self, change: Change, address: int, head: int, gone: int, expired: int) -> None:
+        """Note with a change that messages at the head of a queue are gone."""
+        words = self._words
+        change[address + Q_HEAD] = head
+        change[address + Q_GONE] = words[address + Q_GONE] + gone
+        change[GONE] = words[GONE] + gone
+        if expired:
+            change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
+            change[EXPIRED] = words[EXPIRED] + expired
+
+    def restore(self, name: bytes, record: Popped, now: int) -> int:
+        """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
+        words, heap = self._words, self._heap
+        length = M_WORDS + (len(record.payload) + 7 >> 3)
+        self._make_room(length, now)
+        handle = self.find(name) or self._create(name, 0, now)
+        heap.room_for(length)
+        address = words[heap.end - handle]
+        change: Change = {}
+        age = max(0, record.deadline - now) // _MILLISECOND
+        head = words[address + Q_HEAD]
+        message = heap.add(
+            change,
+            MESSAGE,
+            (min(age, LINK_MASK) << 32 | head, record.deadline),
+            record.payload,
+        )
+        change[address + Q_HEAD] = message
+        if not head:
+            change[address + Q_TAIL] = message
+        self._count_push(change, address, record.deadline)
+        # Not pushed again, but not gone after all. A queue made anew never had it.
+        if words[address + Q_GONE]:
+            change[address + Q_PUSHED] = words[address + Q_PUSHED]
+            change[address + Q_GONE] = words[address + Q_GONE] - 1
+        change[PUSHED] = words[PUSHED]
+        change[GONE] = words[GONE] - 1
+        bell = self._take_bell(change, address) if words[address + Q_WAIT_FIRST] else 0
+        heap.commit(change)
+        return bell
+
+    # ---- bells
+
+    def _arm(self, change: Change, address: int, bell: int) -> None:
+        """Append a bell to a queue's list with a change, once."""
+        words = self._words
+        node = words[address + Q_WAIT_FIRST]
+        while node:
+            at = self._nodes + (node - 1) * NODE_WORDS
+            if words[at + NODE_BELL] == bell:
+                return
+            node = words[at + NODE_NEXT]
+        node = words[FREE_NODE]
+        if node:
+            change[FREE_NODE] = words[self._nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
+        elif words[NODES_USED] < NODES:
+            node = words[NODES_USED] + 1
+            change[NODES_USED] = node
+        else:
+            # More waits than nodes: this one is served by its waiter's regular look.
+            return
+        at = self._nodes + (node - 1) * NODE_WORDS
+        change[at + NODE_NEXT] = 0
+        change[at + NODE_BELL] = bell
+        if words[address + Q_WAIT_FIRST]:
+            last = self._nodes + (words[address + Q_WAIT_LAST] - 1) * NODE_WORDS
+            change[last + NODE_NEXT] = node
+        else:
+            change[address + Q_WAIT_FIRST] = node
+        change[address + Q_WAIT_LAST] = node
+
+    def _take_bell(self, change: Change, address: int) -> int:
+        """Take the first bell that is alive off a queue's list with a change; 0 if none is."""
+        words = self._words
+        node = words[address + Q_WAIT_FIRST]
+        bell = 0
+        for _ in range(NODES):
+            if not node or len(change) > _FULL_CHANGE:
+                break
+            at = self._nodes + (node - 1) * NODE_WORDS
+            bell = words[at + NODE_BELL]
+            following = words[at + NODE_NEXT]
+            change[at + NODE_NEXT] = change.get(FREE_NODE, words[FREE_NODE])
+            change[FREE_NODE] = node
+            node = following
+            if self._bell_alive(bell):
+                break
+            bell = 0
+        change[address + Q_WAIT_FIRST] = node
+        return bell
+
+    def next_bell(self, name: bytes) -> int:
+        """The next bell to ring for a queue whose last one wasn't heard; 0 if none is owed."""
+        words, heap = self._words, self._heap
+        handle = self.find(name)
+        if not handle:
+            return 0
+        address = words[heap.end - handle]
+        if not words[address + Q_HEAD] or not words[address + Q_WAIT_FIRST]:
+            return 0
+        change: Change = {}
+        bell = self._take_bell(change, address)
+        heap.commit(change)
+        return bell
+
+    def disarm(self, name: bytes, bell: int) -> int:
+        """Take a bell off a queue; the bell to ring instead if it had been rung, or 0."""
+        words, heap = self._words, self._heap
+        handle = self.find(name)
+        if not handle:
+            return 0
+        address = words[heap.end - handle]
+        before = 0
+        node = words[address + Q_WAIT_FIRST]
+        for _ in range(NODES):
+            if not node:
+                return self.next_bell(name)
+            at = self._nodes + (node - 1) * NODE_WORDS
+            if words[at + NODE_BELL] == bell:
+                break
+            before, node = node, words[at + NODE_NEXT]
+        following = words[at + NODE_NEXT]
+        change: Change = {at + NODE_NEXT: words[FREE_NODE], FREE_NODE: node}
+        if before:
+            change[self._nodes + (before - 1) * NODE_WORDS + NODE_NEXT] = following
+        else:
+            change[address + Q_WAIT_FIRST] = following
+        if not following:
+            change[address + Q_WAIT_LAST] = before
+        heap.commit(change)
+        return 0
+
+    # ---- upkeep
+
+    def _make_room(self, length: int, now: int) -> bool:
+        """Room for a record, at the expense of whatever is dead if need be.
+
+        True if queues may have been removed for it. Raises `NoRoom`.
+        """
+        words = self._words
+        try:
+            self._heap.room_for(length)
+            return False
+        except NoRoom:
+            # A full store refuses fast: look again only where there can be something.
+            if now < words[SOONEST] and now < words[SWEPT] + _SWEEP_AGAIN:
+                raise
+        self.sweep(now, self._buckets, everything=True)
+        self._heap.room_for(length)
+        return True
+
+    def _expire(self, handle: int, now: int) -> int:
+        """Drop what has expired in a queue, wherever it stands; how many messages are left."""
+        words, heap = self._words, self._heap
+        address = words[heap.end - handle]
+        if words[address + Q_SOONEST] <= now:
+            soonest = NEVER
+            before = 0
+            message = words[address + Q_HEAD]
+            for _ in range(words[address + Q_PUSHED] - words[address + Q_GONE]):
+                at = words[heap.end - message]
+                deadline = words[at + M_DEADLINE]
+                following = words[at + M_LINK] & LINK_MASK
+                if deadline > now:
+                    soonest = min(soonest, deadline)
+                    before = message
+                else:
+                    change: Change = {}
+                    heap.free(change, message)
+                    self._take(change, address, words[address + Q_HEAD], 1, 1)
+                    if before:
+                        link = words[heap.end - before] + M_LINK
+                        change[link] = words[link] & ~LINK_MASK | following
+                    else:
+                        change[address + Q_HEAD] = following
+                    if not following:
+                        change[address + Q_TAIL] = before
+                    heap.commit(change)
+                message = following
+            heap.commit({address + Q_SOONEST: soonest})
+        return words[address + Q_PUSHED] - words[address + Q_GONE]
+
+    def _orphan(self, handle: int) -> None:
+        """Drop a queue whose owner has gone, with all it holds."""
+        words, heap = self._words, self._heap
+        address = words[heap.end - handle]
+        message = words[address + Q_HEAD]
+        while message:
+            following = words[words[heap.end - message] + M_LINK] & LINK_MASK
+            change: Change = {}
+            heap.free(change, message)
+            self._take(change, address, following, 1, 0)
+            change[ORPHANED] = words[ORPHANED] + 1
+            heap.commit(change)
+            message = following
+        self._remove(handle)
+
+    def sweep(self, now: int, buckets: int, everything: bool = False) -> None:
+        """Look after the next ``buckets`` buckets: drop what is dead, and queues long empty.
+
+        With ``everything`` a queue that is empty goes at once.
+        """
+        words = self._words
+        start = words[HAND] % self._buckets
+        if buckets >= self._buckets:
+            start, buckets = 0, self._buckets
+        stop = min(start + buckets, self._buckets)
+        chains = words[self._table + start : self._table + stop].tolist()
+        soonest = NEVER
+        for first in filter(None, chains):
+            for handle in list(self._chain(first)):
+                soonest = min(soonest, self._look_after(handle, now, everything))
+        change = {HAND: stop % self._buckets}
+        if buckets == self._buckets:
+            change[SOONEST], change[SWEPT] = soonest, now
+        self._heap.commit(change)
+
+    def _chain(self, handle: int) -> Iterator[int]:
+        words, heap = self._words, self._heap
+        for _ in _LONGEST_CHAIN:
+            if not handle:
+                return
+            yield handle
+            handle = words[words[heap.end - handle] + Q_CHAIN]
+        raise StoreCorrupt("a chain of queues is a circle")
+
+    def _look_after(self, handle: int, now: int, at_once: bool) -> int:
+        """Drop what is dead of one queue; the soonest deadline left."""
+        words, heap = self._words, self._heap
+        address = words[heap.end - handle]
+        owner = words[address + Q_OWNER]
+        if owner and not self._owner_alive(owner):
+            self._orphan(handle)
+            return NEVER
+        if words[address + Q_HEAD]:
+            self._expire(handle, now)
+        if words[address + Q_HEAD]:
+            return words[address + Q_SOONEST]
+        for _ in range(NODES):
+            if not words[address + Q_WAIT_FIRST]:
+                break
+            node = self._nodes + (words[address + Q_WAIT_FIRST] - 1) * NODE_WORDS
+            if self._bell_alive(words[node + NODE_BELL]):
+                return NEVER
+            change: Change = {}
+            self._take_bell(change, address)
+            heap.commit(change)
+        pushed = words[address + Q_PUSHED]
+        if at_once or words[address + Q_IDLE] == pushed:
+            self._remove(handle)
+        else:
+            # Nothing came or went since the last look if this still holds at the next.
+            heap.commit({address + Q_IDLE: pushed})
+        return NEVER
+
+    # ---- counts
+
+    def statistics(self, name: bytes, now: int) -> dict[str, int]:
+        """Counts of one queue."""
+        words, heap = self._words, self._heap
+        handle = self.find(name)
+        if not handle:
+            return dict.fromkeys(
+                ("pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water",
+                 "oldest_age"), 0,
+            )  # fmt: skip
+        address = words[heap.end - handle]
+        self._expire(handle, now)
+        pushed, gone = words[address + Q_PUSHED], words[address + Q_GONE]
+        expired = words[address + Q_EXPIRED]
+        return {
+            "pushed": pushed,
+            "popped": gone - expired,
+            "expired": expired,
+            "refused": words[address + Q_REFUSED],
+            "orphaned": 0,
+            "pending": pushed - gone,
+            "high_water": words[address + Q_HIGH_WATER],
+            "oldest_age": self._age(address, now),
+        }
+
+    def oldest_age(self, now: int) -> int:
+        """Nanoseconds since the oldest message of all was pushed."""
+        words, heap = self._words, self._heap
+        chains = words[self._table : self._table + self._buckets].tolist()
+        return max(
+            (
+                self._age(words[heap.end - handle], now)
+                for first in filter(None, chains)
+                for handle in self._chain(first)
+            ),
+            default=0,
+        )
+
+    def _age(self, address: int, now: int) -> int:
+        words = self._words
+        head = words[address + Q_HEAD]
+        if not head:
+            return 0
+        at = words[self._heap.end - head]
+        lifetime = (words[at + M_LINK] >> 32) * _MILLISECOND
+        return max(0, now - (words[at + M_DEADLINE] - lifetime))

@@ -1,0 +1,434 @@
+"""Opening a store: finding, checking or making its two segments, and the locks around them.
+
+The lock file decides. Its record says which memory belongs to the store; a store whose
+record is not ready, is of another boot, or whose memory is gone is made afresh, under the
+OPENING lock, with a *new* lock file if the old one may still be in use: then everybody who
+has the old one sees that it is unlinked and opens again. There are never two stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from ..exceptions import StoreCorrupt, StoreUnavailable
+from .heap import Heap
+from .layout import (
+    BYTE_ORDER,
+    CHANNELS,
+    COMMITTED,
+    DESTROYED,
+    FLUSHES,
+    FORMATTING,
+    FREE_NODE,
+    GROUPS,
+    HAND,
+    IDLE,
+    MAGIC,
+    MEMBERS,
+    NAMED,
+    NODES_USED,
+    RECOVERIES,
+    SOONEST,
+    STATE,
+    VERSION,
+    W_BUCKETS,
+    W_BYTE_ORDER,
+    W_EXTENT_WORDS,
+    W_KIND,
+    W_MAGIC,
+    W_SIZE,
+    W_STORE_ID,
+    W_VERSION,
+    WORD,
+    Geometry,
+)
+from .sidecar import CHANNELS_LOCK, GROUPS_LOCK, OPENING, Record, Sidecar, check_owner, open_sidecar
+from .segment import Owner, Place, Segment
+
+_NAMES = {CHANNELS: "channels", GROUPS: "groups"}
+_LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
+_FOREVER = (1 << 64) - 1
+#: What contradictory contents make Python raise.
+_CONTRADICTIONS = (IndexError, ValueError, OverflowError, struct.error)
+
+
+class Gone(Exception):
+    """The store was removed while this process had it; open it again."""
+
+
+def boot_identity() -> bytes:
+    """16 bytes that are the same for all processes until the machine starts again.
+
+    Zeros where the system can't tell; a file then outlives a restart with what it held.
+    """
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return _digest(file.read())
+    # The time of the boot comes last: some systems move it when the clock is set.
+    for name in ("kern.bootsessionuuid", "kern.boot_id", "kern.boottime"):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", name]
+            said = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+            if said.strip():
+                return _digest(said)
+    return bytes(16)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Region:
+    """One attached segment and its lock; ``with region:`` is being inside, alone.
+
+    Entering carries out what a killed process left half done. Raises `Gone` if the
+    store was removed, `StoreCorrupt` if what it holds makes no sense.
+    """
+
+    def __init__(
+        self, kind: int, segment: Segment, sidecar: Sidecar, on_recovery: Callable[[], None]
+    ) -> None:
+        self.kind = kind
+        self.segment = segment
+        self.heap = Heap(
+            segment.view[: segment.view.nbytes // WORD * WORD],
+            Geometry.of(kind, segment.view.nbytes),
+            segment.reserve,
+        )
+        self.words = self.heap.words
+        self._sidecar = sidecar
+        self._byte = _LOCKS[kind]
+        self._on_recovery = on_recovery
+        self._closed = False
+
+    def __enter__(self) -> Heap:
+        sidecar = self._sidecar
+        sidecar.thread_lock.acquire()
+        try:
+            sidecar.lock(self._byte)
+            try:
+                if self.words[STATE]:
+                    self._finish()
+            except BaseException:
+                sidecar.unlock(self._byte)
+                raise
+        except BaseException as error:
+            sidecar.thread_lock.release()
+            if self._closed:  # by another thread, between finding this region and entering it
+                raise Gone from error
+            if isinstance(error, _CONTRADICTIONS):
+                raise self._corrupt(error) from error
+            raise
+        return self.heap
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        sidecar = self._sidecar
+        try:
+            sidecar.unlock(self._byte)
+        finally:
+            sidecar.thread_lock.release()
+        if isinstance(error, _CONTRADICTIONS):
+            raise self._corrupt(error) from error
+
+    def _corrupt(self, error: BaseException) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"the {_NAMES[self.kind]} of the store at {os.path.dirname(self._sidecar.path)!r} "
+            f"contradict themselves ({type(error).__name__}: {error}); end all its processes "
+            "and remove it with destroy() to start afresh"
+        )
+
+    def _finish(self) -> None:
+        """Carry on where a killed process stopped."""
+        words, heap = self.words, self.heap
+        if words[STATE] == COMMITTED:
+            heap.journal.replay()
+            heap.commit({RECOVERIES: words[RECOVERIES] + 1}, after=words[STATE])
+            self._on_recovery()
+        if words[STATE] == FORMATTING:
+            self.format()
+        if words[STATE] == DESTROYED:
+            raise Gone
+        if words[STATE] != IDLE:
+            raise StoreCorrupt(f"the state of a segment is {words[STATE]}, which is none")
+
+    def format(self) -> None:
+        """Empty the segment; the last step of creation and of a flush."""
+        words = self.words
+        self.heap.format()
+        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE):
+            words[counter] = 0
+        words[SOONEST] = _FOREVER
+        self.heap.journal.set_state(IDLE)
+
+    def close(self) -> None:
+        """Let go of the memory. No thread may be inside."""
+        self._closed = True
+        self.heap.release()
+        self.heap.bytes.release()
+        self.segment.close()
+
+
+class Store:
+    """The two segments of a store, open in this process."""
+
+    def __init__(
+        self,
+        segment: type[Segment],
+        engine: str,
+        place: Place,
+        sizes: dict[int, int],
+        on_recovery: Callable[[], None],
+    ) -> None:
+        """Open it, or make it. Raises `StoreUnavailable`."""
+        self.place = place
+        self._segment = segment
+        self._engine = engine
+        self._sizes = sizes
+        self._on_recovery = on_recovery
+        self._make_directory()
+        while True:
+            try:
+                self.sidecar = open_sidecar(place)
+            except FileNotFoundError:  # removed between the making and now
+                self._make_directory()
+                continue
+            except OSError as error:
+                raise self._unusable("open the lock file in", error) from error
+            try:
+                with self._opening() as linked:
+                    if linked and self._open():
+                        break
+            except BaseException:
+                self.sidecar.close()
+                raise
+            self.sidecar.close()
+        self.store_id = self._record.store_id
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[bool]:
+        """Be alone among openers; yields whether the lock file still is the store's."""
+        with self.sidecar.thread_lock:
+            self.sidecar.lock(OPENING)
+            try:
+                yield self.sidecar.is_linked()
+            finally:
+                self.sidecar.unlock(OPENING)
+
+    def _make_directory(self) -> None:
+        place = self.place
+        parent = os.path.dirname(place.directory)
+        access = place.mode | (place.mode & 0o444) >> 2
+        for path in (parent, place.directory):
+            try:
+                os.mkdir(path, 0o700)
+                if place.gid is not None:
+                    os.chown(path, -1, place.gid)
+                os.chmod(path, access)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise self._unusable("make the directory", error, path) from error
+        status = os.lstat(place.directory)
+        if not os.path.isdir(place.directory) or os.path.islink(place.directory):
+            raise StoreUnavailable(
+                f"{place.directory!r} is not a directory and was left as it is; choose another "
+                "prefix or engine_options['directory']"
+            )
+        check_owner(place.directory, Owner.of(status), place._replace(mode=access))
+
+    def _unusable(self, doing: str, error: OSError, path: str = "") -> StoreUnavailable:
+        path = path or self.place.directory
+        return StoreUnavailable(
+            f"can't {doing} {path!r} ({error.strerror}); name a directory that this user may "
+            "write to with engine_options['directory']"
+        )
+
+    # ---- under the opening lock
+
+    def _open(self) -> bool:
+        """Attach or create; False if the lock file had to go and opening must begin again."""
+        record = self.sidecar.read()
+        boot = boot_identity()
+        if record and record.engine and record.engine != self._engine:
+            raise StoreUnavailable(
+                f"the store at {self.place.directory!r} was made by engine {record.engine!r}, "
+                f"this is {self._engine!r}; choose another prefix or directory"
+            )
+        if record and record.ready and record.boot_id == boot:
+            try:
+                self._attach(record)
+                return True
+            except FileNotFoundError:
+                pass  # its memory was removed by hand
+        if record:
+            self._remove_memory(record)
+            if record.ready:
+                # Others may still be inside: they must see that this is not the store.
+                os.unlink(self.sidecar.path)
+                return False
+        self._create(boot)
+        return True
+
+    def _attach(self, record: Record) -> None:
+        regions = {}
+        try:
+            for kind, locator in ((CHANNELS, record.channels), (GROUPS, record.groups)):
+                segment = self._segment.attach(self.place, locator)
+                try:
+                    self._check(kind, segment, locator, record.store_id)
+                    regions[kind] = Region(kind, segment, self.sidecar, self._on_recovery)
+                except BaseException:
+                    segment.close()
+                    raise
+        except BaseException:
+            for region in regions.values():
+                region.close()
+            raise
+        self.regions, self._record = regions, record
+        for kind, region in regions.items():
+            if region.heap.geometry.size != self._sizes[kind]:
+                option = "channel_memory" if kind == CHANNELS else "group_memory"
+                warnings.warn(
+                    f"the store at {self.place.directory!r} was made with {option}="
+                    f"{region.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
+                    "is ignored",
+                    RuntimeWarning,
+                    stacklevel=6,
+                )
+
+    def _check(self, kind: int, segment: Segment, locator: str, store_id: bytes) -> None:
+        """Refuse memory that isn't what the lock file says, touching nothing of it."""
+        check_owner(locator, segment.owner(), self.place)
+        view = segment.view
+        if view.nbytes < Geometry.of(kind, 0).first_extent * WORD:
+            raise StoreUnavailable(f"{locator!r} has {view.nbytes} bytes, too few for a store")
+        if view[:8].tobytes() != MAGIC:
+            raise StoreUnavailable(f"{locator!r} is not the memory of a store: it has no mark")
+        with view.cast("B")[: 64 * WORD] as head, head.cast("Q") as words:
+            expected = {
+                W_BYTE_ORDER: ("byte order mark", BYTE_ORDER),
+                W_VERSION: ("format", VERSION),
+                W_KIND: ("kind", kind),
+                W_SIZE: ("size", view.nbytes),
+                W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
+                W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
+            }
+            for word, (what, value) in expected.items():
+                if words[word] != value:
+                    raise StoreUnavailable(
+                        f"{locator!r} has {what} {words[word]:#x}, this asgi_ipc on a "
+                        f"{sys.byteorder}-endian machine expects {value:#x}; end the other "
+                        "processes and remove the store, or choose another prefix"
+                    )
+        found = view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16].tobytes()
+        if found != store_id:
+            raise StoreUnavailable(
+                f"{locator!r} belongs to store {found.hex()}, the lock file to "
+                f"{store_id.hex()}; remove both, or choose another prefix"
+            )
+
+    def _create(self, boot: bytes) -> None:
+        """Make both segments: first say what they will be, then make them, then say ready."""
+        token = secrets.token_hex(8)
+        locators = {kind: self._segment.locator_for(name, token) for kind, name in _NAMES.items()}
+        record = Record(
+            False,
+            secrets.token_bytes(16),
+            boot,
+            locators[CHANNELS],
+            locators[GROUPS],
+            self._engine,
+        )
+        regions: dict[int, Region] = {}
+        try:
+            self.sidecar.write(record)
+            for kind, locator in locators.items():
+                regions[kind] = self._create_one(kind, locator, record.store_id)
+            self.sidecar.write(record._replace(ready=True))
+        except BaseException as error:
+            for region in regions.values():
+                region.close()
+            self._remove_memory(record)
+            with contextlib.suppress(OSError):
+                os.unlink(self.sidecar.path)
+                os.rmdir(self.place.directory)
+            if isinstance(error, OSError):
+                raise self._no_memory(error) from error
+            raise
+        self.regions, self._record = regions, record
+
+    def _create_one(self, kind: int, locator: str, store_id: bytes) -> Region:
+        size = self._sizes[kind]
+        segment = self._segment.create(self.place, locator, size)
+        try:
+            geometry = Geometry.of(kind, size)
+            segment.reserve(0, geometry.first_extent * WORD)
+            region = Region(kind, segment, self.sidecar, self._on_recovery)
+        except BaseException:
+            segment.close()
+            raise
+        words = region.words
+        words[W_BYTE_ORDER], words[W_VERSION], words[W_KIND] = BYTE_ORDER, VERSION, kind
+        words[W_SIZE], words[W_EXTENT_WORDS] = size, geometry.extent_words
+        words[W_BUCKETS] = geometry.buckets
+        segment.view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16] = store_id
+        region.format()
+        segment.view[W_MAGIC : W_MAGIC + 8] = MAGIC
+        return region
+
+    def _no_memory(self, error: OSError) -> StoreUnavailable:
+        asked = sum(self._sizes.values())
+        return StoreUnavailable(
+            f"can't make a store of {asked:,} bytes ({error.strerror}): "
+            f"{self._segment.space(self.place)}; use a smaller channel_memory and group_memory, "
+            "another engine, or more shared memory (--shm-size for a container)"
+        )
+
+    def _remove_memory(self, record: Record) -> None:
+        for locator in (record.channels, record.groups):
+            if locator:
+                self._segment.unlink(self.place, locator)
+
+    # ---- afterwards
+
+    def is_current(self) -> bool:
+        """False once the lock file has been removed."""
+        return self.sidecar.is_linked()
+
+    def flushes(self) -> int:
+        """How often the store was flushed. Takes no lock."""
+        return self.regions[CHANNELS].words[FLUSHES]
+
+    def destroy(self) -> None:
+        """Mark the store as gone for those inside, then remove it."""
+        for region in self.regions.values():
+            with contextlib.suppress(Gone), region as heap:
+                heap.commit({}, after=DESTROYED)
+        with self._opening() as linked:
+            self._remove_memory(self._record)
+            if linked:
+                os.unlink(self.sidecar.path)
+
+    def remove_directory(self) -> None:
+        """Take away what is empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.place.directory)
+            if self.place.private:
+                os.rmdir(os.path.dirname(self.place.directory))
+
+    def close(self) -> None:
+        """Let go of the memory and the lock file."""
+        with self.sidecar.thread_lock:
+            for region in self.regions.values():
+                region.close()
+        self.sidecar.close()
