@@ -98,7 +98,7 @@ class Refused(NamedTuple):
     """Why one record of a batch was not stored."""
 
     #: Its place in the batch.
-    index: int
+    position: int
     #: True: the store has no room. False: the queue is at capacity.
     no_room: bool
     #: For people: what is full, and what to do about it.

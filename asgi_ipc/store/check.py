@@ -34,7 +34,6 @@ from .layout import (
     LINK_MASK,
     M_LINK,
     MEMBER,
-    MEMBERS,
     MESSAGE,
     NAMED,
     NODE_NEXT,
@@ -124,7 +123,7 @@ class _Checker:
         words, geometry = self.words, self.geometry
         size = geometry.extent_words
         used = words[EXTENTS_USED]
-        free = []
+        free: list[int] = []
         extent = words[FREE_EXTENT]
         while extent and len(free) <= used:
             free.append(extent - 1)

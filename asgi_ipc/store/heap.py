@@ -261,9 +261,7 @@ class Heap:
             head = 1 + len(fields)
             size = len(payload) - position
             length = head + (size + 7 >> 3) + (1 if rest else 0)
-            if length > room and (
-                room < _WORTH_SPLITTING or (size + 7 >> 3) < _WORTH_SPLITTING
-            ):
+            if length > room and (room < _WORTH_SPLITTING or (size + 7 >> 3) < _WORTH_SPLITTING):
                 # Leave the rest of this extent empty and go on in a fresh one.
                 if room:
                     words[cursor] = room | FILLER << KIND_SHIFT

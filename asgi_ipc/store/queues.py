@@ -1,7 +1,7 @@
-"""Queues of messages, and the bells armed on them, in the heap of the channels segment.
+"""Queues of messages in the heap of the channels segment.
 
 A queue is a record that holds the first and last handle of its messages, which are
-linked; an armed bell is a wait node in the queue's list. Everything needs the lock.
+linked, and the ends of its list of `waiters`. Everything needs the segment's lock.
 Each method is one or more whole changes: a kill leaves the queue as before or after.
 """
 
@@ -16,7 +16,6 @@ from .heap import Heap, NoRoom
 from .journal import Change
 from .layout import (
     EXPIRED,
-    FREE_NODE,
     GONE,
     HAND,
     HIGH_WATER,
@@ -27,11 +26,6 @@ from .layout import (
     M_WORDS,
     MESSAGE,
     NAMED,
-    NODE_BELL,
-    NODE_NEXT,
-    NODE_WORDS,
-    NODES,
-    NODES_USED,
     ORPHANED,
     PUSHED,
     Q_CHAIN,
@@ -46,13 +40,13 @@ from .layout import (
     Q_SOONEST,
     Q_TAIL,
     Q_WAIT_FIRST,
-    Q_WAIT_LAST,
     Q_WORDS,
     QUEUE,
     REFUSED,
     SOONEST,
     SWEPT,
 )
+from .waiters import Waiters
 
 #: Later than any deadline.
 NEVER = (1 << 64) - 1
@@ -70,7 +64,7 @@ class AtCapacity(Exception):
 
 
 class Queues:
-    """All queues of a store. ``alive(word)`` tells whether an owner or bell word is."""
+    """All queues of a store. The two functions tell whether an owner or bell word is alive."""
 
     def __init__(
         self, heap: Heap, owner_alive: Callable[[int], bool], bell_alive: Callable[[int], bool]
@@ -79,9 +73,8 @@ class Queues:
         self._words = heap.words
         self._table = heap.geometry.hash_table
         self._buckets = heap.geometry.buckets
-        self._nodes = heap.geometry.nodes
         self._owner_alive = owner_alive
-        self._bell_alive = bell_alive
+        self._waiters = Waiters(heap, bell_alive)
 
     # ---- finding
 
@@ -114,18 +107,13 @@ class Queues:
         """Take out a queue that holds nothing; bells armed on it are forgotten."""
         words, heap = self._words, self._heap
         address = words[heap.end - handle]
-        for _ in range(NODES):
-            if not words[address + Q_WAIT_FIRST]:
-                break
-            change: Change = {}
-            self._take_bell(change, address)
-            heap.commit(change)
+        self._waiters.drop_dead(address, everybody=True)
         link = self._table + crc32(heap.payload(address, Q_WORDS)) % self._buckets
         for _ in _LONGEST_CHAIN:
             if words[link] == handle:
                 break
             link = words[heap.end - words[link]] + Q_CHAIN
-        change = {link: words[address + Q_CHAIN], NAMED: words[NAMED] - 1}
+        change: Change = {link: words[address + Q_CHAIN], NAMED: words[NAMED] - 1}
         heap.free(change, handle)
         heap.commit(change)
 
@@ -145,7 +133,10 @@ class Queues:
             ):
                 address = words[heap.end - handle]
                 heap.commit(
-                    {address + Q_REFUSED: words[address + Q_REFUSED] + 1, REFUSED: words[REFUSED] + 1}
+                    {
+                        address + Q_REFUSED: words[address + Q_REFUSED] + 1,
+                        REFUSED: words[REFUSED] + 1,
+                    }
                 )
                 raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
@@ -170,7 +161,7 @@ class Queues:
             change[address + Q_HEAD] = message
         change[address + Q_TAIL] = message
         self._count_push(change, address, deadline)
-        bell = self._take_bell(change, address) if words[address + Q_WAIT_FIRST] else 0
+        bell = self._waiters.take(change, address) if words[address + Q_WAIT_FIRST] else 0
         heap.commit(change)
         return bell
 
@@ -220,7 +211,7 @@ class Queues:
         if gone:
             self._take(change, address, message, gone, expired)
         if bell and len(taken) < limit:
-            self._arm(change, address, bell)
+            self._waiters.arm(change, address, bell)
         if change:
             heap.commit(change)
         return taken
@@ -262,59 +253,11 @@ class Queues:
             change[address + Q_GONE] = words[address + Q_GONE] - 1
         change[PUSHED] = words[PUSHED]
         change[GONE] = words[GONE] - 1
-        bell = self._take_bell(change, address) if words[address + Q_WAIT_FIRST] else 0
+        bell = self._waiters.take(change, address) if words[address + Q_WAIT_FIRST] else 0
         heap.commit(change)
         return bell
 
     # ---- bells
-
-    def _arm(self, change: Change, address: int, bell: int) -> None:
-        """Append a bell to a queue's list with a change, once."""
-        words = self._words
-        node = words[address + Q_WAIT_FIRST]
-        while node:
-            at = self._nodes + (node - 1) * NODE_WORDS
-            if words[at + NODE_BELL] == bell:
-                return
-            node = words[at + NODE_NEXT]
-        node = words[FREE_NODE]
-        if node:
-            change[FREE_NODE] = words[self._nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
-        elif words[NODES_USED] < NODES:
-            node = words[NODES_USED] + 1
-            change[NODES_USED] = node
-        else:
-            # More waits than nodes: this one is served by its waiter's regular look.
-            return
-        at = self._nodes + (node - 1) * NODE_WORDS
-        change[at + NODE_NEXT] = 0
-        change[at + NODE_BELL] = bell
-        if words[address + Q_WAIT_FIRST]:
-            last = self._nodes + (words[address + Q_WAIT_LAST] - 1) * NODE_WORDS
-            change[last + NODE_NEXT] = node
-        else:
-            change[address + Q_WAIT_FIRST] = node
-        change[address + Q_WAIT_LAST] = node
-
-    def _take_bell(self, change: Change, address: int) -> int:
-        """Take the first bell that is alive off a queue's list with a change; 0 if none is."""
-        words = self._words
-        node = words[address + Q_WAIT_FIRST]
-        bell = 0
-        for _ in range(NODES):
-            if not node or len(change) > _FULL_CHANGE:
-                break
-            at = self._nodes + (node - 1) * NODE_WORDS
-            bell = words[at + NODE_BELL]
-            following = words[at + NODE_NEXT]
-            change[at + NODE_NEXT] = change.get(FREE_NODE, words[FREE_NODE])
-            change[FREE_NODE] = node
-            node = following
-            if self._bell_alive(bell):
-                break
-            bell = 0
-        change[address + Q_WAIT_FIRST] = node
-        return bell
 
     def next_bell(self, name: bytes) -> int:
         """The next bell to ring for a queue whose last one wasn't heard; 0 if none is owed."""
@@ -326,35 +269,19 @@ class Queues:
         if not words[address + Q_HEAD] or not words[address + Q_WAIT_FIRST]:
             return 0
         change: Change = {}
-        bell = self._take_bell(change, address)
+        bell = self._waiters.take(change, address)
         heap.commit(change)
         return bell
 
     def disarm(self, name: bytes, bell: int) -> int:
         """Take a bell off a queue; the bell to ring instead if it had been rung, or 0."""
-        words, heap = self._words, self._heap
         handle = self.find(name)
         if not handle:
             return 0
-        address = words[heap.end - handle]
-        before = 0
-        node = words[address + Q_WAIT_FIRST]
-        for _ in range(NODES):
-            if not node:
-                return self.next_bell(name)
-            at = self._nodes + (node - 1) * NODE_WORDS
-            if words[at + NODE_BELL] == bell:
-                break
-            before, node = node, words[at + NODE_NEXT]
-        following = words[at + NODE_NEXT]
-        change: Change = {at + NODE_NEXT: words[FREE_NODE], FREE_NODE: node}
-        if before:
-            change[self._nodes + (before - 1) * NODE_WORDS + NODE_NEXT] = following
-        else:
-            change[address + Q_WAIT_FIRST] = following
-        if not following:
-            change[address + Q_WAIT_LAST] = before
-        heap.commit(change)
+        change: Change = {}
+        if not self._waiters.remove(change, self._words[self._heap.end - handle], bell):
+            return self.next_bell(name)
+        self._heap.commit(change)
         return 0
 
     # ---- upkeep
@@ -463,15 +390,8 @@ class Queues:
             self._expire(handle, now)
         if words[address + Q_HEAD]:
             return words[address + Q_SOONEST]
-        for _ in range(NODES):
-            if not words[address + Q_WAIT_FIRST]:
-                break
-            node = self._nodes + (words[address + Q_WAIT_FIRST] - 1) * NODE_WORDS
-            if self._bell_alive(words[node + NODE_BELL]):
-                return NEVER
-            change: Change = {}
-            self._take_bell(change, address)
-            heap.commit(change)
+        if self._waiters.drop_dead(address):
+            return NEVER
         pushed = words[address + Q_PUSHED]
         if at_once or words[address + Q_IDLE] == pushed:
             self._remove(handle)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
 from .layout import VERSION
+from .place import check_owner
 from .segment import Owner, Place
 
 #: Bytes that are locked. OPENING also covers creation and removal.
@@ -133,7 +134,9 @@ class Sidecar:
                 f"of kind {kind}, this asgi_ipc uses format {VERSION} with locks of kind {FCNTL}; "
                 "end the other processes and remove it, or choose another prefix"
             )
-        texts = (text.rstrip(b"\0").decode("ascii", "replace") for text in (channels, groups, engine))
+        texts = (
+            text.rstrip(b"\0").decode("ascii", "replace") for text in (channels, groups, engine)
+        )
         return Record(bool(ready), store_id, boot_id, *texts)
 
     def write(self, record: Record) -> None:
@@ -203,27 +206,6 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
             raise
         _registry[key] = Sidecar(path, descriptor, key)
         return _registry[key]
-
-
-def check_owner(path: str, owner: Owner, place: Place) -> None:
-    """Refuse what others made or may write to, beyond what ``place`` allows on purpose."""
-    if place.gid is None:
-        mine = owner.uid == os.geteuid()
-        wanted = f"user {os.geteuid()}"
-    else:
-        mine = owner.gid == place.gid
-        wanted = f"group {place.gid}"
-    if not mine:
-        raise StoreUnavailable(
-            f"{path!r} belongs to user {owner.uid}, group {owner.gid}, and not to {wanted}: "
-            "the processes of one store run as one user, or share a group through "
-            "engine_options['group']"
-        )
-    if owner.mode & ~place.mode & 0o022:
-        raise StoreUnavailable(
-            f"{path!r} can be written by others (mode {owner.mode:o}, expected {place.mode:o}): "
-            "remove it or take the right away"
-        )
 
 
 def _after_fork_in_child() -> None:

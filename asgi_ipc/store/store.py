@@ -51,8 +51,9 @@ from .layout import (
     WORD,
     Geometry,
 )
-from .sidecar import CHANNELS_LOCK, GROUPS_LOCK, OPENING, Record, Sidecar, check_owner, open_sidecar
-from .segment import Owner, Place, Segment
+from .place import check_owner, make_directory, unusable
+from .segment import Place, Segment
+from .sidecar import CHANNELS_LOCK, GROUPS_LOCK, OPENING, Record, Sidecar, open_sidecar
 
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
@@ -195,15 +196,15 @@ class Store:
         self._engine = engine
         self._sizes = sizes
         self._on_recovery = on_recovery
-        self._make_directory()
+        make_directory(place)
         while True:
             try:
                 self.sidecar = open_sidecar(place)
             except FileNotFoundError:  # removed between the making and now
-                self._make_directory()
+                make_directory(place)
                 continue
             except OSError as error:
-                raise self._unusable("open the lock file in", error) from error
+                raise unusable("open the lock file in", place.directory, error) from error
             try:
                 with self._opening() as linked:
                     if linked and self._open():
@@ -223,35 +224,6 @@ class Store:
                 yield self.sidecar.is_linked()
             finally:
                 self.sidecar.unlock(OPENING)
-
-    def _make_directory(self) -> None:
-        place = self.place
-        parent = os.path.dirname(place.directory)
-        access = place.mode | (place.mode & 0o444) >> 2
-        for path in (parent, place.directory):
-            try:
-                os.mkdir(path, 0o700)
-                if place.gid is not None:
-                    os.chown(path, -1, place.gid)
-                os.chmod(path, access)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise self._unusable("make the directory", error, path) from error
-        status = os.lstat(place.directory)
-        if not os.path.isdir(place.directory) or os.path.islink(place.directory):
-            raise StoreUnavailable(
-                f"{place.directory!r} is not a directory and was left as it is; choose another "
-                "prefix or engine_options['directory']"
-            )
-        check_owner(place.directory, Owner.of(status), place._replace(mode=access))
-
-    def _unusable(self, doing: str, error: OSError, path: str = "") -> StoreUnavailable:
-        path = path or self.place.directory
-        return StoreUnavailable(
-            f"can't {doing} {path!r} ({error.strerror}); name a directory that this user may "
-            "write to with engine_options['directory']"
-        )
 
     # ---- under the opening lock
 
