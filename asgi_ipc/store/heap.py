@@ -347,20 +347,18 @@ class Heap:
         return (extents - 1) * self._extent - sum(lives)
 
     def _clean(self) -> bool:
-        """Empty the extent with the least live data by moving it; False if none is worth it."""
+        """Move what is live out of the extent with the most dead words; False: not worth it."""
         words = self.words
         current = self._current()
-        worth = self._extent - self._extent // 16
-        _, extent = min(
-            (
-                (live, extent)
-                for extent, live in enumerate(self._lives())
-                if 0 < live <= worth and extent != current
-            ),
-            default=(0, -1),
-        )
-        if extent < 0 or not words[FREE_EXTENTS]:
+        gains = [self._extent - live if live else 0 for live in self._lives()]
+        if current >= 0:
+            # What lies behind the cursor is not dead but still to be used.
+            gains[current] -= words[CURSOR_END] - words[CURSOR]
+        gain, extent = max(zip(gains, range(len(gains)), strict=True), default=(0, -1))
+        if gain < self._extent // 16 or not words[FREE_EXTENTS]:
             return False
+        if extent == current:
+            self._turn_to_fresh_extent()
         for address in self._walk(extent):
             change: Change = {}
             self._move(change, address)
@@ -368,6 +366,23 @@ class Heap:
             if not words[self._live + extent]:
                 break
         return True
+
+    def _turn_to_fresh_extent(self) -> None:
+        """Leave the current extent as it is and go on in a free one."""
+        words = self.words
+        rest = words[CURSOR_END] - words[CURSOR]
+        if rest:
+            words[words[CURSOR]] = rest | FILLER << KIND_SHIFT
+        extent = words[FREE_EXTENT] - 1
+        start = self._first + extent * self._extent
+        self.commit(
+            {
+                FREE_EXTENT: words[self._next + extent],
+                FREE_EXTENTS: words[FREE_EXTENTS] - 1,
+                CURSOR: start,
+                CURSOR_END: start + self._extent,
+            }
+        )
 
     def _walk(self, extent: int) -> Iterator[int]:
         """The addresses of the live records of an extent."""

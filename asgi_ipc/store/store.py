@@ -328,14 +328,16 @@ class Store:
                 regions[kind] = self._create_one(kind, locator, record.store_id)
             self.sidecar.write(record._replace(ready=True))
         except BaseException as error:
+            # While there still is something to look at.
+            refusal = self._no_memory(error) if isinstance(error, OSError) else None
             for region in regions.values():
                 region.close()
             self._remove_memory(record)
             with contextlib.suppress(OSError):
                 os.unlink(self.sidecar.path)
                 os.rmdir(self.place.directory)
-            if isinstance(error, OSError):
-                raise self._no_memory(error) from error
+            if refusal:
+                raise refusal from error
             raise
         self.regions, self._record = regions, record
 

@@ -1,0 +1,78 @@
+"""The diagram in the layout module says what the code does."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from asgi_ipc.store import layout
+from asgi_ipc.store.layout import CHANNELS, GROUPS, Geometry
+
+
+def constant(name: str) -> int:
+    value = getattr(layout, f"W_{name}", getattr(layout, name, None))
+    assert isinstance(value, int), f"the diagram names {name}, which the module doesn't"
+    return value
+
+
+def test_every_word_of_the_diagram_is_where_the_code_has_it() -> None:
+    assert layout.__doc__
+    singles = re.findall(r"^    (\d+) +([A-Z_]+)\b", layout.__doc__, re.MULTILINE)
+    assert len(singles) >= 10
+    for number, name in singles:
+        if f"W_{name}" in vars(layout) or name != "MAGIC":
+            assert constant(name) == int(number), name
+    ranges = re.findall(r"^    (\d+)\.\.(\d+) .*?([A-Z_]+) \.\. ([A-Z_]+)", layout.__doc__, re.M)
+    for start, stop, first, last in ranges:
+        assert constant(first) == int(start)
+        assert constant(last) <= int(stop)
+    assert f"{layout.JOURNAL}        the journal" in layout.__doc__
+
+
+def test_the_bits_of_meta_are_those_of_the_diagram() -> None:
+    assert layout.__doc__
+    bits = {
+        name: (int(first), int(last or first))
+        for first, last, name in re.findall(
+            r"^    bits? +(\d+)(?:\.\.(\d+))? +(\w+)", layout.__doc__, re.M
+        )
+    }
+    assert bits["length"] == (0, layout.LENGTH_MASK.bit_length() - 1)
+    assert bits["kind"] == (
+        layout.KIND_SHIFT,
+        layout.KIND_SHIFT + layout.KIND_MASK.bit_length() - 1,
+    )
+    assert bits["bytes"] == (layout.PAD_SHIFT, layout.PAD_SHIFT + layout.PAD_MASK.bit_length() - 1)
+    assert 1 << bits["split"][0] == layout.SPLIT
+    assert bits["its"] == (layout.ID_SHIFT, 63)
+
+
+def test_no_two_words_share_a_place() -> None:
+    names = {}
+    for name, value in vars(layout).items():
+        if name.isupper() and isinstance(value, int) and name in _WORDS:
+            assert value not in names, f"{name} and {names[value]} are both word {value}"
+            names[value] = name
+
+
+_WORDS = {
+    name
+    for name in vars(layout)
+    if name in {"STATE", "JOURNAL_COUNT", "JOURNAL_AFTER"}
+    or (
+        isinstance(getattr(layout, name), int)
+        and 24 <= getattr(layout, name) < 64
+        and name.isupper()
+    )
+} - {"KIND_SHIFT", "ID_SHIFT", "BELL_GENERATION_SHIFT", "OWNER_GENERATION_SHIFT"}
+
+
+@pytest.mark.parametrize("kind", [CHANNELS, GROUPS])
+@pytest.mark.parametrize("size", [layout.SMALLEST, 1 << 20, layout.SMALL_STORE, 100 << 20, 1 << 30])
+def test_the_parts_of_a_segment_follow_one_another(kind: int, size: int) -> None:
+    geometry = Geometry.of(kind, size)
+    places = geometry[4:5] + geometry[6:]
+    assert list(places) == sorted(places)
+    assert geometry.extent_words <= layout.LENGTH_MASK, "a record of a whole extent must fit META"
+    assert geometry.first_extent + 4 * geometry.extent_words < geometry.end
