@@ -106,7 +106,7 @@ def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(tmp_path: Path) -> No
     engine = open_store(tmp_path)
     try:
         engine.push([record(engine, b"a")])
-        found = pushed = 0
+        found = 0
         for opcode in range(200, 1_500, 7):
             before = counts(engine)[0]
             if not killed_at(lambda: engine.push([record(engine, b"a")]), opcode, joined(engine)):

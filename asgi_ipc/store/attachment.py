@@ -78,8 +78,10 @@ class Attachment:
             (CHANNELS, "channel_memory", channel_memory),
             (GROUPS, "group_memory", group_memory),
         ):
-            if size < SMALLEST:
-                raise OptionError(f"{option}={size!r}: at least {SMALLEST} bytes are needed")
+            if not isinstance(size, int) or size < SMALLEST:
+                raise OptionError(
+                    f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed"
+                )
             self._sizes[kind] = -(-size // 4096) * 4096
         self._place = place_for(self.default_parent(), prefix, directory, group, mode)
         self.clock = clock

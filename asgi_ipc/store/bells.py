@@ -44,6 +44,7 @@ class FifoBell:
         self.path = bell_path(place, identity, number)
         self.number = number
         self._lock = threading.Lock()
+        self._reader = self._writer = -1
         try:
             os.mkfifo(self.path, place.mode)
             try:
@@ -53,15 +54,14 @@ class FifoBell:
                     os.fchown(self._writer, -1, place.gid)
                 os.fchmod(self._writer, place.mode)
             except BaseException:
-                self.close()
+                os.unlink(self.path)
+                self.drop()
                 raise
         except OSError as error:
             raise StoreUnavailable(
                 f"can't make the wake-up FIFO {self.path!r} ({error.strerror}); "
                 "choose another engine_options['directory'], or raise the limit of open files"
             ) from error
-
-    _reader = _writer = -1
 
     def fileno(self) -> int:
         """The descriptor to wait for; -1 once closed."""
@@ -81,9 +81,13 @@ class FifoBell:
 
     def close(self) -> None:
         """Take it down."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
-        self.drop()
+        # Once dropped or closed, the path may be another process's.
+        if self._writer >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            self.drop()
+
+    __del__ = close
 
     def drop(self) -> None:
         """Close the descriptors and leave the FIFO to the process that owns it."""

@@ -91,6 +91,7 @@ NEXT_TEND = 47  #: when the store wants its next look-after (nanoseconds)
 NODES_USED = 48  #: wait nodes ever used since the last format
 FREE_NODE = 49  #: first free wait node plus one, or 0
 SWEPT = 50  #: when all was last looked after (nanoseconds)
+SWEPT_GONE = 51  #: what GONE was then
 
 JOURNAL = 64
 JOURNAL_PAIRS = 512

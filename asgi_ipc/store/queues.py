@@ -45,6 +45,7 @@ from .layout import (
     REFUSED,
     SOONEST,
     SWEPT,
+    SWEPT_GONE,
 )
 from .waiters import Waiters
 
@@ -139,13 +140,14 @@ class Queues:
                     }
                 )
                 raise AtCapacity
+        elif capacity < 1:
+            heap.commit({REFUSED: words[REFUSED] + 1})
+            raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
         try:
-            if self._make_room(length, now):
-                handle = self.find(name)
-            if not handle:
-                handle = self._create(name, owner, now)
-                heap.room_for(length)
+            # Making room may remove the queue while it is empty.
+            while self._make_room(length, now) or not handle:
+                handle = self.find(name) or self._create(name, owner, now)
         except NoRoom:
             heap.commit({REFUSED: words[REFUSED] + 1})
             raise
@@ -230,9 +232,9 @@ class Queues:
         """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
         words, heap = self._words, self._heap
         length = M_WORDS + (len(record.payload) + 7 >> 3)
-        self._make_room(length, now)
-        handle = self.find(name) or self._create(name, 0, now)
-        heap.room_for(length)
+        handle = 0
+        while self._make_room(length, now) or not handle:
+            handle = self.find(name) or self._create(name, 0, now)
         address = words[heap.end - handle]
         change: Change = {}
         age = max(0, record.deadline - now) // _MILLISECOND
@@ -296,8 +298,14 @@ class Queues:
             self._heap.room_for(length)
             return False
         except NoRoom:
-            # A full store refuses fast: look again only where there can be something.
-            if now < words[SOONEST] and now < words[SWEPT] + _SWEEP_AGAIN:
+            # A full store refuses fast: look again only if something has expired, enough
+            # has gone for queues to be empty, or a while has passed (orphans).
+            gone = words[GONE] - words[SWEPT_GONE]
+            if (
+                now < words[SOONEST]
+                and gone <= words[NAMED] // 64
+                and now < words[SWEPT] + _SWEEP_AGAIN
+            ):
                 raise
         self.sweep(now, self._buckets, everything=True)
         self._heap.room_for(length)
@@ -366,7 +374,7 @@ class Queues:
                 soonest = min(soonest, self._look_after(handle, now, everything))
         change = {HAND: stop % self._buckets}
         if buckets == self._buckets:
-            change[SOONEST], change[SWEPT] = soonest, now
+            change |= {SOONEST: soonest, SWEPT: now, SWEPT_GONE: self._words[GONE]}
         self._heap.commit(change)
 
     def _chain(self, handle: int) -> Iterator[int]:

@@ -32,6 +32,7 @@ from .layout import (
     GROUPS,
     HAND,
     IDLE,
+    JOURNAL_AFTER,
     MAGIC,
     MEMBERS,
     NAMED,
@@ -162,6 +163,11 @@ class Region:
         if words[STATE] != IDLE:
             raise StoreCorrupt(f"the state of a segment is {words[STATE]}, which is none")
 
+    def is_destroyed(self) -> bool:
+        """True once the store has been marked as removed. Takes no lock."""
+        state, after = self.words[STATE], self.words[JOURNAL_AFTER]
+        return state == DESTROYED or (state == COMMITTED and after == DESTROYED)
+
     def format(self) -> None:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
@@ -239,7 +245,11 @@ class Store:
         if record and record.ready and record.boot_id == boot:
             try:
                 self._attach(record)
-                return True
+                if not any(region.is_destroyed() for region in self.regions.values()):
+                    return True
+                # Who destroyed it was killed on the way.
+                for region in self.regions.values():
+                    region.close()
             except FileNotFoundError:
                 pass  # its memory was removed by hand
         if record:

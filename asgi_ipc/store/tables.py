@@ -103,11 +103,9 @@ class Tables:
                 self._renew(home, handle, deadline, owner, now)
                 return
         length = E_WORDS + (len(member) + 7 >> 3)
-        if self._make_room(length, now):
-            home = self._find(self._bucket(table), TABLE, table)
-        if not home:
-            home = self._create(table, now)
-            heap.room_for(length)
+        # Making room may remove the table while it is empty.
+        while self._make_room(length, now) or not home:
+            home = self._find(self._bucket(table), TABLE, table) or self._create(table, now)
         bucket = self._bucket(table, member)
         at = words[heap.end - home]
         first = words[at + T_FIRST]
