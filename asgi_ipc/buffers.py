@@ -1,0 +1,99 @@
+"""What a `asgi_ipc.demux.Demultiplexer` keeps: who waits where, and what was fetched for whom.
+
+All of it is guarded by the demultiplexer's lock, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .engines.base import Bell
+
+if TYPE_CHECKING:
+    from .demux import Demultiplexer
+
+#: Local channels of one queue that are remembered before idle ones are looked for.
+SWEEP_AT = 1024
+
+
+class Listener:
+    """A place where receivers wait: an event loop or a thread, and its bell."""
+
+    def __init__(self, demux: Demultiplexer) -> None:
+        self.demux = demux
+        #: None until somebody has to wait here.
+        self.bell: Bell | None = None
+
+    def alive(self) -> bool:
+        """Whether somebody may still hear the bell."""
+        raise NotImplementedError
+
+    def retire(self) -> None:
+        """Close the bell. The demultiplexer forgets the waiters. May be called twice."""
+        raise NotImplementedError
+
+
+class Waiter:
+    """One receiver that waits. Waking it means: look again."""
+
+    __slots__ = ("error", "listener", "woken")
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.woken = False
+        #: What it shall raise instead of looking.
+        self.error: Exception | None = None
+
+    def wake(self) -> bool:
+        """Wake it, from any thread; False if there is nobody any more. Does not block."""
+        raise NotImplementedError
+
+
+#: A message fetched for a local channel: the bytes, shared by all it is for; its deadline;
+#: its number in the order of fetching. A bare tuple, as one is made for each message.
+Buffered = tuple[bytes, int, int]
+
+
+class LocalChannel:
+    """A local channel: what has been fetched for it, and who waits for more."""
+
+    __slots__ = ("items", "limit", "waiters")
+
+    def __init__(self, limit: int) -> None:
+        self.items: deque[Buffered] = deque()
+        self.limit = limit
+        self.waiters: deque[Waiter] = deque()
+
+
+class OwnQueue:
+    """A process-specific queue that this process reads."""
+
+    def __init__(self, name: bytes, batch: int) -> None:
+        self.name = name
+        self.batch = batch
+        self.locals: dict[bytes, LocalChannel] = {}
+        #: Who waits for any message of the queue, whatever its local channel.
+        self.anyone: deque[Waiter] = deque()
+        #: Waiters that are not woken yet: how many, and by listener.
+        self.waiting = 0
+        self.by: dict[Listener, int] = {}
+        #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty.
+        self.armed_by: Listener | None = None
+        self.certain = False
+        #: Whoever looked last had to wait.
+        self.dry = False
+        self.sweep_at = SWEEP_AT
+        #: For engines that block: held by the one who fetches, without the big lock.
+        self.fetching = threading.Lock()
+        self.fetching_now = self.fetch_again = False
+        self.overflowed = 0
+        self.expired = 0
+
+    def buffered(self) -> int:
+        """Messages in all buffers."""
+        return sum(len(channel.items) for channel in self.locals.values())
+
+
+__all__ = ["SWEEP_AT", "Buffered", "Listener", "LocalChannel", "OwnQueue", "Waiter"]

@@ -1,0 +1,215 @@
+"""What both layers have in common: options, sending, groups, upkeep. Synchronous.
+
+Every call may wait a few microseconds for another process that is inside the store; on an
+engine that declares ``blocking`` it may take as long as the engine's server does.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from . import registry
+from .demux import Demultiplexer
+from .droplog import DropLog
+from .engines.base import Members, Record, Refused
+from .exceptions import ChannelFull, StoreFull
+from .messages import encode
+from .names import channel_name, group_name
+from .options import Options
+from .policy import groups
+
+#: Groups whose broadcast plan is remembered.
+_REMEMBERED = 1024
+#: Our names for what engines count (`asgi_ipc.engines.base.Engine.statistics`).
+_COUNTS = {
+    "messages_count": "pushed",
+    "received_count": "popped",
+    "expired_count": "expired",
+    "channel_full_count": "refused",
+    "orphaned_count": "orphaned",
+    "messages_pending": "pending",
+    "messages_high_water": "high_water",
+}
+_STORE_COUNTS = {
+    "channels_count": "queues",
+    "memberships_count": "members",
+    "bytes_used": "bytes_used",
+    "bytes_total": "bytes_total",
+    "recoveries": "recoveries",
+}
+
+
+class LayerCore:
+    """One layer: its options, its plans, and its lease of the store.
+
+    Constructing it opens the store, so that errors come early; after `close` it is opened
+    again by the next call.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.capacity_of = options.capacities.of
+        self.drops = DropLog()
+        self.lease = registry.Lease(self.capacity_of)
+        self._message_lifetime = options.message_lifetime
+        self._plans: dict[bytes, tuple[Members, list[groups.Target]]] = {}
+        self._planned_on: Demultiplexer | None = None
+        registry.acquire(self.lease, options)
+        # The last layer that is collected closes the store as if it had been closed.
+        weakref.finalize(self, registry.abandon, self.lease).atexit = False
+
+    @property
+    def demux(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        return self.lease.demux or registry.acquire(self.lease, self.options)
+
+    @property
+    def client_prefix(self) -> str:
+        """This process's identity, as it stands in its process-specific channel names."""
+        return self.demux.engine.identity.hex()
+
+    # Sending
+
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send to one channel (S7).
+
+        Raises `TypeError`, `ValueError` and `MessageTooLarge` for what can't be sent,
+        `ChannelFull` over capacity, `StoreFull` if the store has no room.
+        """
+        name = channel_name(channel)
+        payload = encode(message)
+        if name.header:
+            payload = name.header + payload
+        demux = self.lease.demux or self.demux
+        engine = demux.engine
+        queue = name.queue
+        capacity = self.capacity_of(name.full)
+        deadline = engine.clock() + self._message_lifetime
+        refused = engine.push((Record(queue, payload, deadline, capacity, name.owner),))
+        if queue in demux.own:
+            demux.pushed(queue)
+        if refused:
+            self._refuse(name.full, capacity, refused[0])
+
+    def _refuse(self, channel: str, capacity: int, refused: Refused) -> None:
+        if refused.no_room:
+            raise StoreFull(f"no room for a message to channel {channel}: {refused.detail}")
+        raise ChannelFull(
+            f"channel {channel} is at its capacity of {capacity} unread messages"
+            " (options capacity and channel_capacity)"
+        )
+
+    # Groups
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`."""
+        table, name = group_name(group), channel_name(channel)
+        engine = self.demux.engine
+        deadline = engine.clock() + self.options.membership_lifetime
+        engine.put(table, groups.member(name), deadline, name.owner)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out, if it is in (S13)."""
+        table, name = group_name(group), channel_name(channel)
+        self.demux.engine.remove(table, groups.member(name))
+
+    def group_channels(self, group: str) -> list[str]:
+        """The full names of the channels in a group."""
+        members = self.demux.engine.members(group_name(group))
+        return [groups.channel(member).full for member in members.names]
+
+    def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+        """Send to all channels of a group (S14).
+
+        Never raises `ChannelFull`: what a channel has no room for is dropped, counted and
+        logged. Otherwise raises as `send`.
+        """
+        table = group_name(group)
+        body = encode(message)
+        demux = self.lease.demux or self.demux
+        engine = demux.engine
+        if demux is not self._planned_on:
+            # What one engine gave as `Members` says nothing to another.
+            self._plans, self._planned_on = {}, demux
+        known, plan = self._plans.get(table, _NO_PLAN)
+        members = engine.members(table, known)
+        if members is not known:
+            plan = groups.plan(members.names, self.capacity_of)
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.clear()
+            self._plans[table] = members, plan
+        if not plan:
+            return
+        deadline = engine.clock() + self._message_lifetime
+        refused = engine.push(
+            [Record(q, header + body, deadline, cap, owner) for q, header, cap, owner, _ in plan]
+        )
+        own = demux.own
+        if own:
+            for target in plan:
+                if target.queue in own:
+                    demux.pushed(target.queue)
+        if refused:
+            self._dropped(group, plan, refused)
+
+    def _dropped(self, group: str, plan: list[groups.Target], refused: list[Refused]) -> None:
+        channels = [name for each in refused for name in plan[each.position].channels]
+        total = sum(len(target.channels) for target in plan)
+
+        def describe(count: int) -> str:
+            shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
+            return (
+                f"group {group}: a message was dropped for {len(channels)} of {total} channels"
+                f" ({shown}): {refused[0].detail}; {count} drops in this group of late"
+            )
+
+        self.drops.dropped(group, len(channels), describe)
+
+    # Upkeep
+
+    def flush(self) -> None:
+        """Remove all messages and memberships, for everyone (S17)."""
+        self.demux.engine.flush()
+
+    def global_statistics(self) -> dict[str, float]:
+        """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
+        demux = self.demux
+        counts = demux.engine.statistics()
+        result = self._statistics(demux, counts, None)
+        result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
+        return result
+
+    def channel_statistics(self, channel: str) -> dict[str, float]:
+        """Counts for a channel's non-local part (A5, O3)."""
+        demux, queue = self.demux, channel_name(channel).queue
+        return self._statistics(demux, demux.engine.statistics(queue), queue)
+
+    def _statistics(
+        self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None
+    ) -> dict[str, float]:
+        result: dict[str, float] = {ours: counts.get(theirs, 0) for ours, theirs in _COUNTS.items()}
+        result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
+        with demux.lock:
+            here = demux.buffered(queue)
+        # Fetched, but not received: to the caller they are still on their channel.
+        result["messages_pending"] += here["pending"]
+        result["received_count"] -= here["pending"]
+        result["expired_count"] += here["expired"]
+        result["overflow_count"] = here["overflowed"]
+        return result
+
+    def close(self) -> None:
+        """Let go of the store; it stays. The next call opens it again. May be called twice."""
+        registry.release(self.lease)
+
+    def destroy(self) -> None:
+        """Remove the store, for everyone, and close."""
+        registry.acquire(self.lease, self.options)
+        registry.destroy(self.lease)
+
+
+_NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
+
+__all__ = ["LayerCore"]

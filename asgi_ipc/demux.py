@@ -1,0 +1,427 @@
+"""One process's share of a store: who here waits for what, and what has been fetched for whom.
+
+There is one `Demultiplexer` per process and open engine, used by all layers on it
+(`asgi_ipc.registry`), whatever their threads and event loops. What is on an ordinary
+queue stays in the engine until the moment a receiver takes it. A process-specific queue
+is read by this process alone, for all its local channels: whoever looks takes a batch of
+records off it and puts each into the buffer of the channel it is for, waking who waits
+there. A receiver takes from the buffer in its own continuation, so that cancelling it
+loses nothing and messages keep their order.
+
+`Demultiplexer.lock` guards all that is here. It is held while a record goes from queue to
+buffer (S6: two at a time would mix up the order), never across an await. Lock order:
+first this lock, then the engine's, which never calls back. Methods need it held unless
+they say otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
+from .droplog import DropLog
+from .engines.base import Bell, Engine
+from .envelope import unpack
+from .exceptions import StoreCorrupt, StoreUnavailable
+
+_log = logging.getLogger("asgi_ipc")
+
+#: Records fetched at once from a queue that only this process reads.
+BATCH = 64
+#: Batches fetched in one go, until others get their turn at the lock.
+_ROUNDS = 64
+#: Seconds after which who waits looks again, lest a wake-up was lost.
+LOOK_AGAIN = 1.0
+#: The same on an engine that rings no bells.
+POLL = 0.02
+
+
+class Demultiplexer:
+    """See the module."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.blocking = engine.capabilities.blocking
+        self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
+        #: The capacities of the layers attached; a buffer is as large as the largest allows.
+        self.capacities: list[Callable[[str], int]] = []
+        self.drops = DropLog()
+        self.closed = False
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget everything, as in a forked child: what is here is the parent's.
+
+        The parent's bells are left alone: to close one may mean to remove it for the
+        parent too. What the child has inherited of them is the engine's to close.
+        """
+        self.lock = threading.Lock()
+        self.own: dict[bytes, OwnQueue] = {}
+        #: Listeners by the id of their event loop.
+        self.loops: dict[int, Listener] = {}
+        self.threads: list[Listener] = []
+        self.this_thread: Any = threading.local()
+        #: Listeners whose loop or thread was collected. Finalizers only append here: they
+        #: run anywhere, even in the middle of something that holds the lock.
+        self.dead: deque[Listener] = deque()
+        self._numbers = itertools.count()
+        # No engine has this many: the first look finds a difference, and nothing to forget.
+        self._flushes = -1
+
+    # Queues and channels
+
+    def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
+        """The queue of that name, made if need be."""
+        own = self.own.get(name)
+        if own is None:
+            own = self.own[name] = OwnQueue(name, batch)
+        return own
+
+    def channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
+        """The local channel that somebody is about to receive on, made if need be.
+
+        To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
+        done here and not when a message arrives, since the one that is being looked at is
+        idle too until its receiver waits.
+        """
+        found = own.locals.get(local)
+        if found is None:
+            if len(own.locals) >= own.sweep_at:
+                self.sweep(own)
+                own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
+            found = self._new_channel(own, local)
+        return found
+
+    def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
+        made = own.locals[local] = LocalChannel(self._limit(own, local))
+        return made
+
+    def _limit(self, own: OwnQueue, local: bytes) -> int:
+        full = (own.name + local).decode("ascii")
+        return max((capacity(full) for capacity in self.capacities), default=1)
+
+    def sweep(self, own: OwnQueue) -> None:
+        """Forget what has expired unread, and channels that nobody uses."""
+        now = self.engine.clock()
+        for local, channel in list(own.locals.items()):
+            items = channel.items
+            if items and any(deadline <= now for _, deadline, _ in items):
+                live = [item for item in items if item[1] > now]
+                own.expired += len(items) - len(live)
+                items.clear()
+                items.extend(live)
+            if not items and not channel.waiters:
+                del own.locals[local]
+
+    # Taking
+
+    def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> bytes | None:
+        """The next message of a channel, fetched if need be; else the bell is armed."""
+        if self.engine.flushes != self._flushes:
+            self.notice_flush()
+        if channel.items:
+            body = self.take(own, channel)
+            if body is not None:
+                return body
+        if self.is_empty(own, listener):
+            return None
+        # A bell armed while messages keep coming costs a system call for each of them, so it
+        # is armed only if the last look found nothing; else we look again to arm it.
+        for armed_with in (listener,) if own.dry else (None, listener):
+            self.fetch(own, armed_with, channel)
+            body = self.take(own, channel)
+            if body is not None:
+                own.dry = False
+                return body
+        own.dry = True
+        return None
+
+    def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, bytes] | None:
+        """The next message of a queue and its local channel, as `look`."""
+        self.notice_flush()
+        found = self.take_any(own)
+        if found is None and not (listener and self.is_empty(own, listener)):
+            self.fetch(own, listener, None)
+            found = self.take_any(own)
+        return found
+
+    def take(self, own: OwnQueue, channel: LocalChannel) -> bytes | None:
+        """The next live message in a channel's buffer."""
+        items = channel.items
+        while items:
+            body, deadline, _ = items.popleft()
+            if deadline > self.engine.clock():
+                return body
+            own.expired += 1
+        return None
+
+    def take_any(self, own: OwnQueue) -> tuple[bytes, bytes] | None:
+        """The message that was fetched first of all in the buffers of a queue."""
+        while True:
+            heads = [(c.items[0][2], local) for local, c in own.locals.items() if c.items]
+            if not heads:
+                return None
+            local = min(heads)[1]
+            body = self.take(own, own.locals[local])
+            if body is not None:
+                return local, body
+
+    def is_empty(self, own: OwnQueue, listener: Listener) -> bool:
+        """Whether the engine need not be asked, as a bell is armed that will be heard."""
+        armed_by = own.armed_by
+        if not own.certain or armed_by is None:
+            return False
+        # Another's bell will do as long as there is somebody who answers it.
+        return armed_by is listener or (armed_by in own.by and armed_by.alive())
+
+    # Fetching
+
+    def fetch(self, own: OwnQueue, listener: Listener | None, wanted: LocalChannel | None) -> None:
+        """Move records from the engine to the buffers until nobody waits for them in vain.
+
+        What nobody waits for stays in the engine, where capacity counts it. If the queue
+        is drained, the listener's bell is armed. Raises what the engine raises, and
+        `StoreCorrupt` for a record that is none, once the others have found their place.
+        Whoever calls has noticed flushes.
+        """
+        bell = self._claim(own, listener)
+        corrupt: StoreCorrupt | None = None
+        for _ in range(_ROUNDS):
+            records = self.engine.pop(own.name, own.batch, bell)
+            for payload, deadline in records:
+                corrupt = self.deliver(own, payload, deadline) or corrupt
+            if len(records) < own.batch:
+                self._drained(own, listener)
+                break
+            if not own.waiting and (wanted is None or wanted.items):
+                break
+        else:
+            # They come faster than we fetch. Let go of the lock, and come back.
+            if bell is not None:
+                bell.ring()
+        if corrupt is not None:
+            raise corrupt
+
+    def fetch_blocking(self, own: OwnQueue, listener: Listener | None) -> None:
+        """As `fetch`, for an engine that blocks. Called without the lock."""
+        with own.fetching:
+            with self.lock:
+                self.notice_flush()
+                bell = listener.bell if listener else None
+                other = own.armed_by if bell is not None else None
+            if other is not None and other is not listener and other.bell is not None:
+                self.engine.disarm(own.name, other.bell)
+            records = self.engine.pop(own.name, own.batch, bell)
+            corrupt: StoreCorrupt | None = None
+            with self.lock:
+                for payload, deadline in records:
+                    corrupt = self.deliver(own, payload, deadline) or corrupt
+                if len(records) < own.batch:
+                    self._drained(own, listener)
+            if corrupt is not None:
+                raise corrupt
+
+    def _claim(self, own: OwnQueue, listener: Listener | None) -> Bell | None:
+        """The bell to arm. Another's, armed before and heard by nobody, would ring first."""
+        if listener is None or listener.bell is None:
+            return None
+        other = own.armed_by
+        if other is not None and other is not listener:
+            own.armed_by, own.certain = None, False
+            if other.bell is not None:
+                self.engine.disarm(own.name, other.bell)
+        return listener.bell
+
+    def _drained(self, own: OwnQueue, listener: Listener | None) -> None:
+        if listener is not None and listener.bell is not None:
+            own.armed_by, own.certain = listener, True
+
+    def deliver(self, own: OwnQueue, payload: bytes, deadline: int) -> StoreCorrupt | None:
+        """Put a record into the buffers it is for; wake a waiter of each."""
+        try:
+            local_names, body = unpack(payload)
+        except StoreCorrupt as error:
+            # Raised later: the rest of the batch is off the queue as well.
+            return error
+        for local in local_names:
+            channel = own.locals.get(local) or self._new_channel(own, local)
+            items = channel.items
+            if len(items) >= channel.limit:
+                items.popleft()
+                self._overflowed(own, local, channel.limit)
+            items.append((body, deadline, next(self._numbers)))
+            if own.waiting:
+                self.wake_one(own, channel)
+        return None
+
+    def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
+        own.overflowed += 1
+        full = (own.name + local).decode("ascii", "replace")
+
+        def describe(count: int) -> str:
+            return (
+                f"channel {full} is read too slowly: over its capacity of {limit}, the oldest"
+                f" messages were dropped, {count} on channels {own.name.decode('ascii')} of late"
+            )
+
+        self.drops.dropped(f"overflow {own.name!r}", 1, describe)
+
+    # Waiting
+
+    def wait(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
+        """Note who waits for a channel, or for any of the queue."""
+        (own.anyone if channel is None else channel.waiters).append(waiter)
+        own.waiting += 1
+        own.by[waiter.listener] = own.by.get(waiter.listener, 0) + 1
+
+    def leave(self, own: OwnQueue, local: bytes | None, waiter: Waiter) -> None:
+        """Forget who does not wait any more. If it was woken, another is woken for it."""
+        channel = None if local is None else own.locals.get(local)
+        if not waiter.woken:
+            waiters = own.anyone if channel is None else channel.waiters
+            if waiter in waiters:
+                waiters.remove(waiter)
+                self._not_waiting(own, waiter)
+        elif local is None:
+            if any(each.items for each in own.locals.values()):
+                self.wake_one(own, None)
+        elif channel is not None and channel.items:
+            self.wake_one(own, channel)
+        self.hand_over(own, waiter.listener)
+
+    def wake_one(self, own: OwnQueue, channel: LocalChannel | None) -> None:
+        """Wake who waits longest for a channel, or else for any of the queue."""
+        if channel is None or not self._wake_first(own, channel.waiters):
+            self._wake_first(own, own.anyone)
+
+    def hand_over(self, own: OwnQueue, listener: Listener) -> None:
+        """See to it that somebody hears the bell when a listener has nobody left waiting."""
+        if own.armed_by is not listener or not own.waiting or listener in own.by:
+            return
+        own.armed_by, own.certain = None, False
+        if listener.bell is not None and not self.blocking:
+            try:
+                self.engine.disarm(own.name, listener.bell)
+            except (StoreCorrupt, StoreUnavailable):
+                pass  # Who looks now gets to know.
+        for waiters in self._waiter_lists(own):
+            if self._wake_first(own, waiters):
+                return
+
+    def _wake_first(self, own: OwnQueue, waiters: deque[Waiter]) -> bool:
+        while waiters:
+            waiter = waiters.popleft()
+            self._not_waiting(own, waiter)
+            if waiter.wake():
+                return True
+        return False
+
+    def fail(self, own: OwnQueue, error: Exception) -> None:
+        """Let an error that nobody's own call met be raised by all who wait for the queue."""
+        if not own.waiting and not self.closed:
+            _log.error("on queue %s: %s", own.name.decode("ascii"), error)
+        for waiters in self._waiter_lists(own):
+            while waiters:
+                waiter = waiters.popleft()
+                self._not_waiting(own, waiter)
+                waiter.error = error
+                waiter.wake()
+
+    def _waiter_lists(self, own: OwnQueue) -> Iterator[deque[Waiter]]:
+        yield own.anyone
+        for channel in list(own.locals.values()):
+            yield channel.waiters
+
+    def _not_waiting(self, own: OwnQueue, waiter: Waiter) -> None:
+        own.waiting -= 1
+        left = own.by[waiter.listener] - 1
+        if left:
+            own.by[waiter.listener] = left
+        else:
+            del own.by[waiter.listener]
+
+    # Listeners
+
+    def clear_away(self) -> list[Listener]:
+        """Forget listeners that are gone, and return them; to be retired without the lock."""
+        gone = [each for each in (*self.loops.values(), *self.threads) if not each.alive()]
+        while self.dead:
+            gone.append(self.dead.popleft())
+        if gone:
+            self.loops = {k: each for k, each in self.loops.items() if each not in gone}
+            self.threads = [each for each in self.threads if each not in gone]
+            for listener in gone:
+                self._forget(listener)
+        return gone
+
+    def _forget(self, listener: Listener) -> None:
+        for own in self.own.values():
+            if listener in own.by:
+                for waiters in self._waiter_lists(own):
+                    for waiter in [each for each in waiters if each.listener is listener]:
+                        waiters.remove(waiter)
+                        self._not_waiting(own, waiter)
+            self.hand_over(own, listener)
+            if own.armed_by is listener:
+                own.armed_by, own.certain = None, False
+
+    # Upkeep
+
+    def notice_flush(self) -> None:
+        """Empty the buffers if anybody has flushed the store since they were filled (S17).
+
+        Read before records are fetched. Those fetched while a flush goes on may be from
+        before it or after it; they are kept, as the receiver and the flush were at it
+        together, and may have come in either order.
+        """
+        flushes = self.engine.flushes
+        if flushes != self._flushes:
+            self._flushes = flushes
+            for own in self.own.values():
+                for channel in own.locals.values():
+                    channel.items.clear()
+
+    def pushed(self, queue: bytes) -> None:
+        """Note that this process pushed to a queue, so that the next look is a real one.
+
+        The bell has been rung, but its loop may not get round to it before a receiver
+        with no time to wait gives up. Called without the lock.
+        """
+        own = self.own.get(queue)
+        if own is not None:
+            own.certain = False
+
+    def buffered(self, queue: bytes | None = None) -> dict[str, int]:
+        """What this process holds for its local channels: of a queue, or of all."""
+        own = [o for o in self.own.values() if queue is None or o.name == queue]
+        self.notice_flush()
+        for each in own:
+            self.sweep(each)
+        return {
+            "pending": sum(each.buffered() for each in own),
+            "overflowed": sum(each.overflowed for each in own),
+            "expired": sum(each.expired for each in own),
+        }
+
+    def shut(self) -> None:
+        """Let go of all listeners, and let who still waits raise. Called without the lock."""
+        with self.lock:
+            self.closed = True
+            error = StoreUnavailable("the channel layer was closed while this receive waited")
+            for own in self.own.values():
+                if own.waiting:
+                    self.fail(own, error)
+            self.own = {}
+            listeners = [*self.loops.values(), *self.threads, *self.dead]
+            self.loops, self.threads = {}, []
+            self.dead.clear()
+        for listener in listeners:
+            listener.retire()
+
+
+__all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer"]

@@ -1,0 +1,433 @@
+"""The readable engine: dicts and deques under one lock, for one process.
+
+Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the numbers in
+the comments are theirs. It is also the double to test an application with: no file, no
+shared memory, and a clock that a test may set. All engines of one prefix in a process
+share one store, which goes when the last of them is closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+from ..exceptions import OptionError, StoreFull, StoreUnavailable
+from .base import (
+    IDENTITY_BYTES,
+    MAX_NAME,
+    MAX_PAYLOAD,
+    Bell,
+    Capabilities,
+    Members,
+    Popped,
+    Record,
+    Refused,
+)
+from .bell import PipeBell
+
+_log = logging.getLogger(__name__)
+
+#: A deadline that no clock reaches.
+_NEVER = 1 << 63
+#: Versions of tables. Never used twice, so that an old answer is never taken for news (E11).
+_versions = itertools.count(1)
+
+
+class _Entry(NamedTuple):
+    payload: bytes
+    deadline: int
+    pushed: int
+
+
+class _Queue:
+    """Records, oldest first, and the bells of those who wait for more."""
+
+    def __init__(self) -> None:
+        self.entries: deque[_Entry] = deque()
+        self.soonest = _NEVER  # No entry dies before this.
+        self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
+        self.counts: Counter[str] = Counter()
+
+
+class _Table:
+    """Members and their deadlines."""
+
+    def __init__(self) -> None:
+        self.members: dict[bytes, int] = {}
+        self.soonest = _NEVER
+        self.version = next(_versions)
+
+
+class _Store:
+    """What all engines of one prefix share. Every method needs `lock` to be held."""
+
+    def __init__(self, channel_memory: int, group_memory: int, clock: Callable[[], int]) -> None:
+        self.channel_memory, self.group_memory, self.clock = channel_memory, group_memory, clock
+        self.flushes = 0
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Be as new, as in a forked child, where no other thread can be inside."""
+        self.lock = threading.Lock()
+        self.identity = os.urandom(IDENTITY_BYTES)
+        self.flushes += 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all records, members, bells and counts."""
+        self.queues: dict[bytes, _Queue] = {}
+        self.tables: dict[bytes, _Table] = {}
+        self.counts: Counter[str] = Counter()
+        self.record_bytes = self.member_bytes = self.pending = 0
+        self.sweep_at = 64  # See `queue`.
+
+    def queue(self, name: bytes, now: int) -> _Queue:
+        """The queue of that name, made if need be, and with no dead record in it (E4)."""
+        found = self.queues.get(name)
+        if found is None:
+            # Idle queues are kept for their counts, but not for ever: each name of a
+            # closed connection would stay. To sweep at each doubling costs next to nothing.
+            if len(self.queues) >= self.sweep_at:
+                self.queues = {n: q for n, q in self.queues.items() if q.entries or q.bells}
+                self.sweep_at = max(64, 2 * len(self.queues))
+            found = self.queues[name] = _Queue()
+        self.bury(found, now)
+        return found
+
+    def bury(self, queue: _Queue, now: int) -> None:
+        """Remove the records whose deadline has passed, wherever in the queue they are."""
+        if now < queue.soonest:
+            return
+        live = deque(entry for entry in queue.entries if entry.deadline > now)
+        self.count(queue, "expired", len(queue.entries) - len(live))
+        self.drop(queue)
+        for entry in live:
+            self.insert(queue, entry)
+
+    def insert(self, queue: _Queue, entry: _Entry, front: bool = False) -> None:
+        """Add a record."""
+        if front:
+            queue.entries.appendleft(entry)
+        else:
+            queue.entries.append(entry)
+        queue.soonest = min(queue.soonest, entry.deadline)
+        self.record_bytes += len(entry.payload)
+        self.pending += 1
+
+    def drop(self, queue: _Queue) -> None:
+        """Take all records out."""
+        self.record_bytes -= sum(len(entry.payload) for entry in queue.entries)
+        self.pending -= len(queue.entries)
+        queue.entries.clear()
+        queue.soonest = _NEVER
+
+    def has_room(self, size: int, now: int) -> bool:
+        """Whether a record fits, once the dead have made room for it (E4)."""
+        if self.record_bytes + size > self.channel_memory:
+            for queue in self.queues.values():
+                self.bury(queue, now)
+        return self.record_bytes + size <= self.channel_memory
+
+    def ring(self, queue: _Queue) -> None:
+        """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
+        while queue.bells:
+            if queue.bells.popleft().try_ring():
+                return
+
+    def count(self, queue: _Queue, what: str, number: int = 1) -> None:
+        """Count for the queue and for the store (E20)."""
+        queue.counts[what] += number
+        self.counts[what] += number
+
+    def table(self, name: bytes, now: int) -> _Table | None:
+        """The table of that name, if it has live members, and without the others (E9)."""
+        found = self.tables.get(name)
+        if found is not None and now >= found.soonest:
+            dead = [member for member, deadline in found.members.items() if deadline <= now]
+            for member in dead:
+                self.take_out(name, found, member)
+            found.soonest = min(found.members.values(), default=_NEVER)
+        return found if found is not None and found.members else None
+
+    def take_out(self, name: bytes, table: _Table, member: bytes) -> None:
+        """Remove a member, and its table with the last one."""
+        del table.members[member]
+        table.version = next(_versions)
+        self.member_bytes -= len(member)
+        if not table.members:
+            del self.tables[name]
+
+
+#: The stores of this process. Weak: a store lives as long as an engine has it open.
+_stores: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
+_stores_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """Give the child stores of its own (E17, E18): another thread may have been in ours."""
+    global _stores_lock
+    _stores_lock = threading.Lock()
+    for store in _stores.values():
+        store.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class MemoryEngine:
+    """Queues and tables in the memory of one process. See `asgi_ipc.engines.base.Engine`.
+
+    ``channel_memory`` and ``group_memory`` bound the bytes of payloads and of member
+    names. ``clock`` gives nanoseconds; a test may pass its own.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        crosses_processes=False, survives_exit=False, wakes=True, owners=False, bounded=True
+    )
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        channel_memory: int,
+        group_memory: int,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        for option, value in (("channel_memory", channel_memory), ("group_memory", group_memory)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
+        if not callable(clock):
+            raise OptionError(f"clock is {clock!r}; it must be callable and give nanoseconds")
+        self._bells: weakref.WeakSet[PipeBell] = weakref.WeakSet()
+        with _stores_lock:
+            store = _stores.get(prefix)
+            if store is None:
+                store = _stores[prefix] = _Store(channel_memory, group_memory, clock)
+            elif (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
+                _log.warning(
+                    "memory store %r is open with channel_memory=%d, group_memory=%d; it stays so",
+                    prefix,
+                    store.channel_memory,
+                    store.group_memory,
+                )
+            self._opened: _Store | None = store
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """None: it works everywhere."""
+        return None
+
+    @property
+    def _store(self) -> _Store:
+        store = self._opened
+        if store is None:
+            raise StoreUnavailable("this memory engine is closed; open another")  # E21
+        return store
+
+    @property
+    def identity(self) -> bytes:
+        """Shared by the engines of this prefix: it is the process's."""
+        return self._store.identity
+
+    @property
+    def flushes(self) -> int:
+        """How often the store was emptied: by `flush`, `destroy`, or by being forked."""
+        return self._store.flushes
+
+    def clock(self) -> int:
+        """Now, in nanoseconds."""
+        return self._store.clock()
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        """Store what there is room for, and say what there is not."""
+        for record in records:
+            _check_name("queue", record.queue)
+            if len(record.payload) > MAX_PAYLOAD:
+                raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
+        refused = []
+        store = self._store
+        with store.lock:
+            now = store.clock()
+            for index, record in enumerate(records):
+                queue = store.queue(record.queue, now)
+                if len(queue.entries) >= record.capacity:
+                    detail = f"the queue holds {len(queue.entries)} of {record.capacity} records"
+                    refused.append(Refused(index, False, detail))
+                    store.count(queue, "refused")
+                elif not store.has_room(len(record.payload), now):
+                    detail = (
+                        f"{store.record_bytes} of {store.channel_memory} bytes are in use;"
+                        " choose a larger channel_memory or a shorter expiry"
+                    )
+                    refused.append(Refused(index, True, detail))
+                    store.count(queue, "refused")
+                else:
+                    store.insert(queue, _Entry(bytes(record.payload), record.deadline, now))
+                    store.count(queue, "pushed")
+                    for counts, pending in (
+                        (queue.counts, len(queue.entries)),
+                        (store.counts, store.pending),
+                    ):
+                        counts["high_water"] = max(counts["high_water"], pending)
+                    store.ring(queue)
+        return refused
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        """Take the oldest records; if they are fewer than asked, arm the bell."""
+        store = self._store
+        with store.lock:
+            found = store.queue(queue, store.clock())
+            taken = [found.entries.popleft() for _ in range(min(limit, len(found.entries)))]
+            store.record_bytes -= sum(len(entry.payload) for entry in taken)
+            store.pending -= len(taken)
+            store.count(found, "popped", len(taken))
+            # Still under the lock: no push comes between this look and the arming (E12).
+            if bell is not None and len(taken) < limit and bell not in found.bells:
+                found.bells.append(_ours(bell))
+        return [Popped(entry.payload, entry.deadline) for entry in taken]
+
+    def restore(self, queue: bytes, record: Popped) -> None:
+        """Put a record back in front; it counts as never popped."""
+        store = self._store
+        with store.lock:
+            now = store.clock()
+            found = store.queue(queue, now)
+            store.insert(found, _Entry(record.payload, record.deadline, now), front=True)
+            store.count(found, "popped", -1)
+            store.bury(found, now)  # It may have died in the caller's hands.
+            if found.entries:
+                store.ring(found)
+
+    def disarm(self, queue: bytes, bell: Bell) -> None:
+        """Stop waiting, and pass a ring on that came too late to be of use."""
+        store = self._store
+        with store.lock:
+            found = store.queue(queue, store.clock())
+            if bell in found.bells:
+                found.bells.remove(_ours(bell))
+            elif found.entries:
+                store.ring(found)  # E14
+
+    def bell(self) -> Bell:
+        """A pipe."""
+        store = self._store
+        with store.lock:
+            bell = PipeBell()
+            self._bells.add(bell)
+        return bell
+
+    def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
+        """Add or renew a member. The owner is this process or nobody: no matter which."""
+        _check_name("table", table)
+        _check_name("member", member)
+        store = self._store
+        with store.lock:
+            now = store.clock()
+            found = store.table(table, now)
+            if found is None or member not in found.members:
+                if store.member_bytes + len(member) > store.group_memory:
+                    for name in list(store.tables):
+                        store.table(name, now)  # Which drops the dead.
+                if store.member_bytes + len(member) > store.group_memory:
+                    raise StoreFull(
+                        f"{store.member_bytes} of {store.group_memory} bytes are in use by"
+                        " memberships; choose a larger group_memory or a shorter group_expiry"
+                    )
+                found = store.tables.setdefault(table, _Table())
+                found.version = next(_versions)
+                store.member_bytes += len(member)
+            found.members[member] = deadline
+            found.soonest = min(found.soonest, deadline)
+
+    def remove(self, table: bytes, member: bytes) -> bool:
+        """Take a member out."""
+        store = self._store
+        with store.lock:
+            found = store.table(table, store.clock())
+            if found is None or member not in found.members:
+                return False
+            store.take_out(table, found, member)
+            return True
+
+    def members(self, table: bytes, known: Members | None = None) -> Members:
+        """The members, or what the caller knows already."""
+        store = self._store
+        with store.lock:
+            found = store.table(table, store.clock())
+            version = found.version if found is not None else 0
+            if known is not None and known.version == version:
+                return known
+            return Members(tuple(found.members) if found is not None else (), version)
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        """The counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
+        store = self._store
+        with store.lock:
+            now = store.clock()
+            for each in store.queues.values():
+                store.bury(each, now)
+            if queue is None:
+                queues, counts = list(store.queues.values()), store.counts
+            else:
+                one = store.queues.get(queue, _Queue())
+                queues, counts = [one], one.counts
+            kinds = ("pushed", "popped", "expired", "refused", "orphaned", "flushed", "high_water")
+            result = {kind: counts[kind] for kind in kinds}
+            pushed = [entry.pushed for each in queues for entry in each.entries]
+            result["pending"] = len(pushed)
+            result["oldest_age"] = now - min(pushed, default=now)
+            if queue is None:
+                for name in list(store.tables):
+                    store.table(name, now)
+                result["queues"] = sum(1 for each in queues if each.entries)
+                result["members"] = sum(len(table.members) for table in store.tables.values())
+                result["bytes_used"] = store.record_bytes + store.member_bytes
+                result["bytes_total"] = store.channel_memory + store.group_memory
+                result["recoveries"] = 0  # Who is killed in here takes the store along.
+        return result
+
+    def flush(self) -> None:
+        """Drop records and members. Who waits goes on waiting: the bells stay armed."""
+        store = self._store
+        with store.lock:
+            for queue in store.queues.values():
+                store.count(queue, "flushed", len(queue.entries))
+                store.drop(queue)
+            store.tables.clear()
+            store.member_bytes = 0
+            store.flushes += 1
+
+    def close(self) -> None:
+        """Let go of the store and of the bells made here."""
+        self._opened = None
+        for bell in list(self._bells):
+            bell.close()
+
+    def destroy(self) -> None:
+        """Make the store as new for whoever else has it open, wake them all, and close."""
+        store = self._store
+        with store.lock:
+            for queue in store.queues.values():
+                for bell in queue.bells:
+                    bell.ring()  # What they are armed on is gone; they must look again.
+            store.forget()
+            store.flushes += 1
+        self.close()
+
+
+def _check_name(kind: str, name: bytes) -> None:
+    if not 1 <= len(name) <= MAX_NAME:
+        raise ValueError(f"{kind} name {name!r} has {len(name)} bytes; 1 to {MAX_NAME} are allowed")
+
+
+def _ours(bell: Bell) -> PipeBell:
+    if not isinstance(bell, PipeBell):
+        raise TypeError(f"{bell!r} is no bell of this engine; get one from bell()")
+    return bell

@@ -1,0 +1,271 @@
+"""`IPCChannelLayer`: the channel layer of Django Channels, for any asyncio program."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from .core import LayerCore
+from .engines.base import Engine
+from .exceptions import ChannelFull, MessageTooLarge
+from .loops import listener_here
+from .messages import decode
+from .names import ChannelName, channel_name, group_name
+from .options import checked
+from .sync import SyncIPCChannelLayer
+
+_Result = TypeVar("_Result")
+
+
+class IPCChannelLayer:
+    """Messages between processes of one machine, and within one.
+
+    Options, all by keyword but the first:
+
+    * ``prefix``: layers with the same prefix share one store.
+    * ``engine``, ``engine_options``: where the store lies (`asgi_ipc.engines`).
+    * ``channel_memory``, ``group_memory``: nominal sizes in bytes, for messages and for
+      memberships.
+    * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
+    * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
+      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
+
+    Constructing it opens the store, which may block briefly, and raises `OptionError`,
+    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. No other
+    method blocks; a layer may be used by any number of event loops and threads, and in
+    forked children. Every method may raise `StoreCorrupt` and `StoreUnavailable`.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
+    #: Names are shorter than this.
+    MAX_NAME_LENGTH = 100
+
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
+
+    def __init__(
+        self,
+        prefix: str = "asgi",
+        *,
+        engine: str | Callable[..., Engine] | Engine = "posix",
+        engine_options: Mapping[str, Any] | None = None,
+        channel_memory: int = 100 * 1024 * 1024,
+        group_memory: int = 20 * 1024 * 1024,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
+        **unknown: Any,
+    ) -> None:
+        self._core = LayerCore(
+            checked(
+                prefix=prefix,
+                engine=engine,
+                engine_options=engine_options,
+                channel_memory=channel_memory,
+                group_memory=group_memory,
+                expiry=expiry,
+                group_expiry=group_expiry,
+                capacity=capacity,
+                channel_capacity=channel_capacity,
+                unknown=unknown,
+            )
+        )
+        self._lease = self._core.lease
+        self._send = self._core.send
+        self._sync: SyncIPCChannelLayer | None = None
+
+    # Channels
+
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send a message to a channel; never waits (S7).
+
+        Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
+        can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
+        `StoreFull`, a `ChannelFull`, if the store has no room.
+        """
+        demux = self._lease.demux
+        if demux is not None and not demux.blocking:
+            self._send(channel, message)
+        else:
+            await self._call(self._send, channel, message)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """The next message on a channel; waits until there is one (S5, S6, S10).
+
+        Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
+        for a process-specific channel that this process did not make.
+        """
+        name = channel_name(channel)
+        demux = self._lease.demux or self._core.demux
+        if name.specific:
+            if name.owner != demux.engine.identity:
+                raise ValueError(self._not_ours(name))
+            return decode(await listener_here(demux).receive_own(name))
+        return decode(await listener_here(demux).receive_ordinary(name.queue))
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).
+
+        Only this process can receive on it. Raises `TypeError` for a prefix that makes no
+        valid name.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"the prefix of a new channel is {prefix!r}, not a str")
+        name = f"{prefix}.{self._core.client_prefix}!{secrets.token_hex(16)}"
+        try:
+            return channel_name(name).full
+        except TypeError as error:
+            raise TypeError(f"{prefix!r} can't be the prefix of a new channel: {error}") from None
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group, or renew its membership (S13, S15).
+
+        Raises `TypeError` for bad names, `StoreFull` if there is no room.
+        """
+        await self._call(self._core.group_add, group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; does nothing if it is not in it (S13)."""
+        await self._call(self._core.group_discard, group, channel)
+
+    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+        """Send a message to each channel of a group; never waits (S14).
+
+        For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
+        `ValueError` and `MessageTooLarge` as `send` does.
+        """
+        await self._call(self._core.group_send, group, message)
+
+    async def group_channels(self, group: str) -> list[str]:
+        """The channels in a group."""
+        return await self._call(self._core.group_channels, group)
+
+    # Upkeep
+
+    async def flush(self) -> None:
+        """Remove all messages and memberships, for everyone (S17)."""
+        await self._call(self._core.flush)
+
+    async def global_statistics(self) -> dict[str, float]:
+        """Counts for the whole store, since it was made, by all processes (A5, O3).
+
+        ``messages_count`` (sent), ``received_count``, ``messages_pending``,
+        ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
+        (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
+        ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this
+        process, but not read in time to stay within capacity); ``channels_count`` (with
+        messages), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
+        the lock from a killed process).
+
+        A message to a group counts once for each process and prefix that it goes to. What
+        other processes have fetched, but not given to a receiver yet, counts as received.
+        """
+        return await self._call(self._core.global_statistics)
+
+    async def channel_statistics(self, channel: str) -> dict[str, float]:
+        """The same for one channel; for a process-specific one, for all up to the ``!``.
+
+        Without the last five, which belong to the store.
+        """
+        return await self._call(self._core.channel_statistics, channel)
+
+    async def close(self) -> None:
+        """Let go of the store; it stays for others. The next call opens it again.
+
+        Who waits in `receive` gets `StoreUnavailable`, unless another layer of this
+        process is on the same store. An engine passed in as an instance stays open.
+        """
+        await self._call(self._core.close)
+
+    async def destroy(self) -> None:
+        """Remove the store, for everyone, and close."""
+        await self._call(self._core.destroy)
+
+    @property
+    def sync(self) -> SyncIPCChannelLayer:
+        """This layer for callers without an event loop. Closing either closes both."""
+        if self._sync is None:
+            self._sync = SyncIPCChannelLayer._of(self._core)
+        return self._sync
+
+    # What else code written for other channel layers asks for
+
+    @property
+    def prefix(self) -> str:
+        """The store's name."""
+        return self._core.options.prefix
+
+    @property
+    def expiry(self) -> float:
+        """Seconds until an unread message ends."""
+        return self._core.options.expiry
+
+    @property
+    def group_expiry(self) -> float:
+        """Seconds until a membership ends."""
+        return self._core.options.group_expiry
+
+    @property
+    def capacity(self) -> int:
+        """Unread messages a channel may hold, unless ``channel_capacity`` says otherwise."""
+        return self._core.options.capacities.default
+
+    @property
+    def channel_capacity(self) -> dict[str | re.Pattern[str], int]:
+        """Exceptions from ``capacity``, by pattern; a copy."""
+        return dict(self._core.options.capacities.exceptions)
+
+    @property
+    def client_prefix(self) -> str:
+        """This process, as it stands in its channel names. Differs in a forked child."""
+        return self._core.client_prefix
+
+    def get_capacity(self, channel: str) -> int:
+        """The capacity of the channel of that full name."""
+        return self._core.capacity_of(channel)
+
+    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
+        """True, or `TypeError`. With ``receive``, a name with ``!`` must end there."""
+        parsed = channel_name(name)
+        if receive and parsed.local:
+            raise TypeError(f"channel name {name!r} must end at the '!' to be received from")
+        return True
+
+    def require_valid_group_name(self, name: str) -> bool:
+        """True, or `TypeError`."""
+        group_name(name)
+        return True
+
+    def non_local_name(self, name: str) -> str:
+        """The part of a channel's name up to and including the ``!``, or all of it."""
+        return channel_name(name).queue.decode("ascii")
+
+    def __repr__(self) -> str:
+        options = self._core.options
+        return f"<{type(self).__name__} prefix={options.prefix!r} engine={options.engine!r}>"
+
+    async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Call what may call the engine: here if it answers at once, else in a thread."""
+        demux = self._lease.demux or self._core.demux
+        if not demux.blocking:
+            return function(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+    def _not_ours(self, name: ChannelName) -> str:
+        if name.owner:
+            whose = f"it belongs to process {name.owner.hex()}, and this is {self.client_prefix}"
+        else:
+            whose = "it was not made by new_channel()"
+        return (
+            f"can't receive on process-specific channel {name.full}: {whose};"
+            " only the process that made such a channel receives on it"
+        )
+
+
+__all__ = ["IPCChannelLayer"]

@@ -1,0 +1,327 @@
+"""Waiting in an event loop: what the asynchronous layer receives with.
+
+Each loop has one bell, with a reader on it. A ring does not say which queue it is for, so
+the loop looks at all it waits for: it fetches what is on process-specific queues, and
+wakes a receiver of each ordinary one. A receiver that leaves sees to it that the ring it
+waited for wakes somebody else, here or in another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from typing import cast
+
+from .buffers import Listener, OwnQueue, Waiter
+from .demux import Demultiplexer
+from .engines.base import Bell
+from .exceptions import StoreCorrupt, StoreUnavailable
+from .names import ChannelName
+
+#: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
+#: come back for the next one at once, and to disarm costs as much as to receive.
+LINGER = 0.05
+
+
+class LoopWaiter(Waiter):
+    """A receive in an event loop."""
+
+    __slots__ = ("future",)
+    listener: LoopListener
+
+    def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(listener)
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> bool:
+        """Resume it in its loop."""
+        self.woken = True
+        future = self.future
+        loop = future.get_loop()
+        if asyncio._get_running_loop() is loop:
+            _resume(future)
+            return True
+        try:
+            loop.call_soon_threadsafe(_resume, future)
+        except RuntimeError:
+            return False  # The loop is closed, and the receiver gone with it.
+        return True
+
+
+def _resume(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Watch:
+    """An ordinary queue that receivers of one loop wait for. Used in that loop only."""
+
+    __slots__ = ("armed", "touched", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: deque[LoopWaiter] = deque()
+        #: The bell is armed on it and has not rung since.
+        self.armed = False
+        #: The bell was armed on it and has not been disarmed since; it may ring.
+        self.touched = False
+
+    def wake_one(self) -> bool:
+        """Wake who waits longest; False if nobody does."""
+        while self.waiters:
+            if self.waiters.popleft().wake():
+                return True
+        return False
+
+
+class LoopListener(Listener):
+    """An event loop that waits."""
+
+    def __init__(self, demux: Demultiplexer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(demux)
+        # Weak, lest the demultiplexer keeps alive a loop that was dropped without closing.
+        self.loop = weakref.ref(loop)
+        self.watches: dict[bytes, Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle: set[bytes] = set()
+        self._descriptor = -1
+
+    def alive(self) -> bool:
+        """Whether the loop is there and not closed."""
+        loop = self.loop()
+        return loop is not None and not loop.is_closed()
+
+    def retire(self) -> None:
+        """Stop listening, in the loop if it runs elsewhere."""
+        bell, self.bell = self.bell, None
+        loop = self.loop()
+        if loop is None or loop.is_closed():
+            if bell is not None:
+                bell.close()
+        elif loop.is_running() and asyncio._get_running_loop() is not loop:
+            try:
+                loop.call_soon_threadsafe(self._stop, loop, bell)
+            except RuntimeError:
+                if bell is not None:
+                    bell.close()
+        else:
+            self._stop(loop, bell)
+
+    def _stop(self, loop: asyncio.AbstractEventLoop, bell: Bell | None) -> None:
+        for watch in self.watches.values():
+            error = StoreUnavailable("the channel layer was closed while this receive waited")
+            for waiter in watch.waiters:
+                waiter.error = error
+            while watch.wake_one():
+                pass
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if bell is not None:
+            # A bell may be closed already, by an engine that is; then its number is gone.
+            if self._descriptor >= 0 and not loop.is_closed():
+                loop.remove_reader(self._descriptor)
+            bell.close()
+
+    def open(self) -> Bell:
+        """Hang up the bell, when somebody here first has to wait."""
+        if self.bell is None:
+            self.hang(asyncio.get_running_loop(), self.demux.engine.bell())
+        assert self.bell is not None
+        return self.bell
+
+    def hang(self, loop: asyncio.AbstractEventLoop, bell: Bell) -> None:
+        """Listen to that bell."""
+        self._descriptor = bell.fileno()
+        loop.add_reader(self._descriptor, self._rung)
+        self.bell = bell
+
+    # Receiving
+
+    async def receive_own(self, name: ChannelName) -> bytes:
+        """The next message on a process-specific channel of this process."""
+        demux, local = self.demux, name.local
+        while True:
+            with demux.lock:
+                own = demux.queue(name.queue)
+                channel = own.locals.get(local) or demux.channel(own, local)
+                body = demux.look(own, channel, self)
+                if body is None and self.bell is None:
+                    self.open()
+                    body = demux.look(own, channel, self)
+                if body is not None:
+                    if own.waiting:
+                        demux.hand_over(own, self)
+                    return body
+                waiter = self._waiter()
+                demux.wait(own, channel, waiter)
+            try:
+                await waiter.future
+            except BaseException:
+                with demux.lock:
+                    demux.leave(own, local, waiter)
+                raise
+            if waiter.error is not None:
+                raise waiter.error
+
+    async def receive_ordinary(self, queue: bytes) -> bytes:
+        """The next message on an ordinary queue.
+
+        There is no await between taking it off the queue and returning it, so that
+        cancelling the receiver never loses it.
+        """
+        pop, watches = self.demux.engine.pop, self.watches
+        watch = watches.get(queue)
+        while True:
+            # Behind somebody who waits for a bell that will ring there is nothing to see.
+            if watch is None or not watch.waiters or not watch.armed:
+                try:
+                    records = pop(queue, 1, self.bell)
+                    if not records and self.bell is None:
+                        records = pop(queue, 1, self.open())
+                except BaseException:
+                    if watch is not None:
+                        watch.wake_one()  # It will meet the same, or it is better off.
+                    raise
+                if records:
+                    if watch is not None:
+                        self._left(queue, watch)
+                    return records[0].payload
+                if watch is None:
+                    watch = watches[queue] = Watch()
+                watch.armed = watch.touched = True
+            waiter = self._waiter()
+            watch.waiters.append(waiter)
+            try:
+                await waiter.future
+            except BaseException:
+                if not waiter.woken:
+                    watch.waiters.remove(waiter)
+                elif watch.wake_one():
+                    raise
+                self._left(queue, watch, at_once=True)
+                raise
+            if waiter.error is not None:
+                raise waiter.error
+            watch = watches.get(queue)
+
+    def _waiter(self) -> LoopWaiter:
+        loop = asyncio.get_running_loop()
+        if self._timer is None:
+            self._timer = loop.call_later(self.demux.look_again, self._tick)
+        return LoopWaiter(self, loop)
+
+    # Rings
+
+    def _rung(self) -> None:
+        """The bell rang, for any of the queues it is armed on."""
+        if self.bell is None:
+            return
+        self.bell.clear()
+        self._fetch_own(rung=True)
+        for queue, watch in list(self.watches.items()):
+            watch.armed = False
+            if not watch.wake_one() and watch.touched:
+                # Nobody here wants it. If it was for this queue, somebody else shall know.
+                self._disarm(queue, watch)
+
+    def _tick(self) -> None:
+        """Look again, lest a ring was lost with the process that was about to ring."""
+        self._timer = None
+        waiting = self._fetch_own(rung=False)
+        for watch in self.watches.values():
+            if watch.waiters:
+                waiting = True
+                watch.armed = False
+                watch.wake_one()
+        if waiting:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self.demux.look_again, self._tick)
+
+    def _fetch_own(self, rung: bool) -> bool:
+        """Fetch what is on process-specific queues; True if somebody here waits for one."""
+        demux, waiting = self.demux, False
+        with demux.lock:
+            for own in list(demux.own.values()):
+                here = self in own.by
+                if own.armed_by is self or here:
+                    own.certain = False
+                if not rung:
+                    demux.sweep(own)
+                # With nobody waiting it stays where capacity counts it.
+                if here or (own.waiting and own.armed_by is self):
+                    waiting = True
+                    self._fetch(own)
+        return waiting
+
+    def _fetch(self, own: OwnQueue) -> None:
+        try:
+            self.demux.notice_flush()
+            self.demux.fetch(own, self, None)
+        except Exception as error:
+            # Here it would end in the loop's log; those who wait have to know.
+            self.demux.fail(own, error)
+
+    # Leaving
+
+    def _left(self, queue: bytes, watch: Watch, at_once: bool = False) -> None:
+        """A receiver of an ordinary queue is done; see that no ring goes astray for it."""
+        if watch.waiters:
+            if not watch.armed:
+                watch.wake_one()
+        elif at_once or watch.armed:
+            self._disarm(queue, watch)
+        else:
+            if not self._idle:
+                asyncio.get_running_loop().call_later(LINGER, self._disarm_idle)
+            self._idle.add(queue)
+
+    def _disarm_idle(self) -> None:
+        idle, self._idle = self._idle, set()
+        for queue in idle:
+            watch = self.watches.get(queue)
+            if watch is not None and not watch.waiters:
+                self._disarm(queue, watch)
+
+    def _disarm(self, queue: bytes, watch: Watch) -> None:
+        """Forget a queue that nobody here waits for."""
+        if self.watches.get(queue) is watch:
+            del self.watches[queue]
+        if watch.touched and self.bell is not None:
+            watch.touched = False
+            self._engine_disarm(queue, self.bell)
+
+    def _engine_disarm(self, queue: bytes, bell: Bell) -> None:
+        try:
+            self.demux.engine.disarm(queue, bell)
+        except (StoreCorrupt, StoreUnavailable):
+            pass  # Who looks next gets to know.
+
+
+def listener_here(demux: Demultiplexer) -> LoopListener:
+    """The listener of the running loop, made when it is first needed."""
+    loop = asyncio.get_running_loop()
+    found = cast("LoopListener | None", demux.loops.get(id(loop)))
+    # The id may be that of a loop that is gone.
+    if found is not None and found.loop() is loop:
+        return found
+    made = _make(demux)(demux, loop)
+    with demux.lock:
+        gone = demux.clear_away()
+        demux.loops[id(loop)] = made
+    weakref.finalize(loop, demux.dead.append, made).atexit = False
+    for each in gone:
+        each.retire()
+    return made
+
+
+def _make(demux: Demultiplexer) -> type[LoopListener]:
+    if not demux.blocking:
+        return LoopListener
+    # Imported late: most engines answer in microseconds.
+    from .offload import OffloadingListener
+
+    return OffloadingListener
+
+
+__all__ = ["LoopListener", "LoopWaiter", "Watch", "listener_here"]

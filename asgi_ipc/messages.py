@@ -1,0 +1,204 @@
+"""Messages as bytes: checked, encoded and decoded with msgpack (S1-S3, O1).
+
+msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn, cast
+
+import msgpack
+
+from .exceptions import MessageTooLarge, StoreCorrupt
+
+#: Largest encoded message, in bytes. See `encode` for the one exception.
+MESSAGE_LIMIT = 1024 * 1024
+#: How deep a message may be nested, the message itself included.
+DEPTH_LIMIT = 256
+
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+#: Types that need no look at the value.
+_PLAIN = frozenset((str, bytes, float, bool, type(None)))
+#: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
+_FLOAT_EXTRA = 9 - 4
+
+_TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
+
+_pack = msgpack.packb
+_unpack = msgpack.unpackb
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """A message as bytes.
+
+    Subclasses of what is carried travel as what they extend; tuples as lists (S1).
+
+    Raises `TypeError` for a type that can't be carried, `ValueError` for an int beyond
+    signed 64 bits, a str that is not valid Unicode, or too deep a nesting, both naming
+    the path to the value (O1); `MessageTooLarge` over `MESSAGE_LIMIT` bytes (S2). To keep
+    the promise that 1 MB of JSON always fits, a message over the limit is measured again
+    with every float counted as short as JSON can write it.
+    """
+    if type(message) is dict:
+        for key, value in message.items():
+            if type(key) is not str:
+                break
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            if kind is not int or not _INT_MIN <= value <= _INT_MAX:
+                break
+        else:
+            return _finish(message)
+    if not isinstance(message, dict):
+        raise TypeError(f"a message must be a dict, not {_type_name(message)}: {_brief(message)}")
+    try:
+        _check(message, 1)
+    except _Bad as bad:
+        bad.explain()
+    return _finish(message)
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The message that `encode` made these bytes of. Raises `StoreCorrupt` for any others."""
+    try:
+        message = _unpack(body)
+    except Exception as error:
+        # Whatever it stumbles over, these bytes are not ours.
+        raise StoreCorrupt(f"a message of {len(body)} bytes can't be decoded: {error}") from error
+    if type(message) is dict:
+        return cast("dict[str, Any]", message)
+    raise StoreCorrupt(f"a message of {len(body)} bytes is no dict but {_type_name(message)}")
+
+
+def _finish(message: Mapping[str, Any]) -> bytes:
+    try:
+        body = cast(bytes, _pack(message))
+    except UnicodeEncodeError:
+        _find_surrogate(message)
+        raise
+    size = len(body)
+    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
+        raise MessageTooLarge(
+            f"the message takes {size} bytes encoded, {size - MESSAGE_LIMIT} over the limit of"
+            f" {MESSAGE_LIMIT}; send a reference to the data instead, or send it in parts"
+        )
+    return body
+
+
+class _Bad(Exception):
+    """A value that can't be carried, and on the way up the path to it."""
+
+    def __init__(self, error: type[Exception], reason: str) -> None:
+        self.error, self.reason = error, reason
+        self.path: list[str] = []
+
+    def explain(self) -> NoReturn:
+        """Raise it as what the caller is to see."""
+        steps = self.path[::-1]
+        if len(steps) > 12:
+            steps = [*steps[:6], "...", *steps[-3:]]
+        raise self.error(f"message{''.join(steps)} {self.reason}") from None
+
+
+def _check(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise _Bad(ValueError, f"is an int beyond signed 64 bits: {_brief(value)}")
+    elif isinstance(value, dict):
+        if depth > DEPTH_LIMIT:
+            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _Bad(
+                    TypeError, f"has the key {_brief(key)}, a {_type_name(key)}; keys must be str"
+                )
+            if type(item) in _PLAIN:
+                continue
+            try:
+                _check(item, depth + 1)
+            except _Bad as bad:
+                bad.path.append(f"[{_brief(key)}]")
+                raise
+    elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
+        if depth > DEPTH_LIMIT:
+            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+        for index, item in enumerate(value):
+            if type(item) in _PLAIN:
+                continue
+            try:
+                _check(item, depth + 1)
+            except _Bad as bad:
+                bad.path.append(f"[{index}]")
+                raise
+    elif not isinstance(value, (str, bytes, float)):
+        raise _Bad(
+            TypeError, f"is a {_type_name(value)}, which can't be sent: {_brief(value)}; {_TYPES}"
+        )
+
+
+def _find_surrogate(message: Mapping[str, Any]) -> None:
+    """Raise `ValueError` with the path to the str that has no UTF-8 form."""
+
+    def search(value: Any) -> None:
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise _Bad(
+                    ValueError, f"has a lone surrogate, which is no text: {_brief(value)}"
+                ) from None
+            return
+        steps: Any = ()
+        if isinstance(value, dict):
+            for key in value:
+                search(key)
+            steps = value.items()
+        elif isinstance(value, (list, tuple)):
+            steps = enumerate(value)
+        for step, item in steps:
+            try:
+                search(item)
+            except _Bad as bad:
+                bad.path.append(f"[{_brief(step)}]")
+                raise
+
+    try:
+        search(message)
+    except _Bad as bad:
+        bad.explain()
+
+
+def _count_floats(value: Any) -> int:
+    if isinstance(value, float):
+        return 1
+    if isinstance(value, dict):
+        return sum(_count_floats(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_count_floats(item) for item in value)
+    return 0
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _brief(value: object) -> str:
+    """A value for an error message: short, and never an error itself."""
+    try:
+        shown = repr(value)
+    except Exception:
+        return f"<{_type_name(value)}>"
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+__all__ = ["DEPTH_LIMIT", "MESSAGE_LIMIT", "decode", "encode"]

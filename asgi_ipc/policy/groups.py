@@ -1,0 +1,93 @@
+"""Groups: how a member is written in a table, and who gets a broadcast (S13-S15)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from ..envelope import MAX_LOCALS, address
+from ..exceptions import StoreCorrupt
+from ..names import ChannelName, channel_name
+
+#: In front of a member whose two 32-digit halves are stored as raw bytes. No channel name
+#: starts with it. Persisted: do not change.
+_COMPACT = b"\x01"
+_HALF = 16
+_HEX = frozenset(b"0123456789abcdef")
+
+
+def member(name: ChannelName) -> bytes:
+    """A channel as a member of a table.
+
+    ``<prefix>.<32 hex>!<32 hex>``, which is nearly every member, is stored with both
+    halves as raw bytes: about 40 bytes instead of 74.
+    """
+    local = name.local
+    if name.owner and len(local) == 2 * _HALF and _HEX.issuperset(local):
+        prefix = name.queue[: -(2 * _HALF + 2)]  # Without the dot, the digits and the "!".
+        return _COMPACT + name.owner + bytes.fromhex(local.decode()) + prefix
+    return name.full.encode()
+
+
+def channel(member: bytes) -> ChannelName:
+    """The channel that `member` made this of. Raises `StoreCorrupt` if it never did."""
+    try:
+        if member.startswith(_COMPACT):
+            owner, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
+            prefix = member[1 + 2 * _HALF :].decode("ascii")
+            # Too short a member gives too short a name, which has no owner or no prefix.
+            name = channel_name(f"{prefix}.{owner.hex()}!{local.hex()}")
+            if len(local) != _HALF or name.owner != owner:
+                raise ValueError("it is too short")
+            return name
+        return channel_name(member.decode("ascii"))
+    except (TypeError, ValueError) as error:
+        raise StoreCorrupt(f"a group has the member {member!r}: {error}") from error
+
+
+class Target(NamedTuple):
+    """One record of a broadcast, all but the message."""
+
+    queue: bytes
+    #: Goes in front of the encoded message; empty on an ordinary queue.
+    header: bytes
+    #: Most messages the queue may hold.
+    capacity: int
+    #: Identity of the only reader, or ``b""``.
+    owner: bytes
+    #: Full names of the channels that it reaches.
+    channels: tuple[str, ...]
+
+
+def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Target]:
+    """The records that reach all members once (S14).
+
+    All local channels of one process share a record, since one process takes them all off
+    the queue; it has two if they differ in capacity, or are very many. A queue that is
+    nobody's in particular gets a record for each channel: whoever takes one must not walk
+    away with the messages of the others. Raises `StoreCorrupt` for a bad member.
+    """
+    targets: list[Target] = []
+    shared: dict[tuple[bytes, int], list[ChannelName]] = {}
+    for each in members:
+        name = channel(each)
+        limit = capacity(name.full)
+        if name.owner:
+            shared.setdefault((name.queue, limit), []).append(name)
+        else:
+            targets.append(Target(name.queue, name.header, limit, b"", (name.full,)))
+    for (queue, limit), names in shared.items():
+        for part in _parts(names):
+            header = address([name.local for name in part])
+            channels = tuple(name.full for name in part)
+            targets.append(Target(queue, header, limit, part[0].owner, channels))
+    return targets
+
+
+def _parts(names: list[ChannelName]) -> Iterable[list[ChannelName]]:
+    # A name and its newline take at most 100 bytes, so these take 5 MB: with the largest
+    # message they stay below what an engine takes (`asgi_ipc.engines.base.MAX_PAYLOAD`).
+    return (names[at : at + MAX_LOCALS] for at in range(0, len(names), MAX_LOCALS))
+
+
+__all__ = ["Target", "channel", "member", "plan"]

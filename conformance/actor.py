@@ -1,0 +1,265 @@
+"""The far end of `Puppet`: a script that opens a store and does as it is told.
+
+Run by path, so that it needs nothing but asgi_ipc, wherever that comes from. Each line
+of input is a command; each method of `Actor` is one.
+"""
+
+from __future__ import annotations
+
+import ast
+import faulthandler
+import itertools
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from asgi_ipc.engines import open_engine
+from asgi_ipc.engines.base import Bell, Engine, Record
+
+if TYPE_CHECKING:
+    from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+
+#: No test needs a process for so long.
+LIFETIME = 120.0
+
+
+class Actor:
+    """What a test may ask of another process."""
+
+    def __init__(self, arguments: dict[str, Any], output: int) -> None:
+        self.arguments = arguments
+        self.output = output
+        self.opened: Engine | None = None
+        self.bell: Bell | None = None
+        self.asynchronous: IPCChannelLayer | None = None
+        self.synchronous: SyncIPCChannelLayer | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self.opened is not None, "not open"
+        return self.opened
+
+    def say(self, text: object) -> None:
+        """Put out a line, at once: a moment later we may be dead."""
+        os.write(self.output, f"{text}\n".encode())
+
+    # The engine, method by method.
+
+    def open(self) -> bytes:
+        self.opened = open_engine(
+            self.arguments["engine"],
+            self.arguments["prefix"],
+            channel_memory=self.arguments["channel_memory"],
+            group_memory=self.arguments["group_memory"],
+            engine_options=self.arguments["engine_options"],
+        )
+        return self.opened.identity
+
+    def push(
+        self,
+        queue: bytes,
+        payloads: Iterable[bytes],
+        owner: bytes = b"",
+        lifetime: float = 60,
+        capacity: int = 1 << 20,
+    ) -> list[tuple[int, bool]]:
+        deadline = self.engine.clock() + int(lifetime * 1e9)
+        batch = [Record(queue, payload, deadline, capacity, owner) for payload in payloads]
+        return [(refused.position, refused.no_room) for refused in self.engine.push(batch)]
+
+    def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
+        return [popped.payload for popped in self.engine.pop(queue, limit)]
+
+    def put(self, table: bytes, member: bytes, owner: bytes = b"", lifetime: float = 60) -> None:
+        self.engine.put(table, member, self.engine.clock() + int(lifetime * 1e9), owner)
+
+    def remove(self, table: bytes, member: bytes) -> bool:
+        return self.engine.remove(table, member)
+
+    def members(self, table: bytes) -> list[bytes]:
+        return sorted(self.engine.members(table).names)
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        return dict(self.engine.statistics(queue))
+
+    def identity(self) -> bytes:
+        return self.engine.identity
+
+    def flush(self) -> int:
+        self.engine.flush()
+        return self.engine.flushes
+
+    def flushes(self) -> int:
+        return self.engine.flushes
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def destroy(self) -> None:
+        self.engine.destroy()
+
+    # Waiting.
+
+    def arm(self, queue: bytes, limit: int = 1) -> list[bytes]:
+        if self.bell is None:
+            self.bell = self.engine.bell()
+        return [popped.payload for popped in self.engine.pop(queue, limit, self.bell)]
+
+    def heard(self, timeout: float = 10) -> bool:
+        assert self.bell is not None
+        poll = select.poll()
+        poll.register(self.bell.fileno(), select.POLLIN)
+        rung = bool(poll.poll(int(timeout * 1000)))
+        self.bell.clear()
+        return rung
+
+    def wait_pop(self, queue: bytes, timeout: float = 10) -> bytes | None:
+        """Pop one record, waiting by bell alone: a wake-up that is lost times out."""
+        taken = self.arm(queue)
+        while not taken and self.heard(timeout):
+            taken = self.arm(queue)
+        return taken[0] if taken else None
+
+    def echo(self, source: bytes, target: bytes, rounds: int) -> int:
+        """Move so many records from one queue to another, one at a time."""
+        for done in range(rounds):
+            payload = self.wait_pop(source)
+            if payload is None:
+                return done
+            self.push(target, [payload])
+        return rounds
+
+    def collect(self, queue: bytes, end: bytes) -> list[bytes]:
+        """Pop until the record that says it is over."""
+        found = []
+        while (payload := self.wait_pop(queue)) not in (None, end):
+            assert payload is not None
+            found.append(payload)
+        return found
+
+    # Loops that only a kill ends; each step that has returned is put out.
+
+    def push_forever(self, queue: bytes, size: int, first: int = 0) -> None:
+        for number in itertools.count(first):
+            while self.push(queue, [b"%08d" % number + b"x" * size]):
+                time.sleep(0.001)  # The store is full.
+            self.say(number)
+
+    def pop_forever(self, queue: bytes) -> None:
+        while True:
+            for payload in self.pop(queue):
+                self.say(int(payload[:8]))
+
+    def put_forever(self, table: bytes) -> None:
+        for number in itertools.count():
+            self.put(table, b"%08d" % number)
+            self.say(f"+{number}")
+            if number % 3 == 0:
+                self.remove(table, b"%08d" % number)
+                self.say(f"-{number}")
+
+    def open_forever(self) -> None:
+        while True:
+            self.open()
+            self.say("open")
+            self.push(b"q", [b"x"])
+            self.destroy()
+
+    def wait_forever(self, queue: bytes) -> None:
+        self.arm(queue)
+        self.say("waiting")
+        while not self.heard():
+            pass
+        time.sleep(LIFETIME)
+
+    # Forks.
+
+    def forked(self, commands: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Have a forked child carry out commands; return what came of each."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # Whoever hangs in here is killed by it.
+            try:
+                text = repr([_result(self, name, args, {}) for name, args in commands])
+                os.write(writer, text.encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            answer = pipe.read()
+        os.waitpid(child, 0)
+        assert answer, "the forked child hung or died"
+        results: list[Any] = ast.literal_eval(answer.decode())
+        return results
+
+    def fork_under_fire(self, queue: bytes, times: int) -> int:
+        """Fork while another thread is inside the store most of the time."""
+        stop = threading.Event()
+
+        def fire() -> None:
+            while not stop.is_set():
+                self.push(b"fire", [b"x"], capacity=10)
+                self.pop(b"fire")
+
+        thread = threading.Thread(target=fire)
+        thread.start()
+        try:
+            done = 0
+            for number in range(times):
+                answers = self.forked(
+                    [("push", (queue, [b"%d" % number])), ("statistics", (queue,))]
+                )
+                done += all(kind == "ok" for kind, _ in answers)
+        finally:
+            stop.set()
+            thread.join()
+        return done
+
+    # The layers.
+
+    def async_layer(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Each call in a loop of its own, as `asgiref.sync.async_to_sync` does it."""
+        # Imported late: most processes do without, and there are many.
+        import asyncio
+
+        from asgi_ipc import IPCChannelLayer
+
+        if self.asynchronous is None:
+            self.asynchronous = IPCChannelLayer(**self.arguments)
+        wait = asyncio.wait_for(getattr(self.asynchronous, method)(*args, **kwargs), 20)
+        return asyncio.run(wait)
+
+    def layer(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        from asgi_ipc import SyncIPCChannelLayer
+
+        if self.synchronous is None:
+            self.synchronous = SyncIPCChannelLayer(**self.arguments)
+        return getattr(self.synchronous, method)(*args, **kwargs)
+
+
+def _result(actor: Actor, command: str, args: Any, kwargs: Any) -> tuple[str, Any]:
+    try:
+        return "ok", getattr(actor, command)(*args, **kwargs)
+    except Exception as error:
+        return "error", f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Obey until the input ends, which it does when the test's process dies, too."""
+    faulthandler.dump_traceback_later(LIFETIME, exit=True)
+    actor = Actor(json.loads(sys.argv[1]), os.dup(1))
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        command, args, kwargs = ast.literal_eval(line)
+        actor.say(repr(_result(actor, command, args, kwargs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a process holds and what a store leaves in the system, seen from outside the engine.
+
+Nothing here knows an engine: it looks where UNIX shows open descriptors, mapped files,
+threads, shared memory and the temporary folder. Where a system does not show something,
+it is not checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+
+def _places() -> list[Path]:
+    """Where stores are known to lie."""
+    found = {Path("/dev/shm"), Path(tempfile.gettempdir())}
+    return sorted(place for place in found if place.is_dir())
+
+
+def entries_named(word: str) -> list[str]:
+    """Files and folders with the word in their name, at most one folder deep."""
+    found = []
+    for place in _places():
+        # Others come and go while we look, and some folders are not ours to read.
+        for folder in (place, *_list(place)):
+            found += [str(path) for path in _list(folder) if word in path.name]
+    return found
+
+
+def _list(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    except OSError:
+        return []
+
+
+def _descriptors() -> dict[int, str]:
+    """The open descriptors of this process, and what they are."""
+    folder = next((name for name in ("/proc/self/fd", "/dev/fd") if os.path.isdir(name)), None)
+    found = {}
+    for name in os.listdir(folder) if folder else ():
+        with contextlib.suppress(OSError):  # The one that listed them is closed by now.
+            os.fstat(int(name))
+            found[int(name)] = os.readlink(f"{folder}/{name}") if folder != "/dev/fd" else name
+    return found
+
+
+def _mapped() -> set[str]:
+    """The files that are mapped into this process."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {fields[5] for line in lines if len(fields := line.split(None, 5)) == 6}
+
+
+def _sysv_segments(creators: Iterable[int]) -> set[str]:
+    """Ids of the SysV shared memory segments that one of these processes made."""
+    try:
+        rows = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    except OSError:
+        return set()
+    wanted = {str(creator) for creator in creators}
+    return {row.split()[1] for row in rows if row.split()[4] in wanted}
+
+
+class Snapshot(NamedTuple):
+    """What this process holds at some instant."""
+
+    descriptors: dict[int, str]
+    threads: set[threading.Thread]
+    files: set[str]
+    segments: set[str]
+
+    @classmethod
+    def take(cls, children: Iterable[int] = ()) -> Snapshot:
+        """Look at this process, and at the segments that it or its children made."""
+        descriptors = _descriptors()
+        places = tuple(f"{place}/" for place in _places())
+        # Python itself may be installed in the temporary folder, and loads as it goes.
+        code = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, *sys.path) if place)
+        files = {
+            name
+            for name in {*descriptors.values(), *_mapped()}
+            if name.startswith(places) and not name.startswith(code)
+        }
+        segments = _sysv_segments({os.getpid(), *children})
+        return cls(descriptors, set(threading.enumerate()), files, segments)
+
+
+def left_behind(
+    before: Snapshot, files_used: set[str], prefix: str, children: list[int]
+) -> list[str]:
+    """What there is that was not there before, for people; empty if all is well."""
+    found: list[str] = []
+    for patience in (0, 0.05, 0.2, 0.5):
+        found = _differences(before, files_used, prefix, children)
+        if not found:
+            break
+        # A finished thread or a cycle of garbage is no leak, but may need a moment to go.
+        time.sleep(patience)
+        gc.collect()
+    return found
+
+
+def _differences(
+    before: Snapshot, files_used: set[str], prefix: str, children: list[int]
+) -> list[str]:
+    now = Snapshot.take(children)
+    found = [
+        f"descriptor {number}: {target}"
+        for number, target in now.descriptors.items()
+        if before.descriptors.get(number) != target
+    ]
+    found += [f"thread: {thread.name}" for thread in now.threads - before.threads]
+    # A file that we had open and that others may still name.
+    found += [f"file: {name}" for name in sorted(files_used - before.files) if os.path.exists(name)]
+    found += [f"file: {name}" for name in entries_named(prefix)]
+    found += [f"SysV segment: {number}" for number in now.segments - before.segments]
+    return sorted(set(found))

@@ -1,0 +1,103 @@
+"""A real process that does what a test says, step by step, and can be killed at any step."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+#: Longest wait for an answer, in seconds; only a test that fails waits so long.
+PATIENCE = 30.0
+
+
+class PuppetError(Exception):
+    """The process raised; begins with the exception's name."""
+
+
+class Puppet:
+    """The near end of ``actor.py``: a line of Python literals out, a line back."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        # The engine under test may lie on a path that only this process was given.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        script = Path(__file__).with_name("actor.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        self._buffer = b""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def call(self, command: str, *args: Any, **kwargs: Any) -> Any:
+        """Have it do something, wait, and return what came of it."""
+        self.start(command, *args, **kwargs)
+        return self.result()
+
+    def start(self, command: str, *args: Any, **kwargs: Any) -> None:
+        """Have it do something; do not wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(repr((command, args, kwargs)).encode() + b"\n")
+
+    def result(self) -> Any:
+        """Wait for what came of the last command."""
+        kind, value = ast.literal_eval(self.line())
+        if kind == "error":
+            raise PuppetError(value)
+        return value
+
+    def line(self) -> str:
+        """Wait for one line of output."""
+        assert self._process.stdout is not None
+        until = time.monotonic() + PATIENCE
+        while b"\n" not in self._buffer:
+            poll = select.poll()
+            poll.register(self._process.stdout, select.POLLIN)
+            if not poll.poll(max(0, int(1000 * (until - time.monotonic())))):
+                self.kill()
+                raise AssertionError(f"process {self.pid} gave no answer in {PATIENCE} s")
+            chunk = os.read(self._process.stdout.fileno(), 65536)
+            if not chunk:
+                raise AssertionError(f"process {self.pid} ended: {self._process.wait()}")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def kill(self) -> list[str]:
+        """Kill it as nothing can be prepared for; return the lines it had still put out."""
+        self._process.send_signal(signal.SIGKILL)
+        return self._rest()
+
+    def end(self) -> list[str]:
+        """Let it end by itself, killing it if it does not; return the lines left."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        return self._rest()
+
+    def _rest(self) -> list[str]:
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        if not self._process.stdout.closed:
+            self._buffer += self._process.stdout.read()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        lines, self._buffer = self._buffer.decode().splitlines(), b""
+        return lines

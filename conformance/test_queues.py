@@ -1,0 +1,342 @@
+"""Queues of records: E1 to E7."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Popped
+
+from .tools import deadline, let_pass, pop, push, record, rung
+
+if TYPE_CHECKING:
+    from asgi_ipc.engines.base import Engine
+
+    from .case import Case
+
+#: Around each size at which an allocator, a length field or a pipe may think again.
+SIZES = sorted(
+    {0, 1, 1_000_003, MAX_PAYLOAD}
+    | {(1 << bits) + off for bits in (3, 4, 5, 6, 7, 8, 12, 16, 20) for off in (-1, 0, 1)}
+)
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Make Python switch threads all the time, so that a missing lock shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.clause("E1")
+def test_a_record_is_popped_once(engine: Engine) -> None:
+    push(engine, b"q", [b"only"])
+    assert pop(engine, b"q", 1) == [b"only"]
+    assert pop(engine, b"q", 1) == []
+    assert pop(engine, b"q", 10) == []
+
+
+@pytest.mark.clause("E1")
+def test_an_unknown_queue_is_empty(engine: Engine) -> None:
+    assert engine.pop(b"never used") == []
+
+
+@pytest.mark.clause("E1")
+@pytest.mark.clause("E18")
+@pytest.mark.usefixtures("hasty_threads")
+@pytest.mark.parametrize("shared", [True, False], ids=["one engine", "an engine each"])
+def test_threads_that_push_and_pop_share_the_records_out(case: Case, shared: bool) -> None:
+    first = case.open()
+    engines = [first if shared else case.open() for _ in range(4)]
+    taken: list[list[bytes]] = [[] for _ in engines]
+    pushed = threading.Event()
+    # Enough for the readers to get in each other's way.
+    push(first, b"q", [b"0:%d" % number for number in range(1000)])
+
+    def write(engine: Engine, name: int) -> None:
+        for number in range(100):
+            push(engine, b"q", [b"%d:%d" % (name, number)])
+
+    def read(engine: Engine, mine: list[bytes]) -> None:
+        while True:
+            over = pushed.is_set()  # Before the last look, not after it.
+            found = pop(engine, b"q", 3)
+            mine.extend(found)
+            if over and not found:
+                return
+
+    writers = [threading.Thread(target=write, args=(engines[n], n)) for n in (1, 2)]
+    readers = [threading.Thread(target=read, args=(engines[n], taken[n])) for n in range(4)]
+    for thread in (*readers, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    pushed.set()
+    for thread in readers:
+        thread.join()
+    everything = sorted(payload for mine in taken for payload in mine)
+    expected = [
+        b"%d:%d" % (name, n) for name, last in ((0, 1000), (1, 100), (2, 100)) for n in range(last)
+    ]
+    assert everything == sorted(expected)
+
+
+@pytest.mark.clause("E2")
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+def test_records_come_in_the_order_of_pushing(engine: Engine, limit: int) -> None:
+    expected = [b"%d" % number for number in range(60)]
+    push(engine, b"q", expected[:20])
+    for payload in expected[20:40]:
+        push(engine, b"q", [payload])
+    found = pop(engine, b"q", limit)
+    push(engine, b"q", expected[40:])
+    while more := pop(engine, b"q", limit):
+        assert len(more) <= limit
+        found += more
+    assert found == expected
+
+
+@pytest.mark.clause("E2")
+def test_records_of_several_queues_in_one_batch_keep_their_order(engine: Engine) -> None:
+    engine.push([record(engine, b"ab"[n % 2 : n % 2 + 1], b"%d" % n) for n in range(10)])
+    assert pop(engine, b"a") == [b"0", b"2", b"4", b"6", b"8"]
+    assert pop(engine, b"b") == [b"1", b"3", b"5", b"7", b"9"]
+
+
+@pytest.mark.clause("E3")
+def test_a_push_over_capacity_is_refused_and_says_so(engine: Engine) -> None:
+    push(engine, b"q", [b"1", b"2"], capacity=2)
+    refused = engine.push([record(engine, b"q", b"3", capacity=2)])
+    assert [(each.position, each.no_room) for each in refused] == [(0, False)]
+    assert refused[0].detail
+    assert pop(engine, b"q") == [b"1", b"2"]
+
+
+@pytest.mark.clause("E3")
+def test_capacity_is_that_of_the_record_being_pushed(engine: Engine) -> None:
+    push(engine, b"q", [b"1", b"2", b"3"], capacity=3)
+    assert engine.push([record(engine, b"q", b"x", capacity=3)])
+    push(engine, b"q", [b"4"], capacity=4)
+    assert engine.push([record(engine, b"q", b"x", capacity=1)])
+    assert engine.push([record(engine, b"fresh", b"x", capacity=0)])
+    assert pop(engine, b"q") == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.clause("E3")
+def test_a_pop_makes_room_for_one_more(engine: Engine) -> None:
+    push(engine, b"q", [b"1", b"2"], capacity=2)
+    assert pop(engine, b"q", 1) == [b"1"]
+    push(engine, b"q", [b"3"], capacity=2)
+    assert engine.push([record(engine, b"q", b"4", capacity=2)])
+    assert pop(engine, b"q") == [b"2", b"3"]
+
+
+@pytest.mark.clause("E3")
+def test_the_others_of_a_batch_are_stored_in_their_order(engine: Engine) -> None:
+    push(engine, b"full", [b"0"])
+    refused = engine.push(
+        [
+            record(engine, b"q", b"1", capacity=2),
+            record(engine, b"full", b"x", capacity=1),
+            record(engine, b"q", b"2", capacity=2),
+            record(engine, b"q", b"y", capacity=2),
+            record(engine, b"other", b"3"),
+        ]
+    )
+    assert [(each.position, each.no_room) for each in refused] == [(1, False), (3, False)]
+    assert pop(engine, b"q") == [b"1", b"2"]
+    assert pop(engine, b"full") == [b"0"]
+    assert pop(engine, b"other") == [b"3"]
+
+
+@pytest.mark.clause("E3")
+@pytest.mark.needs("bounded")
+def test_a_full_store_refuses_and_takes_more_after_a_pop(case: Case) -> None:
+    engine = case.open(channel_memory=1 << 20)
+    accepted = 0
+    while not (refused := engine.push([record(engine, b"%d" % (accepted % 7), b"x" * 10_000)])):
+        accepted += 1
+        assert accepted * 10_000 <= 3 << 20, "three times its memory, and still not full"
+    assert [(each.position, each.no_room) for each in refused] == [(0, True)]
+    assert refused[0].detail
+    # Half of it is a generous allowance for an engine's own needs.
+    assert accepted * 10_000 >= 1 << 19
+    assert len(pop(engine, b"0", 1)) == 1
+    push(engine, b"q", [b"y" * 10_000])
+    assert pop(engine, b"q") == [b"y" * 10_000]
+
+
+@pytest.mark.clause("E3")
+@pytest.mark.needs("bounded")
+def test_a_record_without_room_does_not_keep_the_others_out(case: Case) -> None:
+    engine = case.open(channel_memory=1 << 20)
+    batch = [b"before", b"x" * (2 << 20), b"after"]
+    refused = engine.push([record(engine, b"q", payload) for payload in batch])
+    assert [(each.position, each.no_room) for each in refused] == [(1, True)]
+    assert pop(engine, b"q") == [b"before", b"after"]
+
+
+@pytest.mark.clause("E4")
+def test_a_record_past_its_deadline_is_not_popped(engine: Engine) -> None:
+    push(engine, b"q", [b"dying"], seconds=0.03)
+    push(engine, b"q", [b"stillborn"], seconds=-1)
+    assert pop(engine, b"stillborn") == []
+    let_pass(engine, 0.05)
+    assert pop(engine, b"q") == []
+    push(engine, b"q", [b"alive"])
+    assert pop(engine, b"q") == [b"alive"]
+
+
+@pytest.mark.clause("E4")
+@pytest.mark.clause("E2")
+def test_dead_records_among_live_ones_are_passed_over(engine: Engine) -> None:
+    for number in range(20):
+        push(engine, b"q", [b"%d" % number], seconds=0.03 if number % 3 else 600)
+    let_pass(engine, 0.05)
+    assert pop(engine, b"q", 2) == [b"0", b"3"]
+    assert pop(engine, b"q", 100) == [b"6", b"9", b"12", b"15", b"18"]
+
+
+@pytest.mark.clause("E4")
+def test_a_dead_record_does_not_count_against_capacity(engine: Engine) -> None:
+    push(engine, b"q", [b"alive"], capacity=3)
+    push(engine, b"q", [b"dead", b"dead"], capacity=3, seconds=0.03)
+    assert engine.push([record(engine, b"q", b"early", capacity=3)])
+    let_pass(engine, 0.05)
+    push(engine, b"q", [b"1", b"2"], capacity=3)
+    assert engine.push([record(engine, b"q", b"late", capacity=3)])
+    assert pop(engine, b"q") == [b"alive", b"1", b"2"]
+
+
+@pytest.mark.clause("E4")
+@pytest.mark.needs("bounded")
+@pytest.mark.parametrize("queues", [1, 50])
+def test_the_dead_make_room_before_anybody_is_refused(case: Case, queues: int) -> None:
+    engine = case.open(channel_memory=1 << 20)
+    # Alternating lives, so that room is free only if the dead are found wherever they are.
+    count = 0
+    death = deadline(engine, 0.4)
+    kept = engine.clock() + 10**12
+    while True:
+        name = b"%d" % (count % queues)
+        one = record(engine, name, b"x" * 1000)._replace(deadline=kept if count < 50 else death)
+        if engine.push([one]):
+            break
+        count += 1
+        assert count < 3000, "it does not get full"
+    while engine.clock() < death:
+        let_pass(engine, 0.05)
+    # Nobody has looked at the old queues since.
+    push(engine, b"new", [b"y" * (1 << 18)])
+    push(engine, b"new", [b"z" * 1000] * 300)
+    assert len(pop(engine, b"new")) == 301
+    assert sum(len(pop(engine, b"%d" % name)) for name in range(queues)) == 50
+
+
+@pytest.mark.clause("E5")
+def test_a_payload_comes_back_byte_for_byte(engine: Engine) -> None:
+    for size in SIZES:
+        payload = random.Random(size).randbytes(size)
+        push(engine, b"q", [payload])
+        assert engine.pop(b"q")[0].payload == payload, f"of {size} bytes"
+
+
+@pytest.mark.clause("E5")
+def test_payloads_of_mixed_sizes_do_not_disturb_each_other(engine: Engine) -> None:
+    dice = random.Random(5)
+    expected: list[bytes] = []
+    for _ in range(300):
+        if dice.random() < 0.6:
+            payload = dice.randbytes(dice.choice([0, 3, 40, 700, 9000, 70_000]))
+            push(engine, b"q", [payload])
+            expected.append(payload)
+        else:
+            assert pop(engine, b"q", 2) == expected[:2]
+            del expected[:2]
+    assert pop(engine, b"q") == expected
+
+
+@pytest.mark.clause("E5")
+def test_a_popped_record_tells_its_deadline(engine: Engine) -> None:
+    one = record(engine, b"q", b"x")
+    engine.push([one])
+    assert engine.pop(b"q") == [Popped(b"x", one.deadline)]
+
+
+@pytest.mark.clause("E5")
+def test_any_name_of_1_to_255_bytes_works(engine: Engine) -> None:
+    names = [bytes([byte]) * length for byte in (0, 47, 255) for length in range(1, MAX_NAME + 1)]
+    names += [bytes([byte]) for byte in range(256) if byte not in (0, 47, 255)]
+    names += [b"x" * (MAX_NAME - 1) + bytes([byte]) for byte in range(256)]
+    assert engine.push([record(engine, name, name) for name in names]) == []
+    for name in names:
+        assert pop(engine, name) == [name]
+
+
+@pytest.mark.clause("E6")
+def test_a_restored_record_is_the_next_to_be_popped(engine: Engine) -> None:
+    push(engine, b"q", [b"1", b"2", b"3", b"4"])
+    first, second = engine.pop(b"q", 2)
+    engine.restore(b"q", second)
+    engine.restore(b"q", first)
+    assert engine.pop(b"q", 1) == [first]
+    assert pop(engine, b"q") == [b"2", b"3", b"4"]
+
+
+@pytest.mark.clause("E6")
+def test_restoring_takes_no_heed_of_capacity(engine: Engine) -> None:
+    push(engine, b"q", [b"1"], capacity=1)
+    (taken,) = engine.pop(b"q")
+    push(engine, b"q", [b"2"], capacity=1)
+    engine.restore(b"q", taken)
+    assert engine.push([record(engine, b"q", b"x", capacity=2)])
+    assert pop(engine, b"q") == [b"1", b"2"]
+
+
+@pytest.mark.clause("E6")
+@pytest.mark.clause("E4")
+def test_a_record_that_died_meanwhile_is_not_brought_back_to_life(engine: Engine) -> None:
+    push(engine, b"q", [b"dying"], seconds=0.03)
+    (taken,) = engine.pop(b"q")
+    let_pass(engine, 0.05)
+    engine.restore(b"q", taken)
+    assert pop(engine, b"q") == []
+
+
+@pytest.mark.clause("E6")
+@pytest.mark.needs("wakes")
+def test_restoring_rings_for_who_waits(engine: Engine) -> None:
+    push(engine, b"q", [b"1"])
+    (taken,) = engine.pop(b"q")
+    bell = engine.bell()
+    assert engine.pop(b"q", 1, bell) == []
+    engine.restore(b"q", taken)
+    assert rung(bell, 10)
+    assert pop(engine, b"q") == [b"1"]
+
+
+@pytest.mark.clause("E7")
+def test_a_full_queue_refuses_nothing_of_another(engine: Engine) -> None:
+    push(engine, b"q", [b"x"], capacity=1)
+    assert engine.push([record(engine, b"q", b"y", capacity=1)])
+    push(engine, b"q2", [b"1"], capacity=1)
+    push(engine, b"Q", [b"2"], capacity=1)
+    assert pop(engine, b"q2") == [b"1"]
+    assert pop(engine, b"Q") == [b"2"]
+    assert pop(engine, b"q") == [b"x"]
+
+
+@pytest.mark.clause("E7")
+def test_many_queues_each_keep_their_own(engine: Engine) -> None:
+    names = [b"queue %d" % number for number in range(2000)]
+    for turn in range(2):
+        engine.push([record(engine, name, b"%d " % turn + name) for name in names])
+    for name in reversed(names):
+        assert pop(engine, name) == [b"0 " + name, b"1 " + name]

@@ -1,0 +1,12 @@
+"""The page; everything on it comes over WebSockets."""
+
+import os
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+
+def index(request: HttpRequest) -> HttpResponse:
+    engine = settings.CHANNEL_LAYERS["default"]["CONFIG"]["engine"]
+    return render(request, "chat/index.html", {"engine": engine, "pid": os.getpid()})

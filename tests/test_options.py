@@ -1,0 +1,89 @@
+"""What a constructor takes, and what it says about the rest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
+
+LAYERS = [IPCChannelLayer, SyncIPCChannelLayer]
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("prefix", ["", "a b", "a/b", "../a", ".a", "ä", "a\n", "x" * 65, b"a", None, 1]),
+        ("capacity", [0, -1, 1.5, True, "10", None, float("inf")]),
+        ("expiry", [0, -1, True, "60", None, float("nan"), float("inf"), 1e12]),
+        ("group_expiry", [0, -0.1, False, "1", None, float("nan"), float("inf"), 1e12]),
+        ("channel_memory", [0, -1, 262143, 1.5, True, "100MB", None, 1024**4 + 1]),
+        ("group_memory", [0, 262143, 1e8, True, "20MB", None]),
+        ("engine_options", ["a", [("a", 1)], {1: 2}, 5]),
+        ("channel_capacity", [5, "a*", [("a", 1)], {"a": 0}, {"a": True}, {"a": 1.5}]),
+        ("channel_capacity", [{"a": "1"}, {1: 5}, {re.compile(b"a"): 5}, {b"a": 5}]),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(layer_class: Any, option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(OptionError, match=option) as caught:
+            layer_class(**{"engine": "memory", option: value})
+        assert re.search("must be|a pattern is|compile it", str(caught.value))
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("expirey", "did you mean 'expiry'"),
+        ("message_memory", "channel_memory"),
+        ("hosts", "no server"),
+        ("zzz", "channel_memory"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_advice(layer_class: Any, option: str, hint: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(repr(option))) as caught:
+        layer_class(engine="memory", **{option: 1})
+    assert hint in str(caught.value)
+    assert "group_expiry" in str(caught.value)
+
+
+def test_options_are_shown_as_given() -> None:
+    pattern = re.compile("a")
+    layer = IPCChannelLayer("shown", engine="memory", expiry=1.5, channel_capacity={pattern: 3})
+    assert (layer.prefix, layer.expiry, layer.group_expiry, layer.capacity) == (
+        "shown",
+        1.5,
+        86400,
+        100,
+    )
+    assert layer.channel_capacity == {pattern: 3}
+    assert (layer.get_capacity("abc"), layer.get_capacity("b")) == (3, 100)
+    assert layer.extensions == ["groups", "flush", "statistics"]
+    layer.sync.close()
+
+
+def test_importing_it_brings_neither_asyncio_nor_django() -> None:
+    check = (
+        "import sys, asgi_ipc\n"
+        "assert asgi_ipc.__version__\n"
+        "assert not {'asyncio', 'django', 'channels.layers'} & set(sys.modules)\n"
+        "asgi_ipc.SyncIPCChannelLayer(engine='memory').send('a', {})\n"
+        "assert not {'asyncio', 'django', 'channels.layers'} & set(sys.modules)\n"
+        "asgi_ipc.IPCChannelLayer\n"
+        "assert not {'django', 'channels.layers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    import asgi_ipc
+
+    with pytest.raises(AttributeError, match="nothing"):
+        asgi_ipc.nothing  # noqa: B018
+    assert "IPCChannelLayer" in dir(asgi_ipc)
