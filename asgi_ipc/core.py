@@ -6,6 +6,7 @@ engine that declares ``blocking`` it may take as long as the engine's server doe
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,8 @@ class LayerCore:
         self._message_lifetime = options.message_lifetime
         self._plans: dict[bytes, tuple[Members, list[groups.Target]]] = {}
         self._planned_on: Demultiplexer | None = None
+        # Two layers of a process never give names alike, and each may read the other's.
+        self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         registry.acquire(self.lease, options)
         # The last layer that is collected closes the store as if it had been closed.
         weakref.finalize(self, registry.abandon, self.lease).atexit = False
@@ -67,8 +70,8 @@ class LayerCore:
 
     @property
     def client_prefix(self) -> str:
-        """This process's identity, as it stands in its process-specific channel names."""
-        return self.demux.engine.identity.hex()
+        """This process's identity and the layer's number, as in its process-specific names."""
+        return (self.demux.engine.identity + self._number).hex()
 
     # Sending
 
@@ -210,6 +213,7 @@ class LayerCore:
         registry.destroy(self.lease)
 
 
+_numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
 
 __all__ = ["LayerCore"]

@@ -3,7 +3,8 @@
 A channel ``queue!local`` is process-specific: the part up to and including the ``!``
 names the queue, the rest tells the channels of that queue apart. In names that we make,
 the queue is ``<prefix>.<32 lowercase hex digits>!``, where the digits are the identity
-(`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it: its *owner*.
+(`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it, its *owner*,
+and the number of the layer that made it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from .engines.base import IDENTITY_BYTES
 from .envelope import address
 
 #: A name must be shorter than this, in characters. Channels' rule.
@@ -67,7 +69,7 @@ def group_name(name: object) -> bytes:
 def queue_owner(queue: str) -> bytes:
     """The identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
-    return bytes.fromhex(match[1]) if match else b""
+    return bytes.fromhex(match[1])[:IDENTITY_BYTES] if match else b""
 
 
 @lru_cache(_REMEMBERED)

@@ -57,14 +57,17 @@ def test_threads_that_push_and_pop_share_the_records_out(case: Case, shared: boo
     engines = [first if shared else case.open() for _ in range(4)]
     taken: list[list[bytes]] = [[] for _ in engines]
     pushed = threading.Event()
+    start = threading.Barrier(6)
     # Enough for the readers to get in each other's way.
-    push(first, b"q", [b"0:%d" % number for number in range(1000)])
+    push(first, b"q", [b"0:%d" % number for number in range(3000)])
 
     def write(engine: Engine, name: int) -> None:
+        start.wait()
         for number in range(100):
             push(engine, b"q", [b"%d:%d" % (name, number)])
 
     def read(engine: Engine, mine: list[bytes]) -> None:
+        start.wait()
         while True:
             over = pushed.is_set()  # Before the last look, not after it.
             found = pop(engine, b"q", 3)
@@ -83,7 +86,7 @@ def test_threads_that_push_and_pop_share_the_records_out(case: Case, shared: boo
         thread.join()
     everything = sorted(payload for mine in taken for payload in mine)
     expected = [
-        b"%d:%d" % (name, n) for name, last in ((0, 1000), (1, 100), (2, 100)) for n in range(last)
+        b"%d:%d" % (name, n) for name, last in ((0, 3000), (1, 100), (2, 100)) for n in range(last)
     ]
     assert everything == sorted(expected)
 

@@ -22,7 +22,7 @@ def clauses_of_the_contract() -> set[str]:
     return set(re.findall(r"^  (E\d+) ", contract.__doc__, re.MULTILINE))
 
 
-def tests_of_the_suite() -> dict[str, set[str]]:
+def clauses_by_test() -> dict[str, set[str]]:
     """For each test the clauses it names."""
     found = {}
     for path in sorted(SUITE.glob("test_*.py")):
@@ -43,13 +43,11 @@ def test_the_contract_numbers_its_clauses_without_a_gap() -> None:
 
 
 def test_every_clause_has_a_test() -> None:
-    named = set().union(*tests_of_the_suite().values())
+    named = set().union(*clauses_by_test().values())
     assert clauses_of_the_contract() | LAYER_CLAUSES <= named
 
 
 def test_every_test_names_a_clause_that_exists() -> None:
     known = clauses_of_the_contract() | LAYER_CLAUSES
-    wrong = {
-        test: named for test, named in tests_of_the_suite().items() if not named or named - known
-    }
+    wrong = {test: named for test, named in clauses_by_test().items() if not named or named - known}
     assert not wrong

@@ -25,7 +25,7 @@ _names = (
 
 
 def owned(process: int, local: int, prefix: str = "specific") -> str:
-    return f"{prefix}.{process:032x}!{local:032x}"
+    return f"{prefix}.{process:028x}0000!{local:032x}"
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,7 +66,7 @@ def test_channels_of_one_process_share_a_record() -> None:
     first, second = plan(one, three, two)
     assert first.channels == (one, two)
     assert first.queue == channel_name(one).queue
-    assert first.owner == bytes(15) + b"\1"
+    assert first.owner == bytes(13) + b"\1"
     assert first.capacity == 10
     assert unpack(first.header + b"m") == ([channel_name(n).local for n in (one, two)], b"m")
     assert second.channels == (three,)

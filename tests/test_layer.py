@@ -42,7 +42,7 @@ def test_new_channels_are_this_processs_and_never_the_same() -> None:
         assert len(names) == 100
         for name in names:
             assert name.startswith(f"specific.{layer.client_prefix}!")
-            assert channel_name(name).owner.hex() == layer.client_prefix
+            assert channel_name(name).owner.hex() == layer.client_prefix[:28]
         assert (await layer.new_channel("a.b")).startswith(f"a.b.{layer.client_prefix}!")
         assert len(await layer.new_channel("x" * 33)) == 99
         await layer.close()
@@ -445,5 +445,19 @@ def test_it_serves_as_the_layer_of_channels() -> None:
             if before is not None:
                 channel_layers.set("default", before)
             await layer.close()
+
+    run(main())
+
+
+def test_two_layers_of_a_process_differ_and_each_receives_on_the_others_channels() -> None:
+    async def main() -> None:
+        prefix = fresh()
+        one, two = (IPCChannelLayer(prefix, engine="memory") for _ in range(2))
+        assert one.client_prefix != two.client_prefix
+        name = await one.new_channel()
+        await one.send(name, {"to": "one"})
+        assert await two.receive(name) == {"to": "one"}
+        await one.close()
+        await two.close()
 
     run(main())

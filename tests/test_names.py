@@ -84,9 +84,10 @@ def test_a_name_is_split_behind_its_bang() -> None:
 
 
 def test_a_name_made_by_us_tells_its_owner() -> None:
-    assert channel_name(MADE_BY_US).owner == IDENTITY
-    assert channel_name(f"a.b..{IDENTITY.hex()}!").owner == IDENTITY
-    assert queue_owner(f"specific.{IDENTITY.hex()}!") == IDENTITY
+    # The last two bytes are the layer's number, which differs within a process.
+    assert channel_name(MADE_BY_US).owner == IDENTITY[:14]
+    assert channel_name(f"a.b..{IDENTITY.hex()}!").owner == IDENTITY[:14]
+    assert queue_owner(f"specific.{IDENTITY.hex()}!") == IDENTITY[:14]
 
 
 @pytest.mark.parametrize(

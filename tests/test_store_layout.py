@@ -49,7 +49,7 @@ def test_the_bits_of_meta_are_those_of_the_diagram() -> None:
 
 
 def test_no_two_words_share_a_place() -> None:
-    names = {}
+    names: dict[int, str] = {}
     for name, value in vars(layout).items():
         if name.isupper() and isinstance(value, int) and name in _WORDS:
             assert value not in names, f"{name} and {names[value]} are both word {value}"

@@ -374,8 +374,7 @@ def test_memory_that_runs_out_later_is_a_full_store_and_loses_nothing(
         assert "No space left" in refused[0].detail
         assert str(tmp_path) in refused[0].detail
         with pytest.raises(StoreFull, match="group_memory"):
-            for number in range(100_000):
-                engine.put(b"t", b"%d" % number, 1 << 62)
+            put_many(engine)
         assert engine.pop(b"a")[0].payload == b"kept"
         assert_sound(engine)
         # What is taken out makes room again.
@@ -383,6 +382,11 @@ def test_memory_that_runs_out_later_is_a_full_store_and_loses_nothing(
         assert engine.push([record(engine, b"b", b"x" * 1000)]) == []
     finally:
         engine.destroy()
+
+
+def put_many(engine: SharedMemoryEngine) -> None:
+    for number in range(100_000):
+        engine.put(b"t", b"%d" % number, 1 << 62)
 
 
 TINY = """

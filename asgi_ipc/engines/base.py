@@ -30,7 +30,8 @@ Tables
 Waiting
   E12  `pop` with a bell arms the bell if it returns fewer records than asked: the next
        record pushed on that queue rings it. Between the last look and the arming no
-       record is missed. An armed bell rings once and must be armed again.
+       record is missed. An armed bell rings once and must be armed again; to arm it
+       while it is armed changes nothing.
   E13  Of several bells armed on a queue a push rings one, the one armed first; a bell
        whose process or owner is gone is passed over. Pushes to several queues ring for each.
   E14  `disarm` takes the bell off the queue; had it been rung for it already, and the
@@ -71,7 +72,7 @@ MAX_NAME = 255
 #: Largest record, in bytes: a message of the layer's limit and the names it is for.
 MAX_PAYLOAD = 8 * 1024 * 1024
 #: Length of an `Engine.identity`, in bytes.
-IDENTITY_BYTES = 16
+IDENTITY_BYTES = 14
 
 
 class Record(NamedTuple):
@@ -137,7 +138,7 @@ class Bell(Protocol):
     """
 
     def fileno(self) -> int:
-        """A descriptor that is readable from a ring until `clear`."""
+        """A descriptor that is readable from a ring until `clear`; negative once closed."""
 
     def clear(self) -> None:
         """Forget the rings so far."""

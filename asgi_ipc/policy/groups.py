@@ -25,7 +25,8 @@ def member(name: ChannelName) -> bytes:
     local = name.local
     if name.owner and len(local) == 2 * _HALF and _HEX.issuperset(local):
         prefix = name.queue[: -(2 * _HALF + 2)]  # Without the dot, the digits and the "!".
-        return _COMPACT + name.owner + bytes.fromhex(local.decode()) + prefix
+        client = name.queue[-(2 * _HALF + 1) : -1]
+        return _COMPACT + bytes.fromhex((client + local).decode()) + prefix
     return name.full.encode()
 
 
@@ -33,13 +34,11 @@ def channel(member: bytes) -> ChannelName:
     """The channel that `member` made this of. Raises `StoreCorrupt` if it never did."""
     try:
         if member.startswith(_COMPACT):
-            owner, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
-            prefix = member[1 + 2 * _HALF :].decode("ascii")
-            # Too short a member gives too short a name, which has no owner or no prefix.
-            name = channel_name(f"{prefix}.{owner.hex()}!{local.hex()}")
-            if len(local) != _HALF or name.owner != owner:
+            client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
+            if len(local) != _HALF:
                 raise ValueError("it is too short")
-            return name
+            prefix = member[1 + 2 * _HALF :].decode("ascii")
+            return channel_name(f"{prefix}.{client.hex()}!{local.hex()}")
         return channel_name(member.decode("ascii"))
     except (TypeError, ValueError) as error:
         raise StoreCorrupt(f"a group has the member {member!r}: {error}") from error

@@ -134,6 +134,8 @@ class Attachment:
                 return  # another thread did it
             if store:
                 self._store = None
+                # Whoever removed it may have left the memory, which nobody finds any more.
+                store.remove_memory()
                 store.close()
                 store.remove_directory()
             self._open()

@@ -20,7 +20,7 @@ from .segment import Place
 
 #: Open writers to other processes' bells that are kept.
 _KEPT = 128
-_NAME = re.compile(r"bell\.([0-9a-f]{32})\.\d+")
+_NAME = re.compile(r"bell\.([0-9a-f]{28})\.\d+")
 _GONE = {errno.EPIPE, errno.ENXIO, errno.ENOENT}
 
 

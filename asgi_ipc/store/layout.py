@@ -98,6 +98,7 @@ JOURNAL_PAIRS = 512
 TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
 
 # A slot: one process. The generation grows when its owner joins and when it has gone.
+# The identity has 14 bytes; the last two of its words are zero.
 SLOTS = 512
 SLOT_WORDS = 4
 SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free

@@ -9,6 +9,9 @@ import stat
 from ..exceptions import OptionError, StoreUnavailable
 from .segment import Owner, Place
 
+#: Times that a directory may vanish while it is being made.
+_PATIENCE = 100
+
 
 def place_for(
     parent: str,
@@ -56,27 +59,34 @@ def make_directory(place: Place) -> None:
     """The store's directory and the one above it, made if need be. Raises `StoreUnavailable`."""
     # Who may read or write what lies inside must be able to pass through.
     mode = place.mode | (place.mode & 0o444) >> 2
-    for path in (os.path.dirname(place.directory), place.directory):
+    for _ in range(_PATIENCE):
+        for path in (os.path.dirname(place.directory), place.directory):
+            try:
+                os.mkdir(path, 0o700)
+                if place.gid is not None:
+                    os.chown(path, -1, place.gid)
+                os.chmod(path, mode)
+            except FileExistsError:
+                pass
+            except FileNotFoundError as error:
+                refusal = error
+                break
+            except OSError as error:
+                raise unusable("make the directory", path, error) from error
         try:
-            os.mkdir(path, 0o700)
-            if place.gid is not None:
-                os.chown(path, -1, place.gid)
-            os.chmod(path, mode)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise unusable("make the directory", path, error) from error
-    try:
-        status = os.lstat(place.directory)
-    except FileNotFoundError:
-        # Removed by another process that is just leaving.
-        return make_directory(place)
+            status = os.lstat(place.directory)
+            break
+        except FileNotFoundError as error:
+            # The last process of another store is just leaving, and takes away what is empty.
+            refusal = error
+    else:
+        raise unusable("make the directory", place.directory, refusal) from refusal
     if not stat.S_ISDIR(status.st_mode):
         raise StoreUnavailable(
             f"{place.directory!r} is not a directory and was left as it is; choose another "
             "prefix or engine_options['directory']"
         )
-    return check_owner(place.directory, Owner.of(status), place._replace(mode=mode))
+    check_owner(place.directory, Owner.of(status), place._replace(mode=mode))
 
 
 def unusable(doing: str, path: str, error: OSError) -> StoreUnavailable:

@@ -7,6 +7,7 @@ here ever looks at a process id: those are reused, and differ between namespaces
 
 from __future__ import annotations
 
+from ..engines.base import IDENTITY_BYTES
 from ..exceptions import StoreUnavailable
 from .heap import Heap
 from .layout import (
@@ -39,7 +40,7 @@ class Processes:
     def identity(self, slot: int) -> bytes:
         """Identity of the process in a slot; zeros if free."""
         start = (self._at(slot) + SLOT_IDENTITY) * WORD
-        return self._heap.bytes[start : start + 16].tobytes()
+        return self._heap.bytes[start : start + IDENTITY_BYTES].tobytes()
 
     def generation(self, slot: int) -> int:
         """Generation of a slot."""
@@ -79,7 +80,7 @@ class Processes:
         """Take a free slot; its number. Needs the lock."""
         for slot in range(SLOTS):
             if not any(self.identity(slot)) and self._sidecar.hold(FIRST_SLOT + slot):
-                low, high = memoryview(identity).cast("Q")
+                low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
                 at = self._at(slot)
                 # A generation must stay within the 32 bits of a bell word.
                 generation = (self._words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1

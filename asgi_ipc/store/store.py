@@ -403,6 +403,11 @@ class Store:
             if linked:
                 os.unlink(self.sidecar.path)
 
+    def remove_memory(self) -> None:
+        """Take away the memory of a store that is not the store any more."""
+        with contextlib.suppress(OSError):
+            self._remove_memory(self._record)
+
     def remove_directory(self) -> None:
         """Take away what is empty."""
         with contextlib.suppress(OSError):
