@@ -98,6 +98,7 @@ class Case:
         children = [puppet.pid for puppet in self._puppets]
         for puppet in self._puppets:
             puppet.end()
+            self._files |= puppet.files
         self._files |= Snapshot.take().files
         while self._sync_layers:
             self._sync_layers.pop().close()

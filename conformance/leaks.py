@@ -42,24 +42,40 @@ def _list(folder: Path) -> list[Path]:
         return []
 
 
-def _descriptors() -> dict[int, str]:
-    """The open descriptors of this process, and what they are."""
-    folder = next((name for name in ("/proc/self/fd", "/dev/fd") if os.path.isdir(name)), None)
+def _descriptors(process: str = "self") -> dict[int, str]:
+    """The open descriptors of a process, and what they are."""
+    folder = f"/proc/{process}/fd"
+    if process == "self" and not os.path.isdir(folder):
+        folder = "/dev/fd"
     found = {}
-    for name in os.listdir(folder) if folder else ():
-        with contextlib.suppress(OSError):  # The one that listed them is closed by now.
-            os.fstat(int(name))
-            found[int(name)] = os.readlink(f"{folder}/{name}") if folder != "/dev/fd" else name
+    with contextlib.suppress(OSError):  # There is no such thing here.
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # The one that listed them is closed by now.
+                if process == "self":
+                    os.fstat(int(name))
+                found[int(name)] = name if folder == "/dev/fd" else os.readlink(f"{folder}/{name}")
     return found
 
 
-def _mapped() -> set[str]:
-    """The files that are mapped into this process."""
+def _mapped(process: str = "self") -> set[str]:
+    """The files that are mapped into a process."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path(f"/proc/{process}/maps").read_text().splitlines()
     except OSError:
         return set()
     return {fields[5] for line in lines if len(fields := line.split(None, 5)) == 6}
+
+
+def files_used(process: str = "self") -> set[str]:
+    """The files in those places that a process has open or mapped, where that can be seen."""
+    places = tuple(f"{place}/" for place in _places())
+    # Python itself may be installed in the temporary folder, and loads as it goes.
+    code = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, *sys.path) if place)
+    return {
+        name
+        for name in {*_descriptors(process).values(), *_mapped(process)}
+        if name.startswith(places) and not name.startswith(code)
+    }
 
 
 def _sysv_segments(creators: Iterable[int]) -> set[str]:
@@ -83,26 +99,15 @@ class Snapshot(NamedTuple):
     @classmethod
     def take(cls, children: Iterable[int] = ()) -> Snapshot:
         """Look at this process, and at the segments that it or its children made."""
-        descriptors = _descriptors()
-        places = tuple(f"{place}/" for place in _places())
-        # Python itself may be installed in the temporary folder, and loads as it goes.
-        code = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, *sys.path) if place)
-        files = {
-            name
-            for name in {*descriptors.values(), *_mapped()}
-            if name.startswith(places) and not name.startswith(code)
-        }
         segments = _sysv_segments({os.getpid(), *children})
-        return cls(descriptors, set(threading.enumerate()), files, segments)
+        return cls(_descriptors(), set(threading.enumerate()), files_used(), segments)
 
 
-def left_behind(
-    before: Snapshot, files_used: set[str], prefix: str, children: list[int]
-) -> list[str]:
+def left_behind(before: Snapshot, files: set[str], prefix: str, children: list[int]) -> list[str]:
     """What there is that was not there before, for people; empty if all is well."""
     found: list[str] = []
     for patience in (0, 0.05, 0.2, 0.5):
-        found = _differences(before, files_used, prefix, children)
+        found = _differences(before, files, prefix, children)
         if not found:
             break
         # A finished thread or a cycle of garbage is no leak, but may need a moment to go.
@@ -111,9 +116,7 @@ def left_behind(
     return found
 
 
-def _differences(
-    before: Snapshot, files_used: set[str], prefix: str, children: list[int]
-) -> list[str]:
+def _differences(before: Snapshot, files: set[str], prefix: str, children: list[int]) -> list[str]:
     now = Snapshot.take(children)
     found = [
         f"descriptor {number}: {target}"
@@ -122,7 +125,7 @@ def _differences(
     ]
     found += [f"thread: {thread.name}" for thread in now.threads - before.threads]
     # A file that we had open and that others may still name.
-    found += [f"file: {name}" for name in sorted(files_used - before.files) if os.path.exists(name)]
+    found += [f"file: {name}" for name in sorted(files - before.files) if os.path.exists(name)]
     found += [f"file: {name}" for name in entries_named(prefix)]
     found += [f"SysV segment: {number}" for number in now.segments - before.segments]
     return sorted(set(found))

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .leaks import files_used
+
 #: Longest wait for an answer, in seconds; only a test that fails waits so long.
 PATIENCE = 30.0
 
@@ -36,6 +38,8 @@ class Puppet:
             bufsize=0,
         )
         self._buffer = b""
+        #: Files it was seen to use; none may be left when its store is gone.
+        self.files: set[str] = set()
 
     @property
     def pid(self) -> int:
@@ -78,12 +82,27 @@ class Puppet:
 
     def kill(self) -> list[str]:
         """Kill it as nothing can be prepared for; return the lines it had still put out."""
+        # Stopped first, to see what it held: nobody else can know what it leaves behind.
+        self._process.send_signal(signal.SIGSTOP)
+        for _ in range(100):
+            if self._is_stopped():
+                break
+            time.sleep(0.001)
+        self.files |= files_used(str(self.pid))
         self._process.send_signal(signal.SIGKILL)
         return self._rest()
+
+    def _is_stopped(self) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except OSError:
+            return True  # Not to be seen on this system, or gone.
 
     def end(self) -> list[str]:
         """Let it end by itself, killing it if it does not; return the lines left."""
         assert self._process.stdin is not None
+        if self._process.poll() is None:
+            self.files |= files_used(str(self.pid))
         self._process.stdin.close()
         try:
             self._process.wait(5)

@@ -16,7 +16,7 @@ Queues
   E4   A record whose deadline has passed is never popped. It does not count against
        capacity, and its room is given to whoever needs it before anybody is refused.
   E5   What was pushed comes back byte for byte, up to `MAX_PAYLOAD` bytes, and any
-       queue name of 1 to `MAX_NAME` bytes works.
+       name of 1 to `MAX_NAME` bytes works. Beyond that: `ValueError`, and nothing is stored.
   E6   `restore` puts a popped record back in front of its queue, whatever the capacity.
   E7   Queues are independent: a full or busy one changes nothing for another.
 
@@ -31,9 +31,9 @@ Waiting
   E12  `pop` with a bell arms the bell if it returns fewer records than asked: the next
        record pushed on that queue rings it. Between the last look and the arming no
        record is missed. An armed bell rings once and must be armed again; to arm it
-       while it is armed changes nothing.
-  E13  Of several bells armed on a queue a push rings one, the one armed first; a bell
-       whose process or owner is gone is passed over. Pushes to several queues ring for each.
+       while it is armed changes nothing. A flush rings it, or leaves it armed.
+  E13  Of several bells armed on a queue each record pushed rings one, the one armed first;
+       a bell that is closed, or whose process is gone, is passed over.
   E14  `disarm` takes the bell off the queue; had it been rung for it already, and the
        queue has records, the next bell is rung in its stead.
 
@@ -52,8 +52,8 @@ Upkeep
   E19  After `flush` no record and no member is left, for anyone, and `flushes` has grown
        in every process.
   E20  `statistics` counts each record by what became of it; the numbers agree with what
-       callers saw.
-  E21  `close` lets go of everything this process holds and may be called twice; the
+       callers saw. A record past its deadline may be counted late, as pending until then.
+  E21  `close` lets go of all this engine holds, its bells included, and may be called twice; the
        store stays if the capability ``survives_exit`` says so. Any other call on a closed
        engine raises `StoreUnavailable`.
   E22  `destroy` removes the store and closes; nothing is left in the system. Others who

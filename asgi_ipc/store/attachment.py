@@ -22,12 +22,14 @@ from .layout import (
     BELL_NUMBER_SHIFT,
     CHANGES,
     CHANNELS,
+    DEATHS,
     FLUSHES,
     FORMATTING,
     GROUPS,
     NEXT_TEND,
     SLOT_MASK,
     SMALLEST,
+    SWEPT_DEATHS,
 )
 from .place import place_for
 from .processes import Processes
@@ -273,10 +275,11 @@ class Attachment:
             with self._channels as heap:
                 if now < self._words[NEXT_TEND]:
                     return
-                heap.commit({NEXT_TEND: now + _LOOK_EVERY})
                 dead = self._processes.reap()
-                # What the dead left goes at once; the rest bit by bit.
-                share = 1 if dead else _SWEEP_SHARE
+                deaths = self._words[DEATHS]
+                # What the dead and the closed left goes at once; the rest bit by bit.
+                share = _SWEEP_SHARE if deaths == self._words[SWEPT_DEATHS] else 1
+                heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
                 self._queues.sweep(now, heap.geometry.buckets // share)
             with self._groups as heap:
                 self._follow_flush()

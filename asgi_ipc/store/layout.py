@@ -92,6 +92,7 @@ NODES_USED = 48  #: wait nodes ever used since the last format
 FREE_NODE = 49  #: first free wait node plus one, or 0
 SWEPT = 50  #: when all was last looked after (nanoseconds)
 SWEPT_GONE = 51  #: what GONE was then
+SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
 
 JOURNAL = 64
 JOURNAL_PAIRS = 512
