@@ -7,12 +7,12 @@ Each method is one or more whole changes: a kill leaves the queue as before or a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from zlib import crc32
 
 from ..engines.base import Popped
-from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
+from .index import LONGEST_CHAIN, Index
 from .journal import Change
 from .layout import (
     EXPIRED,
@@ -56,8 +56,6 @@ _FULL_CHANGE = JOURNAL_PAIRS - 64
 _MILLISECOND = 1_000_000
 #: Nanoseconds after which a full store is searched again for orphans and empty queues.
 _SWEEP_AGAIN = 1_000_000_000
-#: No chain is longer; one that is has been made a circle.
-_LONGEST_CHAIN = range(1 << 20)
 
 
 class AtCapacity(Exception):
@@ -72,8 +70,7 @@ class Queues:
     ) -> None:
         self._heap = heap
         self._words = heap.words
-        self._table = heap.geometry.hash_table
-        self._buckets = heap.geometry.buckets
+        self._index = Index(heap, Q_CHAIN)
         self._owner_alive = owner_alive
         self._waiters = Waiters(heap, bell_alive)
 
@@ -82,18 +79,18 @@ class Queues:
     def find(self, name: bytes) -> int:
         """Handle of the queue of that name, or 0."""
         words, heap = self._words, self._heap
-        handle = words[self._table + crc32(name) % self._buckets]
-        for _ in _LONGEST_CHAIN:
+        handle = words[self._index.bucket(crc32(name))]
+        for _ in LONGEST_CHAIN:
             if not handle:
                 return 0
             address = words[heap.end - handle]
             if heap.payload(address, Q_WORDS) == name:
                 return handle
             handle = words[address + Q_CHAIN]
-        raise StoreCorrupt("a chain of queues is a circle")
+        raise self._index.circle()
 
     def _create(self, name: bytes, owner: int, now: int) -> int:
-        bucket = self._table + crc32(name) % self._buckets
+        bucket = self._index.bucket(crc32(name))
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
         words = self._words
         fields = (words[bucket], 0, 0, 0, 0, owner, NEVER, 0, 0, 0, 0, 0, NEVER)
@@ -109,12 +106,9 @@ class Queues:
         words, heap = self._words, self._heap
         address = words[heap.end - handle]
         self._waiters.drop_dead(address, everybody=True)
-        link = self._table + crc32(heap.payload(address, Q_WORDS)) % self._buckets
-        for _ in _LONGEST_CHAIN:
-            if words[link] == handle:
-                break
-            link = words[heap.end - words[link]] + Q_CHAIN
-        change: Change = {link: words[address + Q_CHAIN], NAMED: words[NAMED] - 1}
+        change: Change = {NAMED: words[NAMED] - 1}
+        bucket = self._index.bucket(crc32(heap.payload(address, Q_WORDS)))
+        self._index.unlink(change, bucket, handle)
         heap.free(change, handle)
         heap.commit(change)
 
@@ -307,7 +301,7 @@ class Queues:
                 and now < words[SWEPT] + _SWEEP_AGAIN
             ):
                 raise
-        self.sweep(now, self._buckets, everything=True)
+        self.sweep(now, everything=True)
         self._heap.room_for(length)
         return True
 
@@ -357,34 +351,20 @@ class Queues:
             message = following
         self._remove(handle)
 
-    def sweep(self, now: int, buckets: int, everything: bool = False) -> None:
-        """Look after the next ``buckets`` buckets: drop what is dead, and queues long empty.
+    def sweep(self, now: int, shares: int = 1, everything: bool = False) -> None:
+        """Look after one of ``shares`` parts: drop what is dead, and queues long empty.
 
         With ``everything`` a queue that is empty goes at once.
         """
-        words = self._words
-        start = words[HAND] % self._buckets
-        if buckets >= self._buckets:
-            start, buckets = 0, self._buckets
-        stop = min(start + buckets, self._buckets)
-        chains = words[self._table + start : self._table + stop].tolist()
+        buckets, hand = self._index.turn(self._index.buckets // shares)
         soonest = NEVER
-        for first in filter(None, chains):
-            for handle in list(self._chain(first)):
+        for bucket in buckets:
+            for handle in list(self._index.chain(bucket)):
                 soonest = min(soonest, self._look_after(handle, now, everything))
-        change = {HAND: stop % self._buckets}
-        if buckets == self._buckets:
+        change = {HAND: hand}
+        if shares == 1:
             change |= {SOONEST: soonest, SWEPT: now, SWEPT_GONE: self._words[GONE]}
         self._heap.commit(change)
-
-    def _chain(self, handle: int) -> Iterator[int]:
-        words, heap = self._words, self._heap
-        for _ in _LONGEST_CHAIN:
-            if not handle:
-                return
-            yield handle
-            handle = words[words[heap.end - handle] + Q_CHAIN]
-        raise StoreCorrupt("a chain of queues is a circle")
 
     def _look_after(self, handle: int, now: int, at_once: bool) -> int:
         """Drop what is dead of one queue; the soonest deadline left."""
@@ -437,12 +417,12 @@ class Queues:
     def oldest_age(self, now: int) -> int:
         """Nanoseconds since the oldest message of all was pushed."""
         words, heap = self._words, self._heap
-        chains = words[self._table : self._table + self._buckets].tolist()
+        buckets, _ = self._index.turn(self._index.buckets)
         return max(
             (
                 self._age(words[heap.end - handle], now)
-                for first in filter(None, chains)
-                for handle in self._chain(first)
+                for bucket in buckets
+                for handle in self._index.chain(bucket)
             ),
             default=0,
         )

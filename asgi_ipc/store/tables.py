@@ -7,11 +7,11 @@ method is one or more whole changes: a kill leaves a table as before or after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from zlib import crc32
 
-from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
+from .index import Index
 from .journal import Change
 from .layout import (
     CHANGES,
@@ -39,8 +39,6 @@ from .layout import (
 NEVER = (1 << 64) - 1
 #: Nanoseconds after which a full store is searched again for members of the dead.
 _SWEEP_AGAIN = 1_000_000_000
-#: No chain is longer; one that is has been made a circle.
-_LONGEST_CHAIN = range(1 << 24)
 
 
 class Tables:
@@ -49,19 +47,18 @@ class Tables:
     def __init__(self, heap: Heap, owner_alive: Callable[[int], bool]) -> None:
         self._heap = heap
         self._words = heap.words
-        self._table = heap.geometry.hash_table
-        self._buckets = heap.geometry.buckets
+        self._index = Index(heap, T_CHAIN)
         self._owner_alive = owner_alive
 
     def _bucket(self, table: bytes, member: bytes | None = None) -> int:
         code = crc32(table) if member is None else crc32(member, crc32(table))
-        return self._table + code % self._buckets
+        return self._index.bucket(code)
 
     def _find(self, bucket: int, kind: int, name: bytes, table: int = 0) -> int:
         """Handle of the table, or of the member of ``table``, with that name; or 0."""
         words, heap = self._words, self._heap
         header = T_WORDS if kind == TABLE else E_WORDS
-        for handle in self._chain(words[bucket]):
+        for handle in self._index.chain(bucket):
             address = words[heap.end - handle]
             if (
                 heap.kind(address) == kind
@@ -70,26 +67,6 @@ class Tables:
             ):
                 return handle
         return 0
-
-    def _chain(self, handle: int) -> Iterator[int]:
-        words, heap = self._words, self._heap
-        for _ in _LONGEST_CHAIN:
-            if not handle:
-                return
-            yield handle
-            handle = words[words[heap.end - handle] + T_CHAIN]
-        raise StoreCorrupt("a chain of members is a circle")
-
-    def _unchain(self, change: Change, bucket: int, handle: int) -> None:
-        """Take a record out of its bucket's chain with a change."""
-        words, heap = self._words, self._heap
-        link = bucket
-        for _ in _LONGEST_CHAIN:
-            if words[link] == handle:
-                change[link] = words[words[heap.end - handle] + T_CHAIN]
-                return
-            link = words[heap.end - words[link]] + T_CHAIN
-        raise StoreCorrupt("a chain of members is a circle")
 
     # ---- operations
 
@@ -200,7 +177,7 @@ class Tables:
         at, home_at = words[heap.end - handle], words[heap.end - home]
         following, previous = words[at + E_NEXT], words[at + E_PREVIOUS]
         change: Change = {}
-        self._unchain(change, self._bucket(table, heap.payload(at, E_WORDS)), handle)
+        self._index.unlink(change, self._bucket(table, heap.payload(at, E_WORDS)), handle)
         if previous:
             change[words[heap.end - previous] + E_NEXT] = following
         else:
@@ -219,7 +196,7 @@ class Tables:
     def _discard(self, home: int, table: bytes) -> None:
         """Take away a table without members."""
         change: Change = {NAMED: self._words[NAMED] - 1}
-        self._unchain(change, self._bucket(table), home)
+        self._index.unlink(change, self._bucket(table), home)
         self._heap.free(change, home)
         self._heap.commit(change)
 
@@ -236,21 +213,17 @@ class Tables:
             # A full store refuses fast: look again only where there can be something.
             if now < words[SOONEST] and now < words[SWEPT] + _SWEEP_AGAIN:
                 raise
-        self.sweep(now, self._buckets)
+        self.sweep(now)
         self._heap.room_for(length)
         return True
 
-    def sweep(self, now: int, buckets: int) -> None:
-        """Look after the next ``buckets`` buckets: drop members that are dead, empty tables."""
+    def sweep(self, now: int, shares: int = 1) -> None:
+        """Look after one of ``shares`` parts: drop members that are dead, and empty tables."""
         words, heap = self._words, self._heap
-        start = words[HAND] % self._buckets
-        if buckets >= self._buckets:
-            start, buckets = 0, self._buckets
-        stop = min(start + buckets, self._buckets)
+        buckets, hand = self._index.turn(self._index.buckets // shares)
         soonest = NEVER
-        heads = words[self._table + start : self._table + stop].tolist()
-        for bucket in (bucket for bucket, head in enumerate(heads, self._table + start) if head):
-            for handle in list(self._chain(words[bucket])):
+        for bucket in buckets:
+            for handle in list(self._index.chain(bucket)):
                 at = words[heap.end - handle]
                 # Dropping the last member of a table may have dropped a later record.
                 if at >= heap.end:
@@ -263,7 +236,7 @@ class Tables:
                 else:
                     home = words[at + E_TABLE]
                     self._drop(home, heap.payload(words[heap.end - home], T_WORDS), handle)
-        change = {HAND: stop % self._buckets}
-        if buckets == self._buckets:
+        change = {HAND: hand}
+        if shares == 1:
             change[SOONEST], change[SWEPT] = soonest, now
         heap.commit(change)
