@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from .core import LayerCore
-from .engines.base import Engine
-from .exceptions import ChannelFull, MessageTooLarge
 from .loops import listener_here
 from .messages import decode
 from .names import ChannelName, channel_name, group_name
-from .options import checked
+from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
 
 _Result = TypeVar("_Result")
 
 
-class IPCChannelLayer:
+class IPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, and within one.
 
     Options, all by keyword but the first:
@@ -39,43 +36,10 @@ class IPCChannelLayer:
     forked children. Every method may raise `StoreCorrupt` and `StoreUnavailable`.
     """
 
-    extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
-    #: Names are shorter than this.
-    MAX_NAME_LENGTH = 100
-
-    ChannelFull = ChannelFull
-    MessageTooLarge = MessageTooLarge
-
-    def __init__(
-        self,
-        prefix: str = "asgi",
-        *,
-        engine: str | Callable[..., Engine] | Engine = "posix",
-        engine_options: Mapping[str, Any] | None = None,
-        channel_memory: int = 100 * 1024 * 1024,
-        group_memory: int = 20 * 1024 * 1024,
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
-        **unknown: Any,
-    ) -> None:
-        self._core = LayerCore(
-            checked(
-                prefix=prefix,
-                engine=engine,
-                engine_options=engine_options,
-                channel_memory=channel_memory,
-                group_memory=group_memory,
-                expiry=expiry,
-                group_expiry=group_expiry,
-                capacity=capacity,
-                channel_capacity=channel_capacity,
-                unknown=unknown,
-            )
-        )
-        self._lease = self._core.lease
-        self._send = self._core.send
+    def _attach(self, core: LayerCore) -> None:
+        super()._attach(core)
+        self._lease = core.lease
+        self._send = core.send
         self._sync: SyncIPCChannelLayer | None = None
 
     # Channels
@@ -196,36 +160,6 @@ class IPCChannelLayer:
 
     # What else code written for other channel layers asks for
 
-    @property
-    def prefix(self) -> str:
-        """The store's name."""
-        return self._core.options.prefix
-
-    @property
-    def expiry(self) -> float:
-        """Seconds until an unread message ends."""
-        return self._core.options.expiry
-
-    @property
-    def group_expiry(self) -> float:
-        """Seconds until a membership ends."""
-        return self._core.options.group_expiry
-
-    @property
-    def capacity(self) -> int:
-        """Unread messages a channel may hold, unless ``channel_capacity`` says otherwise."""
-        return self._core.options.capacities.default
-
-    @property
-    def channel_capacity(self) -> dict[str | re.Pattern[str], int]:
-        """Exceptions from ``capacity``, by pattern; a copy."""
-        return dict(self._core.options.capacities.exceptions)
-
-    @property
-    def client_prefix(self) -> str:
-        """This process, as it stands in its channel names. Differs in a forked child."""
-        return self._core.client_prefix
-
     def get_capacity(self, channel: str) -> int:
         """The capacity of the channel of that full name."""
         return self._core.capacity_of(channel)
@@ -245,10 +179,6 @@ class IPCChannelLayer:
     def non_local_name(self, name: str) -> str:
         """The part of a channel's name up to and including the ``!``, or all of it."""
         return channel_name(name).queue.decode("ascii")
-
-    def __repr__(self) -> str:
-        options = self._core.options
-        return f"<{type(self).__name__} prefix={options.prefix!r} engine={options.engine!r}>"
 
     async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Call what may call the engine: here if it answers at once, else in a thread."""

@@ -6,63 +6,25 @@ The surface of ASGI channel layers 1.x, on the same stores as `asgi_ipc.IPCChann
 from __future__ import annotations
 
 import itertools
-import re
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .core import LayerCore
-from .engines.base import Engine
-from .exceptions import ChannelFull, MessageTooLarge
 from .messages import decode
 from .names import ChannelName, channel_name
-from .options import checked, seconds_or_none
+from .options import seconds_or_none
+from .surface import LayerSurface
 from .waiting import receive_now, receive_waiting
 
 
-class SyncIPCChannelLayer:
+class SyncIPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, for plain synchronous Python.
 
     Takes the options of `asgi_ipc.layer.IPCChannelLayer`. For any number of threads, and
     forked children. Only `receive` with ``block=True`` waits for anybody.
     """
-
-    extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
-
-    ChannelFull = ChannelFull
-    MessageTooLarge = MessageTooLarge
-
-    def __init__(
-        self,
-        prefix: str = "asgi",
-        *,
-        engine: str | Callable[..., Engine] | Engine = "posix",
-        engine_options: Mapping[str, Any] | None = None,
-        channel_memory: int = 100 * 1024 * 1024,
-        group_memory: int = 20 * 1024 * 1024,
-        expiry: float = 60,
-        group_expiry: float = 86400,
-        capacity: int = 100,
-        channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
-        **unknown: Any,
-    ) -> None:
-        self._attach(
-            LayerCore(
-                checked(
-                    prefix=prefix,
-                    engine=engine,
-                    engine_options=engine_options,
-                    channel_memory=channel_memory,
-                    group_memory=group_memory,
-                    expiry=expiry,
-                    group_expiry=group_expiry,
-                    capacity=capacity,
-                    channel_capacity=channel_capacity,
-                    unknown=unknown,
-                )
-            )
-        )
 
     @classmethod
     def _of(cls, core: LayerCore) -> SyncIPCChannelLayer:
@@ -72,7 +34,7 @@ class SyncIPCChannelLayer:
         return layer
 
     def _attach(self, core: LayerCore) -> None:
-        self._core = core
+        super()._attach(core)
         self._turns = itertools.count()
 
     # Channels
@@ -183,40 +145,6 @@ class SyncIPCChannelLayer:
     def destroy(self) -> None:
         """Remove the store, for everyone, and close."""
         self._core.destroy()
-
-    @property
-    def prefix(self) -> str:
-        """The store's name."""
-        return self._core.options.prefix
-
-    @property
-    def expiry(self) -> float:
-        """Seconds until an unread message ends."""
-        return self._core.options.expiry
-
-    @property
-    def group_expiry(self) -> float:
-        """Seconds until a membership ends."""
-        return self._core.options.group_expiry
-
-    @property
-    def capacity(self) -> int:
-        """Unread messages a channel may hold, unless ``channel_capacity`` says otherwise."""
-        return self._core.options.capacities.default
-
-    @property
-    def channel_capacity(self) -> dict[str | re.Pattern[str], int]:
-        """Exceptions from ``capacity``, by pattern; a copy."""
-        return dict(self._core.options.capacities.exceptions)
-
-    @property
-    def client_prefix(self) -> str:
-        """This process, as it stands in its channel names. Differs in a forked child."""
-        return self._core.client_prefix
-
-    def __repr__(self) -> str:
-        options = self._core.options
-        return f"<{type(self).__name__} prefix={options.prefix!r} engine={options.engine!r}>"
 
     def _readable(self, channel: str) -> ChannelName:
         name = channel_name(channel)

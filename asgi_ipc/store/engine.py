@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -89,28 +88,25 @@ class SharedMemoryEngine(Attachment):
             try:
                 with self._channels:
                     now = self.clock()
-                    for index in range(done, len(records)):
-                        name, payload, deadline, capacity, owner = records[index]
+                    push = self._queues.push
+                    for position in range(done, len(records)):
+                        record = records[position]
                         try:
-                            bell = self._queues.push(
-                                name,
-                                payload,
-                                deadline,
-                                capacity,
-                                self._processes.owner_word(owner) if owner else 0,
-                                now,
-                            )
+                            bell = push(record, now)
                             if bell:
-                                bells.append((name, bell))
+                                bells.append((record.queue, bell))
                         except AtCapacity:
-                            detail = f"the queue holds its capacity of {capacity}"
-                            refused.append(Refused(index, False, detail))
+                            detail = f"the queue holds its capacity of {record.capacity}"
+                            refused.append(Refused(position, False, detail))
                         except NoRoom as full:
-                            refused.append(Refused(index, True, self._full(CHANNELS, full)))
-                        done = index + 1
+                            refused.append(Refused(position, True, self._full(CHANNELS, full)))
+                        done = position + 1
                 break
             except Gone:
                 self._reopen(store)
+            except BaseException as error:
+                self._let_go(error)
+                raise
         for name, bell in bells:
             self._ring(name, bell)
         if self._recovered:
@@ -133,6 +129,9 @@ class SharedMemoryEngine(Attachment):
                 break
             except Gone:
                 self._reopen(store)
+            except BaseException as error:
+                self._let_go(error)
+                raise
         if self._recovered:
             self._ring_all()
         if word and now >= self._next_look:
@@ -151,6 +150,9 @@ class SharedMemoryEngine(Attachment):
                 self._reopen(store)
             except NoRoom as full:
                 raise StoreFull(self._full(CHANNELS, full)) from full
+            except BaseException as error:
+                self._let_go(error)
+                raise
         if bell:
             self._ring(queue, bell)
 
@@ -163,6 +165,9 @@ class SharedMemoryEngine(Attachment):
         except Gone:
             self._reopen(store)
             return
+        except BaseException as error:
+            self._let_go(error)
+            raise
         if following:
             self._ring(queue, following)
 
@@ -175,8 +180,14 @@ class SharedMemoryEngine(Attachment):
                 bell_path(self._place, identity, number)
             ):
                 return
-            with contextlib.suppress(Gone), self._channels:
-                bell = self._queues.next_bell(queue)
+            try:
+                with self._channels:
+                    bell = self._queues.next_bell(queue)
+            except Gone:
+                pass
+            except BaseException as error:
+                self._let_go(error)
+                raise
 
     # ---- tables
 
@@ -197,6 +208,9 @@ class SharedMemoryEngine(Attachment):
                 self._reopen(store)
             except NoRoom as full:
                 raise StoreFull(self._full(GROUPS, full)) from full
+            except BaseException as error:
+                self._let_go(error)
+                raise
 
     def remove(self, table: bytes, member: bytes) -> bool:
         """See `Engine.remove`."""
@@ -208,6 +222,9 @@ class SharedMemoryEngine(Attachment):
                     return self._tables.remove(table, member, self.clock())
             except Gone:
                 self._reopen(store)
+            except BaseException as error:
+                self._let_go(error)
+                raise
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """See `Engine.members`."""
@@ -240,6 +257,9 @@ class SharedMemoryEngine(Attachment):
                 return Members(tuple(names), _Version(marks, total, until))
             except Gone:
                 self._reopen(store)
+            except BaseException as error:
+                self._let_go(error)
+                raise
 
     # ---- upkeep
 
@@ -284,6 +304,9 @@ class SharedMemoryEngine(Attachment):
                 return counts
             except Gone:
                 self._reopen(store)
+            except BaseException as error:
+                self._let_go(error)
+                raise
 
     def flush(self) -> None:
         """See `Engine.flush`."""
@@ -303,6 +326,9 @@ class SharedMemoryEngine(Attachment):
                 self._follow_flush()
         except Gone:
             self._reopen(store)
+        except BaseException as error:
+            self._let_go(error)
+            raise
         # Armed bells were forgotten with their queues.
         self._ring_all()
 

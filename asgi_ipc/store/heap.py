@@ -126,16 +126,21 @@ class Heap:
 
     # ---- changing
 
+    def fits(self, length: int) -> bool:
+        """Whether a record of ``length`` words can be added as things are."""
+        words = self.words
+        return words[CURSOR] + length <= words[CURSOR_END] and (
+            words[FREE_ID] > 0 or words[IDS_USED] < words[IDS_RESERVED]
+        )
+
     def room_for(self, length: int) -> None:
         """Make room for one record of ``length`` words, cleaning if need be, or raise `NoRoom`.
 
         Must come before the change that calls `add`.
         """
-        words = self.words
-        if words[CURSOR] + length <= words[CURSOR_END] and (
-            words[FREE_ID] or words[IDS_USED] < words[IDS_RESERVED]
-        ):
+        if self.fits(length):
             return
+        words = self.words
         self._refusal = None
         if length > self._cleanable():
             raise NoRoom(None)

@@ -7,10 +7,9 @@ Each method is one or more whole changes: a kill leaves the queue as before or a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from zlib import crc32
 
-from ..engines.base import Popped
+from ..engines.base import Popped, Record
 from .heap import Heap, NoRoom
 from .index import LONGEST_CHAIN, Index
 from .journal import Change
@@ -20,6 +19,7 @@ from .layout import (
     HAND,
     HIGH_WATER,
     JOURNAL_PAIRS,
+    KIND_SHIFT,
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
@@ -27,6 +27,7 @@ from .layout import (
     MESSAGE,
     NAMED,
     ORPHANED,
+    PAD_SHIFT,
     PUSHED,
     Q_CHAIN,
     Q_EXPIRED,
@@ -43,10 +44,13 @@ from .layout import (
     Q_WORDS,
     QUEUE,
     REFUSED,
+    SHAPE_MASK,
     SOONEST,
     SWEPT,
     SWEPT_GONE,
+    WORD,
 )
+from .processes import Processes
 from .waiters import Waiters
 
 #: Later than any deadline.
@@ -58,42 +62,54 @@ _MILLISECOND = 1_000_000
 _SWEEP_AGAIN = 1_000_000_000
 
 
+def _lifetime(deadline: int, now: int) -> int:
+    """What a message's LINK holds beside the next handle."""
+    lifetime = (deadline - now) // _MILLISECOND
+    return lifetime << 32 if 0 < lifetime < LINK_MASK else 0 if lifetime <= 0 else LINK_MASK << 32
+
+
 class AtCapacity(Exception):
     """The queue holds as many live messages as the pusher allows."""
 
 
 class Queues:
-    """All queues of a store. The two functions tell whether an owner or bell word is alive."""
+    """All queues of a store."""
 
-    def __init__(
-        self, heap: Heap, owner_alive: Callable[[int], bool], bell_alive: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, heap: Heap, processes: Processes) -> None:
         self._heap = heap
         self._words = heap.words
         self._index = Index(heap, Q_CHAIN)
-        self._owner_alive = owner_alive
-        self._waiters = Waiters(heap, bell_alive)
+        self._table = heap.geometry.hash_table
+        self._buckets = heap.geometry.buckets
+        self._processes = processes
+        self._waiters = Waiters(heap, processes.bell_alive)
 
     # ---- finding
 
     def find(self, name: bytes) -> int:
         """Handle of the queue of that name, or 0."""
-        words, heap = self._words, self._heap
-        handle = words[self._index.bucket(crc32(name))]
+        words, end, view = self._words, self._heap.end, self._heap.bytes
+        size = len(name)
+        # The lower half of META, without the handle: kind, length and padding.
+        shape = Q_WORDS + (size + 7 >> 3) | QUEUE << KIND_SHIFT | (-size & 7) << PAD_SHIFT
+        handle = words[self._table + crc32(name) % self._buckets]
         for _ in LONGEST_CHAIN:
             if not handle:
                 return 0
-            address = words[heap.end - handle]
-            if heap.payload(address, Q_WORDS) == name:
-                return handle
+            address = words[end - handle]
+            if words[address] & SHAPE_MASK == shape:
+                start = (address + Q_WORDS) * WORD
+                if view[start : start + size].tobytes() == name:
+                    return handle
             handle = words[address + Q_CHAIN]
         raise self._index.circle()
 
-    def _create(self, name: bytes, owner: int, now: int) -> int:
+    def _create(self, name: bytes, owner: bytes, now: int) -> int:
         bucket = self._index.bucket(crc32(name))
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
         words = self._words
-        fields = (words[bucket], 0, 0, 0, 0, owner, NEVER, 0, 0, 0, 0, 0, NEVER)
+        word = self._processes.owner_word(owner) if owner else 0
+        fields = (words[bucket], 0, 0, 0, 0, word, NEVER, 0, 0, 0, 0, 0, NEVER)
         change: Change = {}
         handle = self._heap.add(change, QUEUE, fields, name)
         change[bucket] = handle
@@ -114,11 +130,10 @@ class Queues:
 
     # ---- pushing and popping
 
-    def push(
-        self, name: bytes, payload: bytes, deadline: int, capacity: int, owner: int, now: int
-    ) -> int:
+    def push(self, record: Record, now: int) -> int:
         """Append a message; the bell to ring for it, or 0. Raises `AtCapacity`, `NoRoom`."""
         words, heap = self._words, self._heap
+        name, payload, deadline, capacity, owner = record
         handle = self.find(name)
         if handle:
             address = words[heap.end - handle]
@@ -138,16 +153,16 @@ class Queues:
             heap.commit({REFUSED: words[REFUSED] + 1})
             raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
-        try:
-            # Making room may remove the queue while it is empty.
-            while self._make_room(length, now) or not handle:
-                handle = self.find(name) or self._create(name, owner, now)
-        except NoRoom:
-            heap.commit({REFUSED: words[REFUSED] + 1})
-            raise
+        if not handle or not heap.fits(length):
+            try:
+                # Making room may remove the queue while it is empty.
+                while self._make_room(length, now) or not handle:
+                    handle = self.find(name) or self._create(name, owner, now)
+            except NoRoom:
+                heap.commit({REFUSED: words[REFUSED] + 1})
+                raise
         change: Change = {}
-        age = max(0, deadline - now) // _MILLISECOND
-        message = heap.add(change, MESSAGE, (min(age, LINK_MASK) << 32, deadline), payload)
+        message = heap.add(change, MESSAGE, (_lifetime(deadline, now), deadline), payload)
         # Looked up only now: making room may have moved the queue.
         address = words[heap.end - handle]
         if words[address + Q_HEAD]:
@@ -183,7 +198,7 @@ class Queues:
         if not handle:
             if not bell:
                 return []
-            handle = self._create(name, 0, now)
+            handle = self._create(name, b"", now)
         address = words[heap.end - handle]
         taken: list[Popped] = []
         change: Change = {}
@@ -228,15 +243,14 @@ class Queues:
         length = M_WORDS + (len(record.payload) + 7 >> 3)
         handle = 0
         while self._make_room(length, now) or not handle:
-            handle = self.find(name) or self._create(name, 0, now)
+            handle = self.find(name) or self._create(name, b"", now)
         address = words[heap.end - handle]
         change: Change = {}
-        age = max(0, record.deadline - now) // _MILLISECOND
         head = words[address + Q_HEAD]
         message = heap.add(
             change,
             MESSAGE,
-            (min(age, LINK_MASK) << 32 | head, record.deadline),
+            (_lifetime(record.deadline, now) | head, record.deadline),
             record.payload,
         )
         change[address + Q_HEAD] = message
@@ -371,7 +385,7 @@ class Queues:
         words, heap = self._words, self._heap
         address = words[heap.end - handle]
         owner = words[address + Q_OWNER]
-        if owner and not self._owner_alive(owner):
+        if owner and not self._processes.owner_alive(owner):
             self._orphan(handle)
             return NEVER
         if words[address + Q_HEAD]:
