@@ -228,6 +228,8 @@ class LoopListener(Listener):
     def _tick(self) -> None:
         """Look again, lest a ring was lost with the process that was about to ring."""
         self._timer = None
+        if self.bell is not None and self.bell.fileno() < 0:
+            self._lost_bell(self.bell)
         waiting = self._fetch_own(rung=False)
         for watch in self.watches.values():
             if watch.waiters:
@@ -237,6 +239,26 @@ class LoopListener(Listener):
         if waiting:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.demux.look_again, self._tick)
+
+    def _lost_bell(self, bell: Bell) -> None:
+        """The engine can't ring this bell any more. Hang up another."""
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        self.bell = None
+        for queue, watch in self.watches.items():
+            if watch.touched:
+                watch.touched = False
+                self._engine_disarm(queue, bell)
+        with self.demux.lock:
+            for own in self.demux.own.values():
+                if own.armed_by is self:
+                    own.armed_by, own.certain = None, False
+                    self._engine_disarm(own.name, bell)
+        bell.close()
+        if not self.demux.blocking:
+            try:
+                self.open()
+            except (StoreCorrupt, StoreUnavailable):
+                pass  # Who looks next tries again, and gets to know.
 
     def _fetch_own(self, rung: bool) -> bool:
         """Fetch what is on process-specific queues; True if somebody here waits for one."""

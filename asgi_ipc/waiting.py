@@ -107,6 +107,9 @@ def receive_waiting(
     listener = _this_thread(demux)
     try:
         while True:
+            if listener.bell.fileno() < 0:
+                _disarm(demux, names, listener)
+                listener = _this_thread(demux)
             waiters = _enlist(demux, names, listener)
             try:
                 found = receive_now(demux, names, listener)
@@ -136,9 +139,13 @@ def _this_thread(demux: Demultiplexer) -> ThreadListener:
     """The listener of the thread that calls, made when it first has to wait."""
     listener: ThreadListener | None = getattr(demux.this_thread, "listener", None)
     if listener is None or listener.bell.fileno() < 0:
-        listener = ThreadListener(demux)
+        old, listener = listener, ThreadListener(demux)
         with demux.lock:
             gone = demux.clear_away()
+            if old in demux.threads:
+                # The engine can't ring its bell any more.
+                demux.threads.remove(old)
+                gone.append(old)
             demux.threads.append(listener)
         demux.this_thread.listener = listener
         weakref.finalize(threading.current_thread(), demux.dead.append, listener).atexit = False

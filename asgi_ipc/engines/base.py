@@ -138,7 +138,10 @@ class Bell(Protocol):
     """
 
     def fileno(self) -> int:
-        """A descriptor that is readable from a ring until `clear`; negative once closed."""
+        """A descriptor that is readable from a ring until `clear`; negative once closed.
+
+        Negative too once the engine can't ring it any more: close it and make another.
+        """
 
     def clear(self) -> None:
         """Forget the rings so far."""

@@ -6,12 +6,13 @@ which share it share all of a store.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import tempfile
+import secrets
 
 from ..store.engine import SharedMemoryEngine
 from ..store.files import FileMemory, free_space, give
+from ..store.place import temporary_folder
 from ..store.segment import Place
 
 _SHM = "/dev/shm"
@@ -33,8 +34,8 @@ class PosixSegment(FileMemory):
         # No size here: given one, posix_ipc removes what it can't resize.
         try:
             memory = posix_ipc.SharedMemory(locator, posix_ipc.O_CREX, mode=place.mode)
-        except posix_ipc.ExistentialError as error:
-            raise FileExistsError(str(error)) from error
+        except (posix_ipc.Error, MemoryError, ValueError) as error:
+            raise _as_os_error(error, locator) from error
         try:
             give(memory.fd, size, place.mode, place.gid)
             return cls(memory.fd)
@@ -49,8 +50,8 @@ class PosixSegment(FileMemory):
 
         try:
             memory = posix_ipc.SharedMemory(locator)
-        except posix_ipc.ExistentialError as error:
-            raise FileNotFoundError(str(error)) from error
+        except (posix_ipc.Error, MemoryError, ValueError) as error:
+            raise _as_os_error(error, locator) from error
         return cls(memory.fd)
 
     @classmethod
@@ -58,13 +59,31 @@ class PosixSegment(FileMemory):
         """See `Segment.unlink`."""
         import posix_ipc
 
-        with contextlib.suppress(posix_ipc.ExistentialError):
+        try:
             posix_ipc.unlink_shared_memory(locator)
+        except posix_ipc.ExistentialError:
+            pass
+        except posix_ipc.Error as error:
+            raise _as_os_error(error, locator) from error
 
     @staticmethod
     def space(place: Place) -> str:
         """See `Segment.space`."""
         return free_space(_SHM) if os.path.isdir(_SHM) else "the system's shared memory"
+
+
+def _as_os_error(error: Exception, locator: str) -> OSError:
+    """An error of posix_ipc as what it was before; its own have neither number nor file."""
+    import posix_ipc
+
+    if isinstance(error, posix_ipc.PermissionsError):
+        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), locator)
+    if isinstance(error, posix_ipc.ExistentialError):
+        # One class for "is there already" and "is not there".
+        if "already exists" in str(error):
+            return FileExistsError(errno.EEXIST, str(error), locator)
+        return FileNotFoundError(errno.ENOENT, str(error), locator)
+    return OSError(errno.ENOMEM, str(error), locator)
 
 
 class PosixEngine(SharedMemoryEngine):
@@ -80,11 +99,29 @@ class PosixEngine(SharedMemoryEngine):
             import posix_ipc  # noqa: F401
         except ImportError:
             return "the package posix_ipc is not installed: pip install posix_ipc"
-        return None
+        # Where memory lies elsewhere, or nowhere, only to try tells; where it is a folder,
+        # what is wrong with it has a better message when the store is opened.
+        return None if os.path.isdir(_SHM) else _shm_open_fails()
 
     @classmethod
     def default_parent(cls) -> str:
         """See `SharedMemoryEngine.default_parent`."""
         # A question of the system's layout, asked of the system and not of its name.
         writable = os.path.isdir(_SHM) and os.access(_SHM, os.W_OK | os.X_OK)
-        return _SHM if writable else tempfile.gettempdir()
+        return _SHM if writable else temporary_folder()
+
+
+def _shm_open_fails() -> str | None:
+    """None if POSIX shared memory can be made, or why not and what to do."""
+    import posix_ipc
+
+    name = f"/asgi_ipc.{secrets.token_hex(8)}.t"
+    try:
+        posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).close_fd()
+        posix_ipc.unlink_shared_memory(name)
+    except (posix_ipc.Error, OSError) as error:
+        return (
+            f"this system offers no POSIX shared memory ({error}): on Linux mount it with "
+            f"'mount -t tmpfs tmpfs {_SHM}', or take engine 'sysv' or 'mmap'"
+        )
+    return None

@@ -45,8 +45,8 @@ class SysVSegment:
             memory = sysv_ipc.SharedMemory(
                 int(locator, 16), sysv_ipc.IPC_CREAT, mode=place.mode, size=size
             )
-        except (sysv_ipc.Error, MemoryError, ValueError) as error:
-            raise OSError(errno.ENOMEM, str(error)) from error
+        except (sysv_ipc.Error, OSError, MemoryError, ValueError) as error:
+            raise _as_os_error(error, locator) from error
         if memory.creator_pid != os.getpid():
             memory.detach()
             raise FileExistsError(errno.EEXIST, "a segment with this key exists", locator)
@@ -61,12 +61,8 @@ class SysVSegment:
 
         try:
             return cls(sysv_ipc.SharedMemory(int(locator, 16)))
-        except sysv_ipc.ExistentialError as error:
-            raise FileNotFoundError(str(error)) from error
-        except sysv_ipc.PermissionsError as error:
-            raise PermissionError(errno.EACCES, str(error), locator) from error
-        except (sysv_ipc.Error, MemoryError, ValueError) as error:
-            raise OSError(errno.ENOMEM, str(error), locator) from error
+        except (sysv_ipc.Error, OSError, MemoryError, ValueError) as error:
+            raise _as_os_error(error, locator) from error
 
     @classmethod
     def unlink(cls, place: Place, locator: str) -> None:
@@ -85,7 +81,8 @@ class SysVSegment:
         for name in ("shmmax", "shmall", "shmmni"):
             with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}") as file:
                 limits.append(f"kernel.{name}={file.read().strip()}")
-        return f"System V shared memory ({', '.join(limits) or 'see sysctl kern.sysv or kern.ipc'})"
+        told = ", ".join(limits) or "see sysctl kern.sysv or kern.ipc"
+        return f"System V shared memory ({told}; sysctl raises these limits of the kernel)"
 
     def owner(self) -> Owner:
         """See `Segment.owner`."""
@@ -100,6 +97,17 @@ class SysVSegment:
         self.view.release()
         if self._memory.attached:
             self._memory.detach()
+
+
+def _as_os_error(error: Exception, locator: str) -> OSError:
+    """An error of sysv_ipc as what it was before; its own have neither number nor file."""
+    import sysv_ipc
+
+    if isinstance(error, sysv_ipc.ExistentialError):
+        return FileNotFoundError(errno.ENOENT, str(error), locator)
+    if isinstance(error, sysv_ipc.PermissionsError):
+        return PermissionError(errno.EACCES, str(error), locator)
+    return OSError(errno.ENOMEM, str(error), locator)
 
 
 class SysVEngine(SharedMemoryEngine):

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import secrets
-import tempfile
 import threading
 import time
 import weakref
@@ -14,8 +13,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..engines.base import IDENTITY_BYTES, Bell
-from ..exceptions import OptionError, StoreUnavailable
-from .bells import FifoBell, Ringer, bells_in
+from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
+from .bells import FifoBell, Ringer, bells_in, is_abandoned
 from .journal import Change
 from .layout import (
     BELL_GENERATION_SHIFT,
@@ -31,18 +30,18 @@ from .layout import (
     SMALLEST,
     SWEPT_DEATHS,
 )
-from .place import place_for
+from .locks import FIRST_SLOT
+from .place import place_for, temporary_folder
 from .processes import Processes
 from .queues import Queues
 from .segment import Segment
-from .sidecar import FIRST_SLOT
 from .store import Gone, Store
 from .tables import Tables
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
 #: A look visits one of so many parts of the hash tables.
-_SWEEP_SHARE = 8
+_SWEEP_SHARES = 8
 
 
 class Attachment:
@@ -62,7 +61,7 @@ class Attachment:
     @classmethod
     def default_parent(cls) -> str:
         """The folder in which a user's own directory is made."""
-        return tempfile.gettempdir()
+        return temporary_folder()
 
     def __init__(
         self,
@@ -85,7 +84,9 @@ class Attachment:
                     f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed"
                 )
             self._sizes[kind] = -(-size // 4096) * 4096
-        self._place = place_for(self.default_parent(), prefix, directory, group, mode)
+        # Where a directory is named, a machine without any other will do.
+        parent = self.default_parent() if directory is None else ""
+        self._place = place_for(parent, prefix, directory, group, mode)
         self.clock = clock
         self._identity = secrets.token_bytes(IDENTITY_BYTES)
         self._ringer = Ringer()
@@ -103,25 +104,38 @@ class Attachment:
     # ---- opening and closing
 
     def _open(self) -> None:
-        store = Store(self.segment, self.name, self._place, self._sizes, self._on_recovery)
-        try:
-            self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
-            self._processes = Processes(self._channels.heap, store.sidecar)
-            self._queues = Queues(
-                self._channels.heap, self._processes.owner_alive, self._processes.bell_alive
-            )
-            self._tables = Tables(self._groups.heap, self._processes.owner_alive)
-            self._words = self._channels.words
-            self._join()
-        except BaseException:
-            store.close()
-            raise
-        self._store = store
+        while True:
+            store = Store(self.segment, self.name, self._place, self._sizes, self._on_recovery)
+            try:
+                self._enter(store)
+                self._store = store
+                return
+            except Gone:  # removed between the opening and the joining
+                store.close()
+            except BaseException:
+                store.close()
+                raise
+
+    def _enter(self, store: Store) -> None:
+        self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
+        self._processes = Processes(self._channels.heap, store.sidecar)
+        self._queues = Queues(self._channels.heap, self._processes)
+        self._tables = Tables(self._groups.heap, self._processes.owner_alive)
+        self._words = self._channels.words
+        self._join()
 
     def _join(self) -> None:
-        with self._channels:
-            self._slot = self._processes.join(self._identity)
+        try:
+            with self._channels:
+                self._slot = self._processes.join(self._identity)
+        except BaseException as error:
+            self._let_go(error)
+            raise
         self._generation = self._processes.generation(self._slot)
+
+    def _let_go(self, error: BaseException) -> None:
+        for region in (self._channels, self._groups):
+            region.let_go(error)
 
     def _on_recovery(self) -> None:
         # Bells are rung after leaving the store: a killed process may have owed one.
@@ -186,9 +200,12 @@ class Attachment:
                 return
             try:
                 if self._slot >= 0:
-                    with contextlib.suppress(Gone), self._channels:
+                    with contextlib.suppress(Gone, StoreCorrupt), self._channels:
                         self._processes.leave(self._slot)
                     store.sidecar.release(FIRST_SLOT + self._slot)
+            except BaseException as error:
+                self._let_go(error)
+                raise
             finally:
                 current = store.is_current()
                 store.close()
@@ -199,10 +216,15 @@ class Attachment:
         """See `Engine.destroy`."""
         with self._lock:
             store = self._inside()
-            with contextlib.suppress(Gone), self._channels:
-                self._processes.reap()
-                alive = {self._processes.identity(slot) for slot in self._processes.used()}
-            store.destroy()
+            alive = set()
+            try:
+                with contextlib.suppress(Gone, StoreCorrupt), self._channels:
+                    self._processes.reap()
+                    alive = {self._processes.identity(slot) for slot in self._processes.used()}
+                store.destroy()
+            except BaseException as error:
+                self._let_go(error)
+                raise
             self._ring_all()
             for identity, path in bells_in(self._place):
                 if identity not in alive:
@@ -215,10 +237,10 @@ class Attachment:
         self._lock = threading.RLock()
         self._identity = secrets.token_bytes(IDENTITY_BYTES)
         for bell in list(self._bells):
-            bell.drop()
+            bell.after_fork()
         self._bells.clear()
         self._bell_numbers = 0
-        self._ringer = Ringer()
+        self._ringer.after_fork()
         # The mapping is inherited; joining is left to the first use.
         self._slot = -1
 
@@ -227,7 +249,9 @@ class Attachment:
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
         with self._lock:
-            self._inside()
+            store = self._inside()
+            if not store.is_current():
+                self._reopen(store)
             self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
             bell = FifoBell(self._place, self._identity, self._bell_numbers)
             self._bells.add(bell)
@@ -266,8 +290,12 @@ class Attachment:
         """
         self._next_look = now + _LOOK_EVERY
         store = self._inside()
-        if not store.is_current():
+        current = store.is_current()
+        if not current:
             self._reopen(store)
+        for bell in list(self._bells):
+            bell.look()
+        if not current:
             return
         try:
             if now < self._words[NEXT_TEND]:
@@ -278,17 +306,20 @@ class Attachment:
                 dead = self._processes.reap()
                 deaths = self._words[DEATHS]
                 # What the dead and the closed left goes at once; the rest bit by bit.
-                share = _SWEEP_SHARE if deaths == self._words[SWEPT_DEATHS] else 1
+                shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
                 heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
-                self._queues.sweep(now, heap.geometry.buckets // share)
-            with self._groups as heap:
+                self._queues.sweep(now, shares)
+            with self._groups:
                 self._follow_flush()
-                self._tables.sweep(now, heap.geometry.buckets // share)
+                self._tables.sweep(now, shares)
         except Gone:
             self._reopen(store)
             return
+        except BaseException as error:
+            self._let_go(error)
+            raise
         for identity, path in bells_in(self._place) if dead else ():
-            if identity in dead:
+            if identity in dead or is_abandoned(path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 

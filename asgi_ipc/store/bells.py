@@ -11,15 +11,20 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import stat
 import threading
+import time
 from collections import OrderedDict
 
+from ..engines.base import IDENTITY_BYTES
 from ..exceptions import StoreUnavailable
 from .segment import Place
 
 #: Open writers to other processes' bells that are kept.
 _KEPT = 128
+#: Seconds for which a FIFO without a reader may just be in the making.
+_NEWBORN = 10
 _NAME = re.compile(r"bell\.([0-9a-f]{28})\.\d+")
 _GONE = {errno.EPIPE, errno.ENXIO, errno.ENOENT}
 
@@ -37,6 +42,52 @@ def bells_in(place: Place) -> list[tuple[bytes, str]]:
     return []
 
 
+def is_abandoned(path: str) -> bool:
+    """Whether nobody hears a bell, and has not for a while: it was its process's last trace.
+
+    For those whose process was killed, and so was the process that should have taken them down.
+    """
+    try:
+        if time.time() < os.lstat(path).st_ctime + _NEWBORN:
+            return False
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
+
+
+def check_fifos(place: Place) -> None:
+    """Raise `StoreUnavailable` if no FIFO can be made in the store's directory.
+
+    Better when the store is opened than at the first wait; and without wake-ups every
+    message would be a second late. The name is that of no bell, and of no process.
+    """
+    path = bell_path(place, secrets.token_bytes(IDENTITY_BYTES), 0)
+    try:
+        os.mkfifo(path, place.mode)
+        os.unlink(path)
+    except FileNotFoundError:
+        pass  # the directory was removed meanwhile, and will be made again
+    except OSError as error:
+        raise _no_fifo(path, error) from error
+
+
+def _no_fifo(path: str, error: OSError) -> StoreUnavailable:
+    remedies = {
+        errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
+        errno.ENFILE: "raise the system's limit of open files",
+        errno.ENOSPC: "free some space there, or name another engine_options['directory']",
+    }
+    return StoreUnavailable(
+        f"can't make the wake-up FIFO {path!r} ({error.strerror}): "
+        + remedies.get(
+            error.errno or 0,
+            "the store's directory must be on a file system with FIFOs where this user may write;"
+            " name one with engine_options['directory']",
+        )
+    )
+
+
 class FifoBell:
     """A `asgi_ipc.engines.base.Bell` that other processes can ring."""
 
@@ -45,6 +96,7 @@ class FifoBell:
         self.number = number
         self._lock = threading.Lock()
         self._reader = self._writer = -1
+        self._lost = False
         try:
             os.mkfifo(self.path, place.mode)
             try:
@@ -58,14 +110,25 @@ class FifoBell:
                 self.drop()
                 raise
         except OSError as error:
-            raise StoreUnavailable(
-                f"can't make the wake-up FIFO {self.path!r} ({error.strerror}); "
-                "choose another engine_options['directory'], or raise the limit of open files"
-            ) from error
+            raise _no_fifo(self.path, error) from error
 
     def fileno(self) -> int:
-        """The descriptor to wait for; -1 once closed."""
-        return self._reader
+        """The descriptor to wait for; -1 once closed, or lost."""
+        return -1 if self._lost else self._reader
+
+    def look(self) -> None:
+        """See whether the FIFO still hangs where others look for it; if not, it is lost.
+
+        A FIFO can't be hung up again. Who waits for it sees that it has no descriptor any
+        more and makes another; until it is closed, that stays open and is nobody else's.
+        """
+        with self._lock:
+            if self._reader < 0:
+                return
+            try:
+                self._lost = not os.path.samestat(os.lstat(self.path), os.fstat(self._reader))
+            except OSError:
+                self._lost = True
 
     def clear(self) -> None:
         """Forget the rings so far."""
@@ -88,6 +151,11 @@ class FifoBell:
             self.drop()
 
     __del__ = close
+
+    def after_fork(self) -> None:
+        """In the child: it is the parent's, and so may be the thread that has the lock."""
+        self._lock = threading.Lock()
+        self.drop()
 
     def drop(self) -> None:
         """Close the descriptors and leave the FIFO to the process that owns it."""
@@ -136,6 +204,11 @@ class Ringer:
         writer = self._writers.pop(path, -1)
         if writer >= 0:
             os.close(writer)
+
+    def after_fork(self) -> None:
+        """In the child: close what was inherited."""
+        self._lock = threading.Lock()
+        self.close()
 
     def close(self) -> None:
         """Close the writers."""

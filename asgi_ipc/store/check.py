@@ -1,66 +1,93 @@
 """The full check of a store: every word accounted for, every record in exactly one place.
 
 For tests, and for a user who wants to know. Needs the lock of the segment, and no kill
-in the middle of a change since the last entry (entering repairs that).
+in the middle of a change since the last entry (entering repairs that). It changes
+nothing, and ends on any contents: each loop is bounded by how many records there can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from zlib import crc32
 
+from ..exceptions import StoreCorrupt
 from .heap import Heap
 from .layout import (
     CHANNELS,
     CURSOR,
     CURSOR_END,
     E_CHAIN,
+    E_DEADLINE,
     E_NEXT,
     E_PREVIOUS,
     E_TABLE,
     E_WORDS,
+    EXPIRED,
     EXTENTS_USED,
+    FLUSHED,
     FREE,
     FREE_EXTENT,
     FREE_EXTENTS,
     FREE_ID,
     FREE_NODE,
     GONE,
+    HIGH_WATER,
     ID_SHIFT,
+    IDLE,
     IDS_RESERVED,
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
     LENGTH_MASK,
     LINK_MASK,
+    M_DEADLINE,
     M_LINK,
     MEMBER,
+    MEMBERS,
     MESSAGE,
     NAMED,
     NODE_NEXT,
     NODE_WORDS,
+    NODES,
     NODES_USED,
+    ORPHANED,
     PIECE,
     PUSHED,
     Q_CHAIN,
     Q_GONE,
     Q_HEAD,
+    Q_HIGH_WATER,
     Q_PUSHED,
+    Q_SOONEST,
     Q_TAIL,
     Q_WAIT_FIRST,
     Q_WAIT_LAST,
     Q_WORDS,
     QUEUE,
+    SOONEST,
     SPLIT,
+    STATE,
     T_COUNT,
     T_FIRST,
     T_WORDS,
     TABLE,
 )
 
+#: More findings than this say nothing more.
+_MOST = 100
+#: What contents that contradict themselves make Python raise.
+_CONTRADICTIONS = (LookupError, ValueError, OverflowError, StoreCorrupt)
+
 
 def check(heap: Heap) -> list[str]:
     """What is wrong with a segment, in words; empty if nothing is."""
-    return list(_Checker(heap).run())
+    checker = _Checker(heap)
+    return list(islice(checker.run(), _MOST))
+
+
+class _Circle(ValueError):
+    """A list that does not end."""
 
 
 class _Checker:
@@ -68,6 +95,9 @@ class _Checker:
         self.heap = heap
         self.words = heap.words
         self.geometry = heap.geometry
+        #: No list of records, handles or wait nodes is longer.
+        records = min(self.words[IDS_USED], heap.end - heap.geometry.first_extent)
+        self.most = max(records, NODES)
         #: Address -> handle of every live record.
         self.records: dict[int, int] = {}
         #: Handles that something points to.
@@ -75,53 +105,81 @@ class _Checker:
 
     def run(self) -> Iterator[str]:
         """All findings."""
-        yield from self.handles()
-        yield from self.extents()
+        if self.words[STATE] != IDLE:
+            yield f"the state is {self.words[STATE]}: a change has not been ended"
+        yield from self.guarded("the handles", self.handles)
+        yield from self.guarded("the extents", self.extents)
         if self.geometry.kind == CHANNELS:
-            yield from self.queues()
+            yield from self.guarded("the counts", self.counts)
+            yield from self.guarded("the queues", self.queues)
         else:
-            yield from self.tables()
-        reached = sorted(self.reached)
-        if reached != sorted(self.records.values()):
-            lost = sorted(set(self.records.values()) - set(reached))
-            yield f"records that nothing holds: {lost}, or held more than once"
+            yield from self.guarded("the tables", self.tables)
+        reached, live = sorted(self.reached), sorted(self.records.values())
+        if reached != live:
+            lost = sorted(set(live) - set(reached))
+            yield f"records that nothing holds: {lost[:10]}, or held more than once"
+
+    def guarded(self, what: str, part: Callable[[], Iterator[str]]) -> Iterator[str]:
+        """The findings of a part, the last of which may be that it can't be followed."""
+        try:
+            yield from part()
+        except _CONTRADICTIONS as error:
+            yield f"{what} can't be followed to the end ({type(error).__name__}: {error})"
+
+    def follow(self, first: int, following: Callable[[int], int], what: str) -> Iterator[int]:
+        """The items of a linked list, each once."""
+        item = first
+        for _ in range(self.most):
+            if not item:
+                return
+            yield item
+            item = following(item)
+        if item:
+            raise _Circle(f"{what} does not end")
 
     def address(self, handle: int) -> int:
-        return self.words[self.heap.end - handle]
+        address = self.words[self.heap.end - handle] if handle <= self.heap.end else FREE
+        if not self.geometry.first_extent <= address < self.heap.end:
+            raise ValueError(f"handle {handle} has no record")
+        return address
 
     def kind(self, handle: int) -> int:
         return self.words[self.address(handle)] >> KIND_SHIFT & KIND_MASK
 
+    # ---- the heap
+
     def handles(self) -> Iterator[str]:
-        used = self.words[IDS_USED]
-        if used > self.words[IDS_RESERVED]:
-            yield "more handles are used than reserved"
+        words, end = self.words, self.heap.end
+        used, reserved = words[IDS_USED], words[IDS_RESERVED]
+        stop = self.geometry.first_extent + words[EXTENTS_USED] * self.geometry.extent_words
+        if not used <= reserved <= end - stop:
+            yield f"{used} handles are used, {reserved} reserved, and the extents end at {stop}"
+            return
         free = set()
-        handle = self.words[FREE_ID]
-        while handle and handle not in free:
-            free.add(handle)
-            entry = self.address(handle)
-            if not entry & FREE:
-                yield f"handle {handle} is on the free list and has a record"
-                return
-            handle = entry & ~FREE
-        if handle:
-            yield "the list of free handles is a circle"
-        for handle in range(1, used + 1):
-            entry = self.address(handle)
+        entry = words[FREE_ID]
+        while entry:
+            if entry > used or entry in free or not words[end - entry] & FREE:
+                yield f"the list of free handles is broken at {entry}"
+                break
+            free.add(entry)
+            entry = words[end - entry] & ~FREE
+        # Handle 1 is the last word.
+        for handle, entry in enumerate(reversed(words[end - used : end].tolist()), 1):
             if entry & FREE:
                 if handle not in free:
                     yield f"handle {handle} is free and not on the list"
+            elif not self.geometry.first_extent <= entry < stop:
+                yield f"handle {handle} points to {entry}, where no record can be"
             elif entry in self.records:
                 yield f"handles {handle} and {self.records[entry]} have the same record"
             else:
                 self.records[entry] = handle
-                if self.words[entry] >> ID_SHIFT != handle:
+                if words[entry] >> ID_SHIFT != handle:
                     yield f"the record of handle {handle} says it is another's"
 
     def extents(self) -> Iterator[str]:
         words, geometry = self.words, self.geometry
-        size = geometry.extent_words
+        size, first = geometry.extent_words, geometry.first_extent
         used = words[EXTENTS_USED]
         free: list[int] = []
         extent = words[FREE_EXTENT]
@@ -130,20 +188,34 @@ class _Checker:
             extent = words[geometry.extent_next + extent - 1]
         if len(free) != words[FREE_EXTENTS] or len(set(free)) != len(free):
             yield "the list of free extents does not agree with its count"
+        if any(extent >= used for extent in free):
+            yield "the list of free extents has one that was never reserved"
         cursor, end = words[CURSOR], words[CURSOR_END]
-        current = (end - geometry.first_extent) // size - 1 if end else -1
+        current = -1
+        if end:
+            current, rest = divmod(end - first, size)
+            current -= 1
+            if rest or not 0 <= current < used or not end - size <= cursor <= end:
+                yield f"the cursor {cursor} .. {end} is in no extent"
+                return
+        elif cursor:
+            yield f"the cursor {cursor} has no extent"
         if current in free:
             yield "the current extent is on the free list"
+        inside: dict[int, list[int]] = {}
+        for address in self.records:
+            inside.setdefault((address - first) // size, []).append(address)
         for extent in range(used):
-            start = geometry.first_extent + extent * size
+            start = first + extent * size
             stop = cursor if extent == current else start + size
-            live = sum(
-                words[address] & LENGTH_MASK for address in self.records if start <= address < stop
-            )
+            records = {address for address in inside.get(extent, ()) if address < stop}
+            live = sum(words[address] & LENGTH_MASK for address in records)
             if live != words[geometry.extent_live + extent]:
                 yield f"extent {extent} has {live} live words and says otherwise"
             if (extent in free) == bool(live) and extent != current:
                 yield f"extent {extent} has {live} live words and is free: {extent in free}"
+            if len(records) != len(inside.get(extent, ())):
+                yield f"extent {extent} has a record behind the cursor"
             if extent in free:
                 continue
             address = start
@@ -153,21 +225,24 @@ class _Checker:
                 address += words[address] & LENGTH_MASK
             if address != stop:
                 yield f"extent {extent} is not filled by its records"
-            if {a for a in self.records if start <= a < stop} - tiles:
+            if records - tiles:
                 yield f"extent {extent} has a record inside another"
+
+    # ---- what the records hold
 
     def chains(self, chain: int) -> Iterator[tuple[int, int]]:
         """Bucket and handle of every record in the hash table."""
         table = self.geometry.hash_table
-        for bucket in range(self.geometry.buckets):
-            handle = self.words[table + bucket]
-            while handle:
-                yield table + bucket, handle
-                handle = self.words[self.address(handle) + chain]
+        heads = self.words[table : table + self.geometry.buckets].tolist()
+        for bucket, head in enumerate(heads, table):
+            for handle in self.follow(
+                head, lambda handle: self.words[self.address(handle) + chain], "a chain"
+            ):
+                yield bucket, handle
 
     def pieces(self, handle: int) -> None:
         """Note the pieces of a record as reached."""
-        while True:
+        for _ in range(self.most):
             self.reached.append(handle)
             address = self.address(handle)
             meta = self.words[address]
@@ -176,77 +251,119 @@ class _Checker:
             handle = self.words[address + (meta & LENGTH_MASK) - 1]
             if self.kind(handle) != PIECE:
                 raise ValueError(f"a record goes on in one of kind {self.kind(handle)}")
+        raise _Circle("a record does not end")
+
+    def counts(self) -> Iterator[str]:
+        words = self.words
+        pushed, gone = words[PUSHED], words[GONE]
+        if gone > pushed:
+            yield f"{gone} messages are gone, and {pushed} came"
+        elif pushed - gone > words[HIGH_WATER]:
+            yield f"{pushed - gone} messages are more than the high-water mark {words[HIGH_WATER]}"
+        if words[EXPIRED] + words[ORPHANED] + words[FLUSHED] > gone:
+            yield f"more expired, were orphaned or flushed than the {gone} that are gone"
 
     def queues(self) -> Iterator[str]:
-        from .queues import Queues
-
         words = self.words
-        find = Queues(self.heap, bool, bool).find
-        named = pending = waiting = 0
-        for _, handle in self.chains(Q_CHAIN):
-            named += 1
+        names: set[bytes] = set()
+        pending = 0
+        waiting: list[int] = []
+        for bucket, handle in self.chains(Q_CHAIN):
             self.reached.append(handle)
             at = self.address(handle)
             name = self.heap.payload(at, Q_WORDS)
-            if self.kind(handle) != QUEUE or find(name) != handle:
+            home = self.geometry.hash_table + crc32(name) % self.geometry.buckets
+            if self.kind(handle) != QUEUE or bucket != home or name in names:
                 yield f"queue {name!r} can't be found by its name"
-            message, last, count = words[at + Q_HEAD], 0, 0
-            while message:
-                if self.kind(message) != MESSAGE:
-                    yield f"queue {name!r} holds a record of kind {self.kind(message)}"
-                self.pieces(message)
-                last, count = message, count + 1
-                message = words[self.address(message) + M_LINK] & LINK_MASK
-            if count and last != words[at + Q_TAIL]:
-                yield f"queue {name!r} does not end at its tail"
-            if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
-                yield f"queue {name!r} has {count} messages and counts otherwise"
-            pending += count
-            node, last = words[at + Q_WAIT_FIRST], 0
-            while node:
-                waiting += 1
-                last = node
-                node = words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
-            if last and last != words[at + Q_WAIT_LAST]:
+            names.add(name)
+            yield from self.messages(at, name)
+            pending += words[at + Q_PUSHED] - words[at + Q_GONE]
+            nodes = list(self.follow(words[at + Q_WAIT_FIRST], self.next_node, "a list of waiters"))
+            waiting += nodes
+            if nodes and nodes[-1] != words[at + Q_WAIT_LAST]:
                 yield f"the waiters of queue {name!r} do not end at the last"
-        if named != words[NAMED]:
-            yield f"there are {named} queues and {words[NAMED]} are counted"
+        if len(names) != words[NAMED]:
+            yield f"there are {len(names)} queues and {words[NAMED]} are counted"
         if pending != words[PUSHED] - words[GONE]:
             yield f"there are {pending} messages and {words[PUSHED] - words[GONE]} are counted"
-        node, free = words[FREE_NODE], 0
-        while node:
-            free += 1
-            node = words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
-        if free + waiting != words[NODES_USED]:
-            yield f"{free} free and {waiting} waiting nodes are not {words[NODES_USED]}"
+        waiting += self.follow(words[FREE_NODE], self.next_node, "the list of free nodes")
+        used = words[NODES_USED]
+        if used > NODES or sorted(waiting) != list(range(1, used + 1)):
+            yield f"the {used} wait nodes are not in one place each"
+
+    def messages(self, at: int, name: bytes) -> Iterator[str]:
+        """The messages of the queue at an address."""
+        words = self.words
+        last, count, soonest = 0, 0, words[at + Q_SOONEST]
+        for message in self.follow(
+            words[at + Q_HEAD],
+            lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
+            f"queue {name!r}",
+        ):
+            if self.kind(message) != MESSAGE:
+                yield f"queue {name!r} holds a record of kind {self.kind(message)}"
+            self.pieces(message)
+            last, count = message, count + 1
+            if words[self.address(message) + M_DEADLINE] < soonest:
+                yield f"queue {name!r} has a message that expires sooner than it says"
+        if soonest < words[SOONEST] and count:
+            yield f"queue {name!r} may expire sooner than the store says"
+        if count and last != words[at + Q_TAIL]:
+            yield f"queue {name!r} does not end at its tail"
+        if count > words[at + Q_HIGH_WATER]:
+            yield f"queue {name!r} has {count} messages, more than its high-water mark"
+        if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
+            yield f"queue {name!r} has {count} messages and counts otherwise"
+
+    def next_node(self, node: int) -> int:
+        if node > self.words[NODES_USED]:
+            raise ValueError(f"there is no wait node {node}")
+        return self.words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
 
     def tables(self) -> Iterator[str]:
-        words = self.words
+        words, hash_table = self.words, self.geometry.hash_table
         members: dict[int, int] = {}
-        named = 0
-        for _, handle in self.chains(E_CHAIN):
+        named = total = 0
+        for bucket, handle in self.chains(E_CHAIN):
             self.reached.append(handle)
+            at = self.address(handle)
             if self.kind(handle) == MEMBER:
-                home = words[self.address(handle) + E_TABLE]
+                home = words[at + E_TABLE]
                 members[home] = members.get(home, 0) + 1
-            elif self.kind(handle) != TABLE:
+                total += 1
+                table = self.heap.payload(self.address(home), T_WORDS)
+                name = self.heap.payload(at, E_WORDS)
+                code = crc32(name, crc32(table))
+                if words[at + E_DEADLINE] < words[SOONEST]:
+                    yield f"member {name!r} of {table!r} expires sooner than the store says"
+            elif self.kind(handle) == TABLE:
+                code = crc32(self.heap.payload(at, T_WORDS))
+            else:
                 yield f"the hash table holds a record of kind {self.kind(handle)}"
+                continue
+            if bucket != hash_table + code % self.geometry.buckets:
+                yield f"record {handle} can't be found by its name"
         for _, handle in self.chains(E_CHAIN):
             if self.kind(handle) != TABLE:
                 continue
             named += 1
             at = self.address(handle)
             name = self.heap.payload(at, T_WORDS)
-            count, before, member = 0, 0, words[at + T_FIRST]
-            while member:
+            count = before = 0
+            for member in self.follow(
+                words[at + T_FIRST], lambda each: words[self.address(each) + E_NEXT], "a table"
+            ):
                 here = self.address(member)
                 if words[here + E_PREVIOUS] != before or words[here + E_TABLE] != handle:
                     text = self.heap.payload(here, E_WORDS)
                     yield f"member {text!r} of table {name!r} does not point back"
-                before, member, count = member, words[here + E_NEXT], count + 1
+                before, count = member, count + 1
             if not count == words[at + T_COUNT] == members.pop(handle, 0):
                 yield f"table {name!r} has {count} members and counts otherwise"
         if members:
             yield f"members without a table: {members}"
-        if named != words[NAMED]:
-            yield f"there are {named} tables and {words[NAMED]} are counted"
+        if named != words[NAMED] or total != words[MEMBERS]:
+            yield (
+                f"there are {named} tables and {total} members, and {words[NAMED]} and "
+                f"{words[MEMBERS]} are counted"
+            )

@@ -34,6 +34,7 @@ from .layout import (
     HIGH_WATER,
     MEMBERS,
     NAMED,
+    NODES,
     ORPHANED,
     PUSHED,
     RECOVERIES,
@@ -111,6 +112,8 @@ class SharedMemoryEngine(Attachment):
             self._ring(name, bell)
         if self._recovered:
             self._ring_all()
+        if now >= self._next_look:
+            self._look_after(now)
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
@@ -173,7 +176,9 @@ class SharedMemoryEngine(Attachment):
 
     def _ring(self, queue: bytes, bell: int) -> None:
         """Ring a bell that was taken off a queue; if nobody hears it, the next one."""
-        while bell:
+        for _ in range(NODES):
+            if not bell:
+                return
             identity = self._processes.identity(bell & SLOT_MASK)
             number = bell >> BELL_NUMBER_SHIFT & SLOT_MASK
             if self._processes.bell_alive(bell) and self._ringer.ring(

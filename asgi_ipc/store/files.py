@@ -10,8 +10,8 @@ from .segment import Owner
 
 #: How much is written at a time where a file system can't reserve.
 _ZEROS = bytes(64 * 1024)
-#: What posix_fallocate answers where it isn't offered.
-_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+#: What posix_fallocate answers where it isn't offered, or forbidden as a system call.
+_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 def free_space(path: str) -> str:
@@ -71,8 +71,12 @@ class FileMemory:
 
 
 def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
-    """Size a new file, and set its rights whatever the umask said."""
-    if gid is not None:
-        os.fchown(descriptor, -1, gid)
-    os.fchmod(descriptor, mode)
-    os.ftruncate(descriptor, size)
+    """Size a new file, and set its rights whatever the umask said; closes it if that fails."""
+    try:
+        if gid is not None:
+            os.fchown(descriptor, -1, gid)
+        os.fchmod(descriptor, mode)
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise

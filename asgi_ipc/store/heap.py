@@ -113,7 +113,10 @@ class Heap:
         if not meta & SPLIT:
             return view[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)].tobytes()
         parts = []
-        for _ in range(self.geometry.extents * 64):
+        room = self.end * WORD
+        while room > 0:
+            # No record is larger than the segment: a circle ends, also one of tiny pieces.
+            room -= max(stop * WORD - start, 64)
             if not meta & SPLIT:
                 parts.append(view[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)])
                 return b"".join(parts)
@@ -212,7 +215,7 @@ class Heap:
             extent = (address - self._first) // self._extent
             live = self._live + extent
             left = get(live, words[live]) - length
-            if left < 0:
+            if left < 0 or not length:
                 raise StoreCorrupt(f"extent {extent} holds less than its records")
             change[live] = left
             change[self.end - handle] = FREE | get(FREE_ID, words[FREE_ID])
@@ -340,7 +343,8 @@ class Heap:
         self.commit({IDS_RESERVED: want})
 
     def _lives(self) -> list[int]:
-        return self.words[self._live : self._live + self.words[EXTENTS_USED]].tolist()
+        used = min(self.words[EXTENTS_USED], self.geometry.extents)
+        return self.words[self._live : self._live + used].tolist()
 
     def _cleanable(self) -> int:
         """How many words free extents, growing and cleaning could give, at the very most."""

@@ -55,14 +55,36 @@ def _group_id(group: str | int | None) -> int | None:
     )
 
 
+def temporary_folder() -> str:
+    """The folder for temporary files. Raises `StoreUnavailable` if there is none.
+
+    Not `tempfile.gettempdir`: when the first choice is full, or nothing can be written to,
+    that goes on to the next and in the end to the current folder; two processes would then
+    have two stores and never know.
+    """
+    named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    folders = [os.path.abspath(name) for name in named if name]
+    folders += ["/tmp", "/var/tmp", "/usr/tmp"]
+    for folder in folders:
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StoreUnavailable(
+        f"there is no temporary folder that this user may write to (looked for "
+        f"{', '.join(folders)}); name a folder with engine_options['directory'], or with the "
+        "environment variable TMPDIR for all processes alike"
+    )
+
+
 def make_directory(place: Place) -> None:
     """The store's directory and the one above it, made if need be. Raises `StoreUnavailable`."""
     # Who may read or write what lies inside must be able to pass through.
     mode = place.mode | (place.mode & 0o444) >> 2
+    made = []
     for _ in range(_PATIENCE):
         for path in (os.path.dirname(place.directory), place.directory):
             try:
                 os.mkdir(path, 0o700)
+                made.append(path)
                 if place.gid is not None:
                     os.chown(path, -1, place.gid)
                 os.chmod(path, mode)
@@ -72,8 +94,12 @@ def make_directory(place: Place) -> None:
                 refusal = error
                 break
             except OSError as error:
+                for empty in reversed(made):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(empty)
                 raise unusable("make the directory", path, error) from error
         try:
+            above = os.lstat(os.path.dirname(place.directory))
             status = os.lstat(place.directory)
             break
         except FileNotFoundError as error:
@@ -81,12 +107,19 @@ def make_directory(place: Place) -> None:
             refusal = error
     else:
         raise unusable("make the directory", place.directory, refusal) from refusal
+    if place.private:
+        # Anybody can make one of this name in a temporary folder, before us.
+        _check_directory(os.path.dirname(place.directory), above, place._replace(mode=mode))
+    _check_directory(place.directory, status, place._replace(mode=mode))
+
+
+def _check_directory(path: str, status: os.stat_result, place: Place) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise StoreUnavailable(
-            f"{place.directory!r} is not a directory and was left as it is; choose another "
+            f"{path!r} is not a directory and was left as it is; choose another "
             "prefix or engine_options['directory']"
         )
-    check_owner(place.directory, Owner.of(status), place._replace(mode=mode))
+    check_owner(path, Owner.of(status), place)
 
 
 def unusable(doing: str, path: str, error: OSError) -> StoreUnavailable:

@@ -21,7 +21,8 @@ from .layout import (
     SLOTS,
     WORD,
 )
-from .sidecar import FIRST_SLOT, Sidecar
+from .locks import FIRST_SLOT
+from .sidecar import Sidecar
 
 
 class Processes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from ..engines.base import Popped, Record
+from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
 from .index import LONGEST_CHAIN, Index
 from .journal import Change
@@ -171,6 +172,9 @@ class Queues:
         else:
             change[address + Q_HEAD] = message
         change[address + Q_TAIL] = message
+        if owner and not words[address + Q_OWNER]:
+            # Made by a reader that waited, who did not say whose it is.
+            change[address + Q_OWNER] = self._processes.owner_word(owner)
         self._count_push(change, address, deadline)
         bell = self._waiters.take(change, address) if words[address + Q_WAIT_FIRST] else 0
         heap.commit(change)
@@ -327,7 +331,10 @@ class Queues:
             soonest = NEVER
             before = 0
             message = words[address + Q_HEAD]
-            for _ in range(words[address + Q_PUSHED] - words[address + Q_GONE]):
+            pending = words[address + Q_PUSHED] - words[address + Q_GONE]
+            if pending > heap.end // M_WORDS:
+                raise StoreCorrupt("a queue counts more messages than there can be")
+            for _ in range(pending):
                 at = words[heap.end - message]
                 deadline = words[at + M_DEADLINE]
                 following = words[at + M_LINK] & LINK_MASK

@@ -1,38 +1,31 @@
 """The lock file: who is inside a store, which processes are alive, where its memory is.
 
-fcntl record locks on single bytes of one file. The kernel frees them when their
-process ends, however it ends. Their trap: closing *any* descriptor of the file drops
-*all* of the process's locks on it. So a process opens each lock file once, in the
-registry below, nothing maps it, and it is closed only when nobody here needs it.
+The locks are those of `locks`. Closing any descriptor of the file can drop all of the
+process's locks on it, so a process opens each lock file once, in the registry below,
+nothing maps it, and it is closed only when nobody here needs it.
 
 Its bytes hold a `Record`, not read or written but under the OPENING lock.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import contextlib
 import os
 import stat
 import struct
 import threading
-import time
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
 from .layout import VERSION
-from .place import check_owner
+from .locks import NAMES, Locks, choose
+from .place import check_owner, unusable
 from .segment import Owner, Place
-
-#: Bytes that are locked. OPENING also covers creation and removal.
-OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_SLOT = 0, 1, 2, 16
-
-#: The one kind of lock so far; recorded so that another kind never meets it unawares.
-FCNTL = 1
 
 _MAGIC = b"asgi_ipc lock\n"
 _FORMAT = struct.Struct("<14sHHI16s16s60s60s16s")
-_ERRNO_HELD = {errno.EACCES, errno.EAGAIN}
+#: Its beginning: magic, version, kind of lock.
+_HEAD = struct.Struct("<14sHH")
 
 
 class Record(NamedTuple):
@@ -49,71 +42,24 @@ class Record(NamedTuple):
 class Sidecar:
     """One lock file, open in this process. Made by `open_sidecar` alone."""
 
-    def __init__(self, path: str, descriptor: int, key: tuple[int, int]) -> None:
+    def __init__(self, path: str, descriptor: int, key: tuple[int, int], locks: Locks) -> None:
         self.path = path
         self.key = key
-        #: One thread of this process at a time; fcntl locks do not tell threads apart.
-        self.thread_lock = threading.Lock()
+        #: One thread of this process at a time; the locks do not tell threads apart. One
+        #: that a thread may take again, as it then can be asked whether that has it.
+        self.thread_lock = threading.RLock()
+        #: Whoever has it is inside a region of the store.
+        self.inside = False
         self._descriptor = descriptor
         self._more_descriptors: list[int] = []
         self._users = 1
-        self._held: set[int] = set()
-
-    # ---- locks
-
-    def lock(self, byte: int) -> None:
-        """Wait for a byte and take it. The caller holds ``thread_lock``."""
-        while True:
-            try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, byte)
-                return
-            except OSError as error:
-                # The kernel counts all threads of a process as one and can see a
-                # circle where there is none; whoever is inside is out in microseconds.
-                if error.errno != errno.EDEADLK:
-                    raise self._unusable(error) from error
-            time.sleep(0.0005)
-
-    def unlock(self, byte: int) -> None:
-        """Give a byte back."""
-        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
-
-    def hold(self, byte: int) -> bool:
-        """Take a byte for as long as this process lives; False if it is taken."""
-        if byte in self._held or not self._try_lock(byte):
-            return False
-        self._held.add(byte)
-        return True
-
-    def release(self, byte: int) -> None:
-        """Give up a byte that is held."""
-        self._held.discard(byte)
-        self.unlock(byte)
-
-    def is_held(self, byte: int) -> bool:
-        """Whether any living process holds a byte."""
-        # The kernel would grant it to its own holder.
-        if byte in self._held:
-            return True
-        if not self._try_lock(byte):
-            return True
-        self.unlock(byte)
-        return False
-
-    def _try_lock(self, byte: int) -> bool:
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except OSError as error:
-            if error.errno in _ERRNO_HELD:
-                return False
-            raise self._unusable(error) from error
-        return True
-
-    def _unusable(self, error: OSError) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"can't lock {self.path!r} ({error.strerror}): the store needs a file system "
-            "with fcntl record locks; choose another engine_options['directory']"
-        )
+        self._locks = locks
+        #: Of its locks: a key of `locks.NAMES`.
+        self.kind = locks.kind
+        # The `Locks` as they are: a call less on every entry.
+        self.prepare, self.remove_locks = locks.prepare, locks.remove
+        self.lock, self.unlock = locks.lock, locks.unlock
+        self.hold, self.release, self.is_held = locks.hold, locks.release, locks.is_held
 
     # ---- what it says
 
@@ -128,11 +74,19 @@ class Sidecar:
                 "choose another prefix or engine_options['directory']"
             )
         _, version, kind, ready, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(data)
-        if (version, kind) != (VERSION, FCNTL):
+        if version != VERSION or kind not in NAMES:
             raise StoreUnavailable(
                 f"the store at {os.path.dirname(self.path)!r} is of format {version} with locks "
-                f"of kind {kind}, this asgi_ipc uses format {VERSION} with locks of kind {FCNTL}; "
-                "end the other processes and remove it, or choose another prefix"
+                f"of kind {kind}, this asgi_ipc uses format {VERSION} with locks of kind "
+                f"{' or '.join(map(str, NAMES))}; end the other processes and remove it, or "
+                "choose another prefix"
+            )
+        if kind != self.kind:
+            # Two processes made it at once, each with locks that the other's can't see.
+            raise StoreUnavailable(
+                f"the store at {os.path.dirname(self.path)!r} was made with {NAMES[kind]}, this "
+                f"process uses {NAMES[self.kind]}; end the other processes and remove it, "
+                "or choose another engine_options['directory']"
             )
         texts = (
             text.rstrip(b"\0").decode("ascii", "replace") for text in (channels, groups, engine)
@@ -144,7 +98,7 @@ class Sidecar:
         data = _FORMAT.pack(
             _MAGIC,
             VERSION,
-            FCNTL,
+            self.kind,
             record.ready,
             record.store_id,
             record.boot_id,
@@ -154,9 +108,15 @@ class Sidecar:
         )
         os.pwrite(self._descriptor, data, 0)
 
-    def is_linked(self) -> bool:
-        """False once the file has been removed: the store is no longer the store."""
-        return os.fstat(self._descriptor).st_nlink > 0
+    def is_at(self, path: str) -> bool:
+        """False once the file was removed or moved away: the store is no longer the store."""
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise unusable("reach", path, error) from error
+        return (status.st_dev, status.st_ino) == self.key
 
     # ---- life
 
@@ -168,6 +128,7 @@ class Sidecar:
                 return
             if _registry.get(self.key) is self:
                 del _registry[self.key]
+            self._locks.close()
             for descriptor in (self._descriptor, *self._more_descriptors):
                 os.close(descriptor)
 
@@ -187,6 +148,12 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
     path = os.path.join(place.directory, name)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with _registry_lock:
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            known = _registry.get((status.st_dev, status.st_ino))
+            if known:
+                known._users += 1
+                return known
         descriptor = os.open(path, flags, place.mode)
         status = os.fstat(descriptor)
         key = (status.st_dev, status.st_ino)
@@ -201,20 +168,40 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
                 os.fchmod(descriptor, place.mode)
                 status = os.fstat(descriptor)
             check_owner(path, Owner.of(status), place)
+            try:
+                locks = choose(path, descriptor, place, _kind(descriptor))
+            except StoreUnavailable:
+                # Where nobody can lock nobody is inside.
+                if not os.fstat(descriptor).st_size:
+                    os.unlink(path)
+                raise
         except BaseException:
             os.close(descriptor)
             raise
-        _registry[key] = Sidecar(path, descriptor, key)
+        _registry[key] = Sidecar(path, descriptor, key, locks)
         return _registry[key]
 
 
+def _kind(descriptor: int) -> int:
+    """The kind of locks that a lock file says it has, or 0.
+
+    Read without a lock, as it says which lock to take; it never changes once written.
+    """
+    data = os.pread(descriptor, _HEAD.size, 0)
+    if len(data) < _HEAD.size or not data.startswith(_MAGIC):
+        return 0
+    kind: int = _HEAD.unpack(data)[2]
+    return kind
+
+
 def _after_fork_in_child() -> None:
-    # The locks stayed with the parent; a thread that held one of these is not here.
+    # The locks stay with the parent; a thread that held one of these is not here.
     global _registry_lock
     _registry_lock = threading.Lock()
     for sidecar in _registry.values():
-        sidecar.thread_lock = threading.Lock()
-        sidecar._held.clear()
+        sidecar.thread_lock = threading.RLock()
+        sidecar.inside = False
+        sidecar._locks.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .bells import check_fifos
 from .heap import Heap
 from .layout import (
     BYTE_ORDER,
@@ -52,19 +53,17 @@ from .layout import (
     WORD,
     Geometry,
 )
+from .locks import CHANNELS_LOCK, GROUPS_LOCK, OPENING
+from .locks import Gone as Gone
 from .place import check_owner, make_directory, unusable
 from .segment import Place, Segment
-from .sidecar import CHANNELS_LOCK, GROUPS_LOCK, OPENING, Record, Sidecar, open_sidecar
+from .sidecar import Record, Sidecar, open_sidecar
 
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 _FOREVER = (1 << 64) - 1
 #: What contradictory contents make Python raise.
-_CONTRADICTIONS = (IndexError, ValueError, OverflowError, struct.error)
-
-
-class Gone(Exception):
-    """The store was removed while this process had it; open it again."""
+_CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
 
 def boot_identity() -> bytes:
@@ -86,6 +85,16 @@ def boot_identity() -> bytes:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class Reentered(StoreUnavailable):
+    """A signal's handler interrupted this thread inside the store, and wants to use it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a signal handler used the store while the code that it interrupted was inside it; "
+            "let the handler note what is to be done, and do it after it has returned"
+        )
 
 
 class Region:
@@ -113,17 +122,17 @@ class Region:
 
     def __enter__(self) -> Heap:
         sidecar = self._sidecar
-        sidecar.thread_lock.acquire()
         try:
+            sidecar.thread_lock.acquire()
+            if sidecar.inside:
+                sidecar.thread_lock.release()
+                raise Reentered
+            sidecar.inside = True
             sidecar.lock(self._byte)
-            try:
-                if self.words[STATE]:
-                    self._finish()
-            except BaseException:
-                sidecar.unlock(self._byte)
-                raise
+            if self.words[STATE]:
+                self._finish()
         except BaseException as error:
-            sidecar.thread_lock.release()
+            self.let_go(error)
             if self._closed:  # by another thread, between finding this region and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
@@ -138,15 +147,40 @@ class Region:
         try:
             sidecar.unlock(self._byte)
         finally:
+            sidecar.inside = False
             sidecar.thread_lock.release()
         if isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
 
-    def _corrupt(self, error: BaseException) -> StoreCorrupt:
+    def let_go(self, error: BaseException) -> None:
+        """Leave the region if ``error`` came in such a moment that this thread is inside still.
+
+        A signal's handler may raise between any two steps of the main thread (Ctrl-C, a
+        time limit), in `__enter__` and `__exit__` too. Whoever entered calls this with
+        whatever came out.
+        """
+        sidecar = self._sidecar
+        lock = sidecar.thread_lock
+        # Refused to another thread; then this one had left, or had not entered.
+        if isinstance(error, Reentered) or not lock.acquire(blocking=False):
+            return
+        try:
+            sidecar.inside = False
+            with contextlib.suppress(OSError, KeyError):  # the store is closed
+                sidecar.unlock(self._byte)
+        finally:
+            lock.release()
+            with contextlib.suppress(RuntimeError):
+                lock.release()  # Of which there is one too many if all was well.
+
+    def _corrupt(self, error: BaseException) -> StoreCorrupt | Gone:
+        if not self._sidecar.is_at(self._sidecar.path):
+            return Gone()  # Somebody removed it to start afresh.
+        what = str(error) if isinstance(error, StoreCorrupt) else f"{type(error).__name__}: {error}"
         return StoreCorrupt(
             f"the {_NAMES[self.kind]} of the store at {os.path.dirname(self._sidecar.path)!r} "
-            f"contradict themselves ({type(error).__name__}: {error}); end all its processes "
-            "and remove it with destroy() to start afresh"
+            f"contradict themselves ({what}); remove it with destroy(), or with "
+            "'python -m asgi_ipc check PREFIX --remove', to start afresh"
         )
 
     def _finish(self) -> None:
@@ -203,6 +237,17 @@ class Store:
         self._sizes = sizes
         self._on_recovery = on_recovery
         make_directory(place)
+        try:
+            check_fifos(place)
+            self._find()
+        except BaseException:
+            self.remove_directory()
+            raise
+        self.store_id = self._record.store_id
+
+    def _find(self) -> None:
+        """Get the lock file that is the store's, and attach or create what it says."""
+        place = self.place
         while True:
             try:
                 self.sidecar = open_sidecar(place)
@@ -215,19 +260,25 @@ class Store:
                 with self._opening() as linked:
                     if linked and self._open():
                         break
+            except OSError as error:
+                self.sidecar.close()
+                raise unusable("open the store in", place.directory, error) from error
             except BaseException:
                 self.sidecar.close()
                 raise
             self.sidecar.close()
-        self.store_id = self._record.store_id
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[bool]:
         """Be alone among openers; yields whether the lock file still is the store's."""
         with self.sidecar.thread_lock:
-            self.sidecar.lock(OPENING)
             try:
-                yield self.sidecar.is_linked()
+                try:
+                    self.sidecar.lock(OPENING)
+                except Gone:  # a forked child may find it so
+                    yield False
+                    return
+                yield self.is_current()
             finally:
                 self.sidecar.unlock(OPENING)
 
@@ -262,6 +313,7 @@ class Store:
         return True
 
     def _attach(self, record: Record) -> None:
+        self.sidecar.prepare(record.store_id, create=False)
         regions = {}
         try:
             for kind, locator in ((CHANNELS, record.channels), (GROUPS, record.groups)):
@@ -334,6 +386,7 @@ class Store:
         regions: dict[int, Region] = {}
         try:
             self.sidecar.write(record)
+            self.sidecar.prepare(record.store_id, create=True)
             for kind, locator in locators.items():
                 regions[kind] = self._create_one(kind, locator, record.store_id)
             self.sidecar.write(record._replace(ready=True))
@@ -342,7 +395,8 @@ class Store:
             refusal = self._no_memory(error) if isinstance(error, OSError) else None
             for region in regions.values():
                 region.close()
-            self._remove_memory(record)
+            with contextlib.suppress(OSError):
+                self._remove_memory(record)
             with contextlib.suppress(OSError):
                 os.unlink(self.sidecar.path)
                 os.rmdir(self.place.directory)
@@ -379,6 +433,7 @@ class Store:
         )
 
     def _remove_memory(self, record: Record) -> None:
+        self.sidecar.remove_locks(record.store_id)
         for locator in (record.channels, record.groups):
             if locator:
                 self._segment.unlink(self.place, locator)
@@ -386,8 +441,8 @@ class Store:
     # ---- afterwards
 
     def is_current(self) -> bool:
-        """False once the lock file has been removed."""
-        return self.sidecar.is_linked()
+        """False once the lock file has been removed or moved away."""
+        return self.sidecar.is_at(os.path.join(self.place.directory, "lock"))
 
     def flushes(self) -> int:
         """How often the store was flushed. Takes no lock."""
@@ -396,7 +451,8 @@ class Store:
     def destroy(self) -> None:
         """Mark the store as gone for those inside, then remove it."""
         for region in self.regions.values():
-            with contextlib.suppress(Gone), region as heap:
+            # What is corrupt can't be marked: those inside see that the lock file is gone.
+            with contextlib.suppress(Gone, StoreCorrupt), region as heap:
                 heap.commit({}, after=DESTROYED)
         with self._opening() as linked:
             self._remove_memory(self._record)
@@ -411,13 +467,16 @@ class Store:
     def remove_directory(self) -> None:
         """Take away what is empty."""
         with contextlib.suppress(OSError):
-            os.rmdir(self.place.directory)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(self.place.directory)
             if self.place.private:
                 os.rmdir(os.path.dirname(self.place.directory))
 
     def close(self) -> None:
         """Let go of the memory and the lock file."""
         with self.sidecar.thread_lock:
+            if self.sidecar.inside:
+                raise Reentered
             for region in self.regions.values():
                 region.close()
         self.sidecar.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from zlib import crc32
 
+from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
 from .index import Index
 from .journal import Change
@@ -147,7 +148,10 @@ class Tables:
         if not home:
             return names, soonest
         handle = words[self._words_of(home) + T_FIRST]
-        for _ in range(words[self._words_of(home) + T_COUNT]):
+        count = words[self._words_of(home) + T_COUNT]
+        if count > heap.end // E_WORDS:
+            raise StoreCorrupt("a table counts more members than there can be")
+        for _ in range(count):
             at = words[heap.end - handle]
             following = words[at + E_NEXT]
             if self._is_live(at, now):

@@ -1,0 +1,172 @@
+"""Each engine opened for real: a message between two processes, and a store of the real size."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ..engines import find, open_engine
+from ..engines.base import Engine, Record
+from ..exceptions import StoreUnavailable
+from ..store.layout import SMALLEST
+from ..store.store import boot_identity
+from .attempt import PATIENCE, Failed, Other, attempt
+from .stores import clear_away, factory_of, place_of, record_of
+
+#: The least that all of them take.
+_TINY = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
+
+
+def try_engine(name: str, options: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Whether an engine works here, and has room; if not, why, and what to do about it."""
+    prefix = f"doctor-{secrets.token_hex(6)}"
+    directory = options.get("directory")
+    new = isinstance(directory, (str, os.PathLike)) and not os.path.lexists(directory)
+    try:
+        result = attempt(lambda: _send(name, prefix, options))
+        if result["works"]:
+            large = attempt(lambda: _open_large(name, prefix, options, sizes))
+            if not large["works"]:
+                result = large
+    finally:
+        factory = factory_of(name)
+        if factory is not None:
+            # Does nothing after an attempt that went well.
+            attempt(lambda: clear_away(factory, prefix, options))
+        if new:
+            with contextlib.suppress(OSError):
+                os.rmdir(str(directory))
+    return {"name": name} | result
+
+
+def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
+    def open_it() -> Engine:
+        return open_engine(name, prefix, engine_options=options, **_TINY)
+
+    def push(engine: Engine) -> None:
+        refused = engine.push([Record(b"doctor", b"hello", engine.clock() + 10**11, 10)])
+        if refused:
+            raise Failed(refused[0].detail)
+
+    def send(test: Other) -> None:
+        mine = open_it()
+        test.tell("open")
+        test.expect("go")
+        push(mine)
+        mine.close()
+        test.tell("sent")
+
+    try:
+        unavailable = getattr(find(name), "unavailable", None)
+        reason = unavailable() if unavailable is not None else None
+        if reason is not None:
+            # Without the list of the others, which the report has anyway.
+            raise Failed(reason)
+        engine = open_it()
+    except Exception as error:
+        # Its own errors say what to do.
+        raise Failed(str(error)) from error
+    try:
+        if not engine.capabilities.crosses_processes:
+            push(engine)
+            _check(engine.pop(b"doctor"))
+            return "a message went through, within one process: it does not reach others"
+        with Other(send) as sender:
+            sender.expect("open")
+            bell = engine.bell()
+            engine.pop(b"doctor", 1, bell)
+            start = time.monotonic()
+            sender.tell("go")
+            if engine.capabilities.wakes:
+                if not select.select([bell.fileno()], [], [], PATIENCE / 2)[0]:
+                    raise Failed("a message was sent, but nobody was woken up for it")
+                _check(engine.pop(b"doctor"))
+            else:
+                while not (popped := engine.pop(b"doctor")):
+                    if time.monotonic() > start + PATIENCE / 2:
+                        raise Failed("a message was sent and never arrived")
+                    time.sleep(0.001)
+                _check(popped)
+            took = time.monotonic() - start
+            sender.expect("sent")
+        bell.close()
+        return f"a message went from one process to another in {took * 1000:.1f} ms"
+    finally:
+        engine.destroy()
+
+
+def _open_large(
+    name: str, prefix: str, options: Mapping[str, Any], sizes: Mapping[str, int]
+) -> None:
+    """A store that is opened to any size takes little of it: sysv alone reserves the whole."""
+    try:
+        open_engine(
+            name,
+            prefix,
+            channel_memory=sizes["channel_memory"],
+            group_memory=sizes["group_memory"],
+            engine_options=options,
+        ).destroy()
+    except Exception as error:
+        raise Failed(str(error)) from error
+
+
+def _check(popped: list[Any]) -> None:
+    if [each.payload for each in popped] != [b"hello"]:
+        raise Failed(f"another message arrived than was sent: {popped!r}")
+
+
+def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The store of a prefix, if it is there: whether this user can use it, and what is in it.
+
+    Joins and leaves it as any process does, and changes nothing else.
+    """
+    result: dict[str, Any] = {"prefix": prefix, "directory": None, "statistics": None}
+    factory = factory_of(name)
+    if factory is None:
+        return result | {
+            "works": None,
+            "detail": "not looked at: the engine is not one over shared memory, or is not usable",
+            "advice": "",
+        }
+    with contextlib.suppress(Exception):
+        result["directory"] = place_of(factory, prefix, options).directory
+    statistics: dict[str, int] = {}
+
+    def look() -> str:
+        try:
+            record = record_of(place_of(factory, prefix, options))
+            if record is None:
+                return "there is none; the first process to use it makes it"
+            if record.engine != factory.name:
+                raise Failed(
+                    f"it was made by engine {record.engine!r}",
+                    "choose that engine, or another prefix or directory",
+                )
+            if not record.ready or record.boot_id != boot_identity():
+                return "it is unfinished or from before a reboot, and will be made afresh"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that its sizes are others than these
+                engine = open_engine(name, prefix, engine_options=options, **_TINY)
+        except (StoreUnavailable, OSError) as error:
+            raise Failed(str(error)) from error
+        try:
+            counts = engine.statistics()
+        finally:
+            engine.close()
+        return " ".join(f"{key}={value}" for key, value in counts.items())
+
+    result |= attempt(look)
+    if result["works"] and "=" in str(result["detail"]):
+        for word in str(result["detail"]).split():
+            key, _, value = word.partition("=")
+            statistics[key] = int(value)
+        result["statistics"] = statistics
+        result["detail"] = "it can be used"
+    return result
