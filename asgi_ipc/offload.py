@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 from .buffers import OwnQueue
+from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreUnavailable
 from .loops import LoopListener, Watch
@@ -20,6 +22,11 @@ from .names import ChannelName
 
 class OffloadingListener(LoopListener):
     """A loop that never calls the engine itself."""
+
+    def __init__(self, demux: Demultiplexer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(demux, loop)
+        #: What cancelled receivers have begun and not ended, by queue.
+        self._settling: dict[bytes, set[asyncio.Future[Any]]] = {}
 
     async def receive_own(self, name: ChannelName) -> bytes:
         """The next message on a process-specific channel of this process."""
@@ -53,6 +60,9 @@ class OffloadingListener(LoopListener):
         bell = await self._opened()
         loop = asyncio.get_running_loop()
         while True:
+            while settling := self._settling.get(queue):
+                # A cancelled receiver's record is on its way back to the front (S5).
+                await asyncio.wait(settling)
             watch = self.watches.get(queue)
             if watch is None:
                 watch = self.watches[queue] = Watch()
@@ -61,15 +71,17 @@ class OffloadingListener(LoopListener):
             watch.waiters.append(waiter)
             watch.touched = True
             pop = _Pop(self, queue, bell)
+            running = loop.run_in_executor(None, pop.run)
             try:
-                record = await loop.run_in_executor(None, pop.run)
+                record = await asyncio.shield(running)
                 if record is not None:
                     pop.taken = True
                     return record.payload
                 await waiter.future
             except BaseException:
                 if pop.cancel():
-                    loop.run_in_executor(None, pop.put_back)
+                    running = loop.run_in_executor(None, pop.put_back)
+                self._settle(queue, running)
                 raise
             finally:
                 if not waiter.woken and waiter in watch.waiters:
@@ -79,6 +91,20 @@ class OffloadingListener(LoopListener):
                     self._left(queue, watch)
             if waiter.error is not None:
                 raise waiter.error
+
+    def _settle(self, queue: bytes, running: asyncio.Future[Any]) -> None:
+        """Let the next receiver of a queue wait for what a cancelled one has begun."""
+        settling = self._settling.setdefault(queue, set())
+        settling.add(running)
+
+        def settled(done: asyncio.Future[Any]) -> None:
+            settling.discard(done)
+            if not settling:
+                self._settling.pop(queue, None)
+            if not done.cancelled():
+                done.exception()  # Who looks next gets to know by itself.
+
+        running.add_done_callback(settled)
 
     async def _opened(self) -> Bell:
         if self.bell is None:

@@ -39,6 +39,7 @@ Waiting
 
 Processes (capability ``crosses_processes``)
   E15  Two processes that open the same prefix with the same options share everything.
+       (Two engines of one process do, whatever the capability says.)
   E16  A process killed at any instant harms nobody: no other process waits for it, no
        record whose push returned is lost, none is popped twice.
   E17  `identity` is unique for all time, lasts as long as the process has the engine
@@ -177,7 +178,11 @@ class Engine(Protocol):
 
     @property
     def flushes(self) -> int:
-        """Grows with every flush, in every process (E19). Takes no lock."""
+        """Grows with every flush, in every process (E19).
+
+        Read before each delivery, on the event loop too: it takes no lock and never waits.
+        An engine that must ask somebody gives what it heard last.
+        """
 
     def clock(self) -> int:
         """Now, in nanoseconds, on the scale of deadlines; never goes back."""

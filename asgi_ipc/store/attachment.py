@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import mmap
 import os
 import secrets
 import threading
@@ -83,7 +84,8 @@ class Attachment:
                 raise OptionError(
                     f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed"
                 )
-            self._sizes[kind] = -(-size // 4096) * 4096
+            # The system rounds up to its pages, and the size is compared on opening.
+            self._sizes[kind] = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         # Where a directory is named, a machine without any other will do.
         parent = self.default_parent() if directory is None else ""
         self._place = place_for(parent, prefix, directory, group, mode)
@@ -207,7 +209,9 @@ class Attachment:
                 self._let_go(error)
                 raise
             finally:
-                current = store.is_current()
+                current = True
+                with contextlib.suppress(StoreUnavailable):
+                    current = store.is_current()
                 store.close()
                 if not current:
                     store.remove_directory()

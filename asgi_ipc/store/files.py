@@ -5,13 +5,23 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 
 from .segment import Owner
 
 #: How much is written at a time where a file system can't reserve.
-_ZEROS = bytes(64 * 1024)
+_STEP = 64 * 1024
 #: What posix_fallocate answers where it isn't offered, or forbidden as a system call.
-_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+_NOT_OFFERED = {
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+}
+#: What reading answers where shared memory is no file (macOS): sizing it has reserved it.
+_NO_FILE = {errno.ENXIO, errno.ENODEV, errno.ESPIPE}
 
 
 def free_space(path: str) -> str:
@@ -55,10 +65,15 @@ class FileMemory:
         except OSError as error:
             if error.errno not in _NOT_OFFERED:
                 raise
-        # Nothing lives there yet, so writing zeros over it loses nothing.
-        while length:
-            written = os.pwrite(self._descriptor, _ZEROS[:length], offset)
-            offset, length = offset + written, length - written
+        # Written over with what is there: zeros, the first time.
+        try:
+            while length:
+                there = os.pread(self._descriptor, min(length, _STEP), offset)
+                written = os.pwrite(self._descriptor, there, offset)
+                offset, length = offset + written, length - written
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
 
     def close(self) -> None:
         """Let go of the mapping and the descriptor."""
@@ -73,9 +88,12 @@ class FileMemory:
 def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
     """Size a new file, and set its rights whatever the umask said; closes it if that fails."""
     try:
-        if gid is not None:
+        status = os.fstat(descriptor)
+        if gid is not None and status.st_gid != gid:
             os.fchown(descriptor, -1, gid)
-        os.fchmod(descriptor, mode)
+        # Asked first: macOS refuses it on shared memory, whose mode is mostly right.
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(descriptor, mode)
         os.ftruncate(descriptor, size)
     except BaseException:
         os.close(descriptor)

@@ -14,12 +14,17 @@ from struct import Struct
 from ..exceptions import StoreCorrupt
 from .layout import (
     COMMITTED,
+    CURSOR,
+    DESTROYED,
+    FORMATTING,
     IDLE,
     JOURNAL,
     JOURNAL_AFTER,
     JOURNAL_COUNT,
     JOURNAL_PAIRS,
+    RECOVERIES,
     STATE,
+    TABLES,
     WORD,
 )
 
@@ -57,8 +62,16 @@ class Journal:
         if count > JOURNAL_PAIRS:
             raise StoreCorrupt(f"the journal holds {count} changes, more than it has room for")
         pairs = words[JOURNAL : JOURNAL + 2 * count].tolist()
+        # What is no change of ours must not be carried out halfway.
+        for offset in pairs[:count]:
+            if offset < CURSOR or JOURNAL <= offset < TABLES or offset >= len(words):
+                raise StoreCorrupt(f"the journal changes word {offset}, which no change does")
+        if words[JOURNAL_AFTER] not in (IDLE, FORMATTING, DESTROYED):
+            raise StoreCorrupt(f"the journal leaves the state at {words[JOURNAL_AFTER]}")
         for offset, value in zip(pairs[:count], pairs[count:], strict=True):
             words[offset] = value
+        # Before the end, so that no recovery goes uncounted; one that is killed counts too.
+        words[RECOVERIES] += 1
         words[STATE] = words[JOURNAL_AFTER]
 
     def set_state(self, state: int) -> None:

@@ -113,7 +113,10 @@ class RecordLocks:
 
     def unlock(self, byte: int) -> None:
         """See `Locks.unlock`."""
-        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
+        except OSError as error:
+            raise _unusable(self._path, error) from error
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""
@@ -201,7 +204,10 @@ class FileLocks:
         """See `Locks.unlock`."""
         descriptor = self._descriptors.get(byte, -1)
         if descriptor >= 0:  # Else it was not locked: `Gone`.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            except OSError as error:
+                raise _unusable(self._path, error) from error
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

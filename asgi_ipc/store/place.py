@@ -105,6 +105,8 @@ def make_directory(place: Place) -> None:
         except FileNotFoundError as error:
             # The last process of another store is just leaving, and takes away what is empty.
             refusal = error
+        except OSError as error:
+            raise unusable("reach the directory", place.directory, error) from error
     else:
         raise unusable("make the directory", place.directory, refusal) from refusal
     if place.private:

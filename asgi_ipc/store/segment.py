@@ -2,7 +2,7 @@
 
 A port brings one class of this shape (about a hundred lines) and registers an engine
 that names it; locks, wake-ups and liveness come from `sidecar` and `bells`, which
-need fcntl record locks and FIFOs, and nothing else.
+need fcntl record locks (or flock) and FIFOs, and nothing else.
 
   G1  `create` makes memory that no one had before, zero-filled, of exactly ``size``
       bytes and open to ``mode`` whatever the umask; it raises OSError and leaves

@@ -38,7 +38,6 @@ from .layout import (
     MEMBERS,
     NAMED,
     NODES_USED,
-    RECOVERIES,
     SOONEST,
     STATE,
     VERSION,
@@ -166,7 +165,7 @@ class Region:
             return
         try:
             sidecar.inside = False
-            with contextlib.suppress(OSError, KeyError):  # the store is closed
+            with contextlib.suppress(StoreUnavailable):  # it may be closed
                 sidecar.unlock(self._byte)
         finally:
             lock.release()
@@ -185,10 +184,9 @@ class Region:
 
     def _finish(self) -> None:
         """Carry on where a killed process stopped."""
-        words, heap = self.words, self.heap
+        words = self.words
         if words[STATE] == COMMITTED:
-            heap.journal.replay()
-            heap.commit({RECOVERIES: words[RECOVERIES] + 1}, after=words[STATE])
+            self.heap.journal.replay()
             self._on_recovery()
         if words[STATE] == FORMATTING:
             self.format()
@@ -347,7 +345,10 @@ class Store:
         if view.nbytes < Geometry.of(kind, 0).first_extent * WORD:
             raise StoreUnavailable(f"{locator!r} has {view.nbytes} bytes, too few for a store")
         if view[:8].tobytes() != MAGIC:
-            raise StoreUnavailable(f"{locator!r} is not the memory of a store: it has no mark")
+            raise StoreUnavailable(
+                f"{locator!r} is not the memory of a store: it has no mark; remove it and the "
+                "lock file, or choose another prefix"
+            )
         with view.cast("B")[: 64 * WORD] as head, head.cast("Q") as words:
             expected = {
                 W_BYTE_ORDER: ("byte order mark", BYTE_ORDER),

@@ -1,0 +1,194 @@
+"""What the tests of the Segment contract need: a place, and processes that use the memory.
+
+Also the script that those processes run, so it needs nothing but asgi_ipc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from asgi_ipc.engines import find
+from asgi_ipc.store.segment import Place
+
+if TYPE_CHECKING:
+    from asgi_ipc.store.segment import Segment
+
+#: Longest wait for another process, in seconds; only a test that fails waits so long.
+PATIENCE = 30.0
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Ground:
+    """A segment class under test, and a directory for it. Removes all that was made."""
+
+    def __init__(self, engine: str, prefix: str) -> None:
+        self.engine = engine
+        factory: Any = find(engine)
+        self.segment: type[Segment] = factory.segment
+        self.token = secrets.token_hex(8)
+        directory = os.path.join(tempfile.gettempdir(), f"{prefix}-segment")
+        os.mkdir(directory, 0o700)
+        self.place = Place(directory, 0o600, None)
+        self._locators: set[str] = set()
+        self._open: list[Segment] = []
+
+    def locator(self, name: str = "channels") -> str:
+        """A locator that is fresh, as a new store takes it."""
+        locator = self.segment.locator_for(name, secrets.token_hex(8))
+        self._locators.add(locator)
+        return locator
+
+    def create(self, locator: str, size: int = 4 * PAGE, place: Place | None = None) -> Segment:
+        """Create memory, all of it to be touched."""
+        segment = self.segment.create(place or self.place, locator, size)
+        self._open.append(segment)
+        segment.reserve(0, size)
+        return segment
+
+    def attach(self, locator: str) -> Segment:
+        """Attach to it once more."""
+        segment = self.segment.attach(self.place, locator)
+        self._open.append(segment)
+        return segment
+
+    def exists(self, locator: str) -> bool:
+        """Whether there is memory to attach to."""
+        try:
+            self.segment.attach(self.place, locator).close()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def process(self, code: str, *arguments: object) -> Process:
+        """Run code in a process of its own; see `main`."""
+        return Process(self, code, arguments)
+
+    def clean_up(self) -> None:
+        """Let go of everything and remove it."""
+        for segment in self._open:
+            segment.close()
+        for locator in self._locators:
+            self.segment.unlink(self.place, locator)
+        for name in os.listdir(self.place.directory):
+            raise AssertionError(f"{name} was left behind in the store's directory")
+        os.rmdir(self.place.directory)
+
+
+class Process:
+    """A process that runs a test's code, talking in lines."""
+
+    def __init__(self, ground: Ground, code: str, arguments: tuple[object, ...]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        said = json.dumps([ground.engine, list(ground.place), code, list(arguments)])
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, said],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        self._buffer = b""
+
+    def line(self) -> str:
+        """The next line that it printed."""
+        assert self._process.stdout is not None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        while b"\n" not in self._buffer:
+            assert poll.poll(1000 * PATIENCE), "the process gave no answer"
+            said = os.read(self._process.stdout.fileno(), 65536)
+            assert said, f"the process ended: {self._process.wait(PATIENCE)}"
+            self._buffer += said
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def go_on(self) -> None:
+        """End its ``input()``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+
+    def end(self) -> int:
+        """Wait for its end; its exit status, negative if a signal ended it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            return self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+
+
+def killed_at(opcode: int, operation: Callable[[], object]) -> bool:
+    """Run an operation in a forked child that kills itself before that opcode of it.
+
+    True if it was killed, False if the operation was over by then.
+    """
+    child = os.fork()
+    if not child:
+        seen = 0
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal seen
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                seen += 1
+                if seen == opcode:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            operation()
+        finally:
+            sys.settrace(None)
+            os._exit(0)
+    return os.WIFSIGNALED(wait(child))
+
+
+def wait(child: int) -> int:
+    """The exit status of a forked child."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("the forked child did not end")
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Any:
+    """Have another umask."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def main() -> None:
+    """Run a test's code with ``segment`` (the class), ``place`` and ``arguments``."""
+    engine, place, code, arguments = json.loads(sys.argv[1])
+    factory: Any = find(engine)
+    names = {"segment": factory.segment, "place": Place(*place), "arguments": arguments}
+    exec(code, names)
+
+
+if __name__ == "__main__":
+    main()

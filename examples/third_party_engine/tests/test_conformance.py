@@ -1,0 +1,1 @@
+from asgi_ipc.conformance.suite import *  # noqa: F403
