@@ -5,6 +5,8 @@ PORT ?= 8000
 ENGINE ?= posix
 WORKERS ?= 2
 JOBS ?= 4
+ROUNDS ?= 3
+DAMAGE ?= 50000
 
 VENV := .venv
 READY := $(VENV)/.ready
@@ -19,14 +21,20 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(READY))
 endif
+ifneq ($(shell cat .venv-bench/.ready 2>/dev/null),$(CURDIR))
+$(shell rm -f .venv-bench/.ready)
+endif
 
-.PHONY: help run test lint format setup clean
+.PHONY: help run test torture conformance lint format bench setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
 	@echo "make test    lint, types and all tests (JOBS processes)"
+	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
+	@echo "make torture kills at every opcode, torn stores, spoiled memory (minutes)"
 	@echo "make lint    lint and types only"
 	@echo "make format  put the code into the one format"
+	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, QUICK, OUT)"
 	@echo "make clean   remove everything that was made"
 
 run: $(READY)
@@ -34,6 +42,19 @@ run: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest -n $(JOBS) -q $(ARGS)
+
+conformance: $(READY)
+	@$(BIN)/python -m pytest --pyargs asgi_ipc.conformance -n $(JOBS) -q \
+		$(if $(filter command,$(firstword $(origin ENGINE))),--engine '$(ENGINE)') $(ARGS)
+
+# The engines share what an operation stores: one is killed everywhere, the others sampled.
+torture: $(READY)
+	@$(BIN)/python -m tests.torture plants --sample 200
+	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
+	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)
+	@$(BIN)/python -m tests.torture births --sample 300
+	@$(BIN)/python -m tests.torture kill --quiet --engine posix --engine sysv --sample 50
+	@$(BIN)/python -m tests.torture kill --quiet --engine mmap
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
@@ -43,6 +64,24 @@ lint: $(READY)
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format --quiet .
+
+# The peers have an environment of their own: nobody else needs what they bring along.
+BENCH := .venv-bench
+BENCH_READY := $(BENCH)/.ready
+
+bench: $(BENCH_READY)
+	@exec $(BENCH)/bin/python -m benchmarks --rounds '$(ROUNDS)' --only '$(ONLY)' \
+		--peers '$(PEERS)' $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+
+$(BENCH_READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \
+		"one: make bench PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(BENCH) with $(PYTHON) (about a minute) ..."
+	@test -x $(BENCH)/bin/python && $(BENCH)/bin/python -c '' 2>/dev/null || \
+		$(PYTHON) -m venv --clear $(BENCH)
+	@echo '*' > $(BENCH)/.gitignore
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@echo "$(CURDIR)" > $@
 
 setup: $(READY)
 
@@ -56,5 +95,5 @@ $(READY): pyproject.toml Makefile
 	@echo "$(CURDIR)" > $@
 
 clean:
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

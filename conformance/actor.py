@@ -1,7 +1,7 @@
-"""The far end of `Puppet`: a script that opens a store and does as it is told.
+"""The far end of `Puppet`: a program that opens a store and does as it is told.
 
-Run by path, so that it needs nothing but asgi_ipc, wherever that comes from. Each line
-of input is a command; each method of `Actor` is one.
+It needs nothing but asgi_ipc. Each line of input is a command; each method of `Actor`
+is one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import faulthandler
 import itertools
-import json
 import os
 import select
 import signal
@@ -254,12 +253,8 @@ def _result(actor: Actor, command: str, args: Any, kwargs: Any) -> tuple[str, An
 def main() -> None:
     """Obey until the input ends, which it does when the test's process dies, too."""
     faulthandler.dump_traceback_later(LIFETIME, exit=True)
-    actor = Actor(json.loads(sys.argv[1]), os.dup(1))
+    actor = Actor(ast.literal_eval(sys.argv[1]), os.dup(1))
     os.dup2(2, 1)
     for line in sys.stdin:
         command, args, kwargs = ast.literal_eval(line)
         actor.say(repr(_result(actor, command, args, kwargs)))
-
-
-if __name__ == "__main__":
-    main()

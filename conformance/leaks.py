@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,14 +78,14 @@ def files_used(process: str = "self") -> set[str]:
     }
 
 
-def _sysv_segments(creators: Iterable[int]) -> set[str]:
-    """Ids of the SysV shared memory segments that one of these processes made."""
+def _sysv_segments(creators: Collection[int] = ()) -> set[str]:
+    """Ids of the SysV shared memory segments that one of these processes made, or of all."""
     try:
         rows = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
     except OSError:
         return set()
-    wanted = {str(creator) for creator in creators}
-    return {row.split()[1] for row in rows if row.split()[4] in wanted}
+    fields = [row.split() for row in rows]
+    return {each[1] for each in fields if not creators or int(each[4]) in creators}
 
 
 class Snapshot(NamedTuple):
@@ -97,9 +97,13 @@ class Snapshot(NamedTuple):
     segments: set[str]
 
     @classmethod
-    def take(cls, children: Iterable[int] = ()) -> Snapshot:
-        """Look at this process, and at the segments that it or its children made."""
-        segments = _sysv_segments({os.getpid(), *children})
+    def take(cls, children: Collection[int] | None = None) -> Snapshot:
+        """Look at this process; and at the segments that it or its children made, or at all.
+
+        All, to know later which are new: a child may get the number of a process that
+        died long ago and left segments.
+        """
+        segments = _sysv_segments({os.getpid(), *children} if children is not None else ())
         return cls(_descriptors(), set(threading.enumerate()), files_used(), segments)
 
 

@@ -1,138 +1,171 @@
-"""The pytest plugin: options, markers, the fixtures ``case`` and ``engine``.
+"""The pytest plugin: the suite's options and markers, and what happens around its tests.
 
-It may be loaded in anybody's test run, so it does nothing to tests that do not ask for
-``case``, and imports nothing that costs.
+pytest loads it wherever asgi_ipc is installed (entry point ``pytest11``), so in other
+people's test runs too. There it does nothing: it imports nothing that costs, has no
+fixtures, leaves an option alone that somebody else has, and looks at no item that does
+not ask for an engine of ours. Fixtures are in `asgi_ipc.conformance.fixtures`.
 """
 
 from __future__ import annotations
 
-import ast
-import faulthandler
 import os
-import secrets
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from asgi_ipc.engines.base import Engine
-
-    from .case import Case
-
-#: Seconds after which a test is taken to hang. Then its worker dies with all stacks shown.
-WATCHDOG = 90.0
-
-_stderr = pytest.StashKey[int]()
 #: Part of each prefix of this run, so that what the run leaves behind can be told.
-_run = pytest.StashKey[str]()
+RUN = pytest.StashKey[str]()
+#: Whether this run has tests of the suite at all.
+_used = pytest.StashKey[bool]()
+#: The fixture whose parameter is an engine.
+_FIXTURE = "conformance_engine"
+_WORD = "asgi_ipc_conformance"
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the suite."""
-    group = parser.getgroup("asgi_ipc", "asgi_ipc conformance")
-    group.addoption(
-        "--engine",
-        action="append",
-        metavar="NAME-OR-PATH",
-        help="an engine to test, by registered name or 'package.module:Class'; may be"
+#: The options; where each is kept, since somebody else's may be called alike.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "--engine": {
+        "dest": f"{_WORD}_engine",
+        "metavar": "NAME-OR-PATH",
+        "help": "an engine to test, by registered name or 'package.module:Class'; may be"
         " repeated (default: all registered)",
-    )
-    group.addoption(
-        "--engine-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an engine option; VALUE is a Python literal, or else a string",
-    )
+    },
+    "--engine-option": {
+        "dest": f"{_WORD}_engine_option",
+        "metavar": "KEY=VALUE",
+        "help": "an engine option, may be repeated; VALUE is a Python literal, or else a string",
+    },
+    "--clause": {
+        "dest": f"{_WORD}_clause",
+        "metavar": "CLAUSE",
+        "help": "of the suite only the tests that name this clause, E4 for example; may be"
+        " repeated",
+    },
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser
+) -> Generator[None, None, None]:
+    """Add the options of the suite, each unless somebody has one of that name.
+
+    Here and not in ``pytest_addoption``, since by now all others have added theirs: who
+    comes second with a name ends everything.
+    """
+    try:
+        return (yield)
+    finally:
+        group = parser.getgroup("asgi_ipc", "asgi_ipc conformance")
+        for name, attributes in _OPTIONS.items():
+            if early_config.getoption(name, _WORD) is _WORD:
+                group.addoption(name, action="append", default=[], **attributes)
+
+
+def chosen(config: pytest.Config, option: str) -> list[str]:
+    """What was given with an option of the suite, each time."""
+    return list(getattr(config.option, _OPTIONS[option]["dest"], None) or ())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers; name the run; keep a way out for the watchdog's stacks."""
+    """Register the markers, name the run, and refuse what was not meant."""
     config.addinivalue_line("markers", "clause(*names): what the test holds the engine to")
     config.addinivalue_line("markers", "needs(*names): capabilities without which it is skipped")
-    # pytest captures descriptor 2 during a test, and a killed worker never shows it.
-    config.stash[_stderr] = os.dup(2)
     worker = getattr(config, "workerinput", None)
-    config.stash[_run] = worker["asgi_ipc_run"] if worker else f"ct{secrets.token_hex(3)}"
+    config.stash[RUN] = worker[_WORD] if worker else f"ct{os.urandom(3).hex()}"
+    if worker is None and any(chosen(config, option) for option in _OPTIONS):
+        _check_options(config)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Undo `pytest_configure`."""
-    if _stderr in config.stash:  # Not if another plugin failed before us.
-        os.close(config.stash[_stderr])
+def _check_options(config: pytest.Config) -> None:
+    from asgi_ipc.engines import find
+    from asgi_ipc.exceptions import EngineUnavailable
+
+    from .clauses import clauses
+
+    for engine in chosen(config, "--engine"):
+        try:
+            find(engine)
+        except EngineUnavailable as error:
+            hint = "" if ":" not in engine else "\nIs its folder in PYTHONPATH?"
+            raise pytest.UsageError(f"--engine {engine}: {error}{hint}") from error
+    engine_options(config)
+    known = clauses()
+    for clause in chosen(config, "--clause"):
+        if clause not in known:
+            raise pytest.UsageError(f"--clause {clause}: there are {', '.join(known)}")
+
+
+def engine_options(config: pytest.Config) -> dict[str, Any]:
+    """The engine options of this run."""
+    import ast
+
+    options: dict[str, Any] = {}
+    for option in chosen(config, "--engine-option"):
+        key, separator, value = option.partition("=")
+        if not separator or not key.isidentifier():
+            raise pytest.UsageError(f"--engine-option {option}: it must be KEY=VALUE")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of the suite for each engine."""
+    if _FIXTURE in metafunc.fixturenames:
+        from asgi_ipc.engines import names
+
+        config = metafunc.config
+        config.stash[_used] = True
+        engines = sorted(set(chosen(config, "--engine") or names()))
+        metafunc.parametrize(_FIXTURE, engines, scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what ``--clause`` did not ask for."""
+    wanted = set(chosen(config, "--clause"))
+    if not wanted:
+        return
+    out = [
+        item
+        for item in items
+        if _FIXTURE in getattr(item, "fixturenames", ())
+        and wanted.isdisjoint(name for mark in item.iter_markers("clause") for name in mark.args)
+    ]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        gone = set(out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker the name of the run."""
-    node.workerinput["asgi_ipc_run"] = node.config.stash[_run]
+    node.workerinput[_WORD] = node.config.stash[RUN]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of the suite for each engine."""
-    if "conformance_engine" in metafunc.fixturenames:
-        from asgi_ipc.engines import names
-
-        chosen = sorted(set(metafunc.config.getoption("--engine") or names()))
-        metafunc.parametrize("conformance_engine", chosen, scope="session")
-
-
-@pytest.fixture
-def case(request: pytest.FixtureRequest, conformance_engine: str) -> Iterator[Case]:
-    """One engine under test and a prefix of its own; afterwards nothing may be left of it."""
-    from asgi_ipc.engines import find
-
-    from .case import Case
-
-    factory: Any = find(conformance_engine)
-    reason = factory.unavailable()
-    if reason is not None:
-        pytest.skip(f"{conformance_engine} can't work here: {reason}")
-    for marker in request.node.iter_markers("needs"):
-        for capability in marker.args:
-            if not getattr(factory.capabilities, capability):
-                pytest.skip(f"{conformance_engine} declares no {capability}")
-    config = request.config
-    prefix = f"{config.stash[_run]}-{secrets.token_hex(5)}"
-    options = dict(_parse(option) for option in config.getoption("--engine-option"))
-    faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=config.stash[_stderr])
-    try:
-        case = Case(conformance_engine, factory.capabilities, prefix, options)
-        try:
-            yield case
-        finally:
-            left = case.clean_up()
-        assert not left, "left behind:\n" + "\n".join(left)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture
-def engine(case: Case) -> Engine:
-    """The engine under test, open."""
-    return case.open()
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Learn from an xdist worker whether it had tests of the suite."""
+    if getattr(node, "workeroutput", {}).get(_WORD):
+        node.config.stash[_used] = True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Look once more, when all workers are done, for anything that bears the run's name."""
+    config = session.config
+    if not config.stash.get(_used, False):
+        return
+    if hasattr(config, "workeroutput"):
+        config.workeroutput[_WORD] = True
+        return
     from .leaks import entries_named
 
-    if hasattr(session.config, "workerinput"):
-        return
-    left = entries_named(session.config.stash[_run])
+    left = entries_named(config.stash[RUN])
     if left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line("\nasgi_ipc: the run left behind: " + ", ".join(left), red=True)
-
-
-def _parse(option: str) -> tuple[str, Any]:
-    key, separator, value = option.partition("=")
-    if not separator or not key.isidentifier():
-        raise pytest.UsageError(f"--engine-option {option!r} is not KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

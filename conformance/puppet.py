@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import select
 import signal
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .leaks import files_used
+from .tools import patient
 
 #: Longest wait for an answer, in seconds; only a test that fails waits so long.
 PATIENCE = 30.0
+_ACTOR = "asgi_ipc.conformance.actor"
 
 
 class PuppetError(Exception):
@@ -27,14 +28,13 @@ class Puppet:
     """The near end of ``actor.py``: a line of Python literals out, a line back."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        # The engine under test may lie on a path that only this process was given.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        script = Path(__file__).with_name("actor.py")
+        # The engine under test may lie on a path that only this process was given; and
+        # nothing of ours may lie before it, as the folder of a script would.
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {_ACTOR} import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, str(script), json.dumps(arguments)],
+            [sys.executable, "-c", code, repr(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
             bufsize=0,
         )
         self._buffer = b""
@@ -66,13 +66,14 @@ class Puppet:
     def line(self) -> str:
         """Wait for one line of output."""
         assert self._process.stdout is not None
-        until = time.monotonic() + PATIENCE
+        patience = patient(PATIENCE)
+        until = time.monotonic() + patience
         while b"\n" not in self._buffer:
             poll = select.poll()
             poll.register(self._process.stdout, select.POLLIN)
             if not poll.poll(max(0, int(1000 * (until - time.monotonic())))):
                 self.kill()
-                raise AssertionError(f"process {self.pid} gave no answer in {PATIENCE} s")
+                raise AssertionError(f"process {self.pid} gave no answer in {patience:g} s")
             chunk = os.read(self._process.stdout.fileno(), 65536)
             if not chunk:
                 raise AssertionError(f"process {self.pid} ended: {self._process.wait()}")
@@ -105,7 +106,7 @@ class Puppet:
             self.files |= files_used(str(self.pid))
         self._process.stdin.close()
         try:
-            self._process.wait(5)
+            self._process.wait(patient(5))
         except subprocess.TimeoutExpired:
             self._process.kill()
         return self._rest()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from asgi_ipc.engines.base import IDENTITY_BYTES
+
 from .tools import MANY, deadline, eventually, pop, push, record, rung
 
 if TYPE_CHECKING:
@@ -232,8 +234,8 @@ def test_a_second_put_renews_the_owner(case: Case) -> None:
 @pytest.mark.needs("owners")
 def test_an_owner_that_was_never_seen_counts_as_none(case: Case) -> None:
     engine, witness = case.open(), case.process()
-    engine.put(b"t", b"m", deadline(engine), secrets.token_bytes(16))
-    owner = secrets.token_bytes(16)
+    engine.put(b"t", b"m", deadline(engine), secrets.token_bytes(IDENTITY_BYTES))
+    owner = secrets.token_bytes(IDENTITY_BYTES)
     assert engine.push([record(engine, b"q", b"x", owner=owner)]) == []
     assert not eventually(lambda: witness.call("members", b"t") == [], 1.5)
     assert pop(engine, b"q") == [b"x"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
-from collections.abc import Iterator
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,15 +23,6 @@ SIZES = sorted(
     {0, 1, 1_000_003, MAX_PAYLOAD}
     | {(1 << bits) + off for bits in (3, 4, 5, 6, 7, 8, 12, 16, 20) for off in (-1, 0, 1)}
 )
-
-
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Make Python switch threads all the time, so that a missing lock shows."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.clause("E1")
@@ -113,6 +103,13 @@ def test_records_of_several_queues_in_one_batch_keep_their_order(engine: Engine)
     assert pop(engine, b"b") == [b"1", b"3", b"5", b"7", b"9"]
 
 
+@pytest.mark.clause("E2")
+def test_large_and_small_records_of_one_batch_keep_their_order(engine: Engine) -> None:
+    payloads = [b"x" * size for size in (70_000, 1, 5000, 0, 300, 1_000_000, 40, 9000, 2)]
+    push(engine, b"q", payloads)
+    assert [len(each) for each in pop(engine, b"q")] == [len(each) for each in payloads]
+
+
 @pytest.mark.clause("E3")
 def test_a_push_over_capacity_is_refused_and_says_so(engine: Engine) -> None:
     push(engine, b"q", [b"1", b"2"], capacity=2)
@@ -154,6 +151,7 @@ def test_the_others_of_a_batch_are_stored_in_their_order(engine: Engine) -> None
         ]
     )
     assert [(each.position, each.no_room) for each in refused] == [(1, False), (3, False)]
+    assert engine.push([]) == []
     assert pop(engine, b"q") == [b"1", b"2"]
     assert pop(engine, b"full") == [b"0"]
     assert pop(engine, b"other") == [b"3"]
@@ -184,6 +182,22 @@ def test_a_record_without_room_does_not_keep_the_others_out(case: Case) -> None:
     refused = engine.push([record(engine, b"q", payload) for payload in batch])
     assert [(each.position, each.no_room) for each in refused] == [(1, True)]
     assert pop(engine, b"q") == [b"before", b"after"]
+
+
+@pytest.mark.clause("E4")
+def test_the_clock_counts_nanoseconds_and_never_goes_back(case: Case) -> None:
+    """And all engines of a store count alike: a deadline is good wherever it is looked at."""
+    engine, other = case.open(), case.open()
+    began, start = time.monotonic_ns(), engine.clock()
+    readings = [start]
+    while time.monotonic_ns() < began + 100_000_000:
+        readings += [engine.clock(), other.clock()]
+        time.sleep(0.005)
+    after, end = time.monotonic_ns(), engine.clock()
+    assert readings == sorted(readings)
+    # One of the two spans lies within the other, whatever the machine did meanwhile.
+    assert 0.9 * (after - began) <= end - start + 5_000_000
+    assert end - start <= 1.1 * (time.monotonic_ns() - began) + 5_000_000
 
 
 @pytest.mark.clause("E4")
@@ -281,6 +295,22 @@ def test_any_name_of_1_to_255_bytes_works(engine: Engine) -> None:
     assert engine.push([record(engine, name, name) for name in names]) == []
     for name in names:
         assert pop(engine, name) == [name]
+
+
+@pytest.mark.clause("E5")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(b"", 1), (b"x" * (MAX_NAME + 1), 1), (b"q", MAX_PAYLOAD + 1)],
+    ids=["no name", "long name", "large payload"],
+)
+def test_what_is_over_the_limits_is_refused_with_all_of_its_batch(
+    engine: Engine, name: bytes, size: int
+) -> None:
+    batch = [record(engine, b"q", b"before"), record(engine, name, b"x" * size)]
+    with pytest.raises(ValueError, match=r"\d"):
+        engine.push([*batch, record(engine, b"q", b"after")])
+    assert pop(engine, b"q") == []
+    assert engine.statistics()["pushed"] == 0
 
 
 @pytest.mark.clause("E6")

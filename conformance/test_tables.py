@@ -138,6 +138,18 @@ def test_any_member_and_table_name_works(engine: Engine) -> None:
         assert engine.members(name).names == (name,)
 
 
+@pytest.mark.clause("E5")
+@pytest.mark.parametrize(
+    ("table", "member"),
+    [(b"", b"m"), (b"t", b""), (b"t" * (MAX_NAME + 1), b"m"), (b"t", b"m" * (MAX_NAME + 1))],
+    ids=["no table", "no member", "long table", "long member"],
+)
+def test_a_name_over_the_limits_is_refused(engine: Engine, table: bytes, member: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\d"):
+        put(engine, table, member)
+    assert engine.statistics()["members"] == 0
+
+
 @pytest.mark.clause("E10")
 def test_remove_takes_out_and_says_whether_it_was_there(engine: Engine) -> None:
     put(engine, b"t", b"a", b"b")

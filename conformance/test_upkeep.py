@@ -63,6 +63,7 @@ def test_a_flushed_store_works_on(engine: Engine) -> None:
     assert engine.members(b"t").names == (b"new",)
 
 
+@pytest.mark.clause("E12")
 @pytest.mark.clause("E19")
 @pytest.mark.needs("wakes")
 def test_who_waited_before_a_flush_is_rung_after_it(engine: Engine) -> None:
@@ -109,6 +110,15 @@ def test_statistics_tell_what_became_of_each_record(engine: Engine) -> None:
     expected = {"pushed": 7, "popped": 4, "expired": 2, "refused": 2, "orphaned": 0, "pending": 1}
     assert {key: counts[key] for key in expected} == expected
     assert counts["high_water"] == 7
+
+
+@pytest.mark.clause("E20")
+@pytest.mark.needs("bounded")
+def test_a_record_without_room_counts_as_refused(case: Case) -> None:
+    engine = case.open(channel_memory=1 << 20)
+    assert engine.push([record(engine, b"q", b"x" * (2 << 20))])[0].no_room
+    counts = engine.statistics()
+    assert (counts["pushed"], counts["refused"], counts["pending"]) == (0, 1, 0)
 
 
 @pytest.mark.clause("E20")
@@ -190,7 +200,10 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "push one": lambda engine: engine.push([record_for_nobody()]),
     "pop": lambda engine: engine.pop(b"q"),
     "restore": lambda engine: engine.restore(b"q", Popped(b"x", 1 << 62)),
+    "disarm": lambda engine: engine.disarm(b"q", a_bell_for_nobody()),
     "bell": lambda engine: engine.bell(),
+    "identity": lambda engine: engine.identity,
+    "flushes": lambda engine: engine.flushes,
     "put": lambda engine: engine.put(b"t", b"m", 1 << 62),
     "remove": lambda engine: engine.remove(b"t", b"m"),
     "members": lambda engine: engine.members(b"t"),
@@ -205,6 +218,13 @@ def record_for_nobody() -> Any:
     from asgi_ipc.engines.base import Record
 
     return Record(b"q", b"x", 1 << 62, 1)
+
+
+def a_bell_for_nobody() -> Any:
+    """No engine is asked for it, since that one is closed."""
+    from asgi_ipc.engines.bell import PipeBell
+
+    return PipeBell()
 
 
 @pytest.mark.clause("E21")

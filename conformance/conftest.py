@@ -1,0 +1,27 @@
+"""Gives the suite's tests their fixtures, and their failures the words of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+# By its full name: the plugin is that of the installed package, wherever this file lies.
+from asgi_ipc.conformance.clauses import clauses
+from asgi_ipc.conformance.fixtures import case, engine, hasty_threads, real_stderr
+
+__all__ = ["case", "engine", "hasty_threads", "real_stderr"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the test holds the engine to."""
+    report = yield
+    if report.failed:
+        known = clauses()
+        named = {name for mark in item.iter_markers("clause") for name in mark.args}
+        lines = [f"{name}  {known[name]}" for name in known if name in named]
+        report.sections.append(("what it fails", "\n".join(lines)))
+    return report

@@ -1,0 +1,88 @@
+"""The fixtures of the suite: ``case`` and ``engine``, for each engine under test.
+
+Not in the plugin, which is loaded everywhere: an ``engine`` is a thing that many have.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from asgi_ipc.engines import find
+from asgi_ipc.engines.base import Engine
+from asgi_ipc.exceptions import EngineUnavailable
+
+from .case import Case
+from .plugin import RUN, engine_options
+
+#: Seconds after which a test is taken to hang. Then its worker dies with all stacks shown.
+WATCHDOG = 90.0
+
+
+@pytest.fixture(scope="session")
+def real_stderr(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Where a watchdog can be heard: pytest captures descriptor 2 while a test runs."""
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    if capture is None:
+        descriptor = os.dup(2)
+    else:
+        with capture.global_and_fixture_disabled():
+            descriptor = os.dup(2)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def case(
+    request: pytest.FixtureRequest, conformance_engine: str, real_stderr: int
+) -> Iterator[Case]:
+    """One engine under test and a prefix of its own; afterwards nothing may be left of it."""
+    try:
+        factory: Any = find(conformance_engine)
+    except EngineUnavailable as error:
+        # Registered, and not to be imported: a defect of whoever registered it.
+        pytest.fail(str(error), pytrace=False)
+    unavailable = getattr(factory, "unavailable", None)
+    reason = unavailable() if unavailable is not None else None
+    if reason is not None:
+        pytest.skip(f"{conformance_engine} can't work here: {reason}")
+    for marker in request.node.iter_markers("needs"):
+        for capability in marker.args:
+            if not getattr(factory.capabilities, capability):
+                pytest.skip(f"{conformance_engine} declares no {capability}")
+    prefix = f"{request.config.stash[RUN]}-{secrets.token_hex(5)}"
+    options = engine_options(request.config)
+    faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=real_stderr)
+    try:
+        case = Case(conformance_engine, factory.capabilities, prefix, options)
+        try:
+            yield case
+        finally:
+            left = case.clean_up()
+        assert not left, "left behind:\n" + "\n".join(left)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def engine(case: Case) -> Engine:
+    """The engine under test, open."""
+    return case.open()
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Make Python switch threads all the time, so that a missing lock shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+__all__ = ["case", "engine", "hasty_threads", "real_stderr"]
