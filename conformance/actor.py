@@ -119,10 +119,18 @@ class Actor:
         return rung
 
     def wait_pop(self, queue: bytes, timeout: float = 10) -> bytes | None:
-        """Pop one record, waiting by bell alone: a wake-up that is lost times out."""
-        taken = self.arm(queue)
-        while not taken and self.heard(timeout):
+        """Pop one record, waiting by bell alone: a wake-up that is lost times out.
+
+        Where no bell is rung across processes, by looking again and again.
+        """
+        if self.engine.capabilities.wakes:
             taken = self.arm(queue)
+            while not taken and self.heard(timeout):
+                taken = self.arm(queue)
+        else:
+            until = time.monotonic() + timeout
+            while not (taken := self.pop(queue)) and time.monotonic() < until:
+                time.sleep(0.005)
         return taken[0] if taken else None
 
     def echo(self, source: bytes, target: bytes, rounds: int) -> int:

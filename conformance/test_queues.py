@@ -224,9 +224,9 @@ def test_dead_records_among_live_ones_are_passed_over(engine: Engine) -> None:
 @pytest.mark.clause("E4")
 def test_a_dead_record_does_not_count_against_capacity(engine: Engine) -> None:
     push(engine, b"q", [b"alive"], capacity=3)
-    push(engine, b"q", [b"dead", b"dead"], capacity=3, seconds=0.03)
+    push(engine, b"q", [b"dead", b"dead"], capacity=3, seconds=0.4)
     assert engine.push([record(engine, b"q", b"early", capacity=3)])
-    let_pass(engine, 0.05)
+    let_pass(engine, 0.42)
     push(engine, b"q", [b"1", b"2"], capacity=3)
     assert engine.push([record(engine, b"q", b"late", capacity=3)])
     assert pop(engine, b"q") == [b"alive", b"1", b"2"]
@@ -239,7 +239,8 @@ def test_the_dead_make_room_before_anybody_is_refused(case: Case, queues: int) -
     engine = case.open(channel_memory=1 << 20)
     # Alternating lives, so that room is free only if the dead are found wherever they are.
     count = 0
-    death = deadline(engine, 0.4)
+    # Long enough to fill it first.
+    death = deadline(engine, 4 if engine.capabilities.blocking else 0.8)
     kept = engine.clock() + 10**12
     while True:
         name = b"%d" % (count % queues)
@@ -336,9 +337,9 @@ def test_restoring_takes_no_heed_of_capacity(engine: Engine) -> None:
 @pytest.mark.clause("E6")
 @pytest.mark.clause("E4")
 def test_a_record_that_died_meanwhile_is_not_brought_back_to_life(engine: Engine) -> None:
-    push(engine, b"q", [b"dying"], seconds=0.03)
+    push(engine, b"q", [b"dying"], seconds=0.4)
     (taken,) = engine.pop(b"q")
-    let_pass(engine, 0.05)
+    let_pass(engine, 0.42)
     engine.restore(b"q", taken)
     assert pop(engine, b"q") == []
 

@@ -70,7 +70,8 @@ def test_a_full_store_refuses_new_members_and_renews_old_ones(case: Case) -> Non
 @pytest.mark.needs("bounded")
 def test_dead_members_make_room_for_new_ones(case: Case) -> None:
     engine = case.open(group_memory=1 << 18)
-    death = deadline(engine, 0.5)
+    # Long enough to fill it first.
+    death = deadline(engine, 4 if engine.capabilities.blocking else 0.8)
     for number in range(20):
         put(engine, b"table %d" % number, b"alive")
     members = fill(engine, b"old", 1 << 18, death)
@@ -213,10 +214,10 @@ def test_every_change_gives_a_new_object(case: Case) -> None:
 @pytest.mark.clause("E9")
 def test_a_member_that_dies_is_a_change(engine: Engine) -> None:
     put(engine, b"t", b"alive")
-    put(engine, b"t", b"dying", seconds=0.1)
+    put(engine, b"t", b"dying", seconds=0.4)
     known = engine.members(b"t")
     assert sorted(known.names) == [b"alive", b"dying"]
-    let_pass(engine, 0.12)
+    let_pass(engine, 0.42)
     assert engine.members(b"t", known).names == (b"alive",)
 
 

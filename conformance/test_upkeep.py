@@ -92,13 +92,13 @@ def test_a_flush_gives_all_the_room_back(case: Case) -> None:
 @pytest.mark.clause("E20")
 def test_statistics_tell_what_became_of_each_record(engine: Engine) -> None:
     push(engine, b"q", [b"1", b"2", b"3", b"4"])
-    push(engine, b"q", [b"dying", b"dying"], seconds=0.05)
+    push(engine, b"q", [b"dying", b"dying"], seconds=0.4)
     push(engine, b"other", [b"5"])
     assert engine.push([record(engine, b"q", b"x", capacity=6)])
     assert engine.push([record(engine, b"other", b"x", capacity=1)])
     pop(engine, b"q", 1)
     engine.restore(b"q", engine.pop(b"q")[0])
-    let_pass(engine, 0.07)
+    let_pass(engine, 0.42)
     counts = engine.statistics(b"q")
     assert set(counts) >= OF_A_QUEUE
     expected = {"pushed": 6, "popped": 1, "expired": 2, "refused": 1, "orphaned": 0, "pending": 3}
