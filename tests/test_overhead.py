@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from asgi_ipc.messages import encode
 MIB = 1024 * 1024
 
 
-def make(engine: str, **options: object) -> SyncIPCChannelLayer:
+def make(engine: str, **options: Any) -> SyncIPCChannelLayer:
     return SyncIPCChannelLayer(
         f"overhead-{secrets.token_hex(6)}", engine=engine, capacity=10**6, **options
     )

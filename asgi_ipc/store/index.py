@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ..exceptions import StoreCorrupt
 from .heap import Heap
 from .journal import Change
-from .layout import HAND
+from .layout import HAND, WORD
 
 #: No chain is longer; one that is has been made a circle.
 LONGEST_CHAIN = range(1 << 20)
@@ -60,9 +60,12 @@ class Index:
         """
         start = 0 if share >= self.buckets else self._words[HAND] % self.buckets
         stop = min(start + share, self.buckets)
-        heads = self._words[self._table + start : self._table + stop].tolist()
-        used = [bucket for bucket, head in enumerate(heads, self._table + start) if head]
-        return used, stop % self.buckets
+        first, last = self._table + start, self._table + stop
+        # Most turns find nothing, in a store that idles; that must cost nothing.
+        if not self._heap.bytes[first * WORD : last * WORD].tobytes().strip(b"\0"):
+            return [], stop % self.buckets
+        heads = self._words[first:last].tolist()
+        return [bucket for bucket, head in enumerate(heads, first) if head], stop % self.buckets
 
     @staticmethod
     def circle() -> StoreCorrupt:

@@ -1,0 +1,1 @@
+"""How fast the layers are, beside what else a site could use; see README.md here."""

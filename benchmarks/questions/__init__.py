@@ -1,0 +1,15 @@
+"""What is asked: one module for each group of questions."""
+
+from __future__ import annotations
+
+from . import groups, growth, latency, resources, synchronous, throughput
+from .base import Case, Question
+
+
+def all_questions() -> list[Question]:
+    """All questions, the important ones first."""
+    modules = (latency, throughput, groups, synchronous, growth, resources)
+    return [question for module in modules for question in module.QUESTIONS]
+
+
+__all__ = ["Case", "Question", "all_questions"]
