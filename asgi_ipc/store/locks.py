@@ -437,9 +437,12 @@ def _again(path: str, descriptor: int) -> int:
     """A second descriptor of a file that is open; FileNotFoundError if it was removed."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     other = os.open(path, flags)
-    if not os.path.sameopenfile(other, descriptor):
+    try:
+        if not os.path.sameopenfile(other, descriptor):
+            raise FileNotFoundError(errno.ENOENT, "the lock file was replaced", path)
+    except BaseException:
         os.close(other)
-        raise FileNotFoundError(errno.ENOENT, "the lock file was replaced", path)
+        raise
     return other
 
 

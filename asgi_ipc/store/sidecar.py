@@ -155,11 +155,11 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
                 known._users += 1
                 return known
         descriptor = os.open(path, flags, place.mode)
-        status = os.fstat(descriptor)
-        key = (status.st_dev, status.st_ino)
-        if key in _registry:
-            return _registry[key]._adopt(descriptor)
         try:
+            status = os.fstat(descriptor)
+            key = (status.st_dev, status.st_ino)
+            if key in _registry:
+                return _registry[key]._adopt(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise StoreUnavailable(f"{path!r} is not a plain file and was left as it is")
             if status.st_uid == os.geteuid() and not status.st_size:

@@ -234,6 +234,7 @@ class Store:
         self._engine = engine
         self._sizes = sizes
         self._on_recovery = on_recovery
+        self.regions: dict[int, Region] = {}
         make_directory(place)
         try:
             check_fifos(place)
@@ -259,9 +260,11 @@ class Store:
                     if linked and self._open():
                         break
             except OSError as error:
+                self._close_regions()
                 self.sidecar.close()
                 raise unusable("open the store in", place.directory, error) from error
             except BaseException:
+                self._close_regions()
                 self.sidecar.close()
                 raise
             self.sidecar.close()
@@ -456,9 +459,12 @@ class Store:
             with contextlib.suppress(Gone, StoreCorrupt), region as heap:
                 heap.commit({}, after=DESTROYED)
         with self._opening() as linked:
-            self._remove_memory(self._record)
-            if linked:
-                os.unlink(self.sidecar.path)
+            try:
+                self._remove_memory(self._record)
+                if linked:
+                    os.unlink(self.sidecar.path)
+            except OSError as error:
+                raise unusable("remove the store at", self.place.directory, error) from error
 
     def remove_memory(self) -> None:
         """Take away the memory of a store that is not the store any more."""
@@ -478,6 +484,9 @@ class Store:
         with self.sidecar.thread_lock:
             if self.sidecar.inside:
                 raise Reentered
-            for region in self.regions.values():
-                region.close()
+            self._close_regions()
         self.sidecar.close()
+
+    def _close_regions(self) -> None:
+        for region in self.regions.values():
+            region.close()

@@ -1,0 +1,188 @@
+"""The full check: it finds what is wrong, says so, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc.check import check, remove
+from asgi_ipc.engines.mmap import MmapEngine
+from asgi_ipc.engines.posix import PosixEngine
+from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
+from asgi_ipc.store import layout
+from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.heap import Heap
+
+from .stores import killed_at, open_store, record
+
+ENGINES = [PosixEngine, SysVEngine, MmapEngine]
+
+
+def fill(engine: SharedMemoryEngine) -> SharedMemoryEngine:
+    """Something of everything."""
+    engine.push([record(engine, b"a", b"%d" % number) for number in range(5)])
+    engine.push([record(engine, b"large", bytes(50_000)), record(engine, b"gone")])
+    engine.pop(b"gone")
+    engine.pop(b"waited for", 1, engine.bell())
+    for number in range(5):
+        engine.put(b"t", b"m%d" % number, 1 << 62)
+    return engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[SharedMemoryEngine]:
+    engine = fill(open_store(tmp_path))
+    yield engine
+    engine.destroy()
+
+
+def checked(engine: SharedMemoryEngine, directory: Path) -> list[str]:
+    return check("store", engine.name, {"directory": directory})
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_store_in_use_is_sound(kind: type[SharedMemoryEngine], tmp_path: Path) -> None:
+    engine = fill(open_store(tmp_path, kind))
+    try:
+        before = engine.statistics()
+        assert checked(engine, tmp_path) == []
+        after = engine.statistics()
+        assert {**after, "oldest_age": 0} == {**before, "oldest_age": 0}
+    finally:
+        engine.destroy()
+
+
+def queue(heap: Heap, kind: int = layout.QUEUE) -> int:
+    """Where the first record of a kind is."""
+    used = heap.words[layout.IDS_USED]
+    entries = [heap.words[heap.end - handle] for handle in range(1, used + 1)]
+    return next(at for at in entries if at < heap.end and heap.kind(at) == kind)
+
+
+#: What is spoiled: the segment, the word of it, and what the check says.
+SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
+    "handle": (0, lambda heap: heap.end - 1, "handle"),
+    "free handle": (0, lambda heap: layout.FREE_ID, "free"),
+    "used handles": (0, lambda heap: layout.IDS_USED, "nothing holds"),
+    "cursor": (0, lambda heap: layout.CURSOR, "cursor"),
+    "free extents": (0, lambda heap: layout.FREE_EXTENTS, "free extents"),
+    "live words": (0, lambda heap: heap.geometry.extent_live, "live words"),
+    "bucket": (0, lambda heap: heap.geometry.hash_table + 3, "can't be followed|found by its name"),
+    "META": (0, lambda heap: queue(heap), "another's"),
+    "head": (0, lambda heap: queue(heap) + layout.Q_HEAD, "queue"),
+    "tail": (0, lambda heap: queue(heap) + layout.Q_TAIL, "tail"),
+    "count": (0, lambda heap: queue(heap) + layout.Q_PUSHED, "counts otherwise"),
+    "link": (0, lambda heap: queue(heap, layout.MESSAGE) + layout.M_LINK, "queue"),
+    "high water": (0, lambda heap: layout.HIGH_WATER, "high-water"),
+    "gone": (0, lambda heap: layout.GONE, "are counted"),
+    "queues": (0, lambda heap: layout.NAMED, "queues and"),
+    "node": (0, lambda heap: layout.NODES_USED, "wait nodes"),
+    "free node": (0, lambda heap: layout.FREE_NODE, "wait node"),
+    "table": (1, lambda heap: queue(heap, layout.TABLE) + layout.T_COUNT, "members and counts"),
+    "first member": (1, lambda heap: queue(heap, layout.TABLE) + layout.T_FIRST, "table|handle"),
+    "next member": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_NEXT, "table|handle"),
+    "owner table": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_TABLE, "point back"),
+    "deadline": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_DEADLINE, "sooner"),
+    "members": (1, lambda heap: layout.MEMBERS, "members"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path: Path) -> None:
+    part, find, said = SPOILED[name]
+    heap = (engine._channels, engine._groups)[part].heap
+    word = find(heap)
+    kept = heap.words[word]
+    heap.words[word] = 1 if kept != 1 else 2
+    try:
+        found = "\n".join(checked(engine, tmp_path))
+        assert found, "nothing was found"
+        assert any(each in found for each in said.split("|")), found
+    finally:
+        heap.words[word] = kept
+
+
+def test_what_a_killed_process_left_half_done_is_ended_first(
+    engine: SharedMemoryEngine, tmp_path: Path
+) -> None:
+    left = 0
+    for opcode in range(400, 1_500, 20):
+        killed_at(lambda: engine.push([record(engine, b"a")]), opcode, lambda: engine.identity)
+        left += engine._channels.words[layout.STATE] == layout.COMMITTED
+        assert checked(engine, tmp_path) == []
+        assert engine._channels.words[layout.STATE] == layout.IDLE
+    assert left
+
+
+def run(directory: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of the command."""
+    option = f"directory={str(directory)!r}"
+    done = subprocess.run(
+        [sys.executable, "-m", "asgi_ipc", "check", "--engine-option", option, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command_says_sound_or_what_is_wrong_or_that_there_is_none(
+    engine: SharedMemoryEngine, tmp_path: Path
+) -> None:
+    assert run(tmp_path, "store", "--engine", "mmap") == (0, "sound\n")
+    engine._channels.words[layout.NAMED] += 1
+    status, said = run(tmp_path, "store", "--engine", "mmap")
+    engine._channels.words[layout.NAMED] -= 1
+    assert status == 1
+    assert "queues" in said
+    status, said = run(tmp_path, "another", "--engine", "mmap")
+    assert status == 2
+    assert "there is no store" in said
+    assert run(tmp_path, "store", "--engine", "memory")[0] == 2
+    assert os.listdir(tmp_path) == ["store"], "a check must not make a store"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_corrupt_store_can_be_removed_and_its_processes_go_on(
+    kind: type[SharedMemoryEngine], tmp_path: Path
+) -> None:
+    engine = fill(open_store(tmp_path, kind))
+    try:
+        engine._channels.words[layout.STATE] = 77
+        with pytest.raises(StoreCorrupt, match="--remove") as caught:
+            engine.pop(b"a")
+        assert str(tmp_path) in str(caught.value)
+        with pytest.raises(StoreCorrupt):
+            open_store(tmp_path, kind)
+        status, said = run(tmp_path, "store", "--engine", engine.name, "--remove")
+        assert status == 1
+        assert said.endswith("removed\n")
+        assert engine.pop(b"a") == []
+        engine.push([record(engine, b"a", b"afresh")])
+        newcomer = open_store(tmp_path, kind)
+        assert newcomer.pop(b"a")[0].payload == b"afresh"
+        newcomer.close()
+    finally:
+        engine.destroy()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sound_store_is_not_removed(engine: SharedMemoryEngine, tmp_path: Path) -> None:
+    assert run(tmp_path, "store", "--engine", "mmap", "--remove") == (0, "sound\n")
+    assert len(engine.pop(b"a", 10)) == 5
+
+
+@pytest.mark.parametrize("call", [check, remove])
+def test_what_can_not_be_checked_is_said(
+    call: Callable[..., object], engine: SharedMemoryEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreUnavailable, match="there is no store"):
+        call("another", "mmap", {"directory": tmp_path})
+    with pytest.raises(EngineUnavailable, match="nothing to check"):
+        call("store", "memory")
