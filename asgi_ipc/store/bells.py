@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 import threading
 import time
@@ -61,14 +60,16 @@ def check_fifos(place: Place) -> None:
     """Raise `StoreUnavailable` if no FIFO can be made in the store's directory.
 
     Better when the store is opened than at the first wait; and without wake-ups every
-    message would be a second late. The name is that of no bell, and of no process.
+    message would be a second late. The name is that of no bell and of no process, and always
+    the same: what somebody leaves who is killed at this goes with the next.
     """
-    path = bell_path(place, secrets.token_bytes(IDENTITY_BYTES), 0)
+    path = bell_path(place, bytes(IDENTITY_BYTES), 0)
     try:
-        os.mkfifo(path, place.mode)
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, place.mode)
         os.unlink(path)
     except FileNotFoundError:
-        pass  # the directory was removed meanwhile, and will be made again
+        pass  # another was faster, or the directory was removed and will be made again
     except OSError as error:
         raise _no_fifo(path, error) from error
 

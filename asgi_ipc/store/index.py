@@ -12,8 +12,8 @@ from .heap import Heap
 from .journal import Change
 from .layout import HAND, WORD
 
-#: No chain is longer; one that is has been made a circle.
-LONGEST_CHAIN = range(1 << 20)
+#: No chain is longer; one that is has been made a circle. (Chains have a few records.)
+LONGEST_CHAIN = range(1 << 16)
 
 
 class Index:

@@ -15,15 +15,15 @@ from struct import pack_into
 from typing import Any, NamedTuple
 
 from asgi_ipc.exceptions import StoreCorrupt
-from asgi_ipc.store import layout, store
+from asgi_ipc.store import layout, region, store
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.index import Index
 from asgi_ipc.store.journal import Journal
 from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
 from asgi_ipc.store.queues import Queues
+from asgi_ipc.store.region import Region
 from asgi_ipc.store.sidecar import Record, Sidecar
-from asgi_ipc.store.store import Region
 from asgi_ipc.store.waiters import Waiters
 
 from . import births, damage, kill, prefixes
@@ -256,7 +256,7 @@ def nameless_error() -> None:
 
 def foreign_error() -> None:
     """What contradictory contents make Python raise comes out as it is."""
-    store._CONTRADICTIONS = (StoreCorrupt,)  # type: ignore[assignment]
+    region._CONTRADICTIONS = (StoreCorrupt,)  # type: ignore[assignment]
 
 
 def forgotten_memory() -> None:
@@ -306,9 +306,9 @@ def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str
     (scenario,) = [each for each in SCENARIOS if each.name == plant.scenario]
     runner = examiner(engine, n)
     plant.plant()
-    for region in runner.world.regions:
+    for each in runner.world.regions:
         # Held since before the planting.
-        region.heap.commit = region.heap.journal.commit
+        each.heap.commit = each.heap.journal.commit
     try:
         runner.run(scenario)
     finally:
