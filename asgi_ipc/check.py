@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from .doctor import _option
+from .arguments import add_engine_arguments
 from .doctor.stores import factory_of, place_of
 from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .store.attachment import Attachment
@@ -120,15 +120,7 @@ def _record(place: Place) -> Record | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``check``."""
     parser.add_argument("prefix", metavar="PREFIX", help="the prefix of the layers that use it")
-    parser.add_argument("--engine", default="posix", metavar="NAME", help="default: posix")
-    parser.add_argument(
-        "--engine-option",
-        action="append",
-        default=[],
-        type=_option,
-        metavar="KEY=VALUE",
-        help="an engine option; VALUE is a Python literal, or else a string",
-    )
+    add_engine_arguments(parser, "the engine that its processes use")
     parser.add_argument(
         "--remove",
         action="store_true",

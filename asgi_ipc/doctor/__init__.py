@@ -8,7 +8,6 @@ The exit status is 1 if the chosen engine does not work.
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import json
 import signal
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from .. import __version__
+from ..arguments import add_engine_arguments
 from ..engines import names
 from .engines import look_at_store, try_engine
 from .machine import limits, look_at, packages, system
@@ -34,20 +34,7 @@ FORMAT = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``doctor``."""
-    parser.add_argument(
-        "--engine",
-        default="posix",
-        metavar="NAME",
-        help="the engine that must work: a name or 'package.module:Class' (default: posix)",
-    )
-    parser.add_argument(
-        "--engine-option",
-        action="append",
-        default=[],
-        type=_option,
-        metavar="KEY=VALUE",
-        help="an engine option; VALUE is a Python literal, or else a string",
-    )
+    add_engine_arguments(parser, "the engine that must work")
     for option, default in DEFAULT_SIZES.items():
         parser.add_argument(
             f"--{option.replace('_', '-')}",
@@ -115,16 +102,6 @@ def examine(
         "engines": tried,
         "store": store,
     }
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 @contextlib.contextmanager

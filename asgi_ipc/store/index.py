@@ -12,6 +12,10 @@ from .heap import Heap
 from .journal import Change
 from .layout import HAND, WORD
 
+#: Later than any deadline.
+NEVER = (1 << 64) - 1
+#: Nanoseconds after which a full store is searched again for what the dead left.
+SWEEP_AGAIN = 1_000_000_000
 #: No chain is longer; one that is has been made a circle. (Chains have a few records.)
 LONGEST_CHAIN = range(1 << 16)
 

@@ -12,7 +12,7 @@ from zlib import crc32
 from ..engines.base import Popped, Record
 from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
-from .index import LONGEST_CHAIN, Index
+from .index import LONGEST_CHAIN, NEVER, SWEEP_AGAIN, Index
 from .journal import Change
 from .layout import (
     EXPIRED,
@@ -54,13 +54,9 @@ from .layout import (
 from .processes import Processes
 from .waiters import Waiters
 
-#: Later than any deadline.
-NEVER = (1 << 64) - 1
 #: Leave this much of the journal for the words at the end of a change.
 _FULL_CHANGE = JOURNAL_PAIRS - 64
 _MILLISECOND = 1_000_000
-#: Nanoseconds after which a full store is searched again for orphans and empty queues.
-_SWEEP_AGAIN = 1_000_000_000
 
 
 def _lifetime(deadline: int, now: int) -> int:
@@ -316,7 +312,7 @@ class Queues:
             if (
                 now < words[SOONEST]
                 and gone <= words[NAMED] // 64
-                and now < words[SWEPT] + _SWEEP_AGAIN
+                and now < words[SWEPT] + SWEEP_AGAIN
             ):
                 raise
         self.sweep(now, everything=True)

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .heap import Heap
+from .index import NEVER
 from .layout import (
     CHANNELS,
     COMMITTED,
@@ -35,7 +36,6 @@ from .sidecar import Sidecar
 #: What the two kinds of segment are called, in messages and in locators.
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
-_FOREVER = (1 << 64) - 1
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
@@ -160,7 +160,7 @@ class Region:
         self.heap.format()
         for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE):
             words[counter] = 0
-        words[SOONEST] = _FOREVER
+        words[SOONEST] = NEVER
         self.heap.journal.set_state(IDLE)
 
     def close(self) -> None:

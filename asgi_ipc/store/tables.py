@@ -12,7 +12,7 @@ from zlib import crc32
 
 from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
-from .index import Index
+from .index import NEVER, SWEEP_AGAIN, Index
 from .journal import Change
 from .layout import (
     CHANGES,
@@ -35,11 +35,6 @@ from .layout import (
     T_WORDS,
     TABLE,
 )
-
-#: Later than any deadline.
-NEVER = (1 << 64) - 1
-#: Nanoseconds after which a full store is searched again for members of the dead.
-_SWEEP_AGAIN = 1_000_000_000
 
 
 class Tables:
@@ -215,7 +210,7 @@ class Tables:
             return False
         except NoRoom:
             # A full store refuses fast: look again only where there can be something.
-            if now < words[SOONEST] and now < words[SWEPT] + _SWEEP_AGAIN:
+            if now < words[SOONEST] and now < words[SWEPT] + SWEEP_AGAIN:
                 raise
         self.sweep(now)
         self._heap.room_for(length)
