@@ -194,6 +194,22 @@ def test_waiting_processes_find_together_again_after(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("remove", [lock_file, whole_directory, moved_away])
+def test_who_destroys_without_having_noticed_destroys_the_store_there_is(
+    kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
+) -> None:
+    unaware = open_store(tmp_path, kind)
+    remove(tmp_path, unaware)
+    other = open_store(tmp_path, kind)
+    other.push([record(other, b"a", b"in the new store")])
+    unaware.destroy()
+    assert other.pop(b"a") == []  # In a store that it had to make.
+    other.destroy()
+    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [bells, whole_directory])
 def test_whose_bell_was_taken_away_gets_another_that_rings(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path

@@ -158,6 +158,13 @@ class Attachment:
                 store.remove_directory()
             self._open()
 
+    def _current(self) -> Store:
+        """The store that is there now, open; who calls holds ``_lock``."""
+        store = self._inside()
+        if not store.is_current():
+            self._reopen(store)
+        return self._inside()
+
     def _inside(self) -> Store:
         """The open store, joined. Comes before every entry."""
         store = self._store
@@ -219,7 +226,7 @@ class Attachment:
     def destroy(self) -> None:
         """See `Engine.destroy`."""
         with self._lock:
-            store = self._inside()
+            store = self._current()  # Never one that was taken away, while another stays.
             alive = set()
             try:
                 with contextlib.suppress(Gone, StoreCorrupt), self._channels:
@@ -253,9 +260,7 @@ class Attachment:
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
         with self._lock:
-            store = self._inside()
-            if not store.is_current():
-                self._reopen(store)
+            self._current()
             self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
             bell = FifoBell(self._place, self._identity, self._bell_numbers)
             self._bells.add(bell)
