@@ -13,8 +13,10 @@ from zlib import crc32
 
 from ..exceptions import StoreCorrupt
 from .heap import Heap
+from .lanes import Lanes, pending
 from .layout import (
     CHANNELS,
+    COUNT_SHIFT,
     CURSOR,
     CURSOR_END,
     E_CHAIN,
@@ -23,6 +25,8 @@ from .layout import (
     E_PREVIOUS,
     E_TABLE,
     E_WORDS,
+    ENTRY_DEAD,
+    ENTRY_DEADLINE,
     EXPIRED,
     EXTENTS_USED,
     FLUSHED,
@@ -39,6 +43,9 @@ from .layout import (
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
+    L_QUEUE,
+    LANE,
+    LANES,
     LENGTH_MASK,
     LINK_MASK,
     M_DEADLINE,
@@ -54,10 +61,14 @@ from .layout import (
     ORPHANED,
     PIECE,
     PUSHED,
+    Q_BELL,
     Q_CHAIN,
     Q_GONE,
     Q_HEAD,
     Q_HIGH_WATER,
+    Q_IN,
+    Q_LANE,
+    Q_OUT,
     Q_PUSHED,
     Q_SOONEST,
     Q_TAIL,
@@ -266,7 +277,7 @@ class _Checker:
     def queues(self) -> Iterator[str]:
         words = self.words
         names: set[bytes] = set()
-        pending = 0
+        messages = lanes = 0
         waiting: list[int] = []
         for bucket, handle in self.chains(Q_CHAIN):
             self.reached.append(handle)
@@ -277,22 +288,29 @@ class _Checker:
                 yield f"queue {name!r} can't be found by its name"
             names.add(name)
             yield from self.messages(at, name)
-            pending += words[at + Q_PUSHED] - words[at + Q_GONE]
+            messages += pending(words, at)
+            if words[at + Q_LANE]:
+                lanes += 1
+                yield from self.lane(at, name)
+            if words[at + Q_WAIT_FIRST] and not words[at + Q_BELL]:
+                yield f"queue {name!r} has waiters behind nobody"
             nodes = list(self.follow(words[at + Q_WAIT_FIRST], self.next_node, "a list of waiters"))
             waiting += nodes
             if nodes and nodes[-1] != words[at + Q_WAIT_LAST]:
                 yield f"the waiters of queue {name!r} do not end at the last"
         if len(names) != words[NAMED]:
             yield f"there are {len(names)} queues and {words[NAMED]} are counted"
-        if pending != words[PUSHED] - words[GONE]:
-            yield f"there are {pending} messages and {words[PUSHED] - words[GONE]} are counted"
+        if lanes != words[LANES]:
+            yield f"there are {lanes} lanes and {words[LANES]} are counted"
+        if messages != words[PUSHED] - words[GONE]:
+            yield f"there are {messages} messages and {words[PUSHED] - words[GONE]} are counted"
         waiting += self.follow(words[FREE_NODE], self.next_node, "the list of free nodes")
         used = words[NODES_USED]
         if used > NODES or sorted(waiting) != list(range(1, used + 1)):
             yield f"the {used} wait nodes are not in one place each"
 
     def messages(self, at: int, name: bytes) -> Iterator[str]:
-        """The messages of the queue at an address."""
+        """The messages in the list of the queue at an address."""
         words = self.words
         last, count, soonest = 0, 0, words[at + Q_SOONEST]
         for message in self.follow(
@@ -310,10 +328,32 @@ class _Checker:
             yield f"queue {name!r} may expire sooner than the store says"
         if count and last != words[at + Q_TAIL]:
             yield f"queue {name!r} does not end at its tail"
-        if count > words[at + Q_HIGH_WATER]:
-            yield f"queue {name!r} has {count} messages, more than its high-water mark"
+        if pending(words, at) > words[at + Q_HIGH_WATER]:
+            yield f"queue {name!r} has {pending(words, at)} messages, over its high-water mark"
         if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
             yield f"queue {name!r} has {count} messages and counts otherwise"
+
+    def lane(self, at: int, name: bytes) -> Iterator[str]:
+        """The lane of the queue at an address."""
+        words = self.words
+        handle = words[words[at + Q_LANE]] >> ID_SHIFT
+        lane = self.address(handle)
+        self.reached.append(handle)
+        if lane != words[at + Q_LANE] or self.kind(handle) != LANE:
+            yield f"the lane of queue {name!r} is none"
+            return
+        if words[lane + L_QUEUE] != words[at] >> ID_SHIFT:
+            yield f"the lane of queue {name!r} is another's"
+        count, soonest = 0, words[at + Q_SOONEST]
+        for entry, _ in Lanes(self.heap).entries(at):
+            if not words[entry] & ENTRY_DEAD:
+                count += 1
+                if words[entry + ENTRY_DEADLINE] < soonest:
+                    yield f"the lane of queue {name!r} has a message that expires sooner"
+        if count and soonest < words[SOONEST]:
+            yield f"queue {name!r} may expire sooner than the store says"
+        if count != (words[at + Q_IN] >> COUNT_SHIFT) - (words[at + Q_OUT] >> COUNT_SHIFT):
+            yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
 
     def next_node(self, node: int) -> int:
         if node > self.words[NODES_USED]:

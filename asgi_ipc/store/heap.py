@@ -42,7 +42,8 @@ from .layout import (
     Geometry,
 )
 
-_META_AND = tuple(Struct(f"{1 + count}Q").pack_into for count in range(16))
+_LONGEST_HEADER = max(HEADER_WORDS.values())
+_META_AND = tuple(Struct(f"{1 + n}Q").pack_into for n in range(_LONGEST_HEADER))
 
 #: A rest of an extent smaller than this many words is left empty rather than begun.
 _WORTH_SPLITTING = 64
@@ -204,6 +205,35 @@ class Heap:
         change[CURSOR] = stop
         change[self.end - handle] = address
         return handle
+
+    def add_extent(self, change: Change, kind: int, field: int) -> int:
+        """A record that fills a free extent, to be live with ``change``; its address, or 0.
+
+        It holds one field and what its owner writes behind it, and stays where it is: an
+        extent without dead words is never cleaned. 0 if there is none to spare.
+        """
+        words = self.words
+        # One stays free for cleaning.
+        while words[FREE_EXTENTS] < 2:
+            if not self._grow():
+                return 0
+        handle = words[FREE_ID]
+        if not handle and words[IDS_USED] >= words[IDS_RESERVED]:
+            return 0
+        if handle:
+            change[FREE_ID] = words[self.end - handle] & ~FREE
+        else:
+            handle = words[IDS_USED] + 1
+            change[IDS_USED] = handle
+        extent = words[FREE_EXTENT] - 1
+        change[FREE_EXTENT] = words[self._next + extent]
+        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
+        change[self._live + extent] = self._extent
+        address = self._first + extent * self._extent
+        words[address] = self._extent | kind << KIND_SHIFT | handle << ID_SHIFT
+        words[address + 1] = field
+        change[self.end - handle] = address
+        return address
 
     def free(self, change: Change, handle: int) -> None:
         """Give up a record and its pieces with ``change``; several may go in one."""

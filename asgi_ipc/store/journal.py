@@ -31,7 +31,8 @@ from .layout import (
 #: What a change collects: word offset -> new value.
 Change = dict[int, int]
 
-_packers = [Struct(f"{2 * count}Q").pack_into for count in range(JOURNAL_PAIRS + 1)]
+_packers = [Struct(f"{2 + 2 * count}Q").pack_into for count in range(JOURNAL_PAIRS + 1)]
+_START = JOURNAL_COUNT * WORD
 
 
 class Journal:
@@ -46,9 +47,7 @@ class Journal:
         count = len(change)
         words = self._words
         # Not live until STATE says so; pack_into, which blanks a field first, is harmless.
-        _packers[count](self._bytes, JOURNAL * WORD, *change, *change.values())
-        words[JOURNAL_COUNT] = count
-        words[JOURNAL_AFTER] = after
+        _packers[count](self._bytes, _START, count, after, *change, *change.values())
         # One aligned 8-byte store, which no kill can split.
         words[STATE] = COMMITTED
         for offset, value in change.items():
@@ -64,7 +63,7 @@ class Journal:
         pairs = words[JOURNAL : JOURNAL + 2 * count].tolist()
         # What is no change of ours must not be carried out halfway.
         for offset in pairs[:count]:
-            if offset < CURSOR or JOURNAL <= offset < TABLES or offset >= len(words):
+            if offset < CURSOR or JOURNAL_COUNT <= offset < TABLES or offset >= len(words):
                 raise StoreCorrupt(f"the journal changes word {offset}, which no change does")
         if words[JOURNAL_AFTER] not in (IDLE, FORMATTING, DESTROYED):
             raise StoreCorrupt(f"the journal leaves the state at {words[JOURNAL_AFTER]}")

@@ -11,12 +11,13 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     5..6      STORE_ID        16 random bytes, the same in both segments and the lock file
     7         EXTENT_WORDS
     8         BUCKETS         length of the hash table
-    16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED
-    17        JOURNAL_COUNT   pairs in the journal
-    18        JOURNAL_AFTER   the STATE that follows once they are applied
+    16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
+                              with the offset of a queue, whose IN or OUT moves
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..63    counters        PUSHED .. RECOVERIES and the sweep's place
-    64        the journal     JOURNAL_PAIRS offsets, then as many values
+    32..61    counters        PUSHED .. LANES
+    62        JOURNAL_COUNT   pairs in the journal
+    63        JOURNAL_AFTER   the STATE that follows once they are applied
+    64        the journal     JOURNAL_COUNT offsets, then as many values
     ...       BUCKETS words   hash table: handle of the first record of each chain
     ...       EXTENTS words   live words in each extent
     ...       EXTENTS words   next extent on the free list, plus one
@@ -33,11 +34,27 @@ A record begins with META::
 
     bits 0..13   length in words, META included
     bits 14..17  kind
-    bits 18..20  bytes of padding at the end of the payload
+    bits 18..20  padding at the end of the payload, in bytes
     bit  21      split: the last word is the handle of the PIECE where the payload goes on
     bits 32..63  its own handle (0 in a FILLER); it is live if that handle points here
 
 then words by kind, named below, then the payload (a message) or the name.
+
+A queue that is used often has a *lane* besides its list of messages: a record that fills
+an extent, and so is never moved, and holds entries one after the other. IN and OUT of the
+queue say where the next entry goes and where the oldest is::
+
+    bits 0..31   place: word offset; goes round in the lane
+    bits 32..63  count: messages that ever came in, or went out, through this lane
+
+All of a lane is older than all of the list. An entry begins with ::
+
+    bits 0..30   size of the message in bytes
+    bit  31      dead: expired, and counted as gone
+    bits 32..63  lifetime: milliseconds from push to deadline
+
+or is ENTRY_WRAP: what follows is at the beginning of the lane. Then the deadline, then the
+message, filled up to whole words.
 
 Everything here is persisted: do not change a number without a new VERSION.
 """
@@ -57,9 +74,10 @@ CHANNELS, GROUPS = 1, 2
 W_MAGIC, W_BYTE_ORDER, W_VERSION, W_KIND, W_SIZE, W_STORE_ID = 0, 1, 2, 3, 4, 5
 W_EXTENT_WORDS, W_BUCKETS = 7, 8
 
-# The journal's state: words 16..23.
-STATE, JOURNAL_COUNT, JOURNAL_AFTER = 16, 17, 18
+# The state: words 16..23.
+STATE = 16
 IDLE, COMMITTED, FORMATTING, DESTROYED = 0, 1, 2, 3
+PUSHING, POPPING = 1 << 62, 1 << 63
 
 # The heap: words 24..31.
 CURSOR = 24  #: where the next record goes
@@ -71,7 +89,7 @@ IDS_USED = 29  #: handles ever used since the last format
 FREE_ID = 30  #: first free handle, or 0
 IDS_RESERVED = 31  #: handles that have memory
 
-# Counters and hints: words 32..63.
+# Counters and hints: words 32..61.
 PUSHED = 32  #: records ever stored
 GONE = 33  #: records no longer stored, for whatever reason
 EXPIRED = 34  #: of those, past their deadline
@@ -94,7 +112,10 @@ SWEPT = 50  #: when all was last looked after (nanoseconds)
 SWEPT_GONE = 51  #: what GONE was then
 SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
 
-JOURNAL = 64
+LANES = 53  #: queues that have a lane
+
+# The journal. Its count and what follows it stand in front: one write for all.
+JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
 JOURNAL_PAIRS = 512
 TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
 
@@ -119,24 +140,39 @@ SPLIT = 1 << 21
 ID_SHIFT = 32
 SHAPE_MASK = (1 << ID_SHIFT) - 1  #: all but the handle
 
-FILLER, MESSAGE, PIECE, QUEUE, TABLE, MEMBER = 0, 1, 2, 3, 4, 5
+FILLER, MESSAGE, PIECE, QUEUE, TABLE, MEMBER, LANE = 0, 1, 2, 3, 4, 5, 6
 
 # Words of a MESSAGE after META. LINK: handle of the next one, and above bit 32 the
 # milliseconds from push to deadline.
 M_LINK, M_DEADLINE, M_WORDS = 1, 2, 3
 LINK_MASK = (1 << 32) - 1
 
-# Words of a QUEUE; its length is PUSHED - GONE. TAIL means nothing while HEAD is 0.
-Q_CHAIN, Q_HEAD, Q_TAIL, Q_WAIT_FIRST, Q_WAIT_LAST, Q_OWNER = 1, 2, 3, 4, 5, 6
-Q_SOONEST, Q_PUSHED, Q_GONE, Q_EXPIRED, Q_REFUSED, Q_HIGH_WATER, Q_IDLE = 7, 8, 9, 10, 11, 12, 13
-Q_WORDS = 14
+# Words of a QUEUE. TAG is random: whoever remembers where a queue is sees by it whether it
+# still is there. HEAD and TAIL are the ends of the list; TAIL means nothing while HEAD is 0.
+# BELL is the first of its waiters; the list has the others, and is empty while BELL is 0.
+# PUSHED and GONE are those of the list, and of lanes that it had before.
+Q_TAG, Q_HEAD, Q_LANE, Q_IN, Q_OUT, Q_BELL, Q_WAIT_FIRST, Q_OWNER = 1, 2, 3, 4, 5, 6, 7, 8
+Q_HIGH_WATER, Q_SOONEST = 9, 10
+Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 11, 12, 13, 14, 15
+Q_EXPIRED, Q_REFUSED, Q_IDLE = 16, 17, 18
+Q_WORDS = 19
+Q_BUSY = 9  #: so many words from HEAD on are what a push through a lane looks at
+
+# Words of a LANE, the handle of its queue; then of an entry.
+L_QUEUE, L_WORDS = 1, 2
+ENTRY_DEADLINE, ENTRY_WORDS = 1, 2
+ENTRY_SIZE, ENTRY_DEAD, ENTRY_LIFETIME_SHIFT = (1 << 31) - 1, 1 << 31, 32
+ENTRY_WRAP = (1 << 64) - 1
+PLACE_MASK, COUNT_SHIFT = (1 << 32) - 1, 32  # of IN and OUT
 
 # Words of a TABLE and of a MEMBER.
 T_CHAIN, T_FIRST, T_COUNT, T_VERSION, T_WORDS = 1, 2, 3, 4, 5
 E_CHAIN, E_NEXT, E_PREVIOUS, E_TABLE, E_DEADLINE, E_OWNER, E_WORDS = 1, 2, 3, 4, 5, 6, 7
 
 #: Words before the payload, by kind.
-HEADER_WORDS = {MESSAGE: M_WORDS, PIECE: 1, QUEUE: Q_WORDS, TABLE: T_WORDS, MEMBER: E_WORDS}
+HEADER_WORDS = {
+    MESSAGE: M_WORDS, PIECE: 1, QUEUE: Q_WORDS, TABLE: T_WORDS, MEMBER: E_WORDS, LANE: L_WORDS,
+}  # fmt: skip
 
 # An owner, and a bell, in one word. 0 is none: generations begin at 1.
 SLOT_MASK = (1 << 16) - 1

@@ -1,12 +1,15 @@
 """Queues of messages in the heap of the channels segment.
 
 A queue is a record that holds the first and last handle of its messages, which are
-linked, and the ends of its list of `waiters`. Everything needs the segment's lock.
-Each method is one or more whole changes: a kill leaves the queue as before or after.
+linked, its `waiters`, and, if it is used often, its `lanes`. Everything needs the segment's
+lock. Each method is one or more whole changes: a kill leaves the queue as before or after.
+An *address* of a queue is good until a record may move: until the lock is let go, or room
+is made.
 """
 
 from __future__ import annotations
 
+import secrets
 from zlib import crc32
 
 from ..engines.base import Popped, Record
@@ -14,11 +17,17 @@ from ..exceptions import StoreCorrupt
 from .heap import Heap, NoRoom
 from .index import LONGEST_CHAIN, NEVER, SWEEP_AGAIN, Index
 from .journal import Change
+from .lanes import Lanes, ever_pushed, pending
 from .layout import (
+    COUNT_SHIFT,
+    ENTRY_DEAD,
+    ENTRY_DEADLINE,
     EXPIRED,
+    FLUSHES,
     GONE,
     HAND,
     HIGH_WATER,
+    ID_SHIFT,
     JOURNAL_PAIRS,
     KIND_SHIFT,
     LINK_MASK,
@@ -29,17 +38,23 @@ from .layout import (
     NAMED,
     ORPHANED,
     PAD_SHIFT,
+    PLACE_MASK,
     PUSHED,
+    Q_BELL,
     Q_CHAIN,
     Q_EXPIRED,
     Q_GONE,
     Q_HEAD,
     Q_HIGH_WATER,
     Q_IDLE,
+    Q_IN,
+    Q_LANE,
+    Q_OUT,
     Q_OWNER,
     Q_PUSHED,
     Q_REFUSED,
     Q_SOONEST,
+    Q_TAG,
     Q_TAIL,
     Q_WAIT_FIRST,
     Q_WORDS,
@@ -57,12 +72,17 @@ from .waiters import Waiters
 #: Leave this much of the journal for the words at the end of a change.
 _FULL_CHANGE = JOURNAL_PAIRS - 64
 _MILLISECOND = 1_000_000
+_LONGEST_LIFE = (1 << 32) - 1
+#: Queues whose place is remembered.
+_REMEMBERED = 4096
+#: Where nothing that is remembered is: no word holds -1.
+_NOWHERE = (0, -1, 0)
 
 
 def _lifetime(deadline: int, now: int) -> int:
-    """What a message's LINK holds beside the next handle."""
+    """Milliseconds from push to deadline, as they are noted."""
     lifetime = (deadline - now) // _MILLISECOND
-    return lifetime << 32 if 0 < lifetime < LINK_MASK else 0 if lifetime <= 0 else LINK_MASK << 32
+    return lifetime if 0 < lifetime < _LONGEST_LIFE else 0 if lifetime <= 0 else _LONGEST_LIFE
 
 
 class AtCapacity(Exception):
@@ -80,11 +100,26 @@ class Queues:
         self._buckets = heap.geometry.buckets
         self._processes = processes
         self._waiters = Waiters(heap, processes.bell_alive)
+        self._lanes = Lanes(heap)
+        #: Where queues were last: the word of their handle, the address, the tag.
+        self._known: dict[bytes, tuple[int, int, int]] = {}
+        self._flushes = -1
 
     # ---- finding
 
     def find(self, name: bytes) -> int:
-        """Handle of the queue of that name, or 0."""
+        """Address of the queue of that name, or 0."""
+        words = self._words
+        if words[FLUSHES] != self._flushes:
+            # What was flushed is not wiped: it would still look right.
+            self._known.clear()
+            self._flushes = words[FLUSHES]
+        place, address, tag = self._known.get(name, _NOWHERE)
+        if words[place] == address and words[address + Q_TAG] == tag:
+            return address
+        return self._search(name)
+
+    def _search(self, name: bytes) -> int:
         words, end, view = self._words, self._heap.end, self._heap.bytes
         size = len(name)
         # The lower half of META, without the handle: kind, length and padding.
@@ -97,7 +132,10 @@ class Queues:
             if words[address] & SHAPE_MASK == shape:
                 start = (address + Q_WORDS) * WORD
                 if view[start : start + size].tobytes() == name:
-                    return handle
+                    if len(self._known) >= _REMEMBERED:
+                        self._known.clear()
+                    self._known[name] = end - handle, address, words[address + Q_TAG]
+                    return address
             handle = words[address + Q_CHAIN]
         raise self._index.circle()
 
@@ -106,19 +144,29 @@ class Queues:
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
-        fields = (words[bucket], 0, 0, 0, 0, word, NEVER, 0, 0, 0, 0, 0, NEVER)
+        fields = [0] * (Q_WORDS - 1)
+        for offset, value in (
+            (Q_TAG, secrets.randbits(64)),
+            (Q_CHAIN, words[bucket]),
+            (Q_OWNER, word),
+            (Q_SOONEST, NEVER),
+            (Q_IDLE, NEVER),
+        ):
+            fields[offset - 1] = value
         change: Change = {}
-        handle = self._heap.add(change, QUEUE, fields, name)
+        handle = self._heap.add(change, QUEUE, tuple(fields), name)
         change[bucket] = handle
         change[NAMED] = words[NAMED] + 1
         self._heap.commit(change)
-        return handle
+        return words[self._heap.end - handle]
 
-    def _remove(self, handle: int) -> None:
+    def _remove(self, address: int) -> None:
         """Take out a queue that holds nothing; bells armed on it are forgotten."""
         words, heap = self._words, self._heap
-        address = words[heap.end - handle]
+        handle = words[address] >> ID_SHIFT
         self._waiters.drop_dead(address, everybody=True)
+        if words[address + Q_LANE]:
+            self._lanes.drop(address)
         change: Change = {NAMED: words[NAMED] - 1}
         bucket = self._index.bucket(crc32(heap.payload(address, Q_WORDS)))
         self._index.unlink(change, bucket, handle)
@@ -129,63 +177,78 @@ class Queues:
 
     def push(self, record: Record, now: int) -> int:
         """Append a message; the bell to ring for it, or 0. Raises `AtCapacity`, `NoRoom`."""
-        words, heap = self._words, self._heap
+        words = self._words
         name, payload, deadline, capacity, owner = record
-        handle = self.find(name)
-        if handle:
-            address = words[heap.end - handle]
-            if (
-                words[address + Q_PUSHED] - words[address + Q_GONE] >= capacity
-                and self._expire(handle, now) >= capacity
-            ):
-                address = words[heap.end - handle]
-                heap.commit(
-                    {
-                        address + Q_REFUSED: words[address + Q_REFUSED] + 1,
-                        REFUSED: words[REFUSED] + 1,
-                    }
-                )
+        address = self.find(name)
+        if address:
+            bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
+            if bell >= 0:
+                return bell and self._take_bell(address)
+            if pending(words, address) >= capacity and self._expire(address, now) >= capacity:
+                refused = words[address + Q_REFUSED] + 1
+                self._heap.commit({address + Q_REFUSED: refused, REFUSED: words[REFUSED] + 1})
                 raise AtCapacity
         elif capacity < 1:
-            heap.commit({REFUSED: words[REFUSED] + 1})
+            self._heap.commit({REFUSED: words[REFUSED] + 1})
             raise AtCapacity
+        change: Change = {}
+        address = self._append(change, address, record, _lifetime(deadline, now), now)
+        if owner and not words[address + Q_OWNER]:
+            # Made by a reader that waited, who did not say whose it is.
+            change[address + Q_OWNER] = self._processes.owner_word(owner)
+        change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
+        change[PUSHED] = words[PUSHED] + 1
+        self._note_arrival(change, address, deadline)
+        bell = words[address + Q_BELL] and self._waiters.take(change, address)
+        self._heap.commit(change)
+        return bell
+
+    def _take_bell(self, address: int) -> int:
+        """Take the bell off a queue whose message is pushed already.
+
+        Who is killed here leaves the bell armed: it may ring for nothing.
+        """
+        words = self._words
+        bell = words[address + Q_BELL]
+        if words[address + Q_WAIT_FIRST]:
+            change: Change = {}
+            self._waiters.take(change, address)
+            self._heap.commit(change)
+        else:
+            words[address + Q_BELL] = 0
+        return bell
+
+    def _append(self, change: Change, address: int, record: Record, lifetime: int, now: int) -> int:
+        """Append a message to the list of a queue, or make the queue; its address then."""
+        words, heap = self._words, self._heap
+        name, payload, deadline, _, owner = record
         length = M_WORDS + (len(payload) + 7 >> 3)
-        if not handle or not heap.fits(length):
+        if not address or not heap.fits(length):
             try:
-                # Making room may remove the queue while it is empty.
-                while self._make_room(length, now) or not handle:
-                    handle = self.find(name) or self._create(name, owner, now)
+                # Making room may move the queue, and remove it while it is empty.
+                while self._make_room(length, now) or not address:
+                    address = self.find(name) or self._create(name, owner, now)
             except NoRoom:
                 heap.commit({REFUSED: words[REFUSED] + 1})
                 raise
-        change: Change = {}
-        message = heap.add(change, MESSAGE, (_lifetime(deadline, now), deadline), payload)
-        # Looked up only now: making room may have moved the queue.
-        address = words[heap.end - handle]
+            address = self.find(name)
+        message = heap.add(change, MESSAGE, (lifetime << 32, deadline), payload)
         if words[address + Q_HEAD]:
             tail = words[heap.end - words[address + Q_TAIL]] + M_LINK
             change[tail] = words[tail] | message
         else:
             change[address + Q_HEAD] = message
         change[address + Q_TAIL] = message
-        if owner and not words[address + Q_OWNER]:
-            # Made by a reader that waited, who did not say whose it is.
-            change[address + Q_OWNER] = self._processes.owner_word(owner)
-        self._count_push(change, address, deadline)
-        bell = self._waiters.take(change, address) if words[address + Q_WAIT_FIRST] else 0
-        heap.commit(change)
-        return bell
+        return address
 
-    def _count_push(self, change: Change, address: int, deadline: int) -> None:
+    def _note_arrival(self, change: Change, address: int, deadline: int) -> None:
+        """Note with a change that puts a message on a queue what may be new with it."""
         words = self._words
-        pushed = words[address + Q_PUSHED] + 1
-        total = words[PUSHED] + 1
-        change[address + Q_PUSHED] = pushed
-        change[PUSHED] = total
-        if pushed - words[address + Q_GONE] > words[address + Q_HIGH_WATER]:
-            change[address + Q_HIGH_WATER] = pushed - words[address + Q_GONE]
-        if total - words[GONE] > words[HIGH_WATER]:
-            change[HIGH_WATER] = total - words[GONE]
+        here, total = pending(words, address) + 1, words[PUSHED] - words[GONE] + 1
+        if here > words[address + Q_HIGH_WATER]:
+            change[address + Q_HIGH_WATER] = here
+        if total > words[HIGH_WATER]:
+            change[HIGH_WATER] = total
         if deadline < words[address + Q_SOONEST]:
             change[address + Q_SOONEST] = deadline
             if deadline < words[SOONEST]:
@@ -193,14 +256,37 @@ class Queues:
 
     def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
         """Take up to ``limit`` live messages; if fewer are left, arm ``bell`` unless it is 0."""
-        words, heap = self._words, self._heap
-        handle = self.find(name)
-        if not handle:
-            if not bell:
-                return []
-            handle = self._create(name, b"", now)
-        address = words[heap.end - handle]
+        words = self._words
         taken: list[Popped] = []
+        address = self.find(name)
+        if not address:
+            if not bell:
+                return taken
+            address = self._create(name, b"", now)
+        if words[address + Q_IN] != words[address + Q_OUT]:
+            self._lanes.pop(taken, address, limit, now)
+        if len(taken) < limit:
+            if words[address + Q_HEAD]:
+                self._pop_listed(taken, address, limit, now)
+                if not words[address + Q_HEAD]:
+                    self._lanes.renew(address)
+            if bell and len(taken) < limit and words[address + Q_BELL] != bell:
+                self._arm(address, bell)
+        return taken
+
+    def _arm(self, address: int, bell: int) -> None:
+        """Arm a bell after those that are armed on a queue already."""
+        if self._words[address + Q_BELL]:
+            change: Change = {}
+            self._waiters.arm(change, address, bell)
+            if change:
+                self._heap.commit(change)
+        else:
+            self._words[address + Q_BELL] = bell
+
+    def _pop_listed(self, taken: list[Popped], address: int, limit: int, now: int) -> None:
+        """Take messages off the list of a queue."""
+        words, heap = self._words, self._heap
         change: Change = {}
         gone = expired = 0
         message = words[address + Q_HEAD]
@@ -216,21 +302,18 @@ class Queues:
             gone += 1
             message = following
             if len(change) > _FULL_CHANGE:
-                self._take(change, address, message, gone, expired)
+                change[address + Q_HEAD] = message
+                self._count_gone(change, address, gone, expired)
                 heap.commit(change)
                 change, gone, expired = {}, 0, 0
         if gone:
-            self._take(change, address, message, gone, expired)
-        if bell and len(taken) < limit:
-            self._waiters.arm(change, address, bell)
-        if change:
+            change[address + Q_HEAD] = message
+            self._count_gone(change, address, gone, expired)
             heap.commit(change)
-        return taken
 
-    def _take(self, change: Change, address: int, head: int, gone: int, expired: int) -> None:
-        """Note with a change that messages at the head of a queue are gone."""
+    def _count_gone(self, change: Change, address: int, gone: int, expired: int) -> None:
+        """Note with a change that messages of a list are gone."""
         words = self._words
-        change[address + Q_HEAD] = head
         change[address + Q_GONE] = words[address + Q_GONE] + gone
         change[GONE] = words[GONE] + gone
         if expired:
@@ -240,56 +323,82 @@ class Queues:
     def restore(self, name: bytes, record: Popped, now: int) -> int:
         """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
         words, heap = self._words, self._heap
-        length = M_WORDS + (len(record.payload) + 7 >> 3)
-        handle = 0
-        while self._make_room(length, now) or not handle:
-            handle = self.find(name) or self._create(name, b"", now)
-        address = words[heap.end - handle]
+        payload, deadline = record
+        lifetime = _lifetime(deadline, now)
         change: Change = {}
-        head = words[address + Q_HEAD]
-        message = heap.add(
-            change,
-            MESSAGE,
-            (_lifetime(record.deadline, now) | head, record.deadline),
-            record.payload,
-        )
-        change[address + Q_HEAD] = message
-        if not head:
-            change[address + Q_TAIL] = message
-        self._count_push(change, address, record.deadline)
-        # Not pushed again, but not gone after all. A queue made anew never had it.
-        if words[address + Q_GONE]:
-            change[address + Q_PUSHED] = words[address + Q_PUSHED]
-            change[address + Q_GONE] = words[address + Q_GONE] - 1
-        change[PUSHED] = words[PUSHED]
+        address = self.find(name)
+        if not (
+            address
+            and words[address + Q_LANE]
+            and self._lanes.put_first(change, address, payload, deadline, lifetime)
+        ):
+            if address:
+                self._spill(name, now)
+            length = M_WORDS + (len(payload) + 7 >> 3)
+            while self._make_room(length, now) or not address:
+                address = self.find(name) or self._create(name, b"", now)
+            address = self.find(name)
+            head = words[address + Q_HEAD]
+            message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
+            change[address + Q_HEAD] = message
+            if not head:
+                change[address + Q_TAIL] = message
+            # Not pushed again, but not gone after all. A queue made anew never had it.
+            if words[address + Q_GONE]:
+                change[address + Q_GONE] = words[address + Q_GONE] - 1
+            else:
+                change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[GONE] = words[GONE] - 1
-        bell = self._waiters.take(change, address) if words[address + Q_WAIT_FIRST] else 0
+        self._note_arrival(change, address, deadline)
+        bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
+
+    def _spill(self, name: bytes, now: int) -> None:
+        """Move what is in the lane of a queue to the front of its list. May raise `NoRoom`."""
+        words, heap, lanes = self._words, self._heap, self._lanes
+        address = self.find(name)
+        lane = words[address + Q_LANE]
+        for at, _ in reversed(list(lanes.entries(address))):
+            if words[at] & ENTRY_DEAD:
+                continue
+            payload, deadline, lifetime = lanes.read(at)
+            # Which may drop what has expired, and then the lane if nothing else was in it.
+            self._make_room(M_WORDS + (len(payload) + 7 >> 3), now)
+            address = self.find(name)
+            if not address or words[address + Q_LANE] != lane:
+                return
+            if words[at] & ENTRY_DEAD:
+                continue
+            head = words[address + Q_HEAD]
+            into = (words[address + Q_IN] >> COUNT_SHIFT) - 1 << COUNT_SHIFT | at
+            change: Change = {
+                address + Q_IN: into,
+                address + Q_PUSHED: words[address + Q_PUSHED] + 1,
+            }
+            message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
+            change[address + Q_HEAD] = message
+            if not head:
+                change[address + Q_TAIL] = message
+            heap.commit(change)
 
     # ---- bells
 
     def next_bell(self, name: bytes) -> int:
         """The next bell to ring for a queue whose last one wasn't heard; 0 if none is owed."""
-        words, heap = self._words, self._heap
-        handle = self.find(name)
-        if not handle:
+        words = self._words
+        address = self.find(name)
+        if not address or not pending(words, address) or not words[address + Q_BELL]:
             return 0
-        address = words[heap.end - handle]
-        if not words[address + Q_HEAD] or not words[address + Q_WAIT_FIRST]:
-            return 0
-        change: Change = {}
-        bell = self._waiters.take(change, address)
-        heap.commit(change)
-        return bell
+        return self._take_bell(address)
 
     def disarm(self, name: bytes, bell: int) -> int:
         """Take a bell off a queue; the bell to ring instead if it had been rung, or 0."""
-        handle = self.find(name)
-        if not handle:
+        address = self.find(name)
+        if not address:
             return 0
         change: Change = {}
-        if not self._waiters.remove(change, self._words[self._heap.end - handle], bell):
+        if not self._waiters.remove(change, address, bell):
             return self.next_bell(name)
         self._heap.commit(change)
         return 0
@@ -319,54 +428,94 @@ class Queues:
         self._heap.room_for(length)
         return True
 
-    def _expire(self, handle: int, now: int) -> int:
+    def _expire(self, address: int, now: int) -> int:
         """Drop what has expired in a queue, wherever it stands; how many messages are left."""
-        words, heap = self._words, self._heap
-        address = words[heap.end - handle]
+        words = self._words
         if words[address + Q_SOONEST] <= now:
             soonest = NEVER
-            before = 0
-            message = words[address + Q_HEAD]
-            pending = words[address + Q_PUSHED] - words[address + Q_GONE]
-            if pending > heap.end // M_WORDS:
-                raise StoreCorrupt("a queue counts more messages than there can be")
-            for _ in range(pending):
-                at = words[heap.end - message]
-                deadline = words[at + M_DEADLINE]
-                following = words[at + M_LINK] & LINK_MASK
+            if words[address + Q_IN] != words[address + Q_OUT]:
+                soonest = self._expire_lane(address, now)
+            if words[address + Q_HEAD]:
+                soonest = min(soonest, self._expire_list(address, now))
+            self._heap.commit({address + Q_SOONEST: soonest})
+        return pending(words, address)
+
+    def _expire_lane(self, address: int, now: int) -> int:
+        words = self._words
+        soonest = NEVER
+        in_front = True
+        for at, following in self._lanes.entries(address):
+            change: Change = {}
+            first, deadline = words[at], words[at + ENTRY_DEADLINE]
+            if not first & ENTRY_DEAD:
                 if deadline > now:
                     soonest = min(soonest, deadline)
-                    before = message
-                else:
-                    change: Change = {}
-                    heap.free(change, message)
-                    self._take(change, address, words[address + Q_HEAD], 1, 1)
-                    if before:
-                        link = words[heap.end - before] + M_LINK
-                        change[link] = words[link] & ~LINK_MASK | following
-                    else:
-                        change[address + Q_HEAD] = following
-                    if not following:
-                        change[address + Q_TAIL] = before
-                    heap.commit(change)
-                message = following
-            heap.commit({address + Q_SOONEST: soonest})
-        return words[address + Q_PUSHED] - words[address + Q_GONE]
+                    in_front = False
+                    continue
+                change[at] = first | ENTRY_DEAD
+                change[GONE] = words[GONE] + 1
+                change[EXPIRED] = words[EXPIRED] + 1
+                change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + 1
+                change[address + Q_OUT] = words[address + Q_OUT] + (1 << COUNT_SHIFT)
+            if in_front:
+                out = change.get(address + Q_OUT, words[address + Q_OUT])
+                change[address + Q_OUT] = out & ~PLACE_MASK | following
+            if change:
+                self._heap.commit(change)
+        return soonest
 
-    def _orphan(self, handle: int) -> None:
+    def _expire_list(self, address: int, now: int) -> int:
+        words, heap = self._words, self._heap
+        soonest = NEVER
+        before = 0
+        message = words[address + Q_HEAD]
+        count = words[address + Q_PUSHED] - words[address + Q_GONE]
+        if count > heap.end // M_WORDS:
+            raise StoreCorrupt("a queue counts more messages than there can be")
+        for _ in range(count):
+            at = words[heap.end - message]
+            deadline = words[at + M_DEADLINE]
+            following = words[at + M_LINK] & LINK_MASK
+            if deadline > now:
+                soonest = min(soonest, deadline)
+                before = message
+            else:
+                change: Change = {}
+                heap.free(change, message)
+                self._count_gone(change, address, 1, 1)
+                if before:
+                    link = words[heap.end - before] + M_LINK
+                    change[link] = words[link] & ~LINK_MASK | following
+                else:
+                    change[address + Q_HEAD] = following
+                if not following:
+                    change[address + Q_TAIL] = before
+                heap.commit(change)
+            message = following
+        return soonest
+
+    def _orphan(self, address: int) -> None:
         """Drop a queue whose owner has gone, with all it holds."""
         words, heap = self._words, self._heap
-        address = words[heap.end - handle]
         message = words[address + Q_HEAD]
         while message:
             following = words[words[heap.end - message] + M_LINK] & LINK_MASK
-            change: Change = {}
+            change: Change = {address + Q_HEAD: following}
             heap.free(change, message)
-            self._take(change, address, following, 1, 0)
+            self._count_gone(change, address, 1, 0)
             change[ORPHANED] = words[ORPHANED] + 1
             heap.commit(change)
             message = following
-        self._remove(handle)
+        in_lane = pending(words, address)
+        if in_lane:
+            heap.commit(
+                {
+                    address + Q_OUT: words[address + Q_IN],
+                    GONE: words[GONE] + in_lane,
+                    ORPHANED: words[ORPHANED] + in_lane,
+                }
+            )
+        self._remove(address)
 
     def sweep(self, now: int, shares: int = 1, everything: bool = False) -> None:
         """Look after one of ``shares`` parts: drop what is dead, and queues long empty.
@@ -377,29 +526,32 @@ class Queues:
         soonest = NEVER
         for bucket in buckets:
             for handle in list(self._index.chain(bucket)):
-                soonest = min(soonest, self._look_after(handle, now, everything))
+                address = self._words[self._heap.end - handle]
+                soonest = min(soonest, self._look_after(address, now, everything))
         change = {HAND: hand}
         if shares == 1:
             change |= {SOONEST: soonest, SWEPT: now, SWEPT_GONE: self._words[GONE]}
         self._heap.commit(change)
 
-    def _look_after(self, handle: int, now: int, at_once: bool) -> int:
+    def _look_after(self, address: int, now: int, at_once: bool) -> int:
         """Drop what is dead of one queue; the soonest deadline left."""
         words, heap = self._words, self._heap
-        address = words[heap.end - handle]
         owner = words[address + Q_OWNER]
         if owner and not self._processes.owner_alive(owner):
-            self._orphan(handle)
+            self._orphan(address)
             return NEVER
-        if words[address + Q_HEAD]:
-            self._expire(handle, now)
-        if words[address + Q_HEAD]:
+        if pending(words, address) and self._expire(address, now):
             return words[address + Q_SOONEST]
+        pushed = ever_pushed(words, address)
+        idle = at_once or words[address + Q_IDLE] == pushed
+        if idle and words[address + Q_LANE]:
+            self._lanes.drop(address)
         if self._waiters.drop_dead(address):
+            if not idle:
+                heap.commit({address + Q_IDLE: pushed})
             return NEVER
-        pushed = words[address + Q_PUSHED]
-        if at_once or words[address + Q_IDLE] == pushed:
-            self._remove(handle)
+        if idle:
+            self._remove(address)
         else:
             # Nothing came or went since the last look if this still holds at the next.
             heap.commit({address + Q_IDLE: pushed})
@@ -409,16 +561,16 @@ class Queues:
 
     def statistics(self, name: bytes, now: int) -> dict[str, int]:
         """Counts of one queue."""
-        words, heap = self._words, self._heap
-        handle = self.find(name)
-        if not handle:
+        words = self._words
+        address = self.find(name)
+        if not address:
             return dict.fromkeys(
                 ("pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water",
                  "oldest_age"), 0,
             )  # fmt: skip
-        address = words[heap.end - handle]
-        self._expire(handle, now)
-        pushed, gone = words[address + Q_PUSHED], words[address + Q_GONE]
+        self._expire(address, now)
+        pushed = ever_pushed(words, address)
+        gone = pushed - pending(words, address)
         expired = words[address + Q_EXPIRED]
         return {
             "pushed": pushed,
@@ -446,6 +598,10 @@ class Queues:
 
     def _age(self, address: int, now: int) -> int:
         words = self._words
+        for at, _ in self._lanes.entries(address):
+            if not words[at] & ENTRY_DEAD:
+                _, deadline, lifetime = self._lanes.read(at)
+                return max(0, now - (deadline - lifetime * _MILLISECOND))
         head = words[address + Q_HEAD]
         if not head:
             return 0

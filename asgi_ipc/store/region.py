@@ -11,6 +11,7 @@ from types import TracebackType
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .heap import Heap
 from .index import NEVER
+from .lanes import recount
 from .layout import (
     CHANNELS,
     COMMITTED,
@@ -21,9 +22,12 @@ from .layout import (
     HAND,
     IDLE,
     JOURNAL_AFTER,
+    LANES,
     MEMBERS,
     NAMED,
     NODES_USED,
+    POPPING,
+    PUSHING,
     SOONEST,
     STATE,
     WORD,
@@ -142,6 +146,9 @@ class Region:
         if words[STATE] == COMMITTED:
             self.heap.journal.replay()
             self._on_recovery()
+        elif self.kind == CHANNELS and words[STATE] & (PUSHING | POPPING):
+            recount(self.heap)
+            self._on_recovery()
         if words[STATE] == FORMATTING:
             self.format()
         if words[STATE] == DESTROYED:
@@ -158,7 +165,7 @@ class Region:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
         self.heap.format()
-        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE):
+        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, LANES):
             words[counter] = 0
         words[SOONEST] = NEVER
         self.heap.journal.set_state(IDLE)

@@ -1,8 +1,9 @@
-"""The bells armed on a queue: a list of wait nodes, first armed first rung.
+"""The bells armed on a queue, first armed first rung.
 
-The nodes lie in a fixed table of the channels segment, apart from the heap: arming and
-ringing happen with almost every message between two processes and must cost little.
-Everything needs the segment's lock, and an address stays good only while it is held.
+The first stands in the queue itself, as there is seldom more than one: arming and ringing
+happen with almost every message between two processes and must cost little. The others are
+a list of wait nodes, which lie in a fixed table of the channels segment, apart from the
+heap. Everything needs the segment's lock, and an address stays good only while it is held.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ from .heap import Heap
 from .journal import Change
 from .layout import (
     FREE_NODE,
-    JOURNAL_PAIRS,
     NODE_BELL,
     NODE_NEXT,
     NODE_WORDS,
     NODES,
     NODES_USED,
+    Q_BELL,
     Q_WAIT_FIRST,
     Q_WAIT_LAST,
 )
-
-#: Nodes of the dead that one change passes over; the rest is left to the next.
-_AT_ONCE = JOURNAL_PAIRS // 4
 
 
 class Waiters:
@@ -40,8 +38,13 @@ class Waiters:
         return self._nodes + (node - 1) * NODE_WORDS
 
     def arm(self, change: Change, queue: int, bell: int) -> None:
-        """Append a bell to the list of the queue at an address with a change, once."""
+        """Append a bell to those of the queue at an address with a change, once.
+
+        One that is armed already is there; with none, it need only be set, which is no change.
+        """
         words = self._words
+        if words[queue + Q_BELL] == bell:
+            return
         node = words[queue + Q_WAIT_FIRST]
         for _ in range(NODES):
             if not node:
@@ -69,25 +72,29 @@ class Waiters:
         change[queue + Q_WAIT_LAST] = node
 
     def take(self, change: Change, queue: int) -> int:
-        """Take the first bell that is alive off a list with a change; 0 if there is none."""
+        """Take the first bell off a queue with a change; 0 if there is none.
+
+        Its process may be gone: whoever rings it finds out, and asks for the next.
+        """
         words = self._words
+        bell = words[queue + Q_BELL]
         node = words[queue + Q_WAIT_FIRST]
-        bell = 0
-        for _ in range(_AT_ONCE):
-            if not node or bell:
-                break
+        if node:
             at = self._at(node)
-            bell = words[at + NODE_BELL] if self._alive(words[at + NODE_BELL]) else 0
-            following = words[at + NODE_NEXT]
-            change[at + NODE_NEXT] = change.get(FREE_NODE, words[FREE_NODE])
+            change[queue + Q_BELL] = words[at + NODE_BELL]
+            change[queue + Q_WAIT_FIRST] = words[at + NODE_NEXT]
+            change[at + NODE_NEXT] = words[FREE_NODE]
             change[FREE_NODE] = node
-            node = following
-        change[queue + Q_WAIT_FIRST] = node
+        elif bell:
+            change[queue + Q_BELL] = 0
         return bell
 
     def remove(self, change: Change, queue: int, bell: int) -> bool:
-        """Take a certain bell off a list with a change; False if it is not on it."""
+        """Take a certain bell off a queue with a change; False if it is not on it."""
         words = self._words
+        if words[queue + Q_BELL] == bell:
+            self.take(change, queue)
+            return True
         before, node = 0, words[queue + Q_WAIT_FIRST]
         for _ in range(NODES):
             if not node:
@@ -108,20 +115,15 @@ class Waiters:
         return True
 
     def drop_dead(self, queue: int, everybody: bool = False) -> bool:
-        """Forget the dead at the front of a list, or everybody; True if somebody is left."""
+        """Forget the dead in front, or everybody; True if somebody is left."""
         words = self._words
-        for _ in range(NODES):
-            node = words[queue + Q_WAIT_FIRST]
-            if not node:
+        for _ in range(NODES + 1):
+            bell = words[queue + Q_BELL]
+            if not bell:
                 return False
-            at = self._at(node)
-            if not everybody and self._alive(words[at + NODE_BELL]):
+            if not everybody and self._alive(bell):
                 return True
-            self._heap.commit(
-                {
-                    queue + Q_WAIT_FIRST: words[at + NODE_NEXT],
-                    at + NODE_NEXT: words[FREE_NODE],
-                    FREE_NODE: node,
-                }
-            )
+            change: Change = {}
+            self.take(change, queue)
+            self._heap.commit(change)
         return False

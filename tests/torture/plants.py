@@ -15,11 +15,12 @@ from struct import pack_into
 from typing import Any, NamedTuple
 
 from asgi_ipc.exceptions import StoreCorrupt
-from asgi_ipc.store import layout, region, store
+from asgi_ipc.store import lanes, layout, region, store
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.index import Index
 from asgi_ipc.store.journal import Journal
+from asgi_ipc.store.lanes import Lanes
 from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
 from asgi_ipc.store.queues import Queues
 from asgi_ipc.store.region import Region
@@ -102,20 +103,6 @@ def cleared_too_soon() -> None:
     Journal.commit = commit  # type: ignore[method-assign]
 
 
-def packed_commit() -> None:
-    """The commit word is packed together with the count, and packing blanks a field first."""
-
-    def commit(self: Journal, change: Any, after: int = IDLE) -> None:
-        count = len(change)
-        pack_into(f"{2 * count}Q", self._bytes, JOURNAL * layout.WORD, *change, *change.values())
-        pack_into("3Q", self._bytes, STATE * layout.WORD, COMMITTED, count, after)
-        for offset, value in change.items():
-            self._words[offset] = value
-        self._words[STATE] = after
-
-    Journal.commit = commit  # type: ignore[method-assign]
-
-
 def packed_words() -> None:
     """Live words are packed, one by one, outside of the journal's protection."""
 
@@ -182,24 +169,48 @@ def old_extent_freed_first() -> None:
 
 def gone_forgotten() -> None:
     """A pop does not count what it took."""
-    take = Queues._take
+    count = Queues._count_gone
 
-    def forgetful(self: Queues, change: Any, address: int, *rest: Any) -> None:
-        take(self, change, address, *rest)
+    def forgetful(self: Queues, change: Any, *rest: Any) -> None:
+        count(self, change, *rest)
         del change[layout.GONE]
 
-    Queues._take = forgetful  # type: ignore[method-assign, assignment]
+    Queues._count_gone = forgetful  # type: ignore[method-assign, assignment]
 
 
 def pop_in_two_changes() -> None:
     """A pop takes the record off its queue in one change and gives its room up in another."""
-    take = Queues._take
+    count = Queues._count_gone
 
-    def hasty(self: Queues, change: Any, address: int, head: int, *rest: Any) -> None:
-        self._heap.commit({address + layout.Q_HEAD: head})
-        take(self, change, address, head, *rest)
+    def hasty(self: Queues, change: Any, address: int, *rest: Any) -> None:
+        self._heap.commit({address + layout.Q_HEAD: change[address + layout.Q_HEAD]})
+        count(self, change, address, *rest)
 
-    Queues._take = hasty  # type: ignore[method-assign, assignment]
+    Queues._count_gone = hasty  # type: ignore[method-assign, assignment]
+
+
+def lane_uncounted() -> None:
+    """Whoever comes after a kill takes the counts of the store for right."""
+
+    def recount(heap: Heap) -> None:
+        heap.words[STATE] = IDLE
+
+    region.recount = recount  # type: ignore[attr-defined]
+
+
+def lane_moved_first() -> None:
+    """A lane moves on before the head of the entry is written."""
+    push, pack = Lanes.push, lanes._pack
+
+    def hasty(self: Lanes, *arguments: Any) -> int:
+        later: list[Any] = []
+        lanes._pack = lambda *fields: later.append(fields)
+        bell = push(self, *arguments)
+        for fields in later:
+            pack(*fields)
+        return bell
+
+    Lanes.push = hasty  # type: ignore[method-assign, assignment]
 
 
 def bell_taken_first() -> None:
@@ -281,15 +292,21 @@ PLANTS = [
     Plant("journal applied before the commit word", applied_too_soon, "push"),
     Plant("commit word before the pairs", committed_too_soon, "push"),
     Plant("commit word cleared before the change", cleared_too_soon, "push"),
-    Plant("commit word packed", packed_commit, "push", ("prefixes",)),
     Plant("live word packed", packed_words, "push"),
     Plant("recovery skipped", no_recovery, "push"),
     # Only the memory as a second kill leaves it shows this one.
-    Plant("recovery clears the commit word first", recovery_that_commits_first, "push", ("kill",)),
+    Plant(
+        "recovery clears the commit word first",
+        recovery_that_commits_first,
+        "pop a batch",
+        ("kill",),
+    ),
     Plant("a free forgotten", forgotten_handle, "pop a batch"),
     Plant("a move frees the old extent first", old_extent_freed_first, "move"),
     Plant("a pop forgets to count", gone_forgotten, "pop"),
     Plant("a pop in two changes", pop_in_two_changes, "pop a batch"),
+    Plant("a lane moves before its entry is there", lane_moved_first, "push through a lane"),
+    Plant("a lane's move is not counted", lane_uncounted, "pop from a lane", ("prefixes",)),
     Plant(
         "a bell taken before the record is there", bell_taken_first, "push to a queue waited for"
     ),

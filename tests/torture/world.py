@@ -160,6 +160,8 @@ class World:
         for region, data in zip(self.regions, state, strict=True):
             # All but what identifies the store, which may have been made afresh meanwhile.
             region.segment.view[_HEAD:] = data[_HEAD:]
+        # So that the same is done each time, as a process does that has just come.
+        self.engine._queues._known.clear()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -202,20 +204,27 @@ class World:
             name = heap.payload(at, layout.Q_WORDS)
             owner = words[at + layout.Q_OWNER]
             records = view.queues.setdefault(name, [])
+            orphaned = owner and not processes.owner_alive(owner)
+            for entry, _ in () if orphaned else engine._queues._lanes.entries(at):
+                payload, deadline, _ = engine._queues._lanes.read(entry)
+                if deadline > self.now and not words[entry] & layout.ENTRY_DEAD:
+                    records.append(short(payload))
             message = words[at + layout.Q_HEAD]
-            while message and (not owner or processes.owner_alive(owner)):
+            while message and not orphaned:
                 here = words[heap.end - message]
                 if words[here + layout.M_DEADLINE] > self.now:
                     records.append(short(heap.payload(here, layout.M_WORDS)))
                 message = words[here + layout.M_LINK] & layout.LINK_MASK
+            bells = [words[at + layout.Q_BELL]]
             node = words[at + layout.Q_WAIT_FIRST]
             while node:
                 here = geometry.nodes + (node - 1) * layout.NODE_WORDS
-                bell = words[here + layout.NODE_BELL]
+                bells.append(words[here + layout.NODE_BELL])
+                node = words[here + layout.NODE_NEXT]
+            for bell in bells:
                 if processes.bell_alive(bell) and bell & layout.SLOT_MASK == self.slot:
                     number = bell >> layout.BELL_NUMBER_SHIFT & layout.SLOT_MASK
                     view.bells.setdefault(name, []).append(number)
-                node = words[here + layout.NODE_NEXT]
 
     def _groups(self, view: View) -> None:
         heap, processes = self.engine._groups.heap, self.engine._processes
@@ -233,13 +242,14 @@ class World:
     def _records(self, heap: Any, kind: int) -> Iterator[int]:
         """Addresses of the records of a kind in the hash table."""
         table = heap.geometry.hash_table
+        # Tables and members have it in the same place.
+        chain = layout.Q_CHAIN if kind == layout.QUEUE else layout.E_CHAIN
         for handle in heap.words[table : table + heap.geometry.buckets].tolist():
             while handle:
                 at = heap.words[heap.end - handle]
                 if heap.kind(at) == kind:
                     yield at
-                # Queues, tables and members all have it in the same place.
-                handle = heap.words[at + layout.Q_CHAIN]
+                handle = heap.words[at + chain]
 
     # ---- going on
 

@@ -1,0 +1,323 @@
+"""Lanes: rings of entries for queues that are used often.
+
+A message in the heap costs a handle, an address and the bookkeeping of its extent. In a
+lane it costs one word that moves on: place and count in one store, which no kill can split,
+and so needs no journal. Only the counts of the whole store come after it; STATE says
+meanwhile whose they are, and `recount` sets them right for who was killed in between.
+
+A lane takes a whole extent, so few queues have one: it is given to a queue that has had
+some messages and was emptied by its readers, and taken back when it was not used for a
+while. What a lane has no room for goes to the queue's list, and all that follows too, until
+the list is empty.
+
+Everything needs the segment's lock. Queues are given by their address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+
+from ..engines.base import Popped
+from ..exceptions import StoreCorrupt
+from .heap import Heap
+from .index import Index
+from .journal import Change
+from .layout import (
+    COUNT_SHIFT,
+    ENTRY_DEAD,
+    ENTRY_DEADLINE,
+    ENTRY_LIFETIME_SHIFT,
+    ENTRY_SIZE,
+    ENTRY_WORDS,
+    ENTRY_WRAP,
+    EXPIRED,
+    GONE,
+    HIGH_WATER,
+    ID_SHIFT,
+    IDLE,
+    KIND_MASK,
+    KIND_SHIFT,
+    L_WORDS,
+    LANE,
+    LANES,
+    PLACE_MASK,
+    POPPING,
+    PUSHED,
+    PUSHING,
+    Q_BUSY,
+    Q_CHAIN,
+    Q_EXPIRED,
+    Q_GONE,
+    Q_HEAD,
+    Q_HIGH_WATER,
+    Q_IN,
+    Q_LANE,
+    Q_OUT,
+    Q_PUSHED,
+    Q_SOONEST,
+    QUEUE,
+    RECOVERIES,
+    SOONEST,
+    STATE,
+    WORD,
+)
+
+#: Messages that a queue has had before it gets a lane.
+HOT = 16
+#: At most one extent in so many becomes a lane.
+_SHARE = 16
+#: Above this a lane is exchanged, before its counts overflow.
+_WORN = 1 << 63
+_MILLISECOND = 1_000_000
+_LONGEST_LIFE = (1 << 32) * _MILLISECOND
+_ONE = 1 << COUNT_SHIFT
+
+_pack = Struct("QQ").pack_into
+_busy_words: Callable[[memoryview, int], tuple[int, ...]] = Struct(f"{Q_BUSY}Q").unpack_from
+
+
+def pending(words: memoryview, queue: int) -> int:
+    """How many messages a queue has."""
+    in_lane = (words[queue + Q_IN] >> COUNT_SHIFT) - (words[queue + Q_OUT] >> COUNT_SHIFT)
+    return words[queue + Q_PUSHED] - words[queue + Q_GONE] + in_lane
+
+
+def ever_pushed(words: memoryview, queue: int) -> int:
+    """How many messages a queue has had."""
+    return words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT)
+
+
+class Lanes:
+    """The lanes of a store."""
+
+    def __init__(self, heap: Heap) -> None:
+        self._heap = heap
+        self._words = heap.words
+        self._bytes = heap.bytes
+        self._extent = heap.geometry.extent_words
+        self._most = heap.geometry.extents // _SHARE
+
+    # ---- coming and going
+
+    def renew(self, queue: int) -> None:
+        """Give a queue whose list is empty a lane, if it deserves one and has none that works.
+
+        And if one can be had without taking room from anybody.
+        """
+        words, heap = self._words, self._heap
+        if words[queue + Q_LANE]:
+            into, out = words[queue + Q_IN], words[queue + Q_OUT]
+            if into < _WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
+                return
+            self.drop(queue)
+        if words[queue + Q_PUSHED] < HOT or words[LANES] >= self._most:
+            return
+        change: Change = {}
+        lane = heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
+        if lane:
+            start = lane + L_WORDS
+            change |= {queue + Q_LANE: lane, queue + Q_IN: start, queue + Q_OUT: start}
+            change[LANES] = words[LANES] + 1
+            heap.commit(change)
+
+    def drop(self, queue: int) -> None:
+        """Take the lane of a queue back. It must be empty."""
+        words, heap = self._words, self._heap
+        change: Change = {
+            queue + Q_PUSHED: words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT),
+            queue + Q_GONE: words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT),
+            LANES: words[LANES] - 1,
+        }
+        heap.free(change, words[words[queue + Q_LANE]] >> ID_SHIFT)
+        change |= {queue + Q_LANE: 0, queue + Q_IN: 0, queue + Q_OUT: 0}
+        heap.commit(change)
+
+    # ---- pushing and popping
+
+    def push(
+        self,
+        queue: int,
+        payload: bytes,
+        deadline: int,
+        capacity: int,
+        owner: bytes,
+        now: int,
+    ) -> int:
+        """Push through the lane of a queue if all is as it usually is.
+
+        Returns the bell that is armed on the queue, or 0, and -1 if nothing was done.
+        """
+        words, view = self._words, self._bytes
+        head, lane, into, out, bell, _, owned, high, soonest = _busy_words(
+            view, (queue + Q_HEAD) * WORD
+        )
+        lifetime = deadline - now
+        # What is in the list is younger than what is in the lane.
+        if (
+            not lane
+            or head
+            or (owner and not owned)
+            or into >= _WORN
+            or not 0 < lifetime < _LONGEST_LIFE
+        ):
+            return -1
+        count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
+        at, oldest = into & PLACE_MASK, out & PLACE_MASK
+        size = len(payload)
+        stop = at + ENTRY_WORDS + (size + 7 >> 3)
+        if count >= capacity or not lane < at < lane + self._extent:
+            return -1
+        if at < oldest:
+            if stop >= oldest:
+                return -1
+        elif stop >= lane + self._extent:
+            stop += lane + L_WORDS - at
+            if stop >= oldest:
+                return -1
+            words[at] = ENTRY_WRAP
+            at = lane + L_WORDS
+        _pack(view, at * WORD, lifetime // _MILLISECOND << ENTRY_LIFETIME_SHIFT | size, deadline)
+        start = (at + ENTRY_WORDS) * WORD
+        view[start : start + size] = payload
+        if deadline < soonest:
+            # First, as the messages must not expire before these say so.
+            words[queue + Q_SOONEST] = deadline
+            if deadline < words[SOONEST]:
+                words[SOONEST] = deadline
+        words[STATE] = PUSHING | queue
+        words[queue + Q_IN] = (into >> COUNT_SHIFT) + 1 << COUNT_SHIFT | stop
+        words[PUSHED] = total = words[PUSHED] + 1
+        if count >= high:
+            words[queue + Q_HIGH_WATER] = count + 1
+        if total - words[GONE] > words[HIGH_WATER]:
+            words[HIGH_WATER] = total - words[GONE]
+        words[STATE] = IDLE
+        return bell
+
+    def pop(self, taken: list[Popped], queue: int, limit: int, now: int) -> None:
+        """Take the oldest live messages out of a lane until there are ``limit`` in ``taken``."""
+        words, view = self._words, self._bytes
+        lane, into, out = words[queue + Q_LANE], words[queue + Q_IN], words[queue + Q_OUT]
+        at, stop = out & PLACE_MASK, into & PLACE_MASK
+        end = lane + self._extent
+        if not lane < at < end:
+            raise _strayed()
+        gone = expired = 0
+        wrapped = False
+        while at != stop and len(taken) < limit:
+            first = words[at]
+            if first == ENTRY_WRAP:
+                if wrapped:
+                    raise _strayed()
+                wrapped = True
+                at = lane + L_WORDS
+                continue
+            size = first & ENTRY_SIZE
+            start = at + ENTRY_WORDS
+            following = start + (size + 7 >> 3)
+            if following >= end:
+                raise _strayed()
+            if not first & ENTRY_DEAD:
+                gone += 1
+                deadline = words[at + ENTRY_DEADLINE]
+                if deadline > now:
+                    start *= WORD
+                    taken.append(Popped(view[start : start + size].tobytes(), deadline))
+                else:
+                    expired += 1
+            at = following
+        out = (out >> COUNT_SHIFT) + gone << COUNT_SHIFT | at
+        if expired:
+            self._heap.commit(
+                {
+                    queue + Q_OUT: out,
+                    GONE: words[GONE] + gone,
+                    queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
+                    EXPIRED: words[EXPIRED] + expired,
+                }
+            )
+        else:
+            words[STATE] = POPPING | queue
+            words[queue + Q_OUT] = out
+            words[GONE] += gone
+            words[STATE] = IDLE
+
+    def put_first(
+        self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
+    ) -> bool:
+        """Put a message that was taken back with ``change``; False if there is no room for it.
+
+        There is where it was taken from, as long as nobody has pushed so much meanwhile.
+        """
+        words = self._words
+        lane, into, out = words[queue + Q_LANE], words[queue + Q_IN], words[queue + Q_OUT]
+        at, oldest = into & PLACE_MASK, out & PLACE_MASK
+        size = len(payload)
+        start = oldest - ENTRY_WORDS - (size + 7 >> 3)
+        if not out >> COUNT_SHIFT or start < lane + L_WORDS or start <= at < oldest:
+            return False
+        _pack(self._bytes, start * WORD, lifetime << ENTRY_LIFETIME_SHIFT | size, deadline)
+        first = (start + ENTRY_WORDS) * WORD
+        self._bytes[first : first + size] = payload
+        change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
+        return True
+
+    # ---- entries
+
+    def entries(self, queue: int) -> Iterator[tuple[int, int]]:
+        """Where each entry is, oldest first, and where the one after it would be."""
+        words = self._words
+        lane = words[queue + Q_LANE]
+        at, stop = words[queue + Q_OUT] & PLACE_MASK, words[queue + Q_IN] & PLACE_MASK
+        end = lane + self._extent
+        if lane and not lane < at < end:
+            raise _strayed()
+        wrapped = False
+        while at != stop:
+            first = words[at]
+            if first == ENTRY_WRAP and not wrapped:
+                wrapped = True
+                at = lane + L_WORDS
+                continue
+            following = at + ENTRY_WORDS + ((first & ENTRY_SIZE) + 7 >> 3)
+            if following >= end:
+                raise _strayed()
+            yield at, following
+            at = following
+
+    def read(self, at: int) -> tuple[bytes, int, int]:
+        """Message, deadline and lifetime (milliseconds) of an entry."""
+        words = self._words
+        start = (at + ENTRY_WORDS) * WORD
+        size = words[at] & ENTRY_SIZE
+        payload = self._bytes[start : start + size].tobytes()
+        return payload, words[at + ENTRY_DEADLINE], words[at] >> ENTRY_LIFETIME_SHIFT
+
+
+def recount(heap: Heap) -> None:
+    """Count the move of an IN or OUT that STATE tells of, whose process was killed at it."""
+    words = heap.words
+    state = words[STATE]
+    queue = state & ~(PUSHING | POPPING)
+    if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
+        raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
+    index = Index(heap, Q_CHAIN)
+    buckets, _ = index.turn(index.buckets)
+    there_are = sum(
+        pending(words, words[heap.end - handle])
+        for bucket in buckets
+        for handle in index.chain(bucket)
+    )
+    if state & PUSHING:
+        words[PUSHED] = words[GONE] + there_are
+    else:
+        words[GONE] = words[PUSHED] - there_are
+    words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
+    words[HIGH_WATER] = max(words[HIGH_WATER], there_are)
+    words[RECOVERIES] += 1
+    words[STATE] = IDLE
+
+
+def _strayed() -> StoreCorrupt:
+    return StoreCorrupt("an entry of a lane goes beyond it")
