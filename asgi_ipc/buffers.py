@@ -59,9 +59,11 @@ Buffered = tuple[bytes, int, int]
 class LocalChannel:
     """A local channel: what has been fetched for it, and who waits for more."""
 
-    __slots__ = ("items", "limit", "waiters")
+    __slots__ = ("header", "items", "limit", "waiters")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, header: bytes, limit: int) -> None:
+        #: What stands in front of a message that is for this channel alone.
+        self.header = header
         self.items: deque[Buffered] = deque()
         self.limit = limit
         self.waiters: deque[Waiter] = deque()

@@ -91,8 +91,11 @@ class LayerCore:
         capacity = self.capacity_of(name.full)
         deadline = engine.clock() + self._message_lifetime
         refused = engine.push((Record(queue, payload, deadline, capacity, name.owner),))
-        if queue in demux.own:
-            demux.pushed(queue)
+        own = demux.own.get(queue)
+        if own is not None:
+            # The bell has been rung, but its loop may not get round to it before a receiver
+            # with no time to wait gives up: the next look shall be a real one.
+            own.certain = False
         if refused:
             self._refuse(name.full, capacity, refused[0])
 
@@ -149,11 +152,11 @@ class LayerCore:
         refused = engine.push(
             [Record(q, header + body, deadline, cap, owner) for q, header, cap, owner, _ in plan]
         )
-        own = demux.own
-        if own:
+        if demux.own:
             for target in plan:
-                if target.queue in own:
-                    demux.pushed(target.queue)
+                mine = demux.own.get(target.queue)
+                if mine is not None:
+                    mine.certain = False
         if refused:
             self._dropped(group, plan, refused)
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
 from .droplog import DropLog
-from .engines.base import Bell, Engine
-from .envelope import unpack
+from .engines.base import Bell, Engine, Popped
+from .envelope import address, unpack
 from .exceptions import StoreCorrupt, StoreUnavailable
 
 _log = logging.getLogger("asgi_ipc")
@@ -61,6 +61,8 @@ class Demultiplexer:
         parent too. What the child has inherited of them is the engine's to close.
         """
         self.lock = threading.Lock()
+        #: The engine's, once it was asked for.
+        self.identity = b""
         self.own: dict[bytes, OwnQueue] = {}
         #: Listeners by the id of their event loop.
         self.loops: dict[int, Listener] = {}
@@ -72,6 +74,11 @@ class Demultiplexer:
         self._numbers = itertools.count()
         # No engine has this many: the first look finds a difference, and nothing to forget.
         self._flushes = -1
+
+    def learn_identity(self) -> bytes:
+        """This process's identity."""
+        self.identity = self.engine.identity
+        return self.identity
 
     # Queues and channels
 
@@ -98,7 +105,7 @@ class Demultiplexer:
         return found
 
     def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
-        made = own.locals[local] = LocalChannel(self._limit(own, local))
+        made = own.locals[local] = LocalChannel(address([local]), self._limit(own, local))
         return made
 
     def _limit(self, own: OwnQueue, local: bytes) -> int:
@@ -133,7 +140,16 @@ class Demultiplexer:
         # A bell armed while messages keep coming costs a system call for each of them, so it
         # is armed only if the last look found nothing; else we look again to arm it.
         for armed_with in (listener,) if own.dry else (None, listener):
-            self.fetch(own, armed_with, channel)
+            bell = self._claim(own, armed_with) if armed_with is not None else None
+            records = self.engine.pop(own.name, own.batch, bell)
+            if len(records) == 1 < own.batch and not own.waiting:
+                payload = records[0].payload
+                if payload.startswith(channel.header):
+                    # The usual: it is for the one who asks, and for nobody else.
+                    self._drained(own, armed_with)
+                    own.dry = False
+                    return payload[len(channel.header) :]
+            self._distribute(own, records, armed_with, bell, channel)
             body = self.take(own, channel)
             if body is not None:
                 own.dry = False
@@ -190,9 +206,20 @@ class Demultiplexer:
         Whoever calls has noticed flushes.
         """
         bell = self._claim(own, listener)
+        records = self.engine.pop(own.name, own.batch, bell)
+        self._distribute(own, records, listener, bell, wanted)
+
+    def _distribute(
+        self,
+        own: OwnQueue,
+        records: list[Popped],
+        listener: Listener | None,
+        bell: Bell | None,
+        wanted: LocalChannel | None,
+    ) -> None:
+        """Put what was fetched into the buffers, and fetch more as long as that may help."""
         corrupt: StoreCorrupt | None = None
         for _ in range(_ROUNDS):
-            records = self.engine.pop(own.name, own.batch, bell)
             for payload, deadline in records:
                 corrupt = self.deliver(own, payload, deadline) or corrupt
             if len(records) < own.batch:
@@ -200,6 +227,7 @@ class Demultiplexer:
                 break
             if not own.waiting and (wanted is None or wanted.items):
                 break
+            records = self.engine.pop(own.name, own.batch, bell)
         else:
             # They come faster than we fetch. Let go of the lock, and come back.
             if bell is not None:
@@ -385,16 +413,6 @@ class Demultiplexer:
             for own in self.own.values():
                 for channel in own.locals.values():
                     channel.items.clear()
-
-    def pushed(self, queue: bytes) -> None:
-        """Note that this process pushed to a queue, so that the next look is a real one.
-
-        The bell has been rung, but its loop may not get round to it before a receiver
-        with no time to wait gives up. Called without the lock.
-        """
-        own = self.own.get(queue)
-        if own is not None:
-            own.certain = False
 
     def buffered(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels: of a queue, or of all."""

@@ -15,6 +15,7 @@ outlive their processes: do not change it without a new version of the store.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from .exceptions import StoreCorrupt
 
@@ -22,6 +23,8 @@ from .exceptions import StoreCorrupt
 _LENGTH = 4
 #: Most local channels one record may be for.
 MAX_LOCALS = 50_000
+#: Longer names are not remembered taken apart; so many are for some fifty channels.
+_REMEMBERED_BYTES = 2048
 
 
 def address(local_names: Sequence[bytes]) -> bytes:
@@ -30,7 +33,7 @@ def address(local_names: Sequence[bytes]) -> bytes:
     return len(names).to_bytes(_LENGTH, "little") + names
 
 
-def unpack(payload: bytes) -> tuple[list[bytes], bytes]:
+def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
     """The local names and the encoded message. Raises `StoreCorrupt` if it is no envelope."""
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:
@@ -38,10 +41,16 @@ def unpack(payload: bytes) -> tuple[list[bytes], bytes]:
         raise StoreCorrupt(
             f"a record of {len(payload)} bytes says that its message starts at byte {start}"
         )
-    names = payload[_LENGTH:start]
+    if start < _REMEMBERED_BYTES:
+        return _names(payload[_LENGTH:start]), payload[start:]
+    return _names.__wrapped__(payload[_LENGTH:start]), payload[start:]
+
+
+@lru_cache(256)
+def _names(names: bytes) -> Sequence[bytes]:
     if not names.isascii() or names.count(b"\n") >= MAX_LOCALS:
         raise StoreCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
-    return names.split(b"\n"), payload[start:]
+    return names.split(b"\n")
 
 
 __all__ = ["MAX_LOCALS", "address", "unpack"]

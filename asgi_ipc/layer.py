@@ -66,7 +66,7 @@ class IPCChannelLayer(LayerSurface):
         name = channel_name(channel)
         demux = self._lease.demux or self._core.demux
         if name.specific:
-            if name.owner != demux.engine.identity:
+            if name.owner != (demux.identity or demux.learn_identity()):
                 raise ValueError(self._not_ours(name))
             return decode(await listener_here(demux).receive_own(name))
         return decode(await listener_here(demux).receive_ordinary(name.queue))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from typing import cast
 
 from .buffers import Listener, OwnQueue, Waiter
 from .demux import Demultiplexer
@@ -143,7 +142,7 @@ class LoopListener(Listener):
         demux, local = self.demux, name.local
         while True:
             with demux.lock:
-                own = demux.queue(name.queue)
+                own = demux.own.get(name.queue) or demux.queue(name.queue)
                 channel = own.locals.get(local) or demux.channel(own, local)
                 body = demux.look(own, channel, self)
                 if body is None and self.bell is None:
@@ -323,7 +322,7 @@ class LoopListener(Listener):
 def listener_here(demux: Demultiplexer) -> LoopListener:
     """The listener of the running loop, made when it is first needed."""
     loop = asyncio.get_running_loop()
-    found = cast("LoopListener | None", demux.loops.get(id(loop)))
+    found: LoopListener | None = demux.loops.get(id(loop))  # type: ignore[assignment]
     # The id may be that of a loop that is gone.
     if found is not None and found.loop() is loop:
         return found

@@ -297,7 +297,7 @@ def test_locks_that_do_not_work_are_found(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_fifo_that_wakes_nobody_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "PATIENCE", 4)
     monkeypatch.setattr("asgi_ipc.doctor.primitives.PATIENCE", 1)
-    monkeypatch.setattr("asgi_ipc.doctor.primitives.Ringer.ring", lambda self, path: True)
+    monkeypatch.setattr("asgi_ipc.doctor.primitives.ring_once", lambda path: True)
     found = {each["name"]: each for each in try_in(str(tmp_path))}
     assert found["wake_up"]["works"] is False
     assert "not woken" in found["wake_up"]["detail"]

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from ..engines.base import IDENTITY_BYTES, Bell
 from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
-from .bells import FifoBell, Ringer, bells_in, is_abandoned
+from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .journal import Change
 from .layout import (
     BELL_GENERATION_SHIFT,
@@ -152,6 +152,8 @@ class Attachment:
                 return  # another thread did it
             if store:
                 self._store = None
+                # In another store the same words are other bells.
+                self._ringer.close()
                 # Whoever removed it may have left the memory, which nobody finds any more.
                 store.remove_memory()
                 store.close()
@@ -190,7 +192,9 @@ class Attachment:
     @property
     def flushes(self) -> int:
         """See `Engine.flushes`."""
-        store = self._inside()
+        store = self._store if self._slot >= 0 else None
+        if store is None:
+            store = self._inside()
         try:
             return self._words[FLUSHES]
         except ValueError:  # another thread is just letting go of the memory
@@ -278,7 +282,7 @@ class Attachment:
     def _ring_all(self) -> None:
         self._recovered = False
         for _, path in bells_in(self._place):
-            self._ringer.ring(path)
+            ring_once(path)
 
     # ---- upkeep
 

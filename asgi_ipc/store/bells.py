@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from ..engines.base import IDENTITY_BYTES
 from ..exceptions import StoreUnavailable
@@ -168,44 +169,54 @@ class FifoBell:
             self._reader = self._writer = -1
 
 
+def ring_once(path: str) -> bool:
+    """Ring a bell that is seldom rung; False if nobody is there any more. Never blocks."""
+    try:
+        writer = _open_writer(path)
+        try:
+            os.write(writer, b"!")
+        finally:
+            os.close(writer)
+    except BlockingIOError:
+        pass  # full of rings not yet heard
+    except OSError as error:
+        return error.errno not in _GONE
+    return True
+
+
 class Ringer:
-    """Rings the bells of other processes, keeping a writer open for those it rings often."""
+    """Rings the bells of other processes, keeping a writer open for those it rings often.
+
+    A bell is told by its word in the store, which no other bell of that store has.
+    """
 
     def __init__(self) -> None:
-        self._writers: OrderedDict[str, int] = OrderedDict()
+        self._writers: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def ring(self, path: str) -> bool:
+    def ring(self, bell: int, path_of: Callable[[int], str]) -> bool:
         """Ring once; False if nobody is there any more. Never blocks."""
         with self._lock:
             try:
-                writer = self._writers.get(path, -1)
+                writer = self._writers.get(bell, -1)
                 if writer < 0:
-                    writer = self._open(path)
+                    writer = self._open(bell, path_of(bell))
                 os.write(writer, b"!")
             except BlockingIOError:
                 pass  # full of rings not yet heard
             except OSError as error:
-                self._forget(path)
+                if bell in self._writers:
+                    os.close(self._writers.pop(bell))
                 # Anything else (out of descriptors, say) must not fail a push that is
                 # done: the waiter looks again by itself within a second.
                 return error.errno not in _GONE
         return True
 
-    def _open(self, path: str) -> int:
-        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not stat.S_ISFIFO(os.fstat(writer).st_mode):
-            os.close(writer)
-            raise OSError(errno.ENXIO, "not a FIFO")
-        self._writers[path] = writer
+    def _open(self, bell: int, path: str) -> int:
+        self._writers[bell] = writer = _open_writer(path)
         if len(self._writers) > _KEPT:
             os.close(self._writers.popitem(last=False)[1])
         return writer
-
-    def _forget(self, path: str) -> None:
-        writer = self._writers.pop(path, -1)
-        if writer >= 0:
-            os.close(writer)
 
     def after_fork(self) -> None:
         """In the child: close what was inherited."""
@@ -217,3 +228,12 @@ class Ringer:
         with self._lock:
             while self._writers:
                 os.close(self._writers.popitem()[1])
+
+
+def _open_writer(path: str) -> int:
+    """Open a bell for ringing. Raises OSError."""
+    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(writer).st_mode):
+        os.close(writer)
+        raise OSError(errno.ENXIO, "not a FIFO")
+    return writer

@@ -75,33 +75,34 @@ class SharedMemoryEngine(Attachment):
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
         """See `Engine.push`."""
-        for record in records:
-            if not 0 < len(record.queue) <= MAX_NAME or len(record.payload) > MAX_PAYLOAD:
+        for name, payload, _, _, _ in records:
+            if not 0 < len(name) <= MAX_NAME or len(payload) > MAX_PAYLOAD:
                 raise ValueError(
                     f"a queue name has 1 to {MAX_NAME} bytes and a payload at most {MAX_PAYLOAD}, "
-                    f"not {len(record.queue)} and {len(record.payload)}"
+                    f"not {len(name)} and {len(payload)}"
                 )
         refused: list[Refused] = []
         bells: list[tuple[bytes, int]] = []
         done = 0
         while True:
-            store = self._inside()
+            store = self._store if self._slot >= 0 else None
+            if store is None:
+                store = self._inside()
             try:
                 with self._channels:
                     now = self.clock()
                     push = self._queues.push
-                    for position in range(done, len(records)):
-                        record = records[position]
+                    for record in records[done:]:
                         try:
                             bell = push(record, now)
                             if bell:
                                 bells.append((record.queue, bell))
                         except AtCapacity:
                             detail = f"the queue holds its capacity of {record.capacity}"
-                            refused.append(Refused(position, False, detail))
+                            refused.append(Refused(done, False, detail))
                         except NoRoom as full:
-                            refused.append(Refused(position, True, self._full(CHANNELS, full)))
-                        done = position + 1
+                            refused.append(Refused(done, True, self._full(CHANNELS, full)))
+                        done += 1
                 break
             except Gone:
                 self._reopen(store)
@@ -119,7 +120,9 @@ class SharedMemoryEngine(Attachment):
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
         while True:
-            store = self._inside()
+            store = self._store if self._slot >= 0 else None
+            if store is None:
+                store = self._inside()
             try:
                 with self._channels:
                     now = self.clock()
@@ -179,11 +182,7 @@ class SharedMemoryEngine(Attachment):
         for _ in range(NODES):
             if not bell:
                 return
-            identity = self._processes.identity(bell & SLOT_MASK)
-            number = bell >> BELL_NUMBER_SHIFT & SLOT_MASK
-            if self._processes.bell_alive(bell) and self._ringer.ring(
-                bell_path(self._place, identity, number)
-            ):
+            if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._bell_path):
                 return
             try:
                 with self._channels:
@@ -193,6 +192,11 @@ class SharedMemoryEngine(Attachment):
             except BaseException as error:
                 self._let_go(error)
                 raise
+
+    def _bell_path(self, bell: int) -> str:
+        """Where a bell is, which is alive."""
+        identity = self._processes.identity(bell & SLOT_MASK)
+        return bell_path(self._place, identity, bell >> BELL_NUMBER_SHIFT & SLOT_MASK)
 
     # ---- tables
 

@@ -106,7 +106,7 @@ class Region:
         finally:
             sidecar.inside = False
             sidecar.thread_lock.release()
-        if isinstance(error, _CONTRADICTIONS):
+        if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
 
     def let_go(self, error: BaseException) -> None:
