@@ -4,7 +4,8 @@ The caller writes what is new into free space, and collects what must change in 
 words in a dict from word offset to value. `Journal.commit` writes the pairs down, sets
 one word (the commit point), carries them out and clears that word. Whoever takes the
 lock next and finds the word set carries them out again, which changes nothing if it
-was done already. Nothing else stores to live words.
+was done already. Nothing else stores to live words, but where one word alone is a whole
+change: a bell that is armed or taken, and what `lanes` does.
 """
 
 from __future__ import annotations

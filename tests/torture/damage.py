@@ -39,7 +39,19 @@ _HANG = 120
 _MEMORY = 1 << 30
 _CALLS = 12
 
-NAMES = [b"a", b"large", b"old", b"all old", b"own", b"waited for", b"empty", b"orphan", b"new"]
+NAMES = [
+    b"a",
+    b"lane",
+    b"lane",
+    b"large",
+    b"old",
+    b"all old",
+    b"own",
+    b"waited for",
+    b"empty",
+    b"orphan",
+    b"new",
+]
 TABLES = [b"t", b"single", b"old", b"only the dead", b"new"]
 
 
@@ -56,7 +68,7 @@ class Spoiler:
         kinds = [
             self.control, self.control, self.journal, self.handle, self.handle, self.record,
             self.record, self.record, self.record, self.bucket, self.extent, self.slot, self.node,
-            self.any_word, self.stretch,
+            self.lane, self.lane, self.any_word, self.stretch,
         ]  # fmt: skip
         self.dice.choice(kinds)()
 
@@ -138,6 +150,29 @@ class Spoiler:
             words[address + layout.M_DEADLINE] = dice.choice([0, 1 << 63])
         else:
             self.put(at)
+
+    def lane(self) -> None:
+        """Where a lane is, what is in it, or that it moves; if there is one."""
+        words, dice = self.words, self.dice
+        for handle in range(1, min(words[layout.IDS_USED], 4000) + 1):
+            address = words[self.heap.end - handle]
+            if address >= self.heap.end - layout.Q_WORDS or self.heap.kind(address) != layout.QUEUE:
+                continue
+            if not words[address + layout.Q_LANE]:
+                continue
+            how = dice.randrange(4)
+            if how == 0:
+                moves = dice.choice([layout.PUSHING, layout.POPPING, layout.PUSHING | 1 << 63])
+                words[layout.STATE] = moves | dice.choice([address, address, address + 1])
+            elif how == 1:
+                self.put(address + dice.choice([layout.Q_LANE, layout.Q_IN, layout.Q_OUT]))
+            elif how == 2:
+                into = words[address + layout.Q_IN]
+                near = into + dice.randrange(-40, 40)
+                words[address + dice.choice([layout.Q_IN, layout.Q_OUT])] = near % (1 << 64)
+            else:
+                place = words[address + layout.Q_OUT] & layout.PLACE_MASK
+                self.put(place + dice.randrange(40))
 
     def bucket(self) -> None:
         """The beginning of a chain."""

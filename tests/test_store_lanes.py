@@ -1,0 +1,311 @@
+"""Lanes: a busy queue behaves as any other, whichever way its messages go."""
+
+from __future__ import annotations
+
+import random
+import select
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc.engines.base import Bell, Popped
+from asgi_ipc.store import lanes, layout
+from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.lanes import HOT
+
+from .stores import KIB, assert_sound, in_child, open_store, record
+
+SECOND = 1_000_000_000
+
+
+class Clock:
+    """Nanoseconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 10**15
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
+    # 16 KiB for an extent, and so for a lane.
+    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    engine._next_look = 1 << 63
+    yield engine
+    assert_sound(engine)
+    engine.destroy()
+
+
+def push(engine: SharedMemoryEngine, *payloads: bytes, queue: bytes = b"q", **more: int) -> None:
+    assert engine.push([record(engine, queue, each, **more) for each in payloads]) == []  # type: ignore[arg-type]
+
+
+def pop(engine: SharedMemoryEngine, limit: int = 1, queue: bytes = b"q") -> list[bytes]:
+    return [each.payload for each in engine.pop(queue, limit)]
+
+
+def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
+    with engine._channels as heap:
+        found: int = heap.words[engine._queues.find(queue) + offset]
+        return found
+
+
+def give_lane(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
+    push(engine, *[b"%d" % number for number in range(HOT)], queue=queue)
+    assert not word(engine, layout.Q_LANE, queue)
+    assert len(pop(engine, HOT, queue)) == HOT
+    assert word(engine, layout.Q_LANE, queue)
+
+
+def in_list(engine: SharedMemoryEngine) -> bool:
+    return bool(word(engine, layout.Q_HEAD))
+
+
+def test_a_queue_gets_a_lane_once_it_was_used_and_emptied(engine: SharedMemoryEngine) -> None:
+    push(engine, b"once")
+    assert pop(engine) == [b"once"]
+    assert not word(engine, layout.Q_LANE)
+    push(engine, *[b"more"] * HOT)
+    assert pop(engine, HOT - 1)
+    assert not word(engine, layout.Q_LANE)
+    assert pop(engine)
+    assert word(engine, layout.Q_LANE)
+    push(engine, b"through it")
+    assert not in_list(engine)
+    assert pop(engine) == [b"through it"]
+
+
+def test_the_order_is_kept_over_lane_and_list_for_any_sizes(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    dice = random.Random(7)
+    expected: deque[bytes] = deque()
+    ways = set()
+    for step in range(6_000):
+        # For a while more comes than goes, and then the other way round.
+        if dice.random() < (0.6 if step // 200 % 2 else 0.42):
+            size = dice.choice([0, 1, 7, 8, 9, 100, 900, 5_000, 20_000])
+            payload = b"%d:" % step + bytes(size)
+            if engine.push([record(engine, b"q", payload)]):
+                continue
+            expected.append(payload)
+        else:
+            count = dice.choice([1, 1, 5])
+            for payload in pop(engine, count):
+                assert payload == expected.popleft()
+        ways.add((in_list(engine), word(engine, layout.Q_IN) < word(engine, layout.Q_OUT)))
+        if not step % 500:
+            assert_sound(engine)
+        assert engine.statistics(b"q")["pending"] == len(expected)
+    assert {True, False} == {listed for listed, _ in ways}
+    assert pop(engine, 10**6) == list(expected)
+
+
+def test_capacity_is_exact_in_a_lane(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    for _ in range(3):
+        for number in range(5):
+            assert engine.push([record(engine, b"q", b"%d" % number, capacity=5)]) == []
+        (refused,) = engine.push([record(engine, b"q", b"6", capacity=5)])
+        assert not refused.no_room
+        assert not in_list(engine)
+        assert pop(engine, 9) == [b"0", b"1", b"2", b"3", b"4"]
+    counts = engine.statistics(b"q")
+    assert counts["refused"] == 3
+    assert counts["pushed"] == HOT + 15 == counts["popped"]
+    assert engine.statistics()["pushed"] == HOT + 15
+
+
+def test_what_expired_anywhere_in_a_lane_makes_room(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, b"old")
+    push(engine, b"x1", b"x2", lifetime=SECOND)
+    push(engine, b"young")
+    push(engine, b"x3", lifetime=SECOND)
+    clock.now += 2 * SECOND
+    assert engine.push([record(engine, b"q", b"new", capacity=3)]) == []
+    counts = engine.statistics(b"q")
+    assert (counts["expired"], counts["pending"]) == (3, 3)
+    assert counts["oldest_age"] >= 2 * SECOND
+    assert_sound(engine)
+    assert engine.push([record(engine, b"q", b"over", capacity=3)]) != []
+    assert pop(engine, 9) == [b"old", b"young", b"new"]
+
+
+def test_what_expired_in_front_of_a_lane_is_passed_over(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, b"x1", b"x2", lifetime=SECOND)
+    push(engine, b"live")
+    clock.now += 2 * SECOND
+    assert pop(engine, 9) == [b"live"]
+    counts = engine.statistics()
+    assert (counts["expired"], counts["pending"], counts["popped"]) == (2, 0, HOT + 1)
+
+
+@pytest.mark.parametrize("between", [0, 1, 9, 13, 20])
+def test_what_is_restored_comes_first_again(engine: SharedMemoryEngine, between: int) -> None:
+    give_lane(engine)
+    big = b"B" * 1_200
+    push(engine, b"1" * 5_000, b"2", b"3")
+    (first,) = engine.pop(b"q")
+    # Which may fill the lane up to what is its oldest now.
+    push(engine, *[big] * between)
+    engine.restore(b"q", first)
+    assert_sound(engine)
+    assert pop(engine, 99) == [b"1" * 5_000, b"2", b"3", *[big] * between]
+    counts = engine.statistics(b"q")
+    assert counts["pushed"] == counts["popped"] == HOT + 3 + between
+
+
+def test_what_is_restored_to_an_empty_lane_is_there(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    engine.restore(b"q", Popped(b"never pushed here", engine.clock() + SECOND))
+    push(engine, b"next")
+    assert pop(engine, 9) == [b"never pushed here", b"next"]
+    assert engine.statistics()["pending"] == 0
+
+
+def test_a_flush_is_not_outlived_by_what_is_remembered(
+    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    give_lane(engine)
+    push(other, b"seen")
+    assert pop(other) == [b"seen"]
+    engine.flush()
+    # Its memory still looks as it did.
+    assert pop(other, 9) == []
+    push(other, b"after")
+    assert engine.statistics()["pending"] == 1
+    assert_sound(engine)
+    assert pop(engine) == [b"after"]
+    give_lane(engine, b"another")
+    push(other, b"x", b"y")
+    assert pop(engine, 9) == [b"x", b"y"]
+    other.close()
+
+
+def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
+    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    for round_ in range(3):
+        give_lane(engine)
+        push(other, b"seen")
+        assert pop(other) == [b"seen"]
+        with engine._channels:
+            engine._queues.sweep(clock.now, everything=True)
+        assert engine.statistics()["queues"] == 0
+        # Something else lies there now.
+        push(engine, b"fresh", bytes(3_000), queue=b"o%d" % round_)
+        push(other, b"mine")
+        assert pop(engine) == [b"mine"]
+        assert pop(other, 9, b"o%d" % round_) == [b"fresh", bytes(3_000)]
+        assert_sound(engine)
+        with engine._channels:
+            engine._queues.sweep(clock.now, everything=True)
+    other.close()
+
+
+def test_an_idle_lane_goes_and_the_queue_stays_with_who_waits(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    bell = engine.bell()
+    give_lane(engine)
+    push(engine, b"1")
+    assert len(engine.pop(b"q", 9, bell)) == 1
+    for _ in range(2):
+        with engine._channels:
+            engine._queues.sweep(clock.now)
+    assert not word(engine, layout.Q_LANE)
+    assert engine._channels.words[layout.LANES] == 0
+    push(engine, b"2")
+    assert bell_rang(bell)
+    assert pop(engine) == [b"2"]
+    counts = engine.statistics(b"q")
+    assert counts["pushed"] == counts["popped"] == HOT + 2
+
+
+def bell_rang(bell: Bell, within: float = 10) -> bool:
+    return bool(select.select([bell], [], [], within)[0])
+
+
+def test_who_waits_in_line_is_rung_in_turn(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    bells = [engine.bell() for _ in range(3)]
+    for bell in [*bells, *bells]:
+        assert engine.pop(b"q", 1, bell) == []
+    engine.disarm(b"q", bells[1])
+    for bell, payload in ((bells[0], b"1"), (bells[2], b"2")):
+        push(engine, payload)
+        assert bell_rang(bell)
+        bell.clear()
+    push(engine, b"3")
+    assert pop(engine, 9) == [b"1", b"2", b"3"]
+    assert [bell_rang(bell, 0) for bell in bells] == [False] * 3
+
+
+def test_lanes_take_at_most_their_share_and_give_it_back_when_room_is_needed(
+    engine: SharedMemoryEngine,
+) -> None:
+    names = [b"q%d" % number for number in range(40)]
+    for name in names:
+        push(engine, *[b"x"] * HOT, queue=name)
+        pop(engine, HOT, name)
+    have = [name for name in names if word(engine, layout.Q_LANE, name)]
+    assert len(have) == engine._channels.heap.geometry.extents // 16 > 2
+    room = 0
+    while not engine.push([record(engine, b"fill", bytes(5_000))]):
+        room += 5_000
+    assert engine._channels.words[layout.LANES] == 0
+    assert room > 0.85 * 2048 * KIB
+
+
+def test_a_lane_whose_counts_grow_large_is_exchanged(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_lane(engine)
+    monkeypatch.setattr(lanes, "_WORN", 20 << layout.COUNT_SHIFT)
+    total = HOT
+    exchanged = 0
+    before = word(engine, layout.Q_IN)
+    for number in range(100):
+        push(engine, b"%d" % number, b"and more")
+        assert pop(engine, 9) == [b"%d" % number, b"and more"]
+        total += 2
+        exchanged += word(engine, layout.Q_IN) >> 32 < before >> 32
+        before = word(engine, layout.Q_IN)
+        assert engine.statistics(b"q")["pushed"] == total
+    assert exchanged > 2
+
+
+def test_a_lane_goes_with_the_owner_of_its_queue(
+    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    def dies() -> None:
+        mine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+        identity = mine.identity
+        for _ in range(HOT + 1):
+            assert mine.push([record(mine, b"own", owner=identity)]) == []
+            mine.pop(b"own")
+        assert mine.push([record(mine, b"own", owner=identity)] * 3) == []
+        assert word(mine, layout.Q_LANE, b"own")
+
+    in_child(dies)
+    engine._channels.words[layout.NEXT_TEND] = 0
+    engine._next_look = 0
+    counts = engine.statistics()
+    assert (counts["orphaned"], counts["queues"], counts["pending"]) == (3, 0, 0)
+    assert engine._channels.words[layout.LANES] == 0
