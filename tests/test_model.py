@@ -25,6 +25,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.lanes import HOT
 
 from .stores import assert_sound
 
@@ -253,8 +254,15 @@ class Comparison(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-@pytest.mark.parametrize("kind", [MemoryEngine, PosixEngine, SysVEngine, MmapEngine])
-def test_any_sequence_of_operations_does_what_the_model_does(kind: Any) -> None:
+# In so short a test a queue gets a lane only if it may have one soon.
+@pytest.mark.parametrize(
+    ("kind", "hot"),
+    [(MemoryEngine, HOT), (PosixEngine, HOT), (PosixEngine, 1), (SysVEngine, 1), (MmapEngine, 1)],
+)
+def test_any_sequence_of_operations_does_what_the_model_does(
+    kind: Any, hot: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_ipc.store.lanes.HOT", hot)
     machine = type("Machine", (Comparison,), {"kind": kind})
     machine.TestCase.settings = settings(  # type: ignore[attr-defined]
         max_examples=int(os.environ.get("MODEL_EXAMPLES", "12")),

@@ -12,6 +12,7 @@ import pytest
 from asgi_ipc.engines.base import Record
 from asgi_ipc.exceptions import StoreFull
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.lanes import HOT
 
 from .stores import KIB, assert_sound, open_store
 
@@ -114,7 +115,11 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_sequence_of_operations_gives_what_a_model_gives(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("hot", [1, HOT])
+def test_any_sequence_of_operations_gives_what_a_model_gives(
+    tmp_path: Path, hot: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_ipc.store.lanes.HOT", hot)
     dice = random.Random(seed)
     now = [10**12]
     size = dice.choice([256, 512, 1024, 6 * 1024]) * KIB
