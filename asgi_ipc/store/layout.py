@@ -14,7 +14,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
                               with the offset of a queue, whose IN or OUT moves
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..61    counters        PUSHED .. LANES
+    32..61    counters        PUSHED .. TAGS
     62        JOURNAL_COUNT   pairs in the journal
     63        JOURNAL_AFTER   the STATE that follows once they are applied
     64        the journal     JOURNAL_COUNT offsets, then as many values
@@ -113,6 +113,7 @@ SWEPT_GONE = 51  #: what GONE was then
 SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
 
 LANES = 53  #: queues that have a lane
+TAGS = 54  #: queues ever made; no flush takes that back
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
@@ -147,15 +148,17 @@ FILLER, MESSAGE, PIECE, QUEUE, TABLE, MEMBER, LANE = 0, 1, 2, 3, 4, 5, 6
 M_LINK, M_DEADLINE, M_WORDS = 1, 2, 3
 LINK_MASK = (1 << 32) - 1
 
-# Words of a QUEUE. TAG is random: whoever remembers where a queue is sees by it whether it
-# still is there. HEAD and TAIL are the ends of the list; TAIL means nothing while HEAD is 0.
-# BELL is the first of its waiters; the list has the others, and is empty while BELL is 0.
-# PUSHED and GONE are those of the list, and of lanes that it had before.
+# Words of a QUEUE. TAG is TAG_MARK and a number that no other queue of this store ever had:
+# whoever remembers where a queue is sees by it whether it still is there. HEAD and TAIL are
+# the ends of the list; TAIL means nothing while HEAD is 0. BELL is the first of its waiters;
+# the list has the others, and is empty while BELL is 0. PUSHED and GONE are those of the
+# list, and of lanes that it had before.
 Q_TAG, Q_HEAD, Q_LANE, Q_IN, Q_OUT, Q_BELL, Q_WAIT_FIRST, Q_OWNER = 1, 2, 3, 4, 5, 6, 7, 8
 Q_HIGH_WATER, Q_SOONEST = 9, 10
 Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 11, 12, 13, 14, 15
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 16, 17, 18
 Q_WORDS = 19
+TAG_MARK = 1 << 63
 Q_BUSY = 9  #: so many words from HEAD on are what a push through a lane looks at
 
 # Words of a LANE, the handle of its queue; then of an entry.

@@ -9,7 +9,6 @@ is made.
 
 from __future__ import annotations
 
-import secrets
 from zlib import crc32
 
 from ..engines.base import Popped, Record
@@ -64,6 +63,8 @@ from .layout import (
     SOONEST,
     SWEPT,
     SWEPT_GONE,
+    TAG_MARK,
+    TAGS,
     WORD,
 )
 from .processes import Processes
@@ -146,7 +147,7 @@ class Queues:
         word = self._processes.owner_word(owner) if owner else 0
         fields = [0] * (Q_WORDS - 1)
         for offset, value in (
-            (Q_TAG, secrets.randbits(64)),
+            (Q_TAG, TAG_MARK | words[TAGS]),
             (Q_CHAIN, words[bucket]),
             (Q_OWNER, word),
             (Q_SOONEST, NEVER),
@@ -157,6 +158,7 @@ class Queues:
         handle = self._heap.add(change, QUEUE, tuple(fields), name)
         change[bucket] = handle
         change[NAMED] = words[NAMED] + 1
+        change[TAGS] = words[TAGS] + 1
         self._heap.commit(change)
         return words[self._heap.end - handle]
 
