@@ -276,15 +276,16 @@ class Demultiplexer:
         except StoreCorrupt as error:
             # Raised later: the rest of the batch is off the queue as well.
             return error
+        locals_, number = own.locals, next(self._numbers)
         for local in local_names:
-            channel = own.locals.get(local) or self._new_channel(own, local)
+            channel = locals_.get(local) or self._new_channel(own, local)
             items = channel.items
             if len(items) >= channel.limit:
                 items.popleft()
                 self._overflowed(own, local, channel.limit)
-            items.append((body, deadline, next(self._numbers)))
-            if own.waiting:
-                self.wake_one(own, channel)
+            items.append((body, deadline, number))
+            if own.waiting and not self._wake_first(own, channel.waiters):
+                self._wake_first(own, own.anyone)
         return None
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:

@@ -39,7 +39,8 @@ class LoopWaiter(Waiter):
         future = self.future
         loop = future.get_loop()
         if asyncio._get_running_loop() is loop:
-            _resume(future)
+            if not future.done():
+                future.set_result(None)
             return True
         try:
             loop.call_soon_threadsafe(_resume, future)

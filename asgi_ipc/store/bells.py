@@ -135,9 +135,11 @@ class FifoBell:
 
     def clear(self) -> None:
         """Forget the rings so far."""
-        with contextlib.suppress(OSError):
+        try:
             while len(os.read(self._reader, 4096)) == 4096:
                 pass
+        except OSError:
+            pass  # There was none, or it is closed.
 
     def ring(self) -> None:
         """Ring it from this process."""
