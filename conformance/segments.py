@@ -10,13 +10,9 @@ import json
 import os
 import secrets
 import select
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asgi_ipc.engines import find
@@ -130,46 +126,6 @@ class Process:
             self._process.kill()
             self._process.wait()
             self._process.stdout.close()
-
-
-def killed_at(opcode: int, operation: Callable[[], object]) -> bool:
-    """Run an operation in a forked child that kills itself before that opcode of it.
-
-    True if it was killed, False if the operation was over by then.
-    """
-    child = os.fork()
-    if not child:
-        seen = 0
-
-        def trace(frame: FrameType, event: str, arg: object) -> Any:
-            nonlocal seen
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                seen += 1
-                if seen == opcode:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-
-        try:
-            sys.settrace(trace)
-            operation()
-        finally:
-            sys.settrace(None)
-            os._exit(0)
-    return os.WIFSIGNALED(wait(child))
-
-
-def wait(child: int) -> int:
-    """The exit status of a forked child."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return status
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("the forked child did not end")
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ import pytest
 
 from asgi_ipc.store.segment import Owner
 
+from .forks import in_child, killed_at
 from .leaks import files_used
-from .segments import PAGE, Ground, killed_at, umask, wait
+from .segments import PAGE, Ground, umask
 
 if TYPE_CHECKING:
     from .case import Case
@@ -141,7 +142,7 @@ def test_a_locator_is_short_and_no_other_memory_s(ground: Ground) -> None:
 def test_a_creator_killed_at_any_instant_leaves_only_what_is_found(ground: Ground) -> None:
     opcode, step = 1, 7
     locator = ground.locator()
-    while killed_at(opcode, lambda: ground.create(locator, 2 * PAGE)):
+    while killed_at(lambda: ground.create(locator, 2 * PAGE), opcode):
         if ground.exists(locator):
             ground.attach(locator).owner()  # Half made is as good as whole, or not there.
         ground.segment.unlink(ground.place, locator)
@@ -159,7 +160,7 @@ def test_a_remover_killed_at_any_instant_can_be_followed_by_another(ground: Grou
     opcode, step = 1, 5
     locator = ground.locator()
     ground.create(locator)
-    while killed_at(opcode, lambda: ground.segment.unlink(ground.place, locator)):
+    while killed_at(lambda: ground.segment.unlink(ground.place, locator), opcode):
         ground.segment.unlink(ground.place, locator)
         assert not ground.exists(locator)
         ground.create(locator)
@@ -232,14 +233,12 @@ def test_one_process_may_attach_twice(ground: Ground) -> None:
 @pytest.mark.clause("G3")
 def test_a_forked_child_shares_what_its_parent_attached(ground: Ground) -> None:
     segment = ground.create(ground.locator())
-    child = os.fork()
-    if not child:
-        try:
-            segment.view[5] = 55
-            segment.close()
-        finally:
-            os._exit(0)
-    assert wait(child) == 0
+
+    def child() -> None:
+        segment.view[5] = 55
+        segment.close()
+
+    in_child(child)
     assert segment.view[5] == 55
     segment.view[6] = 66
 

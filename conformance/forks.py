@@ -1,0 +1,87 @@
+"""Forked children: that they end, and how; and such as kill themselves at a chosen instant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+#: Longest wait for a child, in seconds; only a test that fails waits so long.
+PATIENCE = 120.0
+
+
+def killed_at(
+    operation: Callable[[], object],
+    opcode: int,
+    prepare: Callable[[], object] = lambda: None,
+    seconds: float = PATIENCE,
+) -> bool:
+    """Run an operation in a forked child that SIGKILLs itself before its opcode-th opcode.
+
+    ``prepare`` runs there before the counting. True if it was killed, False if it ended.
+    """
+    child = os.fork()
+    if not child:
+        seen = 0
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal seen
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                seen += 1
+                if seen == opcode:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        status = 1
+        try:
+            prepare()
+            sys.settrace(trace)
+            operation()
+            sys.settrace(None)
+            status = 0
+        except BaseException:
+            sys.settrace(None)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    status = wait(child, seconds)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def wait(child: int, seconds: float = PATIENCE) -> int:
+    """The exit status of a child; a child that hangs is killed and fails the test."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"the child was still running after {seconds} seconds")
+
+
+def in_child(function: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Run a function in a forked child; its failure is the test's."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    assert wait(child, seconds) == 0
