@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Bell, Engine, Record
 
+from .tools import ENOUGH, patient
+
 if TYPE_CHECKING:
     from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 
 #: No test needs a process for so long.
-LIFETIME = 120.0
+LIFETIME = 300.0
 
 
 class Actor:
@@ -110,7 +112,7 @@ class Actor:
             self.bell = self.engine.bell()
         return [popped.payload for popped in self.engine.pop(queue, limit, self.bell)]
 
-    def heard(self, timeout: float = 10) -> bool:
+    def heard(self, timeout: float = ENOUGH) -> bool:
         assert self.bell is not None
         poll = select.poll()
         poll.register(self.bell.fileno(), select.POLLIN)
@@ -118,7 +120,7 @@ class Actor:
         self.bell.clear()
         return rung
 
-    def wait_pop(self, queue: bytes, timeout: float = 10) -> bytes | None:
+    def wait_pop(self, queue: bytes, timeout: float = ENOUGH) -> bytes | None:
         """Pop one record, waiting by bell alone: a wake-up that is lost times out.
 
         Where no bell is rung across processes, by looking again and again.
@@ -192,7 +194,7 @@ class Actor:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # Whoever hangs in here is killed by it.
+            signal.alarm(int(ENOUGH))  # Whoever hangs in here is killed by it.
             try:
                 text = repr([_result(self, name, args, {}) for name, args in commands])
                 os.write(writer, text.encode())
@@ -240,7 +242,9 @@ class Actor:
 
         if self.asynchronous is None:
             self.asynchronous = IPCChannelLayer(**self.arguments)
-        wait = asyncio.wait_for(getattr(self.asynchronous, method)(*args, **kwargs), 20)
+        wait = asyncio.wait_for(
+            getattr(self.asynchronous, method)(*args, **kwargs), patient(ENOUGH)
+        )
         return asyncio.run(wait)
 
     def layer(self, method: str, *args: Any, **kwargs: Any) -> Any:

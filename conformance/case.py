@@ -121,7 +121,7 @@ def in_loop(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         async def scenario() -> None:
             try:
-                await asyncio.wait_for(test(*args, **kwargs), 60)
+                await asyncio.wait_for(test(*args, **kwargs), 240)
             finally:
                 case: Any = kwargs["case"]
                 await case.close_layers()

@@ -22,7 +22,7 @@ from .case import Case
 from .plugin import RUN, engine_options
 
 #: Seconds after which a test is taken to hang. Then its worker dies with all stacks shown.
-WATCHDOG = 90.0
+WATCHDOG = 300.0
 
 
 @pytest.fixture(scope="session")

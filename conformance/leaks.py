@@ -18,6 +18,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from .tools import patient
+
 
 def _places() -> list[Path]:
     """Where stores are known to lie."""
@@ -110,7 +112,7 @@ class Snapshot(NamedTuple):
 def left_behind(before: Snapshot, files: set[str], prefix: str, children: list[int]) -> list[str]:
     """What there is that was not there before, for people; empty if all is well."""
     found: list[str] = []
-    for patience in (0, 0.05, 0.2, 0.5):
+    for patience in (0, 0.05, 0.2, 0.5, patient(1), patient(5)):
         found = _differences(before, files, prefix, children)
         if not found:
             break

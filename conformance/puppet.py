@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .leaks import files_used
-from .tools import patient
+from .tools import ENOUGH, patient
 
 #: Longest wait for an answer, in seconds; only a test that fails waits so long.
-PATIENCE = 30.0
+PATIENCE = 2 * ENOUGH
 _ACTOR = "asgi_ipc.conformance.actor"
 
 
@@ -106,7 +106,7 @@ class Puppet:
             self.files |= files_used(str(self.pid))
         self._process.stdin.close()
         try:
-            self._process.wait(patient(5))
+            self._process.wait(patient(ENOUGH))
         except subprocess.TimeoutExpired:
             self._process.kill()
         return self._rest()

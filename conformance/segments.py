@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asgi_ipc.store.segment import Segment
 
 #: Longest wait for another process, in seconds; only a test that fails waits so long.
-PATIENCE = 30.0
+PATIENCE = 120.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,8 @@ import pytest
 import asgi_ipc
 
 from .case import in_loop
-from .receiving import all_of, within
+from .receiving import all_of, at_some_pace, within
+from .tools import ENOUGH, patient
 
 if TYPE_CHECKING:
     from .case import Case
@@ -129,7 +131,7 @@ async def test_a_bad_name_is_a_type_error_everywhere(case: Case) -> None:
             (layer.group_send, (bad, {})),
         ):
             with pytest.raises(TypeError):
-                await asyncio.wait_for(method(*args), 5)
+                await asyncio.wait_for(method(*args), patient(ENOUGH))
     with pytest.raises(TypeError):
         await layer.group_send("a!b", {})
 
@@ -167,7 +169,7 @@ async def test_of_many_waiting_receivers_one_gets_each_message(case: Case) -> No
         await asyncio.sleep(0.02)
         for number in range(6):
             await layer.send(channel, {"n": number})
-        found = await asyncio.wait_for(asyncio.gather(*waiting), 15)
+        found = await asyncio.wait_for(asyncio.gather(*waiting), patient(ENOUGH))
         assert sorted(message["n"] for message in found) == list(range(6))
         assert await within(0.05, layer, channel) is None
 
@@ -201,7 +203,7 @@ async def test_a_channel_of_another_process_can_be_sent_to_and_not_received_from
     assert other.call("async_layer", "send", ours, {"x": b"y"}) is None
     assert await layer.receive(ours) == {"x": b"y"}
     with pytest.raises((AssertionError, RuntimeError, TypeError, ValueError), match="!"):
-        await asyncio.wait_for(layer.receive(theirs), 20)
+        await asyncio.wait_for(layer.receive(theirs), patient(ENOUGH))
 
 
 @pytest.mark.clause("S6")
@@ -210,7 +212,7 @@ async def test_a_process_specific_channel_of_a_stranger_is_refused(case: Case) -
     layer = case.layer()
     stranger = f"specific.{'0' * 32}!{'1' * 32}"
     with pytest.raises((AssertionError, RuntimeError, TypeError, ValueError), match="!"):
-        await asyncio.wait_for(layer.receive(stranger), 20)
+        await asyncio.wait_for(layer.receive(stranger), patient(ENOUGH))
 
 
 @pytest.mark.clause("S7")
@@ -268,28 +270,43 @@ async def test_capacity_counts_all_local_channels_of_a_process_together(case: Ca
 @pytest.mark.clause("S9")
 @in_loop
 async def test_a_message_expires_unread_and_later_ones_do_not(case: Case) -> None:
-    layer = case.layer(expiry=0.3)
-    for channel in ("normal", await layer.new_channel()):
-        await layer.send(channel, {"n": 1})
-        await asyncio.sleep(0.2)
-        await layer.send(channel, {"n": 2})
-        await asyncio.sleep(0.15)
-        assert await layer.receive(channel) == {"n": 2}
-        assert await within(0.05, layer, channel) is None
+    async def scenario(pace: float) -> bool:
+        layer = case.layer(expiry=0.3 * pace)
+        for channel in ("normal", await layer.new_channel()):
+            await layer.send(channel, {"n": 1})
+            await asyncio.sleep(0.2 * pace)
+            sent = time.monotonic()
+            await layer.send(channel, {"n": 2})
+            await asyncio.sleep(0.15 * pace)
+            found = await all_of(layer, channel)
+            if time.monotonic() > sent + 0.3 * pace:
+                return False
+            assert found == [{"n": 2}]
+        return True
+
+    await at_some_pace(scenario)
 
 
 @pytest.mark.clause("S9")
 @in_loop
 async def test_a_message_expires_too_when_its_process_has_fetched_it(case: Case) -> None:
-    layer = case.layer(expiry=0.2)
-    read, unread = await layer.new_channel(), await layer.new_channel()
-    await layer.group_add("g", unread)
-    await layer.send(unread, {})
-    await layer.group_send("g", {})
-    await layer.send(read, {"x": 1})
-    assert await layer.receive(read) == {"x": 1}, "and with it comes what lay before it"
-    await asyncio.sleep(0.25)
-    assert await within(0.05, layer, unread) is None
+    async def scenario(pace: float) -> bool:
+        layer = case.layer(expiry=0.2 * pace)
+        read, unread = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("g", unread)
+        began = time.monotonic()
+        await layer.send(unread, {})
+        await layer.group_send("g", {})
+        await layer.send(read, {"x": 1})
+        found = await within(0.2 * pace, layer, read)
+        if time.monotonic() > began + 0.2 * pace:
+            return False
+        assert found == {"x": 1}, "and with it comes what lay before it"
+        await asyncio.sleep(0.25 * pace)
+        assert await within(0.05, layer, unread) is None
+        return True
+
+    await at_some_pace(scenario)
 
 
 @pytest.mark.clause("S10")
@@ -302,7 +319,7 @@ async def test_receive_waits_for_what_comes_later(case: Case) -> None:
             await asyncio.sleep(0.03)
             assert not waiting.done()
             await other.send(channel, {"n": number})
-            assert await asyncio.wait_for(waiting, 15) == {"n": number}
+            assert await asyncio.wait_for(waiting, patient(ENOUGH)) == {"n": number}
             waiting = asyncio.ensure_future(layer.receive(channel))
         waiting.cancel()
 
@@ -343,10 +360,14 @@ async def test_a_receiver_that_gave_up_does_not_take_the_others_message(case: Ca
         await asyncio.sleep(0.01)
         await layer.send(channel, {"n": 1})
         first.cancel()
-        done, _ = await asyncio.wait((first, second), timeout=15, return_when="FIRST_COMPLETED")
-        results = await asyncio.wait_for(asyncio.gather(*done, return_exceptions=True), 5)
+        done, _ = await asyncio.wait(
+            (first, second), timeout=patient(ENOUGH), return_when="FIRST_COMPLETED"
+        )
+        results = await asyncio.wait_for(
+            asyncio.gather(*done, return_exceptions=True), patient(ENOUGH)
+        )
         if not any(isinstance(result, dict) for result in results):
-            assert await asyncio.wait_for(second, 15) == {"n": 1}
+            assert await asyncio.wait_for(second, patient(ENOUGH)) == {"n": 1}
         second.cancel()
 
 
@@ -382,4 +403,4 @@ async def test_a_busy_local_channel_does_not_starve_a_quiet_one(case: Case) -> N
         await layer.receive(busy)
         if waiting.done():
             break
-    assert await asyncio.wait_for(waiting, 15) == {"x": 1}
+    assert await asyncio.wait_for(waiting, patient(ENOUGH)) == {"x": 1}

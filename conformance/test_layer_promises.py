@@ -12,6 +12,7 @@ import asgi_ipc
 
 from .case import in_loop
 from .receiving import all_of, within
+from .tools import ENOUGH, patient
 
 if TYPE_CHECKING:
     from .case import Case
@@ -75,7 +76,7 @@ def test_event_loops_in_several_threads_share_one_layer(case: Case) -> None:
         await both.group_add("g", channel)
         for number in range(10):
             await both.send(channel, {"to": name, "n": number})
-            message = await asyncio.wait_for(both.receive(channel), 15)
+            message = await asyncio.wait_for(both.receive(channel), patient(ENOUGH))
             assert message == {"to": name, "n": number}
         await both.group_discard("g", channel)
 
@@ -133,7 +134,7 @@ async def test_the_synchronous_view_is_of_the_same_layer(case: Case) -> None:
     waiting = asyncio.ensure_future(layer.receive(channel))
     await asyncio.sleep(0.01)
     layer.sync.send(channel, {"n": 3})
-    assert await asyncio.wait_for(waiting, 15) == {"n": 3}
+    assert await asyncio.wait_for(waiting, patient(ENOUGH)) == {"n": 3}
 
 
 @pytest.mark.clause("O2")
@@ -147,7 +148,7 @@ async def test_a_killed_receiver_keeps_no_message_from_the_next(case: Case) -> N
     await asyncio.sleep(0.02)
     victim.kill()
     await layer.send("c", {"x": 1})
-    assert await asyncio.wait_for(waiting, 15) == {"x": 1}
+    assert await asyncio.wait_for(waiting, patient(ENOUGH)) == {"x": 1}
 
 
 @pytest.mark.clause("O2")
@@ -161,7 +162,7 @@ async def test_a_killed_process_leaves_its_groups(case: Case) -> None:
     for channel in (theirs, ours):
         await layer.group_add("g", channel)
     victim.kill()
-    for _ in range(500):
+    for _ in range(2000):
         if list(await layer.group_channels("g")) == [ours]:
             break
         await asyncio.sleep(0.03)
@@ -178,7 +179,7 @@ async def test_a_closed_layer_ends_its_receivers_and_opens_again_when_used(case:
     await layer.close()
     await layer.close()
     with pytest.raises(asgi_ipc.StoreUnavailable):
-        await asyncio.wait_for(waiting, 15)
+        await asyncio.wait_for(waiting, patient(ENOUGH))
     await layer.send("c", {"x": 1})
     assert await layer.receive("c") == {"x": 1}
 

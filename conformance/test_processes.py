@@ -9,7 +9,7 @@ import pytest
 from asgi_ipc.engines.base import IDENTITY_BYTES
 
 from .puppet import PuppetError
-from .tools import deadline, eventually, pop, push, rung
+from .tools import ENOUGH, deadline, eventually, pop, push, rung
 
 if TYPE_CHECKING:
     from .case import Case
@@ -114,7 +114,7 @@ def test_no_wake_up_between_processes_is_lost(case: Case) -> None:
     for number in range(rounds):
         push(engine, b"there", [b"%d" % number])
         while not (found := engine.pop(b"back", 1, bell)):
-            assert rung(bell, 10), f"no wake-up in round {number}"
+            assert rung(bell, ENOUGH), f"no wake-up in round {number}"
         assert found[0].payload == b"%d" % number
     assert other.result() == rounds
 
@@ -129,7 +129,7 @@ def test_each_record_wakes_one_of_the_waiting_processes(case: Case) -> None:
         assert waiter.call("arm", b"q") == []
     for waiter in waiters:
         push(engine, b"q", [b"x"])
-        assert waiter.call("heard", 10) is True
+        assert waiter.call("heard", ENOUGH) is True
     push(engine, b"q", [b"x"])
     assert [waiter.call("heard", 0.05) for waiter in waiters] == [False] * 3
 
@@ -258,7 +258,7 @@ def test_a_forked_child_does_not_wait_on_its_parents_bell(case: Case) -> None:
     parent.call("arm", b"q")
     parent.call("forked", [("pop", (b"q",)), ("close", ())])
     push(engine, b"q", [b"x"])
-    assert parent.call("heard", 10) is True
+    assert parent.call("heard", ENOUGH) is True
 
 
 @pytest.mark.clause("E18")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Popped
+from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Popped, Refused
 
-from .tools import deadline, let_pass, pop, push, record, rung
+from .tools import ENOUGH, in_time, let_pass, pop, push, record, rung
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -223,10 +223,13 @@ def test_dead_records_among_live_ones_are_passed_over(engine: Engine) -> None:
 
 @pytest.mark.clause("E4")
 def test_a_dead_record_does_not_count_against_capacity(engine: Engine) -> None:
-    push(engine, b"q", [b"alive"], capacity=3)
-    push(engine, b"q", [b"dead", b"dead"], capacity=3, seconds=0.4)
-    assert engine.push([record(engine, b"q", b"early", capacity=3)])
-    let_pass(engine, 0.42)
+    def fill(death: int) -> list[Refused]:
+        push(engine, b"q", [b"alive"], capacity=3)
+        dead = record(engine, b"q", b"dead", capacity=3)._replace(deadline=death)
+        assert engine.push([dead, dead]) == []
+        return engine.push([record(engine, b"q", b"early", capacity=3)])
+
+    assert in_time(engine, fill)
     push(engine, b"q", [b"1", b"2"], capacity=3)
     assert engine.push([record(engine, b"q", b"late", capacity=3)])
     assert pop(engine, b"q") == [b"alive", b"1", b"2"]
@@ -237,20 +240,18 @@ def test_a_dead_record_does_not_count_against_capacity(engine: Engine) -> None:
 @pytest.mark.parametrize("queues", [1, 50])
 def test_the_dead_make_room_before_anybody_is_refused(case: Case, queues: int) -> None:
     engine = case.open(channel_memory=1 << 20)
-    # Alternating lives, so that room is free only if the dead are found wherever they are.
-    count = 0
-    # Long enough to fill it first.
-    death = deadline(engine, 4 if engine.capabilities.blocking else 0.8)
-    kept = engine.clock() + 10**12
-    while True:
-        name = b"%d" % (count % queues)
-        one = record(engine, name, b"x" * 1000)._replace(deadline=kept if count < 50 else death)
-        if engine.push([one]):
-            break
-        count += 1
-        assert count < 3000, "it does not get full"
-    while engine.clock() < death:
-        let_pass(engine, 0.05)
+
+    def fill(death: int) -> bool:
+        # Alternating lives, so that room is free only if the dead are found wherever they are.
+        kept = engine.clock() + 10**12
+        for count in range(3000):
+            name = b"%d" % (count % queues)
+            until = kept if count < 50 else death
+            if engine.push([record(engine, name, b"x" * 1000)._replace(deadline=until)]):
+                return True
+        return False
+
+    assert in_time(engine, fill, 4 if engine.capabilities.blocking else 0.8), "it is never full"
     # Nobody has looked at the old queues since.
     push(engine, b"new", [b"y" * (1 << 18)])
     push(engine, b"new", [b"z" * 1000] * 300)
@@ -337,9 +338,11 @@ def test_restoring_takes_no_heed_of_capacity(engine: Engine) -> None:
 @pytest.mark.clause("E6")
 @pytest.mark.clause("E4")
 def test_a_record_that_died_meanwhile_is_not_brought_back_to_life(engine: Engine) -> None:
-    push(engine, b"q", [b"dying"], seconds=0.4)
-    (taken,) = engine.pop(b"q")
-    let_pass(engine, 0.42)
+    def take(death: int) -> list[Popped]:
+        assert engine.push([record(engine, b"q", b"dying")._replace(deadline=death)]) == []
+        return engine.pop(b"q")
+
+    (taken,) = in_time(engine, take)
     engine.restore(b"q", taken)
     assert pop(engine, b"q") == []
 
@@ -352,7 +355,7 @@ def test_restoring_rings_for_who_waits(engine: Engine) -> None:
     bell = engine.bell()
     assert engine.pop(b"q", 1, bell) == []
     engine.restore(b"q", taken)
-    assert rung(bell, 10)
+    assert rung(bell, ENOUGH)
     assert pop(engine, b"q") == [b"1"]
 
 

@@ -324,7 +324,7 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
         exec({FILL!r}, names)
     """)
     shell = shell.format(python=sys.executable, me='-c "$0"')
-    done = subprocess.run([*namespace, shell, code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*namespace, shell, code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr)
     said, offset = done.stdout.split()
     # Memory that comes from elsewhere (SysV) may be enough; a file system's is not.

@@ -14,6 +14,7 @@ import pytest
 import asgi_ipc
 
 from .case import in_loop
+from .tools import ENOUGH, patient
 
 if TYPE_CHECKING:
     from asgi_ipc import SyncIPCChannelLayer
@@ -70,7 +71,7 @@ def test_a_blocking_receive_waits_for_what_comes_later(case: Case) -> None:
         time.sleep(0.05)
         assert thread.is_alive()
         other.send(channel, {"to": channel})
-        thread.join(20)
+        thread.join(patient(ENOUGH))
         assert found.pop() == (channel, {"to": channel})
 
 
@@ -319,8 +320,11 @@ def test_threads_share_the_messages_out(case: Case) -> None:
     found: list[Any] = []
 
     def read() -> None:
-        while (pair := layer.receive(["c"], block=True, timeout=20))[1] != {"end": True}:
-            found.append(pair[1])
+        while True:
+            _, message = layer.receive(["c"], block=True, timeout=patient(ENOUGH))
+            if message in (None, {"end": True}):
+                return
+            found.append(message)
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -330,7 +334,7 @@ def test_threads_share_the_messages_out(case: Case) -> None:
     for _ in threads:
         layer.send("c", {"end": True})
     for thread in threads:
-        thread.join(30)
+        thread.join(patient(ENOUGH))
     assert sorted(message["n"] for message in found) == list(range(100))
 
 
@@ -345,8 +349,8 @@ def test_processes_and_forked_children_exchange_messages(case: Case) -> None:
     assert other.call("layer", "receive", ["back"]) == ("back", {"x": 2})
     answers = other.call("forked", [("layer", ("send", "c", {"x": 3}))])
     assert answers == [("ok", None)]
-    assert layer.receive(["c"], block=True, timeout=15) == ("c", {"x": 3})
-    other.start("layer", "receive", ["late"], block=True, timeout=20)
+    assert layer.receive(["c"], block=True, timeout=patient(ENOUGH)) == ("c", {"x": 3})
+    other.start("layer", "receive", ["late"], block=True, timeout=patient(ENOUGH))
     time.sleep(0.1)
     layer.send("late", {"x": 4})
     assert other.result() == ("late", {"x": 4})
@@ -360,7 +364,7 @@ def test_a_killed_receiver_keeps_no_message_from_the_next(case: Case) -> None:
     time.sleep(0.3)
     victim.kill()
     layer.send("c", {"x": 1})
-    assert layer.receive(["c"], block=True, timeout=15) == ("c", {"x": 1})
+    assert layer.receive(["c"], block=True, timeout=patient(ENOUGH)) == ("c", {"x": 1})
 
 
 @pytest.mark.clause("E21")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asgi_ipc.engines.base import MAX_NAME
+from asgi_ipc.engines.base import MAX_NAME, Members
 from asgi_ipc.exceptions import StoreFull
 
-from .tools import deadline, let_pass
+from .tools import deadline, in_time, let_pass
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -70,31 +70,33 @@ def test_a_full_store_refuses_new_members_and_renews_old_ones(case: Case) -> Non
 @pytest.mark.needs("bounded")
 def test_dead_members_make_room_for_new_ones(case: Case) -> None:
     engine = case.open(group_memory=1 << 18)
-    # Long enough to fill it first.
-    death = deadline(engine, 4 if engine.capabilities.blocking else 0.8)
-    for number in range(20):
-        put(engine, b"table %d" % number, b"alive")
-    members = fill(engine, b"old", 1 << 18, death)
-    while engine.clock() < death:
-        let_pass(engine, 0.05)
+
+    def crowd(death: int) -> list[bytes]:
+        for number in range(20):
+            put(engine, b"table %d" % number, b"alive")
+        return fill(engine, b"old", 1 << 18, death)
+
+    members = in_time(engine, crowd, 4 if engine.capabilities.blocking else 0.8)
     # Nobody has looked at the old table since.
     put(engine, b"new", *members[: len(members) // 2])
     assert len(engine.members(b"new").names) == len(members) // 2
 
 
 def fill(engine: Engine, table: bytes, memory: int, death: int | None = None) -> list[bytes]:
-    """Put members of 100 bytes until there is no room; return those that found some."""
+    """Put members of 100 bytes until there is no room; return those that found some.
+
+    Or until they are dead, as they make room for others then.
+    """
     members: list[bytes] = []
     until = death if death is not None else deadline(engine)
-    while len(members) * 100 <= 3 * memory:
+    while engine.clock() < until:
+        assert len(members) * 100 <= 3 * memory, "three times its memory, and still not full"
         try:
             engine.put(table, member := b"%0100d" % len(members), until)
         except StoreFull:
+            assert members
             break
         members.append(member)
-    else:
-        pytest.fail("three times its memory, and still not full")
-    assert members
     return members
 
 
@@ -213,11 +215,14 @@ def test_every_change_gives_a_new_object(case: Case) -> None:
 @pytest.mark.clause("E11")
 @pytest.mark.clause("E9")
 def test_a_member_that_dies_is_a_change(engine: Engine) -> None:
-    put(engine, b"t", b"alive")
-    put(engine, b"t", b"dying", seconds=0.4)
-    known = engine.members(b"t")
+
+    def list_both(death: int) -> Members:
+        put(engine, b"t", b"alive")
+        engine.put(b"t", b"dying", death)
+        return engine.members(b"t")
+
+    known = in_time(engine, list_both)
     assert sorted(known.names) == [b"alive", b"dying"]
-    let_pass(engine, 0.42)
     assert engine.members(b"t", known).names == (b"alive",)
 
 

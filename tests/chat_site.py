@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = (sys.executable, str(ROOT / "examples" / "chat" / "run.py"))
 PROC = Path("/proc")
 #: Nothing that a test waits for takes longer than this.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def environment(**changes: str) -> dict[str, str]:

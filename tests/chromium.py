@@ -18,7 +18,7 @@ from typing import Any
 from websockets.sync.client import connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def installed() -> str | None:
@@ -56,7 +56,8 @@ class Browser:
         self._open = contextlib.ExitStack()
         try:
             port = self._port(profile / "DevToolsActivePort")
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as list_:
+            address = f"http://127.0.0.1:{port}/json/list"
+            with urllib.request.urlopen(address, timeout=PATIENCE) as list_:
                 pages = [page for page in json.load(list_) if page["type"] == "page"]
             self._socket = self._open.enter_context(
                 connect(pages[0]["webSocketDebuggerUrl"], max_size=None)
@@ -132,8 +133,8 @@ class Browser:
     def _end(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         self._folder.cleanup()

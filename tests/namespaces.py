@@ -52,7 +52,7 @@ def unshared(*kinds: str) -> list[str]:
 def _forbidden(command: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(
-            [*command, "true"], capture_output=True, text=True, timeout=30, check=False
+            [*command, "true"], capture_output=True, text=True, timeout=300, check=False
         )
     except OSError as error:
         return str(error)
@@ -87,7 +87,7 @@ def run_on(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     if done.returncode == CANT_PLAY:

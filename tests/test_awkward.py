@@ -58,7 +58,7 @@ def works(engine: str, **options: Any) -> None:
             mine.close()
 
         in_child(other)
-        assert layer.receive(["a"], block=True, timeout=30) == ("a", {"type": "hello"})
+        assert layer.receive(["a"], block=True, timeout=120) == ("a", {"type": "hello"})
     finally:
         layer.destroy()
 
@@ -164,7 +164,7 @@ def live_in_a_pid_namespace(engine: str, directory: str) -> None:
             case ["wait"]:
                 answer = mine.pop(b"q", 1, bell)
             case ["heard"]:
-                answer = bool(select.select([bell.fileno()], [], [], 30)[0])
+                answer = bool(select.select([bell.fileno()], [], [], 120)[0])
                 bell.clear()
             case ["send"]:
                 from asgi_ipc.engines.base import Record

@@ -27,7 +27,7 @@ WHERE = "import asgi_ipc, asgi_ipc.conformance as c; print(asgi_ipc.__file__); p
 def run(folder: Path, *command: str | Path) -> str:
     """What a command says in a folder."""
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

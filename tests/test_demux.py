@@ -19,6 +19,7 @@ from asgi_ipc.loops import LoopListener
 from asgi_ipc.names import channel_name
 
 from .doubles import (
+    PATIENCE,
     BlockingEngine,
     CountingEngine,
     ForgetfulEngine,
@@ -478,7 +479,7 @@ def test_loops_in_threads_share_a_layer(kind: Any, specific: bool) -> None:
 
     run(send())
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert got == [list(range(100))] * 3
     layer.sync.close()
 
@@ -556,7 +557,7 @@ def test_who_waits_in_one_loop_is_served_when_the_loop_that_was_armed_goes(how: 
         assert coroutine is not None
         run(listen_shortly(layer))
     layer.sync.send(second, {"n": 1})
-    thread.join(20)
+    thread.join(PATIENCE)
     assert got == [{"n": 1}]
     loop.close()
     layer.sync.close()
@@ -652,7 +653,7 @@ def test_a_layer_works_on_uvloop() -> None:
             assert await nothing(layer, channel)
         await layer.close()
 
-    loop.run_until_complete(asyncio.wait_for(main(), 20))
+    loop.run_until_complete(asyncio.wait_for(main(), PATIENCE))
     loop.close()
     del loop
     gc.collect()

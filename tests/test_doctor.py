@@ -64,7 +64,7 @@ def doctor(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str
         [sys.executable, "-W", "error", "-c", code, "doctor", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         cwd=ROOT,
     )
@@ -92,7 +92,7 @@ def test_it_says_in_words_which_engines_work() -> None:
         [sys.executable, "-m", "asgi_ipc", "doctor"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

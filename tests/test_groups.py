@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asgi_ipc import StoreCorrupt
@@ -22,13 +22,14 @@ _names = (
     | st.builds("{}.{}!{}".format, _part, _hex, _hex | _hex.map(str.upper) | _part | st.just(""))
     | st.builds("{}!{}".format, _hex, _hex)
 )
+unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def owned(process: int, local: int, prefix: str = "specific") -> str:
     return f"{prefix}.{process:028x}0000!{local:032x}"
 
 
-@settings(deadline=None, max_examples=60)
+@unhurried
 @given(_names)
 def test_a_member_is_the_channel_again(name: str) -> None:
     member = groups.member(channel_name(name))
@@ -36,7 +37,7 @@ def test_a_member_is_the_channel_again(name: str) -> None:
     assert len(member) <= MAX_NAME
 
 
-@settings(deadline=None, max_examples=60)
+@unhurried
 @given(st.lists(_names, unique=True, max_size=20))
 def test_different_channels_are_different_members(names: list[str]) -> None:
     assert len({groups.member(channel_name(name)) for name in names}) == len(names)
@@ -48,7 +49,7 @@ def test_the_usual_member_takes_little_more_than_half_its_name() -> None:
     assert len(groups.member(channel_name(name))) == 41
 
 
-@settings(deadline=None, max_examples=60)
+@unhurried
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(b"\x01".__add__))
 def test_any_bytes_are_a_member_or_a_corrupt_store(member: bytes) -> None:
     try:

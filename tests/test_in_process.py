@@ -25,7 +25,7 @@ import pytest
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.store.engine import SharedMemoryEngine
 
-from .doubles import WATCHDOG, run, watchdog  # noqa: F401
+from .doubles import PATIENCE, WATCHDOG, run, watchdog  # noqa: F401
 from .stores import KIB, assert_sound, in_child, wait
 
 ENGINES = ["posix", "sysv", "mmap"]
@@ -97,7 +97,7 @@ def another_process(options: dict[str, Any]) -> Iterator[Callable[[], bool]]:
 
     def is_let_in() -> bool:
         os.write(ask_in, b"?")
-        if not select.select([say_out], [], [], 10)[0]:
+        if not select.select([say_out], [], [], PATIENCE)[0]:
             return False
         return os.read(say_out, 1) == b"!"
 
@@ -172,7 +172,7 @@ def test_a_signal_handler_that_uses_the_store_inside_the_store_is_refused(
     try:
         with another_process(options) as is_let_in:
             sent: list[int] = []
-            until = time.monotonic() + 20
+            until = time.monotonic() + PATIENCE
             while len(outcomes) < 2 and time.monotonic() < until:
                 signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 100e-6))
                 sent.append(len(sent))
@@ -212,7 +212,7 @@ def busy_threads(layer: IPCChannelLayer, count: int = 3) -> Iterator[None]:
         await layer.group_add("busy", mine)
         while not stop.is_set():
             await layer.send(mine, {"n": 1})
-            await asyncio.wait_for(layer.receive(mine), 10)
+            await asyncio.wait_for(layer.receive(mine), PATIENCE)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(layer.receive(mine), 0.001)
 
@@ -246,7 +246,7 @@ def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, An
         layer.sync.send(mine, {"n": number})
 
         async def receive() -> dict[str, Any]:
-            return await asyncio.wait_for(layer.receive(mine), 10)
+            return await asyncio.wait_for(layer.receive(mine), PATIENCE)
 
         assert asyncio.run(receive()) == {"n": number}
         layer.sync.close()
@@ -257,7 +257,7 @@ def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, An
 
             def fork(number: int = number, forked: list[BaseException] = forked) -> None:
                 try:
-                    in_child(lambda: child(number), 20)
+                    in_child(lambda: child(number))
                 except BaseException as error:
                     forked.append(error)
 
@@ -296,7 +296,7 @@ def test_a_forked_child_that_only_exits_takes_nothing_along(options: dict[str, A
                 os._exit(0)
             assert wait(child) == 0
         await layer.group_send("g", {"n": 1})
-        assert await asyncio.wait_for(waiting, 10) == {"n": 1}
+        assert await asyncio.wait_for(waiting, PATIENCE) == {"n": 1}
         assert await layer.group_channels("g") == [mine]
         assert (await layer.global_statistics())["recoveries"] == 0
         await layer.close()
@@ -315,7 +315,7 @@ def test_a_layer_made_before_the_workers_were_forked_serves_each_of_them(
         await layer.group_add("workers", mine)
         await layer.send("ready", {"n": number})
         for _ in range(20):
-            message = await asyncio.wait_for(layer.receive(mine), 20)
+            message = await asyncio.wait_for(layer.receive(mine), PATIENCE)
             await layer.send("answers", {"n": message["n"] * 10 + number})
         await layer.close()
 
@@ -333,11 +333,11 @@ def test_a_layer_made_before_the_workers_were_forked_serves_each_of_them(
         children.append(child)
     sync = layer.sync
     for _ in children:
-        assert sync.receive(["ready"], block=True, timeout=20)[0] == "ready"
+        assert sync.receive(["ready"], block=True, timeout=PATIENCE)[0] == "ready"
     for number in range(20):
         sync.send_group("workers", {"n": number})
     for child in children:
-        assert wait(child, 30) == 0
+        assert wait(child) == 0
     wanted = sorted(number * 10 + child for number in range(20) for child in range(4))
     assert sorted(drain(sync, "answers")) == wanted
     assert sync.group_channels("workers") == []
@@ -347,7 +347,7 @@ def test_a_layer_made_before_the_workers_were_forked_serves_each_of_them(
 def in_another_process(options: dict[str, Any], number: int) -> None:
     """What a child of multiprocessing does."""
     layer = SyncIPCChannelLayer(**options)
-    _, message = layer.receive(["work"], block=True, timeout=20)
+    _, message = layer.receive(["work"], block=True, timeout=PATIENCE)
     assert message is not None
     layer.send("done", {"n": message["n"] * 2})
 
@@ -365,7 +365,7 @@ def test_processes_of_multiprocessing_share_the_store(options: dict[str, Any], m
     for number in range(2):
         layer.send("work", {"n": number})
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     assert sorted(drain(layer, "done")) == [0, 2]
     layer.close()
@@ -375,7 +375,7 @@ def test_a_forked_child_inherits_no_descriptor_for_good(options: dict[str, Any])
     layer = SyncIPCChannelLayer(**options)
 
     def other() -> None:
-        SyncIPCChannelLayer(**options).receive(["a"], block=True, timeout=20)
+        SyncIPCChannelLayer(**options).receive(["a"], block=True, timeout=PATIENCE)
 
     child = os.fork()
     if not child:
@@ -421,7 +421,7 @@ def test_eight_threads_share_a_layer_without_loss_or_doubles(options: dict[str, 
     def hammer(me: int) -> None:
         for number in range(each):
             layer.send(f"channel{number % 3}", {"n": me * 1000 + number})
-            name, message = layer.receive(["channel0", "channel1", "channel2"], True, 20)
+            name, message = layer.receive(["channel0", "channel1", "channel2"], True, PATIENCE)
             assert message is not None
             assert name is not None
             received[me].append((int(name[7:]), message["n"]))
@@ -452,7 +452,7 @@ def test_loops_in_threads_and_calls_from_threads_use_one_layer(options: dict[str
 
     async def echo(mine: str, rounds: int) -> None:
         for _ in range(rounds):
-            message = await asyncio.wait_for(layer.receive(mine), 20)
+            message = await asyncio.wait_for(layer.receive(mine), PATIENCE)
             await layer.send(message["reply"], {"n": message["n"] + 1})
 
     def caller(number: int) -> None:
@@ -515,7 +515,7 @@ def test_loops_closed_with_receivers_waiting_leave_nothing_behind(options: dict[
 
     async def still_works() -> None:
         await layer.send("ordinary", {"n": 1})
-        assert await asyncio.wait_for(layer.receive("ordinary"), 10) == {"n": 1}
+        assert await asyncio.wait_for(layer.receive("ordinary"), PATIENCE) == {"n": 1}
         await layer.close()
 
     run(still_works())

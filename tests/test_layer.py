@@ -27,7 +27,7 @@ from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.names import channel_name
 from asgi_ipc.offload import OffloadingListener, _Pop
 
-from .doubles import BlockingEngine, CountingEngine, engine, fresh, run, watchdog
+from .doubles import PATIENCE, BlockingEngine, CountingEngine, engine, fresh, run, watchdog
 
 __all__ = ["watchdog"]
 
@@ -192,7 +192,7 @@ def test_the_plan_of_one_store_is_not_used_on_the_next() -> None:
         await layer.destroy()
         await layer.group_add("g", "b")
         await layer.group_send("g", {"n": 1})
-        assert await asyncio.wait_for(layer.receive("b"), 5) == {"n": 1}
+        assert await asyncio.wait_for(layer.receive("b"), PATIENCE) == {"n": 1}
         await layer.close()
 
     run(main())
@@ -314,7 +314,7 @@ def test_who_waits_while_the_layer_closes_gets_to_know(kind: Any, how: str) -> N
         await getattr(layer, how)()
         for task in tasks:
             with pytest.raises(StoreUnavailable):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, PATIENCE)
 
     run(main())
 
@@ -347,7 +347,7 @@ def test_closing_in_a_thread_leaves_the_loop_in_order() -> None:
         (task,) = [asyncio.ensure_future(layer.receive("c"))]
         await asyncio.sleep(0.01)
         await layer.send("c", {"n": 1})
-        assert await asyncio.wait_for(task, 5) == {"n": 1}
+        assert await asyncio.wait_for(task, PATIENCE) == {"n": 1}
         await layer.close()
 
     run(main())
@@ -380,7 +380,7 @@ def test_a_forked_child_starts_with_nothing_of_its_parents() -> None:
 
     def child(inherited: str) -> int:
         try:
-            signal.alarm(30)
+            signal.alarm(int(PATIENCE))
             asyncio.events._set_running_loop(None)
             assert layer.client_prefix != before
 
@@ -391,7 +391,7 @@ def test_a_forked_child_starts_with_nothing_of_its_parents() -> None:
                 task = asyncio.ensure_future(layer.receive(mine))
                 await asyncio.sleep(0.01)
                 await layer.send(mine, {"n": 3})
-                assert await asyncio.wait_for(task, 5) == {"n": 3}
+                assert await asyncio.wait_for(task, PATIENCE) == {"n": 3}
 
             assert not layer._core.demux.own
             asyncio.run(main())
@@ -434,10 +434,13 @@ def test_it_serves_as_the_layer_of_channels() -> None:
         try:
             application: Any = communicator(Echo(), {"type": "test"})
             await application.send_input({"type": "test.start"})
-            assert await application.receive_output(5) == {"type": "ready"}
+            assert await application.receive_output(PATIENCE) == {"type": "ready"}
             for number in range(3):
                 await layer.group_send("g", {"type": "test.message", "text": f"{number}"})
-                assert await application.receive_output(5) == {"type": "got", "text": f"{number}"}
+                assert await application.receive_output(PATIENCE) == {
+                    "type": "got",
+                    "text": f"{number}",
+                }
             application.future.cancel()
             await asyncio.gather(application.future, return_exceptions=True)
         finally:

@@ -199,7 +199,7 @@ def test_two_processes_share_a_store_locked_with_flock(
     )
     flocked.push([record(flocked, b"a", b"hello")])
     subprocess.run(
-        [sys.executable, "-c", script], check=True, timeout=30, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", script], check=True, timeout=300, cwd=Path(__file__).parents[1]
     )
     assert flocked.pop(b"b")[0].payload == b"world"
     look_after(flocked)
@@ -289,7 +289,7 @@ def test_a_forked_child_waits_for_its_parent_to_leave(
                 os.write(writer, b"!")
             os._exit(0)
         assert not select.select([reader], [], [], 0.3)[0], "the child came in as well"
-    assert select.select([reader], [], [], 30)[0]
+    assert select.select([reader], [], [], 120)[0]
     assert wait(child) == 0
     for descriptor in (reader, writer):
         os.close(descriptor)

@@ -193,7 +193,7 @@ def test_bytes_that_are_no_message_are_a_corrupt_store(body: bytes) -> None:
         decode(body)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_a_corrupt_store(body: bytes) -> None:
     try:
@@ -202,7 +202,7 @@ def test_any_bytes_are_a_message_or_a_corrupt_store(body: bytes) -> None:
         pass
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=30))
 def test_any_bytes_are_an_envelope_or_a_corrupt_store(payload: bytes) -> None:
     try:

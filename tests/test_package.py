@@ -35,7 +35,7 @@ def fresh(code: str, *blocked: str) -> str:
         [sys.executable, "-W", "error", "-c", BLOCK.format(blocked=blocked) + code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -139,7 +139,7 @@ def test_the_wheel_holds_the_conformance_suite_and_the_types(tmp_path: Path) -> 
         cwd=source,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     (wheel,) = source.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

@@ -18,7 +18,7 @@ from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.options import NAMES as OPTIONS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Program:

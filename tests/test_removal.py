@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import select
 import shutil
 import signal
 import threading
@@ -24,7 +25,7 @@ from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 
-from .doubles import WATCHDOG, run, watchdog  # noqa: F401
+from .doubles import PATIENCE, WATCHDOG, run, watchdog  # noqa: F401
 from .stores import KIB, assert_sound, in_child, open_store, record, wait
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
@@ -137,15 +138,17 @@ def test_waiting_processes_find_together_again_after(
     """Three processes: two that wait, in a loop and in a thread, and one that comes later."""
     made = options(kind, tmp_path)
     first = IPCChannelLayer(**made)
+    told_out, told_in = os.pipe()
 
     def in_a_thread() -> None:
+        os.close(told_in)
         layer = SyncIPCChannelLayer(**made)
         name, _ = layer.receive(["thread"], block=True, timeout=WATCHDOG)
         assert name == "thread"
-        for _ in range(40):  # Some may still go to the old store.
+        # Some may still go to the old store, so it answers until it is told to end.
+        while not select.select([told_out], [], [], 0.05)[0]:
             with contextlib.suppress(ChannelFull):
                 layer.send("answers", {"from": "thread"})
-            time.sleep(0.05)
 
     async def scenario() -> None:
         mine = await first.new_channel()
@@ -184,11 +187,13 @@ def test_waiting_processes_find_together_again_after(
                             await first.send("answers", {"from": name})
                     await asyncio.sleep(0.05)
                 await later
+            os.close(told_in)
             await asyncio.get_running_loop().run_in_executor(None, finished)
         assert_sound(engine_of(first))
         await first.destroy()
 
     run(scenario())
+    os.close(told_out)
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -238,7 +243,7 @@ def test_whose_bell_was_taken_away_gets_another_that_rings(
 
         in_child(send)
         for each in waiting:
-            assert await asyncio.wait_for(each, 10) == {"n": 1}
+            assert await asyncio.wait_for(each, PATIENCE) == {"n": 1}
         assert len(list((tmp_path / "store").glob("bell.*"))) == 1
         await layer.destroy()
 
@@ -271,7 +276,7 @@ def test_a_thread_whose_bell_was_taken_away_gets_another_that_rings(
     demux.look_again = 1000.0
     time.sleep(1.2)
     in_child(lambda: SyncIPCChannelLayer(**options(kind, tmp_path)).send("a", {"n": 1}))
-    thread.join(10)
+    thread.join(PATIENCE)
     assert found == [("a", {"n": 1})]
     layer.destroy()
     assert list(tmp_path.iterdir()) == []
@@ -309,7 +314,7 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
 
             in_child(send)
             for each in waiting:
-                assert await asyncio.wait_for(each, 10) == {"n": round_}
+                assert await asyncio.wait_for(each, PATIENCE) == {"n": round_}
         await layer.destroy()
 
     run(scenario())

@@ -107,7 +107,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         env={**os.environ, **environment, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     found: dict[str, set[str]] = {name: set() for name in [*WRONG, "Right"]}

@@ -252,7 +252,7 @@ def test_a_file_system_that_others_fill_up_meanwhile_is_never_a_crash(
         ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" -c "$1"', sys.executable, script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

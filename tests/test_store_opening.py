@@ -432,7 +432,7 @@ def test_a_file_system_of_a_megabyte_fills_up_without_a_crash(
         ["unshare", "-m", "sh", "-c", command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

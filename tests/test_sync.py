@@ -16,6 +16,7 @@ import pytest
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer, registry
 
 from .doubles import (
+    PATIENCE,
     BlockingEngine,
     CountingEngine,
     ForgetfulEngine,
@@ -141,7 +142,7 @@ def test_what_one_layer_sends_the_other_receives(kind: Any) -> None:
         task = asyncio.ensure_future(layer.receive(channel))
         await asyncio.sleep(0.02)
         await asyncio.to_thread(sync.send, channel, {"n": 3})
-        assert await asyncio.wait_for(task, 5) == {"n": 3}
+        assert await asyncio.wait_for(task, PATIENCE) == {"n": 3}
         await layer.send("d", {"n": 4})
 
     run(main())
@@ -170,9 +171,9 @@ def test_a_thread_and_a_loop_share_a_process_specific_queue(kind: Any) -> None:
             await layer.send(queue + "other", {"n": number})
             await asyncio.sleep(0.01)
         # The thread wanted five; there is one too many, and the loop is still served.
-        await asyncio.to_thread(worker.join, 20)
+        await asyncio.to_thread(worker.join, PATIENCE)
         await layer.send(channel, {"mine": True})
-        assert await asyncio.wait_for(task, 5) == {"mine": True}
+        assert await asyncio.wait_for(task, PATIENCE) == {"mine": True}
 
     run(main())
     assert got == [{"n": number} for number in range(5)]
@@ -191,9 +192,9 @@ def test_a_thread_that_leaves_lets_the_ring_go_to_another_process() -> None:
         first = in_thread(functools.partial(one.receive, [channel], block=True, timeout=0.3))
         time.sleep(0.1)
         second = in_thread(lambda c=channel, got=got: got.append(two.receive([c], block=True)))
-        first.join(10)
+        first.join(PATIENCE)
         one.send(channel, {})
-        second.join(10)
+        second.join(PATIENCE)
         assert got == [(channel, {})]
     one.close()
     two.close()
@@ -213,7 +214,7 @@ def test_closing_wakes_a_thread_that_waits(channel: str) -> None:
     thread = in_thread(wait)
     time.sleep(0.1)
     layer._core.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert len(errors) == 1
 
 
@@ -223,10 +224,10 @@ def test_threads_that_ended_leave_no_descriptors_behind() -> None:
     def wait() -> None:
         layer.receive(["c"], block=True, timeout=0.01)
 
-    in_thread(wait).join(10)
+    in_thread(wait).join(PATIENCE)
     before = len(os.listdir("/dev/fd"))
     for _ in range(10):
-        in_thread(wait).join(10)
+        in_thread(wait).join(PATIENCE)
     assert len(os.listdir("/dev/fd")) <= before + 2
     layer.close()
 
@@ -251,15 +252,15 @@ def test_it_works_in_a_child_forked_while_others_hold_every_lock() -> None:
     def hold() -> None:
         with demux.lock, registry._lock:
             held.set()
-            done.wait(30)
+            done.wait(2 * PATIENCE)
 
     holder = in_thread(hold)
-    held.wait(10)
+    assert held.wait(PATIENCE)
     try:
         pid = os.fork()
         if pid == 0:
             try:
-                signal.alarm(30)
+                signal.alarm(int(PATIENCE))
                 threading.Timer(0.05, layer.send, ("c", {"n": 1})).start()
                 assert layer.receive(["c", "x!"], block=True) == ("c", {"n": 1})
                 layer.close()
@@ -273,5 +274,5 @@ def test_it_works_in_a_child_forked_while_others_hold_every_lock() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:
         done.set()
-        holder.join(10)
+        holder.join(PATIENCE)
     layer.close()

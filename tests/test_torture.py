@@ -21,7 +21,7 @@ def torture(*arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-8_000:]
     return done.stdout

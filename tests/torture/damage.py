@@ -32,7 +32,7 @@ from .scenarios import SCENARIOS, look_after, sweep
 from .world import ENGINES, LARGE, Finding, World
 
 #: Seconds of processor time that one call may take, on a store of this size.
-LIMIT = 2.0
+LIMIT = 10.0
 #: Seconds without a finished round after which the watchdog looks what is the matter.
 _HANG = 120
 #: Bytes that a round may need beyond what there is.

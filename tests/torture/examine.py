@@ -20,7 +20,7 @@ from .world import ENGINES, NEVER, Finding, View, World, brief
 State = tuple[bytes, bytes]
 
 #: Seconds after which something that has not ended is taken to hang.
-PATIENCE = 20
+PATIENCE = 120
 
 
 class Tally(NamedTuple):
