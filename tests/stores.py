@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asgi_ipc.conformance.forks import in_child, killed_at, wait
-
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
+from conformance.forks import in_child, killed_at, wait
 
 __all__ = ["KIB", "assert_sound", "in_child", "killed_at", "open_store", "record", "wait"]
 

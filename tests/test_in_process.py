@@ -625,9 +625,11 @@ def test_a_layer_closed_again_and_again_under_threads_opens_anew_for_each(
     threads = [threading.Thread(target=use, args=(n,), daemon=True) for n in range(4)]
     for thread in threads:
         thread.start()
-    for _ in range(40):
+    closed = 0
+    while closed < 40 or not done["sent"]:
         time.sleep(0.005)
         layer.close()
+        closed += 1
     stop.set()
     for thread in threads:
         thread.join(WATCHDOG / 2)

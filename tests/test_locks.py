@@ -214,7 +214,7 @@ def test_a_holder_killed_inside_stops_nobody(flocked: SharedMemoryEngine, tmp_pa
 
     for name in ("_channels", "_groups"):
         with pytest.raises(AssertionError):
-            in_child(lambda name=name: dies(name))
+            in_child(lambda name=name: dies(name))  # type: ignore[misc]
     flocked.push([record(flocked, b"a")])
     flocked.put(b"t", b"m", 1 << 62)
     assert len(flocked.pop(b"a")) == 1

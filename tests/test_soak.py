@@ -15,20 +15,25 @@ from asgi_ipc.store.queues import Queues
 
 from .torture.soak import ENGINES, Soak, soak
 
+#: Seconds of a soak; longer ones for a machine on which too little has happened.
+LONGER = (3, 12, 48)
+
 
 @pytest.fixture(autouse=True)
 def watchdog() -> Iterator[None]:
-    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__ or sys.stderr)
+    faulthandler.dump_traceback_later(600, exit=True, file=sys.__stderr__ or sys.stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_killed_and_stopped_processes_harm_nobody(engine: str) -> None:
-    report = soak(engine, 3)
-    assert report.faults == [], str(report)
-    assert report.kills > 10
-    assert report.received > 100
+    for seconds in LONGER:
+        report = soak(engine, seconds)
+        assert report.faults == [], str(report)
+        if report.kills > 10 and report.received > 100:
+            return
+    raise AssertionError(f"too little has happened: {report}")
 
 
 def test_a_reader_that_gets_a_message_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,8 +46,7 @@ def test_a_reader_that_gets_a_message_twice_is_found(monkeypatch: pytest.MonkeyP
         return taken
 
     monkeypatch.setattr(SharedMemoryEngine, "pop", popped_and_put_back)
-    faults = Soak("mmap", 1, 1).run().faults
-    assert any("twice" in fault for fault in faults), faults
+    assert finds("twice")
 
 
 def test_a_message_that_is_acknowledged_and_not_stored_is_found(
@@ -57,5 +61,11 @@ def test_a_message_that_is_acknowledged_and_not_stored_is_found(
         return push(self, record, *args)
 
     monkeypatch.setattr(Queues, "push", push_most)
-    faults = Soak("mmap", 1, 1).run().faults
-    assert any("lost" in fault for fault in faults), faults
+    assert finds("lost")
+
+
+def finds(word: str) -> bool:
+    """Whether a soak finds it, which may take longer on a busy machine."""
+    return any(
+        word in fault for seconds in LONGER for fault in Soak("mmap", seconds, 1).run().faults
+    )

@@ -212,6 +212,9 @@ def test_closing_wakes_a_thread_that_waits(channel: str) -> None:
             errors.append(error)
 
     thread = in_thread(wait)
+    demux = layer._core.demux
+    while not (demux.threads and demux.threads[0].bell):
+        time.sleep(0.01)
     time.sleep(0.1)
     layer._core.close()
     thread.join(PATIENCE)
@@ -234,9 +237,14 @@ def test_threads_that_ended_leave_no_descriptors_behind() -> None:
 
 def test_an_interrupt_ends_a_blocking_receive_and_loses_nothing() -> None:
     layer = SyncIPCChannelLayer(engine=engine())
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
+        # It may come before the call.
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         layer.receive(["c", "x!"], block=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     layer.send("c", {"n": 1})
     assert layer.receive(["c", "x!"], block=True) == ("c", {"n": 1})
     layer.close()

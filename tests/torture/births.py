@@ -7,6 +7,7 @@ process finds the old store whole or a fresh one, never two, and can remove all 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import secrets
@@ -82,8 +83,11 @@ class Midwife:
         self.kind: type[SharedMemoryEngine] = find(engine)  # type: ignore[assignment]
         self.sample = sample
         self.dice = random.Random(seed)
-        #: Memory objects made here can be told from those of others by this.
-        self.mark = secrets.randbelow(1 << 14)
+        #: Memory objects made here can be told from those of others by this: 20 bits, so that
+        #: others' are taken for ours once in a million.
+        self.mark = secrets.randbelow((1 << 20) - 1)
+        self.pid = os.getpid()
+        self.keys = itertools.count()
 
     def run(self, birth: Birth) -> Tally:
         """Kill it at every opcode, or at about ``sample`` of them."""
@@ -168,11 +172,14 @@ class Midwife:
         token_hex, randbelow = secrets.token_hex, secrets.randbelow
 
         def marked_hex(size: int | None = None) -> str:
-            return f"{self.mark:04x}" + token_hex(size)[4:]
+            return f"{self.mark:05x}" + token_hex(size)[5:]
 
         def marked_key(limit: int) -> int:
-            # That of a System V key; others stay as they are.
-            return self.mark << 16 | randbelow(1 << 16) if limit == 0x7FFFFFFE else randbelow(limit)
+            if limit != 0x7FFFFFFE:
+                return randbelow(limit)
+            # That of a System V key. The 11 bits left are too few for chance: they are
+            # counted, here and in the child that is killed.
+            return self.mark << 11 | (os.getpid() != self.pid) << 10 | next(self.keys) % (1 << 10)
 
         secrets.token_hex, secrets.randbelow = marked_hex, marked_key  # type: ignore[assignment]
         try:
@@ -183,10 +190,10 @@ class Midwife:
     def memory(self) -> list[str]:
         """The memory objects made here that are still in the system."""
         found = [f"/dev/shm/{name}" for name in os.listdir(fast() or ".")]
-        found = [name for name in found if f"asgi_ipc.{self.mark:04x}" in name]
+        found = [name for name in found if f"asgi_ipc.{self.mark:05x}" in name]
         with open("/proc/sysvipc/shm") as table:
             keys = [int(line.split()[0]) for line in table if not line.split()[0].isalpha()]
-        return found + [f"{key:#x}" for key in keys if (key - 1) >> 16 == self.mark]
+        return found + [f"{key:#x}" for key in keys if (key - 1) >> 11 == self.mark]
 
 
 def main(arguments: list[str]) -> int:

@@ -40,7 +40,7 @@ ENGINES = ("posix", "sysv", "mmap")
 CHANNELS = 6
 GROUPS = 3
 #: Seconds without any message arriving, with nobody stopped, that count as standing still.
-STALL = 10.0
+STALL = 30.0
 #: A quiet waiter that took longer was not woken, but looked by itself.
 LATE = 0.9
 #: Seconds that messages to groups live.
@@ -477,7 +477,7 @@ class Soak:
             for role, me in self.workers.values()
             if role == "stay"
         }
-        until = time.monotonic() + FORGOTTEN + 10
+        until = time.monotonic() + FORGOTTEN + 60
         while True:
             left = self.remains(engine, alive)
             if not left:
@@ -533,7 +533,7 @@ class Soak:
     def finish(self, seconds: float) -> Report:
         for child, (role, _) in list(self.workers.items()):
             os.kill(child, signal.SIGTERM)
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while not os.waitpid(child, os.WNOHANG)[0]:
                 if time.monotonic() > until:
                     self.faults.append(f"{role} does not stop")
