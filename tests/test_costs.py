@@ -75,6 +75,7 @@ def layer(engine: str, tmp_path: Path) -> Iterator[IPCChannelLayer]:
         channel_memory=16 * 1024 * 1024,
         group_memory=4 * 1024 * 1024,
         capacity=10**6,
+        expiry=3600,
     )
     # Once a second whoever comes by looks after the store. That is not what is counted here,
     # and on a slow machine there is a second between any two operations.

@@ -41,6 +41,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str
         "channel_memory": 2048 * KIB,
         "group_memory": 256 * KIB,
         "capacity": 100_000,
+        "expiry": 3600,
     }
     yield made
     SyncIPCChannelLayer(**made).destroy()
