@@ -8,8 +8,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
+from types import CodeType
+
+from .opcodes import trace_nothing, trace_opcodes
 
 #: Longest wait for a child, in seconds; only a test that fails waits so long.
 PATIENCE = 120.0
@@ -29,24 +30,21 @@ def killed_at(
     if not child:
         seen = 0
 
-        def trace(frame: FrameType, event: str, arg: object) -> Any:
+        def count(code: CodeType, offset: int) -> None:
             nonlocal seen
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                seen += 1
-                if seen == opcode:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return trace
+            seen += 1
+            if seen == opcode:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         status = 1
         try:
             prepare()
-            sys.settrace(trace)
+            trace_opcodes(count)
             operation()
-            sys.settrace(None)
+            trace_nothing()
             status = 0
         except BaseException:
-            sys.settrace(None)
+            trace_nothing()
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import pytest
@@ -24,6 +24,7 @@ import asgi_ipc
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.engines import available
 from asgi_ipc.store.engine import SharedMemoryEngine
+from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .doubles import run, watchdog
 
@@ -90,21 +91,16 @@ async def opcodes(action: Action) -> int:
     """How many opcodes of asgi_ipc run until an action is done, the event loop's work included."""
     count = 0
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
+    def each(code: CodeType, offset: int) -> None:
         nonlocal count
-        if not frame.f_code.co_filename.startswith(_PACKAGE):
-            return None
-        if event == "opcode":
-            count += 1
-        frame.f_trace_opcodes = True
-        return trace
+        count += code.co_filename.startswith(_PACKAGE)
 
-    before = sys.gettrace()
-    sys.settrace(trace)
+    trace_opcodes(each)
     try:
         await action()
     finally:
-        sys.settrace(before)
+        trace_nothing()
+    assert count, "nothing was counted"
     return count
 
 

@@ -42,10 +42,6 @@ def test_a_kill_while_a_store_is_made_or_removed_leaves_one_store_or_none(engine
     assert "kills" in torture("births", "--engine", engine, "--sample", "5")
 
 
-@pytest.mark.skipif(
-    sys.version_info >= (3, 12),
-    reason="what an operation stores is recorded by the opcode events of Python 3.10 and 3.11",
-)
 def test_any_prefix_of_what_an_operation_stores_leaves_it_done_or_not_begun() -> None:
     assert "images" in torture("prefixes", "--engine", "mmap", "--sample", "3")
 

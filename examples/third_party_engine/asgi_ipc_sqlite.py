@@ -451,7 +451,7 @@ class SQLiteEngine:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
 
 
 def _remove(path: Path) -> None:

@@ -210,6 +210,9 @@ def main(arguments: list[str]) -> int:
             if parsed.only in birth.name:
                 total = total.plus(midwife.run(birth))
         took = time.monotonic() - begun
+        if not total.ends:
+            sys.stdout.write(f"births, {engine}: nothing was killed\n")
+            return 1
         sys.stdout.write(f"births, {engine}: {total.ends:,} kills, {took:.0f} s\n")
         sys.stdout.flush()
     return 0

@@ -151,6 +151,9 @@ def command(
                 traceback.print_exc()
                 return 1
             took = time.monotonic() - begun
+            if not tally.ends:
+                _say(f"{name}, {engine}: nothing came to an end before its time")
+                return 1
             _say(
                 f"{name}, {engine}: {tally.ends:,} ends, {tally.states:,} different states "
                 f"checked, {tally.operations:,} operations on them, {took:.0f} s"

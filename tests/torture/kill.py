@@ -13,10 +13,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from types import CodeType
 
 from asgi_ipc.store.layout import IDLE
+from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import PATIENCE, Examiner, State, Tally, command
 from .scenarios import Scenario
@@ -52,29 +52,22 @@ def _suffer(operate: Callable[[], object], opcode: int, prepare: Callable[[], ob
     """The child's part. Does not return."""
     status, left, me = 1, opcode, os.getpid()
 
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return count
-
-    def count(frame: FrameType, event: str, arg: object) -> Any:
+    def count(code: CodeType, offset: int) -> None:
         nonlocal left
-        if event == "opcode":
-            left -= 1
-            if not left:
-                os.kill(me, signal.SIGKILL)
-        return count
+        left -= 1
+        if not left:
+            os.kill(me, signal.SIGKILL)
 
     try:
         gc.disable()
         signal.alarm(PATIENCE)
         prepare()
-        sys.settrace(trace)
+        trace_opcodes(count)
         operate()
-        sys.settrace(None)
+        trace_nothing()
         status = 0
     except BaseException:
-        sys.settrace(None)
+        trace_nothing()
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -101,9 +94,11 @@ class Torturer(Examiner):
                     self.judge(scenario, state, allowed, f"killed before opcode {opcode}")
         unfinished = [state for state in seen if self.unfinished(state)]
         for state in self.dice.sample(unfinished, min(len(unfinished), _MOST_SECOND)):
+            judged = 0
             for opcode, second in self.kills(state, self.recover, scenario.stride):
-                if second not in seen and (not self.sample or len(seen) < _MOST_JUDGED):
+                if second not in seen and (not self.sample or judged < _MOST_JUDGED):
                     seen[second] = None
+                    judged += 1
                     where = f"killed before opcode {opcode} of the recovery"
                     self.judge(scenario, second, allowed, where)
         return Tally(*(now - then for now, then in zip(self.tally, before, strict=True)))

@@ -15,13 +15,13 @@ in a first run and another in a second.
 from __future__ import annotations
 
 import dis
-import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType
 from typing import Any, NamedTuple
 
 from asgi_ipc.store import layout
 from asgi_ipc.store.layout import WORD
+from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import Examiner, State, Tally, command
 from .scenarios import Scenario
@@ -101,35 +101,27 @@ def stores(world: World, start: State, operate: Callable[[World], object]) -> di
                 found[opcode * 2 + region] = Store(region, where, last[region], now, called)
                 last[region] = now
 
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return count
-
-    def count(frame: FrameType, event: str, arg: object) -> Any:
+    def look(code: CodeType, offset: int) -> None:
         nonlocal opcode, storing
-        if event == "opcode":
-            if storing.startswith(_STORING):
-                compare()
-            opcode += 1
-            storing = _name(frame)
-        return count
+        if storing.startswith(_STORING):
+            compare()
+        opcode += 1
+        storing = _name(code, offset)
 
     world.load(start)
-    sys.settrace(trace)
+    trace_opcodes(look)
     try:
         operate(world)
     finally:
-        sys.settrace(None)
+        trace_nothing()
     compare()
     return found
 
 
-def _name(frame: FrameType) -> str:
-    code = frame.f_code
+def _name(code: CodeType, offset: int) -> str:
     if code not in _names:
         _names[code] = [dis.opname[byte] for byte in code.co_code]
-    return _names[code][frame.f_lasti]
+    return _names[code][offset]
 
 
 _names: dict[Any, list[str]] = {}
