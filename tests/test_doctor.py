@@ -392,15 +392,18 @@ class Hanging(PosixEngine):
 
 def check_taken_along(name: str, said: str) -> None:
     path = f"tests.test_doctor:{name}"
-    before = "from asgi_ipc.doctor import attempt; attempt.PATIENCE = 2"
-    found = report("--engine", path, before=before, status=1)
+    for patience in (2, 30):  # On a busy machine the others may need more.
+        before = f"from asgi_ipc.doctor import attempt; attempt.PATIENCE = {patience}"
+        found = report("--engine", path, before=before, status=1)
+        if said in of(found, path)["detail"] and of(found, "posix")["works"]:
+            break
     assert said in of(found, path)["detail"]
     assert of(found, "posix")["works"] is True
     assert os.listdir("/dev/shm") == os.listdir("/tmp") == []
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("Crashing", "crashed with SIGSEGV"), ("Hanging", "no answer within 2")]
+    ("name", "said"), [("Crashing", "crashed with SIGSEGV"), ("Hanging", "no answer within")]
 )
 def test_an_engine_that_crashes_or_hangs_takes_nobody_along_and_leaves_nothing(
     name: str, said: str
@@ -411,15 +414,17 @@ def test_an_engine_that_crashes_or_hangs_takes_nobody_along_and_leaves_nothing(
 
 def test_ended_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "asgi_ipc", "doctor", "--engine", "tests.test_doctor:Hanging"],
+        [
+            *(sys.executable, "-m", "asgi_ipc", "doctor", "--engine", "tests.test_doctor:Hanging"),
+            # Others try theirs at the same time; in here there is no other.
+            *("--engine-option", f"directory={tmp_path / 'here'}"),
+        ],
         cwd=ROOT,
-        # Others try theirs at the same time; in here there is no other.
-        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("here/doctor-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
     process.terminate()

@@ -24,9 +24,10 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.store import Store
 
 from .doubles import PATIENCE, WATCHDOG, run, watchdog  # noqa: F401
-from .stores import KIB, assert_sound, in_child, wait
+from .stores import KIB, assert_sound, in_child, open_store, record, wait
 
 ENGINES = ["posix", "sysv", "mmap"]
 
@@ -649,6 +650,35 @@ def test_a_layer_closed_again_and_again_under_threads_opens_anew_for_each(
     assert_sound(engine_of(layer))
     layer.close()
     assert list((Path(options["engine_options"]["directory"]) / "store").glob("bell.*")) == []
+
+
+@pytest.mark.parametrize("call", ["push", "members"])
+def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = False
+
+    def close_now(*_: object) -> bool:
+        if closing:
+            engine.close()
+        return True
+
+    engine = open_store(tmp_path, clock=lambda: close_now() and time.monotonic_ns())
+    if call == "push":
+        # Just before the regular look after the store, when all is done.
+        records = [record(engine, b"a")]
+        engine._next_look = 0
+        monkeypatch.setattr(Store, "is_current", close_now)
+        monkeypatch.setattr(engine, "clock", time.monotonic_ns)
+        closing = True
+        assert engine.push(records) == []
+    else:
+        engine.members(b"t")
+        closing = True
+        with pytest.raises(StoreUnavailable, match="closed"):
+            engine.members(b"t")
+    monkeypatch.undo()
+    open_store(tmp_path).destroy()
 
 
 EXITING = """

@@ -311,8 +311,12 @@ class Attachment:
         if not current:
             return
         try:
-            if now < self._words[NEXT_TEND]:
-                return
+            due = now >= self._words[NEXT_TEND]
+        except ValueError:  # another thread is just letting go of the memory
+            return
+        if not due:
+            return
+        try:
             with self._channels as heap:
                 if now < self._words[NEXT_TEND]:
                     return

@@ -244,7 +244,11 @@ class SharedMemoryEngine(Attachment):
                 self._look_after(now)
             # Read without the lock, and before the members: what changes meanwhile
             # makes the next call look again.
-            total = (self._groups.words[CHANGES], self._words[FLUSHES], self._words[DEATHS])
+            try:
+                total = (self._groups.words[CHANGES], self._words[FLUSHES], self._words[DEATHS])
+            except ValueError:  # another thread is just letting go of the memory
+                self._reopen(store)
+                continue
             version = known.version if known else _NO_VERSION
             fresh = now < version.until
             if known and fresh and version.total == total:
