@@ -5,13 +5,13 @@ from __future__ import annotations
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
-from asgi_ipc.store import locks
+from asgi_ipc.store import record_locks
 
 
 def _fail(path: str, descriptor: int) -> str:
     return "switched off"
 
 
-locks.record_locks_fail = _fail
+record_locks.record_locks_fail = _fail
 
 __all__ = ["MmapEngine", "PosixEngine", "SysVEngine"]

@@ -21,7 +21,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.store import layout, locks
+from asgi_ipc.store import file_locks, layout, locks, record_locks
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .stores import assert_sound, in_child, open_store, record, wait
@@ -30,7 +30,11 @@ ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def no_record_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "record_locks_fail", lambda path, descriptor: "switched off")
+    monkeypatch.setattr(record_locks, "record_locks_fail", lambda path, descriptor: "switched off")
+
+
+def others_get(monkeypatch: pytest.MonkeyPatch, locked: bool) -> None:
+    monkeypatch.setattr(record_locks, "_take_as_other", lambda *_: locked)
 
 
 @pytest.fixture(params=ENGINES)
@@ -86,11 +90,11 @@ def refusing(monkeypatch: pytest.MonkeyPatch, function: str, code: int) -> None:
         (lambda patch: refusing(patch, "lockf", errno.ENOLCK), "No locks available"),
         (lambda patch: refusing(patch, "fcntl", errno.EINVAL), "Invalid argument"),
         (lambda patch: patch.setattr(fcntl, "lockf", lambda *_: None), "two holders"),
-        (lambda patch: patch.setattr(locks, "_take_as_other", lambda *_: True), "two holders"),
-        (lambda patch: patch.setattr(locks, "_take_as_other", lambda *_: False), "given back"),
+        (lambda patch: others_get(patch, True), "two holders"),
+        (lambda patch: others_get(patch, False), "given back"),
     ],
 )
-@pytest.mark.skipif(not locks._OTHER_HOLDER, reason="one process can't play two here")
+@pytest.mark.skipif(not record_locks._OTHER_HOLDER, reason="one process can't play two here")
 def test_record_locks_that_do_not_work_are_found_out_and_flock_takes_over(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,9 +103,9 @@ def test_record_locks_that_do_not_work_are_found_out_and_flock_takes_over(
 ) -> None:
     path = tmp_path / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    assert locks.record_locks_fail(str(path), descriptor) is None
+    assert record_locks.record_locks_fail(str(path), descriptor) is None
     wrong(monkeypatch)
-    assert said in (locks.record_locks_fail(str(path), descriptor) or "")
+    assert said in (record_locks.record_locks_fail(str(path), descriptor) or "")
     os.close(descriptor)
     engine = open_store(tmp_path)
     assert recorded_kind(tmp_path) == locks.FLOCK
@@ -133,12 +137,15 @@ def test_a_trial_takes_no_lock_from_another_process(tmp_path: Path) -> None:
 def test_a_store_is_never_used_with_both_kinds_of_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_with: str, cant: str
 ) -> None:
-    trials = {"fcntl record locks": "record_locks_fail", "flock": "flocks_fail"}
+    trials = {
+        "fcntl record locks": (record_locks, "record_locks_fail"),
+        "flock": (file_locks, "flocks_fail"),
+    }
     with monkeypatch.context() as patch:
-        patch.setattr(locks, trials[cant], lambda *_: "switched off")
+        patch.setattr(*trials[cant], lambda *_: "switched off")
         open_store(tmp_path).close()
     before = sorted((tmp_path / "store").iterdir())
-    monkeypatch.setattr(locks, trials[made_with], lambda *_: "switched off")
+    monkeypatch.setattr(*trials[made_with], lambda *_: "switched off")
     with pytest.raises(StoreUnavailable) as caught:
         open_store(tmp_path)
     for part in (f"made with {made_with}", cant, "switched off", "remove it", "directory"):

@@ -23,7 +23,9 @@ from ..exceptions import StoreUnavailable
 from ..store import locks
 from ..store.attachment import Attachment
 from ..store.bells import FifoBell, ring_once
+from ..store.file_locks import FileLocks, flocks_fail
 from ..store.files import FileMemory, give
+from ..store.record_locks import RecordLocks, record_locks_fail
 from ..store.segment import Place
 from ..store.sidecar import open_sidecar
 from ..store.store import boot_identity
@@ -263,15 +265,15 @@ def _memory(factory: type[Attachment], place: Place, locator: str) -> str:
 
 
 def _record_lock(place: Place) -> str:
-    return _excludes(place, locks.record_locks_fail, locks.RecordLocks)
+    return _excludes(place, record_locks_fail, RecordLocks)
 
 
 def _record_lock_killed(place: Place) -> str:
-    return _freed(place, locks.RecordLocks)
+    return _freed(place, RecordLocks)
 
 
 def _flock(place: Place) -> str:
-    return _excludes(place, locks.flocks_fail, _file_locks)
+    return _excludes(place, flocks_fail, _file_locks)
 
 
 def _flock_killed(place: Place) -> str:
@@ -279,7 +281,7 @@ def _flock_killed(place: Place) -> str:
 
 
 def _file_locks(path: str, descriptor: int) -> locks.Locks:
-    return locks.FileLocks(path, descriptor, Place(os.path.dirname(path), 0o600, None))
+    return FileLocks(path, descriptor, Place(os.path.dirname(path), 0o600, None))
 
 
 _Maker = Callable[[str, int], locks.Locks]

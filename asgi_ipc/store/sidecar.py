@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
 from .layout import VERSION
-from .locks import NAMES, Locks, choose
+from .lock_choice import choose
+from .locks import NAMES, Locks
 from .place import check_owner, unusable
 from .segment import Owner, Place
 

@@ -1,0 +1,204 @@
+"""flock(2), for where fcntl record locks don't work.
+
+A flock is on a whole file, so each byte is played by a small file beside the lock file. Its
+trap: a forked child shares its parent's locks, until it closes the descriptors, which it
+therefore does first of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import ClassVar
+
+from .locks import CHANNELS_LOCK, FLOCK, GROUPS_LOCK, HELD, OPENING, Gone, again, unusable
+from .segment import Place
+
+
+class FileLocks:
+    """flock on the lock file (OPENING) and on ``lock.<store>.<byte>`` files beside it.
+
+    The files carry the store's id: a later store in the same directory has others. Those
+    of the processes stay until the store goes; there is at most one for each slot.
+    """
+
+    kind: ClassVar[int] = FLOCK
+
+    def __init__(self, path: str, descriptor: int, place: Place) -> None:
+        self._path = path
+        self._place = place
+        self._lock_file = descriptor
+        self._store = ""
+        self._descriptors = {OPENING: descriptor}
+        self._held: dict[int, int] = {}
+
+    def _file(self, byte: int) -> str:
+        return f"{self._path}.{self._store}.{byte}"
+
+    def prepare(self, store_id: bytes, create: bool) -> None:
+        """See `Locks.prepare`. Comes under OPENING, so all have the same files open."""
+        if self._store != store_id.hex():
+            self._drop(CHANNELS_LOCK)
+            self._drop(GROUPS_LOCK)
+            self._store = store_id.hex()
+        for byte in (CHANNELS_LOCK, GROUPS_LOCK):
+            if byte not in self._descriptors:
+                self._descriptors[byte] = self._open(byte, create)
+
+    def lock(self, byte: int) -> None:
+        """See `Locks.lock`."""
+        descriptor = self._descriptors.get(byte, -1)
+        if descriptor < 0:
+            descriptor = self._reach(byte)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise unusable(self._path, error) from error
+
+    def unlock(self, byte: int) -> None:
+        """See `Locks.unlock`."""
+        descriptor = self._descriptors.get(byte, -1)
+        if descriptor >= 0:  # Else it was not locked: `Gone`.
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            except OSError as error:
+                raise unusable(self._path, error) from error
+
+    def hold(self, byte: int) -> bool:
+        """See `Locks.hold`."""
+        if byte in self._held:
+            return False
+        try:
+            descriptor = self._open(byte, create=True)
+        except FileNotFoundError as error:
+            raise Gone from error
+        except OSError as error:
+            raise unusable(self._file(byte), error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in HELD:
+                return False
+            raise unusable(self._file(byte), error) from error
+        self._held[byte] = descriptor
+        return True
+
+    def release(self, byte: int) -> None:
+        """See `Locks.release`."""
+        descriptor = self._held.pop(byte, -1)
+        if descriptor >= 0:
+            # A child forked by code that runs no hooks would keep it locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def is_held(self, byte: int) -> bool:
+        """See `Locks.is_held`."""
+        if byte in self._held:
+            return True
+        try:
+            descriptor = self._open(byte, create=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise unusable(self._file(byte), error) from error
+        try:
+            # Shared, so that two who look at once don't take each other for the holder.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in HELD:
+                return True
+            raise unusable(self._file(byte), error) from error
+        finally:
+            os.close(descriptor)
+        return False
+
+    def remove(self, store_id: bytes) -> None:
+        """See `Locks.remove`."""
+        directory, name = os.path.split(self._path)
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(directory):
+                if entry.startswith(f"{name}.{store_id.hex()}."):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(directory, entry))
+
+    def after_fork(self) -> None:
+        """See `Locks.after_fork`. To unlock would unlock for the parent: only close."""
+        for byte in list(self._descriptors):
+            self._drop(byte)
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+        # The sidecar goes on using the lock file's, so that one is replaced. If the file
+        # is no more, then so is the store, and nobody needs what the parent may hold.
+        with contextlib.suppress(OSError):
+            own = again(self._path, self._lock_file)
+            os.dup2(own, self._lock_file, inheritable=False)
+            os.close(own)
+            self._descriptors[OPENING] = self._lock_file
+
+    def close(self) -> None:
+        """See `Locks.close`."""
+        for byte in list(self._held):
+            self.release(byte)
+        for byte in list(self._descriptors):
+            self._drop(byte)
+
+    def _drop(self, byte: int) -> None:
+        descriptor = self._descriptors.pop(byte, -1)
+        if descriptor >= 0 and descriptor != self._lock_file:
+            os.close(descriptor)
+
+    def _reach(self, byte: int) -> int:
+        """Open for itself, after a fork, what the parent had open."""
+        try:
+            if byte == OPENING:
+                descriptor = again(self._path, self._lock_file)
+            else:
+                descriptor = self._open(byte, create=False)
+        except FileNotFoundError as error:
+            raise Gone from error
+        except OSError as error:
+            raise unusable(self._path, error) from error
+        self._descriptors[byte] = descriptor
+        return descriptor
+
+    def _open(self, byte: int, create: bool) -> int:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        if not create:
+            return os.open(self._file(byte), flags)
+        place = self._place
+        descriptor = os.open(self._file(byte), flags | os.O_CREAT, place.mode)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                if place.gid is not None:
+                    os.fchown(descriptor, -1, place.gid)
+                os.fchmod(descriptor, place.mode)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def flocks_fail(path: str, descriptor: int) -> str | None:
+    """None if flock works on this open file, or what it does wrong."""
+    other = again(path, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return "two holders get the same lock"
+        except OSError as error:
+            if error.errno not in HELD:
+                return error.strerror or str(error)
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except OSError as error:
+        # Taken by somebody who is just opening the store: then it works.
+        if error.errno not in HELD:
+            return error.strerror or str(error)
+    finally:
+        os.close(other)
+    return None
