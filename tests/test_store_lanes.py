@@ -206,7 +206,7 @@ def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
         push(other, b"seen")
         assert pop(other) == [b"seen"]
         with engine._channels:
-            engine._queues.sweep(clock.now, everything=True)
+            engine._queues.upkeep.sweep(clock.now, everything=True)
         assert engine.statistics()["queues"] == 0
         # Something else lies there now.
         push(engine, b"fresh", bytes(3_000), queue=b"o%d" % round_)
@@ -215,7 +215,7 @@ def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
         assert pop(other, 9, b"o%d" % round_) == [b"fresh", bytes(3_000)]
         assert_sound(engine)
         with engine._channels:
-            engine._queues.sweep(clock.now, everything=True)
+            engine._queues.upkeep.sweep(clock.now, everything=True)
     other.close()
 
 
@@ -228,7 +228,7 @@ def test_an_idle_lane_goes_and_the_queue_stays_with_who_waits(
     assert len(engine.pop(b"q", 9, bell)) == 1
     for _ in range(2):
         with engine._channels:
-            engine._queues.sweep(clock.now)
+            engine._queues.upkeep.sweep(clock.now)
     assert not word(engine, layout.Q_LANE)
     assert engine._channels.words[layout.LANES] == 0
     push(engine, b"2")

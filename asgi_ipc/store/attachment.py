@@ -325,7 +325,7 @@ class Attachment:
                 # What the dead and the closed left goes at once; the rest bit by bit.
                 shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
                 heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
-                self._queues.sweep(now, shares)
+                self._queues.upkeep.sweep(now, shares)
             with self._groups:
                 self._follow_flush()
                 self._tables.sweep(now, shares)

@@ -12,8 +12,9 @@ from itertools import islice
 from zlib import crc32
 
 from ..exceptions import StoreCorrupt
+from .counts import pending
 from .heap import Heap
-from .lanes import Lanes, pending
+from .lanes import Lanes
 from .layout import (
     CHANNELS,
     COUNT_SHIFT,

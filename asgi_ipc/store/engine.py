@@ -298,7 +298,7 @@ class SharedMemoryEngine(Attachment):
                         "flushed": words[FLUSHED],
                         "pending": words[PUSHED] - words[GONE],
                         "high_water": words[HIGH_WATER],
-                        "oldest_age": self._queues.oldest_age(now),
+                        "oldest_age": self._queues.counts.oldest_age(now),
                         "queues": words[NAMED],
                         "processes": len(self._processes.used()),
                         "recoveries": words[RECOVERIES],

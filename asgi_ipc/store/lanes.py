@@ -20,6 +20,7 @@ from struct import Struct
 
 from ..engines.base import Popped
 from ..exceptions import StoreCorrupt
+from .counts import MILLISECOND, pending
 from .heap import Heap
 from .index import Index
 from .journal import Change
@@ -69,23 +70,11 @@ HOT = 16
 _SHARE = 16
 #: Above this a lane is exchanged, before its counts overflow.
 _WORN = 1 << 63
-_MILLISECOND = 1_000_000
-_LONGEST_LIFE = (1 << 32) * _MILLISECOND
+_LONGEST_LIFE = (1 << 32) * MILLISECOND
 _ONE = 1 << COUNT_SHIFT
 
 _pack = Struct("QQ").pack_into
 _busy_words: Callable[[memoryview, int], tuple[int, ...]] = Struct(f"{Q_BUSY}Q").unpack_from
-
-
-def pending(words: memoryview, queue: int) -> int:
-    """How many messages a queue has."""
-    in_lane = (words[queue + Q_IN] >> COUNT_SHIFT) - (words[queue + Q_OUT] >> COUNT_SHIFT)
-    return words[queue + Q_PUSHED] - words[queue + Q_GONE] + in_lane
-
-
-def ever_pushed(words: memoryview, queue: int) -> int:
-    """How many messages a queue has had."""
-    return words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT)
 
 
 class Lanes:
@@ -177,7 +166,7 @@ class Lanes:
                 return -1
             words[at] = ENTRY_WRAP
             at = lane + L_WORDS
-        _pack(view, at * WORD, lifetime // _MILLISECOND << ENTRY_LIFETIME_SHIFT | size, deadline)
+        _pack(view, at * WORD, lifetime // MILLISECOND << ENTRY_LIFETIME_SHIFT | size, deadline)
         start = (at + ENTRY_WORDS) * WORD
         view[start : start + size] = payload
         if deadline < soonest:

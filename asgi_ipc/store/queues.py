@@ -12,21 +12,16 @@ from __future__ import annotations
 from zlib import crc32
 
 from ..engines.base import Popped, Record
-from ..exceptions import StoreCorrupt
+from .counts import MILLISECOND, Counts, pending
 from .heap import Heap, NoRoom
 from .index import LONGEST_CHAIN, NEVER, SWEEP_AGAIN, Index
 from .journal import Change
-from .lanes import Lanes, ever_pushed, pending
+from .lanes import Lanes
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
-    ENTRY_DEADLINE,
-    EXPIRED,
     FLUSHES,
     GONE,
-    HAND,
-    HIGH_WATER,
-    ID_SHIFT,
     JOURNAL_PAIRS,
     KIND_SHIFT,
     LINK_MASK,
@@ -35,16 +30,12 @@ from .layout import (
     M_WORDS,
     MESSAGE,
     NAMED,
-    ORPHANED,
     PAD_SHIFT,
-    PLACE_MASK,
     PUSHED,
     Q_BELL,
     Q_CHAIN,
-    Q_EXPIRED,
     Q_GONE,
     Q_HEAD,
-    Q_HIGH_WATER,
     Q_IDLE,
     Q_IN,
     Q_LANE,
@@ -68,11 +59,11 @@ from .layout import (
     WORD,
 )
 from .processes import Processes
+from .upkeep import Upkeep
 from .waiters import Waiters
 
 #: Leave this much of the journal for the words at the end of a change.
 _FULL_CHANGE = JOURNAL_PAIRS - 64
-_MILLISECOND = 1_000_000
 _LONGEST_LIFE = (1 << 32) - 1
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
@@ -82,7 +73,7 @@ _NOWHERE = (0, -1, 0)
 
 def _lifetime(deadline: int, now: int) -> int:
     """Milliseconds from push to deadline, as they are noted."""
-    lifetime = (deadline - now) // _MILLISECOND
+    lifetime = (deadline - now) // MILLISECOND
     return lifetime if 0 < lifetime < _LONGEST_LIFE else 0 if lifetime <= 0 else _LONGEST_LIFE
 
 
@@ -102,6 +93,8 @@ class Queues:
         self._processes = processes
         self._waiters = Waiters(heap, processes.bell_alive)
         self._lanes = Lanes(heap)
+        self.counts = Counts(heap, self._index, self._lanes)
+        self.upkeep = Upkeep(heap, self._index, processes, self._waiters, self._lanes, self.counts)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._flushes = -1
@@ -162,19 +155,6 @@ class Queues:
         self._heap.commit(change)
         return words[self._heap.end - handle]
 
-    def _remove(self, address: int) -> None:
-        """Take out a queue that holds nothing; bells armed on it are forgotten."""
-        words, heap = self._words, self._heap
-        handle = words[address] >> ID_SHIFT
-        self._waiters.drop_dead(address, everybody=True)
-        if words[address + Q_LANE]:
-            self._lanes.drop(address)
-        change: Change = {NAMED: words[NAMED] - 1}
-        bucket = self._index.bucket(crc32(heap.payload(address, Q_WORDS)))
-        self._index.unlink(change, bucket, handle)
-        heap.free(change, handle)
-        heap.commit(change)
-
     # ---- pushing and popping
 
     def push(self, record: Record, now: int) -> int:
@@ -186,7 +166,7 @@ class Queues:
             bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
             if bell >= 0:
                 return bell and self._take_bell(address)
-            if pending(words, address) >= capacity and self._expire(address, now) >= capacity:
+            if pending(words, address) >= capacity and self.upkeep.expire(address, now) >= capacity:
                 refused = words[address + Q_REFUSED] + 1
                 self._heap.commit({address + Q_REFUSED: refused, REFUSED: words[REFUSED] + 1})
                 raise AtCapacity
@@ -200,7 +180,7 @@ class Queues:
             change[address + Q_OWNER] = self._processes.owner_word(owner)
         change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[PUSHED] = words[PUSHED] + 1
-        self._note_arrival(change, address, deadline)
+        self.counts.arrival(change, address, deadline)
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         self._heap.commit(change)
         return bell
@@ -242,19 +222,6 @@ class Queues:
             change[address + Q_HEAD] = message
         change[address + Q_TAIL] = message
         return address
-
-    def _note_arrival(self, change: Change, address: int, deadline: int) -> None:
-        """Note with a change that puts a message on a queue what may be new with it."""
-        words = self._words
-        here, total = pending(words, address) + 1, words[PUSHED] - words[GONE] + 1
-        if here > words[address + Q_HIGH_WATER]:
-            change[address + Q_HIGH_WATER] = here
-        if total > words[HIGH_WATER]:
-            change[HIGH_WATER] = total
-        if deadline < words[address + Q_SOONEST]:
-            change[address + Q_SOONEST] = deadline
-            if deadline < words[SOONEST]:
-                change[SOONEST] = deadline
 
     def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
         """Take up to ``limit`` live messages; if fewer are left, arm ``bell`` unless it is 0."""
@@ -305,22 +272,13 @@ class Queues:
             message = following
             if len(change) > _FULL_CHANGE:
                 change[address + Q_HEAD] = message
-                self._count_gone(change, address, gone, expired)
+                self.counts.gone(change, address, gone, expired)
                 heap.commit(change)
                 change, gone, expired = {}, 0, 0
         if gone:
             change[address + Q_HEAD] = message
-            self._count_gone(change, address, gone, expired)
+            self.counts.gone(change, address, gone, expired)
             heap.commit(change)
-
-    def _count_gone(self, change: Change, address: int, gone: int, expired: int) -> None:
-        """Note with a change that messages of a list are gone."""
-        words = self._words
-        change[address + Q_GONE] = words[address + Q_GONE] + gone
-        change[GONE] = words[GONE] + gone
-        if expired:
-            change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
-            change[EXPIRED] = words[EXPIRED] + expired
 
     def restore(self, name: bytes, record: Popped, now: int) -> int:
         """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
@@ -351,7 +309,7 @@ class Queues:
             else:
                 change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[GONE] = words[GONE] - 1
-        self._note_arrival(change, address, deadline)
+        self.counts.arrival(change, address, deadline)
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
@@ -426,187 +384,13 @@ class Queues:
                 and now < words[SWEPT] + SWEEP_AGAIN
             ):
                 raise
-        self.sweep(now, everything=True)
+        self.upkeep.sweep(now, everything=True)
         self._heap.room_for(length)
         return True
 
-    def _expire(self, address: int, now: int) -> int:
-        """Drop what has expired in a queue, wherever it stands; how many messages are left."""
-        words = self._words
-        if words[address + Q_SOONEST] <= now:
-            soonest = NEVER
-            if words[address + Q_IN] != words[address + Q_OUT]:
-                soonest = self._expire_lane(address, now)
-            if words[address + Q_HEAD]:
-                soonest = min(soonest, self._expire_list(address, now))
-            self._heap.commit({address + Q_SOONEST: soonest})
-        return pending(words, address)
-
-    def _expire_lane(self, address: int, now: int) -> int:
-        words = self._words
-        soonest = NEVER
-        in_front = True
-        for at, following in self._lanes.entries(address):
-            change: Change = {}
-            first, deadline = words[at], words[at + ENTRY_DEADLINE]
-            if not first & ENTRY_DEAD:
-                if deadline > now:
-                    soonest = min(soonest, deadline)
-                    in_front = False
-                    continue
-                change[at] = first | ENTRY_DEAD
-                change[GONE] = words[GONE] + 1
-                change[EXPIRED] = words[EXPIRED] + 1
-                change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + 1
-                change[address + Q_OUT] = words[address + Q_OUT] + (1 << COUNT_SHIFT)
-            if in_front:
-                out = change.get(address + Q_OUT, words[address + Q_OUT])
-                change[address + Q_OUT] = out & ~PLACE_MASK | following
-            if change:
-                self._heap.commit(change)
-        return soonest
-
-    def _expire_list(self, address: int, now: int) -> int:
-        words, heap = self._words, self._heap
-        soonest = NEVER
-        before = 0
-        message = words[address + Q_HEAD]
-        count = words[address + Q_PUSHED] - words[address + Q_GONE]
-        if count > heap.end // M_WORDS:
-            raise StoreCorrupt("a queue counts more messages than there can be")
-        for _ in range(count):
-            at = words[heap.end - message]
-            deadline = words[at + M_DEADLINE]
-            following = words[at + M_LINK] & LINK_MASK
-            if deadline > now:
-                soonest = min(soonest, deadline)
-                before = message
-            else:
-                change: Change = {}
-                heap.free(change, message)
-                self._count_gone(change, address, 1, 1)
-                if before:
-                    link = words[heap.end - before] + M_LINK
-                    change[link] = words[link] & ~LINK_MASK | following
-                else:
-                    change[address + Q_HEAD] = following
-                if not following:
-                    change[address + Q_TAIL] = before
-                heap.commit(change)
-            message = following
-        return soonest
-
-    def _orphan(self, address: int) -> None:
-        """Drop a queue whose owner has gone, with all it holds."""
-        words, heap = self._words, self._heap
-        message = words[address + Q_HEAD]
-        while message:
-            following = words[words[heap.end - message] + M_LINK] & LINK_MASK
-            change: Change = {address + Q_HEAD: following}
-            heap.free(change, message)
-            self._count_gone(change, address, 1, 0)
-            change[ORPHANED] = words[ORPHANED] + 1
-            heap.commit(change)
-            message = following
-        in_lane = pending(words, address)
-        if in_lane:
-            heap.commit(
-                {
-                    address + Q_OUT: words[address + Q_IN],
-                    GONE: words[GONE] + in_lane,
-                    ORPHANED: words[ORPHANED] + in_lane,
-                }
-            )
-        self._remove(address)
-
-    def sweep(self, now: int, shares: int = 1, everything: bool = False) -> None:
-        """Look after one of ``shares`` parts: drop what is dead, and queues long empty.
-
-        With ``everything`` a queue that is empty goes at once.
-        """
-        buckets, hand = self._index.turn(self._index.buckets // shares)
-        soonest = NEVER
-        for bucket in buckets:
-            for handle in list(self._index.chain(bucket)):
-                address = self._words[self._heap.end - handle]
-                soonest = min(soonest, self._look_after(address, now, everything))
-        change = {HAND: hand}
-        if shares == 1:
-            change |= {SOONEST: soonest, SWEPT: now, SWEPT_GONE: self._words[GONE]}
-        self._heap.commit(change)
-
-    def _look_after(self, address: int, now: int, at_once: bool) -> int:
-        """Drop what is dead of one queue; the soonest deadline left."""
-        words, heap = self._words, self._heap
-        owner = words[address + Q_OWNER]
-        if owner and not self._processes.owner_alive(owner):
-            self._orphan(address)
-            return NEVER
-        if pending(words, address) and self._expire(address, now):
-            return words[address + Q_SOONEST]
-        pushed = ever_pushed(words, address)
-        idle = at_once or words[address + Q_IDLE] == pushed
-        if idle and words[address + Q_LANE]:
-            self._lanes.drop(address)
-        if self._waiters.drop_dead(address):
-            if not idle:
-                heap.commit({address + Q_IDLE: pushed})
-            return NEVER
-        if idle:
-            self._remove(address)
-        else:
-            # Nothing came or went since the last look if this still holds at the next.
-            heap.commit({address + Q_IDLE: pushed})
-        return NEVER
-
-    # ---- counts
-
     def statistics(self, name: bytes, now: int) -> dict[str, int]:
         """Counts of one queue."""
-        words = self._words
         address = self.find(name)
-        if not address:
-            return dict.fromkeys(
-                ("pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water",
-                 "oldest_age"), 0,
-            )  # fmt: skip
-        self._expire(address, now)
-        pushed = ever_pushed(words, address)
-        gone = pushed - pending(words, address)
-        expired = words[address + Q_EXPIRED]
-        return {
-            "pushed": pushed,
-            "popped": gone - expired,
-            "expired": expired,
-            "refused": words[address + Q_REFUSED],
-            "orphaned": 0,
-            "pending": pushed - gone,
-            "high_water": words[address + Q_HIGH_WATER],
-            "oldest_age": self._age(address, now),
-        }
-
-    def oldest_age(self, now: int) -> int:
-        """Nanoseconds since the oldest message of all was pushed."""
-        words, heap = self._words, self._heap
-        buckets, _ = self._index.turn(self._index.buckets)
-        return max(
-            (
-                self._age(words[heap.end - handle], now)
-                for bucket in buckets
-                for handle in self._index.chain(bucket)
-            ),
-            default=0,
-        )
-
-    def _age(self, address: int, now: int) -> int:
-        words = self._words
-        for at, _ in self._lanes.entries(address):
-            if not words[at] & ENTRY_DEAD:
-                _, deadline, lifetime = self._lanes.read(at)
-                return max(0, now - (deadline - lifetime * _MILLISECOND))
-        head = words[address + Q_HEAD]
-        if not head:
-            return 0
-        at = words[self._heap.end - head]
-        lifetime = (words[at + M_LINK] >> 32) * _MILLISECOND
-        return max(0, now - (words[at + M_DEADLINE] - lifetime))
+        if address:
+            self.upkeep.expire(address, now)
+        return self.counts.of_queue(address, now)

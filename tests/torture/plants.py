@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from asgi_ipc.exceptions import StoreCorrupt
 from asgi_ipc.store import lanes, layout, region, store
+from asgi_ipc.store.counts import Counts
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.index import Index
 from asgi_ipc.store.journal import Journal
 from asgi_ipc.store.lanes import Lanes
 from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
-from asgi_ipc.store.queues import Queues
 from asgi_ipc.store.region import Region
 from asgi_ipc.store.sidecar import Record, Sidecar
 from asgi_ipc.store.waiters import Waiters
@@ -169,24 +169,24 @@ def old_extent_freed_first() -> None:
 
 def gone_forgotten() -> None:
     """A pop does not count what it took."""
-    count = Queues._count_gone
+    count = Counts.gone
 
-    def forgetful(self: Queues, change: Any, *rest: Any) -> None:
+    def forgetful(self: Counts, change: Any, *rest: Any) -> None:
         count(self, change, *rest)
         del change[layout.GONE]
 
-    Queues._count_gone = forgetful  # type: ignore[method-assign, assignment]
+    Counts.gone = forgetful  # type: ignore[method-assign, assignment]
 
 
 def pop_in_two_changes() -> None:
     """A pop takes the record off its queue in one change and gives its room up in another."""
-    count = Queues._count_gone
+    count = Counts.gone
 
-    def hasty(self: Queues, change: Any, address: int, *rest: Any) -> None:
+    def hasty(self: Counts, change: Any, address: int, *rest: Any) -> None:
         self._heap.commit({address + layout.Q_HEAD: change[address + layout.Q_HEAD]})
         count(self, change, address, *rest)
 
-    Queues._count_gone = hasty  # type: ignore[method-assign, assignment]
+    Counts.gone = hasty  # type: ignore[method-assign, assignment]
 
 
 def lane_uncounted() -> None:

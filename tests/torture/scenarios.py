@@ -349,7 +349,7 @@ def sweep(world: World) -> None:
     """All buckets of both."""
     channels, groups = world.regions
     with channels:
-        world.engine._queues.sweep(world.now, everything=True)
+        world.engine._queues.upkeep.sweep(world.now, everything=True)
     with groups:
         world.engine._tables.sweep(world.now)
 

@@ -491,7 +491,7 @@ class Soak:
         left = []
         with engine._channels:
             # As when room is needed.
-            engine._queues.sweep(engine.clock(), everything=True)
+            engine._queues.upkeep.sweep(engine.clock(), everything=True)
         for number in range(GROUPS):
             for member in engine.members(b"group%d" % number).names:
                 if not any(identity in member for identity in alive):
