@@ -15,6 +15,7 @@ from .processes import Bench
 
 #: Names of the floors, among those of the layers.
 FIFO = "floor: FIFO"
+AWAITED = "floor: FIFO, awaited"
 COPY = "floor: lock and copy"
 
 
@@ -26,10 +27,23 @@ class _Fifo:
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         #: Lest end-of-file comes.
         self.writer = os.open(path, os.O_WRONLY)
+        self._waiting: asyncio.Future[bytes] | None = None
+
+    async def read(self) -> bytes:
+        """What was written, as a coroutine gets it that waits."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            loop.add_reader(self.reader, self._readable)
+        self._waiting = loop.create_future()
+        return await self._waiting
+
+    def _readable(self) -> None:
+        assert self._waiting is not None
+        self._waiting.set_result(os.read(self.reader, 65536))
 
 
 async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
-    """Write to one FIFO and wait for the other in the event loop, again and again."""
+    """Write to one FIFO and be called back by the other, again and again."""
     fifo, write = await _joined(bench, "ping")
     loop, payload = asyncio.get_running_loop(), b"x" * size
     times: list[float] = []
@@ -69,6 +83,34 @@ async def pong(bench: Bench, size: int) -> dict[str, Any]:
 
     asyncio.get_running_loop().add_reader(fifo.reader, asked)
     await bench.sync()
+    return {}
+
+
+async def awaiting_ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
+    """As `ping`, but what waits is a coroutine, as in any layer with an asynchronous receive."""
+    fifo, write = await _joined(bench, "ping")
+    payload, times = b"x" * size, []
+    clock = time.perf_counter
+    warm, end = clock() + seconds / 5, clock() + seconds * 1.2
+    while True:
+        started = clock()
+        os.write(write, payload)
+        await fifo.read()
+        now = clock()
+        if now > warm:
+            times.append(now - started)
+        if now > end and times:
+            break
+    os.write(write, b"end")
+    return latencies(times)
+
+
+async def awaiting_pong(bench: Bench, size: int) -> dict[str, Any]:
+    """Answer each."""
+    fifo, write = await _joined(bench, "pong")
+    payload = b"x" * size
+    while await fifo.read() != b"end":
+        os.write(write, payload)
     return {}
 
 

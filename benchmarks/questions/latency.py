@@ -77,10 +77,13 @@ def _round_trip(settings: Settings, peers: Sequence[Peer], size: int, variant: s
 
 def _round_trips(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     params = {"seconds": settings.seconds, "size": USUAL}
-    floor = (Role(floors.ping, params), Role(floors.pong, {"size": USUAL}))
+    pong = {"size": USUAL}
+    floor = (Role(floors.ping, params), Role(floors.pong, pong))
+    awaited = (Role(floors.awaiting_ping, params), Role(floors.awaiting_pong, pong))
     return [
         *_round_trip(settings, peers, USUAL, ""),
         Case(floors.FIFO, "", floor, quantiles),
+        Case(floors.AWAITED, "", awaited, quantiles),
     ]
 
 
