@@ -66,7 +66,8 @@ class Index:
         stop = min(start + share, self.buckets)
         first, last = self._table + start, self._table + stop
         # Most turns find nothing, in a store that idles; that must cost nothing.
-        if not self._heap.bytes[first * WORD : last * WORD].tobytes().strip(b"\0"):
+        size = (last - first) * WORD
+        if self._heap.bytes[first * WORD : last * WORD].tobytes() == bytes(size):
             return [], stop % self.buckets
         heads = self._words[first:last].tolist()
         return [bucket for bucket, head in enumerate(heads, first) if head], stop % self.buckets
