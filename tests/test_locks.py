@@ -191,6 +191,35 @@ def test_where_nothing_locks_the_error_names_both_kinds_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", [locks.FCNTL, locks.FLOCK])
+@pytest.mark.parametrize("refusals", [0, 3, 1000])
+def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, refusals: int
+) -> None:
+    if kind == locks.FLOCK:
+        no_record_locks(monkeypatch)
+    engine = open_store(tmp_path)
+    engine.push([record(engine, b"a", b"hello")])
+    engine._next_look = 1 << 62
+    call = "lockf" if kind == locks.FCNTL else "flock"
+    really, asked = getattr(fcntl, call), []
+
+    def counted(descriptor: int, command: int, *rest: int) -> None:
+        asked.append(command)
+        if command & fcntl.LOCK_NB and len(asked) <= refusals:
+            raise OSError(errno.EAGAIN, "held")
+        really(descriptor, command, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, call, counted)
+        engine.push([record(engine, b"a", b"hello")])
+    at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
+    tries = min(refusals + 1, len(locks.TRIES))
+    waited = [fcntl.LOCK_EX] if refusals >= len(locks.TRIES) else []
+    assert asked == [at_once] * tries + waited + [fcntl.LOCK_UN]
+    engine.destroy()
+
+
 # ---- the flock kind
 
 

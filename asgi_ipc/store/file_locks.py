@@ -12,8 +12,10 @@ import fcntl
 import os
 from typing import ClassVar
 
-from .locks import CHANNELS_LOCK, FLOCK, GROUPS_LOCK, HELD, OPENING, Gone, again, unusable
+from .locks import CHANNELS_LOCK, FLOCK, GROUPS_LOCK, HELD, OPENING, TRIES, Gone, again, unusable
 from .segment import Place
+
+_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class FileLocks:
@@ -51,6 +53,13 @@ class FileLocks:
         descriptor = self._descriptors.get(byte, -1)
         if descriptor < 0:
             descriptor = self._reach(byte)
+        for _ in TRIES:
+            try:
+                fcntl.flock(descriptor, _AT_ONCE)
+                return
+            except OSError as error:
+                if error.errno not in HELD:
+                    raise unusable(self._path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
@@ -76,7 +85,7 @@ class FileLocks:
         except OSError as error:
             raise unusable(self._file(byte), error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, _AT_ONCE)
         except OSError as error:
             os.close(descriptor)
             if error.errno in HELD:
@@ -186,9 +195,9 @@ def flocks_fail(path: str, descriptor: int) -> str | None:
     """None if flock works on this open file, or what it does wrong."""
     other = again(path, descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, _AT_ONCE)
         try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, _AT_ONCE)
             return "two holders get the same lock"
         except OSError as error:
             if error.errno not in HELD:

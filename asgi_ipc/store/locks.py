@@ -24,6 +24,9 @@ NAMES = {FCNTL: "fcntl record locks", FLOCK: "flock"}
 
 #: What the system says of a lock that another holds.
 HELD = frozenset({errno.EACCES, errno.EAGAIN})
+#: A lock that is held is asked for so often before its holder is waited for asleep. Who holds
+#: one is out in microseconds, and to be woken takes ten times as long.
+TRIES = range(20)
 
 
 class Gone(Exception):
