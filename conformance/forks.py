@@ -59,10 +59,12 @@ def killed_at(
 def wait(child: int, seconds: float = PATIENCE) -> int:
     """The exit status of a child; a child that hangs is killed and fails the test."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return status
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.0005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
