@@ -50,7 +50,7 @@ conformance: $(READY)
 # The engines share what an operation stores: one is killed everywhere, the others sampled.
 torture: $(READY)
 	@$(BIN)/python -m tests.torture soak --seconds 120
-	@$(BIN)/python -m tests.torture plants --sample 200
+	@$(BIN)/python -m tests.torture plants --sample 400
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
 	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)
 	@$(BIN)/python -m tests.torture births --sample 300
