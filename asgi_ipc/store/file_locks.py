@@ -12,10 +12,19 @@ import fcntl
 import os
 from typing import ClassVar
 
-from .locks import CHANNELS_LOCK, FLOCK, GROUPS_LOCK, HELD, OPENING, TRIES, Gone, again, unusable
+from .locks import (
+    AT_ONCE,
+    CHANNELS_LOCK,
+    FLOCK,
+    GROUPS_LOCK,
+    HELD,
+    OPENING,
+    TRIES,
+    Gone,
+    again,
+    unusable,
+)
 from .segment import Place
-
-_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class FileLocks:
@@ -55,7 +64,7 @@ class FileLocks:
             descriptor = self._reach(byte)
         for _ in TRIES:
             try:
-                fcntl.flock(descriptor, _AT_ONCE)
+                fcntl.flock(descriptor, AT_ONCE)
                 return
             except OSError as error:
                 if error.errno not in HELD:
@@ -85,7 +94,7 @@ class FileLocks:
         except OSError as error:
             raise unusable(self._file(byte), error) from error
         try:
-            fcntl.flock(descriptor, _AT_ONCE)
+            fcntl.flock(descriptor, AT_ONCE)
         except OSError as error:
             os.close(descriptor)
             if error.errno in HELD:
@@ -195,9 +204,9 @@ def flocks_fail(path: str, descriptor: int) -> str | None:
     """None if flock works on this open file, or what it does wrong."""
     other = again(path, descriptor)
     try:
-        fcntl.flock(descriptor, _AT_ONCE)
+        fcntl.flock(descriptor, AT_ONCE)
         try:
-            fcntl.flock(other, _AT_ONCE)
+            fcntl.flock(other, AT_ONCE)
             return "two holders get the same lock"
         except OSError as error:
             if error.errno not in HELD:

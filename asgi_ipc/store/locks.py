@@ -9,6 +9,7 @@ stands in the lock file.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import ClassVar, Protocol
 
@@ -24,6 +25,8 @@ NAMES = {FCNTL: "fcntl record locks", FLOCK: "flock"}
 
 #: What the system says of a lock that another holds.
 HELD = frozenset({errno.EACCES, errno.EAGAIN})
+#: To take a lock, or be told so if another holds it.
+AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 #: A lock that is held is asked for so often before its holder is waited for asleep. Who holds
 #: one is out in microseconds, and to be woken takes ten times as long.
 TRIES = range(20)

@@ -15,9 +15,8 @@ import sys
 import time
 from typing import ClassVar
 
-from .locks import FCNTL, HELD, TRIES, again, unusable
+from .locks import AT_ONCE, FCNTL, HELD, TRIES, again, unusable
 
-_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 #: Whether one process can play two. Asked of the platform as well, since that decides how
 #: a struct flock is laid out.
 _OTHER_HOLDER = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
@@ -40,17 +39,12 @@ class RecordLocks:
 
     def lock(self, byte: int) -> None:
         """See `Locks.lock`."""
-        descriptor = self._descriptor
         for _ in TRIES:
-            try:
-                fcntl.lockf(descriptor, _AT_ONCE, 1, byte)
+            if self._try(byte):
                 return
-            except OSError as error:
-                if error.errno not in HELD:
-                    raise unusable(self._path, error) from error
         while True:
             try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, byte)
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, byte)
                 return
             except OSError as error:
                 # The kernel counts all threads of a process as one and can see a
@@ -90,7 +84,7 @@ class RecordLocks:
 
     def _try(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._descriptor, _AT_ONCE, 1, byte)
+            fcntl.lockf(self._descriptor, AT_ONCE, 1, byte)
         except OSError as error:
             if error.errno in HELD:
                 return False
@@ -123,7 +117,7 @@ def record_locks_fail(path: str, descriptor: int) -> str | None:
 
     def take() -> bool:
         try:
-            fcntl.lockf(descriptor, _AT_ONCE, 1, byte)
+            fcntl.lockf(descriptor, AT_ONCE, 1, byte)
         except OSError as error:
             if error.errno in HELD:
                 return False
