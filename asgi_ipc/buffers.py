@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .engines.base import Bell
+from .messages import Body
 
 if TYPE_CHECKING:
     from .demux import Demultiplexer
@@ -51,9 +52,9 @@ class Waiter:
         raise NotImplementedError
 
 
-#: A message fetched for a local channel: the bytes, shared by all it is for; its deadline;
-#: its number in the order of fetching. A bare tuple, as one is made for each message.
-Buffered = tuple[bytes, int, int]
+#: A message fetched for a local channel, shared by all it is for: the body, its deadline, its
+#: number in the order of fetching. A bare tuple, as one is made for each message.
+Buffered = tuple[Body, int, int]
 
 
 class LocalChannel:

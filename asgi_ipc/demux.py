@@ -28,6 +28,8 @@ from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .envelope import address, unpack
 from .exceptions import StoreCorrupt, StoreUnavailable
+from .messages import Body, SharedBody
+from .names import ChannelName
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -127,21 +129,44 @@ class Demultiplexer:
 
     # Taking
 
-    def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> bytes | None:
+    def fetched(self, name: ChannelName) -> Body | None:
+        """The next message of a channel that is in its buffer, or None. Needs no lock.
+
+        What is in the buffer has its place in the order already (S6), and to take it off is
+        one step; whatever is not as it usually is is left for `look`.
+        """
+        own = self.own.get(name.queue)
+        if own is None:
+            return None
+        channel = own.locals.get(name.local)
+        if channel is None or not channel.items or self.engine.flushes != self._flushes:
+            return None
+        try:
+            body, deadline, _ = channel.items.popleft()
+        except IndexError:  # another thread was faster
+            return None
+        if deadline > self.engine.clock():
+            return body
+        with self.lock:
+            own.expired += 1
+        return None
+
+    def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> Body | None:
         """The next message of a channel, fetched if need be; else the bell is armed."""
-        if self.engine.flushes != self._flushes:
+        engine = self.engine
+        if engine.flushes != self._flushes:
             self.notice_flush()
         if channel.items:
             body = self.take(own, channel)
             if body is not None:
                 return body
-        if self.is_empty(own, listener):
+        if own.certain and self.is_empty(own, listener):
             return None
         # A bell armed while messages keep coming costs a system call for each of them, so it
         # is armed only if the last look found nothing; else we look again to arm it.
         for armed_with in (listener,) if own.dry else (None, listener):
             bell = self._claim(own, armed_with) if armed_with is not None else None
-            records = self.engine.pop(own.name, own.batch, bell)
+            records = engine.pop(own.name, own.batch, bell)
             if len(records) == 1 < own.batch and not own.waiting:
                 payload = records[0].payload
                 if payload.startswith(channel.header):
@@ -157,7 +182,7 @@ class Demultiplexer:
         own.dry = True
         return None
 
-    def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, bytes] | None:
+    def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
         """The next message of a queue and its local channel, as `look`."""
         self.notice_flush()
         found = self.take_any(own)
@@ -166,7 +191,7 @@ class Demultiplexer:
             found = self.take_any(own)
         return found
 
-    def take(self, own: OwnQueue, channel: LocalChannel) -> bytes | None:
+    def take(self, own: OwnQueue, channel: LocalChannel) -> Body | None:
         """The next live message in a channel's buffer."""
         items = channel.items
         while items:
@@ -176,7 +201,7 @@ class Demultiplexer:
             own.expired += 1
         return None
 
-    def take_any(self, own: OwnQueue) -> tuple[bytes, bytes] | None:
+    def take_any(self, own: OwnQueue) -> tuple[bytes, Body] | None:
         """The message that was fetched first of all in the buffers of a queue."""
         while True:
             heads = [(c.items[0][2], local) for local, c in own.locals.items() if c.items]
@@ -276,16 +301,17 @@ class Demultiplexer:
         except StoreCorrupt as error:
             # Raised later: the rest of the batch is off the queue as well.
             return error
-        locals_, number = own.locals, next(self._numbers)
+        shared = SharedBody(body) if len(local_names) > 1 else body
+        find, item = own.locals.get, (shared, deadline, next(self._numbers))
         for local in local_names:
-            channel = locals_.get(local) or self._new_channel(own, local)
+            channel = find(local) or self._new_channel(own, local)
             items = channel.items
             if len(items) >= channel.limit:
                 items.popleft()
                 self._overflowed(own, local, channel.limit)
-            items.append((body, deadline, number))
-            if own.waiting and not self._wake_first(own, channel.waiters):
-                self._wake_first(own, own.anyone)
+            items.append(item)
+            if channel.waiters or own.anyone:
+                self.wake_one(own, channel)
         return None
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:

@@ -65,11 +65,14 @@ class IPCChannelLayer(LayerSurface):
         """
         name = channel_name(channel)
         demux = self._lease.demux or self._core.demux
-        if name.specific:
-            if name.owner != (demux.identity or demux.learn_identity()):
-                raise ValueError(self._not_ours(name))
-            return decode(await listener_here(demux).receive_own(name))
-        return decode(await listener_here(demux).receive_ordinary(name.queue))
+        if not name.specific:
+            return decode(await listener_here(demux).receive_ordinary(name.queue))
+        if name.owner != (demux.identity or demux.learn_identity()):
+            raise ValueError(self._not_ours(name))
+        body = demux.fetched(name)
+        if body is None:
+            body = await listener_here(demux).receive_own(name)
+        return decode(body)
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).

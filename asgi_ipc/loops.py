@@ -16,6 +16,7 @@ from .buffers import Listener, OwnQueue, Waiter
 from .demux import Demultiplexer
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
+from .messages import Body
 from .names import ChannelName
 
 #: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
@@ -138,7 +139,7 @@ class LoopListener(Listener):
 
     # Receiving
 
-    async def receive_own(self, name: ChannelName) -> bytes:
+    async def receive_own(self, name: ChannelName) -> Body:
         """The next message on a process-specific channel of this process."""
         demux, local = self.demux, name.local
         while True:
@@ -150,7 +151,7 @@ class LoopListener(Listener):
                     self.open()
                     body = demux.look(own, channel, self)
                 if body is not None:
-                    if own.waiting:
+                    if own.armed_by is self and own.waiting and self not in own.by:
                         demux.hand_over(own, self)
                     return body
                 waiter = self._waiter()

@@ -6,7 +6,7 @@ msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Union, cast
 
 import msgpack
 
@@ -20,6 +20,8 @@ DEPTH_LIMIT = 256
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 #: Types that need no look at the value.
 _PLAIN = frozenset((str, bytes, float, bool, type(None)))
+#: Types of values that a copy of a message may share with it.
+_UNCHANGING = _PLAIN | {int}
 #: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
 _FLOAT_EXTRA = 9 - 4
 
@@ -60,8 +62,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return _finish(message)
 
 
-def decode(body: bytes) -> dict[str, Any]:
+def decode(body: Body) -> dict[str, Any]:
     """The message that `encode` made these bytes of. Raises `StoreCorrupt` for any others."""
+    if isinstance(body, SharedBody):
+        return body.decode()
     try:
         message = _unpack(body)
     except Exception as error:
@@ -70,6 +74,34 @@ def decode(body: bytes) -> dict[str, Any]:
     if type(message) is dict:
         return cast("dict[str, Any]", message)
     raise StoreCorrupt(f"a message of {len(body)} bytes is no dict but {_type_name(message)}")
+
+
+class SharedBody:
+    """An encoded message that several receivers of this process get.
+
+    Decoding costs more than copying, so a message in which nothing can be changed is decoded
+    once, and each gets a copy.
+    """
+
+    __slots__ = ("_body", "_message")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        #: Decoded, if a copy of it will do.
+        self._message: dict[str, Any] | None = None
+
+    def decode(self) -> dict[str, Any]:
+        """As `decode`."""
+        if self._message is not None:
+            return self._message.copy()
+        message = decode(self._body)
+        if all(type(value) in _UNCHANGING for value in message.values()):
+            self._message = message.copy()
+        return message
+
+
+#: A message as receivers find it.
+Body = Union[bytes, SharedBody]
 
 
 def _finish(message: Mapping[str, Any]) -> bytes:
@@ -201,4 +233,4 @@ def _brief(value: object) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-__all__ = ["DEPTH_LIMIT", "MESSAGE_LIMIT", "decode", "encode"]
+__all__ = ["DEPTH_LIMIT", "MESSAGE_LIMIT", "Body", "SharedBody", "decode", "encode"]

@@ -17,6 +17,7 @@ from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreUnavailable
 from .loops import LoopListener, Watch
+from .messages import Body
 from .names import ChannelName
 
 
@@ -28,7 +29,7 @@ class OffloadingListener(LoopListener):
         #: What cancelled receivers have begun and not ended, by queue.
         self._settling: dict[bytes, set[asyncio.Future[Any]]] = {}
 
-    async def receive_own(self, name: ChannelName) -> bytes:
+    async def receive_own(self, name: ChannelName) -> Body:
         """The next message on a process-specific channel of this process."""
         await self._opened()
         demux, local = self.demux, name.local

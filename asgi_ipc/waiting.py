@@ -17,6 +17,7 @@ from .buffers import Listener, OwnQueue, Waiter
 from .demux import BATCH, Demultiplexer
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
+from .messages import Body
 from .names import ChannelName
 
 
@@ -67,7 +68,7 @@ class ThreadWaiter(Waiter):
 
 def receive_now(
     demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener | None = None
-) -> tuple[str, bytes] | None:
+) -> tuple[str, Body] | None:
     """The next message of the first channel that has one: its full name and the encoding.
 
     A name that ends in ``!`` stands for all channels that begin with it. With a listener,
@@ -95,7 +96,7 @@ def receive_now(
 
 def receive_waiting(
     demux: Demultiplexer, names: Sequence[ChannelName], timeout: float | None
-) -> tuple[str, bytes] | None:
+) -> tuple[str, Body] | None:
     """As `receive_now`, but wait for a message: ``timeout`` seconds, or for ever if None.
 
     Raises `StoreUnavailable` if the layer is closed meanwhile.

@@ -192,14 +192,11 @@ class Attachment:
     @property
     def flushes(self) -> int:
         """See `Engine.flushes`."""
-        store = self._store if self._slot >= 0 else None
-        if store is None:
-            store = self._inside()
-        try:
-            return self._words[FLUSHES]
-        except ValueError:  # another thread is just letting go of the memory
-            self._reopen(store)
-            return self.flushes
+        while True:
+            try:
+                return self._words[FLUSHES]
+            except ValueError:  # closed, or another thread is just letting go of the memory
+                self._inside()
 
     def close(self) -> None:
         """See `Engine.close`."""
