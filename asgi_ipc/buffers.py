@@ -79,9 +79,8 @@ class OwnQueue:
         self.locals: dict[bytes, LocalChannel] = {}
         #: Who waits for any message of the queue, whatever its local channel.
         self.anyone: deque[Waiter] = deque()
-        #: Waiters that are not woken yet: how many, and by listener.
-        self.waiting = 0
-        self.by: dict[Listener, int] = {}
+        #: How many waiters of each listener are not woken yet.
+        self.waiting: dict[Listener, int] = {}
         #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty.
         self.armed_by: Listener | None = None
         self.certain = False

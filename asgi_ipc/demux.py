@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
+from .buffers import SWEEP_AT, Buffered, Listener, LocalChannel, OwnQueue, Waiter
 from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .envelope import address, unpack
@@ -66,6 +66,8 @@ class Demultiplexer:
         #: The engine's, once it was asked for.
         self.identity = b""
         self.own: dict[bytes, OwnQueue] = {}
+        #: The buffers of channels that somebody has received on, by the channel's full name.
+        self.buffers: dict[str, deque[Buffered]] = {}
         #: Listeners by the id of their event loop.
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
@@ -91,19 +93,20 @@ class Demultiplexer:
             own = self.own[name] = OwnQueue(name, batch)
         return own
 
-    def channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
+    def channel(self, own: OwnQueue, name: ChannelName) -> LocalChannel:
         """The local channel that somebody is about to receive on, made if need be.
 
         To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
         done here and not when a message arrives, since the one that is being looked at is
         idle too until its receiver waits.
         """
-        found = own.locals.get(local)
+        found = own.locals.get(name.local)
         if found is None:
             if len(own.locals) >= own.sweep_at:
                 self.sweep(own)
                 own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
-            found = self._new_channel(own, local)
+            found = self._new_channel(own, name.local)
+        self.buffers[name.full] = found.items
         return found
 
     def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
@@ -126,29 +129,22 @@ class Demultiplexer:
                 items.extend(live)
             if not items and not channel.waiters:
                 del own.locals[local]
+                self.buffers.pop((own.name + local).decode("ascii"), None)
 
     # Taking
 
-    def fetched(self, name: ChannelName) -> Body | None:
-        """The next message of a channel that is in its buffer, or None. Needs no lock.
+    def fetched(self, channel: str) -> Body | None:
+        """The next message of a channel if it is in the buffer already. Takes the lock itself.
 
-        What is in the buffer has its place in the order already (S6), and to take it off is
-        one step; whatever is not as it usually is is left for `look`.
+        A short cut: what is not as it usually is is left for `look`.
         """
-        own = self.own.get(name.queue)
-        if own is None:
+        items = self.buffers.get(channel)
+        if not items:
             return None
-        channel = own.locals.get(name.local)
-        if channel is None or not channel.items or self.engine.flushes != self._flushes:
-            return None
-        try:
-            body, deadline, _ = channel.items.popleft()
-        except IndexError:  # another thread was faster
-            return None
-        if deadline > self.engine.clock():
-            return body
+        engine = self.engine
         with self.lock:
-            own.expired += 1
+            if items and items[0][1] > engine.clock() and engine.flushes == self._flushes:
+                return items.popleft()[0]
         return None
 
     def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> Body | None:
@@ -218,7 +214,7 @@ class Demultiplexer:
         if not own.certain or armed_by is None:
             return False
         # Another's bell will do as long as there is somebody who answers it.
-        return armed_by is listener or (armed_by in own.by and armed_by.alive())
+        return armed_by is listener or (armed_by in own.waiting and armed_by.alive())
 
     # Fetching
 
@@ -331,8 +327,7 @@ class Demultiplexer:
     def wait(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
         """Note who waits for a channel, or for any of the queue."""
         (own.anyone if channel is None else channel.waiters).append(waiter)
-        own.waiting += 1
-        own.by[waiter.listener] = own.by.get(waiter.listener, 0) + 1
+        own.waiting[waiter.listener] = own.waiting.get(waiter.listener, 0) + 1
 
     def leave(self, own: OwnQueue, local: bytes | None, waiter: Waiter) -> None:
         """Forget who does not wait any more. If it was woken, another is woken for it."""
@@ -356,7 +351,7 @@ class Demultiplexer:
 
     def hand_over(self, own: OwnQueue, listener: Listener) -> None:
         """See to it that somebody hears the bell when a listener has nobody left waiting."""
-        if own.armed_by is not listener or not own.waiting or listener in own.by:
+        if own.armed_by is not listener or not own.waiting or listener in own.waiting:
             return
         own.armed_by, own.certain = None, False
         if listener.bell is not None and not self.blocking:
@@ -393,12 +388,11 @@ class Demultiplexer:
             yield channel.waiters
 
     def _not_waiting(self, own: OwnQueue, waiter: Waiter) -> None:
-        own.waiting -= 1
-        left = own.by[waiter.listener] - 1
+        left = own.waiting[waiter.listener] - 1
         if left:
-            own.by[waiter.listener] = left
+            own.waiting[waiter.listener] = left
         else:
-            del own.by[waiter.listener]
+            del own.waiting[waiter.listener]
 
     # Listeners
 
@@ -416,7 +410,7 @@ class Demultiplexer:
 
     def _forget(self, listener: Listener) -> None:
         for own in self.own.values():
-            if listener in own.by:
+            if listener in own.waiting:
                 for waiters in self._waiter_lists(own):
                     for waiter in [each for each in waiters if each.listener is listener]:
                         waiters.remove(waiter)
@@ -461,7 +455,7 @@ class Demultiplexer:
             for own in self.own.values():
                 if own.waiting:
                     self.fail(own, error)
-            self.own = {}
+            self.own, self.buffers = {}, {}
             listeners = [*self.loops.values(), *self.threads, *self.dead]
             self.loops, self.threads = {}, []
             self.dead.clear()

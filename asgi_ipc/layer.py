@@ -63,15 +63,16 @@ class IPCChannelLayer(LayerSurface):
         Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
         for a process-specific channel that this process did not make.
         """
-        name = channel_name(channel)
         demux = self._lease.demux or self._core.demux
-        if not name.specific:
-            return decode(await listener_here(demux).receive_ordinary(name.queue))
-        if name.owner != (demux.identity or demux.learn_identity()):
-            raise ValueError(self._not_ours(name))
-        body = demux.fetched(name)
+        body = demux.fetched(channel) if isinstance(channel, str) else None
         if body is None:
-            body = await listener_here(demux).receive_own(name)
+            name = channel_name(channel)
+            if not name.specific:
+                body = await listener_here(demux).receive_ordinary(name.queue)
+            elif name.owner == (demux.identity or demux.learn_identity()):
+                body = await listener_here(demux).receive_own(name)
+            else:
+                raise ValueError(self._not_ours(name))
         return decode(body)
 
     async def new_channel(self, prefix: str = "specific") -> str:

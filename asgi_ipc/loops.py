@@ -31,7 +31,10 @@ class LoopWaiter(Waiter):
     listener: LoopListener
 
     def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(listener)
+        # Not by way of the base class: one is made whenever somebody waits.
+        self.listener = listener
+        self.woken = False
+        self.error = None
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
@@ -141,17 +144,17 @@ class LoopListener(Listener):
 
     async def receive_own(self, name: ChannelName) -> Body:
         """The next message on a process-specific channel of this process."""
-        demux, local = self.demux, name.local
+        demux = self.demux
         while True:
             with demux.lock:
                 own = demux.own.get(name.queue) or demux.queue(name.queue)
-                channel = own.locals.get(local) or demux.channel(own, local)
+                channel = demux.channel(own, name)
                 body = demux.look(own, channel, self)
                 if body is None and self.bell is None:
                     self.open()
                     body = demux.look(own, channel, self)
                 if body is not None:
-                    if own.armed_by is self and own.waiting and self not in own.by:
+                    if own.waiting and self not in own.waiting:
                         demux.hand_over(own, self)
                     return body
                 waiter = self._waiter()
@@ -160,10 +163,16 @@ class LoopListener(Listener):
                 await waiter.future
             except BaseException:
                 with demux.lock:
-                    demux.leave(own, local, waiter)
+                    demux.leave(own, name.local, waiter)
                 raise
             if waiter.error is not None:
                 raise waiter.error
+            body = demux.fetched(name.full)
+            if body is not None:
+                if own.waiting and self not in own.waiting:
+                    with demux.lock:
+                        demux.hand_over(own, self)
+                return body
 
     async def receive_ordinary(self, queue: bytes) -> bytes:
         """The next message on an ordinary queue.
@@ -266,7 +275,7 @@ class LoopListener(Listener):
         demux, waiting = self.demux, False
         with demux.lock:
             for own in list(demux.own.values()):
-                here = self in own.by
+                here = self in own.waiting
                 if own.armed_by is self or here:
                     own.certain = False
                 if not rung:

@@ -36,7 +36,7 @@ class OffloadingListener(LoopListener):
         while True:
             with demux.lock:
                 own = demux.queue(name.queue)
-                channel = demux.channel(own, local)
+                channel = demux.channel(own, name)
                 demux.notice_flush()
                 body = demux.take(own, channel)
                 if body is not None:
@@ -139,7 +139,7 @@ class OffloadingListener(LoopListener):
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
-                again = own.waiting > 0 and (own.fetch_again or not own.certain) and error is None
+                again = bool(own.waiting) and (own.fetch_again or not own.certain) and error is None
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
