@@ -68,7 +68,7 @@ class IPCChannelLayer(LayerSurface):
         if body is None:
             name = channel_name(channel)
             if not name.specific:
-                body = await listener_here(demux).receive_ordinary(name.queue)
+                body = await listener_here(demux).receive_ordinary(name)
             elif name.owner == (demux.identity or demux.learn_identity()):
                 body = await listener_here(demux).receive_own(name)
             else:

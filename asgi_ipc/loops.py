@@ -9,6 +9,8 @@ waited for wakes somebody else, here or in another process.
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 import weakref
 from collections import deque
 
@@ -18,6 +20,7 @@ from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
 from .messages import Body
 from .names import ChannelName
+from .spinning import LIMIT, Spinner
 
 #: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
 #: come back for the next one at once, and to disarm costs as much as to receive.
@@ -27,7 +30,7 @@ LINGER = 0.05
 class LoopWaiter(Waiter):
     """A receive in an event loop."""
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "since")
     listener: LoopListener
 
     def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
@@ -35,6 +38,7 @@ class LoopWaiter(Waiter):
         self.listener = listener
         self.woken = False
         self.error = None
+        self.since = time.monotonic()
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
@@ -89,6 +93,7 @@ class LoopListener(Listener):
         self._timer: asyncio.TimerHandle | None = None
         self._idle: set[bytes] = set()
         self._descriptor = -1
+        self._spinner = Spinner()
 
     def alive(self) -> bool:
         """Whether the loop is there and not closed."""
@@ -145,6 +150,8 @@ class LoopListener(Listener):
     async def receive_own(self, name: ChannelName) -> Body:
         """The next message on a process-specific channel of this process."""
         demux = self.demux
+        if self._spinner.worth_it():
+            await self._look_out(name)
         while True:
             with demux.lock:
                 own = demux.own.get(name.queue) or demux.queue(name.queue)
@@ -167,6 +174,7 @@ class LoopListener(Listener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
+            self._spinner.waited(waiter.since)
             body = demux.fetched(name.full)
             if body is not None:
                 if own.waiting and self not in own.waiting:
@@ -174,13 +182,15 @@ class LoopListener(Listener):
                         demux.hand_over(own, self)
                 return body
 
-    async def receive_ordinary(self, queue: bytes) -> bytes:
+    async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue.
 
         There is no await between taking it off the queue and returning it, so that
         cancelling the receiver never loses it.
         """
-        pop, watches = self.demux.engine.pop, self.watches
+        pop, watches, queue = self.demux.engine.pop, self.watches, name.queue
+        if self._spinner.worth_it():
+            await self._look_out(name)
         watch = watches.get(queue)
         while True:
             # Behind somebody who waits for a bell that will ring there is nothing to see.
@@ -213,7 +223,29 @@ class LoopListener(Listener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
+            self._spinner.waited(waiter.since)
             watch = watches.get(queue)
+
+    async def _look_out(self, name: ChannelName) -> None:
+        """Return when there seems to be a message, or it is time to sleep (`spinning`)."""
+        demux, queue, channel = self.demux, name.queue, name.full
+        own, watch = demux.own.get(queue), self.watches.get(queue)
+        if (own is not None and own.waiting) or (watch is not None and watch.waiters):
+            return  # There is no telling who of all these is next.
+        spinner, peek, buffers = self._spinner, demux.engine.peek, demux.buffers
+        until = time.monotonic() + LIMIT
+        spinner.busy = True
+        try:
+            while not peek(queue) and not buffers.get(channel):
+                if time.monotonic() > until:
+                    spinner.in_vain()
+                    return
+                os.sched_yield()
+                await asyncio.sleep(0)
+        finally:
+            spinner.busy = False
+        if own is not None:
+            own.certain = False  # A bell armed before may be about to ring for this.
 
     def _waiter(self) -> LoopWaiter:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, Union, cast
+from typing import Any, NoReturn, cast
 
 import msgpack
 
@@ -101,7 +101,7 @@ class SharedBody:
 
 
 #: A message as receivers find it.
-Body = Union[bytes, SharedBody]
+Body = bytes | SharedBody
 
 
 def _finish(message: Mapping[str, Any]) -> bytes:

@@ -56,9 +56,9 @@ class OffloadingListener(LoopListener):
             if waiter.error is not None:
                 raise waiter.error
 
-    async def receive_ordinary(self, queue: bytes) -> bytes:
+    async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue."""
-        bell = await self._opened()
+        queue, bell = name.queue, await self._opened()
         loop = asyncio.get_running_loop()
         while True:
             while settling := self._settling.get(queue):

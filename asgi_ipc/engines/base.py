@@ -193,6 +193,13 @@ class Engine(Protocol):
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """Take up to ``limit`` oldest records; fewer: the queue is empty, arm ``bell`` (E12)."""
 
+    def peek(self, queue: bytes) -> bool:
+        """False if the queue was empty just now; True if it may not be (E24). Takes no lock.
+
+        Asked again and again by who expects a record any moment. An engine that would have
+        to wait for the answer says True.
+        """
+
     def restore(self, queue: bytes, record: Popped) -> None:
         """Put back in front a record that `pop` gave and nobody used; rings (E6)."""
 

@@ -293,6 +293,11 @@ class MemoryEngine:
                 found.bells.append(_ours(bell))
         return [Popped(entry.payload, entry.deadline) for entry in taken]
 
+    def peek(self, queue: bytes) -> bool:
+        """Whether there is a record, dead or alive."""
+        found = self._store.queues.get(queue)
+        return found is not None and bool(found.entries)
+
     def restore(self, queue: bytes, record: Popped) -> None:
         """Put a record back in front; it counts as never popped."""
         store = self._store

@@ -144,6 +144,13 @@ class SharedMemoryEngine(Attachment):
             self._look_after(now)
         return taken
 
+    def peek(self, queue: bytes) -> bool:
+        """See `Engine.peek`."""
+        try:
+            return self._queues.peek(queue)
+        except (ValueError, IndexError):  # closed, or written to meanwhile: to be looked at
+            return True
+
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
         while True:

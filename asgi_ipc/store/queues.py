@@ -155,6 +155,18 @@ class Queues:
         self._heap.commit(change)
         return words[self._heap.end - handle]
 
+    def peek(self, name: bytes) -> bool:
+        """Whether a queue may have messages: no if it had none just now. Takes no lock."""
+        words = self._words
+        place, address, tag = self._known.get(name, _NOWHERE)
+        return (
+            words[place] != address
+            or words[address + Q_TAG] != tag
+            or words[address + Q_IN] != words[address + Q_OUT]
+            or words[address + Q_HEAD] != 0
+            or words[FLUSHES] != self._flushes
+        )
+
     # ---- pushing and popping
 
     def push(self, record: Record, now: int) -> int:
