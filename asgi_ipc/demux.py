@@ -147,6 +147,12 @@ class Demultiplexer:
                 return items.popleft()[0]
         return None
 
+    def has_fetched(self, name: ChannelName) -> bool:
+        """Whether there is something in the buffer of a channel. Needs no lock."""
+        own = self.own.get(name.queue)
+        channel = own.locals.get(name.local) if own is not None else None
+        return channel is not None and len(channel.items) > 0
+
     def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> Body | None:
         """The next message of a channel, fetched if need be; else the bell is armed."""
         engine = self.engine

@@ -228,15 +228,15 @@ class LoopListener(Listener):
 
     async def _look_out(self, name: ChannelName) -> None:
         """Return when there seems to be a message, or it is time to sleep (`spinning`)."""
-        demux, queue, channel = self.demux, name.queue, name.full
+        demux, queue = self.demux, name.queue
         own, watch = demux.own.get(queue), self.watches.get(queue)
         if (own is not None and own.waiting) or (watch is not None and watch.waiters):
             return  # There is no telling who of all these is next.
-        spinner, peek, buffers = self._spinner, demux.engine.peek, demux.buffers
+        spinner, peek, has_fetched = self._spinner, demux.engine.peek, demux.has_fetched
         until = time.monotonic() + LIMIT
         spinner.busy = True
         try:
-            while not peek(queue) and not buffers.get(channel):
+            while not peek(queue) and not has_fetched(name):
                 if time.monotonic() > until:
                     spinner.in_vain()
                     return

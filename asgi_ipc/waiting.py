@@ -7,6 +7,7 @@ nobody would hear it any more.
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -19,6 +20,7 @@ from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
 from .messages import Body
 from .names import ChannelName
+from .spinning import LIMIT, Spinner
 
 
 class ThreadListener(Listener):
@@ -29,6 +31,7 @@ class ThreadListener(Listener):
     def __init__(self, demux: Demultiplexer) -> None:
         super().__init__(demux)
         self.bell = demux.engine.bell()
+        self.spinner = Spinner()
         self._thread = weakref.ref(threading.current_thread())
 
     def alive(self) -> bool:
@@ -106,6 +109,11 @@ def receive_waiting(
         return found
     end = None if timeout is None else time.monotonic() + timeout
     listener = _this_thread(demux)
+    if listener.spinner.worth_it():
+        found = _look_out(demux, names, listener.spinner, end)
+        if found is not None:
+            return found
+    began = time.monotonic()
     try:
         while True:
             if listener.bell.fileno() < 0:
@@ -115,6 +123,7 @@ def receive_waiting(
             try:
                 found = receive_now(demux, names, listener)
                 if found is not None:
+                    listener.spinner.waited(began)
                     return found
                 left = demux.look_again if end is None else end - time.monotonic()
                 if left <= 0:
@@ -129,6 +138,24 @@ def receive_waiting(
                     raise waiter.error
     finally:
         _disarm(demux, names, listener)
+
+
+def _look_out(
+    demux: Demultiplexer, names: Sequence[ChannelName], spinner: Spinner, end: float | None
+) -> tuple[str, Body] | None:
+    """As `receive_now`, but look out for a message for a while (`asgi_ipc.spinning`)."""
+    until = time.monotonic() + LIMIT
+    if end is not None:
+        until = min(until, end)
+    peek, queues = demux.engine.peek, [name.queue for name in names]
+    let_threads_run = select.poll().poll
+    while time.monotonic() < until:
+        if any(map(peek, queues)):
+            return receive_now(demux, names)
+        let_threads_run(0)  # time.sleep(0) may sleep much longer.
+        os.sched_yield()
+    spinner.in_vain()
+    return None
 
 
 def _queue(demux: Demultiplexer, name: ChannelName) -> OwnQueue:

@@ -120,6 +120,19 @@ def test_no_wake_up_between_processes_is_lost(case: Case) -> None:
 
 
 @shared
+@pytest.mark.clause("E24")
+def test_a_peek_sees_what_another_process_has_pushed(case: Case) -> None:
+    engine, other = case.open(), case.process()
+    for number in range(40):
+        engine.peek(b"q")
+        assert other.call("push", b"q", [b"%d" % number, b"more"]) == []
+        assert engine.peek(b"q") is True
+        assert other.call("pop", b"q") == [b"%d" % number]
+        assert engine.peek(b"q") is True
+        assert pop(engine, b"q") == [b"more"]
+
+
+@shared
 @pytest.mark.clause("E13")
 @pytest.mark.needs("wakes")
 def test_each_record_wakes_one_of_the_waiting_processes(case: Case) -> None:

@@ -377,3 +377,31 @@ def test_many_queues_each_keep_their_own(engine: Engine) -> None:
         engine.push([record(engine, name, b"%d " % turn + name) for name in names])
     for name in reversed(names):
         assert pop(engine, name) == [b"0 " + name, b"1 " + name]
+
+
+@pytest.mark.clause("E24")
+def test_a_peek_sees_every_record_that_a_pop_would_get(engine: Engine, case: Case) -> None:
+    other = case.open()
+    # A queue may be kept in another way once it has been in use for a while.
+    for number in range(60):
+        for pusher, queue in ((engine, b"a"), (other, b"b")):
+            push(pusher, queue, [b"%d" % number] * 3)
+            for left in (3, 2, 1):
+                assert engine.peek(queue) is True
+                assert other.peek(queue) is True
+                assert pop(engine if left % 2 else other, queue, 1) == [b"%d" % number]
+            engine.peek(queue)
+
+
+@pytest.mark.clause("E24")
+def test_a_peek_sees_what_was_restored_and_what_came_after_a_flush(engine: Engine) -> None:
+    for _ in range(40):
+        push(engine, b"q", [b"1"])
+        (popped,) = engine.pop(b"q")
+        engine.restore(b"q", popped)
+        assert engine.peek(b"q") is True
+        engine.flush()
+        engine.peek(b"q")
+        push(engine, b"q", [b"2"])
+        assert engine.peek(b"q") is True
+        assert pop(engine, b"q") == [b"2"]

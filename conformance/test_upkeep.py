@@ -206,6 +206,7 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "push": lambda engine: engine.push([]),
     "push one": lambda engine: engine.push([record_for_nobody()]),
     "pop": lambda engine: engine.pop(b"q"),
+    "peek": lambda engine: engine.peek(b"q"),
     "restore": lambda engine: engine.restore(b"q", Popped(b"x", 1 << 62)),
     "disarm": lambda engine: engine.disarm(b"q", a_bell_for_nobody()),
     "bell": lambda engine: engine.bell(),

@@ -1,4 +1,4 @@
-"""Bells, and who is rung when: E12 to E14, within one process."""
+"""Bells, and who is rung when, and looking without waiting: E12 to E14, E24, in one process."""
 
 from __future__ import annotations
 
@@ -263,3 +263,18 @@ def test_disarming_touches_that_queue_only(engine: Engine) -> None:
     engine.disarm(b"b", bell)
     assert rung(other, ENOUGH)
     assert pop(engine, b"a") == [b"1"]
+
+
+@pytest.mark.clause("E24")
+def test_a_peek_changes_nothing(engine: Engine) -> None:
+    bell = waiting(engine, b"q")
+    for _ in range(3):
+        engine.peek(b"q")
+        engine.peek(b"never used")
+    before = dict(engine.statistics())
+    push(engine, b"q", [b"1", b"2"])
+    for _ in range(3):
+        assert engine.peek(b"q") is True
+    assert rung(bell, ENOUGH)
+    assert pop(engine, b"q") == [b"1", b"2"]
+    assert before["pushed"] + 2 == engine.statistics()["pushed"]

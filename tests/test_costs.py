@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 import pytest
 
 import asgi_ipc
-from asgi_ipc import IPCChannelLayer
+from asgi_ipc import IPCChannelLayer, loops
 from asgi_ipc.engines import available
+from asgi_ipc.spinning import Spinner
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lanes import HOT
 from conformance.opcodes import trace_nothing, trace_opcodes
@@ -144,6 +145,19 @@ async def usual(
     return max(counts, key=counts.count)
 
 
+@pytest.fixture
+def at_leisure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are far between, so that who waits sleeps at once."""
+    monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages follow each other closely, so that who waits looks out for the next one."""
+    monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
+    monkeypatch.setattr(loops, "LIMIT", 1e6)
+
+
 # System calls
 
 
@@ -200,6 +214,7 @@ def test_messages_that_wait_on_an_own_channel_are_fetched_in_one_lock_round(
     run(main())
 
 
+@pytest.mark.usefixtures("at_leisure")
 def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(layer: IPCChannelLayer) -> None:
     """It is woken, takes the message, answers one who is awake, and waits again."""
 
@@ -219,6 +234,7 @@ def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(layer: IPCChanne
     run(main())
 
 
+@pytest.mark.usefixtures("at_leisure")
 def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_ring(
     layer: IPCChannelLayer,
 ) -> None:
@@ -229,6 +245,23 @@ def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_ring(
         calls = await usual(system_calls, trip.ask, trip.answer)
         await trip.end()
         assert calls == [*_LOCK_ROUND, "write"]
+
+    run(main())
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_a_receiver_that_looks_out_is_not_rung_for_and_takes_the_message_in_one_lock_round(
+    layer: IPCChannelLayer,
+) -> None:
+    async def main() -> None:
+        own = await layer.new_channel()
+        trip = Trip(layer, own, "ordinary")
+        await trip.start()
+        assert await usual(system_calls, trip.ask, trip.answer) == _LOCK_ROUND
+        calls = await usual(system_calls, trip.answer, trip.ask)
+        await trip.end()
+        # One to take the message, one to answer.
+        assert [call for call in calls if call != "sched_yield"] == 2 * _LOCK_ROUND
 
     run(main())
 
@@ -350,6 +383,7 @@ def assert_same(near: Iterable[float], far: Iterable[float], same: float = _SAME
 # Bounds
 
 
+@pytest.mark.usefixtures("at_leisure")
 def test_no_operation_runs_much_more_than_it_did(layer: IPCChannelLayer) -> None:
     async def main() -> dict[str, int]:
         own, answers = await layer.new_channel(), "answers"

@@ -939,6 +939,34 @@ class LittersTheRun(MemoryEngine):
 # ---- faults that take several processes, or a kill
 
 
+class SeesNothing(Wrong):
+    breaks = "E24"
+
+    def peek(self, queue: bytes) -> bool:
+        return False
+
+
+class PeeksByTaking(Wrong):
+    breaks = "E24"
+
+    def peek(self, queue: bytes) -> bool:
+        return bool(self.pop(queue))
+
+
+class RemembersAnEmptyQueue(Wrong):
+    """What was flushed, and is filled again, it still takes to be empty."""
+
+    breaks = "E24"
+    empty: tuple[bytes, ...] = ()
+
+    def flush(self) -> None:
+        self.empty = tuple(self._store.queues)
+        super().flush()
+
+    def peek(self, queue: bytes) -> bool:
+        return queue not in self.empty and super().peek(queue)
+
+
 class WrongAmongMany(MmapEngine):
     """Breaks what it says, where processes share a store or are killed."""
 
@@ -1088,6 +1116,21 @@ class RingsTheDead(WrongAmongMany):
     def _ring(self, queue: bytes, bell: int) -> None:
         with mock.patch.object(type(self._queues), "next_bell", return_value=0):
             super()._ring(queue, bell)
+
+
+class PeeksAtItsOwnOnly(WrongAmongMany):
+    breaks = "E24"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.own: set[bytes] = set()
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        self.own |= {record.queue for record in records}
+        return super().push(records)
+
+    def peek(self, queue: bytes) -> bool:
+        return queue in self.own and super().peek(queue)
 
 
 def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:

@@ -36,6 +36,7 @@ Waiting
        a bell that is closed, or whose process is gone, is passed over.
   E14  `disarm` takes the bell off the queue; had it been rung for it already, and the
        queue has records, the next bell is rung in its stead.
+  E24  `peek` is True of a queue that has a live record, whoever pushed it; it changes nothing.
 
 Processes (capability ``crosses_processes``)
   E15  Two processes that open the same prefix with the same options share everything.
@@ -155,7 +156,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E23.
+    """A store of queues and tables. See the module's clauses E1 to E24.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block briefly while
@@ -194,10 +195,10 @@ class Engine(Protocol):
         """Take up to ``limit`` oldest records; fewer: the queue is empty, arm ``bell`` (E12)."""
 
     def peek(self, queue: bytes) -> bool:
-        """False if the queue was empty just now; True if it may not be (E24). Takes no lock.
+        """False if the queue has no record; True if it may have one (E24).
 
-        Asked again and again by who expects a record any moment. An engine that would have
-        to wait for the answer says True.
+        Asked over and over by who expects a record any moment, on the event loop too: it
+        takes no lock and never waits. An engine that can't tell without says True.
         """
 
     def restore(self, queue: bytes, record: Popped) -> None:

@@ -294,7 +294,7 @@ class MemoryEngine:
         return [Popped(entry.payload, entry.deadline) for entry in taken]
 
     def peek(self, queue: bytes) -> bool:
-        """Whether there is a record, dead or alive."""
+        """Whether there is a record, dead or alive (E24)."""
         found = self._store.queues.get(queue)
         return found is not None and bool(found.entries)
 

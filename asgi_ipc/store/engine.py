@@ -148,7 +148,8 @@ class SharedMemoryEngine(Attachment):
         """See `Engine.peek`."""
         try:
             return self._queues.peek(queue)
-        except (ValueError, IndexError):  # closed, or written to meanwhile: to be looked at
+        except (ValueError, IndexError):  # closed, or changed meanwhile
+            self._inside()
             return True
 
     def restore(self, queue: bytes, record: Popped) -> None:

@@ -325,6 +325,12 @@ class SQLiteEngine:
                         bells.append(_ours(bell))
         return [Popped(payload, deadline) for payload, deadline, _ in rows]
 
+    def peek(self, queue: bytes) -> bool:
+        """True: the database would have to be asked, and `pop` does that."""
+        if self._closed:
+            raise StoreUnavailable("this SQLite engine is closed; open another")
+        return True
+
     def restore(self, queue: bytes, record: Popped) -> None:
         """In front of all others."""
         with self._transaction() as (db, now):

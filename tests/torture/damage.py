@@ -214,6 +214,7 @@ def call(world: World, dice: random.Random) -> None:
     what = dice.choice(
         ["push"] * 6 + ["pop"] * 6 + ["restore", "disarm", "put", "put", "remove", "members"] * 2
         + ["members", "statistics", "counts", "sweep", "look", "check", "flush", "identity", "open"]
+        + ["peek"]
     )  # fmt: skip
     if what == "push":
         payload = dice.choice([b"", b"x" * 50, b"x" * 5_000, LARGE])
@@ -231,6 +232,8 @@ def call(world: World, dice: random.Random) -> None:
         engine.restore(name, Popped(dice.choice([b"", LARGE]), world.now + 10**9))
     elif what == "disarm":
         engine.disarm(name, dice.choice(world.bells))
+    elif what == "peek":
+        assert engine.peek(name) in (True, False)
     elif what == "put":
         engine.put(table, b"%d" % dice.randrange(9), 1 << 62, dice.choice([b"", world.dead]))
     elif what == "remove":
