@@ -270,20 +270,25 @@ class LoopListener(Listener):
     def _tick(self) -> None:
         """Look again, lest a ring was lost with the process that was about to ring."""
         self._timer = None
-        if self.bell is not None and self.bell.fileno() < 0:
-            self._lost_bell(self.bell)
+        lost = self.bell is not None and self.bell.fileno() < 0
+        if lost:
+            self._lost_bell()
         waiting = self._fetch_own(rung=False)
-        for watch in self.watches.values():
-            if watch.waiters:
-                waiting = True
+        peek = self.demux.engine.peek
+        for queue, watch in self.watches.items():
+            # One look at least, since that is when an engine looks after its store.
+            if watch.waiters and (not waiting or lost or peek(queue)):
                 watch.armed = False
                 watch.wake_one()
+            waiting = waiting or bool(watch.waiters)
         if waiting:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.demux.look_again, self._tick)
 
-    def _lost_bell(self, bell: Bell) -> None:
-        """The engine can't ring this bell any more. Hang up another."""
+    def _lost_bell(self) -> None:
+        """The engine can't ring the bell any more. Hang up another."""
+        bell = self.bell
+        assert bell is not None
         asyncio.get_running_loop().remove_reader(self._descriptor)
         self.bell = None
         for queue, watch in self.watches.items():

@@ -16,6 +16,8 @@ from .layout import HAND, WORD
 NEVER = (1 << 64) - 1
 #: Nanoseconds after which a full store is searched again for what the dead left.
 SWEEP_AGAIN = 1_000_000_000
+#: Some buckets of which none is in use.
+_EMPTY = bytes(128 * WORD)
 #: No chain is longer; one that is has been made a circle. (Chains have a few records.)
 LONGEST_CHAIN = range(1 << 16)
 
@@ -65,12 +67,15 @@ class Index:
         start = 0 if share >= self.buckets else self._words[HAND] % self.buckets
         stop = min(start + share, self.buckets)
         first, last = self._table + start, self._table + stop
-        # Most turns find nothing, in a store that idles; that must cost nothing.
-        size = (last - first) * WORD
-        if self._heap.bytes[first * WORD : last * WORD].tobytes() == bytes(size):
-            return [], stop % self.buckets
-        heads = self._words[first:last].tolist()
-        return [bucket for bucket, head in enumerate(heads, first) if head], stop % self.buckets
+        heads = self._heap.bytes[first * WORD : last * WORD].tobytes()
+        found = []
+        # Most of a table is empty, in most stores; to pass over that must cost nothing.
+        for at in range(0, len(heads), len(_EMPTY)):
+            if heads[at : at + len(_EMPTY)] != _EMPTY:
+                block = first + at // WORD
+                words = self._words[block : min(block + len(_EMPTY) // WORD, last)].tolist()
+                found += [bucket for bucket, head in enumerate(words, block) if head]
+        return found, stop % self.buckets
 
     @staticmethod
     def circle() -> StoreCorrupt:
