@@ -1104,7 +1104,7 @@ class WritesNoJournal(WrongAmongMany):
     breaks = "E16"
 
     def __init__(self, prefix: str, **options: Any) -> None:
-        with mock.patch("asgi_ipc.store.heap.Journal", TornJournal):
+        with mock.patch("asgi_ipc.store.log.Journal", TornJournal):
             super().__init__(prefix, **options)
 
 

@@ -23,6 +23,7 @@ from asgi_ipc.store.index import Index
 from asgi_ipc.store.journal import Journal
 from asgi_ipc.store.lanes import Lanes
 from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
+from asgi_ipc.store.log import Log
 from asgi_ipc.store.region import Region
 from asgi_ipc.store.sidecar import Record, Sidecar
 from asgi_ipc.store.waiters import Waiters
@@ -144,14 +145,14 @@ def recovery_that_commits_first() -> None:
 
 def forgotten_handle() -> None:
     """A record is given up, and its handle is not."""
-    free = Heap.free
+    free = Log.free
 
-    def forgetful(self: Heap, change: Any, handle: int) -> None:
+    def forgetful(self: Log, change: Any, handle: int) -> None:
         free(self, change, handle)
         if layout.FREE_ID in change:
             del change[layout.FREE_ID]
 
-    Heap.free = forgetful  # type: ignore[method-assign]
+    Log.free = forgetful  # type: ignore[method-assign]
 
 
 def old_extent_freed_first() -> None:
