@@ -31,7 +31,7 @@ help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
 	@echo "make test    lint, types and all tests (JOBS processes)"
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
-	@echo "make torture kills at every opcode, torn stores, spoiled memory (minutes)"
+	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour)"
 	@echo "make lint    lint and types only"
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, QUICK, OUT)"
@@ -50,6 +50,8 @@ conformance: $(READY)
 # The engines share what an operation stores: one is killed everywhere, the others sampled.
 torture: $(READY)
 	@$(BIN)/python -m tests.torture soak --seconds 120
+	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
+	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py
 	@$(BIN)/python -m tests.torture plants --sample 400
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
 	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)

@@ -45,16 +45,17 @@ _COMPILED = not (sys.modules["asgi_ipc.core"].__file__ or "").endswith(".py")
 
 pytestmark = pytest.mark.skipif(_COMPILED, reason="nothing of compiled code can be counted")
 
-#: Opcodes on CPython 3.11 when this was written. A test fails at half as many again: so much
-#: no other Python differs, and no change costs by accident.
+#: Opcodes on CPython 3.11 when this was written.
 _ONCE = {
-    "send": 669,
-    "receive": 672,
-    "ordinary send": 659,
-    "ordinary receive": 524,
-    "broadcast": 804,
-    "answer": 1978,
+    "send": 681,
+    "receive": 719,
+    "ordinary send": 671,
+    "ordinary receive": 579,
+    "broadcast": 816,
+    "answer": 2031,
 }
+#: How many times as much may be done. Other Pythons have other opcodes, but not half as many more.
+_DEARER = 1.1 if sys.version_info[:2] == (3, 11) else 1.5
 
 Action = Callable[[], Awaitable[object]]
 _Count = TypeVar("_Count")
@@ -410,7 +411,7 @@ def test_no_operation_runs_much_more_than_it_did(layer: IPCChannelLayer) -> None
         }
 
     counted = run(main())
-    dearer = {name: count for name, count in counted.items() if count > 1.5 * _ONCE[name]}
+    dearer = {name: count for name, count in counted.items() if count > _DEARER * _ONCE[name]}
     assert not dearer, f"of {counted}"
 
 
