@@ -81,7 +81,8 @@ class OwnQueue:
         self.anyone: deque[Waiter] = deque()
         #: How many waiters of each listener are not woken yet.
         self.waiting: dict[Listener, int] = {}
-        #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty.
+        #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty. Whoever
+        #: knows better says so, with the lock or without.
         self.armed_by: Listener | None = None
         self.certain = False
         #: Whoever looked last had to wait.

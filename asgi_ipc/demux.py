@@ -43,6 +43,11 @@ LOOK_AGAIN = 1.0
 POLL = 0.02
 
 
+def closed() -> StoreUnavailable:
+    """What a receiver gets whose layer is closed under it."""
+    return StoreUnavailable("the channel layer was closed while this receive waited")
+
+
 class Demultiplexer:
     """See the module."""
 
@@ -79,6 +84,11 @@ class Demultiplexer:
         # No engine has this many: the first look finds a difference, and nothing to forget.
         self._flushes = -1
 
+    def check_open(self) -> None:
+        """Raise if the layer was closed; who was not noted as waiting then has to ask."""
+        if self.closed:
+            raise closed()
+
     def learn_identity(self) -> bytes:
         """This process's identity."""
         self.identity = self.engine.identity
@@ -94,7 +104,7 @@ class Demultiplexer:
         return own
 
     def channel(self, own: OwnQueue, name: ChannelName) -> LocalChannel:
-        """The local channel that somebody is about to receive on, made if need be.
+        """The local channel that somebody is about to receive on, made and noted if need be.
 
         To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
         done here and not when a message arrives, since the one that is being looked at is
@@ -148,9 +158,14 @@ class Demultiplexer:
         return None
 
     def has_fetched(self, name: ChannelName) -> bool:
-        """Whether there is something in the buffer of a channel. Needs no lock."""
+        """Whether a channel, or for a name that ends in ``!`` any such, has something in its
+        buffer. Needs no lock."""
         own = self.own.get(name.queue)
-        channel = own.locals.get(name.local) if own is not None else None
+        if own is None:
+            return False
+        if not name.local:
+            return any(each.items for each in tuple(own.locals.values()))
+        channel = own.locals.get(name.local)
         return channel is not None and len(channel.items) > 0
 
     def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> Body | None:
@@ -162,7 +177,7 @@ class Demultiplexer:
             body = self.take(own, channel)
             if body is not None:
                 return body
-        if own.certain and self.is_empty(own, listener):
+        if self.is_empty(own, listener):
             return None
         # A bell armed while messages keep coming costs a system call for each of them, so it
         # is armed only if the last look found nothing; else we look again to arm it.
@@ -457,7 +472,7 @@ class Demultiplexer:
         """Let go of all listeners, and let who still waits raise. Called without the lock."""
         with self.lock:
             self.closed = True
-            error = StoreUnavailable("the channel layer was closed while this receive waited")
+            error = closed()
             for own in self.own.values():
                 if own.waiting:
                     self.fail(own, error)
@@ -469,4 +484,4 @@ class Demultiplexer:
             listener.retire()
 
 
-__all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer"]
+__all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer", "closed"]

@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 
 from .buffers import Listener, OwnQueue, Waiter
-from .demux import Demultiplexer
+from .demux import Demultiplexer, closed
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
 from .messages import Body
@@ -30,7 +30,7 @@ LINGER = 0.05
 class LoopWaiter(Waiter):
     """A receive in an event loop."""
 
-    __slots__ = ("future", "since")
+    __slots__ = ("future",)
     listener: LoopListener
 
     def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
@@ -38,7 +38,6 @@ class LoopWaiter(Waiter):
         self.listener = listener
         self.woken = False
         self.error = None
-        self.since = time.monotonic()
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
@@ -118,7 +117,7 @@ class LoopListener(Listener):
 
     def _stop(self, loop: asyncio.AbstractEventLoop, bell: Bell | None) -> None:
         for watch in self.watches.values():
-            error = StoreUnavailable("the channel layer was closed while this receive waited")
+            error = closed()
             for waiter in watch.waiters:
                 waiter.error = error
             while watch.wake_one():
@@ -152,8 +151,10 @@ class LoopListener(Listener):
         demux = self.demux
         if self._spinner.worth_it():
             await self._look_out(name)
+        since = 0.0
         while True:
             with demux.lock:
+                demux.check_open()
                 own = demux.own.get(name.queue) or demux.queue(name.queue)
                 channel = demux.channel(own, name)
                 body = demux.look(own, channel, self)
@@ -163,9 +164,12 @@ class LoopListener(Listener):
                 if body is not None:
                     if own.waiting and self not in own.waiting:
                         demux.hand_over(own, self)
+                    if since:
+                        self._spinner.waited(since)
                     return body
                 waiter = self._waiter()
                 demux.wait(own, channel, waiter)
+            since = since or time.monotonic()
             try:
                 await waiter.future
             except BaseException:
@@ -174,12 +178,12 @@ class LoopListener(Listener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
-            self._spinner.waited(waiter.since)
             body = demux.fetched(name.full)
             if body is not None:
                 if own.waiting and self not in own.waiting:
                     with demux.lock:
                         demux.hand_over(own, self)
+                self._spinner.waited(since)
                 return body
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
@@ -191,8 +195,9 @@ class LoopListener(Listener):
         pop, watches, queue = self.demux.engine.pop, self.watches, name.queue
         if self._spinner.worth_it():
             await self._look_out(name)
-        watch = watches.get(queue)
+        watch, since = watches.get(queue), 0.0
         while True:
+            self.demux.check_open()
             # Behind somebody who waits for a bell that will ring there is nothing to see.
             if watch is None or not watch.waiters or not watch.armed:
                 try:
@@ -206,12 +211,15 @@ class LoopListener(Listener):
                 if records:
                     if watch is not None:
                         self._left(queue, watch)
+                    if since:
+                        self._spinner.waited(since)
                     return records[0].payload
                 if watch is None:
                     watch = watches[queue] = Watch()
                 watch.armed = watch.touched = True
             waiter = self._waiter()
             watch.waiters.append(waiter)
+            since = since or time.monotonic()
             try:
                 await waiter.future
             except BaseException:
@@ -223,7 +231,6 @@ class LoopListener(Listener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
-            self._spinner.waited(waiter.since)
             watch = watches.get(queue)
 
     async def _look_out(self, name: ChannelName) -> None:
@@ -236,14 +243,17 @@ class LoopListener(Listener):
         until = time.monotonic() + LIMIT
         spinner.busy = True
         try:
-            while not peek(queue) and not has_fetched(name):
-                if time.monotonic() > until:
-                    spinner.in_vain()
-                    return
+            while not (peek(queue) or has_fetched(name) or demux.closed):
+                if time.monotonic() >= until:
+                    break
                 os.sched_yield()
                 await asyncio.sleep(0)
         finally:
             spinner.busy = False
+        if time.monotonic() >= until:
+            # Also if something came at last: then others wanted to run for so long.
+            spinner.in_vain()
+        own = demux.own.get(queue)
         if own is not None:
             own.certain = False  # A bell armed before may be about to ring for this.
 
@@ -273,17 +283,24 @@ class LoopListener(Listener):
         lost = self.bell is not None and self.bell.fileno() < 0
         if lost:
             self._lost_bell()
-        waiting = self._fetch_own(rung=False)
-        peek = self.demux.engine.peek
+        # One real look at least, which is when an engine looks after its store. Whoever's bell
+        # is not armed any more is served here too, as soon as there is something for him.
+        looked = again = self._fetch_own(rung=False)
         for queue, watch in self.watches.items():
-            # One look at least, since that is when an engine looks after its store.
-            if watch.waiters and (not waiting or lost or peek(queue)):
-                watch.armed = False
-                watch.wake_one()
-            waiting = waiting or bool(watch.waiters)
-        if waiting:
+            if watch.waiters:
+                again = True
+                if not looked or lost or self._may_have(queue):
+                    looked, watch.armed = True, False
+                    watch.wake_one()
+        if again:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.demux.look_again, self._tick)
+
+    def _may_have(self, queue: bytes) -> bool:
+        try:
+            return self.demux.engine.peek(queue)
+        except Exception:
+            return True  # Who looks gets to know.
 
     def _lost_bell(self) -> None:
         """The engine can't ring the bell any more. Hang up another."""
@@ -315,21 +332,22 @@ class LoopListener(Listener):
                 here = self in own.waiting
                 if own.armed_by is self or here:
                     own.certain = False
-                if not rung:
-                    demux.sweep(own)
                 # With nobody waiting it stays where capacity counts it.
-                if here or (own.waiting and own.armed_by is self):
-                    waiting = True
-                    self._fetch(own)
+                wanted = here or bool(own.waiting and own.armed_by is self)
+                waiting = waiting or wanted
+                try:
+                    if not rung:
+                        demux.sweep(own)
+                    if wanted:
+                        self._fetch(own)
+                except Exception as error:
+                    # Here it would end in the loop's log; those who wait have to know.
+                    demux.fail(own, error)
         return waiting
 
     def _fetch(self, own: OwnQueue) -> None:
-        try:
-            self.demux.notice_flush()
-            self.demux.fetch(own, self, None)
-        except Exception as error:
-            # Here it would end in the loop's log; those who wait have to know.
-            self.demux.fail(own, error)
+        self.demux.notice_flush()
+        self.demux.fetch(own, self, None)
 
     # Leaving
 

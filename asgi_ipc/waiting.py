@@ -86,7 +86,11 @@ def receive_now(
             continue
         with demux.lock:
             own = _queue(demux, name)
-            found = demux.take_any(own) if demux.blocking else demux.look_any(own, listener)
+            if demux.blocking:
+                demux.notice_flush()
+                found = demux.take_any(own)
+            else:
+                found = demux.look_any(own, listener)
         if found is None and demux.blocking:
             demux.fetch_blocking(own, listener)
             with demux.lock:
@@ -116,6 +120,7 @@ def receive_waiting(
     began = time.monotonic()
     try:
         while True:
+            demux.check_open()
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)
@@ -147,15 +152,19 @@ def _look_out(
     until = time.monotonic() + LIMIT
     if end is not None:
         until = min(until, end)
-    peek, queues = demux.engine.peek, [name.queue for name in names]
+    peek, has_fetched = demux.engine.peek, demux.has_fetched
     let_threads_run = select.poll().poll
-    while time.monotonic() < until:
-        if any(map(peek, queues)):
-            return receive_now(demux, names)
+    found = None
+    while not any(peek(name.queue) or has_fetched(name) for name in names):
+        if time.monotonic() >= until or demux.closed:
+            break
         let_threads_run(0)  # time.sleep(0) may sleep much longer.
         os.sched_yield()
-    spinner.in_vain()
-    return None
+    else:
+        found = receive_now(demux, names)
+    if found is None or time.monotonic() >= until:
+        spinner.in_vain()
+    return found
 
 
 def _queue(demux: Demultiplexer, name: ChannelName) -> OwnQueue:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
+from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.demux import BATCH
 from asgi_ipc.engines.base import Popped, Record
+from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.loops import LoopListener
 from asgi_ipc.names import channel_name
 
@@ -258,21 +259,101 @@ def test_a_ping_pong_costs_a_look_at_the_queue_per_message() -> None:
     run(main())
 
 
-def test_idle_receivers_look_again_about_once_a_second_and_no_more() -> None:
+@pytest.mark.parametrize("kind", ["own", "ordinary", "both"])
+def test_idle_receivers_look_again_about_once_a_second_and_no_more(kind: str) -> None:
     async def main() -> None:
         counting = engine()
         layer = IPCChannelLayer(engine=counting)
-        channel = await layer.new_channel()
-        tasks = await soon(*(layer.receive(c) for c in [channel, "a"] * 50))
+        channels = []
+        for number in range(50):
+            if kind != "ordinary":
+                channels.append(await layer.new_channel())
+            if kind != "own":
+                channels += [f"x.{number}"] * (1 + number % 2)
+        tasks = await soon(*map(layer.receive, channels))
         counting.calls.clear()
         began = time.monotonic()
-        await asyncio.sleep(2.2)
-        assert 2 <= counting.calls["pop"] <= 4 * (time.monotonic() - began)
+        await asyncio.sleep(3.6)
+        assert 2 <= counting.calls["pop"] <= 1 + (time.monotonic() - began)
         for task in tasks:
             task.cancel()
         await layer.close()
 
     run(main())
+
+
+class FailingEngine(MuteEngine):
+    """Can't be reached while ``down``, not even to be peeked at; and rings no bells."""
+
+    capabilities = MemoryEngine.capabilities
+    down = False
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Any = None) -> list[Popped]:
+        if self.down:
+            raise StoreUnavailable("it is down")
+        return super().pop(queue, limit, bell)
+
+    def peek(self, queue: bytes) -> bool:
+        if self.down:
+            raise StoreUnavailable("it is down")
+        return super().peek(queue)
+
+
+def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_later_are_served() -> (
+    None
+):
+    async def main() -> None:
+        store = engine(FailingEngine)
+        layer = IPCChannelLayer(engine=store)
+        layer._core.demux.look_again = 0.05
+        channels = [await layer.new_channel(), "a", "b"]
+        tasks = await soon(*map(layer.receive, channels))
+        store.down = True
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreUnavailable] * 3
+        store.down = False
+        tasks = await soon(*map(layer.receive, channels))
+        for channel in channels:
+            await layer.send(channel, {"for": channel})
+        assert await asyncio.gather(*tasks) == [{"for": channel} for channel in channels]
+        await layer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("specific", [False, True])
+def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bool) -> None:
+    """Also one to which an engine was passed in, which stays open."""
+    layer = patient(IPCChannelLayer(engine=engine()))
+    channel = run(layer.new_channel()).partition("!")[0] + "!" if specific else "x"
+    raised: list[str] = []
+
+    def wait() -> None:
+        try:
+            layer.sync.receive([channel], block=True)
+        except StoreUnavailable as error:
+            raised.append(str(error))
+
+    thread = in_thread(wait)
+    while not layer._core.demux.threads:
+        time.sleep(0.001)
+    layer.sync.close()
+    thread.join(60)
+    assert raised == ["the channel layer was closed while this receive waited"]
+
+
+@pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
+def test_a_thread_gets_nothing_that_was_fetched_before_a_flush(kind: Any) -> None:
+    layer = SyncIPCChannelLayer(engine=engine(kind))
+    mine = f"x.{layer.client_prefix}!"
+    for number in range(3):
+        layer.send(f"{mine}{number}", {"n": number})
+    assert layer.receive([mine])[1] == {"n": 0}
+    layer.flush()
+    assert layer.receive([mine]) == (None, None)
+    layer.send(f"{mine}3", {"n": 3})
+    assert layer.receive([mine])[1] == {"n": 3}
+    layer.close()
 
 
 def test_a_buffer_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,6 @@ from asgi_ipc import (
     waiting,
 )
 from asgi_ipc.engines.base import Bell
-from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.spinning import LIMIT, Spinner
 from conformance.forks import wait
 
@@ -96,14 +97,26 @@ def test_it_never_is_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not spinner.worth_it()
 
 
-def test_who_waits_long_asks_nothing_but_once_a_second(side: Any) -> None:
-    layer, receive = side
-    for _ in range(10):
-        thread = in_thread(receive, "x")
-        time.sleep(0.02)
-        layer.sync.send("x", {})
-        thread.join(60)
+def test_who_waits_long_never_looks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spinning, "_POSSIBLE", True)
+    layer = patient(IPCChannelLayer(engine=engine(Peeking)))
+
+    def send_at_leisure() -> None:
+        for _ in range(24):
+            time.sleep(0.02)
+            layer.sync.send("x", {})
+
+    async def receive() -> None:
+        for _ in range(12):
+            await layer.receive("x")
+
+    thread = in_thread(send_at_leisure)
+    for _ in range(12):
+        assert layer.sync.receive(["x"], block=True)[0] == "x"
+    run(receive())
+    thread.join(60)
     assert layer._core.demux.engine.calls["peek"] == 0
+    layer.sync.close()
 
 
 # How
@@ -201,9 +214,11 @@ def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("always")
-def test_a_closed_layer_ends_it(side: Any) -> None:
+@pytest.mark.parametrize("what", ["layer", "engine"])
+def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
+    """A layer to which an engine was passed in leaves that open."""
     layer, receive = side
-    store: MemoryEngine = layer._core.demux.engine
+    store = layer._core.demux.engine
     raised: list[str] = []
 
     def look_out() -> None:
@@ -213,15 +228,20 @@ def test_a_closed_layer_ends_it(side: Any) -> None:
             raised.append(str(error))
 
     thread = in_thread(look_out)
-    while not store.calls["peek"]:  # type: ignore[attr-defined]
+    while not store.calls["peek"]:
         time.sleep(0.001)
-    store.close()
+    (layer.sync if what == "layer" else store).close()
     thread.join(60)
     assert len(raised) == 1
 
 
-def test_threads_of_one_process_that_play_ball_all_get_on() -> None:
-    layer = SyncIPCChannelLayer(engine=engine())
+@pytest.mark.parametrize("looks_out", [False, True])
+def test_threads_of_one_process_that_play_ball_all_get_on(
+    looks_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if looks_out:
+        monkeypatch.setattr(Spinner, "worth_it", lambda self: True)
+    layer = patient(SyncIPCChannelLayer(engine=engine()))
     rounds = 300
 
     def player(mine: str, other: str) -> None:
@@ -242,11 +262,14 @@ def test_threads_of_one_process_that_play_ball_all_get_on() -> None:
 # Between processes
 
 
+@pytest.mark.parametrize("looks_out", [None, True])
 @pytest.mark.parametrize("name", ["posix", "sysv", "mmap"])
 def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
-    name: str, tmp_path: Any
+    name: str, looks_out: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every pace around that at which they begin to look out, and cease to."""
+    if looks_out:
+        monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     options: dict[str, Any] = {"engine": name, "engine_options": {"directory": str(tmp_path)}}
     prefix = f"spin{secrets.token_hex(4)}"
     rounds = 600
@@ -274,11 +297,16 @@ def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
         try:
             play_back()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     try:
         run(play())
-    finally:
         assert wait(child) == 0
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
         SyncIPCChannelLayer(prefix, **options).destroy()
     assert os.listdir(tmp_path) == []

@@ -936,9 +936,6 @@ class LittersTheRun(MemoryEngine):
         self.litter.touch()
 
 
-# ---- faults that take several processes, or a kill
-
-
 class SeesNothing(Wrong):
     breaks = "E24"
 
@@ -965,6 +962,9 @@ class RemembersAnEmptyQueue(Wrong):
 
     def peek(self, queue: bytes) -> bool:
         return queue not in self.empty and super().peek(queue)
+
+
+# ---- faults that take several processes, or a kill
 
 
 class WrongAmongMany(MmapEngine):

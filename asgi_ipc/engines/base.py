@@ -195,7 +195,7 @@ class Engine(Protocol):
         """Take up to ``limit`` oldest records; fewer: the queue is empty, arm ``bell`` (E12)."""
 
     def peek(self, queue: bytes) -> bool:
-        """False if the queue has no record; True if it may have one (E24).
+        """False only if the queue has no record; True if it may have one (E24).
 
         Asked over and over by who expects a record any moment, on the event loop too: it
         takes no lock and never waits. An engine that can't tell without says True.

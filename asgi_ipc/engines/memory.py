@@ -106,10 +106,12 @@ class _Store:
         if now < queue.soonest:
             return
         live = deque(entry for entry in queue.entries if entry.deadline > now)
-        self.count(queue, "expired", len(queue.entries) - len(live))
-        self.drop(queue)
-        for entry in live:
-            self.insert(queue, entry)
+        dead = [entry for entry in queue.entries if entry.deadline <= now]
+        self.count(queue, "expired", len(dead))
+        self.record_bytes -= sum(len(entry.payload) for entry in dead)
+        self.pending -= len(dead)
+        queue.entries = live  # At once: who peeks has no lock.
+        queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
 
     def insert(self, queue: _Queue, entry: _Entry, front: bool = False) -> None:
         """Add a record."""

@@ -1,10 +1,10 @@
 """Queues of messages in the heap of the channels segment.
 
 A queue is a record that holds the first and last handle of its messages, which are
-linked, its `waiters`, and, if it is used often, its `lanes`. Everything needs the segment's
-lock. Each method is one or more whole changes: a kill leaves the queue as before or after.
-An *address* of a queue is good until a record may move: until the lock is let go, or room
-is made.
+linked, its `waiters`, and, if it is used often, its `lanes`. Everything but `Queues.peek`
+needs the segment's lock. Each method is one or more whole changes: a kill leaves the queue
+as before or after. An *address* of a queue is good until a record may move: until the lock
+is let go, or room is made.
 """
 
 from __future__ import annotations
@@ -157,14 +157,15 @@ class Queues:
 
     def peek(self, name: bytes) -> bool:
         """Whether a queue may have messages: no if it had none just now. Takes no lock."""
-        words = self._words
+        # In this order: another thread may be noticing a flush.
+        words, flushes = self._words, self._flushes
         place, address, tag = self._known.get(name, _NOWHERE)
         return (
-            words[place] != address
+            words[FLUSHES] != flushes
+            or words[place] != address
             or words[address + Q_TAG] != tag
             or words[address + Q_IN] != words[address + Q_OUT]
             or words[address + Q_HEAD] != 0
-            or words[FLUSHES] != self._flushes
         )
 
     # ---- pushing and popping
@@ -343,15 +344,15 @@ class Queues:
             if words[at] & ENTRY_DEAD:
                 continue
             head = words[address + Q_HEAD]
-            into = (words[address + Q_IN] >> COUNT_SHIFT) - 1 << COUNT_SHIFT | at
-            change: Change = {
-                address + Q_IN: into,
-                address + Q_PUSHED: words[address + Q_PUSHED] + 1,
-            }
+            change: Change = {}
             message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
+            # In this order: to `peek` it must never be in neither.
             change[address + Q_HEAD] = message
             if not head:
                 change[address + Q_TAIL] = message
+            into = (words[address + Q_IN] >> COUNT_SHIFT) - 1 << COUNT_SHIFT | at
+            change[address + Q_IN] = into
+            change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
             heap.commit(change)
 
     # ---- bells
