@@ -9,16 +9,19 @@ meanwhile, it goes back in front of the queue.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from typing import Any
 
 from .buffers import OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
-from .exceptions import StoreCorrupt, StoreUnavailable
+from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .loops import LoopListener, Watch
 from .messages import Body
 from .names import ChannelName
+
+_log = logging.getLogger("asgi_ipc")
 
 
 class OffloadingListener(LoopListener):
@@ -102,8 +105,10 @@ class OffloadingListener(LoopListener):
             settling.discard(done)
             if not settling:
                 self._settling.pop(queue, None)
-            if not done.cancelled():
-                done.exception()  # Who looks next gets to know by itself.
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, StoreFull):
+                _log.error("on queue %s: a message is lost: %s", queue.decode("ascii"), error)
+            # Any other error who looks next gets to know by itself.
 
         running.add_done_callback(settled)
 

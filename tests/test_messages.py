@@ -235,7 +235,7 @@ def test_a_message_that_several_get_is_each_ones_own(message: dict[str, Any]) ->
         mine["new"] = 1
         for value in mine.values():
             if isinstance(value, list):
-                value[1]["changed"] = value.append(1)
+                value[1]["changed"] = True
 
 
 def test_bytes_that_are_no_message_stay_so_for_all_who_get_them() -> None:

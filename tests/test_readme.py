@@ -1,10 +1,12 @@
-"""The programs in README.md, each run as it stands, in processes of its own."""
+"""README.md: its programs and commands are run as they stand, its tables compared with the code."""
 
 from __future__ import annotations
 
-import os
+import asyncio
+import inspect
 import queue
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -14,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer, messages
+from asgi_ipc.names import NAME_LIMIT
+from asgi_ipc.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY
 from asgi_ipc.options import NAMES as OPTIONS
+from asgi_ipc.store import layout
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 PATIENCE = 120.0
@@ -117,26 +122,107 @@ def test_every_python_block_of_the_readme_compiles() -> None:
         compile(block, str(README), "exec")
 
 
+def test_the_settings_and_the_snippet_for_django_work_in_django(shell: Shell) -> None:
+    pytest.importorskip("channels.layers")
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
+    (settings,) = (block for block in blocks if "CHANNEL_LAYERS" in block)
+    (snippet,) = (block for block in blocks if "get_channel_layer" in block)
+    code = f"""
+{settings}
+from django.conf import settings
+settings.configure(CHANNEL_LAYERS=CHANNEL_LAYERS)
+from channels.layers import get_channel_layer
+get_channel_layer().sync.group_add("news", "reader")
+{snippet}
+print(get_channel_layer().sync.receive(["reader"]))
+"""
+    assert '"mysite"' in code
+    file = shell.folder / "site.py"
+    file.write_text(code.replace("mysite", shell.prefix))
+    shell.programs.append(Program(file))
+    assert shell.programs[-1].end() == ["('reader', {'type': 'news.flash', 'text': 'It works'})"]
+
+
+def test_the_shell_commands_of_the_readme_do_as_they_say(shell: Shell) -> None:
+    text = "".join(re.findall(r"^```console\n(.*?)^```$", README.read_text(), re.M | re.S))
+    commands = re.findall(r"^\$ python (-m asgi_ipc .*?|-c '.*?')(?: +#.*)?$", text, re.M)
+    assert [command.split()[2] for command in commands[:3]] == ["doctor", "check", "check"]
+
+    def run(command: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *shlex.split(command.replace("mysite", shell.prefix))],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    doctor, check, check_and_remove, destroy = commands
+    assert run(f"{doctor} --prefix {shell.prefix}")[0] == 0
+    assert run(check)[0] == 2, "there is no store yet"
+    layer = SyncIPCChannelLayer(prefix=shell.prefix)
+    layer.send("c", {})
+    assert run(check) == run(check_and_remove) == (0, "sound\n")
+    assert layer.receive(["c"]) == ("c", {})
+    assert run(destroy) == (0, "")
+    assert run(check)[0] == 2
+    layer.close()
+
+
+def test_all_methods_and_only_they_are_in_the_table_on_their_side() -> None:
+    table = README.read_text().partition("\n## All methods\n")[2].partition("\n## ")[0]
+    sides: dict[str, set[str]] = {}
+    for names, side in re.findall(r"^\| (`.*?) \| (\w+).*? \|", table, re.M):
+        for name in re.findall(r"`(\w+)\(", names):
+            sides.setdefault(name, set()).add(side)
+    for layer, side in ((IPCChannelLayer, "asynchronous"), (SyncIPCChannelLayer, "synchronous")):
+        methods = {
+            name
+            for name, value in inspect.getmembers(layer, inspect.isfunction)
+            if not name.startswith("_")
+        }
+        assert methods == {name for name, where in sides.items() if where & {side, "both"}}
+
+
+def test_all_statistics_and_only_they_are_in_the_table() -> None:
+    table = README.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
+    of_both: set[str] = set()
+    of_the_store: set[str] = set()
+    for names, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.M):
+        found = of_the_store if meaning.startswith("store only: ") else of_both
+        found.update(re.findall(r"`(\w+)`", names))
+    layer = SyncIPCChannelLayer(engine="memory")
+    assert set(layer.channel_statistics("c")) == of_both
+    assert set(layer.global_statistics()) == of_both | of_the_store
+    layer.close()
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    table = README.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.*?) \| (.*?) \| .*? \|$", table, re.M))
+    assert rows["processes in a store"] == f"{layout.SLOTS}"
+    assert [cell for name, cell in rows.items() if name.startswith("event loops")] == [
+        f"{layout.NODES:,} in a store"
+    ]
+    assert messages.MESSAGE_LIMIT == 1 << 20
+    assert rows["a message"].startswith("1 MiB ")
+    assert rows["nesting of a message"].startswith(f"{messages.DEPTH_LIMIT} deep")
+    assert rows["names of channels and groups"].startswith(f"under {NAME_LIMIT} ")
+    assert rows["`prefix`"] == f"{PREFIX_LIMIT} characters"
+    assert (SMALLEST_MEMORY, LARGEST_MEMORY) == (256 << 10, 1 << 40)
+    assert rows["`channel_memory`, `group_memory`"] == "256 KiB to 1 TiB"
+    assert rows["prefix given to `new_channel`"] == "33 characters; a synchronous pattern 67"
+    layer = IPCChannelLayer(engine="memory")
+    layer.sync.new_channel("x" * 66 + "?")
+    asyncio.run(layer.new_channel("x" * 33))
+    with pytest.raises(TypeError):
+        layer.sync.new_channel("x" * 67 + "?")
+    with pytest.raises(TypeError):
+        asyncio.run(layer.new_channel("x" * 34))
+    layer.sync.close()
+
+
 def test_every_option_has_a_heading() -> None:
     headings = re.findall(r"^### `(\w+)`$", README.read_text(), re.M)
     assert headings == list(OPTIONS)
-
-
-def test_links_of_the_documents_lead_somewhere() -> None:
-    for document in README.parent.glob("*.md"):
-        text = document.read_text()
-        anchors = {
-            re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-            for title in re.findall(r"^#+ (.+)$", text, re.M)
-        }
-        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-            if target.startswith("#"):
-                assert target[1:] in anchors, (document.name, target)
-            else:
-                assert os.path.exists(document.parent / target), (document.name, target)
-
-
-def test_every_path_that_contributing_names_is_there() -> None:
-    text = (README.parent / "CONTRIBUTING.md").read_text()
-    for path in re.findall(r"`((?:asgi_ipc|conformance|tests)/[\w/.]*)`", text):
-        assert (README.parent / path).exists(), path

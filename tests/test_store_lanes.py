@@ -70,6 +70,19 @@ def in_list(engine: SharedMemoryEngine) -> bool:
     return bool(word(engine, layout.Q_HEAD))
 
 
+def test_no_lane_lies_where_its_ends_could_not_be_told(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a store of more than 32 GiB."""
+    extents = engine._channels.heap.geometry.first_extent
+    monkeypatch.setattr(lanes, "PLACE_MASK", extents - 1)
+    for _ in range(3):
+        payloads = [b"%d" % number for number in range(HOT)]
+        push(engine, *payloads)
+        assert pop(engine, HOT) == payloads
+    assert not word(engine, layout.Q_LANE)
+
+
 def test_a_queue_gets_a_lane_once_it_was_used_and_emptied(engine: SharedMemoryEngine) -> None:
     push(engine, b"once")
     assert pop(engine) == [b"once"]

@@ -71,7 +71,6 @@ _SHARE = 16
 #: Above this a lane is exchanged, before its counts overflow.
 _WORN = 1 << 63
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
-_ONE = 1 << COUNT_SHIFT
 
 _pack = Struct("QQ").pack_into
 _busy_words: Callable[[memoryview, int], tuple[int, ...]] = Struct(f"{Q_BUSY}Q").unpack_from
@@ -104,7 +103,8 @@ class Lanes:
             return
         change: Change = {}
         lane = heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
-        if lane:
+        # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
+        if 0 < lane <= PLACE_MASK - self._extent:
             start = lane + L_WORDS
             change |= {queue + Q_LANE: lane, queue + Q_IN: start, queue + Q_OUT: start}
             change[LANES] = words[LANES] + 1

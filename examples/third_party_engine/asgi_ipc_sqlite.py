@@ -2,7 +2,7 @@
 
 No shared memory and no server: a store is one database file. Numbers in the comments are
 the clauses of `asgi_ipc.engines.base`. What SQLite can't do well is declined: it rings no
-bells in other processes (layers then look again every few milliseconds) and does not
+bells in other processes (layers then look again every 20 ms) and does not
 notice that a process has died (what it owned goes at its deadline).
 """
 
