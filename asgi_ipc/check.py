@@ -51,7 +51,7 @@ def check(
     sizes = dict.fromkeys(_NAMES, SMALLEST)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that its sizes are others than these
-        store = Store(factory.segment, factory.name, place, sizes, lambda: None)
+        store = Store(factory, place, sizes, lambda: None)
     found: list[str] = []
     try:
         for kind, region in store.regions.items():

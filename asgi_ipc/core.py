@@ -15,9 +15,9 @@ from . import registry
 from .demux import Demultiplexer
 from .droplog import DropLog
 from .engines.base import Members, Record, Refused
-from .exceptions import ChannelFull, StoreFull
+from .exceptions import ChannelFull, RecordCorrupt, StoreCorrupt, StoreFull
 from .messages import encode
-from .names import channel_name, group_name
+from .names import ChannelName, channel_name, group_name
 from .options import Options
 from .policy import groups
 
@@ -73,6 +73,30 @@ class LayerCore:
         """This process's identity and the layer's number, as in its process-specific names."""
         return (self.demux.engine.identity + self._number).hex()
 
+    # Errors
+
+    def not_ours(self, name: ChannelName) -> ValueError:
+        """The error of receiving on a process-specific channel of another process."""
+        if name.owner:
+            mine = self.demux.engine.identity
+            whose = f"it belongs to process {name.owner.hex()}, and this is {mine.hex()}"
+        else:
+            whose = "it was not made by new_channel()"
+        return ValueError(
+            f"can't receive on process-specific channel {name.full}: {whose};"
+            " only the process that made such a channel receives on it"
+        )
+
+    def corrupt(self, error: RecordCorrupt) -> StoreCorrupt:
+        """The error of a record that is none, with the store's name and the way out."""
+        options = self.options
+        directory = options.engine_options.get("directory")
+        where = "" if directory is None else f" in {str(directory)!r}"
+        return StoreCorrupt(
+            f"the store of prefix {options.prefix!r} on engine {options.engine!r}{where} holds what"
+            f" no layer has put there ({error}); to start afresh remove it with destroy()"
+        )
+
     # Sending
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
@@ -81,23 +105,20 @@ class LayerCore:
         Raises `TypeError`, `ValueError` and `MessageTooLarge` for what can't be sent,
         `ChannelFull` over capacity, `StoreFull` if the store has no room.
         """
-        name = channel_name(channel)
-        payload = encode(message)
-        if name.header:
-            payload = name.header + payload
+        full, queue, _, _, owner, header = channel_name(channel)
+        payload = header + encode(message)
         demux = self.lease.demux or self.demux
         engine = demux.engine
-        queue = name.queue
-        capacity = self.capacity_of(name.full)
-        deadline = engine.clock() + self._message_lifetime
-        refused = engine.push((Record(queue, payload, deadline, capacity, name.owner),))
+        capacity = self.capacity_of(full)
+        deadline = self._message_lifetime.deadline(engine.clock)
+        refused = engine.push((Record(queue, payload, deadline, capacity, owner),))
         own = demux.own.get(queue)
         if own is not None:
             # The bell has been rung, but its loop may not get round to it before a receiver
             # with no time to wait gives up: the next look shall be a real one.
             own.certain = False
         if refused:
-            self._refuse(name.full, capacity, refused[0])
+            self._refuse(full, capacity, refused[0])
 
     def _refuse(self, channel: str, capacity: int, refused: Refused) -> None:
         if refused.no_room:
@@ -113,7 +134,7 @@ class LayerCore:
         """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`."""
         table, name = group_name(group), channel_name(channel)
         engine = self.demux.engine
-        deadline = engine.clock() + self.options.membership_lifetime
+        deadline = self.options.membership_lifetime.deadline(engine.clock)
         engine.put(table, groups.member(name), deadline, name.owner)
 
     def group_discard(self, group: str, channel: str) -> None:
@@ -124,7 +145,10 @@ class LayerCore:
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
         members = self.demux.engine.members(group_name(group))
-        return [groups.channel(member).full for member in members.names]
+        try:
+            return [groups.channel(member).full for member in members.names]
+        except RecordCorrupt as error:
+            raise self.corrupt(error) from error
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all channels of a group (S14).
@@ -142,13 +166,16 @@ class LayerCore:
         known, plan = self._plans.get(table, _NO_PLAN)
         members = engine.members(table, known)
         if members is not known:
-            plan = groups.plan(members.names, self.capacity_of)
+            try:
+                plan = groups.plan(members.names, self.capacity_of)
+            except RecordCorrupt as error:
+                raise self.corrupt(error) from error
             if len(self._plans) >= _REMEMBERED:
                 self._plans.clear()
             self._plans[table] = members, plan
         if not plan:
             return
-        deadline = engine.clock() + self._message_lifetime
+        deadline = self._message_lifetime.deadline(engine.clock)
         refused = engine.push(
             [Record(q, header + body, deadline, cap, owner) for q, header, cap, owner, _ in plan]
         )
@@ -168,7 +195,7 @@ class LayerCore:
             shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
             return (
                 f"group {group}: a message was dropped for {len(channels)} of {total} channels"
-                f" ({shown}): {refused[0].detail}; {count} drops in this group of late"
+                f" ({shown}): {refused[0].detail}; {count} dropped in this group of late"
             )
 
         self.drops.dropped(group, len(channels), describe)
@@ -199,9 +226,11 @@ class LayerCore:
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
         with demux.lock:
             here = demux.buffered(queue)
-        # Fetched, but not received: to the caller they are still on their channel.
+        # Fetched, but not received: to the caller they are still on their channel, or dropped. A
+        # message that many here share was fetched once, so there may seem to be more of these.
+        fetched_only = here["pending"] + here["expired"] + here["overflowed"]
+        result["received_count"] = max(0, result["received_count"] - fetched_only)
         result["messages_pending"] += here["pending"]
-        result["received_count"] -= here["pending"]
         result["expired_count"] += here["expired"]
         result["overflow_count"] = here["overflowed"]
         return result

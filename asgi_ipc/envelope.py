@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from .exceptions import StoreCorrupt
+from .exceptions import RecordCorrupt
 
 #: Width of the length in front.
 _LENGTH = 4
@@ -34,12 +34,12 @@ def address(local_names: Sequence[bytes]) -> bytes:
 
 
 def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
-    """The local names and the encoded message. Raises `StoreCorrupt` if it is no envelope."""
+    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope."""
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:
         # A message takes a byte at least, so this is too short even for an empty name.
-        raise StoreCorrupt(
-            f"a record of {len(payload)} bytes says that its message starts at byte {start}"
+        raise RecordCorrupt(
+            f"a record of length {len(payload)} says that its message starts at byte {start}"
         )
     if start < _REMEMBERED_BYTES:
         return _names(payload[_LENGTH:start]), payload[start:]
@@ -49,7 +49,7 @@ def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
 @lru_cache(256)
 def _names(names: bytes) -> Sequence[bytes]:
     if not names.isascii() or names.count(b"\n") >= MAX_LOCALS:
-        raise StoreCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
+        raise RecordCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
     return names.split(b"\n")
 
 

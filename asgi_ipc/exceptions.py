@@ -40,6 +40,11 @@ class StoreCorrupt(Exception):
     """The store's contents contradict themselves; nothing of it was carried out."""
 
 
+class RecordCorrupt(StoreCorrupt):
+    """What lies in a store is none of ours. Inside only: the layer makes it a `StoreCorrupt`
+    that names the store."""
+
+
 class EngineUnavailable(Exception):
     """No such engine, or it can't work on this machine."""
 
@@ -53,6 +58,7 @@ __all__ = [
     "EngineUnavailable",
     "MessageTooLarge",
     "OptionError",
+    "RecordCorrupt",
     "StoreCorrupt",
     "StoreFull",
     "StoreUnavailable",

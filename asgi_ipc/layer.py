@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .core import LayerCore
+from .exceptions import RecordCorrupt
 from .loops import listener_here
 from .messages import decode
-from .names import ChannelName, channel_name, group_name
+from .names import channel_name, group_name
 from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
 
@@ -64,16 +65,19 @@ class IPCChannelLayer(LayerSurface):
         for a process-specific channel that this process did not make.
         """
         demux = self._lease.demux or self._core.demux
-        body = demux.fetched(channel) if isinstance(channel, str) else None
-        if body is None:
-            name = channel_name(channel)
-            if not name.specific:
-                body = await listener_here(demux).receive_ordinary(name)
-            elif name.owner == (demux.identity or demux.learn_identity()):
-                body = await listener_here(demux).receive_own(name)
-            else:
-                raise ValueError(self._not_ours(name))
-        return decode(body)
+        try:
+            body = demux.fetched(channel) if isinstance(channel, str) else None
+            if body is None:
+                name = channel_name(channel)
+                if not name.specific:
+                    body = await listener_here(demux).receive_ordinary(name)
+                elif name.owner == (demux.identity or demux.learn_identity()):
+                    body = await listener_here(demux).receive_own(name)
+                else:
+                    raise self._core.not_ours(name)
+            return decode(body)
+        except RecordCorrupt as error:
+            raise self._core.corrupt(error) from error
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).
@@ -127,8 +131,8 @@ class IPCChannelLayer(LayerSurface):
         ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
         (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
         ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this
-        process, but not read in time to stay within capacity); ``channels_count`` (with
-        messages), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
+        process, but not read in time to stay within capacity); ``channels_count`` (in
+        use), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
         the lock from a killed process).
 
         A message to a group counts once for each process and prefix that it goes to. What
@@ -190,16 +194,6 @@ class IPCChannelLayer(LayerSurface):
         if not demux.blocking:
             return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-
-    def _not_ours(self, name: ChannelName) -> str:
-        if name.owner:
-            whose = f"it belongs to process {name.owner.hex()}, and this is {self.client_prefix}"
-        else:
-            whose = "it was not made by new_channel()"
-        return (
-            f"can't receive on process-specific channel {name.full}: {whose};"
-            " only the process that made such a channel receives on it"
-        )
 
 
 __all__ = ["IPCChannelLayer"]

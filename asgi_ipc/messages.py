@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 
 import msgpack
 
-from .exceptions import MessageTooLarge, StoreCorrupt
+from .exceptions import MessageTooLarge, RecordCorrupt
 
 #: Largest encoded message, in bytes. See `encode` for the one exception.
 MESSAGE_LIMIT = 1024 * 1024
@@ -63,17 +63,17 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(body: Body) -> dict[str, Any]:
-    """The message that `encode` made these bytes of. Raises `StoreCorrupt` for any others."""
+    """The message that `encode` made these bytes of. Raises `RecordCorrupt` for any others."""
     if isinstance(body, SharedBody):
         return body.decode()
     try:
         message = _unpack(body)
     except Exception as error:
         # Whatever it stumbles over, these bytes are not ours.
-        raise StoreCorrupt(f"a message of {len(body)} bytes can't be decoded: {error}") from error
+        raise RecordCorrupt(f"a message of length {len(body)} can't be decoded: {error}") from error
     if type(message) is dict:
         return cast("dict[str, Any]", message)
-    raise StoreCorrupt(f"a message of {len(body)} bytes is no dict but {_type_name(message)}")
+    raise RecordCorrupt(f"a message of length {len(body)} is no dict but {_type_name(message)}")
 
 
 class SharedBody:
@@ -92,11 +92,12 @@ class SharedBody:
 
     def decode(self) -> dict[str, Any]:
         """As `decode`."""
+        body = self._body  # First: another thread may be at this, too.
         if self._message is not None:
             return self._message.copy()
-        message = decode(self._body)
+        message = decode(body)
         if all(type(value) in _UNCHANGING for value in message.values()):
-            self._message = message.copy()
+            self._message, self._body = message.copy(), b""
         return message
 
 
@@ -147,7 +148,8 @@ def _check(value: Any, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise _Bad(
-                    TypeError, f"has the key {_brief(key)}, a {_type_name(key)}; keys must be str"
+                    TypeError,
+                    f"has the key {_brief(key)} of type {_type_name(key)}; keys must be str",
                 )
             if type(item) in _PLAIN:
                 continue
@@ -169,7 +171,8 @@ def _check(value: Any, depth: int) -> None:
                 raise
     elif not isinstance(value, (str, bytes, float)):
         raise _Bad(
-            TypeError, f"is a {_type_name(value)}, which can't be sent: {_brief(value)}; {_TYPES}"
+            TypeError,
+            f"is of type {_type_name(value)}, which can't be sent: {_brief(value)}; {_TYPES}",
         )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .exceptions import OptionError
-from .policy import expiry as lifetimes
 from .policy.capacity import Capacities
+from .policy.expiry import Lifetime
 
 #: Smallest and largest nominal size of a store's memory, in bytes.
 SMALLEST_MEMORY = 256 * 1024
@@ -38,9 +38,8 @@ class Options(NamedTuple):
     group_memory: int
     expiry: float
     group_expiry: float
-    #: Nanoseconds.
-    message_lifetime: int
-    membership_lifetime: int
+    message_lifetime: Lifetime
+    membership_lifetime: Lifetime
     capacities: Capacities
 
 
@@ -73,8 +72,8 @@ def checked(
         group_memory=_memory("group_memory", group_memory),
         expiry=expiry,
         group_expiry=group_expiry,
-        message_lifetime=lifetimes.nanoseconds("expiry", expiry),
-        membership_lifetime=lifetimes.nanoseconds("group_expiry", group_expiry),
+        message_lifetime=Lifetime("expiry", expiry),
+        membership_lifetime=Lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
     )
 

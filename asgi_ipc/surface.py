@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from .core import LayerCore
 from .engines.base import Engine
 from .exceptions import ChannelFull, MessageTooLarge
+from .names import NAME_LIMIT
 from .options import checked
 
 
@@ -17,7 +18,7 @@ class LayerSurface:
 
     extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
     #: Names are shorter than this.
-    MAX_NAME_LENGTH = 100
+    MAX_NAME_LENGTH = NAME_LIMIT
 
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .core import LayerCore
+from .exceptions import RecordCorrupt
 from .messages import decode
 from .names import ChannelName, channel_name
 from .options import seconds_or_none
@@ -54,25 +55,30 @@ class SyncIPCChannelLayer(LayerSurface):
         """The next message on any of the channels and the channel it is for (A1, A2).
 
         If there is none: ``(None, None)``, at once, or with ``block`` after ``timeout``
-        seconds, or never if that is None. The channels are looked at in turn, so that a
-        busy one starves nobody (S12). A name that ends in ``!`` stands for all channels
-        that begin with it. Raises `TypeError` for bad names, and `ValueError` for a
-        process-specific channel that goes on after the ``!``, or that belongs to another
-        process, and for a timeout that is no number of seconds.
+        seconds, or never if that is None; if there are no channels, always at once.
+        The channels are looked at in turn, so that a busy one starves nobody (S12). A name
+        that ends in ``!`` stands for all channels that begin with it.
+
+        Raises `TypeError` for bad names, and `ValueError` for a process-specific channel that
+        goes on after the ``!``, or that belongs to another process, and for a timeout that is
+        no number of seconds.
         """
         demux = self._core.demux
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
             first = next(self._turns) % len(names)
             names = names[first:] + names[:first]
-        if block:
-            found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
-        else:
-            found = receive_now(demux, names)
-        if found is None:
-            return None, None
-        channel, body = found
-        return channel, decode(body)
+        try:
+            if block and names:
+                found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
+            else:
+                found = receive_now(demux, names)
+            if found is None:
+                return None, None
+            channel, body = found
+            return channel, decode(body)
+        except RecordCorrupt as error:
+            raise self._core.corrupt(error) from error
 
     def receive_many(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
@@ -154,11 +160,7 @@ class SyncIPCChannelLayer(LayerSurface):
                 f" as {name.queue.decode('ascii')}, and gets the messages of all that begin so"
             )
         if name.owner and name.owner != self._core.demux.engine.identity:
-            raise ValueError(
-                f"can't receive on process-specific channel {channel}: it belongs to process"
-                f" {name.owner.hex()}, and this is {self.client_prefix};"
-                " only the process that made such a channel receives on it"
-            )
+            raise self._core.not_ours(name)
         return name
 
 

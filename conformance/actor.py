@@ -180,13 +180,6 @@ class Actor:
             self.push(b"q", [b"x"])
             self.destroy()
 
-    def wait_forever(self, queue: bytes) -> None:
-        self.arm(queue)
-        self.say("waiting")
-        while not self.heard():
-            pass
-        time.sleep(LIFETIME)
-
     # Forks.
 
     def forked(self, commands: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailabl
 from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
+from asgi_ipc.store.place import place_for, removal
 
 from .stores import killed_at, open_store, record
 
@@ -171,6 +174,37 @@ def test_a_corrupt_store_can_be_removed_and_its_processes_go_on(
     finally:
         engine.destroy()
     assert list(tmp_path.iterdir()) == []
+
+
+class OwnEngine(MmapEngine):
+    """One that is registered nowhere."""
+
+    name = "own"
+
+
+@pytest.mark.parametrize("kind", [*ENGINES, OwnEngine])
+@pytest.mark.parametrize("options", [{}, {"group": os.getgid()}])
+def test_the_command_that_the_error_of_a_corrupt_store_names_removes_it(
+    kind: type[SharedMemoryEngine], options: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder"
+    engine = open_store(folder, kind, **options)
+    engine._groups.words[layout.STATE] = 77
+    with pytest.raises(StoreCorrupt, match="start afresh") as caught:
+        engine.put(b"t", b"m", 1 << 62)
+    assert isinstance(caught.value.__cause__, StoreCorrupt)
+    program, *arguments = shlex.split(str(caught.value).rpartition("this command: ")[2])
+    assert program == "python"
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("removed\n"), done.stderr
+    engine.put(b"t", b"m", 1 << 62)
+    engine.destroy()
+    assert list(folder.iterdir()) == []
+
+
+def test_the_command_names_no_directory_where_none_was_given() -> None:
+    place = place_for("/dev/shm", "my.site", None, None, None)
+    assert removal("posix", place) == "python -m asgi_ipc check my.site --engine posix --remove"
 
 
 def test_a_sound_store_is_not_removed(engine: SharedMemoryEngine, tmp_path: Path) -> None:

@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from asgi_ipc import OptionError
-from asgi_ipc.policy.expiry import LONGEST, Lifetime, nanoseconds
+from asgi_ipc import OptionError, SyncIPCChannelLayer
+from asgi_ipc.policy.expiry import LONGEST, Lifetime
+
+from .doubles import fresh
 
 
 def test_a_deadline_is_a_lifetime_from_now() -> None:
     now = 5_000_000_000
-    lifetime = Lifetime("expiry", 1.5, lambda: now)
-    deadline = lifetime.deadline()
-    assert deadline == 6_500_000_000
-    assert lifetime.remaining(deadline) == 1.5
-    now = deadline - 1
-    assert not lifetime.over(deadline)
-    now = deadline
-    assert lifetime.over(deadline)
+    lifetime = Lifetime("expiry", 1.5)
+    assert lifetime.deadline(lambda: now) == 6_500_000_000
     now += 1
-    assert lifetime.over(deadline)
-    assert lifetime.remaining(deadline) == 0
+    assert lifetime.deadline(lambda: now) == 6_500_000_001
 
 
 def test_the_shortest_lifetime_is_not_none_at_all() -> None:
-    assert nanoseconds("expiry", 1e-12) == 1
-    assert nanoseconds("expiry", LONGEST) == LONGEST * 10**9
+    assert Lifetime("expiry", 1e-12).nanoseconds == 1
+    assert Lifetime("expiry", LONGEST).nanoseconds == LONGEST * 10**9
+
+
+def test_messages_and_memberships_live_as_long_as_said_on_the_engines_clock() -> None:
+    now = 5_000_000_000
+    layer = SyncIPCChannelLayer(
+        fresh(),
+        engine="memory",
+        engine_options={"clock": lambda: now},
+        expiry=1.5,
+        group_expiry=3,
+    )
+    layer.group_add("group", "member")
+    layer.send("channel", {})
+    layer.send("channel", {})
+    layer.group_send("group", {})
+    now += 1_499_999_999
+    assert layer.receive(["channel"]) == ("channel", {})
+    now += 1
+    assert layer.receive(["channel"]) == (None, None)
+    assert layer.receive(["member"]) == (None, None)
+    now += 1_499_999_999
+    assert layer.group_channels("group") == ["member"]
+    now += 1
+    assert layer.group_channels("group") == []
+    layer.destroy()
 
 
 @pytest.mark.parametrize(
     "seconds", [0, -1, True, "1", None, float("nan"), float("inf"), LONGEST + 1]
 )
-def test_other_numbers_are_refused(seconds: object) -> None:
+def test_other_numbers_are_refused(seconds: Any) -> None:
     with pytest.raises(OptionError, match="group_expiry is"):
-        nanoseconds("group_expiry", seconds)
+        Lifetime("group_expiry", seconds)

@@ -9,6 +9,8 @@ import os
 import random
 import signal
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from asgi_ipc import (
     ChannelFull,
     IPCChannelLayer,
+    StoreCorrupt,
     StoreFull,
     StoreUnavailable,
     SyncIPCChannelLayer,
@@ -71,6 +74,69 @@ def test_receiving_on_somebody_elses_channel_is_an_error_at_once(channel: str, w
     with pytest.raises(ValueError, match=why):
         run(layer.receive(channel))
     layer.sync.close()
+
+
+def test_both_layers_tell_whose_a_channel_is_in_the_same_words_and_digits() -> None:
+    layer = IPCChannelLayer(fresh(), engine="memory")
+    queue = "specific." + "ab" * 16 + "!"
+    whose = f"belongs to process {'ab' * 14}, and this is {layer.client_prefix[:28]};"
+    with pytest.raises(ValueError, match=whose) as here:
+        run(layer.receive(queue + "c"))
+    with pytest.raises(ValueError, match=whose) as there:
+        layer.sync.receive([queue])
+    assert str(here.value) == str(there.value).replace(queue, queue + "c")
+    layer.sync.close()
+
+
+# What else code written for other channel layers asks for
+
+
+def test_a_valid_name_is_said_to_be_valid_and_another_is_an_error() -> None:
+    layer = IPCChannelLayer(fresh(), engine="memory")
+    longest = "x" * (layer.MAX_NAME_LENGTH - 1)
+    assert len(longest) == 99
+    for name in (longest, "a.b-c_d", "specific.x!local", "x!"):
+        assert layer.require_valid_channel_name(name) is True
+    assert layer.require_valid_group_name(longest) is True
+    for bad in (longest + "x", "", "a b", "a!b!c", "ä", b"a", None, 5):
+        with pytest.raises(TypeError, match="channel name"):
+            layer.require_valid_channel_name(bad)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="group name"):
+            layer.require_valid_group_name(bad)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="group name"):
+        layer.require_valid_group_name("a!")
+    layer.sync.close()
+
+
+def test_a_name_to_receive_from_must_end_at_the_exclamation_mark() -> None:
+    layer = IPCChannelLayer(fresh(), engine="memory")
+    for name in ("a", "x!"):
+        assert layer.require_valid_channel_name(name, receive=True) is True
+    with pytest.raises(TypeError, match="'x!local' must end at the '!'"):
+        layer.require_valid_channel_name("x!local", receive=True)
+    layer.sync.close()
+
+
+def test_the_non_local_part_of_a_name_goes_up_to_the_exclamation_mark() -> None:
+    layer = IPCChannelLayer(fresh(), engine="memory")
+    names = {"specific.x!local": "specific.x!", "x!": "x!", "a.b": "a.b", "a?b": "a?b"}
+    for name, part in names.items():
+        assert layer.non_local_name(name) == part
+    with pytest.raises(TypeError, match="channel name"):
+        layer.non_local_name("a b")
+    layer.sync.close()
+
+
+def test_the_capacity_of_a_channel_is_that_of_the_first_pattern_that_fits() -> None:
+    layer = IPCChannelLayer(
+        fresh(), engine="memory", capacity=7, channel_capacity={"http.*": 5, "http.x": 3}
+    )
+    assert layer.get_capacity("http.x") == 5
+    assert layer.get_capacity("other") == 7
+    layer.sync.close()
+
+
+# Errors and warnings
 
 
 @pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
@@ -214,6 +280,64 @@ def test_dropped_group_messages_are_logged_but_not_each(caplog: pytest.LogCaptur
     assert record.levelname == "WARNING"
     assert "room" in record.getMessage()
     assert "1 of 2 channels (a)" in record.getMessage()
+    assert "1 dropped in this group of late" in record.getMessage()
+
+
+@pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
+@pytest.mark.parametrize("payload", [b"\xc1", b"\x90"])
+def test_a_record_that_is_none_is_an_error_that_names_the_store_and_the_way_out(
+    kind: Any, payload: bytes
+) -> None:
+    async def main() -> None:
+        spoilt = engine(kind)
+        layer = IPCChannelLayer("site", engine=spoilt)
+        own = channel_name(await layer.new_channel())
+        deadline = spoilt.clock() + 10**12
+
+        await asyncio.to_thread(spoilt.put, b"g", b"no member", deadline)
+        bad = Record(b"c", payload, deadline, 100)
+
+        async def receive(channels: list[str]) -> Any:
+            return await asyncio.to_thread(layer.sync.receive, channels)
+
+        calls: list[tuple[Any, list[Record]]] = [
+            (partial(layer.receive, "c"), [bad]),
+            (partial(receive, ["c"]), [bad]),
+            (
+                partial(layer.receive, own.full),
+                [bad._replace(queue=own.queue, payload=own.header + payload)],
+            ),
+            # No envelope, either.
+            (partial(receive, [own.queue.decode()]), [bad._replace(queue=own.queue)]),
+            (partial(layer.group_channels, "g"), []),
+            (partial(layer.group_send, "g", {}), []),
+        ]
+        for call, records in calls:
+            await asyncio.to_thread(spoilt.push, records)
+            with pytest.raises(StoreCorrupt) as caught:
+                await call()
+            said = str(caught.value)
+            assert type(caught.value) is StoreCorrupt
+            assert said.startswith(f"the store of prefix 'site' on engine {spoilt!r} holds what no")
+            assert said.endswith("to start afresh remove it with destroy()")
+            assert isinstance(caught.value.__cause__, StoreCorrupt)
+            assert f"({caught.value.__cause__});" in said
+        await layer.close()
+
+    run(main())
+
+
+def test_the_error_of_a_record_that_is_none_names_the_directory_that_was_given(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"engine": "mmap", "engine_options": {"directory": tmp_path}}
+    layer = SyncIPCChannelLayer("site", **options)
+    store = layer._core.demux.engine
+    store.push([Record(b"c", b"\xc1", store.clock() + 10**12, 100)])
+    said = f"store of prefix 'site' on engine 'mmap' in '{tmp_path}' holds"
+    with pytest.raises(StoreCorrupt, match=said):
+        layer.receive(["c"])
+    layer.destroy()
 
 
 def test_a_full_store_is_a_channel_full_with_the_engines_advice() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines.base import Refused
 from asgi_ipc.engines.mmap import MmapEngine, MmapSegment
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreFull, StoreUnavailable
-from asgi_ipc.store import layout
+from asgi_ipc.store import layout, processes
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .stores import KIB, assert_sound, in_child, open_store, record
@@ -35,6 +37,13 @@ def public_path() -> Iterator[Path]:
         path = Path(name)
         path.chmod(0o755)
         yield path
+
+
+class BytesPath:
+    """A path of bytes."""
+
+    def __fspath__(self) -> bytes:
+        return b"/tmp"
 
 
 def segment_file(directory: Path, name: str = "channels") -> Path:
@@ -177,11 +186,23 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mode": 0o666}, "mode"),
-        ({"mode": 0o660}, "group"),
-        ({"mode": "rw"}, "mode"),
+        ({"mode": 0o666}, r"'mode'\]=0o666: it must be 0o600, or 0o660 with a group"),
+        ({"mode": 0o660}, "name it with engine_options\\['group'\\]"),
+        ({"mode": 0o600, "group": 0}, "0o600 keeps out group 0"),
+        ({"mode": "rw"}, r"'mode'\]='rw': it must be"),
+        ({"mode": 384.0}, r"'mode'\]=384.0: it must be"),
+        ({"mode": True}, "mode"),
         ({"group": "no such group"}, "no such group"),
+        ({"group": ""}, r"'group'\]='': it must be the name or number"),
+        ({"group": "a\0b"}, "getent group"),
+        ({"group": "\ud800"}, "getent group"),
+        ({"group": b"root"}, "getent group"),
+        ({"group": True}, "getent group"),
+        ({"group": 0.0}, "getent group"),
         ({"group": -1}, "group"),
+        ({"group": 2**32 - 1}, "4294967295"),
+        ({"clock": 3}, r"'clock'\]=3: it must be callable"),
+        ({"clock": None}, "clock"),
         ({"channel_memory": 1000}, "channel_memory=1000"),
     ],
 )
@@ -191,6 +212,86 @@ def test_a_bad_option_is_named_with_its_value(
     with pytest.raises(OptionError, match=said):
         open_store(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o400, 0o060, 0, -1])
+def test_a_mode_that_gives_the_group_a_part_of_the_rights_is_refused(
+    tmp_path: Path, mode: int
+) -> None:
+    with pytest.raises(OptionError, match="reads and writes it"):
+        open_store(tmp_path, mode=mode, group=os.getgid())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "directory", [5, b"/tmp", "", "a\0b", "/tmp/\ud800", True, ["/tmp"], BytesPath()]
+)
+def test_a_directory_that_names_no_folder_is_refused(directory: Any) -> None:
+    said = re.escape(f"engine_options['directory']={directory!r}: it must be a str or pathlib.Path")
+    with pytest.raises(OptionError, match=said):
+        open_store(directory)
+
+
+@pytest.mark.parametrize("directory", ["relative", Path("relative"), ".", "./a/../b"])
+def test_a_directory_that_depends_on_the_current_folder_is_refused_and_the_absolute_one_named(
+    directory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    absolute = str(tmp_path / directory).replace("/a/..", "")
+    with pytest.raises(OptionError, match=re.escape(f"name {absolute!r}")):
+        open_store(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_the_home_folder_is_named_where_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(OptionError, match=re.escape(f"name '{tmp_path}/stores'")):
+        open_store(Path("~/stores"))
+
+
+def test_a_relative_directory_is_refused_where_the_current_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(OptionError, match="it must be an absolute path"):
+        open_store(Path("relative"))
+
+
+@pytest.mark.parametrize("name", ["", "x" * 17, "ä", "a\nb", "a\0", 5, None])
+def test_an_engine_whose_name_does_not_fit_the_lock_file_is_refused(
+    name: Any, tmp_path: Path
+) -> None:
+    class Misnamed(MmapEngine):
+        pass
+
+    Misnamed.name = name
+    with pytest.raises(TypeError, match=r"Misnamed has the name .* 1 to 16 printable ASCII"):
+        open_store(tmp_path, Misnamed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_engines_with_the_longest_name_share_a_store(tmp_path: Path) -> None:
+    class Longest(MmapEngine):
+        name = "x" * 16
+
+    first, second = open_store(tmp_path, Longest), open_store(tmp_path, Longest)
+    assert_meet(first, second)
+    second.close()
+    first.destroy()
+
+
+def test_a_store_that_has_as_many_processes_as_it_can_says_which_it_is_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SLOTS", 1)
+    first = open_store(tmp_path)
+    said = f"the store at '{tmp_path}/store' already has 1 processes.*another prefix"
+    with pytest.raises(StoreUnavailable, match=said):
+        open_store(tmp_path)
+    first.destroy()
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -206,6 +307,21 @@ def test_a_second_opener_with_other_sizes_takes_the_store_as_it_is_and_warns(
         second.close()
     finally:
         first.destroy()
+
+
+def test_the_warning_about_other_sizes_points_at_who_made_the_layer(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"engine": "mmap", "engine_options": {"directory": tmp_path}}
+    first = SyncIPCChannelLayer("sizes", **options, channel_memory=512 * KIB)
+    options["engine_options"] = {"directory": str(tmp_path)}  # Else they share an engine.
+    with pytest.warns(RuntimeWarning, match="channel_memory") as caught:
+        second = SyncIPCChannelLayer("sizes", **options, channel_memory=1024 * KIB)
+    with pytest.warns(RuntimeWarning, match="channel_memory") as caught_of_engine:
+        MmapEngine(
+            "sizes", directory=tmp_path, channel_memory=1024 * KIB, group_memory=20 << 20
+        ).close()
+    assert {each.filename for each in (*caught, *caught_of_engine)} == {__file__}
+    second.close()
+    first.destroy()
 
 
 def test_after_a_reboot_the_store_is_started_afresh(tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_what_is_not_a_list_of_readable_channels_is_refused() -> None:
     layer.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_no_channels_at_all_there_is_nothing_to_wait_for(kind: Any) -> None:
+    layer = SyncIPCChannelLayer(engine=engine(kind))
+    assert layer.receive([], block=True) == (None, None)
+    assert layer.receive(iter(()), block=True, timeout=1e9) == (None, None)
+    layer.close()
+
+
 def test_a_busy_channel_does_not_starve_a_quiet_one() -> None:
     layer = SyncIPCChannelLayer(engine=engine())
     for _ in range(50):

@@ -10,9 +10,9 @@ from functools import cache
 from typing import Any
 
 from ..engines import find
-from ..exceptions import StoreUnavailable
+from ..exceptions import OptionError, StoreUnavailable
 from ..store.attachment import Attachment
-from ..store.place import place_for
+from ..store.place import named_folder, place_for
 from ..store.segment import Place
 from ..store.sidecar import Record, open_sidecar
 from .attempt import attempt
@@ -37,9 +37,9 @@ def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
         factory = factory_of(name)
         if factory is None:
             continue
-        with contextlib.suppress(StoreUnavailable, TypeError):
+        with contextlib.suppress(StoreUnavailable, OptionError):
             directory = options.get("directory")
-            folder = os.path.abspath(directory) if directory else factory.default_parent()
+            folder = factory.default_parent() if directory is None else named_folder(directory)
             found.setdefault(folder, []).append(name)
     return found
 

@@ -13,42 +13,34 @@ _SECOND = 1_000_000_000
 
 
 class Lifetime:
-    """A number of seconds, and the deadlines it gives on some clock.
+    """A number of seconds, and the deadline it gives on some clock.
 
-    ``clock`` returns nanoseconds and never goes back. Raises `OptionError` naming
-    ``option`` if ``seconds`` is no number above 0 and at most `LONGEST`.
+    Raises `OptionError` naming ``option`` if ``seconds`` is no number above 0 and at most
+    `LONGEST`.
     """
 
-    def __init__(self, option: str, seconds: float, clock: Callable[[], int]) -> None:
-        self.nanoseconds = nanoseconds(option, seconds)
-        self.clock = clock
+    __slots__ = ("nanoseconds",)
 
-    def deadline(self) -> int:
-        """When that ends which begins now, on the clock."""
-        return self.clock() + self.nanoseconds
+    def __init__(self, option: str, seconds: float) -> None:
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, (int, float))
+            or not math.isfinite(seconds)
+            or not 0 < seconds <= LONGEST
+        ):
+            raise OptionError(
+                f"{option} is {seconds!r}; it must be a number of seconds above 0"
+                f" and at most {LONGEST} (ten years)"
+            )
+        self.nanoseconds = max(1, round(seconds * _SECOND))
 
-    def over(self, deadline: int) -> bool:
-        """Whether a deadline has passed; what ends now has ended."""
-        return deadline <= self.clock()
+    def deadline(self, clock: Callable[[], int]) -> int:
+        """When that ends which begins now, on a clock that gives nanoseconds.
 
-    def remaining(self, deadline: int) -> float:
-        """Seconds until a deadline; 0 once it has passed."""
-        return max(0, deadline - self.clock()) / _SECOND
-
-
-def nanoseconds(option: str, seconds: object) -> int:
-    """A lifetime as a whole number, checked. Raises `OptionError` naming ``option``."""
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not math.isfinite(seconds)
-        or not 0 < seconds <= LONGEST
-    ):
-        raise OptionError(
-            f"{option} is {seconds!r}; it must be a number of seconds above 0"
-            f" and at most {LONGEST} (ten years)"
-        )
-    return max(1, round(seconds * _SECOND))
+        What ends now has ended: who holds it drops it as soon as that clock has reached the
+        deadline (E4, E9).
+        """
+        return clock() + self.nanoseconds
 
 
-__all__ = ["LONGEST", "Lifetime", "nanoseconds"]
+__all__ = ["LONGEST", "Lifetime"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..envelope import MAX_LOCALS, address
-from ..exceptions import StoreCorrupt
+from ..exceptions import RecordCorrupt
 from ..names import ChannelName, channel_name
 
 #: In front of a member whose two 32-digit halves are stored as raw bytes. No channel name
@@ -31,7 +31,7 @@ def member(name: ChannelName) -> bytes:
 
 
 def channel(member: bytes) -> ChannelName:
-    """The channel that `member` made this of. Raises `StoreCorrupt` if it never did."""
+    """The channel that `member` made this of. Raises `RecordCorrupt` if it never did."""
     try:
         if member.startswith(_COMPACT):
             client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
@@ -41,7 +41,7 @@ def channel(member: bytes) -> ChannelName:
             return channel_name(f"{prefix}.{client.hex()}!{local.hex()}")
         return channel_name(member.decode("ascii"))
     except (TypeError, ValueError) as error:
-        raise StoreCorrupt(f"a group has the member {member!r}: {error}") from error
+        raise RecordCorrupt(f"a group has the member {member!r}: {error}") from error
 
 
 class Target(NamedTuple):
@@ -64,7 +64,7 @@ def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Targe
     All local channels of one process share a record, since one process takes them all off
     the queue; it has two if they differ in capacity, or are very many. A queue that is
     nobody's in particular gets a record for each channel: whoever takes one must not walk
-    away with the messages of the others. Raises `StoreCorrupt` for a bad member.
+    away with the messages of the others. Raises `RecordCorrupt` for a bad member.
     """
     targets: list[Target] = []
     shared: dict[tuple[bytes, int], list[ChannelName]] = {}

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import ClassVar
 
+from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, Bell
 from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
@@ -36,6 +37,7 @@ from .place import place_for, temporary_folder
 from .processes import Processes
 from .queues import Queues
 from .segment import Segment
+from .sidecar import LONGEST_NAME
 from .store import Gone, Store
 from .tables import Tables
 
@@ -50,19 +52,29 @@ class Attachment:
 
     ``directory``  where locks, wake-ups and (mmap) memory lie; default: a directory of
                    this user's own. Processes with the same directory and prefix share a store.
+                   An absolute path.
     ``group``      name or number of a group whose members may use the store too.
-    ``mode``       permission bits of what is made; default 0o600, with ``group`` 0o660.
+    ``mode``       permission bits of what is made; 0o600, with ``group`` 0o660, and no other.
     ``clock``      for tests: callable that returns nanoseconds.
+
+    Raises `OptionError` for others.
     """
 
     #: The memory; the one thing in which the engines differ.
     segment: ClassVar[type[Segment]]
+    #: Written into the lock file: 1 to `LONGEST_NAME` printable ASCII characters.
     name: ClassVar[str]
 
     @classmethod
     def default_parent(cls) -> str:
         """The folder in which a user's own directory is made."""
         return temporary_folder()
+
+    @classmethod
+    def argument(cls) -> str:
+        """What ``--engine`` of the commands takes for this engine."""
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        return cls.name if BUILT_IN.get(cls.name) == path else path
 
     def __init__(
         self,
@@ -75,6 +87,12 @@ class Attachment:
         mode: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        _check_name(type(self))
+        if not callable(clock):
+            raise OptionError(
+                f"engine_options['clock']={clock!r}: it must be callable and return nanoseconds, "
+                "as time.monotonic_ns does"
+            )
         self._sizes = {}
         for kind, option, size in (
             (CHANNELS, "channel_memory", channel_memory),
@@ -107,7 +125,7 @@ class Attachment:
 
     def _open(self) -> None:
         while True:
-            store = Store(self.segment, self.name, self._place, self._sizes, self._on_recovery)
+            store = Store(type(self), self._place, self._sizes, self._on_recovery)
             try:
                 self._enter(store)
                 self._store = store
@@ -336,6 +354,21 @@ class Attachment:
             if identity in dead or is_abandoned(path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+
+def _check_name(engine: type[Attachment]) -> None:
+    """Refuse a name that would not come back from the lock file as it is."""
+    name = getattr(engine, "name", None)
+    if (
+        not isinstance(name, str)
+        or not 1 <= len(name) <= LONGEST_NAME
+        or not (name.isascii() and name.isprintable())
+    ):
+        raise TypeError(
+            f"the class {engine.__qualname__} has the name {name!r}; the name of an engine is "
+            f"written into the lock file and must be 1 to {LONGEST_NAME} printable ASCII "
+            "characters: choose another"
+        )
 
 
 _engines: weakref.WeakSet[Attachment] = weakref.WeakSet()

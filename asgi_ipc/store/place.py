@@ -11,6 +11,8 @@ from .segment import Owner, Place
 
 #: Times that a directory may vanish while it is being made.
 _PATIENCE = 100
+#: The number above it means "none" to the system.
+_LARGEST_GROUP = 2**32 - 2
 
 
 def place_for(
@@ -22,37 +24,95 @@ def place_for(
 ) -> Place:
     """Where the store of a prefix lies, from the options."""
     gid = _group_id(group)
-    if mode is None:
-        mode = 0o600 if gid is None else 0o660
-    if not isinstance(mode, int) or mode & ~0o660 or mode & 0o600 != 0o600:
-        raise OptionError(
-            f"engine_options['mode']={mode!r}: 0o600, 0o640 or 0o660, as the owner must be able "
-            "to read and write and others never may"
-        )
-    if mode & 0o060 and gid is None:
-        raise OptionError(
-            f"engine_options['mode']={mode:#o} opens the store to a group: name it with "
-            "engine_options['group']"
-        )
     if directory is None:
         who = f"{os.geteuid()}" if gid is None else f"group-{gid}"
         base = os.path.join(parent, f"asgi_ipc-{who}")
     else:
-        base = os.path.abspath(os.fspath(directory))
-    return Place(os.path.join(base, prefix), mode, gid, directory is None)
+        base = named_folder(directory)
+    return Place(os.path.join(base, prefix), _mode(mode, gid), gid, directory is None)
+
+
+def named_folder(directory: object) -> str:
+    """The folder that ``engine_options['directory']`` names. Raises `OptionError`."""
+    path = os.fspath(directory) if isinstance(directory, os.PathLike) else directory
+    if not isinstance(path, str) or not path or not _can_be_named(path):
+        raise OptionError(
+            f"engine_options['directory']={directory!r}: it must be a str or pathlib.Path that "
+            "names a folder, such as '/srv/ipc'; without it the store lies in a folder of this "
+            "user's own"
+        )
+    if not os.path.isabs(path):
+        # Of two processes started in different folders each would have a store.
+        whole = os.path.expanduser(path)
+        with contextlib.suppress(OSError):  # The current folder may be gone.
+            whole = os.path.abspath(whole)
+        raise OptionError(
+            f"engine_options['directory']={directory!r}: it must be an absolute path, the same in "
+            f"whatever folder a process is started; if that is meant, name {whole!r}"
+        )
+    return os.path.abspath(path)
+
+
+def _can_be_named(text: str) -> bool:
+    """Whether the system can be asked for something of that name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _mode(mode: int | None, gid: int | None) -> int:
+    if mode is None:
+        return 0o600 if gid is None else 0o660
+    shown = f"{mode:#o}" if isinstance(mode, int) else repr(mode)
+    if not isinstance(mode, int) or mode not in (0o600, 0o660):
+        raise OptionError(
+            f"engine_options['mode']={shown}: it must be 0o600, or 0o660 with a group, as whoever "
+            "uses a store reads and writes it, and others never may; it may be left out"
+        )
+    if mode == 0o660 and gid is None:
+        raise OptionError(
+            f"engine_options['mode']={shown} opens the store to a group: name it with "
+            "engine_options['group']"
+        )
+    if mode == 0o600 and gid is not None:
+        raise OptionError(
+            f"engine_options['mode']={shown} keeps out group {gid}, which "
+            "engine_options['group'] lets in: leave out one of the two"
+        )
+    return mode
 
 
 def _group_id(group: str | int | None) -> int | None:
-    if group is None or (isinstance(group, int) and not isinstance(group, bool) and group >= 0):
+    if group is None:
+        return None
+    if isinstance(group, int) and not isinstance(group, bool) and 0 <= group <= _LARGEST_GROUP:
         return group
-    if isinstance(group, str):
+    if isinstance(group, str) and _can_be_named(group):
         import grp
 
         with contextlib.suppress(KeyError):
             return grp.getgrnam(group).gr_gid
     raise OptionError(
-        f"engine_options['group']={group!r}: the name or number of a group of this system"
+        f"engine_options['group']={group!r}: it must be the name or number of a group of this "
+        "system, as 'getent group' lists them"
     )
+
+
+def removal(engine: str, place: Place) -> str:
+    """The command that removes a store which can't be used any more; for error messages.
+
+    ``engine`` is what ``--engine`` takes for it.
+    """
+    import shlex
+
+    folder, prefix = os.path.split(place.directory)
+    words = ["python", "-m", "asgi_ipc", "check", prefix, "--engine", engine]
+    if not place.private:
+        words += ["--engine-option", f"directory={folder}"]
+    if place.gid is not None:
+        words += ["--engine-option", f"group={place.gid}"]
+    return shlex.join([*words, "--remove"])
 
 
 def temporary_folder() -> str:

@@ -7,6 +7,8 @@ here ever looks at a process id: those are reused, and differ between namespaces
 
 from __future__ import annotations
 
+import os
+
 from ..engines.base import IDENTITY_BYTES
 from ..exceptions import StoreUnavailable
 from .heap import Heap
@@ -93,7 +95,10 @@ class Processes:
                     }
                 )
                 return slot
-        raise StoreUnavailable(f"the store already has {SLOTS} processes, the most it can have")
+        raise StoreUnavailable(
+            f"the store at {os.path.dirname(self._sidecar.path)!r} already has {SLOTS} processes, "
+            "the most it can have: end some that need it no more, or give some another prefix"
+        )
 
     def leave(self, slot: int) -> None:
         """Give a slot up, one's own or that of the dead. Needs the lock."""

@@ -62,7 +62,12 @@ class Region:
     """
 
     def __init__(
-        self, kind: int, segment: Segment, sidecar: Sidecar, on_recovery: Callable[[], None]
+        self,
+        kind: int,
+        segment: Segment,
+        sidecar: Sidecar,
+        on_recovery: Callable[[], None],
+        removal: Callable[[], str],
     ) -> None:
         self.kind = kind
         self.segment = segment
@@ -75,6 +80,7 @@ class Region:
         self._sidecar = sidecar
         self._byte = _LOCKS[kind]
         self._on_recovery = on_recovery
+        self._removal = removal
         self._closed = False
 
     def __enter__(self) -> Heap:
@@ -136,8 +142,8 @@ class Region:
         what = str(error) if isinstance(error, StoreCorrupt) else f"{type(error).__name__}: {error}"
         return StoreCorrupt(
             f"the {NAMES[self.kind]} of the store at {os.path.dirname(self._sidecar.path)!r} "
-            f"contradict themselves ({what}); remove it with destroy(), or with "
-            "'python -m asgi_ipc check PREFIX --remove', to start afresh"
+            f"contradict themselves ({what}); to start afresh remove it with destroy(), or with "
+            f"this command: {self._removal()}"
         )
 
     def _finish(self) -> None:

@@ -117,7 +117,8 @@ class ExampleEngine(SharedMemoryEngine):
     entry point in group ``asgi_ipc.engines``.
     """
 
-    #: Written into the lock file, so that no other engine opens the store by mistake.
+    #: Written into the lock file, so that no other engine opens the store by mistake. At most
+    #: 16 printable ASCII characters.
     name = "example"
     segment = ExampleSegment
 

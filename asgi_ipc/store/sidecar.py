@@ -24,7 +24,9 @@ from .place import check_owner, unusable
 from .segment import Owner, Place
 
 _MAGIC = b"asgi_ipc lock\n"
-_FORMAT = struct.Struct("<14sHHI16s16s60s60s16s")
+#: Most bytes of an engine's name.
+LONGEST_NAME = 16
+_FORMAT = struct.Struct(f"<14sHHI16s16s60s60s{LONGEST_NAME}s")
 #: Its beginning: magic, version, kind of lock.
 _HEAD = struct.Struct("<14sHH")
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .bells import check_fifos
@@ -40,10 +41,16 @@ from .layout import (
 )
 from .locks import OPENING
 from .locks import Gone as Gone
-from .place import check_owner, make_directory, unusable
+from .place import check_owner, make_directory, removal, unusable
 from .region import NAMES, Reentered, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 
 def boot_identity() -> bytes:
@@ -67,20 +74,27 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
+def _outside() -> int:
+    """For `warnings.warn`, the stacklevel of whoever called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 class Store:
     """The two segments of a store, open in this process."""
 
     def __init__(
         self,
-        segment: type[Segment],
-        engine: str,
+        engine: type[Attachment],
         place: Place,
         sizes: dict[int, int],
         on_recovery: Callable[[], None],
     ) -> None:
         """Open it, or make it. Raises `StoreUnavailable`."""
         self.place = place
-        self._segment = segment
+        self._segment = engine.segment
         self._engine = engine
         self._sizes = sizes
         self._on_recovery = on_recovery
@@ -139,10 +153,10 @@ class Store:
         """Attach or create; False if the lock file had to go and opening must begin again."""
         record = self.sidecar.read()
         boot = boot_identity()
-        if record and record.engine and record.engine != self._engine:
+        if record and record.engine and record.engine != self._engine.name:
             raise StoreUnavailable(
                 f"the store at {self.place.directory!r} was made by engine {record.engine!r}, "
-                f"this is {self._engine!r}; choose another prefix or directory"
+                f"this is {self._engine.name!r}; choose another prefix or directory"
             )
         if record and record.ready and record.boot_id == boot:
             try:
@@ -171,7 +185,7 @@ class Store:
                 segment = self._segment.attach(self.place, locator)
                 try:
                     self._check(kind, segment, locator, record.store_id)
-                    regions[kind] = Region(kind, segment, self.sidecar, self._on_recovery)
+                    regions[kind] = self._region(kind, segment)
                 except BaseException:
                     segment.close()
                     raise
@@ -188,8 +202,14 @@ class Store:
                     f"{region.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
                     "is ignored",
                     RuntimeWarning,
-                    stacklevel=6,
+                    stacklevel=_outside(),
                 )
+
+    def _region(self, kind: int, segment: Segment) -> Region:
+        def command() -> str:
+            return removal(self._engine.argument(), self.place)
+
+        return Region(kind, segment, self.sidecar, self._on_recovery, command)
 
     def _check(self, kind: int, segment: Segment, locator: str, store_id: bytes) -> None:
         """Refuse memory that isn't what the lock file says, touching nothing of it."""
@@ -235,7 +255,7 @@ class Store:
             boot,
             locators[CHANNELS],
             locators[GROUPS],
-            self._engine,
+            self._engine.name,
         )
         regions: dict[int, Region] = {}
         try:
@@ -265,7 +285,7 @@ class Store:
         try:
             geometry = Geometry.of(kind, size)
             segment.reserve(0, geometry.first_extent * WORD)
-            region = Region(kind, segment, self.sidecar, self._on_recovery)
+            region = self._region(kind, segment)
         except BaseException:
             segment.close()
             raise
