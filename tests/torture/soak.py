@@ -1,268 +1,62 @@
 """Processes that use one store while they are killed, stopped and continued at random.
 
-Every process keeps a ledger, a file that it appends to before and after what it does, and
-that outlives it. In the end the ledgers must agree with each other:
+Every process keeps a ledger outside the store (`ledgers`). In the end these must agree:
 
-* an acknowledged message arrived, or was the one that a killed reader had just taken;
+* an acknowledged message arrived, or a reader that was killed may have taken it just then;
 * none arrived twice, and what one producer sent to one channel arrived in that order;
-* a steady member of a group got all that was sent to it, once and in order;
-* nothing stood still for long while nobody was stopped;
-* the dead left no membership, no FIFO, no process slot and no memory;
-* a waiter in a quiet pair was woken by its bell and not by its regular look.
+* a steady member of a group got all that was sent to it, once and in order.
+
+And meanwhile, and between:
+
+* messages kept arriving at the consumers, and none of a pair that waits for each other was
+  left asleep;
+* the dead left no membership, no process slot, no queue and no memory, for longer than
+  seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import collections
-import contextlib
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asgi_ipc import ChannelFull, IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines import open_engine
-from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.layout import LANES, Q_GONE, Q_OWNER, Q_PUSHED, Q_WORDS, WORD
+
+from .ledgers import CHANNELS, GOT, GROUPS, Books, Death, Ledger
+from .remains import await_clean, in_use
+from .soak_workers import KILLABLE, PAIR, STEADY, Part, Setting, Worker
+from .standstill import Standstill, turns
 
 ENGINES = ("posix", "sysv", "mmap")
-CHANNELS = 6
-GROUPS = 3
-#: Seconds without any message arriving, with nobody stopped, that count as standing still.
-STALL = 30.0
-#: A quiet waiter that took longer was not woken, but looked by itself.
-LATE = 0.9
-#: Seconds that messages to groups live.
-FORGOTTEN = 6
+#: Seconds without progress that are a fault, as `Standstill` counts them.
+STALL = 5.0
+#: Seconds without progress after which nobody is stopped or killed until there is some.
+#: Who is stopped inside the store rightly holds up all others, and on a busy machine who is
+#: killed soon gets nothing done; so a standstill is a fault only if peace does not end it.
+PEACE = 1.0
+#: Seconds in which who is told to stop stops.
+STOPPED = 20.0
 #: Bytes that a store in use for longer may take more, as handles are never given back.
 SLACK = 64 * 1024
 
-#: What a line of a ledger says.
-TRIED, SENT, GOT, JOINED, LEFT = b"TSGJL"
-_LINE = struct.Struct("<BBxxIQd")
-_SIZES = (10, 10, 10, 200, 3_000, 20_000)
 
+class Running(NamedTuple):
+    """A process: its part, its number, and since when."""
 
-class Line(NamedTuple):
-    """One line of a ledger: what was done, on which channel or group, whose, which, when."""
-
-    what: int
-    where: int
-    producer: int
-    number: int
-    at: float
-
-
-class Ledger:
-    """One process's file. What was appended stays when it is killed."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def note(self, what: int, where: int, producer: int, number: int) -> None:
-        os.write(self._descriptor, _LINE.pack(what, where, producer, number, time.monotonic()))
-
-    @staticmethod
-    def read(path: Path) -> Iterator[Line]:
-        data = path.read_bytes()
-        return (Line(*fields) for fields in _LINE.iter_unpack(data[: len(data) // 24 * 24]))
-
-
-class Setting(NamedTuple):
-    """What all processes of a soak share."""
-
-    folder: Path
-    options: dict[str, Any]
-
-
-def _message(producer: int, number: int, dice: random.Random) -> dict[str, Any]:
-    return {"p": producer, "n": number, "x": bytes(dice.choice(_SIZES))}
-
-
-# ---- What a process does until it is killed, or told to stop by SIGTERM.
-
-
-class Worker:
-    """One process; ``me`` is a number that none had before."""
-
-    def __init__(self, setting: Setting, me: int) -> None:
-        self.setting = setting
-        self.me = me
-        self.dice = random.Random(me)
-        self.ledger = Ledger(setting.folder / f"{me}.ledger")
-        self.stopping = False
-        signal.signal(signal.SIGTERM, self._stop)
-
-    def _stop(self, *_: object) -> None:
-        self.stopping = True
-
-    def layer(self) -> IPCChannelLayer:
-        return IPCChannelLayer(**self.setting.options)
-
-    def sync_layer(self) -> SyncIPCChannelLayer:
-        return SyncIPCChannelLayer(**self.setting.options)
-
-    # Producers.
-
-    def produce(self) -> None:
-        layer = self.sync_layer()
-        for number in range(1 << 40):
-            if self.stopping:
-                return
-            where = self.dice.randrange(CHANNELS)
-            self.ledger.note(TRIED, where, self.me, number)
-            while not self.stopping:
-                try:
-                    layer.send(f"channel{where}", _message(self.me, number, self.dice))
-                    self.ledger.note(SENT, where, self.me, number)
-                    break
-                except ChannelFull:
-                    time.sleep(0.002)
-            if self.dice.random() < 0.1:
-                time.sleep(self.dice.uniform(0, 0.005))
-
-    def produce_async(self) -> None:
-        asyncio.run(self._produce_async())
-
-    async def _produce_async(self) -> None:
-        layer = self.layer()
-        for number in range(1 << 40):
-            if self.stopping:
-                return
-            where = self.dice.randrange(CHANNELS)
-            self.ledger.note(TRIED, where, self.me, number)
-            while not self.stopping:
-                try:
-                    await layer.send(f"channel{where}", _message(self.me, number, self.dice))
-                    self.ledger.note(SENT, where, self.me, number)
-                    break
-                except ChannelFull:
-                    await asyncio.sleep(0.002)
-            if self.dice.random() < 0.1:
-                await asyncio.sleep(self.dice.uniform(0, 0.005))
-
-    # Consumers of ordinary channels.
-
-    def consume(self) -> None:
-        layer = self.sync_layer()
-        names = [f"channel{n}" for n in self.dice.sample(range(CHANNELS), 3)]
-        while not self.stopping:
-            name, message = layer.receive(names, block=True, timeout=self.dice.uniform(0, 0.3))
-            if name is not None and message is not None:
-                self.ledger.note(GOT, int(name[7:]), message["p"], message["n"])
-
-    def consume_async(self) -> None:
-        asyncio.run(self._consume_async())
-
-    async def _consume_async(self) -> None:
-        layer = self.layer()
-
-        async def consume(where: int, patient: bool) -> None:
-            while not self.stopping:
-                timeout = 0.5 if patient else self.dice.uniform(0, 0.01)
-                try:
-                    message = await asyncio.wait_for(layer.receive(f"channel{where}"), timeout)
-                except asyncio.TimeoutError:
-                    continue
-                self.ledger.note(GOT, where, message["p"], message["n"])
-
-        where = self.dice.sample(range(CHANNELS), 3)
-        await asyncio.gather(*(consume(n, index > 0) for index, n in enumerate(where)))
-
-    # Groups.
-
-    def group_send(self) -> None:
-        # Sent to a member that has just been forgotten, a message stays until it expires.
-        layer = SyncIPCChannelLayer(**{**self.setting.options, "expiry": FORGOTTEN})
-        for number in range(1 << 40):
-            if self.stopping:
-                return
-            where = self.dice.randrange(GROUPS)
-            self.ledger.note(TRIED, CHANNELS + where, self.me, number)
-            layer.send_group(f"group{where}", _message(self.me, number, self.dice))
-            self.ledger.note(SENT, CHANNELS + where, self.me, number)
-            time.sleep(self.dice.uniform(0, 0.01))
-
-    def stay(self) -> None:
-        """A steady member: joins all groups, and leaves when told to stop."""
-        asyncio.run(self._member(steady=True))
-
-    def come_and_go(self) -> None:
-        asyncio.run(self._member(steady=False))
-
-    async def _member(self, steady: bool) -> None:
-        layer = self.layer()
-
-        async def member(where: int) -> None:
-            while not self.stopping:
-                name = await layer.new_channel()
-                await layer.group_add(f"group{where}", name)
-                (self.setting.folder / f"{self.me}.prefix").write_text(layer.client_prefix)
-                self.ledger.note(JOINED, CHANNELS + where, self.me, 0)
-                until = time.monotonic() + (1e9 if steady else self.dice.uniform(0, 0.2))
-                while time.monotonic() < until and not self.stopping:
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        message = await asyncio.wait_for(layer.receive(name), 0.1)
-                        self.ledger.note(GOT, CHANNELS + where, message["p"], message["n"])
-                if steady:
-                    # What was sent before the end is there by now.
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        while True:
-                            message = await asyncio.wait_for(layer.receive(name), 1.5)
-                            self.ledger.note(GOT, CHANNELS + where, message["p"], message["n"])
-                self.ledger.note(LEFT, CHANNELS + where, self.me, 0)
-                await layer.group_discard(f"group{where}", name)
-
-        await asyncio.gather(*(member(where) for where in range(GROUPS)))
-
-    # The quiet pair: never killed, never stopped.
-
-    def knock(self) -> None:
-        layer = self.sync_layer()
-        for number in range(1 << 40):
-            if self.stopping:
-                return
-            self.ledger.note(SENT, 255, self.me, number)
-            layer.send("quiet", {"n": number, "p": self.me})
-            time.sleep(self.dice.uniform(0.01, 0.05))
-
-    def listen(self) -> None:
-        asyncio.run(self._listen())
-
-    async def _listen(self) -> None:
-        layer = self.layer()
-        while not self.stopping:
-            with contextlib.suppress(asyncio.TimeoutError):
-                message = await asyncio.wait_for(layer.receive("quiet"), 5)
-                self.ledger.note(GOT, 255, message["p"], message["n"])
-
-
-KILLABLE = (
-    "produce",
-    "produce",
-    "produce_async",
-    "consume",
-    "consume",
-    "consume_async",
-    "consume_async",
-    "group_send",
-    "come_and_go",
-)
-CONSUMERS = {"consume", "consume_async"}
-STEADY = ("stay", "knock", "listen")
-#: Those of which a stop shows in nothing but time.
-NEVER_STOPPED = {"knock", "listen"}
+    part: Part
+    me: int
+    born: float
 
 
 class Report(NamedTuple):
@@ -275,9 +69,8 @@ class Report(NamedTuple):
     sent: int
     received: int
     lost: int
+    quiet: int
     slowest: float
-    late: int
-    knocks: int
     recoveries: int
     faults: list[str]
 
@@ -285,8 +78,8 @@ class Report(NamedTuple):
         text = (
             f"{self.engine}: {self.seconds:.0f} s, {self.kills} kills, {self.stops} stops, "
             f"{self.sent} messages sent, {self.received} received, {self.lost} lost with killed "
-            f"readers, {self.recoveries} recoveries, quiet pair: {self.knocks} messages, slowest "
-            f"{self.slowest * 1000:.0f} ms, {self.late} not woken"
+            f"readers, {self.recoveries} recoveries, quiet pair: {self.quiet} messages, slowest "
+            f"{self.slowest * 1000:.0f} ms"
         )
         return "\n".join([text, *(f"  FAULT: {fault}" for fault in self.faults)])
 
@@ -314,61 +107,80 @@ class Soak:
             "channel_capacity": {"specific.*": 1_000_000},
         }
         self.setting = Setting(self.folder, options)
-        self.workers: dict[int, tuple[str, int]] = {}
+        self.workers: dict[int, Running] = {}
+        #: Who is stopped, until when.
         self.stopped: dict[int, float] = {}
         self.numbers = 0
         self.kills = self.stops = 0
-        self.killed: dict[int, str] = {}
+        self.deaths: list[Death] = []
+        #: Bytes in the ledgers of consumers that were killed.
+        self.consumed = 0
+        self.consumers = Standstill()
+        self.pair = Standstill()
         self.faults: list[str] = []
 
     # Processes.
 
-    def start(self, role: str) -> None:
+    def start(self, part: Part) -> None:
         self.numbers += 1
         me = self.numbers
+        born = time.monotonic()
         child = os.fork()
         if child:
-            self.workers[child] = role, me
+            self.workers[child] = Running(part, me, born)
             return
         status = 1
         try:
             for number in (signal.SIGINT, signal.SIGALRM):
                 signal.signal(number, signal.SIG_DFL)
-            worker = Worker(self.setting, me)
-            getattr(worker, role)()
+            worker = Worker(self.setting, me, part.reads)
+            getattr(worker, part.role)()
             status = 0
         except BaseException:
-            (self.folder / f"{me}.error").write_text(f"{role}: {traceback.format_exc()}")
+            (self.folder / f"{me}.error").write_text(f"{part.role}: {traceback.format_exc()}")
         finally:
             os._exit(status)
 
     def kill(self, child: int) -> None:
-        role, me = self.workers.pop(child)
+        part, me, born = self.workers.pop(child)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         self.stopped.pop(child, None)
-        self.killed[me] = role
         self.kills += 1
+        if part.reads:
+            self.deaths.append(Death(me, part.receives, born, time.monotonic()))
+            self.consumed += self.written(me)
 
-    def pick(self, among: Callable[[str], bool]) -> int | None:
-        found = [child for child, (role, _) in self.workers.items() if among(role)]
+    def pick(self, among: Callable[[Part], bool]) -> int | None:
+        found = [child for child, (part, _, _) in self.workers.items() if among(part)]
         return self.dice.choice(found) if found else None
+
+    def written(self, me: int) -> int:
+        """Bytes in a ledger."""
+        try:
+            return os.stat(self.folder / f"{me}.ledger").st_size
+        except FileNotFoundError:
+            return 0  # It was not there for long enough.
 
     # The soak.
 
     def run(self) -> Report:
         began = time.monotonic()
         try:
-            for role in (*STEADY, *KILLABLE):
-                self.start(role)
-            self.torment(began + self.seconds * 0.4)
+            for part in STEADY:
+                self.start(part)
+            self.await_member()
+            for part in KILLABLE:
+                self.start(part)
+            going = self.torment(self.seconds * 0.4)
             first = self.calm()
-            for role in KILLABLE:
-                self.start(role)
-            self.torment(began + self.seconds)
-            second = self.calm()
-            if second > first + SLACK:
-                self.faults.append(f"bytes in use went from {first} to {second}")
+            if going:
+                for part in KILLABLE:
+                    self.start(part)
+                self.torment(self.seconds * 0.6)
+                second = self.calm()
+                if second > first + SLACK:
+                    self.faults.append(f"bytes in use went from {first} to {second}")
             return self.finish(time.monotonic() - began)
         finally:
             for child in list(self.workers):
@@ -377,79 +189,116 @@ class Soak:
             self.open().destroy()
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def torment(self, until: float) -> None:
-        """Kill, stop and continue, and see that messages keep arriving."""
-        arrived, since = self.progress(), time.monotonic()
-        look = 0.0
-        while (now := time.monotonic()) < until:
+    def await_member(self) -> None:
+        """The steady member has joined all groups, and said who it is."""
+        steady = [me for part, me, _ in self.workers.values() if part.role == "stay"]
+        for _ in turns(STOPPED, 0.01):
+            if all(self.written(me) >= GROUPS * Ledger.LINE for me in steady):
+                return
+        self.faults.append("the steady member does not join")
+
+    def torment(self, seconds: float) -> bool:
+        """Kill, stop and continue, as long as there is progress; False if it came to an end."""
+        self.consumers, self.pair = Standstill(), Standstill()
+        before = time.monotonic()
+        until = before + seconds
+        while True:
+            now = time.monotonic()
+            self.look(0.0 if self.stopped else now - before)
+            before = now
+            peace = max(self.consumers.seconds, self.pair.seconds) > PEACE
+            if self.stands_still():
+                return False
+            # A standstill is seen to its end.
+            if now >= until and not peace:
+                return True
             time.sleep(self.dice.uniform(0, 0.01))
             for child, when in list(self.stopped.items()):
                 if now >= when:
                     os.kill(child, signal.SIGCONT)
                     del self.stopped[child]
-                    since = now
-            if self.dice.random() < 0.9:
-                victim = self.pick(lambda role: role not in STEADY)
-                if victim is not None:
-                    role = self.workers[victim][0]
-                    self.kill(victim)
-                    self.start(role)
-            elif len(self.stopped) < 2:
-                victim = self.pick(lambda role: role not in NEVER_STOPPED)
-                if victim is not None and victim not in self.stopped:
-                    os.kill(victim, signal.SIGSTOP)
-                    # Now and then for longer than any of our timeouts.
-                    longest = 2.5 if self.dice.random() < 0.05 else 0.1
-                    self.stopped[victim] = now + self.dice.uniform(0, longest)
-                    self.stops += 1
+            if not peace:
+                self.harm_one(now)
             self.reap()
-            if now >= look:
-                look = now + 0.5
-                seen = self.progress()
-                if seen != arrived or self.stopped:
-                    arrived, since = seen, now
-                elif now > since + STALL:
-                    self.faults.append(f"no message arrived for {STALL} s")
-                    return
 
-    def progress(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.glob("*.ledger"))
+    def harm_one(self, now: float) -> None:
+        if self.dice.random() < 0.9:
+            victim = self.pick(lambda part: part not in STEADY)
+            if victim is not None:
+                part = self.workers[victim].part
+                self.kill(victim)
+                self.start(part)
+        elif len(self.stopped) < 2:
+            victim = self.pick(lambda part: part not in PAIR)
+            if victim is not None and victim not in self.stopped:
+                os.kill(victim, signal.SIGSTOP)
+                # Now and then for longer than any of our timeouts.
+                longest = 2.5 if self.dice.random() < 0.05 else 0.1
+                self.stopped[victim] = now + self.dice.uniform(0, longest)
+                self.stops += 1
+
+    def look(self, seconds: float) -> None:
+        """See what has been done since the last look, during which so many seconds count."""
+        read = self.consumed
+        exchanged = 0
+        for part, me, _ in self.workers.values():
+            if part.reads:
+                read += self.written(me)
+            elif part in PAIR:
+                exchanged += self.written(me)
+        self.consumers.look(read, seconds)
+        self.pair.look(exchanged, seconds)
+
+    def stands_still(self) -> bool:
+        """Whether there was no progress for too long, which is a fault."""
+        if self.consumers.seconds > STALL:
+            self.faults.append(f"no message arrived for {STALL} s, with nobody stopped or killed")
+            return True
+        if self.pair.seconds > STALL and self.consumers.seconds < PEACE:
+            self.faults.append(
+                f"a wake-up was lost: of two that wait for each other none woke for {STALL} s, "
+                "while others got messages and nobody was stopped or killed"
+            )
+            # They would wait for ever.
+            for child, (part, _, _) in list(self.workers.items()):
+                if part in PAIR:
+                    self.kill(child)
+            return True
+        return False
 
     def reap(self) -> None:
         """Nobody may end by himself."""
-        for child, (role, me) in list(self.workers.items()):
+        for child, (part, me, _) in list(self.workers.items()):
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
                 del self.workers[child]
                 self.stopped.pop(child, None)
                 error = self.folder / f"{me}.error"
-                told = error.read_text() if error.exists() else f"{role} ended: status {status}"
+                told = error.read_text() if error.exists() else f"{part.role} ended: {status}"
                 self.faults.append(told)
-                self.start(role)
+                self.start(part)
 
     def calm(self) -> int:
         """End what may be killed; the store must be as clean as if they had never been."""
         for child in self.stopped:
             os.kill(child, signal.SIGCONT)
         self.stopped.clear()
-        for child, (role, _) in list(self.workers.items()):
-            if role not in STEADY:
+        for child, (part, _, _) in list(self.workers.items()):
+            if part not in STEADY:
                 self.kill(child)
         engine = self.open()
         try:
             self.drain(engine)
-            self.await_clean(engine)
-            return self.in_use(engine)
+            alive = {
+                bytes.fromhex(prefix.read_text()[:28])
+                for part, me, _ in self.workers.values()
+                for prefix in self.folder.glob(f"{me}.prefix")
+                if part.role == "stay"
+            }
+            self.faults += await_clean(engine, alive, len(self.workers) + 1)
+            return in_use(engine)
         finally:
             engine.close()
-
-    def in_use(self, engine: SharedMemoryEngine) -> int:
-        """Bytes in use, without lanes: the queues of the steady ones may just have some."""
-        used = 0
-        for region in (engine._channels, engine._groups):
-            with region as heap:
-                used += heap.usage()[0] - heap.words[LANES] * heap.geometry.extent_words * WORD
-        return used
 
     def open(self) -> SharedMemoryEngine:
         options = self.setting.options
@@ -476,87 +325,30 @@ class Soak:
             if name is None or message is None:
                 break
             ledger.note(GOT, int(name[7:]), message["p"], message["n"])
+        ledger.close()
         layer.close()
 
-    def await_clean(self, engine: SharedMemoryEngine) -> None:
-        """Within seconds nothing is left of the dead."""
-        alive = {
-            bytes.fromhex((self.folder / f"{me}.prefix").read_text()[:28])
-            for role, me in self.workers.values()
-            if role == "stay"
-        }
-        until = time.monotonic() + FORGOTTEN + 60
-        while True:
-            left = self.remains(engine, alive)
-            if not left:
-                return
-            if time.monotonic() > until:
-                self.faults += left
-                return
-            time.sleep(0.1)
-
-    def remains(self, engine: SharedMemoryEngine, alive: set[bytes]) -> list[str]:
-        left = []
-        with engine._channels:
-            # As when room is needed.
-            engine._queues.upkeep.sweep(engine.clock(), everything=True)
-        for number in range(GROUPS):
-            for member in engine.members(b"group%d" % number).names:
-                if not any(identity in member for identity in alive):
-                    left.append(f"membership of the dead: {member!r}")
-        counts = engine.statistics()
-        # The steady ones, and this process.
-        if counts["processes"] > len(self.workers) + 1:
-            left.append(f"{counts['processes']} slots for {len(self.workers) + 1} processes")
-        # What the steady ones wait on, and what they are just being sent.
-        if counts["queues"] > len(STEADY) + 1 or counts["pending"] > 5:
-            left.append(
-                f"{counts['queues']} queues with {counts['pending']} messages: "
-                f"{self.queues(engine)}, alive {alive}"
-            )
-        for region in (engine._channels, engine._groups):
-            with region as heap:
-                left += [str(fault) for fault in check(heap)]
-        return left
-
-    def queues(self, engine: SharedMemoryEngine) -> list[tuple[bytes, int, int]]:
-        """Name, messages and owner of each queue."""
-        index = engine._queues._index
-        with engine._channels as heap:
-            found = []
-            for first in range(heap.geometry.buckets):
-                for handle in index.chain(heap.geometry.hash_table + first):
-                    address = heap.address(handle)
-                    found.append(
-                        (
-                            heap.payload(address, Q_WORDS),
-                            heap.words[address + Q_PUSHED] - heap.words[address + Q_GONE],
-                            heap.words[address + Q_OWNER],
-                        )
-                    )
-            return found
-
-    # The ledgers.
-
     def finish(self, seconds: float) -> Report:
-        for child, (role, _) in list(self.workers.items()):
+        """Stop the steady ones, and compare the ledgers."""
+        steady = {me for part, me, _ in self.workers.values() if part.role == "stay"}
+        for child in self.workers:
             os.kill(child, signal.SIGTERM)
-            until = time.monotonic() + 120
-            while not os.waitpid(child, os.WNOHANG)[0]:
-                if time.monotonic() > until:
-                    self.faults.append(f"{role} does not stop")
-                    os.kill(child, signal.SIGKILL)
-                    os.waitpid(child, 0)
-                    break
-                time.sleep(0.01)
-        steady = {me for role, me in self.workers.values() if role == "stay"}
-        self.workers.clear()
+        for _ in turns(STOPPED, 0.01):
+            for child in list(self.workers):
+                if os.waitpid(child, os.WNOHANG)[0]:
+                    del self.workers[child]
+            if not self.workers:
+                break
+        for child, (part, _, _) in list(self.workers.items()):
+            what = "a wake-up was lost: " if part in PAIR else ""
+            self.faults.append(f"{what}{part.role} does not stop")
+            self.kill(child)
         for path in self.folder.glob("*.error"):
             self.faults.append(path.read_text())
-        tried, sent, got, lines = self.read()
-        lost = self.compare(tried, sent, got)
-        self.compare_groups(sent, steady, lines)
-        slow = self.quiet(lines)
+        books = Books(self.folder)
+        lost, faults = books.channels(self.deaths)
+        self.faults += faults + books.groups(steady)
+        quiet = books.quiet()
         engine = self.open()
         recoveries = engine.statistics()["recoveries"]
         engine.destroy()
@@ -567,102 +359,14 @@ class Soak:
             seconds,
             self.kills,
             self.stops,
-            len(sent),
-            sum(len(each) for each in got.values()),
+            len(books.sent),
+            books.received,
             lost,
-            max(slow, default=0.0),
-            sum(1 for each in slow if each > LATE),
-            len(slow),
+            len(quiet),
+            max(quiet, default=0.0),
             recoveries,
             self.faults,
         )
-
-    def read(
-        self,
-    ) -> tuple[set[Any], dict[Any, float], dict[int, list[Any]], dict[int, list[Line]]]:
-        tried: set[Any] = set()
-        sent: dict[Any, float] = {}
-        got: dict[int, list[Any]] = {}
-        lines: dict[int, list[Line]] = {}
-        for path in self.folder.glob("*.ledger"):
-            me = int(path.stem)
-            got[me] = []
-            lines[me] = list(Ledger.read(path))
-            for line in lines[me]:
-                key = (line.where, line.producer, line.number)
-                if line.what == TRIED:
-                    tried.add(key)
-                elif line.what == SENT:
-                    sent[key] = line.at
-                elif line.what == GOT:
-                    got[me].append(key)
-        return tried, sent, got, lines
-
-    def compare(self, tried: set[Any], sent: dict[Any, float], got: dict[int, list[Any]]) -> int:
-        """Ordinary channels: nothing lost, doubled, mixed up or made up."""
-        seen: collections.Counter[Any] = collections.Counter()
-        for me, keys in got.items():
-            last: dict[tuple[int, int], int] = {}
-            for where, producer, number in keys:
-                if number <= last.get((where, producer), -1):
-                    self.faults.append(f"{me} got {where, producer, number} out of order")
-                last[where, producer] = number
-            seen.update(key for key in keys if key[0] < CHANNELS)
-        twice = [key for key, times in seen.items() if times > 1]
-        if twice:
-            self.faults.append(f"{len(twice)} messages arrived twice: {twice[:5]}")
-        if seen.keys() - tried:
-            self.faults.append(f"messages that nobody sent: {list(seen.keys() - tried)[:5]}")
-        lost = {key for key in sent if key[0] < CHANNELS} - seen.keys()
-        readers = sum(1 for role in self.killed.values() if role in CONSUMERS)
-        if len(lost) > readers:
-            self.faults.append(
-                f"{len(lost)} acknowledged messages lost, with {readers} readers killed"
-            )
-        return len(lost)
-
-    def compare_groups(
-        self, sent: dict[Any, float], steady: set[int], lines: dict[int, list[Line]]
-    ) -> None:
-        """A steady member got each group message that was sent while it was one, once."""
-        for me in steady:
-            joined = {line.where: line.at for line in lines[me] if line.what == JOINED}
-            left = {line.where: line.at for line in lines[me] if line.what == LEFT}
-            arrived = [
-                (line.where, line.producer, line.number) for line in lines[me] if line.what == GOT
-            ]
-            if len(set(arrived)) != len(arrived):
-                self.faults.append(f"member {me} got a message twice")
-            # Sent is noted after the sending, joined after the joining; a margin does for
-            # the difference.
-            due = {
-                key
-                for key, at in sent.items()
-                if key[0] in joined and joined[key[0]] + 3 < at < left.get(key[0], 0)
-            }
-            missing = due - set(arrived)
-            if missing:
-                self.faults.append(
-                    f"member {me} never got {len(missing)} of {len(due)}: {sorted(missing)[:3]}"
-                )
-
-    def quiet(self, lines: dict[int, list[Line]]) -> list[float]:
-        """Seconds that each message of the quiet pair took."""
-        began = {}
-        for each in lines.values():
-            began.update(
-                {
-                    (line.producer, line.number): line.at
-                    for line in each
-                    if line.where == 255 and line.what == SENT
-                }
-            )
-        return [
-            line.at - began[line.producer, line.number]
-            for each in lines.values()
-            for line in each
-            if line.where == 255 and line.what == GOT
-        ]
 
 
 def soak(engine: str, seconds: float, seed: int = 0) -> Report:
