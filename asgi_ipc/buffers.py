@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .engines.base import Bell
@@ -93,6 +94,39 @@ class OwnQueue:
         self.fetching_now = self.fetch_again = False
         self.overflowed = 0
         self.expired = 0
+
+    def wait(self, channel: LocalChannel | None, waiter: Waiter) -> None:
+        """Note who waits for a channel, or for any of the queue."""
+        (self.anyone if channel is None else channel.waiters).append(waiter)
+        self.waiting[waiter.listener] = self.waiting.get(waiter.listener, 0) + 1
+
+    def not_waiting(self, waiter: Waiter) -> None:
+        """Count who has been taken off a list of waiters."""
+        left = self.waiting[waiter.listener] - 1
+        if left:
+            self.waiting[waiter.listener] = left
+        else:
+            del self.waiting[waiter.listener]
+
+    def wake_one(self, channel: LocalChannel | None) -> None:
+        """Wake who waits longest for a channel, or else for any of the queue."""
+        if channel is None or not self.wake_first(channel.waiters):
+            self.wake_first(self.anyone)
+
+    def wake_first(self, waiters: deque[Waiter]) -> bool:
+        """Wake the first on a list who still is there; False if there is nobody."""
+        while waiters:
+            waiter = waiters.popleft()
+            self.not_waiting(waiter)
+            if waiter.wake():
+                return True
+        return False
+
+    def waiter_lists(self) -> Iterator[deque[Waiter]]:
+        """Those who wait for any message, then those of each channel."""
+        yield self.anyone
+        for channel in list(self.locals.values()):
+            yield channel.waiters
 
     def buffered(self) -> int:
         """Messages in all buffers."""

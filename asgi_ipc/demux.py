@@ -20,7 +20,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from .buffers import SWEEP_AT, Buffered, Listener, LocalChannel, OwnQueue, Waiter
@@ -200,10 +200,14 @@ class Demultiplexer:
         return None
 
     def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
-        """The next message of a queue and its local channel, as `look`."""
+        """The next message of a queue and its local channel, as `look`; if the engine blocks,
+        only of those that have been fetched."""
         self.notice_flush()
         found = self.take_any(own)
-        if found is None and not (listener and self.is_empty(own, listener)):
+        if found is None and not (
+            # Which would have to be done without the lock.
+            self.blocking or (listener and self.is_empty(own, listener))
+        ):
             self.fetch(own, listener, None)
             found = self.take_any(own)
         return found
@@ -328,7 +332,7 @@ class Demultiplexer:
                 self._overflowed(own, local, channel.limit)
             items.append(item)
             if channel.waiters or own.anyone:
-                self.wake_one(own, channel)
+                own.wake_one(channel)
         return None
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
@@ -345,11 +349,6 @@ class Demultiplexer:
 
     # Waiting
 
-    def wait(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
-        """Note who waits for a channel, or for any of the queue."""
-        (own.anyone if channel is None else channel.waiters).append(waiter)
-        own.waiting[waiter.listener] = own.waiting.get(waiter.listener, 0) + 1
-
     def leave(self, own: OwnQueue, local: bytes | None, waiter: Waiter) -> None:
         """Forget who does not wait any more. If it was woken, another is woken for it."""
         channel = None if local is None else own.locals.get(local)
@@ -357,18 +356,13 @@ class Demultiplexer:
             waiters = own.anyone if channel is None else channel.waiters
             if waiter in waiters:
                 waiters.remove(waiter)
-                self._not_waiting(own, waiter)
+                own.not_waiting(waiter)
         elif local is None:
             if any(each.items for each in own.locals.values()):
-                self.wake_one(own, None)
+                own.wake_one(None)
         elif channel is not None and channel.items:
-            self.wake_one(own, channel)
+            own.wake_one(channel)
         self.hand_over(own, waiter.listener)
-
-    def wake_one(self, own: OwnQueue, channel: LocalChannel | None) -> None:
-        """Wake who waits longest for a channel, or else for any of the queue."""
-        if channel is None or not self._wake_first(own, channel.waiters):
-            self._wake_first(own, own.anyone)
 
     def hand_over(self, own: OwnQueue, listener: Listener) -> None:
         """See to it that somebody hears the bell when a listener has nobody left waiting."""
@@ -380,40 +374,20 @@ class Demultiplexer:
                 self.engine.disarm(own.name, listener.bell)
             except (StoreCorrupt, StoreUnavailable):
                 pass  # Who looks now gets to know.
-        for waiters in self._waiter_lists(own):
-            if self._wake_first(own, waiters):
+        for waiters in own.waiter_lists():
+            if own.wake_first(waiters):
                 return
-
-    def _wake_first(self, own: OwnQueue, waiters: deque[Waiter]) -> bool:
-        while waiters:
-            waiter = waiters.popleft()
-            self._not_waiting(own, waiter)
-            if waiter.wake():
-                return True
-        return False
 
     def fail(self, own: OwnQueue, error: Exception) -> None:
         """Let an error that nobody's own call met be raised by all who wait for the queue."""
         if not own.waiting and not self.closed:
             _log.error("on queue %s: %s", own.name.decode("ascii"), error)
-        for waiters in self._waiter_lists(own):
+        for waiters in own.waiter_lists():
             while waiters:
                 waiter = waiters.popleft()
-                self._not_waiting(own, waiter)
+                own.not_waiting(waiter)
                 waiter.error = error
                 waiter.wake()
-
-    def _waiter_lists(self, own: OwnQueue) -> Iterator[deque[Waiter]]:
-        yield own.anyone
-        for channel in list(own.locals.values()):
-            yield channel.waiters
-
-    def _not_waiting(self, own: OwnQueue, waiter: Waiter) -> None:
-        left = own.waiting[waiter.listener] - 1
-        if left:
-            own.waiting[waiter.listener] = left
-        else:
-            del own.waiting[waiter.listener]
 
     # Listeners
 
@@ -432,10 +406,10 @@ class Demultiplexer:
     def _forget(self, listener: Listener) -> None:
         for own in self.own.values():
             if listener in own.waiting:
-                for waiters in self._waiter_lists(own):
+                for waiters in own.waiter_lists():
                     for waiter in [each for each in waiters if each.listener is listener]:
                         waiters.remove(waiter)
-                        self._not_waiting(own, waiter)
+                        own.not_waiting(waiter)
             self.hand_over(own, listener)
             if own.armed_by is listener:
                 own.armed_by, own.certain = None, False

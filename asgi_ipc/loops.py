@@ -34,10 +34,7 @@ class LoopWaiter(Waiter):
     listener: LoopListener
 
     def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
-        # Not by way of the base class: one is made whenever somebody waits.
-        self.listener = listener
-        self.woken = False
-        self.error = None
+        super().__init__(listener)
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
@@ -168,7 +165,7 @@ class LoopListener(Listener):
                         self._spinner.waited(since)
                     return body
                 waiter = self._waiter()
-                demux.wait(own, channel, waiter)
+                own.wait(channel, waiter)
             since = since or time.monotonic()
             try:
                 await waiter.future

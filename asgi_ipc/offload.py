@@ -47,7 +47,7 @@ class OffloadingListener(LoopListener):
                         demux.hand_over(own, self)
                     return body
                 waiter = self._waiter()
-                demux.wait(own, channel, waiter)
+                own.wait(channel, waiter)
                 if not demux.is_empty(own, self):
                     self._fetch(own)
             try:

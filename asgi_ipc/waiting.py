@@ -86,11 +86,7 @@ def receive_now(
             continue
         with demux.lock:
             own = _queue(demux, name)
-            if demux.blocking:
-                demux.notice_flush()
-                found = demux.take_any(own)
-            else:
-                found = demux.look_any(own, listener)
+            found = demux.look_any(own, listener)
         if found is None and demux.blocking:
             demux.fetch_blocking(own, listener)
             with demux.lock:
@@ -200,7 +196,7 @@ def _enlist(
         for name in names:
             if name.specific:
                 own, waiter = _queue(demux, name), ThreadWaiter(listener)
-                demux.wait(own, None, waiter)
+                own.wait(None, waiter)
                 waiters.append((own, waiter))
     return waiters
 

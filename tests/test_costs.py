@@ -220,11 +220,8 @@ def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(layer: IPCChanne
     """It is woken, takes the message, answers one who is awake, and waits again."""
 
     async def main() -> None:
-        own = await layer.new_channel()
-        trip = Trip(layer, own, "ordinary")
-        await trip.start()
-        calls = await usual(system_calls, trip.answer, trip.ask)
-        await trip.end()
+        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+            calls = await usual(system_calls, trip.answer, trip.ask)
         assert calls.count("write") == 0
         # The ring is heard.
         assert calls.count("read") == 1
@@ -240,11 +237,8 @@ def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_ring(
     layer: IPCChannelLayer,
 ) -> None:
     async def main() -> None:
-        own = await layer.new_channel()
-        trip = Trip(layer, own, "ordinary")
-        await trip.start()
-        calls = await usual(system_calls, trip.ask, trip.answer)
-        await trip.end()
+        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+            calls = await usual(system_calls, trip.ask, trip.answer)
         assert calls == [*_LOCK_ROUND, "write"]
 
     run(main())
@@ -255,12 +249,9 @@ def test_a_receiver_that_looks_out_is_not_rung_for_and_takes_the_message_in_one_
     layer: IPCChannelLayer,
 ) -> None:
     async def main() -> None:
-        own = await layer.new_channel()
-        trip = Trip(layer, own, "ordinary")
-        await trip.start()
-        assert await usual(system_calls, trip.ask, trip.answer) == _LOCK_ROUND
-        calls = await usual(system_calls, trip.answer, trip.ask)
-        await trip.end()
+        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+            assert await usual(system_calls, trip.ask, trip.answer) == _LOCK_ROUND
+            calls = await usual(system_calls, trip.answer, trip.ask)
         # One to take the message, one to answer.
         assert [call for call in calls if call != "sched_yield"] == 2 * _LOCK_ROUND
 
@@ -397,10 +388,8 @@ def test_no_operation_runs_much_more_than_it_did(layer: IPCChannelLayer) -> None
         ordinary_send, ordinary_receive = await pair(layer, "ordinary")
         await layer.group_add("room", own)
         broadcast = await usual(opcodes, partial(layer.group_send, "room", _MESSAGE))
-        trip = Trip(layer, await layer.new_channel(), answers)
-        await trip.start()
-        answer = await usual(opcodes, trip.answer, trip.ask)
-        await trip.end()
+        async with Trip(layer, await layer.new_channel(), answers) as trip:
+            answer = await usual(opcodes, trip.answer, trip.ask)
         return {
             "send": send,
             "receive": receive,
@@ -429,9 +418,10 @@ class Trip:
             await self._layer.send(self._other, message)
             self._answered.set()
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Trip:
         self._task = asyncio.create_task(self._serve())
         await self._settle()
+        return self
 
     async def _settle(self) -> None:
         for _ in range(3):
@@ -447,6 +437,6 @@ class Trip:
         await self._answered.wait()
         await self._settle()
 
-    async def end(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

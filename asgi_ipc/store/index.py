@@ -71,10 +71,10 @@ class Index:
         found = []
         # Most of a table is empty, in most stores; to pass over that must cost nothing.
         for at in range(0, len(heads), len(_EMPTY)):
-            if heads[at : at + len(_EMPTY)] != _EMPTY:
-                block = first + at // WORD
-                words = self._words[block : min(block + len(_EMPTY) // WORD, last)].tolist()
-                found += [bucket for bucket, head in enumerate(words, block) if head]
+            block = heads[at : at + len(_EMPTY)]
+            if block != _EMPTY:
+                words = memoryview(block).cast("Q")
+                found += [bucket for bucket, head in enumerate(words, first + at // WORD) if head]
         return found, stop % self.buckets
 
     @staticmethod
