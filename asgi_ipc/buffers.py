@@ -92,6 +92,11 @@ class OwnQueue:
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.Lock()
         self.fetching_now = self.fetch_again = False
+        #: A message that was passed directly while nobody waited for it, and the buffer it is in
+        #: (`asgi_ipc.direct`).
+        self._held: Buffered | None = None
+        self._held_in: deque[Buffered] = deque()
+        self.passed_directly = 0
         self.overflowed = 0
         self.expired = 0
 
@@ -121,6 +126,19 @@ class OwnQueue:
             if waiter.wake():
                 return True
         return False
+
+    def hold(self, local: bytes) -> None:
+        """Note that the only message of a channel was passed directly, and nobody waits."""
+        self._held_in = self.locals[local].items
+        self._held = self._held_in[0]
+
+    def holds_one(self, now: int) -> bool:
+        """Whether that message is still there, to be counted as on the queue. Needs no lock."""
+        try:
+            first = self._held_in[0]
+        except IndexError:
+            return False
+        return first is self._held and first[1] > now
 
     def waiter_lists(self) -> Iterator[deque[Waiter]]:
         """Those who wait for any message, then those of each channel."""

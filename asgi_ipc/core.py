@@ -13,6 +13,7 @@ from typing import Any
 
 from . import registry
 from .demux import Demultiplexer
+from .direct import pass_directly
 from .droplog import DropLog
 from .engines.base import Members, Record, Refused
 from .exceptions import ChannelFull, RecordCorrupt, StoreCorrupt, StoreFull
@@ -105,14 +106,18 @@ class LayerCore:
         Raises `TypeError`, `ValueError` and `MessageTooLarge` for what can't be sent,
         `ChannelFull` over capacity, `StoreFull` if the store has no room.
         """
-        full, queue, _, _, owner, header = channel_name(channel)
-        payload = header + encode(message)
+        full, queue, local, _, owner, header = channel_name(channel)
+        body = encode(message)
         demux = self.lease.demux or self.demux
         engine = demux.engine
-        capacity = self.capacity_of(full)
+        capacity = room = self.capacity_of(full)
         deadline = self._message_lifetime.deadline(engine.clock)
-        refused = engine.push((Record(queue, payload, deadline, capacity, owner),))
         own = demux.own.get(queue)
+        if own is not None and owner:
+            if pass_directly(demux, own, (local,), body, deadline):
+                return
+            room -= own.holds_one(engine.clock())
+        refused = engine.push((Record(queue, header + body, deadline, room, owner),))
         if own is not None:
             # The bell has been rung, but its loop may not get round to it before a receiver
             # with no time to wait gives up: the next look shall be a real one.
@@ -176,19 +181,34 @@ class LayerCore:
         if not plan:
             return
         deadline = self._message_lifetime.deadline(engine.clock)
-        refused = engine.push(
-            [Record(q, header + body, deadline, cap, owner) for q, header, cap, owner, _ in plan]
-        )
-        if demux.own:
-            for target in plan:
-                mine = demux.own.get(target.queue)
-                if mine is not None:
-                    mine.certain = False
+        mine, pushed, records = demux.own, [], []
+        for target in plan:
+            queue, header, room, owner, _, local_names = target
+            own = mine.get(queue) if owner else None
+            if own is not None:
+                if pass_directly(demux, own, local_names, body, deadline):
+                    continue
+                room -= own.holds_one(engine.clock())
+            pushed.append(target)
+            records.append(Record(queue, header + body, deadline, room, owner))
+        if not records:
+            return
+        refused = engine.push(records)
+        for target in pushed if mine else ():
+            own = mine.get(target.queue)
+            if own is not None:
+                own.certain = False
         if refused:
-            self._dropped(group, plan, refused)
+            self._dropped(group, plan, pushed, refused)
 
-    def _dropped(self, group: str, plan: list[groups.Target], refused: list[Refused]) -> None:
-        channels = [name for each in refused for name in plan[each.position].channels]
+    def _dropped(
+        self,
+        group: str,
+        plan: list[groups.Target],
+        pushed: list[groups.Target],
+        refused: list[Refused],
+    ) -> None:
+        channels = [name for each in refused for name in pushed[each.position].channels]
         total = sum(len(target.channels) for target in plan)
 
         def describe(count: int) -> str:
@@ -226,6 +246,8 @@ class LayerCore:
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
         with demux.lock:
             here = demux.buffered(queue)
+        result["messages_count"] += here["passed directly"]
+        result["received_count"] += here["passed directly"]
         # Fetched, but not received: to the caller they are still on their channel, or dropped. A
         # message that many here share was fetched once, so there may seem to be more of these.
         fetched_only = here["pending"] + here["expired"] + here["overflowed"]

@@ -20,7 +20,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .buffers import SWEEP_AT, Buffered, Listener, LocalChannel, OwnQueue, Waiter
@@ -316,12 +316,17 @@ class Demultiplexer:
             own.armed_by, own.certain = listener, True
 
     def deliver(self, own: OwnQueue, payload: bytes, deadline: int) -> StoreCorrupt | None:
-        """Put a record into the buffers it is for; wake a waiter of each."""
+        """Put a record into the buffers it is for."""
         try:
             local_names, body = unpack(payload)
         except StoreCorrupt as error:
             # Raised later: the rest of the batch is off the queue as well.
             return error
+        self.put(own, local_names, body, deadline)
+        return None
+
+    def put(self, own: OwnQueue, local_names: Sequence[bytes], body: bytes, deadline: int) -> None:
+        """Put a message into the buffers of channels; wake a waiter of each."""
         shared = SharedBody(body) if len(local_names) > 1 else body
         find, item = own.locals.get, (shared, deadline, next(self._numbers))
         for local in local_names:
@@ -333,7 +338,6 @@ class Demultiplexer:
             items.append(item)
             if channel.waiters or own.anyone:
                 own.wake_one(channel)
-        return None
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1
@@ -438,6 +442,7 @@ class Demultiplexer:
             self.sweep(each)
         return {
             "pending": sum(each.buffered() for each in own),
+            "passed directly": sum(each.passed_directly for each in own),
             "overflowed": sum(each.overflowed for each in own),
             "expired": sum(each.expired for each in own),
         }

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from asgi_ipc import core
 from asgi_ipc.engines.base import Bell, Members, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
 
@@ -47,6 +48,19 @@ def watchdog() -> Iterator[None]:
     faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=sys.__stderr__ or sys.stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def never_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process sends to itself goes through the store, as if another process sent it."""
+    monkeypatch.setattr(core, "pass_directly", lambda *arguments: False)
+
+
+@pytest.fixture(params=[True, False], ids=["directly", "by_the_store"])
+def way(request: pytest.FixtureRequest) -> None:
+    """Both ways in which what a process sends to itself may reach it."""
+    if not request.param:
+        request.getfixturevalue("never_directly")
 
 
 class CountingEngine(MemoryEngine):

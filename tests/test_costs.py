@@ -47,12 +47,14 @@ pytestmark = pytest.mark.skipif(_COMPILED, reason="nothing of compiled code can 
 
 #: Opcodes on CPython 3.11 when this was written.
 _ONCE = {
-    "send": 681,
-    "receive": 719,
-    "ordinary send": 671,
-    "ordinary receive": 579,
-    "broadcast": 816,
-    "answer": 2031,
+    "send": 685,
+    "receive": 746,
+    "direct send": 483,
+    "direct receive": 108,
+    "ordinary send": 683,
+    "ordinary receive": 595,
+    "broadcast": 831,
+    "answer": 2075,
 }
 #: How many times as much may be done. Other Pythons have other opcodes, but not half as many more.
 _DEARER = 1.1 if sys.version_info[:2] == (3, 11) else 1.5
@@ -88,6 +90,22 @@ def layer(engine: str, tmp_path: Path) -> Iterator[IPCChannelLayer]:
     store._next_look = 1 << 62
     yield layer
     layer.sync.destroy()
+
+
+@pytest.fixture
+def other(layer: IPCChannelLayer) -> Iterator[IPCChannelLayer]:
+    """A layer on the same store as another process would have it."""
+    store = layer._core.demux.engine
+    assert isinstance(store, SharedMemoryEngine)
+    mine = type(store)(
+        layer._core.options.prefix,
+        channel_memory=16 * 1024 * 1024,
+        group_memory=4 * 1024 * 1024,
+        **layer._core.options.engine_options,
+    )
+    mine._next_look = 1 << 62
+    yield IPCChannelLayer(engine=mine, capacity=10**6, expiry=3600)
+    mine.close()
 
 
 async def opcodes(action: Action) -> int:
@@ -181,7 +199,7 @@ def test_a_synchronous_send_is_one_lock_round_and_nothing_else(layer: IPCChannel
 
 
 def test_a_receive_that_finds_a_message_is_one_lock_round_and_nothing_else(
-    layer: IPCChannelLayer,
+    layer: IPCChannelLayer, other: IPCChannelLayer
 ) -> None:
     async def main() -> None:
         own = await layer.new_channel()
@@ -189,9 +207,37 @@ def test_a_receive_that_finds_a_message_is_one_lock_round_and_nothing_else(
             calls = await usual(
                 system_calls,
                 partial(layer.receive, channel),
-                partial(layer.send, channel, _MESSAGE),
+                partial(other.send, channel, _MESSAGE),
             )
             assert calls == _LOCK_ROUND
+
+    run(main())
+
+
+@pytest.mark.usefixtures("at_leisure")
+def test_a_message_to_the_same_process_makes_no_system_call(layer: IPCChannelLayer) -> None:
+    async def main() -> None:
+        own = await layer.new_channel()
+
+        async def send_and_receive() -> None:
+            await layer.send(own, _MESSAGE)
+            await layer.receive(own)
+
+        assert await usual(system_calls, send_and_receive) == []
+        names = [await layer.new_channel() for _ in range(3)]
+        for name in names:
+            await layer.group_add("room", name)
+        readers = [asyncio.create_task(receive_always(layer, name)) for name in names]
+        await settle()
+
+        async def send_to_all() -> None:
+            await layer.group_send("room", _MESSAGE)
+            await settle()
+
+        assert await usual(system_calls, send_to_all) == []
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
 
     run(main())
 
@@ -216,11 +262,13 @@ def test_messages_that_wait_on_an_own_channel_are_fetched_in_one_lock_round(
 
 
 @pytest.mark.usefixtures("at_leisure")
-def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(layer: IPCChannelLayer) -> None:
+def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(
+    layer: IPCChannelLayer, other: IPCChannelLayer
+) -> None:
     """It is woken, takes the message, answers one who is awake, and waits again."""
 
     async def main() -> None:
-        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+        async with Trip(layer, other, "ordinary") as trip:
             calls = await usual(system_calls, trip.answer, trip.ask)
         assert calls.count("write") == 0
         # The ring is heard.
@@ -234,10 +282,10 @@ def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(layer: IPCChanne
 
 @pytest.mark.usefixtures("at_leisure")
 def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_ring(
-    layer: IPCChannelLayer,
+    layer: IPCChannelLayer, other: IPCChannelLayer
 ) -> None:
     async def main() -> None:
-        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+        async with Trip(layer, other, "ordinary") as trip:
             calls = await usual(system_calls, trip.ask, trip.answer)
         assert calls == [*_LOCK_ROUND, "write"]
 
@@ -246,10 +294,10 @@ def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_ring(
 
 @pytest.mark.usefixtures("in_a_hurry")
 def test_a_receiver_that_looks_out_is_not_rung_for_and_takes_the_message_in_one_lock_round(
-    layer: IPCChannelLayer,
+    layer: IPCChannelLayer, other: IPCChannelLayer
 ) -> None:
     async def main() -> None:
-        async with Trip(layer, await layer.new_channel(), "ordinary") as trip:
+        async with Trip(layer, other, "ordinary") as trip:
             assert await usual(system_calls, trip.ask, trip.answer) == _LOCK_ROUND
             calls = await usual(system_calls, trip.answer, trip.ask)
         # One to take the message, one to answer.
@@ -284,12 +332,25 @@ def test_joining_and_leaving_a_group_is_one_lock_round_each(layer: IPCChannelLay
 # Growth
 
 
-async def pair(layer: IPCChannelLayer, channel: str) -> tuple[int, int]:
+async def settle() -> None:
+    """Let who was woken do what there is to do."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def receive_always(layer: IPCChannelLayer, channel: str) -> None:
+    while True:
+        await layer.receive(channel)
+
+
+async def pair(
+    layer: IPCChannelLayer, channel: str, reader: IPCChannelLayer | None = None
+) -> tuple[int, int]:
     """Opcodes of a send and of the receive after it."""
     sends, receives = [], []
     for number in range(9):
         send = await opcodes(partial(layer.send, channel, _MESSAGE))
-        receive = await opcodes(partial(layer.receive, channel))
+        receive = await opcodes(partial((reader or layer).receive, channel))
         if number > 2:
             sends.append(send)
             receives.append(receive)
@@ -376,23 +437,28 @@ def assert_same(near: Iterable[float], far: Iterable[float], same: float = _SAME
 
 
 @pytest.mark.usefixtures("at_leisure")
-def test_no_operation_runs_much_more_than_it_did(layer: IPCChannelLayer) -> None:
+def test_no_operation_runs_much_more_than_it_did(
+    layer: IPCChannelLayer, other: IPCChannelLayer
+) -> None:
     async def main() -> dict[str, int]:
         own, answers = await layer.new_channel(), "answers"
         # Queues in use, as most are.
         for _ in range(2 * HOT):
             for channel in (own, "ordinary", answers):
-                await layer.send(channel, _MESSAGE)
+                await other.send(channel, _MESSAGE)
                 await layer.receive(channel)
-        send, receive = await pair(layer, own)
+        send, receive = await pair(other, own, layer)
+        direct_send, direct_receive = await pair(layer, own)
         ordinary_send, ordinary_receive = await pair(layer, "ordinary")
         await layer.group_add("room", own)
-        broadcast = await usual(opcodes, partial(layer.group_send, "room", _MESSAGE))
-        async with Trip(layer, await layer.new_channel(), answers) as trip:
+        broadcast = await usual(opcodes, partial(other.group_send, "room", _MESSAGE))
+        async with Trip(layer, other, answers) as trip:
             answer = await usual(opcodes, trip.answer, trip.ask)
         return {
             "send": send,
             "receive": receive,
+            "direct send": direct_send,
+            "direct receive": direct_receive,
             "ordinary send": ordinary_send,
             "ordinary receive": ordinary_receive,
             "broadcast": broadcast,
@@ -407,35 +473,32 @@ def test_no_operation_runs_much_more_than_it_did(layer: IPCChannelLayer) -> None
 class Trip:
     """One side of a round trip: somebody who waits, answers, and waits again."""
 
-    def __init__(self, layer: IPCChannelLayer, own: str, other: str) -> None:
-        self._layer, self._own, self._other = layer, own, other
+    def __init__(self, layer: IPCChannelLayer, asks: IPCChannelLayer, answers: str) -> None:
+        self._layer, self._asks, self._answers = layer, asks, answers
         self._answered = asyncio.Event()
         self._answered.set()
 
     async def _serve(self) -> None:
         while True:
             message = await self._layer.receive(self._own)
-            await self._layer.send(self._other, message)
+            await self._layer.send(self._answers, message)
             self._answered.set()
 
     async def __aenter__(self) -> Trip:
+        self._own = await self._layer.new_channel()
         self._task = asyncio.create_task(self._serve())
-        await self._settle()
+        await settle()
         return self
-
-    async def _settle(self) -> None:
-        for _ in range(3):
-            await asyncio.sleep(0)
 
     async def ask(self) -> None:
         """What the other side does first."""
         self._answered.clear()
-        await self._layer.send(self._own, _MESSAGE)
+        await self._asks.send(self._own, _MESSAGE)
 
     async def answer(self) -> None:
         """What this side does then, until it waits again."""
         await self._answered.wait()
-        await self._settle()
+        await settle()
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()

@@ -28,12 +28,16 @@ from .doubles import (
     engine,
     fresh,
     in_thread,
+    never_directly,
     patient,
     run,
     watchdog,
+    way,
 )
 
-__all__ = ["watchdog"]
+__all__ = ["never_directly", "watchdog", "way"]
+
+pytestmark = pytest.mark.usefixtures("way")
 
 KINDS = [CountingEngine, BlockingEngine, MuteEngine, ForgetfulEngine]
 
@@ -198,6 +202,7 @@ def test_a_message_far_back_behind_others_is_found() -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("never_directly")
 def test_members_of_a_group_in_one_process_get_one_record_and_a_message_each() -> None:
     async def main() -> None:
         counting = engine()

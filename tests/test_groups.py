@@ -79,7 +79,7 @@ def test_channels_with_different_prefixes_have_different_queues() -> None:
 
 def test_ordinary_channels_get_the_message_as_it_is() -> None:
     (target,) = plan("a.b")
-    assert target == (b"a.b", b"", 10, b"", ("a.b",))
+    assert target == (b"a.b", b"", 10, b"", ("a.b",), (b"",))
 
 
 def test_channels_of_a_queue_that_nobody_owns_get_a_record_each() -> None:

@@ -25,9 +25,18 @@ from asgi_ipc.engines.base import Bell
 from asgi_ipc.spinning import LIMIT, Spinner
 from conformance.forks import wait
 
-from .doubles import CountingEngine, engine, in_thread, patient, run, watchdog
+from .doubles import (
+    CountingEngine,
+    engine,
+    in_thread,
+    never_directly,
+    patient,
+    run,
+    watchdog,
+    way,
+)
 
-__all__ = ["watchdog"]
+__all__ = ["never_directly", "watchdog", "way"]
 
 
 class Peeking(CountingEngine):
@@ -138,7 +147,7 @@ def test_no_bell_is_armed_for_who_looks_out(side: Any) -> None:
     assert calls["armed"] == 0
 
 
-@pytest.mark.usefixtures("always")
+@pytest.mark.usefixtures("always", "way")
 def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
@@ -157,7 +166,7 @@ def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None
     run(main())
 
 
-@pytest.mark.usefixtures("always")
+@pytest.mark.usefixtures("always", "way")
 def test_a_message_that_another_receiver_fetched_is_seen() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
@@ -174,7 +183,7 @@ def test_a_message_that_another_receiver_fetched_is_seen() -> None:
     run(main())
 
 
-@pytest.mark.usefixtures("always")
+@pytest.mark.usefixtures("always", "way")
 @pytest.mark.parametrize("specific", [False, True])
 def test_cancelled_it_loses_nothing_and_the_next_may_look_out(specific: bool) -> None:
     async def main() -> None:

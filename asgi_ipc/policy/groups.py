@@ -56,6 +56,8 @@ class Target(NamedTuple):
     owner: bytes
     #: Full names of the channels that it reaches.
     channels: tuple[str, ...]
+    #: What stands behind the ``!`` in them.
+    local_names: tuple[bytes, ...]
 
 
 def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Target]:
@@ -74,12 +76,12 @@ def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Targe
         if name.owner:
             shared.setdefault((name.queue, limit), []).append(name)
         else:
-            targets.append(Target(name.queue, name.header, limit, b"", (name.full,)))
+            targets.append(Target(name.queue, name.header, limit, b"", (name.full,), (name.local,)))
     for (queue, limit), names in shared.items():
         for part in _parts(names):
-            header = address([name.local for name in part])
-            channels = tuple(name.full for name in part)
-            targets.append(Target(queue, header, limit, part[0].owner, channels))
+            channels, local_names = zip(*((name.full, name.local) for name in part), strict=True)
+            header = address(local_names)
+            targets.append(Target(queue, header, limit, part[0].owner, channels, local_names))
     return targets
 
 
