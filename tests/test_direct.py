@@ -253,6 +253,24 @@ def test_senders_here_and_elsewhere_each_keep_their_order() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("to_group", [False, True])
+def test_what_went_to_the_store_is_there_before_its_bell_is_heard(to_group: bool) -> None:
+    async def main() -> None:
+        both = Pair()
+        _, (waiting,) = await both.readers(1)
+        name, ready = await both.channel(), await both.channel()
+        await both.layer.group_add("g", name)
+        await both.layer.send(ready, {})
+        await (both.layer.group_send("g", {}) if to_group else both.layer.send(name, {}))
+        assert both.pushed == 1
+        task = asyncio.ensure_future(both.layer.receive(name))
+        await asyncio.sleep(0)
+        assert task.done()
+        waiting.cancel()
+
+    run(main())
+
+
 @pytest.mark.parametrize("capacity", [1, 2, 5])
 def test_capacity_is_what_it_is_on_either_way(capacity: int) -> None:
     async def main() -> None:
@@ -272,6 +290,41 @@ def test_capacity_is_what_it_is_on_either_way(capacity: int) -> None:
         found = [await rest(both.layer, name) for name in names]
         assert found == [list(range(start, capacity, 3)) for start in range(3)]
 
+    run(main())
+
+
+def test_what_was_fetched_later_into_the_same_buffer_takes_no_room() -> None:
+    async def main() -> None:
+        both = Pair(capacity=2)
+        name, second = await both.channel(), await both.channel()
+        await both.layer.send(name, {"n": 0})
+        assert await both.layer.receive(name) == {"n": 0}
+        await both.other.send(name, {"n": 1})
+        await both.other.send(second, {})
+        await both.layer.receive(second)
+        for number in (2, 3):
+            await both.layer.send(name, {"n": number})
+        with pytest.raises(both.layer.ChannelFull):
+            await both.layer.send(name, {})
+        assert await rest(both.layer, name) == [1, 2, 3]
+
+    run(main())
+
+
+def test_what_was_dropped_is_named_though_others_were_passed_directly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        (name,), (task,) = await both.readers(1)
+        full, room = await both.other.new_channel("full"), await both.other.new_channel("room")
+        await both.layer.send(full, {})
+        for channel in (name, full, room):
+            await both.layer.group_add("g", channel)
+        await both.layer.group_send("g", {"n": 1})
+        assert await task == await both.other.receive(room) == {"n": 1}
+        assert f"dropped for 1 of 3 channels ({full})" in caplog.text
+
+    both = Pair(channel_capacity={"full.*": 1})
     run(main())
 
 

@@ -77,8 +77,8 @@ async def _in_store(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     channel, sent = await layer.new_channel(), message()
 
     async def there_and_back() -> None:
-        await layer.send(channel, sent)
-        await layer.receive(channel)
+        await layer.send("work", sent)
+        await layer.receive("work")
 
     pair = await seconds_each(there_and_back, seconds)
     add, discard = await seconds_of_two(

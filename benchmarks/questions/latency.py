@@ -15,9 +15,9 @@ from ..settings import Settings
 from .base import Case, Question, first_as, quantiles
 
 
-async def _pair(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
+async def _pair(bench: Bench, seconds: float, size: int, ordinary: bool) -> dict[str, Any]:
     layer = bench.open()
-    channel, sent = await layer.new_channel(), message(size)
+    channel, sent = "work" if ordinary else await layer.new_channel(), message(size)
 
     async def there_and_back() -> None:
         await layer.send(channel, sent)
@@ -29,8 +29,15 @@ async def _pair(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
 def _pairs(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     params = {"seconds": settings.seconds, "size": USUAL}
     answer = first_as("pair")
+    own = Role(_pair, {**params, "ordinary": False})
+    ordinary = Role(_pair, {**params, "ordinary": True})
     return [
-        *(Case(peer.name, "", (Role(_pair, params),), answer, peer) for peer in peers),
+        *(Case(peer.name, "", (own,), answer, peer) for peer in peers),
+        *(
+            Case(peer.name, "ordinary channel", (ordinary,), answer, peer)
+            for peer in peers
+            if peer.queues
+        ),
         Case(floors.COPY, "", (Role(floors.lock_and_copy, params),), answer),
     ]
 
