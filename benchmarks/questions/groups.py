@@ -24,6 +24,8 @@ _PROCESSES = 2
 _LOST = 10.0
 #: Broadcasts one right after the other, for deliveries a second.
 _BURST = 10
+#: Bursts, of which the median one counts.
+_BURSTS = 9
 _MOST_SINGLE = 50
 
 
@@ -40,12 +42,17 @@ async def _announce(bench: Bench, seconds: float) -> dict[str, Any]:
             until_last.append(ended - began)
             if sum(until_last) > seconds:
                 break
-    began, _, ended = await _broadcast(bench, layer, sent, _BURST)
+    bursts = []
+    for _ in range(_BURSTS):
+        began, _, ended = await _broadcast(bench, layer, sent, _BURST)
+        bursts.append(ended - began)
+        if sum(bursts) > seconds:
+            break
     await bench.sync({"times": 0})
     return {
         "call": statistics.median(calls),
         "last": statistics.median(until_last),
-        "burst": ended - began,
+        "burst": statistics.median(bursts),
     }
 
 
