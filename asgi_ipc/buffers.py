@@ -6,7 +6,7 @@ All of it is guarded by the demultiplexer's lock, unless it says otherwise.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -61,9 +61,10 @@ Buffered = tuple[Body, int, int]
 class LocalChannel:
     """A local channel: what has been fetched for it, and who waits for more."""
 
-    __slots__ = ("header", "items", "limit", "waiters")
+    __slots__ = ("header", "items", "limit", "own", "waiters")
 
-    def __init__(self, header: bytes, limit: int) -> None:
+    def __init__(self, own: OwnQueue, header: bytes, limit: int) -> None:
+        self.own = own
         #: What stands in front of a message that is for this channel alone.
         self.header = header
         self.items: deque[Buffered] = deque()
@@ -81,7 +82,7 @@ class OwnQueue:
         #: Who waits for any message of the queue, whatever its local channel.
         self.anyone: deque[Waiter] = deque()
         #: How many waiters of each listener are not woken yet.
-        self.waiting: dict[Listener, int] = {}
+        self.waiting: defaultdict[Listener, int] = defaultdict(int)
         #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty. Whoever
         #: knows better says so, with the lock or without.
         self.armed_by: Listener | None = None
@@ -103,15 +104,14 @@ class OwnQueue:
     def wait(self, channel: LocalChannel | None, waiter: Waiter) -> None:
         """Note who waits for a channel, or for any of the queue."""
         (self.anyone if channel is None else channel.waiters).append(waiter)
-        self.waiting[waiter.listener] = self.waiting.get(waiter.listener, 0) + 1
+        self.waiting[waiter.listener] += 1
 
     def not_waiting(self, waiter: Waiter) -> None:
         """Count who has been taken off a list of waiters."""
-        left = self.waiting[waiter.listener] - 1
-        if left:
-            self.waiting[waiter.listener] = left
-        else:
-            del self.waiting[waiter.listener]
+        waiting, listener = self.waiting, waiter.listener
+        left = waiting[listener] = waiting[listener] - 1
+        if not left:
+            del waiting[listener]
 
     def wake_one(self, channel: LocalChannel | None) -> None:
         """Wake who waits longest for a channel, or else for any of the queue."""

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .buffers import SWEEP_AT, Buffered, Listener, LocalChannel, OwnQueue, Waiter
+from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
 from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .envelope import address, unpack
@@ -68,11 +68,9 @@ class Demultiplexer:
         parent too. What the child has inherited of them is the engine's to close.
         """
         self.lock = threading.Lock()
-        #: The engine's, once it was asked for.
-        self.identity = b""
         self.own: dict[bytes, OwnQueue] = {}
-        #: The buffers of channels that somebody has received on, by the channel's full name.
-        self.buffers: dict[str, deque[Buffered]] = {}
+        #: Channels that somebody has received on, by their full names.
+        self.channels: dict[str, LocalChannel] = {}
         #: Listeners by the id of their event loop.
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
@@ -89,11 +87,6 @@ class Demultiplexer:
         if self.closed:
             raise closed()
 
-    def learn_identity(self) -> bytes:
-        """This process's identity."""
-        self.identity = self.engine.identity
-        return self.identity
-
     # Queues and channels
 
     def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
@@ -103,24 +96,25 @@ class Demultiplexer:
             own = self.own[name] = OwnQueue(name, batch)
         return own
 
-    def channel(self, own: OwnQueue, name: ChannelName) -> LocalChannel:
+    def channel(self, name: ChannelName) -> LocalChannel:
         """The local channel that somebody is about to receive on, made and noted if need be.
 
         To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
         done here and not when a message arrives, since the one that is being looked at is
         idle too until its receiver waits.
         """
+        own = self.own.get(name.queue) or self.queue(name.queue)
         found = own.locals.get(name.local)
         if found is None:
             if len(own.locals) >= own.sweep_at:
                 self.sweep(own)
                 own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
             found = self._new_channel(own, name.local)
-        self.buffers[name.full] = found.items
+        self.channels[name.full] = found
         return found
 
     def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
-        made = own.locals[local] = LocalChannel(address([local]), self._limit(own, local))
+        made = own.locals[local] = LocalChannel(own, address([local]), self._limit(own, local))
         return made
 
     def _limit(self, own: OwnQueue, local: bytes) -> int:
@@ -139,19 +133,16 @@ class Demultiplexer:
                 items.extend(live)
             if not items and not channel.waiters:
                 del own.locals[local]
-                self.buffers.pop((own.name + local).decode("ascii"), None)
+                self.channels.pop((own.name + local).decode("ascii"), None)
 
     # Taking
 
-    def fetched(self, channel: str) -> Body | None:
+    def fetched(self, channel: LocalChannel) -> Body | None:
         """The next message of a channel if it is in the buffer already. Takes the lock itself.
 
         A short cut: what is not as it usually is is left for `look`.
         """
-        items = self.buffers.get(channel)
-        if not items:
-            return None
-        engine = self.engine
+        items, engine = channel.items, self.engine
         with self.lock:
             if items and items[0][1] > engine.clock() and engine.flushes == self._flushes:
                 return items.popleft()[0]
@@ -168,13 +159,13 @@ class Demultiplexer:
         channel = own.locals.get(name.local)
         return channel is not None and len(channel.items) > 0
 
-    def look(self, own: OwnQueue, channel: LocalChannel, listener: Listener) -> Body | None:
+    def look(self, channel: LocalChannel, listener: Listener) -> Body | None:
         """The next message of a channel, fetched if need be; else the bell is armed."""
-        engine = self.engine
+        own, engine = channel.own, self.engine
         if engine.flushes != self._flushes:
             self.notice_flush()
         if channel.items:
-            body = self.take(own, channel)
+            body = self.take(channel)
             if body is not None:
                 return body
         if self.is_empty(own, listener):
@@ -192,7 +183,7 @@ class Demultiplexer:
                     own.dry = False
                     return payload[len(channel.header) :]
             self._distribute(own, records, armed_with, bell, channel)
-            body = self.take(own, channel)
+            body = self.take(channel)
             if body is not None:
                 own.dry = False
                 return body
@@ -212,14 +203,14 @@ class Demultiplexer:
             found = self.take_any(own)
         return found
 
-    def take(self, own: OwnQueue, channel: LocalChannel) -> Body | None:
+    def take(self, channel: LocalChannel) -> Body | None:
         """The next live message in a channel's buffer."""
         items = channel.items
         while items:
             body, deadline, _ = items.popleft()
             if deadline > self.engine.clock():
                 return body
-            own.expired += 1
+            channel.own.expired += 1
         return None
 
     def take_any(self, own: OwnQueue) -> tuple[bytes, Body] | None:
@@ -229,7 +220,7 @@ class Demultiplexer:
             if not heads:
                 return None
             local = min(heads)[1]
-            body = self.take(own, own.locals[local])
+            body = self.take(own.locals[local])
             if body is not None:
                 return local, body
 
@@ -455,7 +446,7 @@ class Demultiplexer:
             for own in self.own.values():
                 if own.waiting:
                     self.fail(own, error)
-            self.own, self.buffers = {}, {}
+            self.own, self.channels = {}, {}
             listeners = [*self.loops.values(), *self.threads, *self.dead]
             self.loops, self.threads = {}, []
             self.dead.clear()

@@ -66,12 +66,13 @@ class IPCChannelLayer(LayerSurface):
         """
         demux = self._lease.demux or self._core.demux
         try:
-            body = demux.fetched(channel) if isinstance(channel, str) else None
+            known = demux.channels.get(channel) if isinstance(channel, str) else None
+            body = demux.fetched(known) if known is not None and known.items else None
             if body is None:
                 name = channel_name(channel)
                 if not name.specific:
                     body = await listener_here(demux).receive_ordinary(name)
-                elif name.owner == (demux.identity or demux.learn_identity()):
+                elif known is not None or name.owner == demux.engine.identity:
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)

@@ -27,6 +27,9 @@ from .spinning import LIMIT, Spinner
 LINGER = 0.05
 
 
+_running_loop = asyncio._get_running_loop
+
+
 class LoopWaiter(Waiter):
     """A receive in an event loop."""
 
@@ -34,7 +37,10 @@ class LoopWaiter(Waiter):
     listener: LoopListener
 
     def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(listener)
+        # Not through super(), as one is made for each wait.
+        self.listener = listener
+        self.woken = False
+        self.error = None
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
@@ -42,7 +48,7 @@ class LoopWaiter(Waiter):
         self.woken = True
         future = self.future
         loop = future.get_loop()
-        if asyncio._get_running_loop() is loop:
+        if _running_loop() is loop:
             if not future.done():
                 future.set_result(None)
             return True
@@ -151,22 +157,27 @@ class LoopListener(Listener):
         since = 0.0
         while True:
             with demux.lock:
-                demux.check_open()
-                own = demux.own.get(name.queue) or demux.queue(name.queue)
-                channel = demux.channel(own, name)
-                body = demux.look(own, channel, self)
-                if body is None and self.bell is None:
-                    self.open()
-                    body = demux.look(own, channel, self)
-                if body is not None:
-                    if own.waiting and self not in own.waiting:
-                        demux.hand_over(own, self)
-                    if since:
-                        self._spinner.waited(since)
-                    return body
+                if demux.closed:
+                    raise closed()
+                channel = demux.channels.get(name.full) or demux.channel(name)
+                own = channel.own
+                # Most who come back know that there is nothing, and that they will be told.
+                if channel.items or not own.certain or own.armed_by is not self:
+                    body = demux.look(channel, self)
+                    if body is None and self.bell is None:
+                        self.open()
+                        body = demux.look(channel, self)
+                    if body is not None:
+                        if own.waiting and self not in own.waiting:
+                            demux.hand_over(own, self)
+                        if since:
+                            self._spinner.waited(since)
+                        return body
                 waiter = self._waiter()
                 own.wait(channel, waiter)
-            since = since or time.monotonic()
+                if not since and own.waiting[self] == 1:
+                    # With others waiting there is no looking out, and nothing to learn for it.
+                    since = time.monotonic()
             try:
                 await waiter.future
             except BaseException:
@@ -175,12 +186,13 @@ class LoopListener(Listener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
-            body = demux.fetched(name.full)
+            body = demux.fetched(channel)
             if body is not None:
                 if own.waiting and self not in own.waiting:
                     with demux.lock:
                         demux.hand_over(own, self)
-                self._spinner.waited(since)
+                if since:
+                    self._spinner.waited(since)
                 return body
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
@@ -255,7 +267,8 @@ class LoopListener(Listener):
             own.certain = False  # A bell armed before may be about to ring for this.
 
     def _waiter(self) -> LoopWaiter:
-        loop = asyncio.get_running_loop()
+        loop = self.loop()
+        assert loop is not None
         if self._timer is None:
             self._timer = loop.call_later(self.demux.look_again, self._tick)
         return LoopWaiter(self, loop)

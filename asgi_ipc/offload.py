@@ -39,9 +39,9 @@ class OffloadingListener(LoopListener):
         while True:
             with demux.lock:
                 own = demux.queue(name.queue)
-                channel = demux.channel(own, name)
+                channel = demux.channel(name)
                 demux.notice_flush()
-                body = demux.take(own, channel)
+                body = demux.take(channel)
                 if body is not None:
                     if own.waiting:
                         demux.hand_over(own, self)

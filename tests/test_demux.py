@@ -464,6 +464,7 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten() -> None:
             await layer.send(channel.full, {})
             assert await receive == {}
             own.locals.clear()
+            layer._core.demux.channels.clear()
             own.sweep_at = 1
         await layer.close()
 
