@@ -61,10 +61,12 @@ Buffered = tuple[Body, int, int]
 class LocalChannel:
     """A local channel: what has been fetched for it, and who waits for more."""
 
-    __slots__ = ("header", "items", "limit", "own", "waiters")
+    __slots__ = ("header", "items", "known", "limit", "own", "waiters")
 
     def __init__(self, own: OwnQueue, header: bytes, limit: int) -> None:
         self.own = own
+        #: Somebody has received on it, and it was not forgotten since.
+        self.known = False
         #: What stands in front of a message that is for this channel alone.
         self.header = header
         self.items: deque[Buffered] = deque()

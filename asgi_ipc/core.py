@@ -210,12 +210,15 @@ class LayerCore:
     ) -> None:
         channels = [name for each in refused for name in pushed[each.position].channels]
         total = sum(len(target.channels) for target in plan)
+        why = refused[0].detail
+        if not refused[0].no_room:
+            why = f"at its capacity of {pushed[refused[0].position].capacity} unread messages"
 
         def describe(count: int) -> str:
             shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
             return (
                 f"group {group}: a message was dropped for {len(channels)} of {total} channels"
-                f" ({shown}): {refused[0].detail}; {count} dropped in this group of late"
+                f" ({shown}): {why}; {count} dropped in this group of late"
             )
 
         self.drops.dropped(group, len(channels), describe)

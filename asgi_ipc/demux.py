@@ -111,6 +111,7 @@ class Demultiplexer:
                 own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
             found = self._new_channel(own, name.local)
         self.channels[name.full] = found
+        found.known = True
         return found
 
     def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
@@ -133,6 +134,7 @@ class Demultiplexer:
                 items.extend(live)
             if not items and not channel.waiters:
                 del own.locals[local]
+                channel.known = False
                 self.channels.pop((own.name + local).decode("ascii"), None)
 
     # Taking
@@ -327,8 +329,8 @@ class Demultiplexer:
                 items.popleft()
                 self._overflowed(own, local, channel.limit)
             items.append(item)
-            if channel.waiters or own.anyone:
-                own.wake_one(channel)
+            if not (channel.waiters and own.wake_first(channel.waiters)) and own.anyone:
+                own.wake_first(own.anyone)
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1
@@ -344,18 +346,17 @@ class Demultiplexer:
 
     # Waiting
 
-    def leave(self, own: OwnQueue, local: bytes | None, waiter: Waiter) -> None:
+    def leave(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
         """Forget who does not wait any more. If it was woken, another is woken for it."""
-        channel = None if local is None else own.locals.get(local)
         if not waiter.woken:
             waiters = own.anyone if channel is None else channel.waiters
             if waiter in waiters:
                 waiters.remove(waiter)
                 own.not_waiting(waiter)
-        elif local is None:
+        elif channel is None:
             if any(each.items for each in own.locals.values()):
                 own.wake_one(None)
-        elif channel is not None and channel.items:
+        elif channel.items:
             own.wake_one(channel)
         self.hand_over(own, waiter.listener)
 

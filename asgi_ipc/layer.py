@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from .core import LayerCore
 from .exceptions import RecordCorrupt
-from .loops import listener_here
+from .loops import LoopListener, listener_here
 from .messages import decode
 from .names import channel_name, group_name
 from .surface import LayerSurface
@@ -67,7 +67,18 @@ class IPCChannelLayer(LayerSurface):
         demux = self._lease.demux or self._core.demux
         try:
             known = demux.channels.get(channel) if isinstance(channel, str) else None
-            body = demux.fetched(known) if known is not None and known.items else None
+            body = None
+            if known is not None:
+                listener = known.own.armed_by
+                if known.items:
+                    body = demux.fetched(known)
+                elif isinstance(listener, LoopListener) and (waiter := listener.expect(known)):
+                    try:
+                        await waiter.future
+                    except BaseException:
+                        listener.give_up(known, waiter)
+                        raise
+                    body = listener.take_expected(known, waiter)
             if body is None:
                 name = channel_name(channel)
                 if not name.specific:
@@ -137,7 +148,8 @@ class IPCChannelLayer(LayerSurface):
         the lock from a killed process).
 
         A message to a group counts once for each process and prefix that it goes to. What
-        other processes have fetched, but not given to a receiver yet, counts as received.
+        other processes have fetched, but not given to a receiver yet, counts as received;
+        what they passed to channels of their own without the store counts only there.
         """
         return await self._call(self._core.global_statistics)
 

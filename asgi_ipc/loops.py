@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import deque
 
-from .buffers import Listener, OwnQueue, Waiter
+from .buffers import Listener, LocalChannel, OwnQueue, Waiter
 from .demux import Demultiplexer, closed
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
@@ -157,8 +157,7 @@ class LoopListener(Listener):
         since = 0.0
         while True:
             with demux.lock:
-                if demux.closed:
-                    raise closed()
+                demux.check_open()
                 channel = demux.channels.get(name.full) or demux.channel(name)
                 own = channel.own
                 # Most who come back know that there is nothing, and that they will be told.
@@ -181,19 +180,51 @@ class LoopListener(Listener):
             try:
                 await waiter.future
             except BaseException:
-                with demux.lock:
-                    demux.leave(own, name.local, waiter)
+                self.give_up(channel, waiter)
                 raise
-            if waiter.error is not None:
-                raise waiter.error
-            body = demux.fetched(channel)
+            body = self.take_expected(channel, waiter)
             if body is not None:
-                if own.waiting and self not in own.waiting:
-                    with demux.lock:
-                        demux.hand_over(own, self)
                 if since:
                     self._spinner.waited(since)
                 return body
+
+    def expect(self, channel: LocalChannel) -> LoopWaiter | None:
+        """Wait for a channel's next message as one of many here; None: ask `receive_own`.
+
+        For the usual case that others wait already, and so the bell is armed and nobody looks
+        out: it costs no coroutine more. The waiter's future is to be waited for.
+        """
+        demux, own = self.demux, channel.own
+        with demux.lock:
+            if (
+                channel.items
+                or not own.certain
+                or own.armed_by is not self
+                or self not in own.waiting
+                or not channel.known
+                or demux.closed
+                or self.loop() is not _running_loop()
+            ):
+                return None
+            waiter = self._waiter()
+            own.wait(channel, waiter)
+        return waiter
+
+    def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
+        """What is to be done when a waiter's receiver was cancelled."""
+        with self.demux.lock:
+            self.demux.leave(channel.own, channel, waiter)
+
+    def take_expected(self, channel: LocalChannel, waiter: LoopWaiter) -> Body | None:
+        """The message that a waiter was woken for, unless it is gone."""
+        if waiter.error is not None:
+            raise waiter.error
+        demux, own = self.demux, channel.own
+        body = demux.fetched(channel)
+        if body is not None and own.waiting and self not in own.waiting:
+            with demux.lock:
+                demux.hand_over(own, self)
+        return body
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue.

@@ -13,7 +13,7 @@ import logging
 import threading
 from typing import Any
 
-from .buffers import OwnQueue
+from .buffers import LocalChannel, OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
@@ -35,7 +35,7 @@ class OffloadingListener(LoopListener):
     async def receive_own(self, name: ChannelName) -> Body:
         """The next message on a process-specific channel of this process."""
         await self._opened()
-        demux, local = self.demux, name.local
+        demux = self.demux
         while True:
             with demux.lock:
                 own = demux.queue(name.queue)
@@ -54,10 +54,14 @@ class OffloadingListener(LoopListener):
                 await waiter.future
             except BaseException:
                 with demux.lock:
-                    demux.leave(own, local, waiter)
+                    demux.leave(own, channel, waiter)
                 raise
             if waiter.error is not None:
                 raise waiter.error
+
+    def expect(self, channel: LocalChannel) -> None:
+        """Nothing here is simple."""
+        return
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue."""

@@ -29,7 +29,7 @@ CALLS: dict[Any, tuple[str, ...]] = {
     fcntl: ("fcntl", "flock", "lockf"),
     mmap: ("mmap",),
     posix_ipc: ("SharedMemory", "unlink_shared_memory"),
-    sysv_ipc: ("SharedMemory",),
+    sysv_ipc: ("SharedMemory", "remove_shared_memory"),
 }  # fmt: skip
 
 #: Where releasing something is concerned there is nothing to be done about a failure.
@@ -74,7 +74,7 @@ class Faults:
 
     def _as_raised(self, name: str, args: tuple[Any, ...]) -> BaseException:
         text = os.strerror(self._error)
-        if name == "SharedMemory" or name == "unlink_shared_memory":
+        if name.endswith(("SharedMemory", "shared_memory")):
             module = posix_ipc if args and isinstance(args[0], str) else sysv_ipc
             if self._error == errno.EACCES:
                 refused: BaseException = module.PermissionsError(text)

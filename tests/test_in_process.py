@@ -544,6 +544,47 @@ def test_loops_closed_with_receivers_waiting_leave_nothing_behind(options: dict[
 # ---- Cancelling.
 
 
+def test_senders_here_and_in_another_process_each_keep_their_order(
+    options: dict[str, Any],
+) -> None:
+    """What this process sends to itself may pass by the store, and overtakes nothing there."""
+    count = 1_500
+    layer = IPCChannelLayer(**{**options, "capacity": 10 * count})
+    mine = run(layer.new_channel())
+
+    def send(to: SyncIPCChannelLayer, who: int) -> None:
+        for number in range(count):
+            to.send(mine, {"who": who, "n": number})
+            if number % 7 == 0:
+                time.sleep(0.0001)
+
+    async def receive() -> dict[int, list[int]]:
+        got: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        for _ in range(3 * count):
+            message = await asyncio.wait_for(layer.receive(mine), PATIENCE)
+            got[message["who"]].append(message["n"])
+        return got
+
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            send(SyncIPCChannelLayer(**{**options, "capacity": 10 * count}), 2)
+        os._exit(0)
+    threads = [threading.Thread(target=send, args=(layer.sync, who)) for who in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        got = run(receive())
+        (own,) = layer._core.demux.own.values()
+        assert own.passed_directly > 0, "nothing went the other way"
+    finally:
+        for thread in threads:
+            thread.join(PATIENCE)
+        wait(child)
+        layer.sync.close()
+    assert got == {who: list(range(count)) for who in got}
+
+
 def test_receivers_cancelled_at_every_await_under_load_lose_and_double_nothing(
     options: dict[str, Any],
 ) -> None:

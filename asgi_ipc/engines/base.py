@@ -197,8 +197,9 @@ class Engine(Protocol):
     def peek(self, queue: bytes) -> bool:
         """False only if the queue has no record; True if it may have one (E24).
 
-        Asked over and over by who expects a record any moment, on the event loop too: it
-        takes no lock and never waits. An engine that can't tell without says True.
+        Asked over and over by who expects a record any moment, and before a message passes
+        by a queue that must not overtake any; on the event loop too, so it takes no lock and
+        never waits. An engine that can't tell without says True.
         """
 
     def restore(self, queue: bytes, record: Popped) -> None:

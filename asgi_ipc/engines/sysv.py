@@ -50,8 +50,12 @@ class SysVSegment:
         if memory.creator_pid != os.getpid():
             memory.detach()
             raise FileExistsError(errno.EEXIST, "a segment with this key exists", locator)
-        if place.gid is not None:
-            memory.gid = place.gid
+        try:
+            if place.gid is not None:
+                memory.gid = place.gid
+        except (sysv_ipc.Error, OSError) as error:
+            memory.detach()
+            raise _as_os_error(error, locator) from error
         return cls(memory)
 
     @classmethod
@@ -67,10 +71,14 @@ class SysVSegment:
     @classmethod
     def unlink(cls, place: Place, locator: str) -> None:
         """See `Segment.unlink`."""
+        import sysv_ipc
+
         with contextlib.suppress(FileNotFoundError):
             segment = cls.attach(place, locator)
             try:
-                segment._memory.remove()
+                sysv_ipc.remove_shared_memory(segment._memory.id)
+            except (sysv_ipc.Error, OSError) as error:
+                raise _as_os_error(error, locator) from error
             finally:
                 segment.close()
 
@@ -107,7 +115,8 @@ def _as_os_error(error: Exception, locator: str) -> OSError:
         return FileNotFoundError(errno.ENOENT, str(error), locator)
     if isinstance(error, sysv_ipc.PermissionsError):
         return PermissionError(errno.EACCES, str(error), locator)
-    return OSError(errno.ENOMEM, str(error), locator)
+    number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
+    return OSError(number, str(error), locator)
 
 
 class SysVEngine(SharedMemoryEngine):
