@@ -71,7 +71,7 @@ class LocalChannel:
         self.header = header
         self.items: deque[Buffered] = deque()
         self.limit = limit
-        self.waiters: deque[Waiter] = deque()
+        self.waiters: list[Waiter] = []
 
 
 class OwnQueue:
@@ -82,7 +82,7 @@ class OwnQueue:
         self.batch = batch
         self.locals: dict[bytes, LocalChannel] = {}
         #: Who waits for any message of the queue, whatever its local channel.
-        self.anyone: deque[Waiter] = deque()
+        self.anyone: list[Waiter] = []
         #: How many waiters of each listener are not woken yet.
         self.waiting: defaultdict[Listener, int] = defaultdict(int)
         #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty. Whoever
@@ -120,10 +120,10 @@ class OwnQueue:
         if channel is None or not self.wake_first(channel.waiters):
             self.wake_first(self.anyone)
 
-    def wake_first(self, waiters: deque[Waiter]) -> bool:
+    def wake_first(self, waiters: list[Waiter]) -> bool:
         """Wake the first on a list who still is there; False if there is nobody."""
         while waiters:
-            waiter = waiters.popleft()
+            waiter = waiters.pop(0)
             self.not_waiting(waiter)
             if waiter.wake():
                 return True
@@ -142,7 +142,7 @@ class OwnQueue:
             return False
         return first is self._held and first[1] > now
 
-    def waiter_lists(self) -> Iterator[deque[Waiter]]:
+    def waiter_lists(self) -> Iterator[list[Waiter]]:
         """Those who wait for any message, then those of each channel."""
         yield self.anyone
         for channel in list(self.locals.values()):

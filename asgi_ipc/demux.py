@@ -380,7 +380,7 @@ class Demultiplexer:
             _log.error("on queue %s: %s", own.name.decode("ascii"), error)
         for waiters in own.waiter_lists():
             while waiters:
-                waiter = waiters.popleft()
+                waiter = waiters.pop(0)
                 own.not_waiting(waiter)
                 waiter.error = error
                 waiter.wake()

@@ -13,7 +13,7 @@ import logging
 import threading
 from typing import Any
 
-from .buffers import LocalChannel, OwnQueue
+from .buffers import OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
@@ -58,10 +58,6 @@ class OffloadingListener(LoopListener):
                 raise
             if waiter.error is not None:
                 raise waiter.error
-
-    def expect(self, channel: LocalChannel) -> None:
-        """Nothing here is simple."""
-        return
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue."""

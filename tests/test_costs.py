@@ -48,14 +48,14 @@ pytestmark = pytest.mark.skipif(_COMPILED, reason="nothing of compiled code can 
 #: Opcodes on CPython 3.11 when this was written.
 _ONCE = {
     "send": 685,
-    "receive": 716,
+    "receive": 733,
     "direct send": 483,
-    "direct receive": 115,
+    "direct receive": 121,
     "ordinary send": 683,
     "ordinary receive": 589,
     "broadcast": 831,
-    "answer": 1998,
-    "50 deliveries": 23_763,
+    "answer": 2066,
+    "50 deliveries": 21_332,
 }
 #: How many times as much may be done. Other Pythons have other opcodes, but not half as many more.
 _DEARER = 1.1 if sys.version_info[:2] == (3, 11) else 1.5

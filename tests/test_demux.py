@@ -471,6 +471,78 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten() -> None:
     run(main())
 
 
+def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> None:
+    async def main() -> None:
+        layer = patient(IPCChannelLayer(engine=engine()))
+        other, channel = await layer.new_channel(), await layer.new_channel()
+        first, *rest = await soon(
+            *(layer.receive(other) for _ in range(2)), *(layer.receive(channel) for _ in range(4))
+        )
+        one, two, three, four = rest[1:]
+        # Not woken, and just woken.
+        one.cancel()
+        await layer.send(channel, {"n": 1})
+        two.cancel()
+        assert await three == {"n": 1}
+        await layer.send(channel, {"n": 2})
+        assert await four == {"n": 2}
+        first.cancel()
+        await layer.send(other, {"n": 3})
+        assert await rest[0] == {"n": 3}
+        await asyncio.gather(first, one, two, return_exceptions=True)
+        (own,) = layer._core.demux.own.values()
+        assert not own.waiting
+        await layer.close()
+
+    run(main())
+
+
+def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> None:
+    async def main() -> None:
+        layer = patient(IPCChannelLayer(engine=engine()))
+        channels = [await layer.new_channel() for _ in range(3)]
+        tasks = await soon(*(layer.receive(channel) for channel in channels))
+        await layer.close()
+        for task in tasks:
+            with pytest.raises(StoreUnavailable):
+                await task
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda own, channel: channel.items.append((b"", 1 << 62, 0)),
+        lambda own, channel: setattr(own, "certain", False),
+        lambda own, channel: setattr(own, "armed_by", None),
+        lambda own, channel: own.waiting.clear(),
+        lambda own, channel: setattr(channel, "known", False),
+        lambda own, channel: setattr(own.armed_by.demux, "closed", True),
+    ],
+    ids=["a message", "a ring", "another's bell", "nobody", "forgotten", "closed"],
+)
+def test_who_waits_goes_the_short_way_only_while_it_is_open(spoil: Any) -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(engine=engine())
+        demux = layer._core.demux
+        names = [await layer.new_channel() for _ in range(2)]
+        waiting, given_up = await soon(*(layer.receive(name) for name in names))
+        given_up.cancel()
+        await asyncio.sleep(0)
+        channel = demux.channels[names[1]]
+        listener = channel.own.armed_by
+        assert isinstance(listener, LoopListener)
+        waiter = listener.expect(channel)
+        assert waiter is not None
+        listener.give_up(channel, waiter)
+        spoil(channel.own, channel)
+        assert listener.expect(channel) is None
+        waiting.cancel()
+
+    run(main())
+
+
 def test_idle_local_channels_are_forgotten() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
