@@ -556,7 +556,7 @@ def test_senders_here_and_in_another_process_each_keep_their_order(
         for number in range(count):
             to.send(mine, {"who": who, "n": number})
             if number % 7 == 0:
-                time.sleep(0.0001)
+                time.sleep(0.002)
 
     async def receive() -> dict[int, list[int]]:
         got: dict[int, list[int]] = {0: [], 1: [], 2: []}

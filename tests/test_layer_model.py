@@ -145,10 +145,10 @@ class World:
 
 @pytest.mark.usefixtures("way")
 @settings(
-    max_examples=int(os.environ.get("MODEL_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "400")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(st.lists(_OPERATIONS, max_size=60))
+@given(st.lists(_OPERATIONS, min_size=20, max_size=80))
 def test_any_sequence_loses_and_doubles_nothing(operations: list[tuple[str, bool, int]]) -> None:
     asyncio.run(World().run(operations))
