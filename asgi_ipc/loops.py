@@ -12,12 +12,12 @@ import asyncio
 import os
 import time
 import weakref
-from collections import deque
 
-from .buffers import Listener, LocalChannel, OwnQueue, Waiter
+from .buffers import Listener, LocalChannel, OwnQueue
 from .demux import Demultiplexer, closed
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
+from .loop_waiters import LoopWaiter, Watch, running_loop
 from .messages import Body
 from .names import ChannelName
 from .spinning import LIMIT, Spinner
@@ -25,63 +25,6 @@ from .spinning import LIMIT, Spinner
 #: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
 #: come back for the next one at once, and to disarm costs as much as to receive.
 LINGER = 0.05
-
-
-_running_loop = asyncio._get_running_loop
-
-
-class LoopWaiter(Waiter):
-    """A receive in an event loop."""
-
-    __slots__ = ("future",)
-    listener: LoopListener
-
-    def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
-        # Not through super(), as one is made for each wait.
-        self.listener = listener
-        self.woken = False
-        self.error = None
-        self.future: asyncio.Future[None] = loop.create_future()
-
-    def wake(self) -> bool:
-        """Resume it in its loop."""
-        self.woken = True
-        future = self.future
-        loop = future.get_loop()
-        if _running_loop() is loop:
-            if not future.done():
-                future.set_result(None)
-            return True
-        try:
-            loop.call_soon_threadsafe(_resume, future)
-        except RuntimeError:
-            return False  # The loop is closed, and the receiver gone with it.
-        return True
-
-
-def _resume(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-class Watch:
-    """An ordinary queue that receivers of one loop wait for. Used in that loop only."""
-
-    __slots__ = ("armed", "touched", "waiters")
-
-    def __init__(self) -> None:
-        self.waiters: deque[LoopWaiter] = deque()
-        #: The bell is armed on it and has not rung since.
-        self.armed = False
-        #: The bell was armed on it and has not been disarmed since; it may ring.
-        self.touched = False
-
-    def wake_one(self) -> bool:
-        """Wake who waits longest; False if nobody does."""
-        while self.waiters:
-            if self.waiters.popleft().wake():
-                return True
-        return False
 
 
 class LoopListener(Listener):
@@ -109,7 +52,7 @@ class LoopListener(Listener):
         if loop is None or loop.is_closed():
             if bell is not None:
                 bell.close()
-        elif loop.is_running() and asyncio._get_running_loop() is not loop:
+        elif loop.is_running() and running_loop() is not loop:
             try:
                 loop.call_soon_threadsafe(self._stop, loop, bell)
             except RuntimeError:
@@ -203,7 +146,7 @@ class LoopListener(Listener):
                 or self not in own.waiting
                 or not channel.known
                 or demux.closed
-                or self.loop() is not _running_loop()
+                or self.loop() is not running_loop()
             ):
                 return None
             waiter = self._waiter()
@@ -452,4 +395,4 @@ def _make(demux: Demultiplexer) -> type[LoopListener]:
     return OffloadingListener
 
 
-__all__ = ["LoopListener", "LoopWaiter", "Watch", "listener_here"]
+__all__ = ["LoopListener", "listener_here"]

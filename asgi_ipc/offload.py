@@ -17,7 +17,8 @@ from .buffers import OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from .loops import LoopListener, Watch
+from .loop_waiters import Watch
+from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
 

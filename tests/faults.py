@@ -79,8 +79,8 @@ class Faults:
             if self._error == errno.EACCES:
                 refused: BaseException = module.PermissionsError(text)
                 return refused
-            if self._error == errno.ENOSPC:
-                return OSError(self._error, text) if module is posix_ipc else MemoryError(text)
+            if self._error == errno.ENOSPC and module is sysv_ipc and name == "SharedMemory":
+                return MemoryError(text)
         return OSError(self._error, text)
 
     @contextlib.contextmanager
