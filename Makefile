@@ -51,7 +51,7 @@ conformance: $(READY)
 torture: $(READY)
 	@$(BIN)/python -m tests.torture soak --seconds 120
 	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
-	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py
+	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py tests/test_layer_model.py
 	@$(BIN)/python -m tests.torture plants --sample 400
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
 	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)
