@@ -95,10 +95,12 @@ class OwnQueue:
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.Lock()
         self.fetching_now = self.fetch_again = False
-        #: A message that was passed directly while nobody waited for it, and the buffer it is in
-        #: (`asgi_ipc.direct`).
-        self._held: Buffered | None = None
+        #: The buffer of a message that was passed directly while nobody waited for it, and the
+        #: message's number (`asgi_ipc.direct`).
         self._held_in: deque[Buffered] = deque()
+        self._held = -1
+        #: The header of its channel.
+        self.held_for = b""
         self.passed_directly = 0
         self.overflowed = 0
         self.expired = 0
@@ -112,7 +114,7 @@ class OwnQueue:
         """Count who has been taken off a list of waiters."""
         waiting, listener = self.waiting, waiter.listener
         left = waiting[listener] = waiting[listener] - 1
-        if not left:
+        if left <= 0:  # Less only if an exception hit `wait`.
             del waiting[listener]
 
     def wake_one(self, channel: LocalChannel | None) -> None:
@@ -123,24 +125,29 @@ class OwnQueue:
     def wake_first(self, waiters: list[Waiter]) -> bool:
         """Wake the first on a list who still is there; False if there is nobody."""
         while waiters:
-            waiter = waiters.pop(0)
+            # Woken first, and then forgotten: a signal's handler may raise in between, and who is
+            # on no list is never woken. To wake somebody twice wakes nobody.
+            waiter = waiters[0]
+            woken = waiter.wake()
+            del waiters[0]
             self.not_waiting(waiter)
-            if waiter.wake():
+            if woken:
                 return True
         return False
 
-    def hold(self, local: bytes) -> None:
+    def hold(self, channel: LocalChannel) -> None:
         """Note that the only message of a channel was passed directly, and nobody waits."""
-        self._held_in = self.locals[local].items
-        self._held = self._held_in[0]
+        self._held_in = channel.items
+        self._held = channel.items[0][2]
+        self.held_for = channel.header
 
-    def holds_one(self, now: int) -> bool:
-        """Whether that message is still there, to be counted as on the queue. Needs no lock."""
+    def held(self, now: int) -> Buffered | None:
+        """That message, if it still is there, to be counted as on the queue. Needs no lock."""
         try:
             first = self._held_in[0]
         except IndexError:
-            return False
-        return first is self._held and first[1] > now
+            return None
+        return first if first[2] == self._held and first[1] > now else None
 
     def waiter_lists(self) -> Iterator[list[Waiter]]:
         """Those who wait for any message, then those of each channel."""

@@ -116,7 +116,8 @@ class LayerCore:
         if own is not None and owner:
             if pass_directly(demux, own, (local,), body, deadline):
                 return
-            room -= own.holds_one(engine.clock())
+            if own.held(engine.clock()):
+                room -= 1
         refused = engine.push((Record(queue, header + body, deadline, room, owner),))
         if own is not None:
             # The bell has been rung, but its loop may not get round to it before a receiver
@@ -188,7 +189,8 @@ class LayerCore:
             if own is not None:
                 if pass_directly(demux, own, local_names, body, deadline):
                     continue
-                room -= own.holds_one(engine.clock())
+                if own.held(engine.clock()):
+                    room -= 1
             pushed.append(target)
             records.append(Record(queue, header + body, deadline, room, owner))
         if not records:

@@ -16,6 +16,7 @@ they say otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -27,7 +28,7 @@ from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
 from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .envelope import address, unpack
-from .exceptions import StoreCorrupt, StoreUnavailable
+from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .messages import Body, SharedBody
 from .names import ChannelName
 
@@ -123,7 +124,7 @@ class Demultiplexer:
         return max((capacity(full) for capacity in self.capacities), default=1)
 
     def sweep(self, own: OwnQueue) -> None:
-        """Forget what has expired unread, and channels that nobody uses."""
+        """Forget what has expired unread, and channels that nobody uses; see to who waits."""
         now = self.engine.clock()
         for local, channel in list(own.locals.items()):
             items = channel.items
@@ -132,6 +133,9 @@ class Demultiplexer:
                 own.expired += len(items) - len(live)
                 items.clear()
                 items.extend(live)
+            if items and channel.waiters:
+                # Who was to be woken when a signal's handler raised.
+                own.wake_first(channel.waiters)
             if not items and not channel.waiters:
                 del own.locals[local]
                 channel.known = False
@@ -325,7 +329,9 @@ class Demultiplexer:
         for local in local_names:
             channel = find(local) or self._new_channel(own, local)
             items = channel.items
-            if len(items) >= channel.limit:
+            if len(items) >= channel.limit and (
+                len(items) > channel.limit or items[0] is not own.held(0)
+            ):
                 items.popleft()
                 self._overflowed(own, local, channel.limit)
             items.append(item)
@@ -439,10 +445,15 @@ class Demultiplexer:
             "expired": sum(each.expired for each in own),
         }
 
-    def shut(self) -> None:
-        """Let go of all listeners, and let who still waits raise. Called without the lock."""
+    def shut(self, engine_stays: bool = False) -> None:
+        """Let go of all listeners, and let who still waits raise. Called without the lock.
+
+        If the engine stays open, so does what nobody has had to fetch yet.
+        """
         with self.lock:
             self.closed = True
+            if engine_stays:
+                self._put_back()
             error = closed()
             for own in self.own.values():
                 if own.waiting:
@@ -453,6 +464,14 @@ class Demultiplexer:
             self.dead.clear()
         for listener in listeners:
             listener.retire()
+
+    def _put_back(self) -> None:
+        """Put on the store what was passed directly and has not been read."""
+        for own in self.own.values():
+            held = own.held(self.engine.clock())
+            if held is not None and isinstance(held[0], bytes):
+                with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):
+                    self.engine.restore(own.name, Popped(own.held_for + held[0], held[1]))
 
 
 __all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer", "closed"]

@@ -8,7 +8,8 @@ The direct way is open only while it makes no difference but in time:
 
 * Nothing may be overtaken (S6): there is nothing in the buffer, and nothing on the queue.
 * Every channel has somebody who waits. A message for a single channel may also lie there
-  unread, but only one on a queue, and whoever sends from here counts it as on the queue (S8).
+  unread, but only one on a queue, and whoever sends from here counts it as on the queue (S8);
+  who sends from elsewhere can't, so the reader makes room for one more.
 * A flush is noticed before, so that it takes away what was sent before it, and no more (S17).
 
 What went this way is counted by its process alone, as the store never heard of it.
@@ -16,10 +17,12 @@ What went this way is counted by its process alone, as the store never heard of 
 
 from __future__ import annotations
 
+from asyncio import current_task
 from collections.abc import Sequence
 
 from .buffers import OwnQueue
 from .demux import Demultiplexer
+from .loop_waiters import running_loop
 
 
 def pass_directly(
@@ -32,22 +35,26 @@ def pass_directly(
     if demux.blocking or demux.lock.locked():
         # By a thread that fetches, or by this one, if we are in a signal handler.
         return False
+    loop = running_loop()
+    if loop is not None and current_task(loop) is None:
+        # In a handler that interrupted a loop which sleeps; only a bell would wake that.
+        return False
     with demux.lock:
         demux.notice_flush()
-        engine, waited_for = demux.engine, True
+        engine, channel, waited_for = demux.engine, None, True
         for local in local_names:
             channel = own.locals.get(local)
             if channel is None or channel.items:
                 return False
             if not channel.waiters:
                 waited_for = False
-        if not waited_for and (len(local_names) > 1 or own.holds_one(engine.clock())):
+        if not waited_for and (len(local_names) > 1 or own.held(engine.clock())):
             return False
         if demux.closed or engine.peek(own.name):
             return False
         demux.put(own, local_names, body, deadline)
-        if not waited_for:
-            own.hold(local_names[0])
+        if channel is not None and not waited_for:
+            own.hold(channel)
         own.passed_directly += 1
     return True
 

@@ -24,13 +24,14 @@ class LoopWaiter(Waiter):
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self) -> bool:
-        """Resume it in its loop."""
+        """Resume it in its loop; False if it was woken or cancelled already."""
         self.woken = True
         future = self.future
         loop = future.get_loop()
         if running_loop() is loop:
-            if not future.done():
-                future.set_result(None)
+            if future.done():
+                return False
+            future.set_result(None)
             return True
         try:
             loop.call_soon_threadsafe(_resume, future)

@@ -54,8 +54,7 @@ class OffloadingListener(LoopListener):
             try:
                 await waiter.future
             except BaseException:
-                with demux.lock:
-                    demux.leave(own, channel, waiter)
+                self.give_up(channel, waiter)
                 raise
             if waiter.error is not None:
                 raise waiter.error

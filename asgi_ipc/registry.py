@@ -113,7 +113,7 @@ def _release(lease: Lease) -> None:
         lease.demux = None
         return
     _empty(lease.key)
-    demux.shut()
+    demux.shut(engine_stays=not lease.opened)
     if lease.opened:
         demux.engine.close()
 

@@ -227,6 +227,21 @@ def test_a_member_that_dies_is_a_change(engine: Engine) -> None:
 
 
 @pytest.mark.clause("E11")
+@pytest.mark.clause("E9")
+def test_a_member_renewed_to_die_sooner_does(engine: Engine) -> None:
+
+    def renew(death: int) -> Members:
+        put(engine, b"t", b"alive", b"dying")
+        known = engine.members(b"t")
+        engine.put(b"t", b"dying", death)
+        return engine.members(b"t", known)
+
+    known = in_time(engine, renew)
+    assert sorted(known.names) == [b"alive", b"dying"]
+    assert engine.members(b"t", known).names == (b"alive",)
+
+
+@pytest.mark.clause("E11")
 def test_a_table_that_was_empty_meanwhile_is_not_taken_for_the_old_one(engine: Engine) -> None:
     for turn in range(20):
         member = b"%d" % turn

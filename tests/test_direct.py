@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.names import channel_name
+from asgi_ipc.spinning import Spinner
 
 from .doubles import (
     PATIENCE,
@@ -388,6 +395,103 @@ def test_cancelled_when_it_was_just_handed_over_it_is_there_for_the_next() -> No
         task.cancel()
         assert await next_one == {"n": 1}
         assert both.pushed == 0
+
+    run(main())
+
+
+def test_what_lies_ready_is_not_dropped_for_what_others_were_allowed_to_send() -> None:
+    async def main() -> None:
+        both = Pair(capacity=2)
+        name, second = await both.channel(), await both.channel()
+        await both.layer.send(name, {"n": 0})
+        for number in (1, 2):
+            await both.other.send(name, {"n": number})
+        with pytest.raises(both.other.ChannelFull):
+            await both.other.send(name, {})
+        waiting = asyncio.ensure_future(both.layer.receive(second))
+        await asyncio.sleep(0)
+        assert await rest(both.layer, name) == [0, 1, 2]
+        assert (await both.layer.global_statistics())["overflow_count"] == 0
+        waiting.cancel()
+
+    run(main())
+
+
+def test_what_lies_ready_stays_with_an_engine_that_stays_open() -> None:
+    async def main() -> None:
+        both = Pair()
+        name = await both.channel()
+        await both.layer.send(name, {"n": 0})
+        await both.other.send(name, {"n": 1})
+        await both.layer.close()
+        assert await rest(both.layer, name) == [0, 1]
+
+    run(main())
+
+
+def test_what_a_signal_handler_sends_wakes_a_loop_that_sleeps() -> None:
+    async def main() -> None:
+        both = Pair()
+        (name,), (task,) = await both.readers(1)
+        before = signal.signal(signal.SIGALRM, lambda *_: both.layer.sync.send(name, {"n": 1}))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            # Nothing else wakes it: the layer is patient.
+            assert await asyncio.wait_for(task, PATIENCE) == {"n": 1}
+            assert both.pushed == 1
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    run(main())
+
+
+class Interruption(Exception):
+    """As a signal's handler raises it."""
+
+
+def interrupted_at(call: int, function: Callable[[], None]) -> bool:
+    """Whether a function made so many calls within asgi_ipc; the last of them raised."""
+    left = call
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if event == "call" and "asgi_ipc" in frame.f_code.co_filename:
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise Interruption
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except Interruption:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Or who waits looks out, and needs nobody to wake it.
+    monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
+
+    async def main() -> None:
+        both = Pair()
+        both.demux.look_again = 0.05
+        for call in itertools.count(1):
+            (name,), (task,) = await both.readers(1)
+            send = partial(both.layer.sync.send, name, {"n": 1})
+            if not interrupted_at(call, send):
+                break
+            assert not both.demux.lock.locked()
+            if not both.demux.has_fetched(channel_name(name)):
+                await both.layer.send(name, {"n": 1})
+            # By the next regular look, if need be.
+            assert await asyncio.wait_for(task, PATIENCE) == {"n": 1}
+        assert call > 10
 
     run(main())
 

@@ -442,6 +442,16 @@ class CountsInsteadOfComparing(Wrong):
         return known if known and len(known.names) == len(found.names) else found
 
 
+class RenewsOnlyToLater(Wrong):
+    breaks = "E9"
+
+    def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
+        found = self._store.tables.get(table)
+        if found is not None:
+            deadline = max(deadline, found.members.get(member, 0))
+        super().put(table, member, deadline, owner)
+
+
 class TakesARenewalForAChange(Wrong):
     breaks = "E11"
 

@@ -100,7 +100,8 @@ class Tables:
         words, heap = self._words, self._heap
         at = words[heap.end - handle]
         change = {at + E_DEADLINE: deadline, at + E_OWNER: owner}
-        if not self._is_live(at, now):
+        if deadline < words[at + E_DEADLINE] or not self._is_live(at, now):
+            # Lists that were read before would have it for too long, or lack it.
             self._changed(change, words[heap.end - home])
         if deadline < words[SOONEST]:
             change[SOONEST] = deadline
