@@ -32,6 +32,10 @@ class Listener:
         """Whether somebody may still hear the bell."""
         raise NotImplementedError
 
+    def is_interrupted(self) -> bool:
+        """Whether this is a signal's handler that interrupted an event loop which may sleep."""
+        return False
+
     def retire(self) -> None:
         """Close the bell. The demultiplexer forgets the waiters. May be called twice."""
         raise NotImplementedError

@@ -17,12 +17,10 @@ What went this way is counted by its process alone, as the store never heard of 
 
 from __future__ import annotations
 
-from asyncio import current_task
 from collections.abc import Sequence
 
 from .buffers import OwnQueue
 from .demux import Demultiplexer
-from .loop_waiters import running_loop
 
 
 def pass_directly(
@@ -35,11 +33,11 @@ def pass_directly(
     if demux.blocking or demux.lock.locked():
         # By a thread that fetches, or by this one, if we are in a signal handler.
         return False
-    loop = running_loop()
-    if loop is not None and current_task(loop) is None:
-        # In a handler that interrupted a loop which sleeps; only a bell would wake that.
-        return False
     with demux.lock:
+        for listener in demux.loops.values():
+            if listener.is_interrupted():
+                return False  # Only a bell would wake it.
+            break  # Each speaks for all: it is this thread that is asked about.
         demux.notice_flush()
         engine, channel, waited_for = demux.engine, None, True
         for local in local_names:

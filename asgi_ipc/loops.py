@@ -45,6 +45,11 @@ class LoopListener(Listener):
         loop = self.loop()
         return loop is not None and not loop.is_closed()
 
+    def is_interrupted(self) -> bool:
+        """Whether this is no task of the loop that runs in this thread, so it may be asleep."""
+        loop = running_loop()
+        return loop is not None and asyncio.current_task(loop) is None
+
     def retire(self) -> None:
         """Stop listening, in the loop if it runs elsewhere."""
         bell, self.bell = self.bell, None

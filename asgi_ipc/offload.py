@@ -130,7 +130,12 @@ class OffloadingListener(LoopListener):
             own.fetch_again = True
             return
         own.fetching_now, own.fetch_again = True, False
-        loop.run_in_executor(None, self._fetch_in_thread, own)
+        try:
+            loop.run_in_executor(None, self._fetch_in_thread, own)
+        except RuntimeError:
+            # The loop is ending and has no threads any more; its receivers have gone before it.
+            own.fetching_now = False
+            self.demux.hand_over(own, self)
 
     def _fetch_in_thread(self, own: OwnQueue) -> None:
         demux = self.demux
@@ -152,7 +157,10 @@ class OffloadingListener(LoopListener):
     def _engine_disarm(self, queue: bytes, bell: Bell) -> None:
         loop = self.loop()
         if loop is not None and not loop.is_closed():
-            loop.run_in_executor(None, self._disarm_in_thread, queue, bell)
+            try:
+                loop.run_in_executor(None, self._disarm_in_thread, queue, bell)
+            except RuntimeError:  # As above; but others wait for this ring.
+                threading.Thread(target=self._disarm_in_thread, args=(queue, bell)).start()
 
     def _disarm_in_thread(self, queue: bytes, bell: Bell) -> None:
         super()._engine_disarm(queue, bell)
