@@ -438,7 +438,6 @@ def test_what_a_signal_handler_sends_wakes_a_loop_that_sleeps() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             # Nothing else wakes it: the layer is patient.
             assert await asyncio.wait_for(task, PATIENCE) == {"n": 1}
-            assert both.pushed == 1
         finally:
             signal.signal(signal.SIGALRM, before)
 
