@@ -99,12 +99,10 @@ class OwnQueue:
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.Lock()
         self.fetching_now = self.fetch_again = False
-        #: The buffer of a message that was passed directly while nobody waited for it, and the
-        #: message's number (`asgi_ipc.direct`).
-        self._held_in: deque[Buffered] = deque()
+        #: The channel of the message that was last passed directly while nobody waited for it,
+        #: and the message's number (`asgi_ipc.direct`).
+        self.holder: LocalChannel | None = None
         self._held = -1
-        #: The header of its channel.
-        self.held_for = b""
         self.passed_directly = 0
         self.overflowed = 0
         self.expired = 0
@@ -141,14 +139,15 @@ class OwnQueue:
 
     def hold(self, channel: LocalChannel) -> None:
         """Note that the only message of a channel was passed directly, and nobody waits."""
-        self._held_in = channel.items
+        self.holder = channel
         self._held = channel.items[0][2]
-        self.held_for = channel.header
 
     def held(self, now: int) -> Buffered | None:
         """That message, if it still is there, to be counted as on the queue. Needs no lock."""
+        if self.holder is None:
+            return None
         try:
-            first = self._held_in[0]
+            first = self.holder.items[0]
         except IndexError:
             return None
         return first if first[2] == self._held and first[1] > now else None

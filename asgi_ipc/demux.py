@@ -104,7 +104,7 @@ class Demultiplexer:
         done here and not when a message arrives, since the one that is being looked at is
         idle too until its receiver waits.
         """
-        own = self.own.get(name.queue) or self.queue(name.queue)
+        own = self.queue(name.queue)
         found = own.locals.get(name.local)
         if found is None:
             if len(own.locals) >= own.sweep_at:
@@ -335,8 +335,8 @@ class Demultiplexer:
                 items.popleft()
                 self._overflowed(own, local, channel.limit)
             items.append(item)
-            if not (channel.waiters and own.wake_first(channel.waiters)) and own.anyone:
-                own.wake_first(own.anyone)
+            if channel.waiters or own.anyone:
+                own.wake_one(channel)
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1
@@ -468,10 +468,10 @@ class Demultiplexer:
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""
         for own in self.own.values():
-            held = own.held(self.engine.clock())
-            if held is not None and isinstance(held[0], bytes):
+            holder, held = own.holder, own.held(self.engine.clock())
+            if holder is not None and held is not None and isinstance(held[0], bytes):
                 with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):
-                    self.engine.restore(own.name, Popped(own.held_for + held[0], held[1]))
+                    self.engine.restore(own.name, Popped(holder.header + held[0], held[1]))
 
 
 __all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer", "closed"]

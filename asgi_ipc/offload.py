@@ -39,8 +39,8 @@ class OffloadingListener(LoopListener):
         demux = self.demux
         while True:
             with demux.lock:
-                own = demux.queue(name.queue)
                 channel = demux.channel(name)
+                own = channel.own
                 demux.notice_flush()
                 body = demux.take(channel)
                 if body is not None:
