@@ -40,4 +40,4 @@ def assert_sound(engine: SharedMemoryEngine) -> None:
     """The full check finds nothing."""
     for region in (engine._channels, engine._groups):
         with region as heap:
-            assert check(heap) == []
+            assert check(heap) == [], check(heap)

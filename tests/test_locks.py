@@ -21,7 +21,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.store import file_locks, layout, locks, record_locks
+from asgi_ipc.store import file_locks, layout, locks, record_locks, region
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .stores import assert_sound, in_child, open_store, record, wait
@@ -192,15 +192,21 @@ def test_where_nothing_locks_the_error_names_both_kinds_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("kind", [locks.FCNTL, locks.FLOCK])
+@pytest.mark.parametrize("left_by_a_killed_one", [False, True])
 @pytest.mark.parametrize("refusals", [0, 3, 1000])
 def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, refusals: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: int,
+    refusals: int,
+    left_by_a_killed_one: bool,
 ) -> None:
     if kind == locks.FLOCK:
         no_record_locks(monkeypatch)
     engine = open_store(tmp_path)
     engine.push([record(engine, b"a", b"hello")])
     engine._next_look = 1 << 62
+    engine._channels.words[layout.TAKEN] = left_by_a_killed_one
     call = "lockf" if kind == locks.FCNTL else "flock"
     really, asked = getattr(fcntl, call), []
 
@@ -214,9 +220,11 @@ def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
         patch.setattr(fcntl, call, counted)
         engine.push([record(engine, b"a", b"hello")])
     at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
-    tries = min(refusals + 1, len(locks.TRIES))
-    waited = [fcntl.LOCK_EX] if refusals >= len(locks.TRIES) else []
+    most = len(region._TRIES) + (not left_by_a_killed_one)
+    tries = min(refusals + 1, most)
+    waited = [fcntl.LOCK_EX] if refusals >= most else []
     assert asked == [at_once] * tries + waited + [fcntl.LOCK_UN]
+    assert engine._channels.words[layout.TAKEN] == 0
     engine.destroy()
 
 

@@ -7,12 +7,14 @@ import select
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asgi_ipc.engines.base import Bell, Popped
 from asgi_ipc.store import lanes, layout
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.journal import Journal
 from asgi_ipc.store.lanes import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
@@ -61,9 +63,9 @@ def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
 
 def give_lane(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
     push(engine, *[b"%d" % number for number in range(HOT)], queue=queue)
-    assert not word(engine, layout.Q_LANE, queue)
+    assert not word(engine, layout.Q_LANE_IN, queue)
     assert len(pop(engine, HOT, queue)) == HOT
-    assert word(engine, layout.Q_LANE, queue)
+    assert word(engine, layout.Q_LANE_IN, queue)
 
 
 def in_list(engine: SharedMemoryEngine) -> bool:
@@ -80,21 +82,62 @@ def test_no_lane_lies_where_its_ends_could_not_be_told(
         payloads = [b"%d" % number for number in range(HOT)]
         push(engine, *payloads)
         assert pop(engine, HOT) == payloads
-    assert not word(engine, layout.Q_LANE)
+    assert not word(engine, layout.Q_LANE_IN)
 
 
-def test_a_queue_gets_a_lane_once_it_was_used_and_emptied(engine: SharedMemoryEngine) -> None:
+def test_a_queue_gets_a_lane_once_it_was_used_and_is_read(engine: SharedMemoryEngine) -> None:
     push(engine, b"once")
     assert pop(engine) == [b"once"]
-    assert not word(engine, layout.Q_LANE)
-    push(engine, *[b"more"] * HOT)
-    assert pop(engine, HOT - 1)
-    assert not word(engine, layout.Q_LANE)
+    assert not word(engine, layout.Q_LANE_IN)
+    push(engine, *[b"more"] * (HOT - 1))
+    assert not word(engine, layout.Q_LANE_IN)
     assert pop(engine)
-    assert word(engine, layout.Q_LANE)
+    assert word(engine, layout.Q_LANE_IN)
+    assert in_list(engine)
+    assert pop(engine, 99) == [b"more"] * (HOT - 2)
     push(engine, b"through it")
     assert not in_list(engine)
     assert pop(engine) == [b"through it"]
+
+
+def test_readers_that_never_empty_a_list_move_it_to_the_lane(engine: SharedMemoryEngine) -> None:
+    """As a writer and a reader that take turns at the lock: what lies there never gets less."""
+    ahead = [b"%d" % number for number in range(300)]
+    push(engine, *ahead)
+    for number in range(300):
+        push(engine, b"next %d" % number)
+        assert pop(engine) == [ahead[number]]
+        if not number % 50:
+            assert_sound(engine)
+    assert not in_list(engine)
+    assert pop(engine, 999) == [b"next %d" % number for number in range(300)]
+    counts = engine.statistics(b"q")
+    assert (counts["pushed"], counts["high_water"]) == (600, 301)
+
+
+def test_what_is_moved_to_the_lane_is_never_out_of_sight(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(engine, *[b"%d" % number for number in range(HOT + 5)])
+    seen: list[bool] = []
+
+    class Watched(dict[int, int]):
+        """A change during which others peek, who take no lock."""
+
+        def items(self) -> Any:
+            for item in super().items():
+                seen.append(engine.peek(b"q"))
+                yield item
+
+    def watched(change: dict[int, int], after: int = layout.IDLE) -> None:
+        Journal.commit(engine._channels.heap.journal, Watched(change), after)
+
+    monkeypatch.setattr(engine._channels.heap, "commit", watched)
+    for _ in range(HOT + 4):
+        assert pop(engine)
+        seen.append(engine.peek(b"q"))
+    assert all(seen)
+    assert len(seen) > 100
 
 
 def test_the_order_is_kept_over_lane_and_list_for_any_sizes(engine: SharedMemoryEngine) -> None:
@@ -165,6 +208,22 @@ def test_what_expired_in_front_of_a_lane_is_passed_over(
     assert pop(engine, 9) == [b"live"]
     counts = engine.statistics()
     assert (counts["expired"], counts["pending"], counts["popped"]) == (2, 0, HOT + 1)
+
+
+@pytest.mark.parametrize("used_often", [False, True])
+def test_the_store_knows_when_something_expires_that_came_after_a_sweep(
+    engine: SharedMemoryEngine, clock: Clock, used_often: bool
+) -> None:
+    """A full store looks for what has expired only then."""
+    if used_often:
+        give_lane(engine)
+    push(engine, b"gone before", lifetime=SECOND)
+    assert pop(engine)
+    with engine._channels:
+        engine._queues.upkeep.sweep(clock.now)
+    push(engine, b"later", lifetime=2 * SECOND)
+    assert engine._channels.words[layout.SOONEST] <= clock.now + 2 * SECOND
+    assert_sound(engine)
 
 
 @pytest.mark.parametrize("between", [0, 1, 9, 13, 20])
@@ -242,7 +301,7 @@ def test_an_idle_lane_goes_and_the_queue_stays_with_who_waits(
     for _ in range(2):
         with engine._channels:
             engine._queues.upkeep.sweep(clock.now)
-    assert not word(engine, layout.Q_LANE)
+    assert not word(engine, layout.Q_LANE_IN)
     assert engine._channels.words[layout.LANES] == 0
     push(engine, b"2")
     assert bell_rang(bell)
@@ -277,7 +336,7 @@ def test_lanes_take_at_most_their_share_and_give_it_back_when_room_is_needed(
     for name in names:
         push(engine, *[b"x"] * HOT, queue=name)
         pop(engine, HOT, name)
-    have = [name for name in names if word(engine, layout.Q_LANE, name)]
+    have = [name for name in names if word(engine, layout.Q_LANE_IN, name)]
     assert len(have) == engine._channels.heap.geometry.extents // 16 > 2
     room = 0
     while not engine.push([record(engine, b"fill", bytes(5_000))]):
@@ -314,7 +373,7 @@ def test_a_lane_goes_with_the_owner_of_its_queue(
             assert mine.push([record(mine, b"own", owner=identity)]) == []
             mine.pop(b"own")
         assert mine.push([record(mine, b"own", owner=identity)] * 3) == []
-        assert word(mine, layout.Q_LANE, b"own")
+        assert word(mine, layout.Q_LANE_IN, b"own")
 
     in_child(dies)
     engine._channels.words[layout.NEXT_TEND] = 0

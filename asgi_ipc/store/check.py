@@ -44,6 +44,7 @@ from .layout import (
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
+    L_NEXT,
     L_QUEUE,
     LANE,
     LANES,
@@ -68,7 +69,8 @@ from .layout import (
     Q_HEAD,
     Q_HIGH_WATER,
     Q_IN,
-    Q_LANE,
+    Q_LANE_IN,
+    Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
     Q_SOONEST,
@@ -290,9 +292,10 @@ class _Checker:
             names.add(name)
             yield from self.messages(at, name)
             messages += pending(words, at)
-            if words[at + Q_LANE]:
-                lanes += 1
-                yield from self.lane(at, name)
+            extents = self.lane_extents(at)
+            lanes += len(extents)
+            if extents:
+                yield from self.lane(at, name, extents)
             if words[at + Q_WAIT_FIRST] and not words[at + Q_BELL]:
                 yield f"queue {name!r} has waiters behind nobody"
             nodes = list(self.follow(words[at + Q_WAIT_FIRST], self.next_node, "a list of waiters"))
@@ -334,17 +337,31 @@ class _Checker:
         if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
             yield f"queue {name!r} has {count} messages and counts otherwise"
 
-    def lane(self, at: int, name: bytes) -> Iterator[str]:
+    def lane_extents(self, at: int) -> list[int]:
+        """Where the extents are that the lane of the queue at an address has."""
+        words = self.words
+        last = words[at + Q_LANE_IN]
+        return list(
+            self.follow(
+                words[at + Q_LANE_OUT],
+                lambda lane: 0 if lane == last else words[lane + L_NEXT],
+                "a lane",
+            )
+        )
+
+    def lane(self, at: int, name: bytes, extents: list[int]) -> Iterator[str]:
         """The lane of the queue at an address."""
         words = self.words
-        handle = words[words[at + Q_LANE]] >> ID_SHIFT
-        lane = self.address(handle)
-        self.reached.append(handle)
-        if lane != words[at + Q_LANE] or self.kind(handle) != LANE:
-            yield f"the lane of queue {name!r} is none"
-            return
-        if words[lane + L_QUEUE] != words[at] >> ID_SHIFT:
-            yield f"the lane of queue {name!r} is another's"
+        for lane in extents:
+            handle = words[lane] >> ID_SHIFT
+            self.reached.append(handle)
+            if lane != self.address(handle) or self.kind(handle) != LANE:
+                yield f"the lane of queue {name!r} is none"
+                return
+            if words[lane + L_QUEUE] != words[at] >> ID_SHIFT:
+                yield f"the lane of queue {name!r} is another's"
+        if extents[-1] != words[at + Q_LANE_IN]:
+            yield f"the lane of queue {name!r} does not end where messages come in"
         count, soonest = 0, words[at + Q_SOONEST]
         for entry, _ in Lanes(self.heap).entries(at):
             if not words[entry] & ENTRY_DEAD:

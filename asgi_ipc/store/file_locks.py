@@ -19,7 +19,6 @@ from .locks import (
     GROUPS_LOCK,
     HELD,
     OPENING,
-    TRIES,
     Gone,
     again,
     unusable,
@@ -57,22 +56,25 @@ class FileLocks:
             if byte not in self._descriptors:
                 self._descriptors[byte] = self._open(byte, create)
 
+    def try_lock(self, byte: int) -> bool:
+        """See `Locks.try_lock`."""
+        return self._flock(byte, AT_ONCE)
+
     def lock(self, byte: int) -> None:
         """See `Locks.lock`."""
+        self._flock(byte, fcntl.LOCK_EX)
+
+    def _flock(self, byte: int, how: int) -> bool:
         descriptor = self._descriptors.get(byte, -1)
         if descriptor < 0:
             descriptor = self._reach(byte)
-        for _ in TRIES:
-            try:
-                fcntl.flock(descriptor, AT_ONCE)
-                return
-            except OSError as error:
-                if error.errno not in HELD:
-                    raise unusable(self._path, error) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, how)
         except OSError as error:
+            if how == AT_ONCE and error.errno in HELD:
+                return False
             raise unusable(self._path, error) from error
+        return True
 
     def unlock(self, byte: int) -> None:
         """See `Locks.unlock`."""

@@ -6,9 +6,10 @@ and so needs no journal. Only the counts of the whole store come after it; STATE
 meanwhile whose they are, and `recount` sets them right for who was killed in between.
 
 A lane takes a whole extent, so few queues have one: it is given to a queue that has had
-some messages and was emptied by its readers, and taken back when it was not used for a
-while. What a lane has no room for goes to the queue's list, and all that follows too, until
-the list is empty.
+some messages when one is read, and taken back when it was not used for a while. A backlog
+gets more extents as it grows, and gives each back when it has been read. What a lane has no
+room for goes to the queue's list, and all that follows too, until the list is empty. Readers
+see to that: each moves a few messages from the list to the lane.
 
 Everything needs the segment's lock. Queues are given by their address.
 """
@@ -39,6 +40,9 @@ from .layout import (
     IDLE,
     KIND_MASK,
     KIND_SHIFT,
+    L_NEXT,
+    L_QUEUE,
+    L_STOP,
     L_WORDS,
     LANE,
     LANES,
@@ -53,7 +57,8 @@ from .layout import (
     Q_HEAD,
     Q_HIGH_WATER,
     Q_IN,
-    Q_LANE,
+    Q_LANE_IN,
+    Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
     Q_SOONEST,
@@ -89,12 +94,12 @@ class Lanes:
     # ---- coming and going
 
     def renew(self, queue: int) -> None:
-        """Give a queue whose list is empty a lane, if it deserves one and has none that works.
+        """Give a queue a lane, if it deserves one and has none that works.
 
         And if one can be had without taking room from anybody.
         """
         words, heap = self._words, self._heap
-        if words[queue + Q_LANE]:
+        if words[queue + Q_LANE_IN]:
             into, out = words[queue + Q_IN], words[queue + Q_OUT]
             if into < _WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
                 return
@@ -102,25 +107,94 @@ class Lanes:
         if words[queue + Q_PUSHED] < HOT or words[LANES] >= self._most:
             return
         change: Change = {}
-        lane = heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
-        # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
-        if 0 < lane <= PLACE_MASK - self._extent:
-            start = lane + L_WORDS
-            change |= {queue + Q_LANE: lane, queue + Q_IN: start, queue + Q_OUT: start}
-            change[LANES] = words[LANES] + 1
+        lane = self._add(change, queue)
+        if lane:
+            change |= {queue + Q_LANE_OUT: lane, queue + Q_OUT: lane + L_WORDS}
             heap.commit(change)
 
+    def _add(self, change: Change, queue: int) -> int:
+        """One more extent, for what comes into a lane from ``change`` on; 0: none to be had."""
+        words = self._words
+        lane = self._heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
+        # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
+        if lane > PLACE_MASK - self._extent:
+            return 0
+        change[LANES] = words[LANES] + 1
+        change[queue + Q_LANE_IN] = lane
+        change[queue + Q_IN] = words[queue + Q_IN] & ~PLACE_MASK | lane + L_WORDS
+        return lane
+
     def drop(self, queue: int) -> None:
-        """Take the lane of a queue back. It must be empty."""
+        """Take the lane of a queue back. There must be nothing live in it."""
         words, heap = self._words, self._heap
-        change: Change = {
+        while words[queue + Q_LANE_OUT] != words[queue + Q_LANE_IN]:
+            change: Change = {}
+            self._leave(change, queue, words[queue + Q_OUT])
+            heap.commit(change)
+        change = {
             queue + Q_PUSHED: words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT),
             queue + Q_GONE: words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT),
             LANES: words[LANES] - 1,
         }
-        heap.free(change, words[words[queue + Q_LANE]] >> ID_SHIFT)
-        change |= {queue + Q_LANE: 0, queue + Q_IN: 0, queue + Q_OUT: 0}
+        heap.free(change, words[words[queue + Q_LANE_IN]] >> ID_SHIFT)
+        change |= dict.fromkeys(
+            (queue + Q_LANE_IN, queue + Q_LANE_OUT, queue + Q_IN, queue + Q_OUT), 0
+        )
         heap.commit(change)
+
+    def _place(self, queue: int, length: int) -> int:
+        """Where the next entry goes if it has that many words; 0 if nowhere."""
+        words, extent = self._words, self._extent
+        lane, at = words[queue + Q_LANE_IN], words[queue + Q_IN] & PLACE_MASK
+        start, oldest = lane + L_WORDS, words[queue + Q_OUT] & PLACE_MASK
+        if at + length < (oldest if at < oldest < lane + extent else lane + extent):
+            return at
+        if length >= extent - L_WORDS:
+            return 0
+        room = oldest - start if start <= oldest <= at else 0
+        # A queue that is read as fast as it is filled goes round in warm memory.
+        if room < extent // 2 and at != oldest and 2 * words[LANES] < self._most:
+            change: Change = {}
+            following = self._add(change, queue)
+            if following:
+                # These have no meaning until the change gives the lane a next extent.
+                words[lane + L_NEXT], words[lane + L_STOP] = following, at
+                self._heap.commit(change)
+                return following + L_WORDS
+        if length >= room:
+            return 0
+        words[at] = ENTRY_WRAP
+        return start
+
+    def _leave(self, change: Change, queue: int, out: int) -> None:
+        """Go from the extent that OUT is in to the next one with ``change``, and free it."""
+        words = self._words
+        lane = words[queue + Q_LANE_OUT]
+        following = words[lane + L_NEXT]
+        if words[following + L_QUEUE] != words[queue] >> ID_SHIFT:
+            raise _strayed()
+        change[queue + Q_LANE_OUT] = following
+        change[queue + Q_OUT] = out & ~PLACE_MASK | following + L_WORDS
+        change[LANES] = words[LANES] - 1
+        self._heap.free(change, words[lane] >> ID_SHIFT)
+
+    def move_out(self, change: Change, queue: int, count: int, place: int) -> None:
+        """Set OUT with ``change``, to the oldest entry's end or behind entries that are dead."""
+        words = self._words
+        lane = words[queue + Q_LANE_OUT]
+        change[queue + Q_OUT] = out = count << COUNT_SHIFT | place
+        if lane != words[queue + Q_LANE_IN] and place == words[lane + L_STOP]:
+            self._leave(change, queue, out)
+
+    def move_in(self, change: Change, queue: int, count: int, place: int) -> None:
+        """Set IN back to the beginning of the newest entry with ``change``."""
+        words = self._words
+        lane = words[queue + Q_LANE_IN]
+        change[queue + Q_IN] = count << COUNT_SHIFT | place
+        if not lane < place < lane + self._extent:
+            change[queue + Q_LANE_IN] = self._heap.extent_of(place)
+            change[LANES] = words[LANES] - 1
+            self._heap.free(change, words[lane] >> ID_SHIFT)
 
     # ---- pushing and popping
 
@@ -152,20 +226,17 @@ class Lanes:
         ):
             return -1
         count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
-        at, oldest = into & PLACE_MASK, out & PLACE_MASK
+        at, oldest, end = into & PLACE_MASK, out & PLACE_MASK, lane + self._extent
+        if count >= capacity or not lane < at < end:
+            return -1
         size = len(payload)
         stop = at + ENTRY_WORDS + (size + 7 >> 3)
-        if count >= capacity or not lane < at < lane + self._extent:
-            return -1
-        if at < oldest:
-            if stop >= oldest:
+        if stop >= (oldest if at < oldest < end else end):
+            length = stop - at
+            at = self._place(queue, length)
+            if not at:
                 return -1
-        elif stop >= lane + self._extent:
-            stop += lane + L_WORDS - at
-            if stop >= oldest:
-                return -1
-            words[at] = ENTRY_WRAP
-            at = lane + L_WORDS
+            stop = at + length
         _pack(view, at * WORD, lifetime // MILLISECOND << ENTRY_LIFETIME_SHIFT | size, deadline)
         start = (at + ENTRY_WORDS) * WORD
         view[start : start + size] = payload
@@ -184,12 +255,34 @@ class Lanes:
         words[STATE] = IDLE
         return bell
 
+    def append(
+        self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
+    ) -> bool:
+        """Put a message from the list at the end with ``change``; False if there is no room."""
+        words = self._words
+        size = len(payload)
+        length = ENTRY_WORDS + (size + 7 >> 3)
+        if not words[queue + Q_LANE_IN] or words[queue + Q_IN] >= _WORN:
+            return False
+        at = self._place(queue, length)
+        if not at:
+            return False
+        self._write(at, payload, deadline, lifetime)
+        count = (words[queue + Q_IN] >> COUNT_SHIFT) + 1
+        change[queue + Q_IN] = count << COUNT_SHIFT | at + length
+        return True
+
     def pop(self, taken: list[Popped], queue: int, limit: int, now: int) -> None:
-        """Take the oldest live messages out of a lane until there are ``limit`` in ``taken``."""
+        """Take the oldest live messages out of a lane until there are ``limit`` in ``taken``.
+
+        If a lane has several extents, out of the first.
+        """
         words, view = self._words, self._bytes
-        lane, into, out = words[queue + Q_LANE], words[queue + Q_IN], words[queue + Q_OUT]
+        lane, into, out = words[queue + Q_LANE_OUT], words[queue + Q_IN], words[queue + Q_OUT]
         at, stop = out & PLACE_MASK, into & PLACE_MASK
         end = lane + self._extent
+        if lane != words[queue + Q_LANE_IN]:
+            stop = words[lane + L_STOP]
         if not lane < at < end:
             raise _strayed()
         gone = expired = 0
@@ -216,19 +309,18 @@ class Lanes:
                 else:
                     expired += 1
             at = following
-        out = (out >> COUNT_SHIFT) + gone << COUNT_SHIFT | at
-        if expired:
-            self._heap.commit(
-                {
-                    queue + Q_OUT: out,
-                    GONE: words[GONE] + gone,
-                    queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
-                    EXPIRED: words[EXPIRED] + expired,
-                }
-            )
+        count = (out >> COUNT_SHIFT) + gone
+        if expired or (at == stop and stop != into & PLACE_MASK):
+            change: Change = {
+                GONE: words[GONE] + gone,
+                queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
+                EXPIRED: words[EXPIRED] + expired,
+            }
+            self.move_out(change, queue, count, at)
+            self._heap.commit(change)
         else:
             words[STATE] = POPPING | queue
-            words[queue + Q_OUT] = out
+            words[queue + Q_OUT] = count << COUNT_SHIFT | at
             words[GONE] += gone
             words[STATE] = IDLE
 
@@ -240,15 +332,15 @@ class Lanes:
         There is where it was taken from, as long as nobody has pushed so much meanwhile.
         """
         words = self._words
-        lane, into, out = words[queue + Q_LANE], words[queue + Q_IN], words[queue + Q_OUT]
+        lane, into, out = words[queue + Q_LANE_OUT], words[queue + Q_IN], words[queue + Q_OUT]
         at, oldest = into & PLACE_MASK, out & PLACE_MASK
+        if lane != words[queue + Q_LANE_IN]:
+            at = words[lane + L_STOP]
         size = len(payload)
         start = oldest - ENTRY_WORDS - (size + 7 >> 3)
         if not out >> COUNT_SHIFT or start < lane + L_WORDS or start <= at < oldest:
             return False
-        _pack(self._bytes, start * WORD, lifetime << ENTRY_LIFETIME_SHIFT | size, deadline)
-        first = (start + ENTRY_WORDS) * WORD
-        self._bytes[first : first + size] = payload
+        self._write(start, payload, deadline, lifetime)
         change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
         return True
 
@@ -257,10 +349,22 @@ class Lanes:
     def entries(self, queue: int) -> Iterator[tuple[int, int]]:
         """Where each entry is, oldest first, and where the one after it would be."""
         words = self._words
-        lane = words[queue + Q_LANE]
-        at, stop = words[queue + Q_OUT] & PLACE_MASK, words[queue + Q_IN] & PLACE_MASK
-        end = lane + self._extent
-        if lane and not lane < at < end:
+        lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
+        at = words[queue + Q_OUT] & PLACE_MASK
+        for _ in range(self._heap.geometry.extents):
+            if lane == last:
+                break
+            # Read before, as it may be left and freed meanwhile.
+            following = words[lane + L_NEXT]
+            yield from self._entries_of(lane, at, words[lane + L_STOP])
+            lane, at = following, following + L_WORDS
+        if lane:
+            yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
+
+    def _entries_of(self, lane: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Those of one extent, from one place to another."""
+        words, end = self._words, lane + self._extent
+        if not lane < at < end:
             raise _strayed()
         wrapped = False
         while at != stop:
@@ -274,6 +378,11 @@ class Lanes:
                 raise _strayed()
             yield at, following
             at = following
+
+    def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:
+        size, start = len(payload), (at + ENTRY_WORDS) * WORD
+        _pack(self._bytes, at * WORD, lifetime << ENTRY_LIFETIME_SHIFT | size, deadline)
+        self._bytes[start : start + size] = payload
 
     def read(self, at: int) -> tuple[bytes, int, int]:
         """Message, deadline and lifetime (milliseconds) of an entry."""

@@ -40,11 +40,13 @@ A record begins with META::
 
 then words by kind, named below, then the payload (a message) or the name.
 
-A queue that is used often has a *lane* besides its list of messages: a record that fills
-an extent, and so is never moved, and holds entries one after the other. IN and OUT of the
-queue say where the next entry goes and where the oldest is::
+A queue that is used often has a *lane* besides its list of messages: entries one after the
+other in LANE records, each of which fills an extent, and so is never moved. Usually it is one,
+in which the entries go round; a backlog has more, linked by NEXT, and goes on in the next from
+STOP of the one before. IN and OUT of the queue say where the next entry goes and where the
+oldest is, LANE_IN and LANE_OUT in which records that is::
 
-    bits 0..31   place: word offset; goes round in the lane
+    bits 0..31   place: word offset
     bits 32..63  count: messages that ever came in, or went out, through this lane
 
 All of a lane is older than all of the list. An entry begins with ::
@@ -53,7 +55,7 @@ All of a lane is older than all of the list. An entry begins with ::
     bit  31      dead: expired, and counted as gone
     bits 32..63  lifetime: milliseconds from push to deadline
 
-or is ENTRY_WRAP: what follows is at the beginning of the lane. Then the deadline, then the
+or is ENTRY_WRAP: what follows is at the beginning of the record. Then the deadline, then the
 message, filled up to whole words.
 
 Everything here is persisted: do not change a number without a new VERSION.
@@ -112,8 +114,9 @@ SWEPT = 50  #: when all was last looked after (nanoseconds)
 SWEPT_GONE = 51  #: what GONE was then
 SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
 
-LANES = 53  #: queues that have a lane
+LANES = 53  #: LANE records
 TAGS = 54  #: queues ever made; no flush takes that back
+TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
@@ -153,16 +156,17 @@ LINK_MASK = (1 << 32) - 1
 # the ends of the list; TAIL means nothing while HEAD is 0. BELL is the first of its waiters;
 # the list has the others, and is empty while BELL is 0. PUSHED and GONE are those of the
 # list, and of lanes that it had before.
-Q_TAG, Q_HEAD, Q_LANE, Q_IN, Q_OUT, Q_BELL, Q_WAIT_FIRST, Q_OWNER = 1, 2, 3, 4, 5, 6, 7, 8
+Q_TAG, Q_HEAD, Q_LANE_IN, Q_IN, Q_OUT, Q_BELL, Q_WAIT_FIRST, Q_OWNER = 1, 2, 3, 4, 5, 6, 7, 8
 Q_HIGH_WATER, Q_SOONEST = 9, 10
-Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 11, 12, 13, 14, 15
-Q_EXPIRED, Q_REFUSED, Q_IDLE = 16, 17, 18
-Q_WORDS = 19
+Q_LANE_OUT, Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 11, 12, 13, 14, 15, 16
+Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
+Q_WORDS = 20
 TAG_MARK = 1 << 63
 Q_BUSY = 9  #: so many words from HEAD on are what a push through a lane looks at
 
-# Words of a LANE, the handle of its queue; then of an entry.
-L_QUEUE, L_WORDS = 1, 2
+# Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
+# where its own last entry ends. Then of an entry.
+L_QUEUE, L_NEXT, L_STOP, L_WORDS = 1, 2, 3, 4
 ENTRY_DEADLINE, ENTRY_WORDS = 1, 2
 ENTRY_SIZE, ENTRY_DEAD, ENTRY_LIFETIME_SHIFT = (1 << 31) - 1, 1 << 31, 32
 ENTRY_WRAP = (1 << 64) - 1

@@ -27,9 +27,6 @@ NAMES = {FCNTL: "fcntl record locks", FLOCK: "flock"}
 HELD = frozenset({errno.EACCES, errno.EAGAIN})
 #: To take a lock, or be told so if another holds it.
 AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
-#: A lock that is held is asked for so often before its holder is waited for asleep. Who holds
-#: one is out in microseconds, and to be woken takes ten times as long.
-TRIES = range(20)
 
 
 class Gone(Exception):
@@ -39,8 +36,8 @@ class Gone(Exception):
 class Locks(Protocol):
     """The locks of one lock file in this process.
 
-    All raise `StoreUnavailable` if the system can't lock, and `lock` and `hold` raise
-    `Gone` if the files were removed.
+    All raise `StoreUnavailable` if the system can't lock, and `try_lock`, `lock` and `hold`
+    raise `Gone` if the files were removed.
     """
 
     kind: ClassVar[int]
@@ -48,8 +45,11 @@ class Locks(Protocol):
     def prepare(self, store_id: bytes, create: bool) -> None:
         """Be ready for the locks of this store. FileNotFoundError if some are missing."""
 
+    def try_lock(self, byte: int) -> bool:
+        """Take a byte if nobody has it. The caller holds the sidecar's ``thread_lock``."""
+
     def lock(self, byte: int) -> None:
-        """Wait for a byte and take it. The caller holds the sidecar's ``thread_lock``."""
+        """Wait for a byte, asleep, and take it; as `try_lock`."""
 
     def unlock(self, byte: int) -> None:
         """Give a byte back."""

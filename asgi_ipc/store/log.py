@@ -170,6 +170,10 @@ class Log:
 
     # ---- extents
 
+    def extent_of(self, place: int) -> int:
+        """Where the extent of a word begins."""
+        return place - (place - self._first) % self._extent
+
     def _current(self) -> int:
         """The extent that the cursor is in, or -1."""
         end = self.words[CURSOR_END]

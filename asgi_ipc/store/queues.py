@@ -38,7 +38,7 @@ from .layout import (
     Q_HEAD,
     Q_IDLE,
     Q_IN,
-    Q_LANE,
+    Q_LANE_IN,
     Q_OUT,
     Q_OWNER,
     Q_PUSHED,
@@ -65,6 +65,8 @@ from .waiters import Waiters
 #: Leave this much of the journal for the words at the end of a change.
 _FULL_CHANGE = JOURNAL_PAIRS - 64
 _LONGEST_LIFE = (1 << 32) - 1
+#: Messages that a reader moves from list to lane, if the list has at most so many.
+_REFILL, _SHORT = 2, 1024
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
@@ -245,15 +247,18 @@ class Queues:
             if not bell:
                 return taken
             address = self._create(name, b"", now)
-        if words[address + Q_IN] != words[address + Q_OUT]:
+        while words[address + Q_IN] != words[address + Q_OUT]:
             self._lanes.pop(taken, address, limit, now)
-        if len(taken) < limit:
-            if words[address + Q_HEAD]:
-                self._pop_listed(taken, address, limit, now)
-                if not words[address + Q_HEAD]:
-                    self._lanes.renew(address)
-            if bell and len(taken) < limit and words[address + Q_BELL] != bell:
-                self._arm(address, bell)
+            if len(taken) >= limit:
+                if words[address + Q_HEAD]:
+                    self._refill(address)
+                return taken
+        if words[address + Q_HEAD]:
+            self._pop_listed(taken, address, limit, now)
+            self._lanes.renew(address)
+            self._refill(address)
+        if bell and len(taken) < limit and words[address + Q_BELL] != bell:
+            self._arm(address, bell)
         return taken
 
     def _arm(self, address: int, bell: int) -> None:
@@ -302,7 +307,7 @@ class Queues:
         address = self.find(name)
         if not (
             address
-            and words[address + Q_LANE]
+            and words[address + Q_LANE_IN]
             and self._lanes.put_first(change, address, payload, deadline, lifetime)
         ):
             if address:
@@ -331,28 +336,52 @@ class Queues:
         """Move what is in the lane of a queue to the front of its list. May raise `NoRoom`."""
         words, heap, lanes = self._words, self._heap, self._lanes
         address = self.find(name)
-        lane = words[address + Q_LANE]
-        for at, _ in reversed(list(lanes.entries(address))):
-            if words[at] & ENTRY_DEAD:
-                continue
-            payload, deadline, lifetime = lanes.read(at)
-            # Which may drop what has expired, and then the lane if nothing else was in it.
-            self._make_room(M_WORDS + (len(payload) + 7 >> 3), now)
-            address = self.find(name)
-            if not address or words[address + Q_LANE] != lane:
-                return
-            if words[at] & ENTRY_DEAD:
-                continue
-            head = words[address + Q_HEAD]
+        for at, _ in reversed(list(lanes.entries(address) if address else ())):
             change: Change = {}
-            message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
-            # In this order: to `peek` it must never be in neither.
-            change[address + Q_HEAD] = message
-            if not head:
-                change[address + Q_TAIL] = message
-            into = (words[address + Q_IN] >> COUNT_SHIFT) - 1 << COUNT_SHIFT | at
-            change[address + Q_IN] = into
-            change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
+            count = words[address + Q_IN] >> COUNT_SHIFT
+            if not words[at] & ENTRY_DEAD:
+                payload, deadline, lifetime = lanes.read(at)
+                if self._make_room(M_WORDS + (len(payload) + 7 >> 3), now):
+                    # What had expired is gone, and perhaps the lane, or the queue. Begin again.
+                    self._spill(name, now)
+                    return
+                address = self.find(name)
+                head = words[address + Q_HEAD]
+                message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
+                # In this order: to `peek` it must never be in neither.
+                change[address + Q_HEAD] = message
+                if not head:
+                    change[address + Q_TAIL] = message
+                change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
+                count -= 1
+            lanes.move_in(change, address, count, at)
+            heap.commit(change)
+
+    def _refill(self, address: int) -> None:
+        """Move some messages from a short list to the lane.
+
+        More than come meanwhile: a reader and a writer often take turns at the lock, and a list
+        that always has something would keep all from the lane. A long one is not worth it.
+        """
+        words, heap = self._words, self._heap
+        if words[address + Q_PUSHED] - words[address + Q_GONE] > _SHORT:
+            return
+        for _ in range(_REFILL):
+            message = words[address + Q_HEAD]
+            if not message:
+                return
+            at = words[heap.end - message]
+            link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
+            # To `peek`, which looks at the lane first, the last one must never be in neither.
+            if not link & LINK_MASK and words[address + Q_IN] == words[address + Q_OUT]:
+                return
+            payload = heap.payload(at, M_WORDS)
+            change: Change = {}
+            if not self._lanes.append(change, address, payload, deadline, link >> 32):
+                return
+            change[address + Q_HEAD] = link & LINK_MASK
+            change[address + Q_PUSHED] = words[address + Q_PUSHED] - 1
+            heap.free(change, message)
             heap.commit(change)
 
     # ---- bells

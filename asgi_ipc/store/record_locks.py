@@ -15,7 +15,7 @@ import sys
 import time
 from typing import ClassVar
 
-from .locks import AT_ONCE, FCNTL, HELD, TRIES, again, unusable
+from .locks import AT_ONCE, FCNTL, HELD, again, unusable
 
 #: Whether one process can play two. Asked of the platform as well, since that decides how
 #: a struct flock is laid out.
@@ -37,11 +37,18 @@ class RecordLocks:
     def prepare(self, store_id: bytes, create: bool) -> None:
         """See `Locks.prepare`."""
 
+    def try_lock(self, byte: int) -> bool:
+        """See `Locks.try_lock`."""
+        try:
+            fcntl.lockf(self._descriptor, AT_ONCE, 1, byte)
+        except OSError as error:
+            if error.errno in HELD:
+                return False
+            raise unusable(self._path, error) from error
+        return True
+
     def lock(self, byte: int) -> None:
         """See `Locks.lock`."""
-        for _ in TRIES:
-            if self._try(byte):
-                return
         while True:
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, byte)
@@ -62,7 +69,7 @@ class RecordLocks:
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""
-        if byte in self._held or not self._try(byte):
+        if byte in self._held or not self.try_lock(byte):
             return False
         self._held.add(byte)
         return True
@@ -77,19 +84,10 @@ class RecordLocks:
         # The kernel would grant it to its own holder.
         if byte in self._held:
             return True
-        if not self._try(byte):
+        if not self.try_lock(byte):
             return True
         self.unlock(byte)
         return False
-
-    def _try(self, byte: int) -> bool:
-        try:
-            fcntl.lockf(self._descriptor, AT_ONCE, 1, byte)
-        except OSError as error:
-            if error.errno in HELD:
-                return False
-            raise unusable(self._path, error) from error
-        return True
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""

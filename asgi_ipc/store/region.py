@@ -30,6 +30,7 @@ from .layout import (
     PUSHING,
     SOONEST,
     STATE,
+    TAKEN,
     WORD,
     Geometry,
 )
@@ -40,6 +41,10 @@ from .sidecar import Sidecar
 #: What the two kinds of segment are called, in messages and in locators.
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
+#: Who is inside is out in microseconds, and to be woken takes ten times as long. So a lock that is
+#: held is looked at so often before it is asked for, and asked for so often before it is waited
+#: for asleep.
+_LOOKS, _TRIES = range(64), range(10)
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
@@ -91,8 +96,11 @@ class Region:
                 sidecar.thread_lock.release()
                 raise Reentered
             sidecar.inside = True
-            sidecar.lock(self._byte)
-            if self.words[STATE]:
+            words = self.words
+            if words[TAKEN] or not sidecar.try_lock(self._byte):
+                self._wait()
+            words[TAKEN] = 1
+            if words[STATE]:
                 self._finish()
         except BaseException as error:
             self.let_go(error)
@@ -108,12 +116,25 @@ class Region:
     ) -> None:
         sidecar = self._sidecar
         try:
+            self.words[TAKEN] = 0
             sidecar.unlock(self._byte)
         finally:
             sidecar.inside = False
             sidecar.thread_lock.release()
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
+
+    def _wait(self) -> None:
+        """Get the lock that another seems to have: awake for a while, then asleep."""
+        words, sidecar = self.words, self._sidecar
+        for _ in _TRIES:
+            for _ in _LOOKS:
+                # Who was killed has left it set: it says when to ask the system, and no more.
+                if not words[TAKEN]:
+                    break
+            if sidecar.try_lock(self._byte):
+                return
+        sidecar.lock(self._byte)
 
     def let_go(self, error: BaseException) -> None:
         """Leave the region if ``error`` came in such a moment that this thread is inside still.

@@ -61,7 +61,7 @@ class Sidecar:
         self.kind = locks.kind
         # The `Locks` as they are: a call less on every entry.
         self.prepare, self.remove_locks = locks.prepare, locks.remove
-        self.lock, self.unlock = locks.lock, locks.unlock
+        self.try_lock, self.lock, self.unlock = locks.try_lock, locks.lock, locks.unlock
         self.hold, self.release, self.is_held = locks.hold, locks.release, locks.is_held
 
     # ---- what it says

@@ -28,13 +28,12 @@ from .layout import (
     M_WORDS,
     NAMED,
     ORPHANED,
-    PLACE_MASK,
     Q_EXPIRED,
     Q_GONE,
     Q_HEAD,
     Q_IDLE,
     Q_IN,
-    Q_LANE,
+    Q_LANE_IN,
     Q_OUT,
     Q_OWNER,
     Q_PUSHED,
@@ -86,28 +85,29 @@ class Upkeep:
         self._heap.commit(change)
 
     def _look_after(self, address: int, now: int, at_once: bool) -> int:
-        """Drop what is dead of one queue; the soonest deadline left."""
+        """Drop what is dead of one queue; before when nothing expires of what it has or gets."""
         words, heap = self._words, self._heap
         owner = words[address + Q_OWNER]
         if owner and not self._processes.owner_alive(owner):
             self._orphan(address)
             return NEVER
-        if pending(words, address) and self.expire(address, now):
+        if self.expire(address, now):
             return words[address + Q_SOONEST]
         pushed = ever_pushed(words, address)
         idle = at_once or words[address + Q_IDLE] == pushed
-        if idle and words[address + Q_LANE]:
+        if idle and words[address + Q_LANE_IN]:
             self._lanes.drop(address)
         if self._waiters.drop_dead(address):
             if not idle:
                 heap.commit({address + Q_IDLE: pushed})
-            return NEVER
-        if idle:
+        elif idle:
             self._remove(address)
+            return NEVER
         else:
             # Nothing came or went since the last look if this still holds at the next.
             heap.commit({address + Q_IDLE: pushed})
-        return NEVER
+        # That of a message that is gone, maybe; then a later one will not say so anew.
+        return words[address + Q_SOONEST]
 
     def expire(self, address: int, now: int) -> int:
         """Drop what has expired in a queue, wherever it stands; how many messages are left."""
@@ -140,7 +140,7 @@ class Upkeep:
                 change[address + Q_OUT] = words[address + Q_OUT] + (1 << COUNT_SHIFT)
             if in_front:
                 out = change.get(address + Q_OUT, words[address + Q_OUT])
-                change[address + Q_OUT] = out & ~PLACE_MASK | following
+                self._lanes.move_out(change, address, out >> COUNT_SHIFT, following)
             if change:
                 self._heap.commit(change)
         return soonest
@@ -187,15 +187,12 @@ class Upkeep:
             change[ORPHANED] = words[ORPHANED] + 1
             heap.commit(change)
             message = following
-        in_lane = pending(words, address)
-        if in_lane:
-            heap.commit(
-                {
-                    address + Q_OUT: words[address + Q_IN],
-                    GONE: words[GONE] + in_lane,
-                    ORPHANED: words[ORPHANED] + in_lane,
-                }
-            )
+        for at, following in self._lanes.entries(address):
+            dead = 0 if words[at] & ENTRY_DEAD else 1
+            change = {GONE: words[GONE] + dead, ORPHANED: words[ORPHANED] + dead}
+            count = (words[address + Q_OUT] >> COUNT_SHIFT) + dead
+            self._lanes.move_out(change, address, count, following)
+            heap.commit(change)
         self._remove(address)
 
     def _remove(self, address: int) -> None:
@@ -203,7 +200,7 @@ class Upkeep:
         words, heap = self._words, self._heap
         handle = words[address] >> ID_SHIFT
         self._waiters.drop_dead(address, everybody=True)
-        if words[address + Q_LANE]:
+        if words[address + Q_LANE_IN]:
             self._lanes.drop(address)
         change: Change = {NAMED: words[NAMED] - 1}
         bucket = self._index.bucket(crc32(heap.payload(address, Q_WORDS)))

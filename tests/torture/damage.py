@@ -158,14 +158,14 @@ class Spoiler:
             address = words[self.heap.end - handle]
             if address >= self.heap.end - layout.Q_WORDS or self.heap.kind(address) != layout.QUEUE:
                 continue
-            if not words[address + layout.Q_LANE]:
+            if not words[address + layout.Q_LANE_IN]:
                 continue
             how = dice.randrange(4)
             if how == 0:
                 moves = dice.choice([layout.PUSHING, layout.POPPING, layout.PUSHING | 1 << 63])
                 words[layout.STATE] = moves | dice.choice([address, address, address + 1])
             elif how == 1:
-                self.put(address + dice.choice([layout.Q_LANE, layout.Q_IN, layout.Q_OUT]))
+                self.put(address + dice.choice([layout.Q_LANE_IN, layout.Q_IN, layout.Q_OUT]))
             elif how == 2:
                 into = words[address + layout.Q_IN]
                 near = into + dice.randrange(-40, 40)

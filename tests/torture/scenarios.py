@@ -264,7 +264,7 @@ def expect_lane(world: World, name: bytes = b"lane") -> int:
     """The address of a queue that has a lane, to be sure of it."""
     with world.engine._channels as heap:
         address = world.engine._queues.find(name)
-        if not heap.words[address + layout.Q_LANE]:
+        if not heap.words[address + layout.Q_LANE_IN]:
             raise Finding("there should be a lane")
         return address
 
@@ -286,7 +286,7 @@ def before_the_end_of_a_lane(world: World) -> None:
     laned(world)
     engine, words = world.engine, world.engine._channels.words
     address = expect_lane(world)
-    end = words[address + layout.Q_LANE] + engine._channels.heap.geometry.extent_words
+    end = words[address + layout.Q_LANE_IN] + engine._channels.heap.geometry.extent_words
     while end - (words[address + layout.Q_IN] & layout.PLACE_MASK) > 130:
         engine.pop(b"lane", 1)
         world.push(b"lane", bytes(900))

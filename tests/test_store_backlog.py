@@ -1,0 +1,241 @@
+"""Lanes of several extents: what a busy queue has while its reader is behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc.engines.base import Popped
+from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.store import lanes, layout
+from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.lanes import HOT
+
+from .stores import KIB, assert_sound, in_child, open_store, record
+from .test_store_lanes import SECOND, Clock, give_lane, in_list, pop, push, word
+
+#: Of these, 16 fill an extent of the engine here.
+SIZE = 1_000
+FULL = 16
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
+    # Extents of 16 KiB, of which 8 may be lanes, and 4 of these a backlog's.
+    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    engine._next_look = 1 << 63
+    yield engine
+    assert_sound(engine)
+    engine.destroy()
+
+
+def payloads(count: int, size: int = SIZE) -> list[bytes]:
+    return [b"%d:" % number + bytes(size - 4) for number in range(count)]
+
+
+def extents(engine: SharedMemoryEngine) -> int:
+    found: int = engine._channels.words[layout.LANES]
+    return found
+
+
+def sweep(engine: SharedMemoryEngine, clock: Clock, everything: bool = False) -> None:
+    with engine._channels:
+        engine._queues.upkeep.sweep(clock.now, everything=everything)
+
+
+def test_a_backlog_goes_on_in_more_extents_and_gives_each_back(
+    engine: SharedMemoryEngine,
+) -> None:
+    give_lane(engine)
+    sent = payloads(4 * FULL)
+    push(engine, *sent)
+    assert extents(engine) == 4
+    assert not in_list(engine)
+    assert_sound(engine)
+    for number, payload in enumerate(sent):
+        assert pop(engine) == [payload]
+        assert extents(engine) >= 4 - number // FULL - 1
+    assert extents(engine) == 1
+    assert engine.statistics()["pending"] == 0
+
+
+def test_what_has_no_room_in_the_extents_either_goes_to_the_list(
+    engine: SharedMemoryEngine,
+) -> None:
+    give_lane(engine)
+    sent = payloads(6 * FULL)
+    push(engine, *sent)
+    assert extents(engine) == 4
+    assert in_list(engine)
+    assert_sound(engine)
+    assert pop(engine, 3 * FULL) == sent[: 3 * FULL]
+    # The list is younger than the lane, and so is what comes now.
+    push(engine, b"last")
+    assert pop(engine, 999) == [*sent[3 * FULL :], b"last"]
+    push(engine, b"through the lane again")
+    assert not in_list(engine)
+    assert pop(engine) == [b"through the lane again"]
+
+
+def test_a_queue_that_is_read_as_it_is_filled_goes_round_in_one_extent(
+    engine: SharedMemoryEngine,
+) -> None:
+    give_lane(engine)
+    push(engine, b"ahead", b"of it")
+    for payload in payloads(300):
+        push(engine, payload)
+        assert pop(engine)
+        assert extents(engine) == 1
+    assert not in_list(engine)
+
+
+def test_a_lane_that_went_round_can_go_on_elsewhere(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    sent = payloads(60)
+    push(engine, *sent[:13])
+    assert pop(engine, 12) == sent[:12]
+    push(engine, *sent[13:20])
+    assert word(engine, layout.Q_IN) % (1 << 32) < word(engine, layout.Q_OUT) % (1 << 32)
+    assert extents(engine) == 1
+    push(engine, *sent[20:50])
+    assert extents(engine) == 3
+    assert not in_list(engine)
+    assert_sound(engine)
+    assert pop(engine, 5) == sent[12:17]
+    # There is room in front of the oldest, but not for what the extent holds behind it.
+    engine.restore(b"q", Popped(sent[16], engine.clock() + SECOND))
+    assert_sound(engine)
+    assert pop(engine, 99) == sent[16:50]
+
+
+def test_what_expired_gives_the_extents_back_that_it_filled(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, *payloads(2 * FULL + 5), lifetime=SECOND)
+    push(engine, b"live")
+    assert extents(engine) == 3
+    clock.now += 2 * SECOND
+    sweep(engine, clock)
+    assert extents(engine) == 1
+    counts = engine.statistics()
+    assert (counts["expired"], counts["pending"]) == (2 * FULL + 5, 1)
+    assert_sound(engine)
+    assert pop(engine, 9) == [b"live"]
+
+
+def test_what_expired_behind_a_live_one_is_passed_over_extent_by_extent(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, b"old")
+    push(engine, *payloads(2 * FULL + 5), lifetime=SECOND)
+    push(engine, b"young")
+    clock.now += 2 * SECOND
+    sweep(engine, clock)
+    assert extents(engine) == 3
+    assert_sound(engine)
+    assert engine.statistics(b"q")["oldest_age"] >= 2 * SECOND
+    assert pop(engine) == [b"old"]
+    assert pop(engine) == [b"young"]
+    assert extents(engine) == 1
+
+
+def test_a_lane_of_which_only_the_dead_are_left_goes_with_all_its_extents(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, b"old")
+    push(engine, *payloads(2 * FULL + 5), lifetime=SECOND)
+    clock.now += 2 * SECOND
+    sweep(engine, clock)
+    assert pop(engine) == [b"old"]
+    assert extents(engine) == 3
+    sweep(engine, clock, everything=True)
+    assert extents(engine) == 0
+    assert engine.statistics()["queues"] == 0
+
+
+def test_a_backlog_goes_with_the_owner_of_its_queue(
+    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    def dies() -> None:
+        mine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+        for _ in range(HOT + 1):
+            assert mine.push([record(mine, b"own", owner=mine.identity)]) == []
+            mine.pop(b"own")
+        records = [record(mine, b"own", each, owner=mine.identity) for each in payloads(3 * FULL)]
+        assert mine.push(records) == []
+
+    in_child(dies)
+    assert extents(engine) > 1
+    engine._channels.words[layout.NEXT_TEND] = 0
+    engine._next_look = 0
+    counts = engine.statistics()
+    assert (counts["orphaned"], counts["queues"], counts["pending"]) == (3 * FULL, 0, 0)
+    assert extents(engine) == 0
+
+
+def test_what_a_lane_has_no_room_in_front_for_moves_all_of_it_to_the_list(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    sent = payloads(2 * FULL)
+    push(engine, b"dead", lifetime=SECOND)
+    push(engine, *sent)
+    push(engine, *payloads(FULL), lifetime=SECOND)
+    push(engine, b"last")
+    clock.now += 2 * SECOND
+    sweep(engine, clock)
+    assert extents(engine) > 2
+    large = bytes(15_000)
+    engine.restore(b"q", Popped(large, engine.clock() + SECOND))
+    assert in_list(engine)
+    assert extents(engine) == 1
+    assert_sound(engine)
+    assert pop(engine, 999) == [large, *sent, b"last"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_order_of_events_gives_what_a_list_gives(
+    engine: SharedMemoryEngine, clock: Clock, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "HOT", 1)
+    dice = random.Random(seed)
+    expected: list[tuple[bytes, int]] = []
+    most = 0
+    for step in range(4_000):
+        choice = dice.random()
+        expected = [each for each in expected if each[1] > clock.now]
+        if choice < (0.6 if step // 200 % 2 else 0.4):
+            payload = b"%d:" % step + bytes(dice.choice([0, 7, 100, 900, 900, 5_000, 15_000]))
+            lifetime = dice.choice([SECOND // 10, SECOND, 100 * SECOND, 100 * SECOND])
+            if not engine.push([record(engine, b"q", payload, lifetime=lifetime)]):
+                expected.append((payload, clock.now + lifetime))
+        elif choice < 0.9:
+            limit = dice.choice([1, 1, 1, 5, 40])
+            assert engine.pop(b"q", limit) == expected[:limit]
+            del expected[:limit]
+        elif choice < 0.93 and expected:
+            (taken,) = engine.pop(b"q")
+            try:
+                engine.restore(b"q", taken)
+            except StoreFull:
+                del expected[0]
+        elif choice < 0.96:
+            sweep(engine, clock, everything=dice.random() < 0.2)
+        else:
+            clock.now += dice.choice([SECOND // 20, SECOND // 20, SECOND])
+        most = max(most, extents(engine))
+        if not step % 40:
+            assert_sound(engine)
+    assert most == 4
+    assert engine.pop(b"q", 10**6) == [each for each in expected if each[1] > clock.now]
