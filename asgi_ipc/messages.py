@@ -5,7 +5,8 @@ msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
 import msgpack
@@ -31,6 +32,21 @@ _pack = msgpack.packb
 _unpack = msgpack.unpackb
 
 
+def _packer_for_all() -> Callable[[Any], bytes]:
+    """What packs messages that hold no containers; with C and the GIL, one packer for all threads.
+
+    To make one costs more than to pack with it, and such a message runs no Python code while
+    it is packed, so nobody can come in between.
+    """
+    in_c = msgpack.Packer.__module__ != "msgpack.fallback"
+    if in_c and getattr(sys, "_is_gil_enabled", lambda: True)():
+        return cast("Callable[[Any], bytes]", msgpack.Packer().pack)
+    return cast("Callable[[Any], bytes]", _pack)
+
+
+_pack_flat = _packer_for_all()
+
+
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message as bytes.
 
@@ -52,14 +68,14 @@ def encode(message: Mapping[str, Any]) -> bytes:
             if kind is not int or not _INT_MIN <= value <= _INT_MAX:
                 break
         else:
-            return _finish(message)
+            return _finish(message, _pack_flat)
     if not isinstance(message, dict):
         raise TypeError(f"a message must be a dict, not {_type_name(message)}: {_brief(message)}")
     try:
         _check(message, 1)
     except _Bad as bad:
         bad.explain()
-    return _finish(message)
+    return _finish(message, _pack)
 
 
 def decode(body: Body) -> dict[str, Any]:
@@ -67,12 +83,12 @@ def decode(body: Body) -> dict[str, Any]:
     if isinstance(body, SharedBody):
         return body.decode()
     try:
-        message = _unpack(body)
+        message: dict[str, Any] = _unpack(body)
     except Exception as error:
         # Whatever it stumbles over, these bytes are not ours.
         raise RecordCorrupt(f"a message of length {len(body)} can't be decoded: {error}") from error
     if type(message) is dict:
-        return cast("dict[str, Any]", message)
+        return message
     raise RecordCorrupt(f"a message of length {len(body)} is no dict but {_type_name(message)}")
 
 
@@ -105,9 +121,9 @@ class SharedBody:
 Body = bytes | SharedBody
 
 
-def _finish(message: Mapping[str, Any]) -> bytes:
+def _finish(message: Mapping[str, Any], pack: Callable[[Any], bytes]) -> bytes:
     try:
-        body = cast(bytes, _pack(message))
+        body = pack(message)
     except UnicodeEncodeError:
         _find_surrogate(message)
         raise

@@ -88,11 +88,11 @@ class SharedMemoryEngine(Attachment):
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
+            # Before, as others wait for what is done inside.
+            left, push, now = records[done:], self._queues.push, self.clock()
             try:
                 with self._channels:
-                    now = self.clock()
-                    push = self._queues.push
-                    for record in records[done:]:
+                    for record in left:
                         try:
                             bell = push(record, now)
                             if bell:

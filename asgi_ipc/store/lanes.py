@@ -78,7 +78,11 @@ _WORN = 1 << 63
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
 
 _pack = Struct("QQ").pack_into
-_busy_words: Callable[[memoryview, int], tuple[int, ...]] = Struct(f"{Q_BUSY}Q").unpack_from
+_Unpack = Callable[[memoryview, int], tuple[int, ...]]
+_busy_words: _Unpack = Struct(f"{Q_BUSY}Q").unpack_from
+#: From LANE_IN to LANE_OUT, and the words that an entry begins with.
+_ends: _Unpack = Struct("4Q").unpack_from
+_entry: _Unpack = Struct("2Q").unpack_from
 
 
 class Lanes:
@@ -212,7 +216,7 @@ class Lanes:
         Returns the bell that is armed on the queue, or 0, and -1 if nothing was done.
         """
         words, view = self._words, self._bytes
-        head, lane, into, out, bell, _, owned, high, soonest = _busy_words(
+        head, lane, into, out, _, bell, _, owned, high, soonest = _busy_words(
             view, (queue + Q_HEAD) * WORD
         )
         lifetime = deadline - now
@@ -278,17 +282,17 @@ class Lanes:
         If a lane has several extents, out of the first.
         """
         words, view = self._words, self._bytes
-        lane, into, out = words[queue + Q_LANE_OUT], words[queue + Q_IN], words[queue + Q_OUT]
+        last, into, out, lane = _ends(view, (queue + Q_LANE_IN) * WORD)
         at, stop = out & PLACE_MASK, into & PLACE_MASK
         end = lane + self._extent
-        if lane != words[queue + Q_LANE_IN]:
+        if lane != last:
             stop = words[lane + L_STOP]
         if not lane < at < end:
             raise _strayed()
         gone = expired = 0
         wrapped = False
         while at != stop and len(taken) < limit:
-            first = words[at]
+            first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
                 if wrapped:
                     raise _strayed()
@@ -302,7 +306,6 @@ class Lanes:
                 raise _strayed()
             if not first & ENTRY_DEAD:
                 gone += 1
-                deadline = words[at + ENTRY_DEADLINE]
                 if deadline > now:
                     start *= WORD
                     taken.append(Popped(view[start : start + size].tobytes(), deadline))
@@ -310,7 +313,7 @@ class Lanes:
                     expired += 1
             at = following
         count = (out >> COUNT_SHIFT) + gone
-        if expired or (at == stop and stop != into & PLACE_MASK):
+        if expired or (lane != last and at == stop):
             change: Change = {
                 GONE: words[GONE] + gone,
                 queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,

@@ -156,13 +156,13 @@ LINK_MASK = (1 << 32) - 1
 # the ends of the list; TAIL means nothing while HEAD is 0. BELL is the first of its waiters;
 # the list has the others, and is empty while BELL is 0. PUSHED and GONE are those of the
 # list, and of lanes that it had before.
-Q_TAG, Q_HEAD, Q_LANE_IN, Q_IN, Q_OUT, Q_BELL, Q_WAIT_FIRST, Q_OWNER = 1, 2, 3, 4, 5, 6, 7, 8
-Q_HIGH_WATER, Q_SOONEST = 9, 10
-Q_LANE_OUT, Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 11, 12, 13, 14, 15, 16
+Q_TAG, Q_HEAD, Q_LANE_IN, Q_IN, Q_OUT, Q_LANE_OUT = 1, 2, 3, 4, 5, 6
+Q_BELL, Q_WAIT_FIRST, Q_OWNER, Q_HIGH_WATER, Q_SOONEST = 7, 8, 9, 10, 11
+Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
 Q_WORDS = 20
 TAG_MARK = 1 << 63
-Q_BUSY = 9  #: so many words from HEAD on are what a push through a lane looks at
+Q_BUSY = 10  #: so many words from HEAD on are what a push through a lane looks at
 
 # Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
 # where its own last entry ends. Then of an entry.

@@ -45,6 +45,9 @@ _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: held is looked at so often before it is asked for, and asked for so often before it is waited
 #: for asleep.
 _LOOKS, _TRIES = range(64), range(10)
+#: The hint is cleared just before the lock is given back. To ask at once is to be refused, which
+#: takes longer.
+_PAUSE = range(20)
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
@@ -132,6 +135,8 @@ class Region:
                 # Who was killed has left it set: it says when to ask the system, and no more.
                 if not words[TAKEN]:
                     break
+            for _ in _PAUSE:
+                pass
             if sidecar.try_lock(self._byte):
                 return
         sidecar.lock(self._byte)
