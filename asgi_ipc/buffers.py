@@ -32,6 +32,10 @@ class Listener:
         """Whether somebody may still hear the bell."""
         raise NotImplementedError
 
+    def runs_here(self) -> bool:
+        """Whether this is the event loop that runs in this thread."""
+        return False
+
     def is_interrupted(self) -> bool:
         """Whether this is a signal's handler that interrupted an event loop which may sleep."""
         return False
@@ -52,8 +56,11 @@ class Waiter:
         #: What it shall raise instead of looking.
         self.error: Exception | None = None
 
-    def wake(self) -> bool:
-        """Wake it, from any thread; False if there is nobody any more. Does not block."""
+    def wake(self, here: Listener | None = None) -> bool:
+        """Wake it, from any thread; False if there is nobody any more. Does not block.
+
+        ``here`` is the caller's own listener, if that is known.
+        """
         raise NotImplementedError
 
 
@@ -119,18 +126,18 @@ class OwnQueue:
         if left <= 0:  # Less only if an exception hit `wait`.
             del waiting[listener]
 
-    def wake_one(self, channel: LocalChannel | None) -> None:
+    def wake_one(self, channel: LocalChannel | None, here: Listener | None = None) -> None:
         """Wake who waits longest for a channel, or else for any of the queue."""
-        if channel is None or not self.wake_first(channel.waiters):
-            self.wake_first(self.anyone)
+        if channel is None or not self.wake_first(channel.waiters, here):
+            self.wake_first(self.anyone, here)
 
-    def wake_first(self, waiters: list[Waiter]) -> bool:
+    def wake_first(self, waiters: list[Waiter], here: Listener | None = None) -> bool:
         """Wake the first on a list who still is there; False if there is nobody."""
         while waiters:
             # Woken first, and then forgotten: a signal's handler may raise in between, and who is
             # on no list is never woken. To wake somebody twice wakes nobody.
             waiter = waiters[0]
-            woken = waiter.wake()
+            woken = waiter.wake(here)
             del waiters[0]
             self.not_waiting(waiter)
             if woken:

@@ -264,7 +264,7 @@ class Demultiplexer:
         corrupt: StoreCorrupt | None = None
         for _ in range(_ROUNDS):
             for payload, deadline in records:
-                corrupt = self.deliver(own, payload, deadline) or corrupt
+                corrupt = self.deliver(own, payload, deadline, listener) or corrupt
             if len(records) < own.batch:
                 self._drained(own, listener)
                 break
@@ -291,7 +291,7 @@ class Demultiplexer:
             corrupt: StoreCorrupt | None = None
             with self.lock:
                 for payload, deadline in records:
-                    corrupt = self.deliver(own, payload, deadline) or corrupt
+                    corrupt = self.deliver(own, payload, deadline, None) or corrupt
                 if len(records) < own.batch:
                     self._drained(own, listener)
             if corrupt is not None:
@@ -312,18 +312,30 @@ class Demultiplexer:
         if listener is not None and listener.bell is not None:
             own.armed_by, own.certain = listener, True
 
-    def deliver(self, own: OwnQueue, payload: bytes, deadline: int) -> StoreCorrupt | None:
+    def deliver(
+        self, own: OwnQueue, payload: bytes, deadline: int, here: Listener | None
+    ) -> StoreCorrupt | None:
         """Put a record into the buffers it is for."""
         try:
             local_names, body = unpack(payload)
         except StoreCorrupt as error:
             # Raised later: the rest of the batch is off the queue as well.
             return error
-        self.put(own, local_names, body, deadline)
+        self.put(own, local_names, body, deadline, here)
         return None
 
-    def put(self, own: OwnQueue, local_names: Sequence[bytes], body: bytes, deadline: int) -> None:
-        """Put a message into the buffers of channels; wake a waiter of each."""
+    def put(
+        self,
+        own: OwnQueue,
+        local_names: Sequence[bytes],
+        body: bytes,
+        deadline: int,
+        here: Listener | None,
+    ) -> None:
+        """Put a message into the buffers of channels; wake a waiter of each.
+
+        ``here`` is the listener of the event loop that runs here, or None.
+        """
         shared = SharedBody(body) if len(local_names) > 1 else body
         find, item = own.locals.get, (shared, deadline, next(self._numbers))
         for local in local_names:
@@ -336,7 +348,7 @@ class Demultiplexer:
                 self._overflowed(own, local, channel.limit)
             items.append(item)
             if channel.waiters or own.anyone:
-                own.wake_one(channel)
+                own.wake_one(channel, here)
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1

@@ -50,7 +50,10 @@ def pass_directly(
             return False
         if demux.closed or engine.peek(own.name):
             return False
-        demux.put(own, local_names, body, deadline)
+        here = None
+        if len(local_names) > 1:
+            here = next((each for each in demux.loops.values() if each.runs_here()), None)
+        demux.put(own, local_names, body, deadline, here)
         if channel is not None and not waited_for:
             own.hold(channel)
         own.passed_directly += 1

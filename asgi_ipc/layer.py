@@ -69,16 +69,19 @@ class IPCChannelLayer(LayerSurface):
             known = demux.channels.get(channel) if isinstance(channel, str) else None
             body = None
             if known is not None:
-                listener = known.own.armed_by
                 if known.items:
                     body = demux.fetched(known)
-                elif isinstance(listener, LoopListener) and (waiter := listener.expect(known)):
+                elif isinstance(listener := known.own.armed_by, LoopListener) and (
+                    waiter := listener.expect(known)
+                ):
                     try:
                         await waiter.future
-                    except BaseException:
+                    except BaseException as error:
                         listener.give_up(known, waiter)
-                        raise
-                    body = listener.take_expected(known, waiter)
+                        if not isinstance(error, RuntimeError) or listener.runs_here():
+                            raise
+                    else:
+                        body = listener.take_expected(known, waiter)
             if body is None:
                 name = channel_name(channel)
                 if not name.specific:

@@ -23,18 +23,18 @@ class LoopWaiter(Waiter):
         self.error = None
         self.future: asyncio.Future[None] = loop.create_future()
 
-    def wake(self) -> bool:
+    def wake(self, here: Listener | None = None) -> bool:
         """Resume it in its loop; False if it was woken or cancelled already."""
         self.woken = True
         future = self.future
-        loop = future.get_loop()
-        if running_loop() is loop:
+        # Known for most, and to ask is a system call up to CPython 3.11.
+        if here is self.listener or running_loop() is future.get_loop():
             if future.done():
                 return False
             future.set_result(None)
             return True
         try:
-            loop.call_soon_threadsafe(_resume, future)
+            future.get_loop().call_soon_threadsafe(_resume, future)
         except RuntimeError:
             return False  # The loop is closed, and the receiver gone with it.
         return True

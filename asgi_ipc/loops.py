@@ -45,6 +45,11 @@ class LoopListener(Listener):
         loop = self.loop()
         return loop is not None and not loop.is_closed()
 
+    def runs_here(self) -> bool:
+        """See `Listener.runs_here`."""
+        loop = self.loop()
+        return loop is not None and loop is running_loop()
+
     def is_interrupted(self) -> bool:
         """Whether this is no task of the loop that runs in this thread, so it may be asleep."""
         loop = running_loop()
@@ -140,7 +145,8 @@ class LoopListener(Listener):
         """Wait for a channel's next message as one of many here; None: ask `receive_own`.
 
         For the usual case that others wait already, and so the bell is armed and nobody looks
-        out: it costs no coroutine more. The waiter's future is to be waited for.
+        out: it costs no coroutine more. The waiter's future is to be waited for. If another
+        loop runs here, that raises RuntimeError, which is cheaper than to ask each time.
         """
         demux, own = self.demux, channel.own
         with demux.lock:
@@ -151,7 +157,7 @@ class LoopListener(Listener):
                 or self not in own.waiting
                 or not channel.known
                 or demux.closed
-                or self.loop() is not running_loop()
+                or self.loop() is None
             ):
                 return None
             waiter = self._waiter()

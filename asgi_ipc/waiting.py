@@ -62,7 +62,7 @@ class ThreadWaiter(Waiter):
     __slots__ = ()
     listener: ThreadListener
 
-    def wake(self) -> bool:
+    def wake(self, here: Listener | None = None) -> bool:
         """Ring its thread's bell."""
         self.woken = True
         self.listener.bell.ring()

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable, SyncIPCChannelLayer
+from asgi_ipc import (
+    IPCChannelLayer,
+    StoreCorrupt,
+    StoreUnavailable,
+    SyncIPCChannelLayer,
+    loop_waiters,
+    loops,
+)
 from asgi_ipc.demux import BATCH
 from asgi_ipc.engines.base import Popped, Record
 from asgi_ipc.engines.memory import MemoryEngine
@@ -475,23 +482,103 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         other, channel = await layer.new_channel(), await layer.new_channel()
-        first, *rest = await soon(
-            *(layer.receive(other) for _ in range(2)), *(layer.receive(channel) for _ in range(4))
+        first, zero, *rest = await soon(
+            layer.receive(other), *(layer.receive(channel) for _ in range(6))
         )
-        one, two, three, four = rest[1:]
+        one, two, three, four, five = rest
+        # Who came first did not find others, and would see to those who come now.
+        await layer.send(channel, {"n": 0})
+        assert await zero == {"n": 0}
         # Not woken, and just woken.
         one.cancel()
         await layer.send(channel, {"n": 1})
         two.cancel()
         assert await three == {"n": 1}
+        # In either order: one of them may have been woken for nothing, and waits anew.
         await layer.send(channel, {"n": 2})
-        assert await four == {"n": 2}
-        first.cancel()
-        await layer.send(other, {"n": 3})
-        assert await rest[0] == {"n": 3}
-        await asyncio.gather(first, one, two, return_exceptions=True)
+        await layer.send(channel, {"n": 3})
+        assert sorted([(await four)["n"], (await five)["n"]]) == [2, 3]
+        await asyncio.gather(one, two, return_exceptions=True)
         (own,) = layer._core.demux.own.values()
+        assert [len(waiters) for waiters in own.waiter_lists()] == [0, 1, 0]
+        await layer.send(other, {"n": 4})
+        assert await first == {"n": 4}
         assert not own.waiting
+        await layer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_each_loop_is_woken_as_asyncio_demands_from_wherever(kind: Any) -> None:
+    """Its debug mode tells if a loop is touched from outside."""
+    layer = IPCChannelLayer(engine=engine(kind))
+    names: list[str] = []
+
+    async def receive() -> None:
+        mine = [await layer.new_channel() for _ in range(3)]
+        waiting = [asyncio.ensure_future(layer.receive(name)) for name in mine]
+        await asyncio.sleep(0.02)
+        names.extend(mine)
+        for number in range(10):
+            for place, name in enumerate(mine):
+                assert await asyncio.wait_for(waiting[place], PATIENCE) == {"n": number}
+                waiting[place] = asyncio.ensure_future(layer.receive(name))
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    failed: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            asyncio.run(receive(), debug=True)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [in_thread(loop) for _ in range(3)]
+    while len(names) < 9 and not failed:
+        time.sleep(0.01)
+    for number in range(10):
+        for name in names:
+            layer.sync.send(name, {"n": number})
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert failed == []
+    layer.sync.close()
+
+
+@pytest.mark.parametrize("members", [1, 100])
+def test_a_broadcast_asks_but_once_which_loop_runs(
+    members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to CPython 3.11 that is a system call."""
+
+    async def main() -> None:
+        layer = patient(IPCChannelLayer(engine=engine()))
+        names = [await layer.new_channel() for _ in range(members + 1)]
+        for name in names:
+            await layer.group_add("g", name)
+        asked = 0
+
+        def counted() -> Any:
+            nonlocal asked
+            asked += 1
+            return asyncio._get_running_loop()
+
+        async def receive_twice(name: str) -> None:
+            await layer.receive(name)
+            await layer.receive(name)
+
+        tasks = await soon(*(receive_twice(name) for name in names))
+        for module in (loops, loop_waiters):
+            monkeypatch.setattr(module, "running_loop", counted)
+        for _ in range(2):
+            await layer.group_send("g", {"n": 1})
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*tasks)
+        assert asked <= 10
         await layer.close()
 
     run(main())

@@ -498,6 +498,54 @@ def test_loops_in_threads_and_calls_from_threads_use_one_layer(options: dict[str
 
 
 @pytest.mark.parametrize("options", ["posix"], indirect=True)
+@pytest.mark.parametrize("first_runs", [True, False], ids=["which runs elsewhere", "which stopped"])
+def test_a_loop_receives_on_a_channel_of_another_loop(
+    options: dict[str, Any], first_runs: bool
+) -> None:
+    """Where receivers of a first loop wait, so that all seems ready for one more."""
+    layer = IPCChannelLayer(**options)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    waiting: list[asyncio.Future[Any]] = []
+
+    async def begin() -> str:
+        mine = [await layer.new_channel() for _ in range(3)]
+        # Known to the layer from now on; the last one has nobody waiting.
+        await layer.send(mine[2], {"n": 0})
+        assert await layer.receive(mine[2]) == {"n": 0}
+        waiting.extend(asyncio.ensure_future(layer.receive(name)) for name in mine[:2])
+        await asyncio.sleep(0.01)
+        return mine[2]
+
+    async def receive(name: str) -> Any:
+        return await asyncio.wait_for(layer.receive(name), PATIENCE)
+
+    async def send_to_a_receiver(name: str) -> None:
+        for number in range(3):
+            received = asyncio.ensure_future(receive(name))
+            await asyncio.sleep(0.01)
+            await layer.send(name, {"n": number})
+            assert await received == {"n": number}
+
+    async def end() -> None:
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    name = first.run_until_complete(begin())
+    thread = threading.Thread(target=first.run_forever, daemon=True)
+    if first_runs:
+        thread.start()
+    second.run_until_complete(send_to_a_receiver(name))
+    if first_runs:
+        first.call_soon_threadsafe(first.stop)
+        thread.join(PATIENCE)
+    first.run_until_complete(end())
+    for loop in (first, second):
+        loop.close()
+    layer.sync.close()
+
+
+@pytest.mark.parametrize("options", ["posix"], indirect=True)
 def test_loops_closed_with_receivers_waiting_leave_nothing_behind(options: dict[str, Any]) -> None:
     layer = IPCChannelLayer(**options)
     folder = Path(options["engine_options"]["directory"]) / "store"
