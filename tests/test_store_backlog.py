@@ -164,6 +164,21 @@ def test_a_lane_of_which_only_the_dead_are_left_goes_with_all_its_extents(
     assert engine.statistics()["queues"] == 0
 
 
+def test_an_empty_lane_gets_no_more_extents(engine: SharedMemoryEngine, clock: Clock) -> None:
+    """Of which the first would hold nothing."""
+    give_lane(engine)
+    push(engine, *payloads(5))
+    assert len(pop(engine, 5)) == 5
+    # Too large for what is left behind the newest, and for what is before the oldest.
+    push(engine, bytes(12_000), lifetime=SECOND)
+    assert extents(engine) == 1
+    clock.now += 2 * SECOND
+    sweep(engine, clock)
+    assert_sound(engine)
+    push(engine, b"next")
+    assert pop(engine, 9) == [b"next"]
+
+
 def test_a_backlog_goes_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:

@@ -53,5 +53,5 @@ def test_a_spoiled_store_serves_or_says_so(engine: str) -> None:
 
 @pytest.mark.parametrize(("plant", "finder"), [(plant.name, plant.finders[-1]) for plant in PLANTS])
 def test_a_planted_bug_is_caught(plant: str, finder: str) -> None:
-    said = torture("plants", "--only", plant, "--finder", finder, "--sample", "60")
+    said = torture("plants", "--only", plant, "--finder", finder, "--sample", "200")
     assert "caught" in said

@@ -28,7 +28,8 @@ from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.store import Gone
 
 from .examine import State, Tally
-from .scenarios import SCENARIOS, look_after, sweep
+from .scenarios import SCENARIOS, look_after
+from .steps import sweep
 from .world import ENGINES, LARGE, Finding, World
 
 #: Seconds of processor time that one call may take, on a store of this size.
@@ -165,7 +166,10 @@ class Spoiler:
                 moves = dice.choice([layout.PUSHING, layout.POPPING, layout.PUSHING | 1 << 63])
                 words[layout.STATE] = moves | dice.choice([address, address, address + 1])
             elif how == 1:
-                self.put(address + dice.choice([layout.Q_LANE_IN, layout.Q_IN, layout.Q_OUT]))
+                ends = [layout.Q_LANE_IN, layout.Q_IN, layout.Q_OUT, layout.Q_LANE_OUT]
+                lane = words[address + layout.Q_LANE_OUT]
+                links = [lane + layout.L_NEXT, lane + layout.L_STOP]
+                self.put(dice.choice([*(address + end for end in ends), *links]))
             elif how == 2:
                 into = words[address + layout.Q_IN]
                 near = into + dice.randrange(-40, 40)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import SCENARIOS
+from .steps import Scenario
 from .world import ENGINES, NEVER, Finding, View, World, brief
 
 State = tuple[bytes, bytes]

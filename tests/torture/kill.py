@@ -19,7 +19,7 @@ from asgi_ipc.store.layout import IDLE
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import PATIENCE, Examiner, State, Tally, command
-from .scenarios import Scenario
+from .steps import Scenario
 from .world import Finding, View, brief
 
 #: Unfinished states of one scenario whose recovery is killed too: others go the same way.
@@ -124,7 +124,7 @@ class Torturer(Examiner):
         opcode, step = 1, stride
         if self.sample:
             # The whole length, in as many steps as may be taken.
-            step = max(1, self.length(operate) // self.sample)
+            step = max(1, self.length(start, operate) // self.sample)
             opcode = self.dice.randrange(1, step + 1)
             world.load(start)
         while True:
@@ -140,11 +140,13 @@ class Torturer(Examiner):
                 world.load(start)
             opcode += self.dice.randrange(1, 2 * step) if self.sample else step
 
-    def length(self, operate: Callable[[], object]) -> int:
+    def length(self, start: State, operate: Callable[[], object]) -> int:
         """How many opcodes an operation has, nearly."""
         low, high = 1, 512
         while killed(operate, high, self.in_place):
             low, high = high, high * 4
+            # What was killed has been done, maybe, and need not be possible twice.
+            self.world.load(start)
         return (low + high) // 2
 
     def in_place(self) -> None:

@@ -24,7 +24,7 @@ from asgi_ipc.store.layout import WORD
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import Examiner, State, Tally, command
-from .scenarios import Scenario
+from .steps import Scenario
 from .world import Finding, World, brief
 
 #: What an opcode that stores to memory begins with.

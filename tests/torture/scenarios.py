@@ -7,95 +7,30 @@ They are written down here and not taken from the code under test.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import StoreFull
 from asgi_ipc.store import layout
-from asgi_ipc.store.lanes import HOT
 from asgi_ipc.store.locks import FIRST_SLOT
 
-from .world import LARGE, SECOND, Finding, View, World, short, until
-
-FAR = 1 << 62
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One operation on a prepared store."""
-
-    name: str
-    operate: Callable[[World], object]
-    #: From the view before to all those that a kill may leave.
-    allowed: Callable[[World, View], list[View]]
-    prepare: Callable[[World], object] = lambda world: None
-    #: The store is so full that it may refuse more.
-    full: bool = False
-    #: It is so long that a run visits every so-manieth opcode only.
-    stride: int = 1
-
-
-def changes(*steps: Callable[[View], object]) -> Callable[[World, View], list[View]]:
-    """The view before, and after each step."""
-
-    def allowed(world: World, view: View) -> list[View]:
-        views = [view]
-        for step in steps:
-            view = view.copy()
-            step(view)
-            views.append(view.tidy())
-        return views
-
-    return allowed
-
-
-def pushed(queue: bytes, *payloads: bytes) -> Callable[[View], object]:
-    """Records come; each takes a bell with it in the same instant."""
-
-    def step(view: View) -> None:
-        view.queues.setdefault(queue, []).extend(map(short, payloads))
-        view.bells[queue] = view.bells.get(queue, [])[len(payloads) :]
-
-    return step
-
-
-def popped(queue: bytes, count: int = 1) -> Callable[[View], object]:
-    """Records go from the front."""
-    return lambda view: view.queues[queue].__delitem__(slice(count))
-
-
-def armed(queue: bytes, bell: int) -> Callable[[View], object]:
-    """A bell is added at the end."""
-    return lambda view: view.bells.setdefault(queue, []).append(bell)
-
-
-def put(table: bytes, member: bytes, deadline: int = FAR) -> Callable[[View], object]:
-    """A member comes, or has another deadline."""
-    return lambda view: view.tables.setdefault(table, {}).__setitem__(member, deadline)
-
-
-def removed(table: bytes, member: bytes) -> Callable[[View], object]:
-    """A member goes."""
-    return lambda view: view.tables[table].pop(member)
-
-
-def emptied(view: View) -> None:
-    """All is flushed."""
-    view.queues, view.bells, view.tables = {}, {}, {}
-    view.flushes += 1
-
-
-def without(*identities: bytes) -> Callable[[View], object]:
-    """Processes go."""
-    return lambda view: view.processes.difference_update(identities)
-
-
-def push(*pairs: tuple[bytes, bytes], capacity: int = 10**6) -> Callable[[World], object]:
-    """An operation that pushes a batch."""
-    return lambda world: world.engine.push(
-        [world.record(queue, payload, capacity=capacity) for queue, payload in pairs]
-    )
-
+from .lane_scenarios import LANE_SCENARIOS
+from .steps import (
+    FAR,
+    Scenario,
+    armed,
+    changes,
+    emptied,
+    leave,
+    left,
+    popped,
+    push,
+    pushed,
+    put,
+    removed,
+    sweep,
+    without,
+)
+from .world import LARGE, SECOND, View, World, until
 
 # ---- getting there
 
@@ -244,114 +179,9 @@ def many(world: World) -> None:
     world.push(b"many", *[b"%d" % number for number in range(400)])
 
 
-def laned(world: World) -> None:
-    """A queue has a lane, and three records in it."""
-    before_lane(world)
-    world.engine.pop(b"lane", HOT)
-    world.push(b"lane", b"l1", b"l2", b"l3")
-    expect_lane(world)
-
-
-def before_lane(world: World) -> None:
-    """To empty a queue gives it a lane."""
-    # There is room for one lane, and for a spare extent beside it.
-    while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
-        world.engine._channels.heap._grow()
-    world.push(b"lane", *[b"%d" % number for number in range(HOT)])
-
-
-def expect_lane(world: World, name: bytes = b"lane") -> int:
-    """The address of a queue that has a lane, to be sure of it."""
-    with world.engine._channels as heap:
-        address = world.engine._queues.find(name)
-        if not heap.words[address + layout.Q_LANE_IN]:
-            raise Finding("there should be a lane")
-        return address
-
-
-def laned_and_waited_for(world: World) -> None:
-    """A queue has an empty lane, and a waiter or two."""
-    laned(world)
-    world.engine.pop(b"lane", 4, world.bells[0])
-
-
-def laned_and_waited_for_twice(world: World) -> None:
-    """The same with a second waiter."""
-    laned_and_waited_for(world)
-    world.engine.pop(b"lane", 4, world.bells[1])
-
-
-def before_the_end_of_a_lane(world: World) -> None:
-    """The next record does not fit between the newest of a lane and its end."""
-    laned(world)
-    engine, words = world.engine, world.engine._channels.words
-    address = expect_lane(world)
-    end = words[address + layout.Q_LANE_IN] + engine._channels.heap.geometry.extent_words
-    while end - (words[address + layout.Q_IN] & layout.PLACE_MASK) > 130:
-        engine.pop(b"lane", 1)
-        world.push(b"lane", bytes(900))
-    engine.pop(b"lane", 1)
-    world.push(b"lane", b"last")
-
-
-def full_lane(world: World) -> None:
-    """What comes next is too much for the lane, and goes to the list."""
-    laned(world)
-    address = expect_lane(world)
-    while not world.engine._channels.words[address + layout.Q_HEAD]:
-        world.push(b"lane", bytes(1_500))
-    world.push(b"lane", b"listed")
-
-
-def old_in_a_lane(world: World) -> None:
-    """In a lane, one of five lives."""
-    laned(world)
-    world.engine.pop(b"lane", 3)
-    world.push(b"lane", b"x1", b"x2", lifetime=100)
-    world.push(b"lane", b"live")
-    world.push(b"lane", b"x3", b"x4", lifetime=100)
-    world.now += 200
-
-
-def full_in_front(world: World) -> None:
-    """A lane has records up to where one was just taken from."""
-    full_lane(world)
-    world.engine.pop(b"lane", 4)
-    words = world.engine._channels.words
-    address = expect_lane(world)
-    while words[address + layout.Q_HEAD]:
-        world.engine.pop(b"lane", 1)
-    # Now it goes round, and is filled up to its oldest.
-    while not words[address + layout.Q_HEAD]:
-        world.push(b"lane", bytes(700))
-
-
-def own_lane(world: World) -> None:
-    """A lane that goes with this process."""
-    laned(world)
-    world.engine._channels.words[expect_lane(world) + layout.Q_OWNER] = (
-        world.engine._processes.owner_word(world.identity)
-    )
-
-
-def empty_lane(world: World) -> None:
-    """A lane that nobody has used for a while."""
-    laned(world)
-    world.engine.pop(b"lane", 3)
-
-
 def look_after(world: World) -> None:
     """The regular look, with everything that the dead and the expired left."""
     world.engine._look_after(world.now)
-
-
-def sweep(world: World) -> None:
-    """All buckets of both."""
-    channels, groups = world.regions
-    with channels:
-        world.engine._queues.upkeep.sweep(world.now, everything=True)
-    with groups:
-        world.engine._tables.sweep(world.now)
 
 
 JOINER = b"a new process."
@@ -364,31 +194,6 @@ def join(world: World) -> None:
         slot = engine._processes.join(JOINER)
     # So that it can be done again.
     engine._processes._sidecar.release(FIRST_SLOT + slot)
-
-
-def leave(world: World) -> None:
-    """This process goes."""
-    with world.engine._channels:
-        world.engine._processes.leave(world.slot)
-
-
-def orphan(world: World) -> None:
-    """This process goes, and what it leaves is looked after."""
-    leave(world)
-    sweep(world)
-
-
-def orphaned(view: View) -> object:
-    """What went with it, a lane too."""
-    del view.queues[b"lane"]
-    return left(view)
-
-
-def left(view: View) -> object:
-    """What went with it."""
-    view.queues.pop(b"own", None)
-    view.bells.clear()
-    return view.tables[b"t"].pop(b"mine")
 
 
 def seven(world: World, view: View) -> list[View]:
@@ -494,97 +299,7 @@ SCENARIOS = [
         changes(lambda view: view.bells[b"waited for"].pop(0)),
         rung,
     ),
-    Scenario(
-        "pop that gives a lane",
-        lambda world: world.engine.pop(b"lane", HOT),
-        changes(popped(b"lane", HOT)),
-        before_lane,
-    ),
-    Scenario(
-        "push through a lane", push((b"lane", b"new")), changes(pushed(b"lane", b"new")), laned
-    ),
-    *[
-        Scenario(
-            f"push through a lane to {who}",
-            push((b"lane", b"new")),
-            # A kill between the two leaves a bell that may ring for nothing.
-            changes(
-                lambda view: view.queues.setdefault(b"lane", [b"new"]),
-                lambda view: view.bells[b"lane"].pop(0),
-            ),
-            prepare,
-        )
-        for who, prepare in (
-            ("who waits", laned_and_waited_for),
-            ("the first who waits", laned_and_waited_for_twice),
-        )
-    ],
-    Scenario(
-        "push around the end of a lane",
-        push((b"lane", bytes(1_100))),
-        changes(pushed(b"lane", bytes(1_100))),
-        before_the_end_of_a_lane,
-    ),
-    Scenario(
-        "push behind a full lane",
-        push((b"lane", b"new")),
-        changes(pushed(b"lane", b"new")),
-        full_lane,
-    ),
-    Scenario(
-        "pop from a lane",
-        lambda world: world.engine.pop(b"lane"),
-        changes(popped(b"lane")),
-        laned,
-    ),
-    Scenario(
-        "pop all from a lane and wait",
-        lambda world: world.engine.pop(b"lane", 9, world.bells[0]),
-        changes(popped(b"lane", 3), armed(b"lane", 1)),
-        laned,
-    ),
-    Scenario(
-        "pop from a lane and the list",
-        lambda world: world.engine.pop(b"lane", 100),
-        lambda world, view: changes(
-            popped(b"lane", len(view.queues[b"lane"]) - 2), popped(b"lane", 2)
-        )(world, view),
-        full_lane,
-    ),
-    Scenario(
-        "pop past the expired of a lane",
-        lambda world: world.engine.pop(b"lane"),
-        changes(popped(b"lane")),
-        old_in_a_lane,
-    ),
-    Scenario(
-        "expire in a lane",
-        lambda world: world.engine.statistics(b"lane"),
-        changes(),
-        old_in_a_lane,
-    ),
-    Scenario(
-        "restore to a lane",
-        lambda world: world.engine.restore(b"lane", Popped(b"back" * 100, world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(b"back" * 100))),
-        before_the_end_of_a_lane,
-    ),
-    Scenario(
-        "restore to a lane without room in front",
-        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
-        full_in_front,
-        stride=5,
-    ),
-    Scenario(
-        "orphan a lane",
-        orphan,
-        lambda world, view: changes(lambda view: (without(world.identity)(view), orphaned(view)))(
-            world, view
-        ),
-        own_lane,
-    ),
-    Scenario("drop a lane", sweep, changes(), empty_lane),
+    *LANE_SCENARIOS,
     Scenario("put", lambda world: world.engine.put(b"t", b"new", FAR), changes(put(b"t", b"new"))),
     Scenario(
         "put into a new table",

@@ -1,0 +1,345 @@
+"""Every mutating operation of a lane: how to get there, and what it may come to."""
+
+from __future__ import annotations
+
+from asgi_ipc.engines.base import Popped
+from asgi_ipc.store import layout
+from asgi_ipc.store.lanes import HOT
+
+from .steps import Scenario, armed, changes, left, orphan, popped, push, pushed, sweep, without
+from .world import SECOND, Finding, View, World, short
+
+
+def laned(world: World) -> None:
+    """A queue has a lane, and three records in it."""
+    before_lane(world)
+    world.engine.pop(b"lane", HOT)
+    world.push(b"lane", b"l1", b"l2", b"l3")
+    expect_lane(world)
+
+
+def before_lane(world: World) -> None:
+    """To empty a queue gives it a lane."""
+    # There is room for one lane, and for a spare extent beside it.
+    while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
+        world.engine._channels.heap._grow()
+    world.push(b"lane", *[b"%d" % number for number in range(HOT)])
+
+
+def expect_lane(world: World, name: bytes = b"lane") -> int:
+    """The address of a queue that has a lane, to be sure of it."""
+    with world.engine._channels as heap:
+        address = world.engine._queues.find(name)
+        if not heap.words[address + layout.Q_LANE_IN]:
+            raise Finding("there should be a lane")
+        return address
+
+
+def laned_and_waited_for(world: World) -> None:
+    """A queue has an empty lane, and a waiter or two."""
+    laned(world)
+    world.engine.pop(b"lane", 4, world.bells[0])
+
+
+def laned_and_waited_for_twice(world: World) -> None:
+    """The same with a second waiter."""
+    laned_and_waited_for(world)
+    world.engine.pop(b"lane", 4, world.bells[1])
+
+
+def before_the_end_of_a_lane(world: World) -> None:
+    """The next record does not fit between the newest of a lane and its end."""
+    laned(world)
+    engine, words = world.engine, world.engine._channels.words
+    address = expect_lane(world)
+    end = words[address + layout.Q_LANE_IN] + engine._channels.heap.geometry.extent_words
+    while end - (words[address + layout.Q_IN] & layout.PLACE_MASK) > 130:
+        engine.pop(b"lane", 1)
+        world.push(b"lane", bytes(900))
+    engine.pop(b"lane", 1)
+    world.push(b"lane", b"last")
+
+
+def full_lane(world: World) -> None:
+    """What comes next is too much for the lane, and goes to the list."""
+    laned(world)
+    address = expect_lane(world)
+    while not world.engine._channels.words[address + layout.Q_HEAD]:
+        world.push(b"lane", bytes(1_500))
+    world.push(b"lane", b"listed")
+
+
+def old_in_a_lane(world: World) -> None:
+    """In a lane, one of five lives."""
+    laned(world)
+    world.engine.pop(b"lane", 3)
+    world.push(b"lane", b"x1", b"x2", lifetime=100)
+    world.push(b"lane", b"live")
+    world.push(b"lane", b"x3", b"x4", lifetime=100)
+    world.now += 200
+
+
+def full_in_front(world: World) -> None:
+    """A lane has records up to where one was just taken from."""
+    full_lane(world)
+    world.engine.pop(b"lane", 4)
+    words = world.engine._channels.words
+    address = expect_lane(world)
+    while words[address + layout.Q_HEAD]:
+        world.engine.pop(b"lane", 1)
+    # Now it goes round, and is filled up to its oldest.
+    while not words[address + layout.Q_HEAD]:
+        world.push(b"lane", bytes(700))
+
+
+def own_lane(world: World) -> None:
+    """A lane that goes with this process."""
+    laned(world)
+    world.engine._channels.words[expect_lane(world) + layout.Q_OWNER] = (
+        world.engine._processes.owner_word(world.identity)
+    )
+
+
+def empty_lane(world: World) -> None:
+    """A lane that nobody has used for a while."""
+    laned(world)
+    world.engine.pop(b"lane", 3)
+
+
+def may_be_long(world: World) -> None:
+    """A queue has a lane that nothing keeps from getting more extents."""
+    laned(world)
+    # A store as small as this one gives no more than one to any.
+    world.engine._queues._lanes._most = 1000
+    while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
+        world.engine._channels.heap._grow()
+
+
+def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
+    """Push until a lane has so many extents."""
+    words = world.engine._channels.words
+    while words[layout.LANES] < count:
+        world.push(b"lane", bytes(1_900), lifetime=lifetime)
+    if words[expect_lane(world) + layout.Q_HEAD]:
+        raise Finding("nothing should be in the list")
+
+
+def before_lengthening(world: World) -> None:
+    """The next record does not fit into the one extent of a lane."""
+    may_be_long(world)
+    address, words = expect_lane(world), world.engine._channels.words
+    end = words[address + layout.Q_LANE_IN] + world.engine._channels.heap.geometry.extent_words
+    while end - (words[address + layout.Q_IN] & layout.PLACE_MASK) > 250:
+        world.push(b"lane", bytes(1_900))
+
+
+def long_lane(world: World) -> None:
+    """A lane has three extents."""
+    may_be_long(world)
+    lengthen(world, 3)
+
+
+def before_leaving(world: World) -> None:
+    """With the next record the first extent of a lane is read."""
+    long_lane(world)
+    address, words = expect_lane(world), world.engine._channels.words
+    stop = words[words[address + layout.Q_LANE_OUT] + layout.L_STOP]
+    while stop - (words[address + layout.Q_OUT] & layout.PLACE_MASK) > 250:
+        world.engine.pop(b"lane")
+
+
+def old_long_lane(world: World) -> None:
+    """In a lane of three extents only the last record lives."""
+    may_be_long(world)
+    world.engine.pop(b"lane", 3)
+    lengthen(world, 3, lifetime=100)
+    world.push(b"lane", b"live")
+    world.now += 200
+
+
+def dead_long_lane(world: World) -> None:
+    """The one record of a long lane that lived is gone, and the expired behind it are left."""
+    may_be_long(world)
+    world.engine.pop(b"lane", 2)
+    lengthen(world, 3, lifetime=100)
+    world.now += 200
+    world.engine.statistics(b"lane")
+    world.engine.pop(b"lane")
+
+
+def long_without_room_in_front(world: World) -> None:
+    """A long lane, and no room in front of its oldest record."""
+    may_be_long(world)
+    lengthen(world, 2)
+
+
+def own_long_lane(world: World) -> None:
+    """A long lane that goes with this process."""
+    own_lane(world)
+    world.engine._queues._lanes._most = 1000
+    while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
+        world.engine._channels.heap._grow()
+    lengthen(world, 2)
+
+
+def some_popped(world: World, view: View) -> list[View]:
+    """A lane that is read, extent by extent."""
+    views = []
+    for count in range(len(view.queues[b"lane"]) + 1):
+        views.append(view.copy())
+        popped(b"lane", count)(views[-1])
+        views[-1].tidy()
+    return views
+
+
+def orphaned(view: View) -> object:
+    """What went with it, a lane too."""
+    del view.queues[b"lane"]
+    return left(view)
+
+
+LANE_SCENARIOS = [
+    Scenario(
+        "pop that gives a lane",
+        lambda world: world.engine.pop(b"lane", HOT),
+        changes(popped(b"lane", HOT)),
+        before_lane,
+    ),
+    Scenario(
+        "push through a lane", push((b"lane", b"new")), changes(pushed(b"lane", b"new")), laned
+    ),
+    *[
+        Scenario(
+            f"push through a lane to {who}",
+            push((b"lane", b"new")),
+            # A kill between the two leaves a bell that may ring for nothing.
+            changes(
+                lambda view: view.queues.setdefault(b"lane", [b"new"]),
+                lambda view: view.bells[b"lane"].pop(0),
+            ),
+            prepare,
+        )
+        for who, prepare in (
+            ("who waits", laned_and_waited_for),
+            ("the first who waits", laned_and_waited_for_twice),
+        )
+    ],
+    Scenario(
+        "push around the end of a lane",
+        push((b"lane", bytes(1_100))),
+        changes(pushed(b"lane", bytes(1_100))),
+        before_the_end_of_a_lane,
+    ),
+    Scenario(
+        "push behind a full lane",
+        push((b"lane", b"new")),
+        changes(pushed(b"lane", b"new")),
+        full_lane,
+    ),
+    Scenario(
+        "pop from a lane",
+        lambda world: world.engine.pop(b"lane"),
+        changes(popped(b"lane")),
+        laned,
+    ),
+    Scenario(
+        "pop all from a lane and wait",
+        lambda world: world.engine.pop(b"lane", 9, world.bells[0]),
+        changes(popped(b"lane", 3), armed(b"lane", 1)),
+        laned,
+    ),
+    Scenario(
+        "pop from a lane and the list",
+        lambda world: world.engine.pop(b"lane", 100),
+        lambda world, view: changes(
+            popped(b"lane", len(view.queues[b"lane"]) - 2), popped(b"lane", 2)
+        )(world, view),
+        full_lane,
+    ),
+    Scenario(
+        "pop past the expired of a lane",
+        lambda world: world.engine.pop(b"lane"),
+        changes(popped(b"lane")),
+        old_in_a_lane,
+    ),
+    Scenario(
+        "expire in a lane",
+        lambda world: world.engine.statistics(b"lane"),
+        changes(),
+        old_in_a_lane,
+    ),
+    Scenario(
+        "restore to a lane",
+        lambda world: world.engine.restore(b"lane", Popped(b"back" * 100, world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(b"back" * 100))),
+        before_the_end_of_a_lane,
+    ),
+    Scenario(
+        "restore to a lane without room in front",
+        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
+        full_in_front,
+        stride=5,
+    ),
+    Scenario(
+        "orphan a lane",
+        orphan,
+        lambda world, view: changes(lambda view: (without(world.identity)(view), orphaned(view)))(
+            world, view
+        ),
+        own_lane,
+    ),
+    Scenario("drop a lane", sweep, changes(), empty_lane),
+    Scenario(
+        "pop that moves some of a list to a lane",
+        lambda world: world.engine.pop(b"lane"),
+        changes(popped(b"lane")),
+        before_lane,
+    ),
+    Scenario(
+        "push that lengthens a lane",
+        push((b"lane", bytes(1_999))),
+        changes(pushed(b"lane", bytes(1_999))),
+        before_lengthening,
+    ),
+    Scenario(
+        "push through a long lane",
+        push((b"lane", b"new")),
+        changes(pushed(b"lane", b"new")),
+        long_lane,
+    ),
+    Scenario(
+        "pop that leaves an extent of a lane",
+        lambda world: world.engine.pop(b"lane"),
+        changes(popped(b"lane")),
+        before_leaving,
+    ),
+    Scenario(
+        "pop all from a long lane",
+        lambda world: world.engine.pop(b"lane", 100),
+        some_popped,
+        long_lane,
+    ),
+    Scenario(
+        "expire extents of a lane",
+        lambda world: world.engine.statistics(b"lane"),
+        changes(),
+        old_long_lane,
+    ),
+    Scenario("drop a long lane of the dead", sweep, changes(), dead_long_lane),
+    Scenario(
+        "restore to a long lane without room in front",
+        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
+        long_without_room_in_front,
+        stride=5,
+    ),
+    Scenario(
+        "orphan a long lane",
+        orphan,
+        lambda world, view: changes(lambda view: (without(world.identity)(view), orphaned(view)))(
+            world, view
+        ),
+        own_long_lane,
+    ),
+]
