@@ -206,6 +206,9 @@ def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
     engine = open_store(tmp_path)
     engine.push([record(engine, b"a", b"hello")])
     engine._next_look = 1 << 62
+    with engine._channels:
+        assert engine._channels.words[layout.TAKEN] == 1
+    assert engine._channels.words[layout.TAKEN] == 0
     engine._channels.words[layout.TAKEN] = left_by_a_killed_one
     call = "lockf" if kind == locks.FCNTL else "flock"
     really, asked = getattr(fcntl, call), []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc.engines.base import Popped
-from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.exceptions import StoreCorrupt, StoreFull
 from asgi_ipc.store import lanes, layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lanes import HOT
@@ -187,15 +187,23 @@ def test_a_backlog_goes_with_the_owner_of_its_queue(
         for _ in range(HOT + 1):
             assert mine.push([record(mine, b"own", owner=mine.identity)]) == []
             mine.pop(b"own")
-        records = [record(mine, b"own", each, owner=mine.identity) for each in payloads(3 * FULL)]
+        records = [
+            record(mine, b"own", each, owner=mine.identity, lifetime=lifetime)
+            for lifetime in (100 * SECOND, SECOND)
+            for each in payloads(3 * FULL // 2)
+        ]
         assert mine.push(records) == []
+        clock.now += 2 * SECOND
+        sweep(mine, clock)
 
     in_child(dies)
+    clock.now += 2 * SECOND
     assert extents(engine) > 1
     engine._channels.words[layout.NEXT_TEND] = 0
     engine._next_look = 0
     counts = engine.statistics()
-    assert (counts["orphaned"], counts["queues"], counts["pending"]) == (3 * FULL, 0, 0)
+    assert (counts["orphaned"], counts["expired"]) == (3 * FULL // 2, 3 * FULL // 2)
+    assert (counts["queues"], counts["pending"]) == (0, 0)
     assert extents(engine) == 0
 
 
@@ -217,6 +225,64 @@ def test_what_a_lane_has_no_room_in_front_for_moves_all_of_it_to_the_list(
     assert extents(engine) == 1
     assert_sound(engine)
     assert pop(engine, 999) == [large, *sent, b"last"]
+
+
+def test_what_expires_while_a_lane_is_moved_to_the_list_is_not_moved(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    give_lane(engine)
+    push(engine, b"first")
+    push(engine, b"expires", lifetime=SECOND)
+    push(engine, b"a" * 900, b"b" * 900)
+    assert pop(engine) == [b"first"]
+    # Only what has expired makes room for them in the list.
+    push(engine, bytes(40_000), queue=b"old", lifetime=SECOND)
+    size = 5_000
+    while size > 100:
+        if engine.push([record(engine, b"fill", bytes(size))]):
+            size //= 2
+    clock.now += 2 * SECOND
+    engine.restore(b"q", Popped(bytes(15_000), engine.clock() + SECOND))
+    assert in_list(engine)
+    assert_sound(engine)
+    assert pop(engine, 9) == [bytes(15_000), b"a" * 900, b"b" * 900]
+
+
+def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -> None:
+    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    give_lane(engine)
+    give_lane(engine, b"other")
+    push(engine, *payloads(FULL + 5))
+    theirs = word(engine, layout.Q_LANE_IN, b"other")
+    lane = word(engine, layout.Q_LANE_OUT)
+    engine._channels.words[lane + layout.L_NEXT] = theirs
+    with pytest.raises(StoreCorrupt, match="lane"):
+        pop(engine, 99)
+    engine.destroy()
+
+
+def test_a_lane_that_counts_more_than_it_holds_is_told(tmp_path: Path, clock: Clock) -> None:
+    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
+    give_lane(engine)
+    push(engine, b"1")
+    address = engine._queues.find(b"q")
+    engine._channels.words[address + layout.Q_IN] += 1 << layout.COUNT_SHIFT
+    with pytest.raises(StoreCorrupt, match="lane"):
+        pop(engine, 9)
+    engine.destroy()
+
+
+def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could never be exchanged."""
+    give_lane(engine)
+    monkeypatch.setattr(lanes, "_WORN", 20 << layout.COUNT_SHIFT)
+    push(engine, b"ahead")
+    for number in range(60):
+        push(engine, b"%d" % number)
+        assert len(pop(engine)) == 1
+        assert word(engine, layout.Q_IN) >> layout.COUNT_SHIFT <= 20
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -313,7 +313,9 @@ class Lanes:
                     expired += 1
             at = following
         count = (out >> COUNT_SHIFT) + gone
-        if expired or (lane != last and at == stop):
+        if at == stop and lane == last and count != into >> COUNT_SHIFT:
+            raise _strayed()
+        if expired or (at == stop and lane != last):
             change: Change = {
                 GONE: words[GONE] + gone,
                 queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
