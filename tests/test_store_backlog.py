@@ -253,11 +253,13 @@ def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -
     give_lane(engine)
     give_lane(engine, b"other")
     push(engine, *payloads(FULL + 5))
-    theirs = word(engine, layout.Q_LANE_IN, b"other")
-    lane = word(engine, layout.Q_LANE_OUT)
-    engine._channels.words[lane + layout.L_NEXT] = theirs
+    push(engine, b"theirs", queue=b"other")
+    theirs, end = (word(engine, each, b"other") for each in (layout.Q_LANE_IN, layout.Q_IN))
+    lane, words = word(engine, layout.Q_LANE_OUT), engine._channels.words
+    words[lane + layout.L_NEXT] = theirs
+    words[theirs + layout.L_STOP] = end & layout.PLACE_MASK
     with pytest.raises(StoreCorrupt, match="lane"):
-        pop(engine, 99)
+        pop(engine, FULL)
     engine.destroy()
 
 
@@ -278,7 +280,7 @@ def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
     """It could never be exchanged."""
     give_lane(engine)
     monkeypatch.setattr(lanes, "_WORN", 20 << layout.COUNT_SHIFT)
-    push(engine, b"ahead")
+    push(engine, *[b"ahead"] * 5)
     for number in range(60):
         push(engine, b"%d" % number)
         assert len(pop(engine)) == 1
