@@ -17,25 +17,19 @@ they say otherwise.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue, Waiter
-from .droplog import DropLog
+from .buffers import Listener, LocalChannel, OwnQueue, Waiter
 from .engines.base import Bell, Engine, Popped
-from .envelope import address, unpack
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from .messages import Body, SharedBody
-from .names import ChannelName
+from .local_channels import LocalChannels
+from .messages import Body
 
 _log = logging.getLogger("asgi_ipc")
 
-#: Records fetched at once from a queue that only this process reads.
-BATCH = 64
 #: Batches fetched in one go, until others get their turn at the lock.
 _ROUNDS = 64
 #: Seconds after which who waits looks again, lest a wake-up was lost.
@@ -49,18 +43,14 @@ def closed() -> StoreUnavailable:
     return StoreUnavailable("the channel layer was closed while this receive waited")
 
 
-class Demultiplexer:
+class Demultiplexer(LocalChannels):
     """See the module."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.blocking = engine.capabilities.blocking
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
-        #: The capacities of the layers attached; a buffer is as large as the largest allows.
-        self.capacities: list[Callable[[str], int]] = []
-        self.drops = DropLog()
         self.closed = False
-        self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget everything, as in a forked child: what is here is the parent's.
@@ -68,10 +58,7 @@ class Demultiplexer:
         The parent's bells are left alone: to close one may mean to remove it for the
         parent too. What the child has inherited of them is the engine's to close.
         """
-        self.lock = threading.Lock()
-        self.own: dict[bytes, OwnQueue] = {}
-        #: Channels that somebody has received on, by their full names.
-        self.channels: dict[str, LocalChannel] = {}
+        super().start_afresh()
         #: Listeners by the id of their event loop.
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
@@ -79,91 +66,13 @@ class Demultiplexer:
         #: Listeners whose loop or thread was collected. Finalizers only append here: they
         #: run anywhere, even in the middle of something that holds the lock.
         self.dead: deque[Listener] = deque()
-        self._numbers = itertools.count()
-        # No engine has this many: the first look finds a difference, and nothing to forget.
-        self._flushes = -1
 
     def check_open(self) -> None:
         """Raise if the layer was closed; who was not noted as waiting then has to ask."""
         if self.closed:
             raise closed()
 
-    # Queues and channels
-
-    def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
-        """The queue of that name, made if need be."""
-        own = self.own.get(name)
-        if own is None:
-            own = self.own[name] = OwnQueue(name, batch)
-        return own
-
-    def channel(self, name: ChannelName) -> LocalChannel:
-        """The local channel that somebody is about to receive on, made and noted if need be.
-
-        To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
-        done here and not when a message arrives, since the one that is being looked at is
-        idle too until its receiver waits.
-        """
-        own = self.queue(name.queue)
-        found = own.locals.get(name.local)
-        if found is None:
-            if len(own.locals) >= own.sweep_at:
-                self.sweep(own)
-                own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
-            found = self._new_channel(own, name.local)
-        self.channels[name.full] = found
-        found.known = True
-        return found
-
-    def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
-        made = own.locals[local] = LocalChannel(own, address([local]), self._limit(own, local))
-        return made
-
-    def _limit(self, own: OwnQueue, local: bytes) -> int:
-        full = (own.name + local).decode("ascii")
-        return max((capacity(full) for capacity in self.capacities), default=1)
-
-    def sweep(self, own: OwnQueue) -> None:
-        """Forget what has expired unread, and channels that nobody uses; see to who waits."""
-        now = self.engine.clock()
-        for local, channel in list(own.locals.items()):
-            items = channel.items
-            if items and any(deadline <= now for _, deadline, _ in items):
-                live = [item for item in items if item[1] > now]
-                own.expired += len(items) - len(live)
-                items.clear()
-                items.extend(live)
-            if items and channel.waiters:
-                # Who was to be woken when a signal's handler raised.
-                own.wake_first(channel.waiters)
-            if not items and not channel.waiters:
-                del own.locals[local]
-                channel.known = False
-                self.channels.pop((own.name + local).decode("ascii"), None)
-
     # Taking
-
-    def fetched(self, channel: LocalChannel) -> Body | None:
-        """The next message of a channel if it is in the buffer already. Takes the lock itself.
-
-        A short cut: what is not as it usually is is left for `look`.
-        """
-        items, engine = channel.items, self.engine
-        with self.lock:
-            if items and items[0][1] > engine.clock() and engine.flushes == self._flushes:
-                return items.popleft()[0]
-        return None
-
-    def has_fetched(self, name: ChannelName) -> bool:
-        """Whether a channel, or for a name that ends in ``!`` any such, has something in its
-        buffer. Needs no lock."""
-        own = self.own.get(name.queue)
-        if own is None:
-            return False
-        if not name.local:
-            return any(each.items for each in tuple(own.locals.values()))
-        channel = own.locals.get(name.local)
-        return channel is not None and len(channel.items) > 0
 
     def look(self, channel: LocalChannel, listener: Listener) -> Body | None:
         """The next message of a channel, fetched if need be; else the bell is armed."""
@@ -208,27 +117,6 @@ class Demultiplexer:
             self.fetch(own, listener, None)
             found = self.take_any(own)
         return found
-
-    def take(self, channel: LocalChannel) -> Body | None:
-        """The next live message in a channel's buffer."""
-        items = channel.items
-        while items:
-            body, deadline, _ = items.popleft()
-            if deadline > self.engine.clock():
-                return body
-            channel.own.expired += 1
-        return None
-
-    def take_any(self, own: OwnQueue) -> tuple[bytes, Body] | None:
-        """The message that was fetched first of all in the buffers of a queue."""
-        while True:
-            heads = [(c.items[0][2], local) for local, c in own.locals.items() if c.items]
-            if not heads:
-                return None
-            local = min(heads)[1]
-            body = self.take(own.locals[local])
-            if body is not None:
-                return local, body
 
     def is_empty(self, own: OwnQueue, listener: Listener) -> bool:
         """Whether the engine need not be asked, as a bell is armed that will be heard."""
@@ -312,56 +200,6 @@ class Demultiplexer:
         if listener is not None and listener.bell is not None:
             own.armed_by, own.certain = listener, True
 
-    def deliver(
-        self, own: OwnQueue, payload: bytes, deadline: int, here: Listener | None
-    ) -> StoreCorrupt | None:
-        """Put a record into the buffers it is for."""
-        try:
-            local_names, body = unpack(payload)
-        except StoreCorrupt as error:
-            # Raised later: the rest of the batch is off the queue as well.
-            return error
-        self.put(own, local_names, body, deadline, here)
-        return None
-
-    def put(
-        self,
-        own: OwnQueue,
-        local_names: Sequence[bytes],
-        body: bytes,
-        deadline: int,
-        here: Listener | None,
-    ) -> None:
-        """Put a message into the buffers of channels; wake a waiter of each.
-
-        ``here`` is the listener of the event loop that runs here, or None.
-        """
-        shared = SharedBody(body) if len(local_names) > 1 else body
-        find, item = own.locals.get, (shared, deadline, next(self._numbers))
-        for local in local_names:
-            channel = find(local) or self._new_channel(own, local)
-            items = channel.items
-            if len(items) >= channel.limit and (
-                len(items) > channel.limit or items[0] is not own.held(0)
-            ):
-                items.popleft()
-                self._overflowed(own, local, channel.limit)
-            items.append(item)
-            if channel.waiters or own.anyone:
-                own.wake_one(channel, here)
-
-    def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
-        own.overflowed += 1
-        full = (own.name + local).decode("ascii", "replace")
-
-        def describe(count: int) -> str:
-            return (
-                f"channel {full} is read too slowly: over its capacity of {limit}, the oldest"
-                f" messages were dropped, {count} on channels {own.name.decode('ascii')} of late"
-            )
-
-        self.drops.dropped(f"overflow {own.name!r}", 1, describe)
-
     # Waiting
 
     def leave(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
@@ -430,33 +268,6 @@ class Demultiplexer:
 
     # Upkeep
 
-    def notice_flush(self) -> None:
-        """Empty the buffers if anybody has flushed the store since they were filled (S17).
-
-        Read before records are fetched. Those fetched while a flush goes on may be from
-        before it or after it; they are kept, as the receiver and the flush were at it
-        together, and may have come in either order.
-        """
-        flushes = self.engine.flushes
-        if flushes != self._flushes:
-            self._flushes = flushes
-            for own in self.own.values():
-                for channel in own.locals.values():
-                    channel.items.clear()
-
-    def buffered(self, queue: bytes | None = None) -> dict[str, int]:
-        """What this process holds for its local channels: of a queue, or of all."""
-        own = [o for o in self.own.values() if queue is None or o.name == queue]
-        self.notice_flush()
-        for each in own:
-            self.sweep(each)
-        return {
-            "pending": sum(each.buffered() for each in own),
-            "passed directly": sum(each.passed_directly for each in own),
-            "overflowed": sum(each.overflowed for each in own),
-            "expired": sum(each.expired for each in own),
-        }
-
     def shut(self, engine_stays: bool = False) -> None:
         """Let go of all listeners, and let who still waits raise. Called without the lock.
 
@@ -486,4 +297,4 @@ class Demultiplexer:
                     self.engine.restore(own.name, Popped(holder.header + held[0], held[1]))
 
 
-__all__ = ["BATCH", "LOOK_AGAIN", "POLL", "Demultiplexer", "closed"]
+__all__ = ["LOOK_AGAIN", "POLL", "Demultiplexer", "closed"]

@@ -15,9 +15,10 @@ import weakref
 from collections.abc import Sequence
 
 from .buffers import Listener, OwnQueue, Waiter
-from .demux import BATCH, Demultiplexer
+from .demux import Demultiplexer
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
+from .local_channels import BATCH
 from .messages import Body
 from .names import ChannelName
 from .spinning import LIMIT, Spinner

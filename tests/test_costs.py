@@ -25,7 +25,7 @@ from asgi_ipc import IPCChannelLayer, loops
 from asgi_ipc.engines import available
 from asgi_ipc.spinning import Spinner
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .doubles import run, watchdog

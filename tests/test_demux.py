@@ -20,9 +20,9 @@ from asgi_ipc import (
     loop_waiters,
     loops,
 )
-from asgi_ipc.demux import BATCH
 from asgi_ipc.engines.base import Popped, Record
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.local_channels import BATCH
 from asgi_ipc.loops import LoopListener
 from asgi_ipc.names import channel_name
 

@@ -25,7 +25,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 
 from .stores import assert_sound
 
@@ -262,7 +262,7 @@ class Comparison(RuleBasedStateMachine):
 def test_any_sequence_of_operations_does_what_the_model_does(
     kind: Any, hot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_ipc.store.lanes.HOT", hot)
+    monkeypatch.setattr("asgi_ipc.store.lane_extents.HOT", hot)
     machine = type("Machine", (Comparison,), {"kind": kind})
     machine.TestCase.settings = settings(  # type: ignore[attr-defined]
         max_examples=int(os.environ.get("MODEL_EXAMPLES", "12")),

@@ -10,9 +10,9 @@ import pytest
 
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull
-from asgi_ipc.store import lanes, layout
+from asgi_ipc.store import lane_extents, lanes, layout
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
 from .test_store_lanes import SECOND, Clock, give_lane, in_list, pop, push, word
@@ -279,7 +279,8 @@ def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
 ) -> None:
     """It could never be exchanged."""
     give_lane(engine)
-    monkeypatch.setattr(lanes, "_WORN", 20 << layout.COUNT_SHIFT)
+    for module in (lanes, lane_extents):
+        monkeypatch.setattr(module, "WORN", 20 << layout.COUNT_SHIFT)
     push(engine, *[b"ahead"] * 5)
     for number in range(60):
         push(engine, b"%d" % number)
@@ -291,7 +292,7 @@ def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
 def test_any_order_of_events_gives_what_a_list_gives(
     engine: SharedMemoryEngine, clock: Clock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "HOT", 1)
+    monkeypatch.setattr(lane_extents, "HOT", 1)
     dice = random.Random(seed)
     expected: list[tuple[bytes, int]] = []
     most = 0

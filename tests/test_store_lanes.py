@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc.engines.base import Bell, Popped
-from asgi_ipc.store import lanes, layout
+from asgi_ipc.store import lane_extents, lanes, layout
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
 
@@ -75,7 +75,7 @@ def test_no_lane_lies_where_its_ends_could_not_be_told(
 ) -> None:
     """As in a store of more than 32 GiB."""
     extents = engine._channels.heap.geometry.first_extent
-    monkeypatch.setattr(lanes, "PLACE_MASK", extents - 1)
+    monkeypatch.setattr(lane_extents, "PLACE_MASK", extents - 1)
     for _ in range(3):
         payloads = [b"%d" % number for number in range(HOT)]
         push(engine, *payloads)
@@ -351,7 +351,8 @@ def test_a_lane_whose_counts_grow_large_is_exchanged(
     engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_lane(engine)
-    monkeypatch.setattr(lanes, "_WORN", 20 << layout.COUNT_SHIFT)
+    for module in (lanes, lane_extents):
+        monkeypatch.setattr(module, "WORN", 20 << layout.COUNT_SHIFT)
     total = HOT
     exchanged = 0
     before = word(engine, layout.Q_IN)

@@ -12,7 +12,7 @@ import pytest
 from asgi_ipc.engines.base import Record
 from asgi_ipc.exceptions import StoreFull
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, open_store
 
@@ -119,7 +119,7 @@ OPERATIONS = [
 def test_any_sequence_of_operations_gives_what_a_model_gives(
     tmp_path: Path, hot: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_ipc.store.lanes.HOT", hot)
+    monkeypatch.setattr("asgi_ipc.store.lane_extents.HOT", hot)
     dice = random.Random(seed)
     now = [10**12]
     size = dice.choice([256, 512, 1024, 6 * 1024]) * KIB

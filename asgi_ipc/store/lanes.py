@@ -25,6 +25,7 @@ from .counts import MILLISECOND, pending
 from .heap import Heap
 from .index import Index
 from .journal import Change
+from .lane_extents import WORN, LaneExtents, strayed
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
@@ -36,16 +37,12 @@ from .layout import (
     EXPIRED,
     GONE,
     HIGH_WATER,
-    ID_SHIFT,
     IDLE,
     KIND_MASK,
     KIND_SHIFT,
     L_NEXT,
-    L_QUEUE,
     L_STOP,
     L_WORDS,
-    LANE,
-    LANES,
     PLACE_MASK,
     POPPING,
     PUSHED,
@@ -53,14 +50,12 @@ from .layout import (
     Q_BUSY,
     Q_CHAIN,
     Q_EXPIRED,
-    Q_GONE,
     Q_HEAD,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
     Q_LANE_OUT,
     Q_OUT,
-    Q_PUSHED,
     Q_SOONEST,
     QUEUE,
     RECOVERIES,
@@ -69,12 +64,6 @@ from .layout import (
     WORD,
 )
 
-#: Messages that a queue has had before it gets a lane.
-HOT = 16
-#: At most one extent in so many becomes a lane.
-_SHARE = 16
-#: Above this a lane is exchanged, before its counts overflow.
-_WORN = 1 << 63
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
 
 _pack = Struct("QQ").pack_into
@@ -85,120 +74,8 @@ _ends: _Unpack = Struct("4Q").unpack_from
 _entry: _Unpack = Struct("2Q").unpack_from
 
 
-class Lanes:
+class Lanes(LaneExtents):
     """The lanes of a store."""
-
-    def __init__(self, heap: Heap) -> None:
-        self._heap = heap
-        self._words = heap.words
-        self._bytes = heap.bytes
-        self._extent = heap.geometry.extent_words
-        self._most = heap.geometry.extents // _SHARE
-
-    # ---- coming and going
-
-    def renew(self, queue: int) -> None:
-        """Give a queue a lane, if it deserves one and has none that works.
-
-        And if one can be had without taking room from anybody.
-        """
-        words, heap = self._words, self._heap
-        if words[queue + Q_LANE_IN]:
-            into, out = words[queue + Q_IN], words[queue + Q_OUT]
-            if into < _WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
-                return
-            self.drop(queue)
-        if words[queue + Q_PUSHED] < HOT or words[LANES] >= self._most:
-            return
-        change: Change = {}
-        lane = self._add(change, queue)
-        if lane:
-            change |= {queue + Q_LANE_OUT: lane, queue + Q_OUT: lane + L_WORDS}
-            heap.commit(change)
-
-    def _add(self, change: Change, queue: int) -> int:
-        """One more extent, for what comes into a lane from ``change`` on; 0: none to be had."""
-        words = self._words
-        lane = self._heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
-        # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
-        if lane > PLACE_MASK - self._extent:
-            return 0
-        change[LANES] = words[LANES] + 1
-        change[queue + Q_LANE_IN] = lane
-        change[queue + Q_IN] = words[queue + Q_IN] & ~PLACE_MASK | lane + L_WORDS
-        return lane
-
-    def drop(self, queue: int) -> None:
-        """Take the lane of a queue back. There must be nothing live in it."""
-        words, heap = self._words, self._heap
-        while words[queue + Q_LANE_OUT] != words[queue + Q_LANE_IN]:
-            change: Change = {}
-            self._leave(change, queue, words[queue + Q_OUT])
-            heap.commit(change)
-        change = {
-            queue + Q_PUSHED: words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT),
-            queue + Q_GONE: words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT),
-            LANES: words[LANES] - 1,
-        }
-        heap.free(change, words[words[queue + Q_LANE_IN]] >> ID_SHIFT)
-        change |= dict.fromkeys(
-            (queue + Q_LANE_IN, queue + Q_LANE_OUT, queue + Q_IN, queue + Q_OUT), 0
-        )
-        heap.commit(change)
-
-    def _place(self, queue: int, length: int) -> int:
-        """Where the next entry goes if it has that many words; 0 if nowhere."""
-        words, extent = self._words, self._extent
-        lane, at = words[queue + Q_LANE_IN], words[queue + Q_IN] & PLACE_MASK
-        start, oldest = lane + L_WORDS, words[queue + Q_OUT] & PLACE_MASK
-        if at + length < (oldest if at < oldest < lane + extent else lane + extent):
-            return at
-        if length >= extent - L_WORDS:
-            return 0
-        room = oldest - start if start <= oldest <= at else 0
-        # A queue that is read as fast as it is filled goes round in warm memory.
-        if room < extent // 2 and at != oldest and 2 * words[LANES] < self._most:
-            change: Change = {}
-            following = self._add(change, queue)
-            if following:
-                # These have no meaning until the change gives the lane a next extent.
-                words[lane + L_NEXT], words[lane + L_STOP] = following, at
-                self._heap.commit(change)
-                return following + L_WORDS
-        if length >= room:
-            return 0
-        words[at] = ENTRY_WRAP
-        return start
-
-    def _leave(self, change: Change, queue: int, out: int) -> None:
-        """Go from the extent that OUT is in to the next one with ``change``, and free it."""
-        words = self._words
-        lane = words[queue + Q_LANE_OUT]
-        following = words[lane + L_NEXT]
-        if words[following + L_QUEUE] != words[queue] >> ID_SHIFT:
-            raise _strayed()
-        change[queue + Q_LANE_OUT] = following
-        change[queue + Q_OUT] = out & ~PLACE_MASK | following + L_WORDS
-        change[LANES] = words[LANES] - 1
-        self._heap.free(change, words[lane] >> ID_SHIFT)
-
-    def move_out(self, change: Change, queue: int, count: int, place: int) -> None:
-        """Set OUT with ``change``, to the oldest entry's end or behind entries that are dead."""
-        words = self._words
-        lane = words[queue + Q_LANE_OUT]
-        change[queue + Q_OUT] = out = count << COUNT_SHIFT | place
-        if lane != words[queue + Q_LANE_IN] and place == words[lane + L_STOP]:
-            self._leave(change, queue, out)
-
-    def move_in(self, change: Change, queue: int, count: int, place: int) -> None:
-        """Set IN back to the beginning of the newest entry with ``change``."""
-        words = self._words
-        lane = words[queue + Q_LANE_IN]
-        change[queue + Q_IN] = count << COUNT_SHIFT | place
-        if not lane < place < lane + self._extent:
-            change[queue + Q_LANE_IN] = self._heap.extent_of(place)
-            change[LANES] = words[LANES] - 1
-            self._heap.free(change, words[lane] >> ID_SHIFT)
 
     # ---- pushing and popping
 
@@ -225,7 +102,7 @@ class Lanes:
             not lane
             or head
             or (owner and not owned)
-            or into >= _WORN
+            or into >= WORN
             or not 0 < lifetime < _LONGEST_LIFE
         ):
             return -1
@@ -237,7 +114,7 @@ class Lanes:
         stop = at + ENTRY_WORDS + (size + 7 >> 3)
         if stop >= (oldest if at < oldest < end else end):
             length = stop - at
-            at = self._place(queue, length)
+            at = self.place(queue, length)
             if not at:
                 return -1
             stop = at + length
@@ -262,13 +139,13 @@ class Lanes:
     def append(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
     ) -> bool:
-        """Put a message from the list at the end with ``change``; False if there is no room."""
+        """Put a message at the end of a lane with ``change``; False if there is no room."""
         words = self._words
         size = len(payload)
         length = ENTRY_WORDS + (size + 7 >> 3)
-        if not words[queue + Q_LANE_IN] or words[queue + Q_IN] >= _WORN:
+        if words[queue + Q_IN] >= WORN:
             return False
-        at = self._place(queue, length)
+        at = self.place(queue, length)
         if not at:
             return False
         self._write(at, payload, deadline, lifetime)
@@ -288,14 +165,14 @@ class Lanes:
         if lane != last:
             stop = words[lane + L_STOP]
         if not lane < at < end:
-            raise _strayed()
+            raise strayed()
         gone = expired = 0
         wrapped = False
         while at != stop and len(taken) < limit:
             first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
                 if wrapped:
-                    raise _strayed()
+                    raise strayed()
                 wrapped = True
                 at = lane + L_WORDS
                 continue
@@ -303,7 +180,7 @@ class Lanes:
             start = at + ENTRY_WORDS
             following = start + (size + 7 >> 3)
             if following >= end:
-                raise _strayed()
+                raise strayed()
             if not first & ENTRY_DEAD:
                 gone += 1
                 if deadline > now:
@@ -314,7 +191,7 @@ class Lanes:
             at = following
         count = (out >> COUNT_SHIFT) + gone
         if at == stop and lane == last and count != into >> COUNT_SHIFT:
-            raise _strayed()
+            raise strayed()
         if expired or (at == stop and lane != last):
             change: Change = {
                 GONE: words[GONE] + gone,
@@ -370,7 +247,7 @@ class Lanes:
         """Those of one extent, from one place to another."""
         words, end = self._words, lane + self._extent
         if not lane < at < end:
-            raise _strayed()
+            raise strayed()
         wrapped = False
         while at != stop:
             first = words[at]
@@ -380,7 +257,7 @@ class Lanes:
                 continue
             following = at + ENTRY_WORDS + ((first & ENTRY_SIZE) + 7 >> 3)
             if following >= end:
-                raise _strayed()
+                raise strayed()
             yield at, following
             at = following
 
@@ -420,7 +297,3 @@ def recount(heap: Heap) -> None:
     words[HIGH_WATER] = max(words[HIGH_WATER], there_are)
     words[RECOVERIES] += 1
     words[STATE] = IDLE
-
-
-def _strayed() -> StoreCorrupt:
-    return StoreCorrupt("an entry of a lane goes beyond it")

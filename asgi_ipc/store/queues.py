@@ -52,6 +52,7 @@ from .layout import (
     REFUSED,
     SHAPE_MASK,
     SOONEST,
+    SPLIT,
     SWEPT,
     SWEPT_GONE,
     TAG_MARK,
@@ -364,13 +365,16 @@ class Queues:
         that always has something would keep all from the lane. A long one is not worth it.
         """
         words, heap = self._words, self._heap
-        if words[address + Q_PUSHED] - words[address + Q_GONE] > _SHORT:
+        listed = words[address + Q_PUSHED] - words[address + Q_GONE]
+        if listed > _SHORT or not words[address + Q_LANE_IN]:
             return
         for _ in range(_REFILL):
             message = words[address + Q_HEAD]
             if not message:
                 return
             at = words[heap.end - message]
+            if words[at] & SPLIT:
+                return  # Not copied to find that it is too large: it lies in several extents.
             link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
             # To `peek`, which looks at the lane first, the last one must never be in neither.
             if not link & LINK_MASK and words[address + Q_IN] == words[address + Q_OUT]:

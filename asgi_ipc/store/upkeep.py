@@ -188,9 +188,9 @@ class Upkeep:
             heap.commit(change)
             message = following
         for at, following in self._lanes.entries(address):
-            dead = 0 if words[at] & ENTRY_DEAD else 1
-            change = {GONE: words[GONE] + dead, ORPHANED: words[ORPHANED] + dead}
-            count = (words[address + Q_OUT] >> COUNT_SHIFT) + dead
+            live = 0 if words[at] & ENTRY_DEAD else 1
+            change = {GONE: words[GONE] + live, ORPHANED: words[ORPHANED] + live}
+            count = (words[address + Q_OUT] >> COUNT_SHIFT) + live
             self._lanes.move_out(change, address, count, following)
             heap.commit(change)
         self._remove(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.store import layout
-from asgi_ipc.store.lanes import HOT
+from asgi_ipc.store.lane_extents import HOT
 
 from .steps import Scenario, armed, changes, left, orphan, popped, push, pushed, sweep, without
 from .world import SECOND, Finding, View, World, short
