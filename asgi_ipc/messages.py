@@ -45,6 +45,9 @@ def _packer_for_all() -> Callable[[Any], bytes]:
 
 
 _pack_flat = _packer_for_all()
+#: A packer keeps the largest buffer that it ever needed. After a message of more bytes than this
+#: another takes its place.
+_SMALL = 64 * 1024
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -58,6 +61,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
     the promise that 1 MB of JSON always fits, a message over the limit is measured again
     with every float counted as short as JSON can write it.
     """
+    global _pack_flat
     if type(message) is dict:
         for key, value in message.items():
             if type(key) is not str:
@@ -68,7 +72,10 @@ def encode(message: Mapping[str, Any]) -> bytes:
             if kind is not int or not _INT_MIN <= value <= _INT_MAX:
                 break
         else:
-            return _finish(message, _pack_flat)
+            body = _finish(message, _pack_flat)
+            if len(body) > _SMALL:
+                _pack_flat = _packer_for_all()
+            return body
     if not isinstance(message, dict):
         raise TypeError(f"a message must be a dict, not {_type_name(message)}: {_brief(message)}")
     try:

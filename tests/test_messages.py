@@ -7,6 +7,9 @@ import decimal
 import enum
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import OrderedDict, namedtuple
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asgi_ipc import MessageTooLarge, StoreCorrupt
+from asgi_ipc import MessageTooLarge, StoreCorrupt, messages
 from asgi_ipc.envelope import MAX_LOCALS, address, unpack
 from asgi_ipc.messages import DEPTH_LIMIT, MESSAGE_LIMIT, SharedBody, decode, encode
 
@@ -243,3 +246,31 @@ def test_bytes_that_are_no_message_stay_so_for_all_who_get_them() -> None:
     for _ in range(3):
         with pytest.raises(StoreCorrupt):
             decode(shared)
+
+
+def test_the_packer_of_a_large_message_is_not_kept() -> None:
+    """It would keep as large a buffer, and what the allocator learns when that is freed matters."""
+    encode({"text": "x"})
+    small = messages._pack_flat
+    encode({"text": "y" * 60_000})
+    assert messages._pack_flat is small
+    encode({"text": "y" * 1_000_000})
+    assert messages._pack_flat is not small
+
+
+def test_messages_of_many_threads_do_not_mix_in_a_packer_written_in_python() -> None:
+    script = (
+        "import sys, threading; from asgi_ipc.messages import decode, encode\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "def use(me):\n"
+        "    for n in range(200):\n"
+        "        message = {f'{me}.{k}': str(me) * 9 for k in range(50)}\n"
+        "        assert decode(encode(message)) == message, message\n"
+        "    done.append(me)\n"
+        "done = []\n"
+        "threads = [threading.Thread(target=use, args=(me,)) for me in range(4)]\n"
+        "[each.start() for each in threads]; [each.join() for each in threads]\n"
+        "assert sorted(done) == [0, 1, 2, 3]\n"
+    )
+    environment = {**os.environ, "MSGPACK_PUREPYTHON": "1"}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, env=environment)
