@@ -67,7 +67,7 @@ def closed_store(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "value", "said"),
     [
-        (layout.W_VERSION, 99, ["0x63", "0x1"]),
+        (layout.W_VERSION, 99, ["0x63", hex(layout.VERSION)]),
         (layout.W_BYTE_ORDER, 0x0807060504030201, ["0x807060504030201", "0x102030405060708"]),
         (layout.W_KIND, 2, ["kind"]),
         (layout.W_EXTENT_WORDS, 5, ["extent size"]),
@@ -92,7 +92,7 @@ def test_memory_that_is_not_what_it_should_be_is_refused_and_left_alone(
 def test_a_lock_file_of_another_format_is_refused_with_both_named(tmp_path: Path) -> None:
     closed_store(tmp_path)
     overwrite(tmp_path / "store" / "lock", 14, struct.pack("<H", 7))
-    with pytest.raises(StoreUnavailable, match=r"format 7 .* uses format 1"):
+    with pytest.raises(StoreUnavailable, match=rf"format 7 .* uses format {layout.VERSION}"):
         open_store(tmp_path)
 
 

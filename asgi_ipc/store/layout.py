@@ -66,7 +66,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAGIC = b"asgi_ipc"
-VERSION = 1
+VERSION = 2
 BYTE_ORDER = 0x0102030405060708
 WORD = 8
 
