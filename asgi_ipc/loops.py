@@ -186,14 +186,12 @@ class LoopListener(Listener):
         There is no await between taking it off the queue and returning it, so that
         cancelling the receiver never loses it.
         """
-        demux = self.demux
-        pop, watches, queue = demux.engine.pop, self.watches, name.queue
+        pop, watches, queue = self.demux.engine.pop, self.watches, name.queue
         if self._spinner.worth_it():
             await self._look_out(name)
         watch, since = watches.get(queue), 0.0
         while True:
-            if demux.closed:
-                raise closed()
+            self.demux.check_open()
             # Behind somebody who waits for a bell that will ring there is nothing to see.
             if watch is None or not watch.waiters or not watch.armed:
                 try:

@@ -61,7 +61,6 @@ def encode(message: Mapping[str, Any]) -> bytes:
     the promise that 1 MB of JSON always fits, a message over the limit is measured again
     with every float counted as short as JSON can write it.
     """
-    global _pack_flat
     if type(message) is dict:
         for key, value in message.items():
             if type(key) is not str:
@@ -72,10 +71,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
             if kind is not int or not _INT_MIN <= value <= _INT_MAX:
                 break
         else:
-            body = _finish(message, _pack_flat)
-            if len(body) > _SMALL:
-                _pack_flat = _packer_for_all()
-            return body
+            return _finish(message, _pack_flat)
     if not isinstance(message, dict):
         raise TypeError(f"a message must be a dict, not {_type_name(message)}: {_brief(message)}")
     try:
@@ -129,12 +125,17 @@ Body = bytes | SharedBody
 
 
 def _finish(message: Mapping[str, Any], pack: Callable[[Any], bytes]) -> bytes:
+    global _pack_flat
     try:
         body = pack(message)
     except UnicodeEncodeError:
         _find_surrogate(message)
         raise
     size = len(body)
+    if size <= _SMALL:
+        return body
+    if pack is _pack_flat:
+        _pack_flat = _packer_for_all()
     if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
         raise MessageTooLarge(
             f"the message takes {size} bytes encoded, {size - MESSAGE_LIMIT} over the limit of"

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(_COMPILED, reason="nothing of compiled code can 
 _ONCE = {
     "send": 685,
     "receive": 733,
-    "direct send": 534,
+    "direct send": 483,
     "direct receive": 121,
     "ordinary send": 683,
     "ordinary receive": 589,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,14 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
-from .test_store_lanes import SECOND, Clock, give_lane, in_list, pop, push, word
+from .test_store_lanes import SECOND, Clock, clock, engine, give_lane, in_list, pop, push, word
 
-#: Of these, 16 fill an extent of the engine here.
+# The engine has extents of 16 KiB, of which 8 may be lanes, and 4 of these a backlog's.
+__all__ = ["clock", "engine"]
+
+#: Of these, 16 fill an extent.
 SIZE = 1_000
 FULL = 16
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
-    # Extents of 16 KiB, of which 8 may be lanes, and 4 of these a backlog's.
-    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
-    engine._next_look = 1 << 63
-    yield engine
-    assert_sound(engine)
-    engine.destroy()
 
 
 def payloads(count: int, size: int = SIZE) -> list[bytes]:

@@ -317,11 +317,7 @@ class Queues:
             while self._make_room(length, now) or not address:
                 address = self.find(name) or self._create(name, b"", now)
             address = self.find(name)
-            head = words[address + Q_HEAD]
-            message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
-            change[address + Q_HEAD] = message
-            if not head:
-                change[address + Q_TAIL] = message
+            self._prepend(change, address, payload, deadline, lifetime)
             # Not pushed again, but not gone after all. A queue made anew never had it.
             if words[address + Q_GONE]:
                 change[address + Q_GONE] = words[address + Q_GONE] - 1
@@ -332,6 +328,17 @@ class Queues:
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
+
+    def _prepend(
+        self, change: Change, address: int, payload: bytes, deadline: int, lifetime: int
+    ) -> None:
+        """Put a message at the front of the list of a queue with ``change``."""
+        head = self._words[address + Q_HEAD]
+        fields = (lifetime << 32 | head, deadline)
+        message = self._heap.add(change, MESSAGE, fields, payload)
+        change[address + Q_HEAD] = message
+        if not head:
+            change[address + Q_TAIL] = message
 
     def _spill(self, name: bytes, now: int) -> None:
         """Move what is in the lane of a queue to the front of its list. May raise `NoRoom`."""
@@ -347,12 +354,8 @@ class Queues:
                     self._spill(name, now)
                     return
                 address = self.find(name)
-                head = words[address + Q_HEAD]
-                message = heap.add(change, MESSAGE, (lifetime << 32 | head, deadline), payload)
-                # In this order: to `peek` it must never be in neither.
-                change[address + Q_HEAD] = message
-                if not head:
-                    change[address + Q_TAIL] = message
+                # Before it leaves the lane: to `peek` it must never be in neither.
+                self._prepend(change, address, payload, deadline, lifetime)
                 change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
                 count -= 1
             lanes.move_in(change, address, count, at)

@@ -6,7 +6,19 @@ from asgi_ipc.engines.base import Popped
 from asgi_ipc.store import layout
 from asgi_ipc.store.lane_extents import HOT
 
-from .steps import Scenario, armed, changes, left, orphan, popped, push, pushed, sweep, without
+from .steps import (
+    Scenario,
+    armed,
+    changes,
+    left,
+    orphan,
+    popped,
+    popped_in_parts,
+    push,
+    pushed,
+    sweep,
+    without,
+)
 from .world import SECOND, Finding, View, World, short
 
 
@@ -106,13 +118,17 @@ def empty_lane(world: World) -> None:
     world.engine.pop(b"lane", 3)
 
 
-def may_be_long(world: World) -> None:
-    """A queue has a lane that nothing keeps from getting more extents."""
-    laned(world)
-    # A store as small as this one gives no more than one to any.
+def allow_long_lanes(world: World) -> None:
+    """A store as small as this one gives no more than one extent to any."""
     world.engine._queues._lanes._most = 1000
     while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
         world.engine._channels.heap._grow()
+
+
+def may_be_long(world: World) -> None:
+    """A queue has a lane that nothing keeps from getting more extents."""
+    laned(world)
+    allow_long_lanes(world)
 
 
 def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
@@ -176,26 +192,19 @@ def long_without_room_in_front(world: World) -> None:
 def own_long_lane(world: World) -> None:
     """A long lane that goes with this process."""
     own_lane(world)
-    world.engine._queues._lanes._most = 1000
-    while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
-        world.engine._channels.heap._grow()
+    allow_long_lanes(world)
     lengthen(world, 2)
 
 
-def some_popped(world: World, view: View) -> list[View]:
-    """A lane that is read, extent by extent."""
-    views = []
-    for count in range(len(view.queues[b"lane"]) + 1):
-        views.append(view.copy())
-        popped(b"lane", count)(views[-1])
-        views[-1].tidy()
-    return views
+def orphaned(world: World, view: View) -> list[View]:
+    """This process goes, and what went with it, a lane too."""
 
+    def step(view: View) -> None:
+        without(world.identity)(view)
+        del view.queues[b"lane"]
+        left(view)
 
-def orphaned(view: View) -> object:
-    """What went with it, a lane too."""
-    del view.queues[b"lane"]
-    return left(view)
+    return changes(step)(world, view)
 
 
 LANE_SCENARIOS = [
@@ -284,9 +293,7 @@ LANE_SCENARIOS = [
     Scenario(
         "orphan a lane",
         orphan,
-        lambda world, view: changes(lambda view: (without(world.identity)(view), orphaned(view)))(
-            world, view
-        ),
+        orphaned,
         own_lane,
     ),
     Scenario("drop a lane", sweep, changes(), empty_lane),
@@ -317,7 +324,7 @@ LANE_SCENARIOS = [
     Scenario(
         "pop all from a long lane",
         lambda world: world.engine.pop(b"lane", 100),
-        some_popped,
+        popped_in_parts(b"lane"),
         long_lane,
     ),
     Scenario(
@@ -337,9 +344,7 @@ LANE_SCENARIOS = [
     Scenario(
         "orphan a long lane",
         orphan,
-        lambda world, view: changes(lambda view: (without(world.identity)(view), orphaned(view)))(
-            world, view
-        ),
+        orphaned,
         own_long_lane,
     ),
 ]

@@ -54,6 +54,20 @@ def popped(queue: bytes, count: int = 1) -> Callable[[View], object]:
     return lambda view: view.queues[queue].__delitem__(slice(count))
 
 
+def popped_in_parts(queue: bytes) -> Callable[[World, View], list[View]]:
+    """All records go, in several changes of any size."""
+
+    def allowed(world: World, view: View) -> list[View]:
+        views = []
+        for count in range(len(view.queues[queue]) + 1):
+            views.append(view.copy())
+            popped(queue, count)(views[-1])
+            views[-1].tidy()
+        return views
+
+    return allowed
+
+
 def armed(queue: bytes, bell: int) -> Callable[[View], object]:
     """A bell is added at the end."""
     return lambda view: view.bells.setdefault(queue, []).append(bell)
