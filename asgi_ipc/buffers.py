@@ -119,12 +119,11 @@ class OwnQueue:
         (self.anyone if channel is None else channel.waiters).append(waiter)
         self.waiting[waiter.listener] += 1
 
-    def not_waiting(self, waiter: Waiter) -> None:
-        """Count who has been taken off a list of waiters."""
-        waiting, listener = self.waiting, waiter.listener
-        left = waiting[listener] = waiting[listener] - 1
+    def not_waiting(self, listener: Listener, number: int = 1) -> None:
+        """Count waiters who have been taken off the lists."""
+        left = self.waiting[listener] = self.waiting[listener] - number
         if left <= 0:  # Less only if an exception hit `wait`.
-            del waiting[listener]
+            del self.waiting[listener]
 
     def wake_one(self, channel: LocalChannel | None, here: Listener | None = None) -> None:
         """Wake who waits longest for a channel, or else for any of the queue."""
@@ -139,7 +138,7 @@ class OwnQueue:
             waiter = waiters[0]
             woken = waiter.wake(here)
             del waiters[0]
-            self.not_waiting(waiter)
+            self.not_waiting(waiter.listener)
             if woken:
                 return True
         return False

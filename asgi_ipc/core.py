@@ -111,7 +111,7 @@ class LayerCore:
         demux = self.lease.demux or self.demux
         engine = demux.engine
         capacity = room = self.capacity_of(full)
-        deadline = self._message_lifetime.deadline(engine.clock)
+        deadline = engine.clock() + self._message_lifetime
         own = demux.own.get(queue)
         if own is not None and owner:
             if pass_directly(demux, own, (local,), body, deadline):
@@ -140,7 +140,7 @@ class LayerCore:
         """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`."""
         table, name = group_name(group), channel_name(channel)
         engine = self.demux.engine
-        deadline = self.options.membership_lifetime.deadline(engine.clock)
+        deadline = engine.clock() + self.options.membership_lifetime
         engine.put(table, groups.member(name), deadline, name.owner)
 
     def group_discard(self, group: str, channel: str) -> None:
@@ -181,7 +181,7 @@ class LayerCore:
             self._plans[table] = members, plan
         if not plan:
             return
-        deadline = self._message_lifetime.deadline(engine.clock)
+        deadline = engine.clock() + self._message_lifetime
         mine, pushed, records = demux.own, [], []
         for target in plan:
             queue, header, room, owner, _, local_names = target

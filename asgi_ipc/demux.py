@@ -208,7 +208,7 @@ class Demultiplexer(LocalChannels):
             waiters = own.anyone if channel is None else channel.waiters
             if waiter in waiters:
                 waiters.remove(waiter)
-                own.not_waiting(waiter)
+                own.not_waiting(waiter.listener)
         elif channel is None:
             if any(each.items for each in own.locals.values()):
                 own.wake_one(None)
@@ -237,7 +237,7 @@ class Demultiplexer(LocalChannels):
         for waiters in own.waiter_lists():
             while waiters:
                 waiter = waiters.pop(0)
-                own.not_waiting(waiter)
+                own.not_waiting(waiter.listener)
                 waiter.error = error
                 waiter.wake()
 
@@ -261,7 +261,7 @@ class Demultiplexer(LocalChannels):
                 for waiters in own.waiter_lists():
                     for waiter in [each for each in waiters if each.listener is listener]:
                         waiters.remove(waiter)
-                        own.not_waiting(waiter)
+                        own.not_waiting(waiter.listener)
             self.hand_over(own, listener)
             if own.armed_by is listener:
                 own.armed_by, own.certain = None, False

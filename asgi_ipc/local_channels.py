@@ -123,17 +123,29 @@ class LocalChannels:
         """
         shared = SharedBody(body) if len(local_names) > 1 else body
         find, item = own.locals.get, (shared, deadline, next(self._numbers))
-        for local in local_names:
-            channel = find(local) or self._new_channel(own, local)
-            items = channel.items
-            if len(items) >= channel.limit and (
-                len(items) > channel.limit or items[0] is not own.held(0)
-            ):
-                items.popleft()
-                self._overflowed(own, local, channel.limit)
-            items.append(item)
-            if channel.waiters or own.anyone:
-                own.wake_one(channel, here)
+        woken = 0
+        try:
+            for local in local_names:
+                channel = find(local) or self._new_channel(own, local)
+                items, waiters = channel.items, channel.waiters
+                if len(items) >= channel.limit and (
+                    len(items) > channel.limit or items[0] is not own.held(0)
+                ):
+                    items.popleft()
+                    self._overflowed(own, local, channel.limit)
+                items.append(item)
+                if waiters and waiters[0].listener is here:
+                    # As `wake_first` does it, but counted once for all of a broadcast.
+                    awake = waiters[0].wake(here)
+                    del waiters[0]
+                    woken += 1
+                    if awake:
+                        continue
+                if waiters or own.anyone:
+                    own.wake_one(channel, here)
+        finally:
+            if woken and here is not None:
+                own.not_waiting(here, woken)
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1

@@ -29,9 +29,10 @@ class LoopWaiter(Waiter):
         future = self.future
         # Known for most, and to ask is a system call up to CPython 3.11.
         if here is self.listener or running_loop() is future.get_loop():
-            if future.done():
+            try:
+                future.set_result(None)
+            except asyncio.InvalidStateError:
                 return False
-            future.set_result(None)
             return True
         try:
             future.get_loop().call_soon_threadsafe(_resume, future)

@@ -148,20 +148,23 @@ class LoopListener(Listener):
         out: it costs no coroutine more. The waiter's future is to be waited for. If another
         loop runs here, that raises RuntimeError, which is cheaper than to ask each time.
         """
-        demux, own = self.demux, channel.own
+        demux, own, loop = self.demux, channel.own, self.loop()
         with demux.lock:
+            waiting = own.waiting
             if (
                 channel.items
                 or not own.certain
                 or own.armed_by is not self
-                or self not in own.waiting
+                or self not in waiting
                 or not channel.known
                 or demux.closed
-                or self.loop() is None
+                or self._timer is None
+                or loop is None
             ):
                 return None
-            waiter = self._waiter()
-            own.wait(channel, waiter)
+            waiter = LoopWaiter(self, loop)
+            channel.waiters.append(waiter)
+            waiting[self] += 1
         return waiter
 
     def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .exceptions import OptionError
 from .policy.capacity import Capacities
-from .policy.expiry import Lifetime
+from .policy.expiry import lifetime
 
 #: Smallest and largest nominal size of a store's memory, in bytes.
 SMALLEST_MEMORY = 256 * 1024
@@ -38,8 +38,9 @@ class Options(NamedTuple):
     group_memory: int
     expiry: float
     group_expiry: float
-    message_lifetime: Lifetime
-    membership_lifetime: Lifetime
+    #: In nanoseconds, as the clocks of engines count.
+    message_lifetime: int
+    membership_lifetime: int
     capacities: Capacities
 
 
@@ -72,8 +73,8 @@ def checked(
         group_memory=_memory("group_memory", group_memory),
         expiry=expiry,
         group_expiry=group_expiry,
-        message_lifetime=Lifetime("expiry", expiry),
-        membership_lifetime=Lifetime("group_expiry", group_expiry),
+        message_lifetime=lifetime("expiry", expiry),
+        membership_lifetime=lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
     )
 

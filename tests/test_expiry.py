@@ -7,22 +7,18 @@ from typing import Any
 import pytest
 
 from asgi_ipc import OptionError, SyncIPCChannelLayer
-from asgi_ipc.policy.expiry import LONGEST, Lifetime
+from asgi_ipc.policy.expiry import LONGEST, lifetime
 
 from .doubles import fresh
 
 
-def test_a_deadline_is_a_lifetime_from_now() -> None:
-    now = 5_000_000_000
-    lifetime = Lifetime("expiry", 1.5)
-    assert lifetime.deadline(lambda: now) == 6_500_000_000
-    now += 1
-    assert lifetime.deadline(lambda: now) == 6_500_000_001
+def test_a_lifetime_is_given_in_seconds_and_kept_in_nanoseconds() -> None:
+    assert lifetime("expiry", 1.5) == 1_500_000_000
+    assert lifetime("expiry", LONGEST) == LONGEST * 10**9
 
 
 def test_the_shortest_lifetime_is_not_none_at_all() -> None:
-    assert Lifetime("expiry", 1e-12).nanoseconds == 1
-    assert Lifetime("expiry", LONGEST).nanoseconds == LONGEST * 10**9
+    assert lifetime("expiry", 1e-12) == 1
 
 
 def test_messages_and_memberships_live_as_long_as_said_on_the_engines_clock() -> None:
@@ -55,4 +51,4 @@ def test_messages_and_memberships_live_as_long_as_said_on_the_engines_clock() ->
 )
 def test_other_numbers_are_refused(seconds: Any) -> None:
     with pytest.raises(OptionError, match="group_expiry is"):
-        Lifetime("group_expiry", seconds)
+        lifetime("group_expiry", seconds)
