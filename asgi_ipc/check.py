@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from .arguments import add_engine_arguments
-from .doctor.stores import factory_of, place_of
+from .doctor.stores import factory_of, place_of, record_of
 from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .store.attachment import Attachment
 from .store.check import check as check_heap
-from .store.layout import CHANNELS, GROUPS, SMALLEST
+from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from .store.locks import OPENING
 from .store.segment import Place
-from .store.sidecar import Record, open_sidecar
+from .store.sidecar import open_sidecar
 from .store.store import Gone, Store, boot_identity
 
 HELP = "check that a store is sound"
@@ -42,11 +42,16 @@ def check(
     that has nothing to check.
     """
     factory, place = _find(prefix, engine, engine_options or {})
-    record = _record(place)
+    record = record_of(place)
     if record is None or not record.ready or record.boot_id != boot_identity():
         raise StoreUnavailable(
             f"there is no store at {place.directory!r}; name the engine and the engine options "
             "that the processes use"
+        )
+    if record.version != VERSION:
+        raise StoreUnavailable(
+            f"the store at {place.directory!r} is of format {record.version}, and this asgi_ipc "
+            f"checks format {VERSION}; use the version that made it"
         )
     sizes = dict.fromkeys(_NAMES, SMALLEST)
     with warnings.catch_warnings():
@@ -75,7 +80,7 @@ def remove(
     For one that is corrupt, which can't be opened to be destroyed.
     """
     factory, place = _find(prefix, engine, engine_options or {})
-    if _record(place) is None:
+    if record_of(place) is None:
         raise StoreUnavailable(f"there is no store at {place.directory!r}")
     sidecar = open_sidecar(place)
     try:
@@ -104,17 +109,6 @@ def _find(prefix: str, engine: str, options: Mapping[str, Any]) -> tuple[type[At
             "there is nothing to check"
         )
     return factory, place_of(factory, prefix, options)
-
-
-def _record(place: Place) -> Record | None:
-    """What the lock file says; None if there is no store."""
-    if not os.path.lexists(os.path.join(place.directory, "lock")):
-        return None
-    sidecar = open_sidecar(place)
-    try:
-        return sidecar.read()
-    finally:
-        sidecar.close()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -148,6 +148,10 @@ class BlockingEngine(CountingEngine):
         super().flush()
 
 
+#: One of each; some tests take only the first two or three.
+KINDS = [CountingEngine, BlockingEngine, MuteEngine, ForgetfulEngine]
+
+
 def engine(kind: type[MemoryEngine] = CountingEngine, **options: Any) -> Any:
     """An engine of its own store."""
     memory = {"channel_memory": 10_000_000, "group_memory": 1_000_000}

@@ -11,7 +11,16 @@ from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
 from conformance.forks import in_child, killed_at, wait
 
-__all__ = ["KIB", "assert_sound", "in_child", "killed_at", "open_store", "record", "wait"]
+__all__ = [
+    "KIB",
+    "assert_meet",
+    "assert_sound",
+    "in_child",
+    "killed_at",
+    "open_store",
+    "record",
+    "wait",
+]
 
 KIB = 1024
 
@@ -41,3 +50,13 @@ def assert_sound(engine: SharedMemoryEngine) -> None:
     for region in (engine._channels, engine._groups):
         with region as heap:
             assert check(heap) == [], check(heap)
+
+
+def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
+    """What one pushes the other pops, both ways, once each has had its regular look."""
+    for engine in (first, second):
+        engine._next_look = 0
+        engine.statistics()
+    for giver, taker in ((first, second), (second, first)):
+        giver.push([record(giver, b"meet", b"here")])
+        assert [each.payload for each in taker.pop(b"meet")] == [b"here"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import select
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +17,12 @@ from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .doubles import watchdog  # noqa: F401
-from .stores import KIB, assert_sound, in_child, open_store, record
+from .stores import KIB, assert_sound, open_store, record
+from .users import NOBODY, as_nobody, needs_root, public_path
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+__all__ = ["public_path"]
+
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
-NOBODY = 65534
-
-
-@pytest.fixture
-def public_path() -> Iterator[Path]:
-    """A folder that other users can pass through, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def as_nobody(function: Callable[[], object]) -> None:
-    """Run it in a child that is another user, of no group of ours."""
-
-    def changed() -> None:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-        function()
-
-    in_child(changed)
 
 
 @needs_root

@@ -16,27 +16,25 @@ CLAUSES = sorted({each.breaks for each in WRONG.values()}, key=lambda name: int(
 PATIENCE = "ASGI_IPC_CONFORMANCE_PATIENCE"
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("engine", WRONG)
 def test_a_wrong_engine_is_caught_by_a_test_that_names_the_clause(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clause = WRONG[name].breaks
+    clause = WRONG[engine].breaks
     monkeypatch.setenv(PATIENCE, "0.3")
-    outcome = run_here(f"{MODULE}:{name}", clause, "--maxfail=1")
+    outcome = run_here(engine, clause, "--maxfail=1")
     assert outcome.failed
     assert all(clause in named for named in outcome.failed.values())
 
 
-@pytest.mark.parametrize("name", WRONG_AMONG_MANY)
+@pytest.mark.parametrize("engine", WRONG_AMONG_MANY)
 def test_one_that_is_wrong_among_processes_is_caught_so_too(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`MmapEngine` itself passes this selection whenever the whole suite is run."""
-    clause = WRONG_AMONG_MANY[name].breaks
+    clause = WRONG_AMONG_MANY[engine].breaks
     monkeypatch.setenv(PATIENCE, "2")
-    outcome = run_here(
-        f"{MODULE}:{name}", clause, "-k", "test_processes or test_crash", "--maxfail=1"
-    )
+    outcome = run_here(engine, clause, "-k", "test_processes or test_crash", "--maxfail=1")
     assert outcome.failed
     assert all(clause in named for named in outcome.failed.values())
 
@@ -60,7 +58,7 @@ def test_a_capability_declared_and_absent_fails_its_tests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(PATIENCE, "2")
-    outcome = run_here(f"{MODULE}:SaysItCrossesProcesses", "E15")
+    outcome = run_here(f"{MODULE}.processes:SaysItCrossesProcesses", "E15")
     assert len(outcome.failed) >= 3
     assert not outcome.skipped
 

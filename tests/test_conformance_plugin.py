@@ -95,9 +95,10 @@ def test_an_option_that_the_engine_does_not_take_fails_and_is_named(tmp_path: Pa
 
 
 def test_a_failure_shows_the_words_of_the_clause(tmp_path: Path) -> None:
+    engine = "tests.wrong_engines.queues:AnswersLastFirst"
     code, said = run_elsewhere(
         tmp_path,
-        *(*SUITE, "--engine", "tests.wrong_engines:AnswersLastFirst", "--clause", "E2", "-x"),
+        *(*SUITE, "--engine", engine, "--clause", "E2", "-x"),
         path=str(ROOT),
     )
     assert code == pytest.ExitCode.TESTS_FAILED

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from asgi_ipc import ChannelFull, IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer
+from asgi_ipc import ChannelFull, IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
@@ -26,6 +26,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .doubles import PATIENCE, WATCHDOG, run, watchdog  # noqa: F401
+from .layers import engine_of
 from .stores import KIB, assert_sound, in_child, open_store, record, wait
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
@@ -39,10 +40,6 @@ def options(kind: type[SharedMemoryEngine], directory: Path) -> dict[str, Any]:
         "channel_memory": 512 * KIB,
         "group_memory": 256 * KIB,
     }
-
-
-def engine_of(layer: IPCChannelLayer | SyncIPCChannelLayer) -> SharedMemoryEngine:
-    return cast(SharedMemoryEngine, layer._core.demux.engine)
 
 
 async def come_true(condition: Callable[[], bool]) -> None:
@@ -318,30 +315,6 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
         await layer.destroy()
 
     run(scenario())
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ENGINES)
-def test_a_store_of_another_version_is_refused_while_ours_goes_on(
-    kind: type[SharedMemoryEngine], tmp_path: Path
-) -> None:
-    mine = open_store(tmp_path, kind)
-    mine.push([record(mine, b"a", b"kept")])
-
-    def refused() -> None:
-        with pytest.raises(StoreUnavailable, match="format"):
-            open_store(tmp_path, kind)
-
-    def newer() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("sidecar", "store"):
-                patch.setattr(f"asgi_ipc.store.{module}.VERSION", layout.VERSION + 1)
-            refused()
-
-    in_child(newer)
-    assert mine.pop(b"a")[0].payload == b"kept"
-    assert_sound(mine)
-    mine.destroy()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.engines.base import Record
+from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.engines.mmap import MmapSegment
-from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.store.engine import SharedMemoryEngine
 
-from .stores import KIB, assert_sound, open_store
+from .stores import KIB, assert_sound, open_store, record
 
 FAR = 1 << 62
 
@@ -198,9 +198,9 @@ def test_memory_that_runs_out_in_the_midst_of_growth_harms_nothing(
 #: Fills a small file system with other things at random moments while the store grows.
 CROWDED = """
 import os, random, sys
-from asgi_ipc.engines.base import Record
+from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.engines.{module} import {engine} as Engine
-from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.store.check import check
 dice = random.Random(1)
 engine = Engine("crowded", channel_memory=16 << 20, group_memory=4 << 20, directory="/mnt/d")
@@ -250,6 +250,113 @@ def test_a_file_system_that_others_fill_up_meanwhile_is_never_a_crash(
     mounts = "mount -t tmpfs -o size=4m none /mnt && mount -t tmpfs -o size=4m none /dev/shm"
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" -c "$1"', sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "survived" in done.stdout
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Make the file system full from the moment that the only item is set to True."""
+    full = [False]
+    reserve = MmapSegment.reserve
+
+    def refuse(self: MmapSegment, offset: int, length: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(self, offset, length)
+
+    monkeypatch.setattr(MmapSegment, "reserve", refuse)
+    return full
+
+
+def test_a_system_that_gives_no_memory_is_named_at_construction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch)[0] = True
+    with pytest.raises(
+        StoreUnavailable, match=r"786,432 bytes \(No space left.*KiB free"
+    ) as caught:
+        open_store(tmp_path)
+    assert "smaller channel_memory" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_runs_out_later_is_a_full_store_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = refusing(monkeypatch)
+    engine = open_store(tmp_path)
+    try:
+        engine.push([record(engine, b"a", b"kept")])
+        engine.put(b"t", b"m", 1 << 62)
+        full[0] = True
+        refused: list[Refused] = []
+        while not refused:
+            refused = engine.push([record(engine, b"b", b"x" * 1000)])
+        assert refused[0].no_room
+        assert "No space left" in refused[0].detail
+        assert str(tmp_path) in refused[0].detail
+        with pytest.raises(StoreFull, match="group_memory"):
+            put_many(engine)
+        assert engine.pop(b"a")[0].payload == b"kept"
+        assert_sound(engine)
+        # What is taken out makes room again.
+        engine.pop(b"b", 10)
+        assert engine.push([record(engine, b"b", b"x" * 1000)]) == []
+    finally:
+        engine.destroy()
+
+
+def put_many(engine: SharedMemoryEngine) -> None:
+    for number in range(100_000):
+        engine.put(b"t", b"%d" % number, 1 << 62)
+
+
+TINY = """
+import sys
+from asgi_ipc.engines.base import Record, Refused
+from asgi_ipc.engines.{module} import {engine} as Engine
+from asgi_ipc.exceptions import StoreUnavailable
+engine = Engine("tiny", channel_memory=100 << 20, group_memory=20 << 20, {options})
+far = engine.clock() + 10**12
+stored = 0
+while True:
+    refused = engine.push([Record(b"q", b"x" * 1000, far, 10**6)])
+    if refused:
+        break
+    stored += 1
+assert refused[0].no_room and "KiB free" in refused[0].detail, refused
+assert stored > 50, stored
+for _ in range(stored):
+    assert len(engine.pop(b"q")) == 1
+engine.destroy()
+print("survived", stored)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize(
+    ("module", "engine", "options", "mount"),
+    [
+        ("posix", "PosixEngine", "", "/dev/shm"),
+        ("mmap", "MmapEngine", "directory='/dev/shm/d'", "/dev/shm"),
+    ],
+)
+def test_a_file_system_of_a_megabyte_fills_up_without_a_crash(
+    module: str, engine: str, options: str, mount: str
+) -> None:
+    script = TINY.format(module=module, engine=engine, options=options)
+    command = f"mount -t tmpfs -o size=1m none {mount} && exec {sys.executable} -c '{script}'"
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    script = script.replace("'", '"')
+    command = f"mount -t tmpfs -o size=1m none {mount} && exec {sys.executable} -c '{script}'"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command],
         capture_output=True,
         text=True,
         timeout=300,

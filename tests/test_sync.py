@@ -16,11 +16,9 @@ import pytest
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer, registry
 
 from .doubles import (
+    KINDS,
     PATIENCE,
-    BlockingEngine,
     CountingEngine,
-    ForgetfulEngine,
-    MuteEngine,
     engine,
     fresh,
     in_thread,
@@ -30,8 +28,6 @@ from .doubles import (
 )
 
 __all__ = ["watchdog"]
-
-KINDS = [CountingEngine, BlockingEngine, MuteEngine, ForgetfulEngine]
 
 
 @pytest.mark.parametrize("kind", KINDS)

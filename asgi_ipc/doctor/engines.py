@@ -14,7 +14,7 @@ from typing import Any
 from ..engines import find, open_engine
 from ..engines.base import Engine, Record
 from ..exceptions import StoreUnavailable
-from ..store.layout import SMALLEST
+from ..store.layout import SMALLEST, VERSION
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, Other, attempt
 from .stores import clear_away, factory_of, place_of, record_of
@@ -148,6 +148,11 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                 raise Failed(
                     f"it was made by engine {record.engine!r}",
                     "choose that engine, or another prefix or directory",
+                )
+            if record.version != VERSION:
+                return (
+                    f"it is of another version of asgi_ipc (format {record.version}, not "
+                    f"{VERSION}), and will be made afresh once no process of that version uses it"
                 )
             if not record.ready or record.boot_id != boot_identity():
                 return "it is unfinished or from before a reboot, and will be made afresh"

@@ -53,7 +53,7 @@ def place_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any])
 
 def record_of(place: Place) -> Record | None:
     """What the lock file says; None if there is no store. Raises what opening it would."""
-    if not os.path.exists(os.path.join(place.directory, "lock")):
+    if not os.path.lexists(os.path.join(place.directory, "lock")):
         return None
     sidecar = open_sidecar(place)
     try:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from typing import ClassVar
 
 from .locks import (
     AT_ONCE,
     CHANNELS_LOCK,
+    FIRST_SLOT,
     FLOCK,
     GROUPS_LOCK,
     HELD,
@@ -24,6 +26,8 @@ from .locks import (
     unusable,
 )
 from .segment import Place
+
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileLocks:
@@ -116,33 +120,27 @@ class FileLocks:
 
     def is_held(self, byte: int) -> bool:
         """See `Locks.is_held`."""
-        if byte in self._held:
-            return True
-        try:
-            descriptor = self._open(byte, create=False)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise unusable(self._file(byte), error) from error
-        try:
-            # Shared, so that two who look at once don't take each other for the holder.
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in HELD:
-                return True
-            raise unusable(self._file(byte), error) from error
-        finally:
-            os.close(descriptor)
-        return False
+        return byte in self._held or _is_locked(self._file(byte))
+
+    def in_use(self, store_id: bytes) -> bool:
+        """See `Locks.in_use`."""
+        return any(_is_locked(path) for byte, path in self._files(store_id) if byte >= FIRST_SLOT)
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
+        for _, path in self._files(store_id):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _files(self, store_id: bytes) -> Iterator[tuple[int, str]]:
+        """The bytes of a store that have a file, and the files."""
         directory, name = os.path.split(self._path)
+        beginning = f"{name}.{store_id.hex()}."
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(directory):
-                if entry.startswith(f"{name}.{store_id.hex()}."):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(os.path.join(directory, entry))
+                byte = entry[len(beginning) :]
+                if entry.startswith(beginning) and byte.isdecimal():
+                    yield int(byte), os.path.join(directory, entry)
 
     def after_fork(self) -> None:
         """See `Locks.after_fork`. To unlock would unlock for the parent: only close."""
@@ -186,11 +184,10 @@ class FileLocks:
         return descriptor
 
     def _open(self, byte: int, create: bool) -> int:
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         if not create:
-            return os.open(self._file(byte), flags)
+            return os.open(self._file(byte), _FLAGS)
         place = self._place
-        descriptor = os.open(self._file(byte), flags | os.O_CREAT, place.mode)
+        descriptor = os.open(self._file(byte), _FLAGS | os.O_CREAT, place.mode)
         try:
             if os.fstat(descriptor).st_uid == os.geteuid():
                 if place.gid is not None:
@@ -200,6 +197,26 @@ class FileLocks:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _is_locked(path: str) -> bool:
+    """Whether somebody has a lock on a file."""
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise unusable(path, error) from error
+    try:
+        # Shared, so that two who look at once don't take each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            return True
+        raise unusable(path, error) from error
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def flocks_fail(path: str, descriptor: int) -> str | None:

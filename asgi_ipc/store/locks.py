@@ -63,6 +63,9 @@ class Locks(Protocol):
     def is_held(self, byte: int) -> bool:
         """Whether any living process holds a byte."""
 
+    def in_use(self, store_id: bytes) -> bool:
+        """Whether any living process holds a slot of this store, whatever its version."""
+
     def remove(self, store_id: bytes) -> None:
         """Remove what lies beside the lock file for this store, whoever uses it."""
 

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import ClassVar
 
-from .locks import AT_ONCE, FCNTL, HELD, again, unusable
+from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, again, unusable
 
 #: Whether one process can play two. Asked of the platform as well, since that decides how
 #: a struct flock is laid out.
@@ -37,10 +37,10 @@ class RecordLocks:
     def prepare(self, store_id: bytes, create: bool) -> None:
         """See `Locks.prepare`."""
 
-    def try_lock(self, byte: int) -> bool:
-        """See `Locks.try_lock`."""
+    def try_lock(self, byte: int, length: int = 1) -> bool:
+        """See `Locks.try_lock`. Of several bytes, all or none."""
         try:
-            fcntl.lockf(self._descriptor, AT_ONCE, 1, byte)
+            fcntl.lockf(self._descriptor, AT_ONCE, length, byte)
         except OSError as error:
             if error.errno in HELD:
                 return False
@@ -60,10 +60,10 @@ class RecordLocks:
                     raise unusable(self._path, error) from error
             time.sleep(0.0005)
 
-    def unlock(self, byte: int) -> None:
+    def unlock(self, byte: int, length: int = 1) -> None:
         """See `Locks.unlock`."""
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, length, byte)
         except OSError as error:
             raise unusable(self._path, error) from error
 
@@ -87,6 +87,14 @@ class RecordLocks:
         if not self.try_lock(byte):
             return True
         self.unlock(byte)
+        return False
+
+    def in_use(self, store_id: bytes) -> bool:
+        """See `Locks.in_use`."""
+        slots = FIRST_SLOT, _TRIAL - FIRST_SLOT
+        if self._held or not self.try_lock(*slots):
+            return True
+        self.unlock(*slots)
         return False
 
     def remove(self, store_id: bytes) -> None:

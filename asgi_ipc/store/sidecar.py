@@ -4,7 +4,8 @@ The locks are those of `locks`. Closing any descriptor of the file can drop all 
 process's locks on it, so a process opens each lock file once, in the registry below,
 nothing maps it, and it is closed only when nobody here needs it.
 
-Its bytes hold a `Record`, not read or written but under the OPENING lock.
+Its bytes hold a `Record`, not read or written but under the OPENING lock. Neither their layout
+nor which bytes are locked changes with the version: a store of another one can be replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import threading
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
-from .layout import VERSION
 from .lock_choice import choose
 from .locks import NAMES, Locks
 from .place import check_owner, unusable
@@ -40,6 +40,8 @@ class Record(NamedTuple):
     channels: str
     groups: str
     engine: str
+    #: Of the memory's layout. That of the lock file is the same in all versions.
+    version: int
 
 
 class Sidecar:
@@ -63,6 +65,7 @@ class Sidecar:
         self.prepare, self.remove_locks = locks.prepare, locks.remove
         self.try_lock, self.lock, self.unlock = locks.try_lock, locks.lock, locks.unlock
         self.hold, self.release, self.is_held = locks.hold, locks.release, locks.is_held
+        self.in_use = locks.in_use
 
     # ---- what it says
 
@@ -77,12 +80,11 @@ class Sidecar:
                 "choose another prefix or engine_options['directory']"
             )
         _, version, kind, ready, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(data)
-        if version != VERSION or kind not in NAMES:
+        if kind not in NAMES:
             raise StoreUnavailable(
-                f"the store at {os.path.dirname(self.path)!r} is of format {version} with locks "
-                f"of kind {kind}, this asgi_ipc uses format {VERSION} with locks of kind "
-                f"{' or '.join(map(str, NAMES))}; end the other processes and remove it, or "
-                "choose another prefix"
+                f"the store at {os.path.dirname(self.path)!r} has locks of kind {kind}, this "
+                f"asgi_ipc knows {' and '.join(map(str, NAMES))}; end the processes that use it "
+                "and remove it with their version, or choose another prefix"
             )
         if kind != self.kind:
             # Two processes made it at once, each with locks that the other's can't see.
@@ -91,16 +93,16 @@ class Sidecar:
                 f"process uses {NAMES[self.kind]}; end the other processes and remove it, "
                 "or choose another engine_options['directory']"
             )
-        texts = (
+        channels, groups, engine = (
             text.rstrip(b"\0").decode("ascii", "replace") for text in (channels, groups, engine)
         )
-        return Record(bool(ready), store_id, boot_id, *texts)
+        return Record(bool(ready), store_id, boot_id, channels, groups, engine, version)
 
     def write(self, record: Record) -> None:
         """Replace the record. Raises OSError."""
         data = _FORMAT.pack(
             _MAGIC,
-            VERSION,
+            record.version,
             self.kind,
             record.ready,
             record.store_id,

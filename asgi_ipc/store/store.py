@@ -1,9 +1,10 @@
 """Opening a store: finding, checking or making its two segments.
 
 The lock file decides. Its record says which memory belongs to the store; a store whose
-record is not ready, is of another boot, or whose memory is gone is made afresh, under the
-OPENING lock, with a *new* lock file if the old one may still be in use: then everybody who
-has the old one sees that it is unlinked and opens again. There are never two stores.
+record is not ready, is of another boot, or of another version and used by nobody, or whose
+memory is gone, is made afresh, under the OPENING lock, with a *new* lock file if the old
+one may still be in use: then everybody who has the old one sees that it is unlinked and
+opens again. There are never two stores.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ class Store:
                 f"the store at {self.place.directory!r} was made by engine {record.engine!r}, "
                 f"this is {self._engine.name!r}; choose another prefix or directory"
             )
-        if record and record.ready and record.boot_id == boot:
+        if record and record.version != VERSION:
+            self._check_unused(record)
+        elif record and record.ready and record.boot_id == boot:
             try:
                 self._attach(record)
                 if not any(region.is_destroyed() for region in self.regions.values()):
@@ -176,6 +179,23 @@ class Store:
                 return False
         self._create(boot)
         return True
+
+    def _check_unused(self, record: Record) -> None:
+        """Refuse the store of another version of asgi_ipc, unless nobody is left who uses it."""
+        what = (
+            f"the store at {self.place.directory!r} is of format {record.version}, this asgi_ipc "
+            f"uses format {VERSION}"
+        )
+        if self.sidecar.in_use(record.store_id):
+            raise StoreUnavailable(
+                f"{what}, and processes of the other version still use it; end them, "
+                "or choose another prefix"
+            )
+        warnings.warn(
+            f"{what}; nobody used it any more, so it makes place for a fresh one",
+            RuntimeWarning,
+            stacklevel=_outside(),
+        )
 
     def _attach(self, record: Record) -> None:
         self.sidecar.prepare(record.store_id, create=False)
@@ -256,6 +276,7 @@ class Store:
             locators[CHANNELS],
             locators[GROUPS],
             self._engine.name,
+            VERSION,
         )
         regions: dict[int, Region] = {}
         try:

@@ -1,0 +1,173 @@
+"""Inside one process: who waits gets to know what went wrong, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
+from asgi_ipc.engines.base import Popped, Record
+from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.names import channel_name
+
+from .doubles import (
+    KINDS,
+    CountingEngine,
+    MuteEngine,
+    engine,
+    in_thread,
+    never_directly,
+    patient,
+    run,
+    watchdog,
+    way,
+)
+from .receivers import soon
+
+__all__ = ["never_directly", "watchdog", "way"]
+
+pytestmark = pytest.mark.usefixtures("way")
+
+
+class FailingEngine(MuteEngine):
+    """Can't be reached while ``down``, not even to be peeked at; and rings no bells."""
+
+    capabilities = MemoryEngine.capabilities
+    down = False
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Any = None) -> list[Popped]:
+        if self.down:
+            raise StoreUnavailable("it is down")
+        return super().pop(queue, limit, bell)
+
+    def peek(self, queue: bytes) -> bool:
+        if self.down:
+            raise StoreUnavailable("it is down")
+        return super().peek(queue)
+
+
+def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_later_are_served() -> (
+    None
+):
+    async def main() -> None:
+        store = engine(FailingEngine)
+        layer = IPCChannelLayer(engine=store)
+        layer._core.demux.look_again = 0.05
+        channels = [await layer.new_channel(), "a", "b"]
+        tasks = await soon(*map(layer.receive, channels))
+        store.down = True
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [StoreUnavailable] * 3
+        store.down = False
+        tasks = await soon(*map(layer.receive, channels))
+        for channel in channels:
+            await layer.send(channel, {"for": channel})
+        assert await asyncio.gather(*tasks) == [{"for": channel} for channel in channels]
+        await layer.close()
+
+    run(main())
+
+
+def test_an_engine_that_fails_when_its_bell_rings_fails_those_who_wait() -> None:
+    class Failing(CountingEngine):
+        broken = False
+
+        def pop(self, *arguments: Any, **options: Any) -> list[Popped]:
+            if self.broken:
+                raise StoreUnavailable("gone")
+            return super().pop(*arguments, **options)
+
+    async def main() -> None:
+        failing = engine(Failing)
+        layer = IPCChannelLayer(engine=failing)
+        tasks = await soon(layer.receive(await layer.new_channel()), layer.receive("c"))
+        failing.broken = True
+        await layer.send(await layer.new_channel(), {})
+        await layer.send("c", {})
+        for task in tasks:
+            with pytest.raises(StoreUnavailable, match="gone"):
+                await task
+        await layer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("specific", [False, True])
+def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bool) -> None:
+    """Also one to which an engine was passed in, which stays open."""
+    layer = patient(IPCChannelLayer(engine=engine()))
+    channel = run(layer.new_channel()).partition("!")[0] + "!" if specific else "x"
+    raised: list[str] = []
+
+    def wait() -> None:
+        try:
+            layer.sync.receive([channel], block=True)
+        except StoreUnavailable as error:
+            raised.append(str(error))
+
+    thread = in_thread(wait)
+    while not layer._core.demux.threads:
+        time.sleep(0.001)
+    layer.sync.close()
+    thread.join(60)
+    assert raised == ["the channel layer was closed while this receive waited"]
+
+
+def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> None:
+    async def main() -> None:
+        layer = patient(IPCChannelLayer(engine=engine()))
+        channels = [await layer.new_channel() for _ in range(3)]
+        tasks = await soon(*(layer.receive(channel) for channel in channels))
+        await layer.close()
+        for task in tasks:
+            with pytest.raises(StoreUnavailable):
+                await task
+
+    run(main())
+
+
+@pytest.mark.parametrize("payload", [b"", b"\1", b"\xff\xff\xff\xff", b"\1\0\0\0\xff\x80"])
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
+    kind: Any, payload: bytes
+) -> None:
+    async def main() -> None:
+        corrupt = engine(kind)
+        layer = IPCChannelLayer(engine=corrupt)
+        channel = await layer.new_channel()
+        (task,) = await soon(layer.receive(channel))
+        name = channel_name(channel)
+        deadline = corrupt.clock() + 10**10
+
+        bad = Record(name.queue, payload, deadline, 100)
+        good = bad._replace(payload=name.header + b"\x80")
+        await asyncio.to_thread(corrupt.push, [bad])
+        with pytest.raises(StoreCorrupt):
+            await task
+        await asyncio.to_thread(corrupt.push, [bad, good])
+        if kind is CountingEngine:  # Else it is somebody else's call that meets it.
+            with pytest.raises(StoreCorrupt):
+                await layer.receive(channel)
+        assert await layer.receive(channel) == {}
+        await layer.close()
+
+    run(main())
+
+
+def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        corrupt = engine()
+        layer = IPCChannelLayer(engine=corrupt)
+        channel = channel_name(await layer.new_channel())
+        (task,) = await soon(layer.receive(channel.full))
+        bad = Record(channel.queue, b"", corrupt.clock() + 10**10, 100)
+        corrupt.push([bad._replace(payload=channel.header + b"\x80"), bad])
+        assert await task == {}
+        await layer.close()
+
+    run(main())
+    assert "says that its message starts" in caplog.text
+    assert len(caplog.records) == 1

@@ -1,0 +1,82 @@
+"""Engines with one fault each, to see that the conformance suite can fail.
+
+Each says in ``breaks`` which clause of `asgi_ipc.engines.base` it breaks; the suite must
+catch it by a test that names that clause. Most are `MemoryEngine` but for a few lines,
+and those with faults that only other processes can see are `MmapEngine`.
+
+The modules are named after the sections of the contract, and each has the engines that
+get its section wrong. Here are those that break nothing, and what the others are made of.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from asgi_ipc.engines.base import Bell, Popped, Record, Refused
+from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.engines.mmap import MmapEngine
+
+#: A deadline that never comes, and the first instant.
+NEVER, BEGINNING = 1 << 62, 0
+
+
+def bells_of(engine: MemoryEngine, queue: bytes) -> Any:
+    """The bells that are armed on a queue, first armed first."""
+    return engine._store.queue(queue, BEGINNING).bells
+
+
+class Right(MemoryEngine):
+    """Breaks nothing, although it is made like those that do."""
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        return super().push([record._replace() for record in records])
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        return list(super().pop(queue, limit, bell))
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        return dict(super().statistics(queue))
+
+
+class WorksNowhere(MemoryEngine):
+    """Says so."""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return "it needs a flux capacitor; install one"
+
+
+class LittersTheRun(MemoryEngine):
+    """Leaves what bears the name of the run and not that of the test."""
+
+    litter: ClassVar[Path]
+
+    def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
+        super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
+        run = prefix.partition("-")[0]
+        type(self).litter = Path(tempfile.gettempdir()) / f"{run}-litter"
+        self.litter.touch()
+
+
+class Wrong(MemoryEngine):
+    """Breaks what it says."""
+
+    breaks: ClassVar[str]
+
+
+class WrongAmongMany(MmapEngine):
+    """Breaks what it says, where processes share a store or are killed."""
+
+    breaks: ClassVar[str]
+
+
+def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:
+    """The engines of a kind, from all modules here, by what ``--engine`` takes for them."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        import_module(module.name)
+    return {f"{each.__module__}:{each.__name__}": each for each in kind.__subclasses__()}

@@ -1,0 +1,251 @@
+"""Engines that get processes or threads wrong, clauses E15 to E18: identity, forks, kills.
+
+First those with faults that one process can see, then those with faults that take several
+processes or a kill, whatever the clause they break.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from asgi_ipc.engines.base import IDENTITY_BYTES, Bell, Popped, Record, Refused
+from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store.journal import Change, Journal
+from asgi_ipc.store.layout import IDLE, STATE
+from tests.wrong_engines import Wrong, WrongAmongMany
+
+
+class SaysItCrossesProcesses(Wrong):
+    breaks = "E15"
+    capabilities = MemoryEngine.capabilities._replace(crosses_processes=True)
+
+
+class SharesOneIdentity(Wrong):
+    breaks = "E17"
+
+    @property
+    def identity(self) -> bytes:
+        self.clock()  # Raises if closed.
+        return b"i" * IDENTITY_BYTES
+
+
+class GivesItsIdentityToItsChildren(Wrong):
+    breaks = "E17"
+
+    def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
+        super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
+        self.first = super().identity
+
+    @property
+    def identity(self) -> bytes:
+        self.clock()  # Raises if closed.
+        return self.first
+
+
+class ChangesItsIdentity(Wrong):
+    breaks = "E17"
+
+    @property
+    def identity(self) -> bytes:
+        self.clock()  # Raises if closed.
+        return os.urandom(IDENTITY_BYTES)
+
+
+class WorksInOneThreadOnly(Wrong):
+    """As a connection of `sqlite3` does."""
+
+    breaks = "E18"
+
+    def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
+        super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
+        self.thread = threading.get_ident()
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        if self.thread != threading.get_ident():
+            return []
+        return super().pop(queue, limit, bell)
+
+
+class DiesInAForkedChild(Wrong):
+    breaks = "E18"
+
+    def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
+        super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
+        self.process = os.getpid()
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        if self.process != os.getpid():
+            raise StoreUnavailable("the connection is the parent's")
+        return super().push(records)
+
+
+# ---- faults that take several processes, or a kill
+
+
+class LocksByAFile(WrongAmongMany):
+    """Whoever made the file has the lock: a killed one has it for ever."""
+
+    breaks = "E16"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.lock = Path(tempfile.gettempdir()) / f"{prefix}.lock-file"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        until = time.monotonic() + 1
+        while True:
+            try:
+                os.close(os.open(self.lock, os.O_CREAT | os.O_EXCL))
+                break
+            except FileExistsError:
+                if time.monotonic() > until:
+                    raise TimeoutError("somebody has the lock, and no end of it") from None
+                time.sleep(0.001)
+        try:
+            time.sleep(0.002)  # Where the kill shall come.
+            return super().push(records)
+        finally:
+            self.lock.unlink()
+
+    def destroy(self) -> None:
+        super().destroy()
+        self.lock.unlink(missing_ok=True)
+
+
+class AnswersBeforeItStores(WrongAmongMany):
+    """As one would that lets a thread do the writing."""
+
+    breaks = "E16"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.late: list[Record] = []
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        self.late.extend(records)
+        return super().push([self.late.pop(0) for _ in range(len(self.late) - 2)])
+
+
+class TakesAfterItAnswers(WrongAmongMany):
+    """As one would that deletes at the next call what it gave with this one."""
+
+    breaks = "E16"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.given = 0
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        if self.given:
+            super().pop(queue, self.given)
+        found = super().pop(queue, limit, bell)
+        for popped in reversed(found):
+            self.restore(queue, popped)
+        self.given = len(found)
+        return found
+
+
+class ForgetsWhoOwnsMembers(WrongAmongMany):
+    breaks = "E17"
+
+    def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
+        super().put(table, member, deadline)
+
+
+class ForgetsWhoOwnsRecords(WrongAmongMany):
+    breaks = "E17"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        return super().push([record._replace(owner=b"") for record in records])
+
+
+class CountsFlushesForItself(WrongAmongMany):
+    breaks = "E19"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.own = 0
+
+    def flush(self) -> None:
+        super().flush()
+        self.own += 1
+
+    @property
+    def flushes(self) -> int:
+        self._inside()
+        return self.own
+
+
+class RingsOnlyInItsOwnProcess(WrongAmongMany):
+    breaks = "E12"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.waiting: dict[bytes, list[Bell]] = {}
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        found = super().pop(queue, limit)
+        armed = self.waiting.setdefault(queue, [])
+        if bell is not None and len(found) < limit and bell not in armed:
+            armed.append(bell)
+        return found
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        refused = super().push(records)
+        for record in records:
+            if self.waiting.get(record.queue):
+                self.waiting[record.queue].pop(0).ring()
+        return refused
+
+
+class TornJournal(Journal):
+    """Carries a change out word by word, and writes down nothing."""
+
+    def commit(self, change: Change, after: int = IDLE) -> None:
+        for offset, value in change.items():
+            self._words[offset] = value
+            if "pytest" not in sys.modules:
+                time.sleep(0.001)  # Where the kill shall come, to a process that is killed.
+        self._words[STATE] = after
+
+
+class WritesNoJournal(WrongAmongMany):
+    breaks = "E16"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        with mock.patch("asgi_ipc.store.log.Journal", TornJournal):
+            super().__init__(prefix, **options)
+
+
+class RingsTheDead(WrongAmongMany):
+    """And leaves it at that, with others waiting."""
+
+    breaks = "E13"
+
+    def _ring(self, queue: bytes, bell: int) -> None:
+        with mock.patch.object(type(self._queues), "next_bell", return_value=0):
+            super()._ring(queue, bell)
+
+
+class PeeksAtItsOwnOnly(WrongAmongMany):
+    breaks = "E24"
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self.own: set[bytes] = set()
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        self.own |= {record.queue for record in records}
+        return super().push(records)
+
+    def peek(self, queue: bytes) -> bool:
+        return queue in self.own and super().peek(queue)
