@@ -1,0 +1,53 @@
+"""That every benchmark can be run and comes to a result; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import floors, plot
+from benchmarks.questions import all_questions
+
+from .doubles import watchdog
+
+__all__ = ["watchdog"]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The program sets one of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_all_questions_are_answered_by_an_engine_and_the_floors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What draws is large, and not needed for this.
+    monkeypatch.setattr(plot, "draw", lambda results, path: False)
+    status = program.main(
+        ["--quick", "--rounds", "1", "--peers", "posix,floor", "--out", str(tmp_path)]
+    )
+    said = capsys.readouterr().out
+    assert status == 0, said
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["failures"] == []
+    answered = {(each["question"], each["who"]) for each in written["figures"]}
+    assert {question for question, who in answered if who == "asgi_ipc posix"} == {
+        question.name for question in all_questions()
+    }
+    assert {floors.COPY, floors.FIFO, floors.AWAITED} <= {who for _, who in answered}
+    # What needs no other layer to compare with has been compared.
+    assert "at most 50 bytes beside a message" in said
+
+
+def test_an_unknown_question_is_named_with_those_there_are() -> None:
+    with pytest.raises(SystemExit, match=r"No such question: speed\. There are: pair, "):
+        program.main(["--only", "pair,speed"])
