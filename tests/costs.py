@@ -24,7 +24,7 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 _PACKAGE = str(Path(asgi_ipc.__file__).parent)
-_MESSAGE = {"type": "chat.message", "user": "someone", "text": "x" * 100}
+MESSAGE = {"type": "chat.message", "user": "someone", "text": "x" * 100}
 #: Modules whose functions are system calls; what else asgi_ipc calls in C makes none.
 _SYSTEM = {"fcntl", "posix", "select", "posix_ipc", "sysv_ipc", "mmap", "_socket"}
 #: Functions of these that only work on what the process has.
@@ -197,7 +197,7 @@ class Trip:
     async def ask(self) -> None:
         """What the other side does first."""
         self._answered.clear()
-        await self._asks.send(self._own, _MESSAGE)
+        await self._asks.send(self._own, MESSAGE)
 
     async def answer(self) -> None:
         """What this side does then, until it waits again."""

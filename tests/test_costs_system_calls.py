@@ -10,7 +10,7 @@ from asgi_ipc import IPCChannelLayer, loops
 from asgi_ipc.spinning import Spinner
 
 from .costs import (
-    _MESSAGE,
+    MESSAGE,
     Members,
     Trip,
     at_leisure,
@@ -44,14 +44,14 @@ def test_a_send_to_a_receiver_that_is_awake_is_one_lock_round_and_nothing_else(
     async def main() -> None:
         own = await layer.new_channel()
         for channel in ("ordinary", own):
-            assert await usual(system_calls, partial(layer.send, channel, _MESSAGE)) == _LOCK_ROUND
+            assert await usual(system_calls, partial(layer.send, channel, MESSAGE)) == _LOCK_ROUND
 
     run(main())
 
 
 def test_a_synchronous_send_is_one_lock_round_and_nothing_else(layer: IPCChannelLayer) -> None:
     async def send() -> None:
-        layer.sync.send("ordinary", _MESSAGE)
+        layer.sync.send("ordinary", MESSAGE)
 
     assert run(usual(system_calls, send)) == _LOCK_ROUND
 
@@ -65,7 +65,7 @@ def test_a_receive_that_finds_a_message_is_one_lock_round_and_nothing_else(
             calls = await usual(
                 system_calls,
                 partial(layer.receive, channel),
-                partial(other.send, channel, _MESSAGE),
+                partial(other.send, channel, MESSAGE),
             )
             assert calls == _LOCK_ROUND
 
@@ -78,14 +78,14 @@ def test_a_message_to_the_same_process_makes_no_system_call(layer: IPCChannelLay
         own = await layer.new_channel()
 
         async def send_and_receive() -> None:
-            await layer.send(own, _MESSAGE)
+            await layer.send(own, MESSAGE)
             await layer.receive(own)
 
         assert await usual(system_calls, send_and_receive) == []
         async with Members(layer, "room", 3):
 
             async def send_to_all() -> None:
-                await layer.group_send("room", _MESSAGE)
+                await layer.group_send("room", MESSAGE)
                 await settle()
 
             assert await usual(system_calls, send_to_all) == []
@@ -101,7 +101,7 @@ def test_messages_that_wait_on_an_own_channel_are_fetched_in_one_lock_round(
 
         async def send_some() -> None:
             for _ in range(20):
-                await layer.send(own, _MESSAGE)
+                await layer.send(own, MESSAGE)
 
         async def receive_some() -> None:
             for _ in range(20):
@@ -165,7 +165,7 @@ def test_a_broadcast_to_a_known_group_is_one_lock_round_and_nothing_else(
             await layer.group_add("own", await layer.new_channel())
             await layer.group_add("ordinary", f"ordinary.{number}")
         for group in ("own", "ordinary"):
-            calls = await usual(system_calls, partial(layer.group_send, group, _MESSAGE))
+            calls = await usual(system_calls, partial(layer.group_send, group, MESSAGE))
             assert calls == _LOCK_ROUND
 
     run(main())

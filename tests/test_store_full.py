@@ -198,7 +198,7 @@ def test_memory_that_runs_out_in_the_midst_of_growth_harms_nothing(
 #: Fills a small file system with other things at random moments while the store grows.
 CROWDED = """
 import os, random, sys
-from asgi_ipc.engines.base import Record, Refused
+from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.{module} import {engine} as Engine
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.store.check import check
@@ -236,20 +236,16 @@ print("survived", stored, refused)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-@pytest.mark.parametrize(
-    ("module", "engine", "mount"),
-    [("posix", "PosixEngine", "/dev/shm"), ("mmap", "MmapEngine", "/mnt")],
-)
-def test_a_file_system_that_others_fill_up_meanwhile_is_never_a_crash(
-    module: str, engine: str, mount: str
-) -> None:
+may_mount = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+
+
+def run_where(mounted: dict[str, str], script: str) -> None:
+    """Run a script to its end where file systems of those sizes are mounted at those places."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not allowed here")
-    script = CROWDED.format(module=module, engine=engine, mount=mount)
-    mounts = "mount -t tmpfs -o size=4m none /mnt && mount -t tmpfs -o size=4m none /dev/shm"
+    mounts = "".join(f"mount -t tmpfs -o size={size} none {at} && " for at, size in mounted.items())
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" -c "$1"', sys.executable, script],
+        ["unshare", "-m", "sh", "-c", f'{mounts} exec "$0" -c "$1"', sys.executable, script],
         capture_output=True,
         text=True,
         timeout=300,
@@ -257,6 +253,18 @@ def test_a_file_system_that_others_fill_up_meanwhile_is_never_a_crash(
     )
     assert done.returncode == 0, done.stderr
     assert "survived" in done.stdout
+
+
+@may_mount
+@pytest.mark.parametrize(
+    ("module", "engine", "mount"),
+    [("posix", "PosixEngine", "/dev/shm"), ("mmap", "MmapEngine", "/mnt")],
+)
+def test_a_file_system_that_others_fill_up_meanwhile_is_never_a_crash(
+    module: str, engine: str, mount: str
+) -> None:
+    script = CROWDED.format(module=module, engine=engine, mount=mount)
+    run_where({"/mnt": "4m", "/dev/shm": "4m"}, script)
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -318,7 +326,7 @@ def put_many(engine: SharedMemoryEngine) -> None:
 
 TINY = """
 import sys
-from asgi_ipc.engines.base import Record, Refused
+from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.{module} import {engine} as Engine
 from asgi_ipc.exceptions import StoreUnavailable
 engine = Engine("tiny", channel_memory=100 << 20, group_memory=20 << 20, {options})
@@ -338,29 +346,13 @@ print("survived", stored)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@may_mount
 @pytest.mark.parametrize(
-    ("module", "engine", "options", "mount"),
-    [
-        ("posix", "PosixEngine", "", "/dev/shm"),
-        ("mmap", "MmapEngine", "directory='/dev/shm/d'", "/dev/shm"),
-    ],
+    ("module", "engine", "options"),
+    [("posix", "PosixEngine", ""), ("mmap", "MmapEngine", "directory='/dev/shm/d'")],
 )
 def test_a_file_system_of_a_megabyte_fills_up_without_a_crash(
-    module: str, engine: str, options: str, mount: str
+    module: str, engine: str, options: str
 ) -> None:
     script = TINY.format(module=module, engine=engine, options=options)
-    command = f"mount -t tmpfs -o size=1m none {mount} && exec {sys.executable} -c '{script}'"
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mount namespaces are not allowed here")
-    script = script.replace("'", '"')
-    command = f"mount -t tmpfs -o size=1m none {mount} && exec {sys.executable} -c '{script}'"
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", command],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "survived" in done.stdout
+    run_where({"/dev/shm": "1m"}, script)
