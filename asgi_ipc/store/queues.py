@@ -1,8 +1,8 @@
 """Queues of messages in the heap of the channels segment.
 
-A queue is a record that holds the first and last handle of its messages, which are
-linked, its `waiters`, and, if it is used often, its `lanes`. Everything but `Queues.peek`
-needs the segment's lock. Each method is one or more whole changes: a kill leaves the queue
+A queue is a record that holds the ends of its list of messages (`lists`), its `waiters`,
+and, if it is used often, its lane (`lanes`). Everything but `Queues.peek` needs the
+segment's lock. Each method is one or more whole changes: a kill leaves the queue
 as before or after. An *address* of a queue is good until a record may move: until the lock
 is let go, or room is made.
 """
@@ -22,13 +22,8 @@ from .layout import (
     ENTRY_DEAD,
     FLUSHES,
     GONE,
-    JOURNAL_PAIRS,
     KIND_SHIFT,
-    LINK_MASK,
-    M_DEADLINE,
-    M_LINK,
     M_WORDS,
-    MESSAGE,
     NAMED,
     PAD_SHIFT,
     PUSHED,
@@ -45,29 +40,24 @@ from .layout import (
     Q_REFUSED,
     Q_SOONEST,
     Q_TAG,
-    Q_TAIL,
     Q_WAIT_FIRST,
     Q_WORDS,
     QUEUE,
     REFUSED,
     SHAPE_MASK,
     SOONEST,
-    SPLIT,
     SWEPT,
     SWEPT_GONE,
     TAG_MARK,
     TAGS,
     WORD,
 )
+from .lists import Lists
 from .processes import Processes
 from .upkeep import Upkeep
 from .waiters import Waiters
 
-#: Leave this much of the journal for the words at the end of a change.
-_FULL_CHANGE = JOURNAL_PAIRS - 64
 _LONGEST_LIFE = (1 << 32) - 1
-#: Messages that a reader moves from list to lane, if the list has at most so many.
-_REFILL, _SHORT = 2, 1024
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
@@ -97,6 +87,7 @@ class Queues:
         self._waiters = Waiters(heap, processes.bell_alive)
         self._lanes = Lanes(heap)
         self.counts = Counts(heap, self._index, self._lanes)
+        self._lists = Lists(heap, self._lanes, self.counts)
         self.upkeep = Upkeep(heap, self._index, processes, self._waiters, self._lanes, self.counts)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
@@ -230,13 +221,7 @@ class Queues:
                 heap.commit({REFUSED: words[REFUSED] + 1})
                 raise
             address = self.find(name)
-        message = heap.add(change, MESSAGE, (lifetime << 32, deadline), payload)
-        if words[address + Q_HEAD]:
-            tail = words[heap.end - words[address + Q_TAIL]] + M_LINK
-            change[tail] = words[tail] | message
-        else:
-            change[address + Q_HEAD] = message
-        change[address + Q_TAIL] = message
+        self._lists.append(change, address, payload, deadline, lifetime)
         return address
 
     def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
@@ -252,12 +237,12 @@ class Queues:
             self._lanes.pop(taken, address, limit, now)
             if len(taken) >= limit:
                 if words[address + Q_HEAD]:
-                    self._refill(address)
+                    self._lists.refill(address)
                 return taken
         if words[address + Q_HEAD]:
-            self._pop_listed(taken, address, limit, now)
+            self._lists.pop(taken, address, limit, now)
             self._lanes.renew(address)
-            self._refill(address)
+            self._lists.refill(address)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
             self._arm(address, bell)
         return taken
@@ -271,33 +256,6 @@ class Queues:
                 self._heap.commit(change)
         else:
             self._words[address + Q_BELL] = bell
-
-    def _pop_listed(self, taken: list[Popped], address: int, limit: int, now: int) -> None:
-        """Take messages off the list of a queue."""
-        words, heap = self._words, self._heap
-        change: Change = {}
-        gone = expired = 0
-        message = words[address + Q_HEAD]
-        while message and len(taken) < limit:
-            at = words[heap.end - message]
-            deadline = words[at + M_DEADLINE]
-            if deadline > now:
-                taken.append(Popped(heap.payload(at, M_WORDS), deadline))
-            else:
-                expired += 1
-            following = words[at + M_LINK] & LINK_MASK
-            heap.free(change, message)
-            gone += 1
-            message = following
-            if len(change) > _FULL_CHANGE:
-                change[address + Q_HEAD] = message
-                self.counts.gone(change, address, gone, expired)
-                heap.commit(change)
-                change, gone, expired = {}, 0, 0
-        if gone:
-            change[address + Q_HEAD] = message
-            self.counts.gone(change, address, gone, expired)
-            heap.commit(change)
 
     def restore(self, name: bytes, record: Popped, now: int) -> int:
         """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
@@ -317,7 +275,7 @@ class Queues:
             while self._make_room(length, now) or not address:
                 address = self.find(name) or self._create(name, b"", now)
             address = self.find(name)
-            self._prepend(change, address, payload, deadline, lifetime)
+            self._lists.prepend(change, address, payload, deadline, lifetime)
             # Not pushed again, but not gone after all. A queue made anew never had it.
             if words[address + Q_GONE]:
                 change[address + Q_GONE] = words[address + Q_GONE] - 1
@@ -328,17 +286,6 @@ class Queues:
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
-
-    def _prepend(
-        self, change: Change, address: int, payload: bytes, deadline: int, lifetime: int
-    ) -> None:
-        """Put a message at the front of the list of a queue with ``change``."""
-        head = self._words[address + Q_HEAD]
-        fields = (lifetime << 32 | head, deadline)
-        message = self._heap.add(change, MESSAGE, fields, payload)
-        change[address + Q_HEAD] = message
-        if not head:
-            change[address + Q_TAIL] = message
 
     def _spill(self, name: bytes, now: int) -> None:
         """Move what is in the lane of a queue to the front of its list. May raise `NoRoom`."""
@@ -355,40 +302,10 @@ class Queues:
                     return
                 address = self.find(name)
                 # Before it leaves the lane: to `peek` it must never be in neither.
-                self._prepend(change, address, payload, deadline, lifetime)
+                self._lists.prepend(change, address, payload, deadline, lifetime)
                 change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
                 count -= 1
             lanes.move_in(change, address, count, at)
-            heap.commit(change)
-
-    def _refill(self, address: int) -> None:
-        """Move some messages from a short list to the lane.
-
-        More than come meanwhile: a reader and a writer often take turns at the lock, and a list
-        that always has something would keep all from the lane. A long one is not worth it.
-        """
-        words, heap = self._words, self._heap
-        listed = words[address + Q_PUSHED] - words[address + Q_GONE]
-        if listed > _SHORT or not words[address + Q_LANE_IN]:
-            return
-        for _ in range(_REFILL):
-            message = words[address + Q_HEAD]
-            if not message:
-                return
-            at = words[heap.end - message]
-            if words[at] & SPLIT:
-                return  # Not copied to find that it is too large: it lies in several extents.
-            link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
-            # To `peek`, which looks at the lane first, the last one must never be in neither.
-            if not link & LINK_MASK and words[address + Q_IN] == words[address + Q_OUT]:
-                return
-            payload = heap.payload(at, M_WORDS)
-            change: Change = {}
-            if not self._lanes.append(change, address, payload, deadline, link >> 32):
-                return
-            change[address + Q_HEAD] = link & LINK_MASK
-            change[address + Q_PUSHED] = words[address + Q_PUSHED] - 1
-            heap.free(change, message)
             heap.commit(change)
 
     # ---- bells
