@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .engines.base import Bell
 from .messages import Body
@@ -36,6 +36,10 @@ class Listener:
         """Whether this is the event loop that runs in this thread."""
         return False
 
+    def next_turn(self) -> list[Any]:
+        """For the event loop that runs here: what to wake many waiters in (`Waiter.wake_in`)."""
+        raise NotImplementedError
+
     def is_interrupted(self) -> bool:
         """Whether this is a signal's handler that interrupted an event loop which may sleep."""
         return False
@@ -61,6 +65,10 @@ class Waiter:
 
         ``here`` is the caller's own listener, if that is known.
         """
+        raise NotImplementedError
+
+    def wake_in(self, turn: list[Any]) -> bool:
+        """As `wake`, together with others of the same listener (`Listener.next_turn`)."""
         raise NotImplementedError
 
 
@@ -116,14 +124,22 @@ class OwnQueue:
 
     def wait(self, channel: LocalChannel | None, waiter: Waiter) -> None:
         """Note who waits for a channel, or for any of the queue."""
-        (self.anyone if channel is None else channel.waiters).append(waiter)
+        # Counted first: a handler may raise in between, and to be counted in vain costs a look.
         self.waiting[waiter.listener] += 1
+        (self.anyone if channel is None else channel.waiters).append(waiter)
 
     def not_waiting(self, listener: Listener, number: int = 1) -> None:
         """Count waiters who have been taken off the lists."""
         left = self.waiting[listener] = self.waiting[listener] - number
-        if left <= 0:  # Less only if an exception hit `wait`.
+        if left <= 0:
             del self.waiting[listener]
+
+    def recount(self) -> None:
+        """Count the waiters, lest a count stays wrong that a handler's exception has hit."""
+        self.waiting = defaultdict(int)
+        for waiters in self.waiter_lists():
+            for waiter in waiters:
+                self.waiting[waiter.listener] += 1
 
     def wake_one(self, channel: LocalChannel | None, here: Listener | None = None) -> None:
         """Wake who waits longest for a channel, or else for any of the queue."""

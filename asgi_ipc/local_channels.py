@@ -94,6 +94,7 @@ class LocalChannels:
                 del own.locals[local]
                 channel.known = False
                 self.channels.pop((own.name + local).decode("ascii"), None)
+        own.recount()
 
     # Putting
 
@@ -123,7 +124,7 @@ class LocalChannels:
         """
         shared = SharedBody(body) if len(local_names) > 1 else body
         find, item = own.locals.get, (shared, deadline, next(self._numbers))
-        woken = 0
+        turn, woken = None, 0
         try:
             for local in local_names:
                 channel = find(local) or self._new_channel(own, local)
@@ -135,8 +136,10 @@ class LocalChannels:
                     self._overflowed(own, local, channel.limit)
                 items.append(item)
                 if waiters and waiters[0].listener is here:
-                    # As `wake_first` does it, but counted once for all of a broadcast.
-                    awake = waiters[0].wake(here)
+                    # As `wake_first` does it, but once for all of a broadcast.
+                    if turn is None:
+                        turn = here.next_turn()
+                    awake = waiters[0].wake_in(turn)
                     del waiters[0]
                     woken += 1
                     if awake:

@@ -25,25 +25,58 @@ class LoopWaiter(Waiter):
 
     def wake(self, here: Listener | None = None) -> bool:
         """Resume it in its loop; False if it was woken or cancelled already."""
-        self.woken = True
-        future = self.future
+        loop = self.future.get_loop()
         # Known for most, and to ask is a system call up to CPython 3.11.
-        if here is self.listener or running_loop() is future.get_loop():
-            try:
-                future.set_result(None)
-            except asyncio.InvalidStateError:
-                return False
-            return True
+        if here is self.listener or running_loop() is loop:
+            return self.wake_in(self.listener.next_turn())
+        self.woken = True
         try:
-            future.get_loop().call_soon_threadsafe(_resume, future)
+            loop.call_soon_threadsafe(_resume, [self.future])
         except RuntimeError:
             return False  # The loop is closed, and the receiver gone with it.
         return True
 
+    def wake_in(self, turn: list[asyncio.Future[None]]) -> bool:
+        """See `Waiter.wake_in`."""
+        # In this order: who is noted as woken and is in no turn would sleep for ever.
+        turn.append(self.future)
+        awake = not (self.woken or self.future.done())
+        self.woken = True
+        return awake
 
-def _resume(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+
+class Turns:
+    """Futures that a loop resolves in its next turn: those of receivers that were woken.
+
+    Not at once: a signal's handler that raises in the midst of that would leave a future that
+    is done, and that nobody is told of. Those of a turn that was interrupted are resolved by
+    `catch_up`. Used in that loop only.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[list[asyncio.Future[None]]] = []
+
+    def next_one(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Future[None]]:
+        """A list that is filled before anything else runs in the loop."""
+        futures: list[asyncio.Future[None]] = []
+        self._pending.append(futures)
+        loop.call_soon(self._resolve, futures)
+        return futures
+
+    def _resolve(self, futures: list[asyncio.Future[None]]) -> None:
+        _resume(futures)
+        self._pending = [each for each in self._pending if each is not futures]
+
+    def catch_up(self) -> None:
+        """Resolve what is left over."""
+        for futures in self._pending:
+            self._resolve(futures)
+
+
+def _resume(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 class Watch:
@@ -61,9 +94,12 @@ class Watch:
     def wake_one(self) -> bool:
         """Wake who waits longest; False if nobody does."""
         while self.waiters:
-            if self.waiters.popleft().wake():
+            # In this order for the reason that `OwnQueue.wake_first` gives.
+            awake = self.waiters[0].wake()
+            self.waiters.popleft()
+            if awake:
                 return True
         return False
 
 
-__all__ = ["LoopWaiter", "Watch", "running_loop"]
+__all__ = ["LoopWaiter", "Turns", "Watch", "running_loop"]

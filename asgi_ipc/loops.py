@@ -17,7 +17,7 @@ from .buffers import Listener, LocalChannel, OwnQueue
 from .demux import Demultiplexer, closed
 from .engines.base import Bell
 from .exceptions import StoreCorrupt, StoreUnavailable
-from .loop_waiters import LoopWaiter, Watch, running_loop
+from .loop_waiters import LoopWaiter, Turns, Watch, running_loop
 from .messages import Body
 from .names import ChannelName
 from .spinning import LIMIT, Spinner
@@ -39,6 +39,7 @@ class LoopListener(Listener):
         self._idle: set[bytes] = set()
         self._descriptor = -1
         self._spinner = Spinner()
+        self._turns = Turns()
 
     def alive(self) -> bool:
         """Whether the loop is there and not closed."""
@@ -49,6 +50,12 @@ class LoopListener(Listener):
         """See `Listener.runs_here`."""
         loop = self.loop()
         return loop is not None and loop is running_loop()
+
+    def next_turn(self) -> list[asyncio.Future[None]]:
+        """See `Listener.next_turn`."""
+        loop = self.loop()
+        assert loop is not None
+        return self._turns.next_one(loop)
 
     def is_interrupted(self) -> bool:
         """Whether this is no task of the loop that runs in this thread, so it may be asleep."""
@@ -163,8 +170,8 @@ class LoopListener(Listener):
             ):
                 return None
             waiter = LoopWaiter(self, loop)
-            channel.waiters.append(waiter)
             waiting[self] += 1
+            channel.waiters.append(waiter)
         return waiter
 
     def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
@@ -257,7 +264,8 @@ class LoopListener(Listener):
     def _waiter(self) -> LoopWaiter:
         loop = self.loop()
         assert loop is not None
-        if self._timer is None:
+        # Long overdue if a handler raised when it was about to be called.
+        if self._timer is None or self._timer.when() + self.demux.look_again < loop.time():
             self._timer = loop.call_later(self.demux.look_again, self._tick)
         return LoopWaiter(self, loop)
 
@@ -277,7 +285,10 @@ class LoopListener(Listener):
 
     def _tick(self) -> None:
         """Look again, lest a ring was lost with the process that was about to ring."""
-        self._timer = None
+        # First, as a signal's handler may raise in what follows.
+        timer = asyncio.get_running_loop().call_later(self.demux.look_again, self._tick)
+        self._timer = timer
+        self._turns.catch_up()
         lost = self.bell is not None and self.bell.fileno() < 0
         if lost:
             self._lost_bell()
@@ -290,9 +301,9 @@ class LoopListener(Listener):
                 if not looked or lost or self._may_have(queue):
                     looked, watch.armed = True, False
                     watch.wake_one()
-        if again:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self.demux.look_again, self._tick)
+        if not again and self._timer is timer:
+            timer.cancel()
+            self._timer = None
 
     def _may_have(self, queue: bytes) -> bool:
         try:
@@ -327,15 +338,15 @@ class LoopListener(Listener):
         demux, waiting = self.demux, False
         with demux.lock:
             for own in list(demux.own.values()):
-                here = self in own.waiting
-                if own.armed_by is self or here:
-                    own.certain = False
-                # With nobody waiting it stays where capacity counts it.
-                wanted = here or bool(own.waiting and own.armed_by is self)
-                waiting = waiting or wanted
                 try:
                     if not rung:
                         demux.sweep(own)
+                    here = self in own.waiting
+                    if own.armed_by is self or here:
+                        own.certain = False
+                    # With nobody waiting it stays where capacity counts it.
+                    wanted = here or bool(own.waiting and own.armed_by is self)
+                    waiting = waiting or wanted
                     if wanted:
                         self._fetch(own)
                 except Exception as error:

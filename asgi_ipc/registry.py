@@ -65,9 +65,14 @@ def acquire(lease: Lease, options: Options) -> Demultiplexer:
                 group_memory=options.group_memory,
                 engine_options=options.engine_options,
             )
-            demux = _shared[key] = Demultiplexer(engine)
-            _leases[key] = set()
-            _all.add(demux)
+            demux = _shared.get(key)
+            if demux is not None:
+                # Whoever was warned while it was opened has used the layer.
+                engine.close()
+            else:
+                demux = _shared[key] = Demultiplexer(engine)
+                _leases[key] = set()
+                _all.add(demux)
         lease.key, lease.opened = key, not instance
         _leases[key].add(lease)
         demux.capacities.append(lease.capacity)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.check import check, remove
 from asgi_ipc.doctor.engines import look_at_store
 from asgi_ipc.doctor.stores import place_of, record_of
@@ -23,7 +26,7 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.segment import Place
 from asgi_ipc.store.sidecar import Record
 
-from .stores import assert_meet, assert_sound, in_child, open_store, record, wait
+from .stores import KIB, assert_meet, assert_sound, in_child, open_store, record, wait
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 OTHER = layout.VERSION + 1
@@ -128,7 +131,7 @@ def test_it_makes_place_once_nobody_uses_it(kind: type[SharedMemoryEngine], tmp_
     leave_one(tmp_path, kind)
     place, old = store_in(tmp_path, kind)
     assert old.version == OTHER
-    with pytest.warns(RuntimeWarning, match=rf"is of format {OTHER}.*makes place for a fresh one"):
+    with pytest.warns(RuntimeWarning, match=rf"is of format {OTHER}.*made place for a fresh one"):
         engine = open_store(tmp_path, kind)
     assert store_in(tmp_path, kind)[1].version == layout.VERSION
     assert_removed(place, old, kind)
@@ -150,7 +153,7 @@ def test_a_killed_process_does_not_use_it(kind: type[SharedMemoryEngine], tmp_pa
         assert os.WTERMSIG(wait(child)) == signal.SIGKILL
 
     by_another_version(use_and_be_killed)
-    with pytest.warns(RuntimeWarning, match="makes place"):
+    with pytest.warns(RuntimeWarning, match="made place"):
         engine = open_store(tmp_path, kind)
     assert_sound(engine)
     engine.destroy()
@@ -164,22 +167,71 @@ def test_one_that_was_never_finished_makes_place_too(
     with (tmp_path / "store" / "lock").open("r+b") as file:
         file.seek(18)
         file.write(bytes(4))
-    with pytest.warns(RuntimeWarning, match="makes place"):
+    with pytest.warns(RuntimeWarning, match="made place"):
         engine = open_store(tmp_path, kind)
     assert_removed(place, old, kind)
     in_child(lambda: open_store(tmp_path, kind).close())
     engine.destroy()
 
 
-def test_who_makes_errors_of_warnings_finds_it_untouched(tmp_path: Path) -> None:
+def test_who_makes_errors_of_warnings_gets_one_once(tmp_path: Path) -> None:
     leave_one(tmp_path, MmapEngine)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RuntimeWarning, match="makes place"):
+        with pytest.raises(RuntimeWarning, match="made place"):
             open_store(tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()} == before
-    remove("store", "mmap", {"directory": str(tmp_path)})
+        open_store(tmp_path).destroy()
+
+
+def test_who_is_warned_may_use_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a handler of logging does that sends what is logged."""
+    leave_one(tmp_path, MmapEngine)
+    options: dict[str, Any] = {
+        "engine": "mmap",
+        "engine_options": {"directory": str(tmp_path)},
+        "channel_memory": 512 * KIB,
+        "group_memory": 256 * KIB,
+    }
+
+    def show(*_: Any, **__: Any) -> None:
+        other = SyncIPCChannelLayer(prefix="store", **options)
+        other.send("log", {"n": 1})
+        other.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        layer = SyncIPCChannelLayer(prefix="store", **options)
+    assert layer.receive(["log"]) == ("log", {"n": 1})
+    layer.destroy()
+
+
+def test_memory_that_only_another_user_may_remove_is_named(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_one(tmp_path, kind)
+
+    def refuse(place: Place, locator: str) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), locator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind.segment, "unlink", refuse)
+        with pytest.raises(StoreUnavailable, match=r"another user.*start first"):
+            open_store(tmp_path, kind)
+    # Nothing was removed: whoever uses the other version still can.
+    by_another_version(lambda: open_store(tmp_path, kind).destroy())
+
+
+def test_the_doctor_says_if_it_is_still_used(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = open_store(tmp_path, kind)
+    monkeypatch.setattr("asgi_ipc.doctor.engines.VERSION", OTHER)
+    found = look_at_store(kind.name, "store", {"directory": str(tmp_path)})
+    assert not found["works"]
+    assert f"format {layout.VERSION}, not {OTHER}" in found["detail"]
+    assert "still use it" in found["detail"]
+    mine.destroy()
 
 
 def test_the_check_and_the_doctor_name_it_and_leave_it_alone(

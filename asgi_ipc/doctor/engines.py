@@ -17,7 +17,7 @@ from ..exceptions import StoreUnavailable
 from ..store.layout import SMALLEST, VERSION
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, Other, attempt
-from .stores import clear_away, factory_of, place_of, record_of
+from .stores import clear_away, factory_of, in_use, place_of, record_of
 
 #: The least that all of them take.
 _TINY = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
@@ -150,10 +150,13 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                     "choose that engine, or another prefix or directory",
                 )
             if record.version != VERSION:
-                return (
-                    f"it is of another version of asgi_ipc (format {record.version}, not "
-                    f"{VERSION}), and will be made afresh once no process of that version uses it"
-                )
+                what = f"it is of another version: format {record.version}, not {VERSION}"
+                if in_use(place_of(factory, prefix, options), record):
+                    raise Failed(
+                        f"{what}; processes of that version still use it",
+                        "end them, or choose another prefix",
+                    )
+                return f"{what}; nobody uses it, and it will be made afresh"
             if not record.ready or record.boot_id != boot_identity():
                 return "it is unfinished or from before a reboot, and will be made afresh"
             with warnings.catch_warnings():

@@ -12,6 +12,7 @@ from typing import Any
 from ..engines import find
 from ..exceptions import OptionError, StoreUnavailable
 from ..store.attachment import Attachment
+from ..store.locks import OPENING
 from ..store.place import named_folder, place_for
 from ..store.segment import Place
 from ..store.sidecar import Record, open_sidecar
@@ -58,6 +59,20 @@ def record_of(place: Place) -> Record | None:
     sidecar = open_sidecar(place)
     try:
         return sidecar.read()
+    finally:
+        sidecar.close()
+
+
+def in_use(place: Place, record: Record) -> bool:
+    """Whether any process uses the store of that record."""
+    sidecar = open_sidecar(place)
+    try:
+        with sidecar.thread_lock:
+            sidecar.lock(OPENING)
+            try:
+                return sidecar.in_use(record.store_id)
+            finally:
+                sidecar.unlock(OPENING)
     finally:
         sidecar.close()
 

@@ -100,6 +100,8 @@ class Store:
         self._sizes = sizes
         self._on_recovery = on_recovery
         self.regions: dict[int, Region] = {}
+        #: What to warn of once it is open: whoever shows warnings may use the store.
+        self._warnings: list[str] = []
         make_directory(place)
         try:
             check_fifos(place)
@@ -108,6 +110,12 @@ class Store:
             self.remove_directory()
             raise
         self.store_id = self._record.store_id
+        try:
+            for text in self._warnings:
+                warnings.warn(text, RuntimeWarning, stacklevel=_outside())
+        except BaseException:
+            self.close()
+            raise
 
     def _find(self) -> None:
         """Get the lock file that is the store's, and attach or create what it says."""
@@ -172,7 +180,7 @@ class Store:
             except FileNotFoundError:
                 pass  # its memory was removed by hand
         if record:
-            self._remove_memory(record)
+            self._make_place(record)
             if record.ready:
                 # Others may still be inside: they must see that this is not the store.
                 os.unlink(self.sidecar.path)
@@ -191,11 +199,18 @@ class Store:
                 f"{what}, and processes of the other version still use it; end them, "
                 "or choose another prefix"
             )
-        warnings.warn(
-            f"{what}; nobody used it any more, so it makes place for a fresh one",
-            RuntimeWarning,
-            stacklevel=_outside(),
-        )
+        self._warnings.append(f"{what}; nobody used it any more, so it made place for a fresh one")
+
+    def _make_place(self, record: Record) -> None:
+        """Remove the memory of a store that is to be made afresh."""
+        try:
+            self._remove_memory(record)
+        except PermissionError as error:
+            raise StoreUnavailable(
+                f"the store at {self.place.directory!r} is to be made afresh, but its memory "
+                f"belongs to another user, who alone may remove it ({error.strerror}); let a "
+                "process of that user start first, or choose another prefix"
+            ) from error
 
     def _attach(self, record: Record) -> None:
         self.sidecar.prepare(record.store_id, create=False)
@@ -217,12 +232,10 @@ class Store:
         for kind, region in regions.items():
             if region.heap.geometry.size != self._sizes[kind]:
                 option = "channel_memory" if kind == CHANNELS else "group_memory"
-                warnings.warn(
+                self._warnings.append(
                     f"the store at {self.place.directory!r} was made with {option}="
                     f"{region.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
-                    "is ignored",
-                    RuntimeWarning,
-                    stacklevel=_outside(),
+                    "is ignored"
                 )
 
     def _region(self, kind: int, segment: Segment) -> Region:
@@ -328,10 +341,10 @@ class Store:
         )
 
     def _remove_memory(self, record: Record) -> None:
-        self.sidecar.remove_locks(record.store_id)
         for locator in (record.channels, record.groups):
             if locator:
                 self._segment.unlink(self.place, locator)
+        self.sidecar.remove_locks(record.store_id)
 
     # ---- afterwards
 
