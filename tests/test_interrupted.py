@@ -7,6 +7,7 @@ raises at each call in turn.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import sys
 from asyncio import CancelledError
@@ -47,8 +48,8 @@ def interrupted_at(call: int, also: Container[str] = ()) -> Iterator[Interrupted
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
         code = frame.f_code
-        # What is raised while a generator is thrown away is reported, and goes no further.
-        ours = "asgi_ipc" in code.co_filename and code.co_name != "<genexpr>"
+        # What is raised while something is thrown away is reported, and goes no further.
+        ours = "asgi_ipc" in code.co_filename and code.co_name not in {"<genexpr>", "__del__"}
         if event == "call" and (ours or code.co_name in also):
             left -= 1
             if left == 0:
@@ -57,11 +58,14 @@ def interrupted_at(call: int, also: Container[str] = ()) -> Iterator[Interrupted
                 raise Interruption
 
     before = sys.gettrace()
+    # Nor is anything of earlier rounds to be collected meanwhile.
+    gc.disable()
     sys.settrace(trace)
     try:
         yield found
     finally:
         sys.settrace(before)
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
