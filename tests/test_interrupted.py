@@ -219,3 +219,21 @@ def test_one_that_is_cancelled_when_it_was_just_woken_keeps_no_other_asleep() ->
         assert await both.layer.receive(names[0]) == {"n": 1}
 
     run(main())
+
+
+def test_a_regular_look_that_never_came_is_begun_anew_by_who_waits_next() -> None:
+    async def main() -> None:
+        both = pair()
+        (first,) = await soon(both.layer.receive("a"))
+        (listener,) = both.demux.loops.values()
+        # A handler raised when asyncio was about to call it.
+        lost = listener._timer
+        lost.cancel()
+        await asyncio.sleep(0.05)
+        assert listener._timer is lost
+        (second,) = await soon(both.layer.receive("b"))
+        assert listener._timer is not lost
+        for task in (first, second):
+            task.cancel()
+
+    run(main())

@@ -193,16 +193,19 @@ def test_who_is_warned_may_use_the_store(tmp_path: Path, monkeypatch: pytest.Mon
         "group_memory": 256 * KIB,
     }
 
+    handlers: list[SyncIPCChannelLayer] = []
+
     def show(*_: Any, **__: Any) -> None:
-        other = SyncIPCChannelLayer(prefix="store", **options)
-        other.send("log", {"n": 1})
-        other.close()
+        handlers.append(SyncIPCChannelLayer(prefix="store", **options))
+        handlers[0].send("log", {"n": 1})
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         monkeypatch.setattr(warnings, "showwarning", show)
         layer = SyncIPCChannelLayer(prefix="store", **options)
     assert layer.receive(["log"]) == ("log", {"n": 1})
+    (handler,) = handlers
+    handler.close()
     layer.destroy()
 
 
