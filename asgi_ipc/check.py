@@ -89,9 +89,9 @@ def remove(
             try:
                 record = sidecar.read()
                 if record:
-                    sidecar.remove_locks(record.store_id)
                     for locator in filter(None, (record.channels, record.groups)):
                         factory.segment.unlink(place, locator)
+                    sidecar.remove_locks(record.store_id)
                 os.unlink(sidecar.path)
             finally:
                 sidecar.unlock(OPENING)

@@ -6,11 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
-import sys
-from collections.abc import Callable
 from functools import partial
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -19,6 +15,7 @@ from asgi_ipc.names import channel_name
 from asgi_ipc.spinning import Spinner
 
 from .doubles import PATIENCE, run, watchdog
+from .interruptions import Interruption, interrupted_at
 from .receivers import Pair, rest
 from .stores import in_child
 
@@ -54,33 +51,6 @@ def test_what_a_signal_handler_sends_wakes_a_loop_that_sleeps() -> None:
     run(main())
 
 
-class Interruption(Exception):
-    """As a signal's handler raises it."""
-
-
-def interrupted_at(call: int, function: Callable[[], None]) -> bool:
-    """Whether a function made so many calls within asgi_ipc; the last of them raised."""
-    left = call
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal left
-        if event == "call" and "asgi_ipc" in frame.f_code.co_filename:
-            left -= 1
-            if left == 0:
-                sys.settrace(None)
-                raise Interruption
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    except Interruption:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -93,7 +63,12 @@ def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
         for call in itertools.count(1):
             (name,), (task,) = await both.readers(1)
             send = partial(both.layer.sync.send, name, {"n": 1})
-            if not interrupted_at(call, send):
+            try:
+                with interrupted_at(call) as interrupted:
+                    send()
+            except Interruption:
+                pass
+            if not interrupted.happened:
                 break
             assert not both.demux.lock.locked()
             if not both.demux.has_fetched(channel_name(name)):
