@@ -22,9 +22,8 @@ from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnava
 from .store.attachment import Attachment
 from .store.check import check as check_heap
 from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
-from .store.locks import OPENING
 from .store.segment import Place
-from .store.sidecar import open_sidecar
+from .store.sidecar import remove_store
 from .store.store import Gone, Store, boot_identity
 
 HELP = "check that a store is sound"
@@ -82,21 +81,7 @@ def remove(
     factory, place = _find(prefix, engine, engine_options or {})
     if record_of(place) is None:
         raise StoreUnavailable(f"there is no store at {place.directory!r}")
-    sidecar = open_sidecar(place)
-    try:
-        with sidecar.thread_lock:
-            sidecar.lock(OPENING)
-            try:
-                record = sidecar.read()
-                if record:
-                    for locator in filter(None, (record.channels, record.groups)):
-                        factory.segment.unlink(place, locator)
-                    sidecar.remove_locks(record.store_id)
-                os.unlink(sidecar.path)
-            finally:
-                sidecar.unlock(OPENING)
-    finally:
-        sidecar.close()
+    remove_store(place, factory.segment)
     with contextlib.suppress(OSError):
         os.rmdir(place.directory)
 

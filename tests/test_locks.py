@@ -148,7 +148,7 @@ def test_a_store_is_never_used_with_both_kinds_of_lock(
     monkeypatch.setattr(*trials[made_with], lambda *_: "switched off")
     with pytest.raises(StoreUnavailable) as caught:
         open_store(tmp_path)
-    for part in (f"made with {made_with}", cant, "switched off", "remove it", "directory"):
+    for part in (f"made with {made_with}", "switched off", "two kinds", "remove it", "directory"):
         assert part in str(caught.value)
     assert sorted((tmp_path / "store").iterdir()) == before
 

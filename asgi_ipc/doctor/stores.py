@@ -12,10 +12,9 @@ from typing import Any
 from ..engines import find
 from ..exceptions import OptionError, StoreUnavailable
 from ..store.attachment import Attachment
-from ..store.locks import OPENING
 from ..store.place import named_folder, place_for
 from ..store.segment import Place
-from ..store.sidecar import Record, open_sidecar
+from ..store.sidecar import Record, open_sidecar, remove_store
 from .attempt import attempt
 
 
@@ -67,12 +66,8 @@ def in_use(place: Place, record: Record) -> bool:
     """Whether any process uses the store of that record."""
     sidecar = open_sidecar(place)
     try:
-        with sidecar.thread_lock:
-            sidecar.lock(OPENING)
-            try:
-                return sidecar.in_use(record.store_id)
-            finally:
-                sidecar.unlock(OPENING)
+        with sidecar.opening():
+            return sidecar.in_use(record.store_id)
     finally:
         sidecar.close()
 
@@ -81,9 +76,8 @@ def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any
     """Remove a store of the doctor's own that an attempt, killed or crashed, has left."""
     place = place_of(factory, prefix, options)
     with contextlib.suppress(OSError, StoreUnavailable):
-        record = record_of(place)
-        for locator in (record.channels, record.groups) if record else ():
-            factory.segment.unlink(place, locator)
+        if os.path.lexists(os.path.join(place.directory, "lock")):
+            remove_store(place, factory.segment)
     shutil.rmtree(place.directory, ignore_errors=True)
     if place.private:
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from .locks import (
@@ -22,6 +23,7 @@ from .locks import (
     HELD,
     OPENING,
     Gone,
+    Mutex,
     again,
     unusable,
 )
@@ -51,7 +53,7 @@ class FileLocks:
         return f"{self._path}.{self._store}.{byte}"
 
     def prepare(self, store_id: bytes, create: bool) -> None:
-        """See `Locks.prepare`. Comes under OPENING, so all have the same files open."""
+        """See `Locks.prepare`. All have the same files open."""
         if self._store != store_id.hex():
             self._drop(CHANNELS_LOCK)
             self._drop(GROUPS_LOCK)
@@ -88,6 +90,12 @@ class FileLocks:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             except OSError as error:
                 raise unusable(self._path, error) from error
+
+    def mutex(self, byte: int) -> Mutex:
+        """See `Locks.mutex`."""
+        return Mutex(
+            partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
+        )
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..exceptions import StoreUnavailable
-from . import file_locks, record_locks
-from .locks import FCNTL, FLOCK, NAMES, Locks
+from . import file_locks, record_locks, semaphore_locks
+from .locks import FCNTL, FLOCK, NAMES, SEMAPHORE, Locks
 from .segment import Place
 
 
@@ -15,24 +17,33 @@ def choose(path: str, descriptor: int, place: Place, recorded: int) -> Locks:
     microseconds. Raises `StoreUnavailable` when what is needed does not work, and
     FileNotFoundError if the file is removed meanwhile.
     """
-    trials = {FCNTL: record_locks.record_locks_fail, FLOCK: file_locks.flocks_fail}
+    makers: dict[int, Callable[[], Locks]] = {
+        SEMAPHORE: lambda: semaphore_locks.SemaphoreLocks(path, descriptor, place),
+        FCNTL: lambda: record_locks.RecordLocks(path, descriptor),
+        FLOCK: lambda: file_locks.FileLocks(path, descriptor, place),
+    }
+    trials = {
+        SEMAPHORE: semaphore_locks.semaphores_fail,
+        FCNTL: record_locks.record_locks_fail,
+        FLOCK: file_locks.flocks_fail,
+    }
+    kinds = [recorded] if recorded in makers else list(makers)
+    if recorded not in makers and not semaphore_locks.are_seen_by_all(place, descriptor):
+        kinds.remove(SEMAPHORE)
     wrong = {}
-    for kind in [recorded] if recorded in trials else list(trials):
+    for kind in kinds:
         reason = trials[kind](path, descriptor)
         if reason is None:
-            if kind == FCNTL:
-                return record_locks.RecordLocks(path, descriptor)
-            return file_locks.FileLocks(path, descriptor, place)
+            return makers[kind]()
         wrong[kind] = reason
-    told = "; ".join(f"{NAMES[kind]} do not work here ({why})" for kind, why in wrong.items())
-    if recorded in trials:
-        other = NAMES[FLOCK if recorded == FCNTL else FCNTL]
+    if recorded in makers:
         raise StoreUnavailable(
             f"the store at {place.directory!r} was made with {NAMES[recorded]}, which this "
-            f"process can't use ({wrong[recorded]}), and a store never has {other} as well; end "
+            f"process can't use ({wrong[recorded]}), and a store never has two kinds of lock; end "
             "the processes that use it and remove it from here, or choose another "
             "engine_options['directory']"
         )
+    told = "; ".join(f"{NAMES[kind]} do not work here ({why})" for kind, why in wrong.items())
     raise StoreUnavailable(
         f"can't lock {path!r}: {told}; choose an engine_options['directory'] on another file "
         "system, best a local one"

@@ -1,9 +1,10 @@
-"""Locks that the kernel frees when their holder dies: the contract, and what its kinds share.
+"""Locks that come free when their holder dies: the contract, and what its kinds share.
 
-fcntl record locks (`record_locks`) are the rule; flock (`file_locks`) is for systems and
-file systems where those don't work, as on WSL1 and on some network and FUSE mounts. Which
-kind a store has is decided once, by trying, when its lock file is new (`lock_choice`), and
-stands in the lock file.
+fcntl record locks (`record_locks`) work on every UNIX. Where they can, semaphores
+(`semaphore_locks`) do what is done all the time for a tenth of the price. flock (`file_locks`)
+is for systems and file systems where record locks don't work, as on WSL1 and on some network
+and FUSE mounts. Which kind a store has is decided once, by trying, when its lock file is new
+(`lock_choice`), and stands in the lock file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, Protocol
 
 from ..exceptions import StoreUnavailable
 
@@ -19,9 +21,9 @@ from ..exceptions import StoreUnavailable
 OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_SLOT = 0, 1, 2, 16
 
 #: Kinds of lock, as the lock file says them. Do not change.
-FCNTL, FLOCK = 1, 2
+FCNTL, FLOCK, SEMAPHORE = 1, 2, 3
 #: What people call them.
-NAMES = {FCNTL: "fcntl record locks", FLOCK: "flock"}
+NAMES = {FCNTL: "fcntl record locks", FLOCK: "flock", SEMAPHORE: "semaphores"}
 
 #: What the system says of a lock that another holds.
 HELD = frozenset({errno.EACCES, errno.EAGAIN})
@@ -31,6 +33,21 @@ AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 class Gone(Exception):
     """The store was removed while this process had it; open it again."""
+
+
+class Mutex(NamedTuple):
+    """The lock of one segment. One thread at a time may call it.
+
+    All raise `StoreUnavailable` if the system can't lock, and the first two `Gone` if the files
+    were removed.
+    """
+
+    #: Take it if nobody has it; False if somebody has.
+    try_lock: Callable[[], bool]
+    #: Wait for it, asleep, and take it.
+    lock: Callable[[], None]
+    #: Give it back. Does nothing if this process hasn't got it.
+    unlock: Callable[[], None]
 
 
 class Locks(Protocol):
@@ -43,7 +60,10 @@ class Locks(Protocol):
     kind: ClassVar[int]
 
     def prepare(self, store_id: bytes, create: bool) -> None:
-        """Be ready for the locks of this store. FileNotFoundError if some are missing."""
+        """Be ready for the locks of this store. FileNotFoundError if some are missing.
+
+        Comes under OPENING.
+        """
 
     def try_lock(self, byte: int) -> bool:
         """Take a byte if nobody has it. The caller holds the sidecar's ``thread_lock``."""
@@ -53,6 +73,9 @@ class Locks(Protocol):
 
     def unlock(self, byte: int) -> None:
         """Give a byte back."""
+
+    def mutex(self, byte: int) -> Mutex:
+        """What locks a segment; CHANNELS_LOCK or GROUPS_LOCK. After `prepare`."""
 
     def hold(self, byte: int) -> bool:
         """Take a byte for as long as this process lives; False if it is taken."""

@@ -1,4 +1,4 @@
-"""fcntl record locks on single bytes of the lock file: the kind that is the rule.
+"""fcntl record locks on single bytes of the lock file: the kind for every UNIX.
 
 Portable, and a forked child has none of its parent's. Their trap: closing *any* descriptor
 of the file drops *all* of the process's locks on it, so only `sidecar` opens the lock file.
@@ -13,9 +13,10 @@ import secrets
 import struct
 import sys
 import time
+from functools import partial
 from typing import ClassVar
 
-from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, again, unusable
+from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, Mutex, again, unusable
 
 #: Whether one process can play two. Asked of the platform as well, since that decides how
 #: a struct flock is laid out.
@@ -66,6 +67,12 @@ class RecordLocks:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, length, byte)
         except OSError as error:
             raise unusable(self._path, error) from error
+
+    def mutex(self, byte: int) -> Mutex:
+        """See `Locks.mutex`."""
+        return Mutex(
+            partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
+        )
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

@@ -86,7 +86,7 @@ class Region:
         )
         self.words = self.heap.words
         self._sidecar = sidecar
-        self._byte = _LOCKS[kind]
+        self._try_lock, self._lock, self._unlock = sidecar.mutex(_LOCKS[kind])
         self._on_recovery = on_recovery
         self._removal = removal
         self._closed = False
@@ -100,7 +100,7 @@ class Region:
                 raise Reentered
             sidecar.inside = True
             words = self.words
-            if words[TAKEN] or not sidecar.try_lock(self._byte):
+            if words[TAKEN] or not self._try_lock():
                 self._wait()
             words[TAKEN] = 1
             if words[STATE]:
@@ -120,7 +120,7 @@ class Region:
         sidecar = self._sidecar
         try:
             self.words[TAKEN] = 0
-            sidecar.unlock(self._byte)
+            self._unlock()
         finally:
             sidecar.inside = False
             sidecar.thread_lock.release()
@@ -129,7 +129,7 @@ class Region:
 
     def _wait(self) -> None:
         """Get the lock that another seems to have: awake for a while, then asleep."""
-        words, sidecar = self.words, self._sidecar
+        words = self.words
         for _ in _TRIES:
             for _ in _LOOKS:
                 # Who was killed has left it set: it says when to ask the system, and no more.
@@ -137,9 +137,9 @@ class Region:
                     break
             for _ in _PAUSE:
                 pass
-            if sidecar.try_lock(self._byte):
+            if self._try_lock():
                 return
-        sidecar.lock(self._byte)
+        self._lock()
 
     def let_go(self, error: BaseException) -> None:
         """Leave the region if ``error`` came in such a moment that this thread is inside still.
@@ -156,7 +156,7 @@ class Region:
         try:
             sidecar.inside = False
             with contextlib.suppress(StoreUnavailable):  # it may be closed
-                sidecar.unlock(self._byte)
+                self._unlock()
         finally:
             lock.release()
             with contextlib.suppress(RuntimeError):

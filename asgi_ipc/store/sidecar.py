@@ -15,13 +15,14 @@ import os
 import stat
 import struct
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
 from .lock_choice import choose
-from .locks import NAMES, Locks
+from .locks import NAMES, OPENING, Locks
 from .place import check_owner, unusable
-from .segment import Owner, Place
+from .segment import Owner, Place, Segment
 
 _MAGIC = b"asgi_ipc lock\n"
 #: Most bytes of an engine's name.
@@ -61,9 +62,8 @@ class Sidecar:
         self._locks = locks
         #: Of its locks: a key of `locks.NAMES`.
         self.kind = locks.kind
-        # The `Locks` as they are: a call less on every entry.
-        self.prepare, self.remove_locks = locks.prepare, locks.remove
-        self.try_lock, self.lock, self.unlock = locks.try_lock, locks.lock, locks.unlock
+        # The `Locks` as they are.
+        self.prepare, self.mutex = locks.prepare, locks.mutex
         self.hold, self.release, self.is_held = locks.hold, locks.release, locks.is_held
         self.in_use = locks.in_use
 
@@ -122,6 +122,26 @@ class Sidecar:
         except OSError as error:
             raise unusable("reach", path, error) from error
         return (status.st_dev, status.st_ino) == self.key
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed."""
+        with self.thread_lock:
+            try:
+                self._locks.lock(OPENING)
+                yield
+            finally:
+                self._locks.unlock(OPENING)
+
+    def remove_memory(self, segment: type[Segment], place: Place, record: Record) -> None:
+        """Take away the memory of a store and what its locks need; comes within `opening`.
+
+        Raises OSError. What is gone already is no error.
+        """
+        for locator in (record.channels, record.groups):
+            if locator:
+                segment.unlink(place, locator)
+        self._locks.remove(record.store_id)
 
     # ---- life
 
@@ -185,6 +205,22 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
             raise
         _registry[key] = Sidecar(path, descriptor, key, locks)
         return _registry[key]
+
+
+def remove_store(place: Place, segment: type[Segment]) -> None:
+    """Remove a store, whatever it holds, all but its directory.
+
+    Raises OSError, `StoreUnavailable`.
+    """
+    sidecar = open_sidecar(place)
+    try:
+        with sidecar.opening():
+            record = sidecar.read()
+            if record:
+                sidecar.remove_memory(segment, place, record)
+            os.unlink(sidecar.path)
+    finally:
+        sidecar.close()
 
 
 def _kind(descriptor: int) -> int:

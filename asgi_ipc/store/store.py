@@ -40,7 +40,6 @@ from .layout import (
     WORD,
     Geometry,
 )
-from .locks import OPENING
 from .locks import Gone as Gone
 from .place import check_owner, make_directory, removal, unusable
 from .region import NAMES, Reentered, Region
@@ -145,16 +144,13 @@ class Store:
     @contextlib.contextmanager
     def _opening(self) -> Iterator[bool]:
         """Be alone among openers; yields whether the lock file still is the store's."""
-        with self.sidecar.thread_lock:
+        with contextlib.ExitStack() as stack:
             try:
-                try:
-                    self.sidecar.lock(OPENING)
-                except Gone:  # a forked child may find it so
-                    yield False
-                    return
-                yield self.is_current()
-            finally:
-                self.sidecar.unlock(OPENING)
+                stack.enter_context(self.sidecar.opening())
+            except Gone:  # a forked child may find it so
+                yield False
+                return
+            yield self.is_current()
 
     # ---- under the opening lock
 
@@ -341,10 +337,7 @@ class Store:
         )
 
     def _remove_memory(self, record: Record) -> None:
-        for locator in (record.channels, record.groups):
-            if locator:
-                self._segment.unlink(self.place, locator)
-        self.sidecar.remove_locks(record.store_id)
+        self.sidecar.remove_memory(self._segment, self.place, record)
 
     # ---- afterwards
 

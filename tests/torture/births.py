@@ -137,6 +137,8 @@ class Midwife:
             raise Finding(f"{birth.name}, killed before opcode {opcode}: {what}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            for name in self.memory():
+                Path(name).unlink(missing_ok=True)
         return was_killed
 
     def look(self, birth: Birth, resident: SharedMemoryEngine | None, open_store: Open) -> None:
@@ -170,9 +172,13 @@ class Midwife:
     def marked(self) -> Iterator[None]:
         """Have all memory that is made be named so that it can be found."""
         token_hex, randbelow = secrets.token_hex, secrets.randbelow
+        token_bytes = secrets.token_bytes
 
         def marked_hex(size: int | None = None) -> str:
             return f"{self.mark:05x}" + token_hex(size)[5:]
+
+        def marked_bytes(size: int | None = None) -> bytes:
+            return bytes.fromhex(marked_hex(size))
 
         def marked_key(limit: int) -> int:
             if limit != 0x7FFFFFFE:
@@ -182,10 +188,12 @@ class Midwife:
             return self.mark << 11 | (os.getpid() != self.pid) << 10 | next(self.keys) % (1 << 10)
 
         secrets.token_hex, secrets.randbelow = marked_hex, marked_key  # type: ignore[assignment]
+        secrets.token_bytes = marked_bytes
         try:
             yield
         finally:
             secrets.token_hex, secrets.randbelow = token_hex, randbelow
+            secrets.token_bytes = token_bytes
 
     def memory(self) -> list[str]:
         """The memory objects made here that are still in the system."""

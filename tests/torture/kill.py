@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 
 from asgi_ipc.store.layout import IDLE
+from asgi_ipc.store.semaphore_locks import SemaphoreLocks
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import PATIENCE, Examiner, State, Tally, command
@@ -130,6 +131,7 @@ class Torturer(Examiner):
         while True:
             if not killed(operate, opcode, self.in_place):
                 return
+            world.free_locks()
             self.tally = self.tally.plus(Tally(ends=1))
             state = world.save()
             # Most opcodes change nothing, and then there is nothing new to see.
@@ -146,6 +148,7 @@ class Torturer(Examiner):
         while killed(operate, high, self.in_place):
             low, high = high, high * 4
             # What was killed has been done, maybe, and need not be possible twice.
+            self.world.free_locks()
             self.world.load(start)
         return (low + high) // 2
 
@@ -154,6 +157,9 @@ class Torturer(Examiner):
         world = self.world
         world.engine._slot = world.slot
         world.engine._identity = world.identity
+        locks = world.store.sidecar._locks
+        if isinstance(locks, SemaphoreLocks):
+            locks.sit_down()
 
     def unfinished(self, state: State) -> bool:
         """Whether the next to enter has something to end."""

@@ -18,6 +18,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import SMALLEST
+from asgi_ipc.store.store import Store
 
 ENGINES = ("mmap", "posix", "sysv")
 #: A record that takes up three extents of a small store.
@@ -162,6 +163,18 @@ class World:
             region.segment.view[_HEAD:] = data[_HEAD:]
         # So that the same is done each time, as a process does that has just come.
         self.engine._queues._known.clear()
+
+    @property
+    def store(self) -> Store:
+        """The store that is open."""
+        assert self.engine._store is not None
+        return self.engine._store
+
+    def free_locks(self) -> None:
+        """Have the locks as nobody has them, whoever was killed with them; no more."""
+        for region in self.regions:
+            region._lock()
+            region._unlock()
 
     @contextmanager
     def inside(self) -> Iterator[None]:

@@ -1,0 +1,224 @@
+"""Record locks, and semaphores for what is locked all the time: the kind that is the rule on Linux.
+
+Being inside a segment takes two system calls with any lock that the kernel gives back for the
+dead; with a `robust_mutex` it takes none. Opening, and who is alive, stay with record locks.
+
+Semaphores, and the marks that belong to them, lie under /dev/shm, whatever the engine. Whoever
+sees the lock file must see them too. So this kind is chosen for the folder that a user has by
+default, and for one that lies there itself; in any other folder, which containers with different
+/dev/shm may share, record locks do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from functools import cache
+from typing import ClassVar
+
+from ..exceptions import StoreUnavailable
+from .files import FileMemory, give
+from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE, Mutex
+from .record_locks import RecordLocks, record_locks_fail
+from .robust_mutex import (
+    MARKS_SIZE,
+    SEATS,
+    RobustMutex,
+    SemLock,
+    open_semaphore,
+)
+from .segment import Place
+
+_SHM = "/dev/shm"
+#: How the file of a semaphore begins: in the GNU C library, and in musl.
+_BEGINNINGS = "sem.", ""
+#: More than a semaphore takes on any system.
+_SIZE = 64
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Bytes of the lock file. A gate for each mutex, and the seats among the bytes that tell all
+#: versions that somebody uses a store (`locks.FIRST_SLOT`).
+_GATES = {CHANNELS_LOCK: 3, GROUPS_LOCK: 4}
+_FIRST_SEAT = 1 << 16
+
+
+def _semaphore(store_id: bytes, byte: int) -> str:
+    return f"asgi_ipc.{store_id.hex()}.{byte}"
+
+
+def _marks(store_id: bytes) -> str:
+    return f"{_SHM}/asgi_ipc.{store_id.hex()}.marks"
+
+
+def _make_semaphore(path: str, mode: int) -> None:
+    """A semaphore that somebody has, as which zeros are taken.
+
+    `sem_open` would first make a file of a random name: one more to be left by who is killed.
+    """
+    descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
+    give(descriptor, _SIZE, mode, None)
+    try:
+        os.write(descriptor, bytes(_SIZE))
+    finally:
+        os.close(descriptor)
+
+
+class SemaphoreLocks(RecordLocks):
+    """`RecordLocks`, but the mutexes are of semaphores."""
+
+    kind: ClassVar[int] = SEMAPHORE
+
+    def __init__(self, path: str, descriptor: int, place: Place) -> None:
+        super().__init__(path, descriptor)
+        self._place = place
+        self._store = b""
+        self._memory: FileMemory | None = None
+        self._mutexes: dict[int, RobustMutex] = {}
+
+    def prepare(self, store_id: bytes, create: bool) -> None:
+        """See `Locks.prepare`."""
+        if self._store == store_id:
+            return
+        self.close()
+        if create:
+            self._create(store_id)
+        try:
+            self._attach(store_id)
+            self.sit_down()
+        except FileNotFoundError as error:
+            self.close()
+            if not create and self.in_use(store_id):
+                raise StoreUnavailable(
+                    f"the semaphores of the store at {self._place.directory!r} can't be seen from "
+                    f"here, and processes use it: {_SHM} must be the same for all of them; share "
+                    "it (--ipc for a container), or give all an engine_options['directory'] that "
+                    "they share"
+                ) from error
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self._store = store_id
+
+    def _create(self, store_id: bytes) -> None:
+        mode = self._place.mode
+        descriptor = os.open(_marks(store_id), _FLAGS | os.O_CREAT | os.O_EXCL, mode)
+        give(descriptor, MARKS_SIZE, mode, None)
+        memory = FileMemory(descriptor)
+        try:
+            memory.reserve(0, MARKS_SIZE)
+        finally:
+            memory.close()
+        for byte in _GATES:
+            name = _semaphore(store_id, byte)
+            _make_semaphore(f"{_SHM}/{_beginning()}{name}", mode)
+            open_semaphore(f"/{name}").release()
+
+    def _attach(self, store_id: bytes) -> None:
+        self._memory = FileMemory(os.open(_marks(store_id), _FLAGS))
+        for number, (byte, gate) in enumerate(_GATES.items()):
+            name = f"/{_semaphore(store_id, byte)}"
+            self._mutexes[byte] = RobustMutex(name, self._memory.view, number, gate, self)
+
+    def mutex(self, byte: int) -> Mutex:
+        """See `Locks.mutex`."""
+        mutex = self._mutexes[byte]
+        return Mutex(mutex.try_lock, mutex.lock, mutex.unlock)
+
+    def remove(self, store_id: bytes) -> None:
+        """See `Locks.remove`."""
+        semaphores = [f"{_SHM}/{_beginning()}{_semaphore(store_id, byte)}" for byte in _GATES]
+        for path in (*semaphores, _marks(store_id)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def after_fork(self) -> None:
+        """See `Locks.after_fork`. A seat is taken when it is first needed."""
+        super().after_fork()
+        for mutex in self._mutexes.values():
+            mutex.after_fork()
+
+    def close(self) -> None:
+        """See `Locks.close`."""
+        self._store = b""
+        for byte in list(self._held):
+            if byte >= _FIRST_SEAT:
+                self.release(byte)
+        for mutex in self._mutexes.values():
+            mutex.close()
+        self._mutexes.clear()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+    # ---- seats
+
+    def sit_down(self) -> None:
+        """See `Seats.sit_down`."""
+        mutexes = self._mutexes.values()
+        left_marked = False
+        for seat in range(SEATS):
+            if not self.hold(_FIRST_SEAT + seat):
+                continue
+            if not any(mutex.is_marked(seat) for mutex in mutexes):
+                break
+            # Whoever had it has died, and its marks must go on saying so.
+            self.release(_FIRST_SEAT + seat)
+            left_marked = True
+        else:
+            raise StoreUnavailable(
+                f"{SEATS} processes use the store at {self._place.directory!r}, and no more can"
+            )
+        for mutex in mutexes:
+            mutex.admit(seat)
+        if left_marked:
+            for mutex in mutexes:
+                mutex.lock()
+                mutex.unlock()
+
+    def is_alive(self, seat: int) -> bool:
+        """See `Seats.is_alive`."""
+        return self.is_held(_FIRST_SEAT + seat)
+
+
+def are_seen_by_all(place: Place, descriptor: int) -> bool:
+    """Whether who sees the lock file will see semaphores too, and may use and remove them."""
+    if place.gid is not None:
+        return False
+    with contextlib.suppress(OSError):
+        return place.private or os.stat(_SHM).st_dev == os.fstat(descriptor).st_dev
+    return False
+
+
+def semaphores_fail(path: str, descriptor: int) -> str | None:
+    """None if semaphores and record locks work on this system, or what is wrong."""
+    if SemLock is None:
+        return "this Python has no semaphores"
+    try:
+        _beginning()
+    except OSError as error:
+        return error.strerror or str(error)
+    return record_locks_fail(path, descriptor)
+
+
+@cache
+def _beginning() -> str:
+    """How the name of a semaphore's file begins here. Raises OSError if they don't work."""
+    refusal = OSError(errno.ENOSYS, f"no file under {_SHM} can be made a semaphore")
+    for beginning in _BEGINNINGS:
+        name = f"asgi_ipc.{secrets.token_hex(8)}.t"
+        file = f"{_SHM}/{beginning}{name}"
+        try:
+            _make_semaphore(file, 0o600)
+            mine, other = open_semaphore(f"/{name}"), open_semaphore(f"/{name}")
+            refused = not mine.acquire(False)
+            mine.release()
+            if refused and other.acquire(False) and not mine.acquire(False):
+                return beginning
+        except OSError as error:
+            refusal = error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+    raise refusal
