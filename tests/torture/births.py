@@ -171,14 +171,10 @@ class Midwife:
     @contextmanager
     def marked(self) -> Iterator[None]:
         """Have all memory that is made be named so that it can be found."""
-        token_hex, randbelow = secrets.token_hex, secrets.randbelow
-        token_bytes = secrets.token_bytes
+        token_bytes, randbelow = secrets.token_bytes, secrets.randbelow
 
-        def marked_hex(size: int | None = None) -> str:
-            return f"{self.mark:05x}" + token_hex(size)[5:]
-
-        def marked_bytes(size: int | None = None) -> bytes:
-            return bytes.fromhex(marked_hex(size))
+        def marked_bytes(nbytes: int | None = None) -> bytes:
+            return bytes.fromhex(f"{self.mark:05x}{token_bytes(nbytes).hex()[5:]}")
 
         def marked_key(limit: int) -> int:
             if limit != 0x7FFFFFFE:
@@ -187,13 +183,12 @@ class Midwife:
             # counted, here and in the child that is killed.
             return self.mark << 11 | (os.getpid() != self.pid) << 10 | next(self.keys) % (1 << 10)
 
-        secrets.token_hex, secrets.randbelow = marked_hex, marked_key  # type: ignore[assignment]
-        secrets.token_bytes = marked_bytes
+        # `secrets.token_hex` asks it.
+        secrets.token_bytes, secrets.randbelow = marked_bytes, marked_key  # type: ignore[assignment]
         try:
             yield
         finally:
-            secrets.token_hex, secrets.randbelow = token_hex, randbelow
-            secrets.token_bytes = token_bytes
+            secrets.token_bytes, secrets.randbelow = token_bytes, randbelow
 
     def memory(self) -> list[str]:
         """The memory objects made here that are still in the system."""
