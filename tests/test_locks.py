@@ -21,7 +21,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.store import file_locks, layout, locks, record_locks, region
+from asgi_ipc.store import file_locks, layout, locks, mutex, record_locks
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .stores import assert_sound, in_child, open_store, record, wait
@@ -223,7 +223,7 @@ def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
         patch.setattr(fcntl, call, counted)
         engine.push([record(engine, b"a", b"hello")])
     at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
-    most = len(region._TRIES) + (not left_by_a_killed_one)
+    most = len(mutex._TRIES) + (not left_by_a_killed_one)
     tries = min(refusals + 1, most)
     waited = [fcntl.LOCK_EX] if refusals >= most else []
     assert asked == [at_once] * tries + waited + [fcntl.LOCK_UN]

@@ -23,10 +23,10 @@ from .locks import (
     HELD,
     OPENING,
     Gone,
-    Mutex,
     again,
     unusable,
 )
+from .mutex import HintedMutex, Mutex
 from .segment import Place
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -91,11 +91,10 @@ class FileLocks:
             except OSError as error:
                 raise unusable(self._path, error) from error
 
-    def mutex(self, byte: int) -> Mutex:
+    def mutex(self, byte: int, words: memoryview) -> Mutex:
         """See `Locks.mutex`."""
-        return Mutex(
-            partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
-        )
+        calls = partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
+        return HintedMutex(words, *calls)
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

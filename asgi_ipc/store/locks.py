@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 from ..exceptions import StoreUnavailable
+from .mutex import Mutex
 
 #: Bytes that are locked. OPENING also covers creation and removal.
 OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_SLOT = 0, 1, 2, 16
@@ -33,21 +33,6 @@ AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 class Gone(Exception):
     """The store was removed while this process had it; open it again."""
-
-
-class Mutex(NamedTuple):
-    """The lock of one segment. One thread at a time may call it.
-
-    All raise `StoreUnavailable` if the system can't lock, and the first two `Gone` if the files
-    were removed.
-    """
-
-    #: Take it if nobody has it; False if somebody has.
-    try_lock: Callable[[], bool]
-    #: Wait for it, asleep, and take it.
-    lock: Callable[[], None]
-    #: Give it back. Does nothing if this process hasn't got it.
-    unlock: Callable[[], None]
 
 
 class Locks(Protocol):
@@ -74,8 +59,8 @@ class Locks(Protocol):
     def unlock(self, byte: int) -> None:
         """Give a byte back."""
 
-    def mutex(self, byte: int) -> Mutex:
-        """What locks a segment; CHANNELS_LOCK or GROUPS_LOCK. After `prepare`."""
+    def mutex(self, byte: int, words: memoryview) -> Mutex:
+        """What locks the segment of those words: CHANNELS_LOCK or GROUPS_LOCK. After `prepare`."""
 
     def hold(self, byte: int) -> bool:
         """Take a byte for as long as this process lives; False if it is taken."""

@@ -16,7 +16,8 @@ import time
 from functools import partial
 from typing import ClassVar
 
-from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, Mutex, again, unusable
+from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, again, unusable
+from .mutex import HintedMutex, Mutex
 
 #: Whether one process can play two. Asked of the platform as well, since that decides how
 #: a struct flock is laid out.
@@ -68,11 +69,10 @@ class RecordLocks:
         except OSError as error:
             raise unusable(self._path, error) from error
 
-    def mutex(self, byte: int) -> Mutex:
+    def mutex(self, byte: int, words: memoryview) -> Mutex:
         """See `Locks.mutex`."""
-        return Mutex(
-            partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
-        )
+        calls = partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
+        return HintedMutex(words, *calls)
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

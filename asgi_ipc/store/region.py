@@ -30,7 +30,6 @@ from .layout import (
     PUSHING,
     SOONEST,
     STATE,
-    TAKEN,
     WORD,
     Geometry,
 )
@@ -41,13 +40,6 @@ from .sidecar import Sidecar
 #: What the two kinds of segment are called, in messages and in locators.
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
-#: Who is inside is out in microseconds, and to be woken takes ten times as long. So a lock that is
-#: held is looked at so often before it is asked for, and asked for so often before it is waited
-#: for asleep.
-_LOOKS, _TRIES = range(64), range(10)
-#: The hint is cleared just before the lock is given back. To ask at once is to be refused, which
-#: takes longer.
-_PAUSE = range(20)
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
@@ -86,7 +78,7 @@ class Region:
         )
         self.words = self.heap.words
         self._sidecar = sidecar
-        self._try_lock, self._lock, self._unlock = sidecar.mutex(_LOCKS[kind])
+        self.mutex = sidecar.mutex(_LOCKS[kind], self.words)
         self._on_recovery = on_recovery
         self._removal = removal
         self._closed = False
@@ -99,11 +91,8 @@ class Region:
                 sidecar.thread_lock.release()
                 raise Reentered
             sidecar.inside = True
-            words = self.words
-            if words[TAKEN] or not self._try_lock():
-                self._wait()
-            words[TAKEN] = 1
-            if words[STATE]:
+            self.mutex.lock()
+            if self.words[STATE]:
                 self._finish()
         except BaseException as error:
             self.let_go(error)
@@ -119,27 +108,12 @@ class Region:
     ) -> None:
         sidecar = self._sidecar
         try:
-            self.words[TAKEN] = 0
-            self._unlock()
+            self.mutex.unlock()
         finally:
             sidecar.inside = False
             sidecar.thread_lock.release()
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
-
-    def _wait(self) -> None:
-        """Get the lock that another seems to have: awake for a while, then asleep."""
-        words = self.words
-        for _ in _TRIES:
-            for _ in _LOOKS:
-                # Who was killed has left it set: it says when to ask the system, and no more.
-                if not words[TAKEN]:
-                    break
-            for _ in _PAUSE:
-                pass
-            if self._try_lock():
-                return
-        self._lock()
 
     def let_go(self, error: BaseException) -> None:
         """Leave the region if ``error`` came in such a moment that this thread is inside still.
@@ -155,8 +129,8 @@ class Region:
             return
         try:
             sidecar.inside = False
-            with contextlib.suppress(StoreUnavailable):  # it may be closed
-                self._unlock()
+            with contextlib.suppress(StoreUnavailable, ValueError):  # it may be closed
+                self.mutex.unlock()
         finally:
             lock.release()
             with contextlib.suppress(RuntimeError):

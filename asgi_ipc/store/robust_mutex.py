@@ -25,6 +25,8 @@ import re
 import time
 from typing import Any, Protocol
 
+from .mutex import spin
+
 try:
     from _multiprocessing import SemLock  # type: ignore[import-not-found]
 except ImportError:  # Python was built for a system without semaphores
@@ -116,8 +118,12 @@ class RobustMutex:
     def _place(self, seat: int) -> int:
         return _FIRST + seat * _STRIDE + self._number
 
-    def try_lock(self) -> bool:
-        """Take it if nobody has it."""
+    def lock(self) -> None:
+        """See `Mutex.lock`."""
+        if not self._try_lock() and not spin(self._own._is_zero, self._try_lock):
+            self._queue()
+
+    def _try_lock(self) -> bool:
         mark, marks = self._mark, self._marks
         marks[mark] = 1
         if not marks[self._number] and self._semaphore.acquire(False):
@@ -126,20 +132,15 @@ class RobustMutex:
         return False
 
     def unlock(self) -> None:
-        """Give it back; does nothing if this process hasn't got it.
-
-        Also the way out of any of these methods for who was interrupted in it.
-        """
+        """See `Mutex.unlock`."""
         if self._semaphore._count():
             self._semaphore.release()
         self._marks[self._mark] = 0
         if self._at_gate:
             self._leave_gate()
 
-    def lock(self) -> None:
-        """Wait for it, mostly asleep, and take it."""
-        if self._seat < 0:
-            self.sit_down()
+    def _queue(self) -> None:
+        """Wait for it asleep, one process after the other."""
         self._at_gate = True
         self._seats.lock(self._gate)
         pause = _SHORT
@@ -158,7 +159,7 @@ class RobustMutex:
         if self._marks[self._number] or any(not alive for _, alive in self._marked()):
             self._mend()
             return True
-        return self.try_lock()
+        return self._try_lock()
 
     def _marked(self) -> list[tuple[int, bool]]:
         """The seats whose mark is set, and whether somebody has them."""
@@ -194,7 +195,7 @@ class _NotSeated:
 
     def acquire(self, _: bool) -> bool:
         self._mutex.sit_down()
-        return self._mutex.try_lock()
+        return self._mutex._try_lock()
 
     def _count(self) -> int:
         return 0

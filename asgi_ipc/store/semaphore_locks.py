@@ -20,7 +20,8 @@ from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
 from .files import FileMemory, give
-from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE, Mutex
+from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
+from .mutex import Mutex
 from .record_locks import RecordLocks, record_locks_fail
 from .robust_mutex import (
     MARKS_SIZE,
@@ -121,10 +122,9 @@ class SemaphoreLocks(RecordLocks):
             name = f"/{_semaphore(store_id, byte)}"
             self._mutexes[byte] = RobustMutex(name, self._memory.view, number, gate, self)
 
-    def mutex(self, byte: int) -> Mutex:
+    def mutex(self, byte: int, words: memoryview) -> Mutex:
         """See `Locks.mutex`."""
-        mutex = self._mutexes[byte]
-        return Mutex(mutex.try_lock, mutex.lock, mutex.unlock)
+        return self._mutexes[byte]
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""

@@ -173,8 +173,8 @@ class World:
     def free_locks(self) -> None:
         """Have the locks as nobody has them, whoever was killed with them; no more."""
         for region in self.regions:
-            region._lock()
-            region._unlock()
+            region.mutex.lock()
+            region.mutex.unlock()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
