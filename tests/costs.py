@@ -48,11 +48,17 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def layer(engine: str, tmp_path: Path) -> Iterator[IPCChannelLayer]:
+def engine_options() -> dict[str, str]:
+    """None: what is counted is what a user has by default."""
+    return {}
+
+
+@pytest.fixture
+def layer(engine: str, engine_options: dict[str, str]) -> Iterator[IPCChannelLayer]:
     layer = IPCChannelLayer(
         f"costs-{secrets.token_hex(6)}",
         engine=engine,
-        engine_options={"directory": str(tmp_path)},
+        engine_options=engine_options,
         channel_memory=16 * 1024 * 1024,
         group_memory=4 * 1024 * 1024,
         capacity=10**6,

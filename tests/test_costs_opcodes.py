@@ -19,6 +19,7 @@ from .costs import (
     at_leisure,
     countable,
     engine,
+    engine_options,
     layer,
     opcodes,
     other,
@@ -27,7 +28,7 @@ from .costs import (
 )
 from .doubles import run, watchdog
 
-__all__ = ["at_leisure", "engine", "layer", "other", "watchdog"]
+__all__ = ["at_leisure", "engine", "engine_options", "layer", "other", "watchdog"]
 
 #: How much more at the far end than at the near one is still the same.
 _SAME = 1.05
