@@ -91,10 +91,11 @@ class RecordLocks:
         # The kernel would grant it to its own holder.
         if byte in self._held:
             return True
-        if not self.try_lock(byte):
-            return True
-        self.unlock(byte)
-        return False
+        try:
+            return not self.try_lock(byte)
+        finally:
+            # Also if a signal's handler raises: what stays locked looks alive.
+            self.unlock(byte)
 
     def in_use(self, store_id: bytes) -> bool:
         """See `Locks.in_use`."""

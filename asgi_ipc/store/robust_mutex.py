@@ -70,8 +70,8 @@ class Seats(Protocol):
     def lock(self, byte: int) -> None:
         """Wait for a byte of the lock file, asleep, and take it."""
 
-    def unlock(self, byte: int) -> None:
-        """Give it back."""
+    def leave(self, gate: int) -> None:
+        """Give that byte back, and what was locked to see who is alive."""
 
 
 class RobustMutex:
@@ -150,10 +150,15 @@ class RobustMutex:
         self._leave_gate()
 
     def _leave_gate(self) -> None:
-        self._seats.unlock(self._gate)
+        self._seats.leave(self._gate)
         self._at_gate = False
 
     # ---- at the gate
+
+    def mend(self) -> None:
+        """See to it that no mark of the dead is left, so that their seats can be taken."""
+        self._queue()
+        self.unlock()
 
     def _mend_or_take(self) -> bool:
         if self._marks[self._number] or any(not alive for _, alive in self._marked()):

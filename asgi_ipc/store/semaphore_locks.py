@@ -76,6 +76,7 @@ class SemaphoreLocks(RecordLocks):
         self._store = b""
         self._memory: FileMemory | None = None
         self._mutexes: dict[int, RobustMutex] = {}
+        self._seat = -1
 
     def prepare(self, store_id: bytes, create: bool) -> None:
         """See `Locks.prepare`."""
@@ -136,15 +137,16 @@ class SemaphoreLocks(RecordLocks):
     def after_fork(self) -> None:
         """See `Locks.after_fork`. A seat is taken when it is first needed."""
         super().after_fork()
+        self._seat = -1
         for mutex in self._mutexes.values():
             mutex.after_fork()
 
     def close(self) -> None:
         """See `Locks.close`."""
         self._store = b""
-        for byte in list(self._held):
-            if byte >= _FIRST_SEAT:
-                self.release(byte)
+        if self._seat >= 0:
+            self.unlock(_FIRST_SEAT, SEATS)
+            self._seat = -1
         for mutex in self._mutexes.values():
             mutex.close()
         self._mutexes.clear()
@@ -157,29 +159,49 @@ class SemaphoreLocks(RecordLocks):
     def sit_down(self) -> None:
         """See `Seats.sit_down`."""
         mutexes = self._mutexes.values()
-        left_marked = False
-        for seat in range(SEATS):
-            if not self.hold(_FIRST_SEAT + seat):
-                continue
-            if not any(mutex.is_marked(seat) for mutex in mutexes):
-                break
-            # Whoever had it has died, and its marks must go on saying so.
-            self.release(_FIRST_SEAT + seat)
-            left_marked = True
-        else:
+        seat, left_marked = 0, False
+        try:
+            while seat < SEATS and not self._take(seat):
+                left_marked = left_marked or self._is_marked(seat)
+                seat += 1
+        except BaseException:
+            # What stays locked would look alive.
+            self.unlock(_FIRST_SEAT, SEATS)
+            raise
+        if seat == SEATS:
             raise StoreUnavailable(
                 f"{SEATS} processes use the store at {self._place.directory!r}, and no more can"
             )
+        self._seat = seat
         for mutex in mutexes:
             mutex.admit(seat)
         if left_marked:
             for mutex in mutexes:
-                mutex.lock()
-                mutex.unlock()
+                mutex.mend()
+
+    def _take(self, seat: int) -> bool:
+        """Take a seat that nobody has, unless it is marked: one must see that its owner died."""
+        if not self.try_lock(_FIRST_SEAT + seat):
+            return False
+        if self._is_marked(seat):
+            self.unlock(_FIRST_SEAT + seat)
+            return False
+        return True
+
+    def _is_marked(self, seat: int) -> bool:
+        return any(mutex.is_marked(seat) for mutex in self._mutexes.values())
 
     def is_alive(self, seat: int) -> bool:
         """See `Seats.is_alive`."""
-        return self.is_held(_FIRST_SEAT + seat)
+        return seat == self._seat or self.is_held(_FIRST_SEAT + seat)
+
+    def leave(self, gate: int) -> None:
+        """See `Seats.leave`."""
+        # All seats but this process's own.
+        for first, last in ((0, self._seat), (self._seat + 1, SEATS)):
+            if first < last:
+                self.unlock(_FIRST_SEAT + first, last - first)
+        self.unlock(gate)
 
 
 def are_seen_by_all(place: Place, descriptor: int) -> bool:

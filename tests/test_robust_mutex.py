@@ -1,0 +1,336 @@
+"""The lock that is a semaphore and marks: nobody is kept out by the dead, and never two are in.
+
+Real processes, and real SIGKILL before every opcode of whoever takes it, gives it back, mends
+it or takes a seat.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import random
+import signal
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store import semaphore_locks
+from asgi_ipc.store.robust_mutex import _STRIDE, RobustMutex
+
+from .doubles import watchdog
+from .interruptions import Interruption, interrupted_at
+from .semaphored import Ground, ground, impatient
+from .stores import killed_at, wait
+
+__all__ = ["ground", "impatient", "watchdog"]
+
+quickly = pytest.mark.usefixtures("impatient")
+#: Seconds for which somebody is seen to wait.
+A_WHILE = 0.3
+
+
+@contextmanager
+def wanted(mutex: RobustMutex) -> Iterator[threading.Event]:
+    """A thread waits for it; whether it has got it."""
+    got = threading.Event()
+
+    def want() -> None:
+        mutex.lock()
+        got.set()
+
+    thread = threading.Thread(target=want)
+    thread.start()
+    yield got
+    thread.join()
+
+
+# ---- killed
+
+
+@quickly
+def test_killed_at_any_opcode_of_taking_it_and_giving_it_back(ground: Ground) -> None:
+    for opcode in itertools.count(1):
+        if not killed_at(ground.take_and_give_back, opcode, ground.enter):
+            break
+        ground.assert_free()
+    ground.assert_works()
+    assert opcode > 30
+
+
+@quickly
+def test_killed_at_any_opcode_of_waiting_and_of_mending(ground: Ground) -> None:
+    def enter_and_see_one_die() -> None:
+        ground.enter()
+        ground.die_inside()
+
+    for opcode in itertools.count(1):
+        if not killed_at(ground.take_and_give_back, opcode, enter_and_see_one_die):
+            break
+        ground.assert_free()
+    ground.assert_works()
+    assert opcode > 200
+    assert ground.marked() == 0
+
+
+@quickly
+def test_killed_at_any_opcode_of_taking_a_seat(ground: Ground) -> None:
+    marks = ground.marks
+
+    def die_marked() -> None:
+        marks[ground.mutex._mark] = 1
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for opcode in itertools.count(1):
+        killed_at(die_marked, 10**9, ground.enter)
+        # The seat before one that is marked may be free.
+        assert 1 <= ground.marked() <= 2
+        if not killed_at(ground.locks.sit_down, opcode, ground.locks.after_fork):
+            break
+        ground.assert_free()
+    ground.assert_works()
+    assert opcode > 200
+
+
+@quickly
+def test_what_the_dead_have_marked_is_cleared_by_who_comes_next(ground: Ground) -> None:
+    """Or there would be no seats left one day."""
+    for opcode in itertools.count(1):
+        if not killed_at(ground.take_and_give_back, opcode, ground.enter):
+            break
+        ground.in_child(lambda: None)
+        assert ground.marked() == 0
+
+
+def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground: Ground) -> None:
+    dice = random.Random(1)
+    #: Who is inside, how often somebody came in, and how often two were.
+    words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+
+    def work() -> None:
+        ground.enter()
+        me = os.getpid()
+        while True:
+            ground.mutex.lock()
+            words[0] = me
+            for _ in range(20):
+                if words[0] != me:
+                    words[2] += 1
+            words[1] += 1
+            ground.mutex.unlock()
+
+    def start() -> int:
+        pid = os.fork()
+        if not pid:
+            work()
+        return pid
+
+    workers = [start() for _ in range(4)]
+    kills, passages = 0, 0
+    try:
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            time.sleep(dice.random() * 0.02)
+            number = dice.randrange(4)
+            if dice.random() < 0.3:
+                os.kill(workers[number], signal.SIGSTOP)
+                time.sleep(dice.random() * 0.01)
+                os.kill(workers[number], signal.SIGCONT)
+                continue
+            os.kill(workers[number], signal.SIGKILL)
+            wait(workers[number])
+            kills += 1
+            workers[number] = start()
+            # Somebody gets in again.
+            passages, deadline = words[1], time.monotonic() + 60
+            while words[1] == passages:
+                assert time.monotonic() < deadline, "nobody gets in any more"
+                time.sleep(0.0005)
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+            wait(pid)
+    assert kills > 20
+    assert words[2] == 0
+    words.release()
+    ground.assert_works()
+
+
+# ---- alive
+
+
+def test_who_is_stopped_inside_keeps_the_others_out_and_then_lets_them_in(ground: Ground) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        ground.enter()
+        ground.mutex.lock()
+        os.write(writer, b"!")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        ground.mutex.unlock()
+        os._exit(0)
+    os.read(reader, 1)
+    with wanted(ground.mutex) as got:
+        assert not got.wait(A_WHILE)
+        os.kill(child, signal.SIGCONT)
+        assert got.wait(60)
+    ground.mutex.unlock()
+    assert wait(child) == 0
+    ground.assert_works()
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+def test_while_it_is_mended_the_living_are_waited_for_and_nobody_else_gets_in(
+    ground: Ground,
+) -> None:
+    marks = ground.marks
+    # Alive, and about to try the semaphore or just done with it.
+    mark: list[int] = []
+    with ground.another(lambda: marks.__setitem__(ground.mutex._mark, 1)):
+        mark += [each for each in range(2 * _STRIDE, len(marks), _STRIDE) if marks[each]]
+        ground.die_inside()
+        with wanted(ground.mutex) as got:
+            assert not got.wait(A_WHILE)
+            assert marks[0] == 1, "it is closed"
+            # Closed, it is not taken even if it is there to be taken.
+            ground.mutex._deads.release()
+            ground.assert_kept(A_WHILE)
+            assert not got.is_set()
+            marks[mark[0]] = 0
+            assert got.wait(60)
+    assert marks[0] == 0, "it is open again"
+    ground.mutex.unlock()
+    ground.assert_works()
+
+
+def test_a_living_one_s_mark_is_never_cleared_by_who_mends(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks, seats = ground.marks, ground.locks
+    with ground.another(lambda: None):
+        ground.die_inside()
+        alive = next(seat for seat in range(9) if seats.is_alive(seat) and seat)
+        mutex = ground.mutex
+        release = mutex._deads.release
+
+        class Deads:
+            """Another process finds it closed, at the moment before it is opened again."""
+
+            def release(self) -> None:
+                marks[mutex._place(alive)] = 1
+                release()
+
+        monkeypatch.setattr(mutex, "_deads", Deads())
+        mutex.lock()
+        assert marks[mutex._place(alive)] == 1
+        marks[mutex._place(alive)] = 0
+        mutex.unlock()
+
+
+def test_a_forked_child_has_nothing_of_its_parent_s(ground: Ground) -> None:
+    ground.mutex.lock()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        ground.locks.after_fork()
+        ground.mutex.unlock()
+        assert ground.mutex._own._get_value() == 0, "that was the parent's"
+        ground.mutex.lock()
+        os.write(writer, b"!")
+        ground.mutex.unlock()
+        os._exit(0)
+    time.sleep(A_WHILE)
+    os.set_blocking(reader, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+    ground.mutex.unlock()
+    assert wait(child) == 0
+    assert os.read(reader, 1) == b"!"
+    ground.assert_works()
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+def test_a_child_that_does_nothing_keeps_nothing_of_a_parent_that_is_killed(
+    ground: Ground,
+) -> None:
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if not parent:
+        ground.enter()
+        ground.mutex.lock()
+        if not os.fork():
+            # Not even what a forked child does first of all.
+            os.write(writer, struct.pack("i", os.getpid()))
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(60)
+        os._exit(0)
+    (child,) = struct.unpack("i", os.read(reader, 4))
+    os.kill(parent, signal.SIGKILL)
+    wait(parent)
+    ground.assert_works()
+    os.kill(child, signal.SIGKILL)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+@quickly
+@pytest.mark.parametrize("died_inside", [False, True])
+def test_interrupted_at_any_call_it_is_given_back_by_unlock(
+    ground: Ground, died_inside: bool
+) -> None:
+    for call in itertools.count(1):
+        if died_inside:
+            ground.die_inside()
+        try:
+            with interrupted_at(call) as interrupted:
+                ground.take_and_give_back()
+        except Interruption:
+            ground.mutex.unlock()
+        assert not ground.marks[ground.mutex._mark]
+        ground.in_child(ground.take_and_give_back)
+        ground.assert_free()
+        if not interrupted.happened:
+            break
+    assert call > (10 if died_inside else 2)
+
+
+# ---- seats
+
+
+def test_when_all_seats_are_taken_the_error_says_so(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semaphore_locks, "SEATS", 2)
+
+    def refused() -> None:
+        ground.locks.after_fork()
+        with pytest.raises(StoreUnavailable, match="2 processes"):
+            ground.mutex.lock()
+        ground.mutex.unlock()
+
+    with ground.another(lambda: None):
+        pid = os.fork()
+        if not pid:
+            refused()
+            os._exit(0)
+        assert wait(pid) == 0
+    ground.assert_works()
+
+
+def test_the_seats_of_the_dead_are_taken_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semaphore_locks, "SEATS", 3)
+    for _ in range(5):
+        ground.die_inside()
+        ground.mutex.lock()
+        ground.mutex.unlock()
+    ground.assert_works()

@@ -1,0 +1,243 @@
+"""Which stores have semaphores, and what becomes of a store whose semaphores can't be seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc.engines.mmap import MmapEngine
+from asgi_ipc.engines.posix import PosixEngine
+from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store import layout, semaphore_locks
+from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.locks import FCNTL, SEMAPHORE
+from asgi_ipc.store.semaphore_locks import _beginning
+
+from .doubles import watchdog
+from .stores import assert_meet, in_child, open_store, record
+
+__all__ = ["watchdog"]
+
+ENGINES = [PosixEngine, SysVEngine, MmapEngine]
+SHM = Path("/dev/shm")
+
+
+def works() -> bool:
+    try:
+        return _beginning() in ("sem.", "")
+    except OSError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not works(), reason="this system has no such semaphores")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder in shared memory."""
+    folder = Path(tempfile.mkdtemp(prefix="semaphores-", dir=SHM))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def kind_of(engine: SharedMemoryEngine) -> int:
+    assert engine._store is not None
+    return engine._store.sidecar.kind
+
+
+def files_of(engine: SharedMemoryEngine) -> list[Path]:
+    """What the locks of a store have in shared memory."""
+    assert engine._store is not None
+    return [path for path in SHM.iterdir() if engine._store.store_id.hex() in path.name]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_store_in_the_users_own_folder_has_semaphores_and_leaves_none(
+    kind: type[SharedMemoryEngine],
+) -> None:
+    engine = kind(f"sem-{secrets.token_hex(6)}", channel_memory=1 << 19, group_memory=1 << 19)
+    assert kind_of(engine) == SEMAPHORE
+    files = files_of(engine)
+    assert len(files) == 3
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in files)
+    engine.push([record(engine, b"a", b"hello")])
+    assert engine.pop(b"a")[0].payload == b"hello"
+    engine.destroy()
+    assert not any(path.exists() for path in files)
+
+
+def test_a_folder_that_is_named_has_semaphores_if_it_lies_where_they_do(
+    shared: Path, tmp_path: Path
+) -> None:
+    for folder, kind in ((shared, SEMAPHORE), (tmp_path, FCNTL)):
+        if os.stat(folder).st_dev == os.stat(SHM).st_dev or folder is tmp_path:
+            engine = open_store(folder)
+            assert kind_of(engine) == kind
+            engine.destroy()
+
+
+def test_who_names_the_folder_of_a_store_with_semaphores_uses_them_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(MmapEngine, "default_parent", classmethod(lambda cls: str(tmp_path)))
+    first = MmapEngine("store", channel_memory=512 * 1024, group_memory=256 * 1024)
+    (folder,) = tmp_path.iterdir()
+    second = open_store(folder)
+    assert kind_of(first) == kind_of(second) == SEMAPHORE
+    assert_meet(first, second)
+    second.close()
+    first.destroy()
+
+
+def test_a_store_of_a_group_has_record_locks(shared: Path) -> None:
+    """Under /dev/shm only the owner of a file may remove it, and all of a group may a store."""
+    engine = open_store(shared, group=os.getegid())
+    assert kind_of(engine) == FCNTL
+    engine.destroy()
+
+
+def no_semaphores_in_python(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(semaphore_locks, "SemLock", None)
+
+
+def no_folder_for_them(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(semaphore_locks, "_SHM", str(folder / "nowhere"))
+
+
+def not_opened(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(errno.EINVAL, "refused")
+
+    monkeypatch.setattr(semaphore_locks, "open_semaphore", refuse)
+
+
+class Semaphore:
+    """One that lets anybody in, or nobody."""
+
+    def __init__(self, answer: bool) -> None:
+        self._answer = answer
+
+    def acquire(self, blocking: bool) -> bool:
+        return self._answer
+
+    def release(self) -> None:
+        pass
+
+
+def for_all(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(semaphore_locks, "open_semaphore", lambda name: Semaphore(True))
+
+
+def for_nobody(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(semaphore_locks, "open_semaphore", lambda name: Semaphore(False))
+
+
+Wrong = Callable[[pytest.MonkeyPatch, Path], None]
+WRONG = [no_semaphores_in_python, no_folder_for_them, not_opened, for_all, for_nobody]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_where_semaphores_do_not_work_record_locks_do(
+    wrong: Wrong, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(SHM.iterdir())
+    _beginning.cache_clear()
+    with monkeypatch.context() as patch:
+        wrong(patch, shared)
+        engine = open_store(shared)
+        assert kind_of(engine) == FCNTL
+        engine.push([record(engine, b"a", b"hello")])
+        assert engine.pop(b"a")[0].payload == b"hello"
+        engine.destroy()
+    _beginning.cache_clear()
+    assert sorted(SHM.iterdir()) == before
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_who_has_no_semaphores_can_not_use_a_store_that_has(
+    wrong: Wrong, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_store(shared)
+    _beginning.cache_clear()
+
+    def other() -> None:
+        # What this process has open it would use.
+        semaphore_locks_of_another_process(engine)
+        wrong(monkeypatch, shared)
+        with pytest.raises(StoreUnavailable, match=r"made with semaphores, .*never has two kinds"):
+            open_store(shared)
+
+    in_child(other)
+    engine.push([record(engine, b"a", b"hello")])
+    assert engine.pop(b"a")[0].payload == b"hello"
+    engine.destroy()
+
+
+def semaphore_locks_of_another_process(engine: SharedMemoryEngine) -> None:
+    """Forget, in a forked child, what the parent had open."""
+    from asgi_ipc.store import sidecar
+
+    sidecar._registry.clear()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("gone", range(3))
+def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
+    kind: type[SharedMemoryEngine], gone: int, shared: Path
+) -> None:
+    engine = open_store(shared, kind)
+    files = sorted(files_of(engine))
+    hidden = files[gone].rename(files[gone].with_name(f"hidden-{secrets.token_hex(6)}"))
+
+    def other() -> None:
+        semaphore_locks_of_another_process(engine)
+        with pytest.raises(StoreUnavailable, match=r"can't be seen from here.*/dev/shm"):
+            open_store(shared, kind)
+
+    in_child(other)
+    hidden.rename(files[gone])
+    second = open_store(shared, kind)
+    assert_meet(engine, second)
+    second.close()
+    engine.destroy()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("gone", range(3))
+def test_a_store_whose_semaphores_are_gone_and_that_nobody_uses_is_made_afresh(
+    kind: type[SharedMemoryEngine], gone: int, shared: Path
+) -> None:
+    engine = open_store(shared, kind)
+    files = sorted(files_of(engine))
+    engine.push([record(engine, b"a", b"hello")])
+    engine.close()
+    files[gone].unlink()
+    engine = open_store(shared, kind)
+    assert engine.pop(b"a") == []
+    assert not any(path.exists() for path in files)
+    engine.destroy()
+
+
+def test_a_process_killed_inside_leaves_both_segments_to_the_others(shared: Path) -> None:
+    engine = open_store(shared)
+    for name in ("_channels", "_groups"):
+
+        def dies(name: str = name) -> None:
+            with getattr(engine, name):
+                os.kill(os.getpid(), 9)
+
+        with pytest.raises(AssertionError):
+            in_child(dies)
+    engine.push([record(engine, b"a", b"hello")])
+    engine.put(b"t", b"m", 1 << 62)
+    assert engine.pop(b"a")[0].payload == b"hello"
+    assert engine._channels.words[layout.STATE] == engine._groups.words[layout.STATE] == 0
+    engine.destroy()
