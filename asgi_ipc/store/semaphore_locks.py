@@ -158,35 +158,33 @@ class SemaphoreLocks(RecordLocks):
 
     def sit_down(self) -> None:
         """See `Seats.sit_down`."""
-        mutexes = self._mutexes.values()
-        seat, left_marked = 0, False
         try:
-            while seat < SEATS and not self._take(seat):
-                left_marked = left_marked or self._is_marked(seat)
-                seat += 1
+            seat, left_marked = self._find_seat()
         except BaseException:
             # What stays locked would look alive.
             self.unlock(_FIRST_SEAT, SEATS)
             raise
-        if seat == SEATS:
-            raise StoreUnavailable(
-                f"{SEATS} processes use the store at {self._place.directory!r}, and no more can"
-            )
         self._seat = seat
-        for mutex in mutexes:
+        for mutex in self._mutexes.values():
             mutex.admit(seat)
         if left_marked:
-            for mutex in mutexes:
+            for mutex in self._mutexes.values():
                 mutex.mend()
 
-    def _take(self, seat: int) -> bool:
-        """Take a seat that nobody has, unless it is marked: one must see that its owner died."""
-        if not self.try_lock(_FIRST_SEAT + seat):
-            return False
-        if self._is_marked(seat):
+    def _find_seat(self) -> tuple[int, bool]:
+        """Lock a seat; that, and whether there was one whose owner has died marked."""
+        left_marked = False
+        for seat in range(SEATS):
+            if not self.try_lock(_FIRST_SEAT + seat):
+                continue
+            if not self._is_marked(seat):
+                return seat, left_marked
+            # One must go on seeing that its owner died.
             self.unlock(_FIRST_SEAT + seat)
-            return False
-        return True
+            left_marked = True
+        raise StoreUnavailable(
+            f"{SEATS} processes use the store at {self._place.directory!r}, and no more can"
+        )
 
     def _is_marked(self, seat: int) -> bool:
         return any(mutex.is_marked(seat) for mutex in self._mutexes.values())
