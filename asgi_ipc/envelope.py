@@ -23,8 +23,12 @@ from .exceptions import RecordCorrupt
 _LENGTH = 4
 #: Most local channels one record may be for.
 MAX_LOCALS = 50_000
-#: Longer names are not remembered taken apart; so many are for some fifty channels.
-_REMEMBERED_BYTES = 2048
+#: Names of so many bytes, for some fifty channels, are remembered taken apart for many groups;
+#: up to so many, for some eight thousand, only for the last few.
+_SHORT, _LONG = 2048, 256 * 1024
+_FEW = 4
+#: By so many bytes of the beginning one group's names are told from another's at a glance.
+_GLANCE = 64
 
 
 def address(local_names: Sequence[bytes]) -> bytes:
@@ -41,9 +45,22 @@ def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
         raise RecordCorrupt(
             f"a record of length {len(payload)} says that its message starts at byte {start}"
         )
-    if start < _REMEMBERED_BYTES:
+    if start < _SHORT:
         return _names(payload[_LENGTH:start]), payload[start:]
-    return _names.__wrapped__(payload[_LENGTH:start]), payload[start:]
+    glance = payload[:_GLANCE]
+    header, names = _long.get(glance, _NOTHING)
+    if not names or not payload.startswith(header):
+        names = _names.__wrapped__(payload[_LENGTH:start])
+        if start < _LONG:
+            if len(_long) >= _FEW:
+                _long.clear()
+            _long[glance] = payload[:start], names
+    return names, payload[start:]
+
+
+#: The last few that are long: what stands in front of the message, and the names in it.
+_long: dict[bytes, tuple[bytes, Sequence[bytes]]] = {}
+_NOTHING: tuple[bytes, Sequence[bytes]] = (b"", ())
 
 
 @lru_cache(256)

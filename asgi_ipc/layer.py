@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from .core import LayerCore
 from .exceptions import RecordCorrupt
 from .loops import LoopListener, listener_here
-from .messages import decode
+from .messages import SharedBody, decode
 from .names import channel_name, group_name
 from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
@@ -90,7 +90,7 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
-            return decode(body)
+            return body.decode() if type(body) is SharedBody else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
 

@@ -47,7 +47,8 @@ KEYS = {
 }  # fmt: skip
 PRIMITIVES = {
     "clock", "boot_identity", "full_file_system", "shared_memory", "record_lock",
-    "record_lock_killed", "flock", "flock_killed", "liveness", "wake_up", "reservation",
+    "record_lock_killed", "semaphore", "flock", "flock_killed", "liveness", "wake_up",
+    "reservation",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asgi_ipc import MessageTooLarge, StoreCorrupt, messages
+from asgi_ipc import MessageTooLarge, StoreCorrupt, envelope, messages
 from asgi_ipc.envelope import MAX_LOCALS, address, unpack
 from asgi_ipc.messages import DEPTH_LIMIT, MESSAGE_LIMIT, SharedBody, decode, encode
 
@@ -220,6 +220,32 @@ def test_a_record_for_more_channels_than_there_can_be_is_a_corrupt_store() -> No
     assert unpack(address(names) + b"body") == (names, b"body")
     with pytest.raises(StoreCorrupt, match="for channels"):
         unpack(address([*names, b""]) + b"body")
+
+
+@pytest.mark.parametrize("count", [1, 40, 100, 3000, 20_000])
+def test_what_is_remembered_of_names_is_never_taken_for_others(count: int) -> None:
+    names = [b"%032x" % number for number in range(count)]
+    # As long, and all but one the same; the last, the first and one in the middle.
+    others = []
+    for place in {count - 1, 0, count // 2}:
+        others.append(list(names))
+        others[-1][place] = b"%032x" % (count + 1)
+    for number in range(3):
+        for each in (names, *others, names[:-1]):
+            if each:
+                assert unpack(address(each) + b"body %d" % number) == (each, b"body %d" % number)
+
+
+def test_few_long_names_are_remembered_and_the_longest_are_not() -> None:
+    for number in range(20):
+        unpack(address([b"%032x" % (number * 1000 + each) for each in range(500)]) + b"body")
+    assert 1 <= len(envelope._long) <= envelope._FEW
+    envelope._long.clear()
+    longest = [b"%032x" % number for number in range(MAX_LOCALS)]
+    assert unpack(address(longest) + b"body") == (longest, b"body")
+    assert not envelope._long
+    usual = address(longest[:500])
+    assert unpack(usual + b"one")[0] is unpack(usual + b"two")[0]
 
 
 def test_an_envelope_gives_back_names_and_message() -> None:

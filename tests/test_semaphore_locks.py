@@ -108,6 +108,10 @@ def no_semaphores_in_python(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
     monkeypatch.setattr(semaphore_locks, "SemLock", None)
 
 
+def other_semaphores_in_python(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(semaphore_locks, "SemLock", Semaphore)
+
+
 def no_folder_for_them(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(semaphore_locks, "_SHM", str(folder / "nowhere"))
 
@@ -141,7 +145,14 @@ def for_nobody(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
 
 
 Wrong = Callable[[pytest.MonkeyPatch, Path], None]
-WRONG = [no_semaphores_in_python, no_folder_for_them, not_opened, for_all, for_nobody]
+WRONG = [
+    no_semaphores_in_python,
+    other_semaphores_in_python,
+    no_folder_for_them,
+    not_opened,
+    for_all,
+    for_nobody,
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -27,6 +27,7 @@ from ..store.file_locks import FileLocks, flocks_fail
 from ..store.files import FileMemory, give
 from ..store.record_locks import RecordLocks, record_locks_fail
 from ..store.segment import Place
+from ..store.semaphore_locks import SemaphoreLocks, semaphores_fail
 from ..store.sidecar import open_sidecar
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, NotTried, Other, attempt
@@ -71,6 +72,7 @@ def try_in(parent: str) -> list[dict[str, Any]]:
     checks: list[tuple[str, str, Callable[[Place], str]]] = [
         ("record_lock", "fcntl record lock between two processes", _record_lock),
         ("record_lock_killed", "record lock freed by a killed holder", _record_lock_killed),
+        ("semaphore", "semaphore taken back from a killed holder", _semaphore),
         ("flock", "flock between two processes (used where record locks fail)", _flock),
         ("flock_killed", "flock freed by a killed holder", _flock_killed),
         ("liveness", "life and death of another process seen", _liveness),
@@ -272,6 +274,36 @@ def _record_lock_killed(place: Place) -> str:
     return _freed(place, RecordLocks)
 
 
+def _semaphore(place: Place) -> str:
+    def make(path: str, descriptor: int) -> SemaphoreLocks:
+        reason = semaphores_fail(path, descriptor)
+        if reason is not None:
+            raise Failed(reason, "the store uses record locks alone, which take longer")
+        return SemaphoreLocks(path, descriptor, place)
+
+    store_id = secrets.token_bytes(16)
+    mine = make(*_lock_file(place))
+    try:
+        mine.prepare(store_id, create=True)
+
+        def hold(other: Other) -> None:
+            theirs = make(*_lock_file(place))
+            theirs.prepare(store_id, create=False)
+            theirs.mutex(locks.CHANNELS_LOCK, memoryview(b"")).lock()
+            other.tell("held")
+            signal.pause()
+
+        with Other(hold) as other:
+            other.expect("held")
+            other.kill()
+            began = time.monotonic()
+            mine.mutex(locks.CHANNELS_LOCK, memoryview(b"")).lock()
+            return f"{(time.monotonic() - began) * 1000:.1f} ms after SIGKILL"
+    finally:
+        mine.close()
+        mine.remove(store_id)
+
+
 def _flock(place: Place) -> str:
     return _excludes(place, flocks_fail, _file_locks)
 
@@ -288,9 +320,13 @@ _Maker = Callable[[str, int], locks.Locks]
 _FLOCK_ADVICE = "the store uses flock instead where that works; else " + _ELSEWHERE
 
 
-def _open(place: Place, make: _Maker) -> tuple[str, int, locks.Locks]:
+def _lock_file(place: Place) -> tuple[str, int]:
     path = os.path.join(place.directory, "lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    return path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _open(place: Place, make: _Maker) -> tuple[str, int, locks.Locks]:
+    path, descriptor = _lock_file(place)
     return path, descriptor, make(path, descriptor)
 
 
@@ -357,7 +393,7 @@ def _liveness(place: Place) -> str:
             raise Failed("a living process is taken for dead", _ELSEWHERE)
         other.kill()
         took = _until(lambda: not sidecar.is_held(locks.FIRST_SLOT))
-    return f"by {locks.NAMES[sidecar.kind]}; death seen after {took:.1f} ms"
+    return f"locked by {locks.NAMES[sidecar.kind]}; death seen after {took:.1f} ms"
 
 
 def _wake_up(place: Place) -> str:

@@ -37,6 +37,8 @@ _SHM = "/dev/shm"
 _BEGINNINGS = "sem.", ""
 #: More than a semaphore takes on any system.
 _SIZE = 64
+#: What is used of a class that Python keeps for itself.
+_USED = {"_rebuild", "_after_fork", "_count", "_is_zero", "acquire", "release"}
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Bytes of the lock file. A gate for each mutex, and the seats among the bytes that tell all
 #: versions that somebody uses a store (`locks.FIRST_SLOT`).
@@ -213,8 +215,8 @@ def are_seen_by_all(place: Place, descriptor: int) -> bool:
 
 def semaphores_fail(path: str, descriptor: int) -> str | None:
     """None if semaphores and record locks work on this system, or what is wrong."""
-    if SemLock is None:
-        return "this Python has no semaphores"
+    if SemLock is None or _USED - set(dir(SemLock)):
+        return "this Python has no semaphores that asgi_ipc knows"
     try:
         _beginning()
     except OSError as error:
