@@ -209,8 +209,9 @@ def test_while_it_is_mended_the_living_are_waited_for_and_nobody_else_gets_in(
     ground.assert_works()
 
 
+@pytest.mark.parametrize("at_it", [False, True])
 def test_a_living_one_s_mark_is_never_cleared_by_who_mends(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, at_it: bool
 ) -> None:
     marks, seats = ground.marks, ground.locks
     with ground.another(lambda: None):
@@ -218,11 +219,16 @@ def test_a_living_one_s_mark_is_never_cleared_by_who_mends(
         alive = next(seat for seat in range(9) if seats.is_alive(seat) and seat)
         mutex = ground.mutex
         release = mutex._deads.release
+        # It is at it, is waited for, and leaves.
+        marks[mutex._place(alive)] = at_it
+        leaves = threading.Timer(0.2, marks.__setitem__, (mutex._place(alive), 0))
+        leaves.start()
 
         class Deads:
-            """Another process finds it closed, at the moment before it is opened again."""
+            """That process finds it closed, at the moment before it is opened again."""
 
             def release(self) -> None:
+                leaves.join()
                 marks[mutex._place(alive)] = 1
                 release()
 
