@@ -107,6 +107,14 @@ def test_what_the_dead_have_marked_is_cleared_by_who_comes_next(ground: Ground) 
         assert ground.marked() == 0
 
 
+def test_one_left_closed_is_opened_by_who_comes_next(ground: Ground) -> None:
+    """As by a signal's handler that raised in who was mending it, right at the end."""
+    ground.marks[0] = 1
+    ground.in_child(ground.take_and_give_back)
+    assert ground.marks[0] == 0
+    ground.assert_works()
+
+
 def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground: Ground) -> None:
     dice = random.Random(1)
     #: Who is inside, how often somebody came in, and how often two were.
@@ -245,6 +253,8 @@ def test_a_forked_child_has_nothing_of_its_parent_s(ground: Ground) -> None:
     child = os.fork()
     if not child:
         ground.locks.after_fork()
+        ground.mutex.unlock()
+        ground.locks.sit_down()
         ground.mutex.unlock()
         assert ground.mutex._own._get_value() == 0, "that was the parent's"
         ground.mutex.lock()
