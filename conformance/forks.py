@@ -73,15 +73,20 @@ def wait(child: int, seconds: float = PATIENCE) -> int:
 
 def in_child(function: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Run a function in a forked child; its failure is the test's."""
+    assert wait(start(function), seconds) == 0
+
+
+def start(function: Callable[[], object]) -> int:
+    """The number of a forked child that runs a function; its status is 1 if that fails."""
     child = os.fork()
-    if not child:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    assert wait(child, seconds) == 0
+    if child:
+        return child
+    status = 1
+    try:
+        function()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)

@@ -19,7 +19,7 @@ from asgi_ipc.store.robust_mutex import RobustMutex
 from asgi_ipc.store.segment import Place
 from asgi_ipc.store.semaphore_locks import SemaphoreLocks, semaphores_fail
 
-from .stores import in_child, wait
+from .stores import in_child, start, wait
 
 __all__ = ["Ground", "ground", "impatient"]
 
@@ -57,13 +57,13 @@ class Ground(NamedTuple):
 
     def assert_kept(self, seconds: float = 0.01) -> None:
         """Another process wants the mutex, and is killed as it has not got it for so long."""
-        pid = os.fork()
-        if not pid:
+
+        def want() -> None:
             signal.setitimer(signal.ITIMER_REAL, seconds)
             self.enter()
             self.take_and_give_back()
-            os._exit(0)
-        assert wait(pid) == signal.SIGALRM
+
+        assert wait(start(want)) == signal.SIGALRM
 
     def assert_free(self) -> None:
         """This process gets the mutex, and one may be inside afterwards, as before."""
@@ -82,25 +82,27 @@ class Ground(NamedTuple):
 
     def die_inside(self) -> None:
         """Another process takes the mutex and is killed."""
-        pid = os.fork()
-        if not pid:
+
+        def die() -> None:
             self.enter()
             self.mutex.lock()
             os.kill(os.getpid(), signal.SIGKILL)
-        wait(pid)
+
+        wait(start(die))
         assert not self.mutex._own._get_value()
 
     @contextmanager
     def another(self, function: Callable[[], object]) -> Iterator[int]:
         """Another process that does something, and then sleeps until it is killed."""
         reader, writer = os.pipe()
-        pid = os.fork()
-        if not pid:
+
+        def other() -> None:
             self.enter()
             function()
             os.write(writer, b"!")
             time.sleep(600)
-            os._exit(1)
+
+        pid = start(other)
         try:
             assert os.read(reader, 1) == b"!"
             yield pid

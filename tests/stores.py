@@ -9,7 +9,7 @@ from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
-from conformance.forks import in_child, killed_at, wait
+from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
     "KIB",
@@ -19,6 +19,7 @@ __all__ = [
     "killed_at",
     "open_store",
     "record",
+    "start",
     "wait",
 ]
 

@@ -26,7 +26,7 @@ from asgi_ipc.store.robust_mutex import _STRIDE, RobustMutex
 from .doubles import watchdog
 from .interruptions import Interruption, interrupted_at
 from .semaphored import Ground, ground, impatient
-from .stores import killed_at, wait
+from .stores import in_child, killed_at, start, wait
 
 __all__ = ["ground", "impatient", "watchdog"]
 
@@ -132,13 +132,7 @@ def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground:
             words[1] += 1
             ground.mutex.unlock()
 
-    def start() -> int:
-        pid = os.fork()
-        if not pid:
-            work()
-        return pid
-
-    workers = [start() for _ in range(4)]
+    workers = [start(work) for _ in range(4)]
     kills, passages = 0, 0
     try:
         until = time.monotonic() + 4
@@ -153,7 +147,7 @@ def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground:
             os.kill(workers[number], signal.SIGKILL)
             wait(workers[number])
             kills += 1
-            workers[number] = start()
+            workers[number] = start(work)
             # Somebody gets in again.
             passages, deadline = words[1], time.monotonic() + 60
             while words[1] == passages:
@@ -174,14 +168,15 @@ def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground:
 
 def test_who_is_stopped_inside_keeps_the_others_out_and_then_lets_them_in(ground: Ground) -> None:
     reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def stop_inside() -> None:
         ground.enter()
         ground.mutex.lock()
         os.write(writer, b"!")
         os.kill(os.getpid(), signal.SIGSTOP)
         ground.mutex.unlock()
-        os._exit(0)
+
+    child = start(stop_inside)
     os.read(reader, 1)
     with wanted(ground.mutex) as got:
         assert not got.wait(A_WHILE)
@@ -250,8 +245,8 @@ def test_a_living_one_s_mark_is_never_cleared_by_who_mends(
 def test_a_forked_child_has_nothing_of_its_parent_s(ground: Ground) -> None:
     ground.mutex.lock()
     reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def want() -> None:
         ground.locks.after_fork()
         ground.mutex.unlock()
         ground.locks.sit_down()
@@ -260,7 +255,8 @@ def test_a_forked_child_has_nothing_of_its_parent_s(ground: Ground) -> None:
         ground.mutex.lock()
         os.write(writer, b"!")
         ground.mutex.unlock()
-        os._exit(0)
+
+    child = start(want)
     time.sleep(A_WHILE)
     os.set_blocking(reader, False)
     with pytest.raises(BlockingIOError):
@@ -277,17 +273,15 @@ def test_a_child_that_does_nothing_keeps_nothing_of_a_parent_that_is_killed(
     ground: Ground,
 ) -> None:
     reader, writer = os.pipe()
-    parent = os.fork()
-    if not parent:
+
+    def enter_and_fork() -> None:
         ground.enter()
         ground.mutex.lock()
-        if not os.fork():
-            # Not even what a forked child does first of all.
-            os.write(writer, struct.pack("i", os.getpid()))
-            time.sleep(60)
-            os._exit(0)
+        # Which does not even do what a forked child does first of all.
+        os.write(writer, struct.pack("i", start(lambda: time.sleep(60))))
         time.sleep(60)
-        os._exit(0)
+
+    parent = start(enter_and_fork)
     (child,) = struct.unpack("i", os.read(reader, 4))
     os.kill(parent, signal.SIGKILL)
     wait(parent)
@@ -333,11 +327,7 @@ def test_when_all_seats_are_taken_the_error_says_so(
         ground.mutex.unlock()
 
     with ground.another(lambda: None):
-        pid = os.fork()
-        if not pid:
-            refused()
-            os._exit(0)
-        assert wait(pid) == 0
+        in_child(refused)
     ground.assert_works()
 
 
