@@ -315,6 +315,29 @@ def test_interrupted_at_any_call_it_is_given_back_by_unlock(
 # ---- seats
 
 
+@quickly
+def test_interrupted_at_any_call_of_taking_a_seat_no_dead_one_seems_alive(ground: Ground) -> None:
+    def sit_down_interrupted(call: int) -> bool:
+        ground.locks.after_fork()
+        ground.die_inside()
+        try:
+            with interrupted_at(call) as interrupted:
+                ground.locks.sit_down()
+        except Interruption:
+            for mutex in ground.locks._mutexes.values():
+                mutex.unlock()
+        ground.in_child(ground.take_and_give_back)
+        return interrupted.happened
+
+    def all_calls() -> None:
+        for call in itertools.count(1):
+            if not sit_down_interrupted(call):
+                break
+        assert call > 10
+
+    in_child(all_calls)
+
+
 def test_when_all_seats_are_taken_the_error_says_so(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,9 +146,7 @@ class SemaphoreLocks(RecordLocks):
     def close(self) -> None:
         """See `Locks.close`."""
         self._store = b""
-        if self._seat >= 0:
-            self.unlock(_FIRST_SEAT, SEATS)
-            self._seat = -1
+        self._seat = -1
         for mutex in self._mutexes.values():
             mutex.close()
         self._mutexes.clear()
