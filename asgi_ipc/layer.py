@@ -90,7 +90,7 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
-            return body.decode() if type(body) is SharedBody else decode(body)
+            return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
 

@@ -81,10 +81,8 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return _finish(message, _pack)
 
 
-def decode(body: Body) -> dict[str, Any]:
+def decode(body: bytes) -> dict[str, Any]:
     """The message that `encode` made these bytes of. Raises `RecordCorrupt` for any others."""
-    if isinstance(body, SharedBody):
-        return body.decode()
     try:
         message: dict[str, Any] = _unpack(body)
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .core import LayerCore
 from .exceptions import RecordCorrupt
-from .messages import decode
+from .messages import SharedBody, decode
 from .names import ChannelName, channel_name
 from .options import seconds_or_none
 from .surface import LayerSurface
@@ -76,7 +76,7 @@ class SyncIPCChannelLayer(LayerSurface):
             if found is None:
                 return None, None
             channel, body = found
-            return channel, decode(body)
+            return channel, body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
 

@@ -123,10 +123,11 @@ class SharedMemoryEngine(Attachment):
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
+            # Before, as others wait for what is done inside.
+            word = self._bell_word(bell) if bell is not None else 0
             try:
                 with self._channels:
                     now = self.clock()
-                    word = self._bell_word(bell) if bell is not None else 0
                     try:
                         taken = self._queues.pop(queue, limit, word, now)
                     except NoRoom:

@@ -66,6 +66,8 @@ from .layout import (
 
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
 
+#: Half the price of the constructor of a named tuple, which others wait for.
+_made = tuple.__new__
 _pack = Struct("QQ").pack_into
 _Unpack = Callable[[memoryview, int], tuple[int, ...]]
 _busy_words: _Unpack = Struct(f"{Q_BUSY}Q").unpack_from
@@ -153,13 +155,15 @@ class Lanes(LaneExtents):
         change[queue + Q_IN] = count << COUNT_SHIFT | at + length
         return True
 
-    def pop(self, taken: list[Popped], queue: int, limit: int, now: int) -> None:
-        """Take the oldest live messages out of a lane until there are ``limit`` in ``taken``.
+    def pop(self, taken: list[Popped], queue: int, room: int, now: int) -> bool:
+        """Take the oldest live messages out of a lane, at most ``room``; False if it is empty.
 
         If a lane has several extents, out of the first.
         """
         words, view = self._words, self._bytes
         last, into, out, lane = _ends(view, (queue + Q_LANE_IN) * WORD)
+        if into == out:
+            return False
         at, stop = out & PLACE_MASK, into & PLACE_MASK
         end = lane + self._extent
         if lane != last:
@@ -168,7 +172,7 @@ class Lanes(LaneExtents):
             raise strayed()
         gone = expired = 0
         wrapped = False
-        while at != stop and len(taken) < limit:
+        while room and at != stop:
             first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
                 if wrapped:
@@ -185,7 +189,9 @@ class Lanes(LaneExtents):
                 gone += 1
                 if deadline > now:
                     start *= WORD
-                    taken.append(Popped(view[start : start + size].tobytes(), deadline))
+                    message = view[start : start + size].tobytes()
+                    taken.append(_made(Popped, (message, deadline)))
+                    room -= 1
                 else:
                     expired += 1
             at = following
@@ -205,6 +211,7 @@ class Lanes(LaneExtents):
             words[queue + Q_OUT] = count << COUNT_SHIFT | at
             words[GONE] += gone
             words[STATE] = IDLE
+        return True
 
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int

@@ -233,8 +233,7 @@ class Queues:
             if not bell:
                 return taken
             address = self._create(name, b"", now)
-        while words[address + Q_IN] != words[address + Q_OUT]:
-            self._lanes.pop(taken, address, limit, now)
+        while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
                 if words[address + Q_HEAD]:
                     self._lists.refill(address)
