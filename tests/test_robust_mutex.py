@@ -109,10 +109,16 @@ def test_what_the_dead_have_marked_is_cleared_by_who_comes_next(ground: Ground) 
 
 def test_one_left_closed_is_opened_by_who_comes_next(ground: Ground) -> None:
     """As by a signal's handler that raised in who was mending it, right at the end."""
-    ground.marks[0] = 1
-    ground.in_child(ground.take_and_give_back)
-    assert ground.marks[0] == 0
-    ground.assert_works()
+
+    def just_forked() -> None:
+        ground.locks.after_fork()
+        ground.take_and_give_back()
+
+    for comes_next in (ground.in_child, lambda _: in_child(just_forked)):
+        ground.marks[0] = 1
+        comes_next(ground.take_and_give_back)
+        assert ground.marks[0] == 0
+        ground.assert_works()
 
 
 def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground: Ground) -> None:

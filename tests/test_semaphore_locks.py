@@ -172,12 +172,11 @@ def test_where_semaphores_do_not_work_record_locks_do(
     assert sorted(SHM.iterdir()) == before
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", [no_semaphores_in_python, other_semaphores_in_python])
 def test_who_has_no_semaphores_can_not_use_a_store_that_has(
     wrong: Wrong, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_store(shared)
-    _beginning.cache_clear()
 
     def other() -> None:
         # What this process has open it would use.
@@ -190,6 +189,44 @@ def test_who_has_no_semaphores_can_not_use_a_store_that_has(
     engine.push([record(engine, b"a", b"hello")])
     assert engine.pop(b"a")[0].payload == b"hello"
     engine.destroy()
+
+
+def test_where_no_more_can_be_made_those_there_are_can_be_used(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when /dev/shm is full."""
+    engine = open_store(shared)
+    _beginning.cache_clear()
+
+    def other() -> None:
+        semaphore_locks_of_another_process(engine)
+        full(monkeypatch)
+        second = open_store(shared)
+        assert second.pop(b"a")[0].payload == b"hello"
+        second.destroy()
+
+    engine.push([record(engine, b"a", b"hello")])
+    in_child(other)
+    engine.close()
+
+
+def test_where_no_more_can_be_made_a_process_that_has_made_some_says_so(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _beginning() in ("sem.", "")
+    before = sorted(SHM.iterdir())
+    full(monkeypatch)
+    with pytest.raises(StoreUnavailable, match=r"semaphores in /dev/shm \(.*free.*no room.*directory"):
+        open_store(shared)
+    assert sorted(SHM.iterdir()) == before
+    assert list(shared.iterdir()) == []
+
+
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(semaphore_locks, "_make_semaphore", refuse)
 
 
 def semaphore_locks_of_another_process(engine: SharedMemoryEngine) -> None:

@@ -27,7 +27,7 @@ from ..store.file_locks import FileLocks, flocks_fail
 from ..store.files import FileMemory, give
 from ..store.record_locks import RecordLocks, record_locks_fail
 from ..store.segment import Place
-from ..store.semaphore_locks import SemaphoreLocks, semaphores_fail
+from ..store.semaphore_locks import SemaphoreLocks, no_new_ones, semaphores_fail
 from ..store.sidecar import open_sidecar
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, NotTried, Other, attempt
@@ -276,7 +276,7 @@ def _record_lock_killed(place: Place) -> str:
 
 def _semaphore(place: Place) -> str:
     def make(path: str, descriptor: int) -> SemaphoreLocks:
-        reason = semaphores_fail(path, descriptor)
+        reason = semaphores_fail(path, descriptor) or no_new_ones()
         if reason is not None:
             raise Failed(reason, "the store uses record locks alone, which take longer")
         return SemaphoreLocks(path, descriptor, place)

@@ -27,12 +27,13 @@ def choose(path: str, descriptor: int, place: Place, recorded: int) -> Locks:
         FCNTL: record_locks.record_locks_fail,
         FLOCK: file_locks.flocks_fail,
     }
-    kinds = [recorded] if recorded in makers else list(makers)
-    if recorded not in makers and not semaphore_locks.are_seen_by_all(place, descriptor):
-        kinds.remove(SEMAPHORE)
     wrong = {}
-    for kind in kinds:
+    for kind in [recorded] if recorded in makers else makers:
         reason = trials[kind](path, descriptor)
+        if reason is None and kind == SEMAPHORE != recorded:
+            if not semaphore_locks.are_seen_by_all(place, descriptor):
+                continue
+            reason = semaphore_locks.no_new_ones()
         if reason is None:
             return makers[kind]()
         wrong[kind] = reason

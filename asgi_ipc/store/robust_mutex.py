@@ -147,6 +147,8 @@ class RobustMutex:
 
     def _queue(self) -> None:
         """Wait for it asleep, one process after the other."""
+        if self._seat < 0:
+            self.sit_down()
         self._at_gate = True
         self._seats.lock(self._gate)
         pause = _SHORT

@@ -19,7 +19,7 @@ from functools import cache
 from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
-from .files import FileMemory, give
+from .files import FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
 from .record_locks import RecordLocks, record_locks_fail
@@ -86,7 +86,13 @@ class SemaphoreLocks(RecordLocks):
             return
         self.close()
         if create:
-            self._create(store_id)
+            try:
+                self._create(store_id)
+            except OSError as error:
+                raise StoreUnavailable(
+                    f"can't make semaphores in {free_space(_SHM)}: {error.strerror}; make room "
+                    "there, or name an engine_options['directory'] that does not lie there"
+                ) from error
         try:
             self._attach(store_id)
             self.sit_down()
@@ -131,10 +137,18 @@ class SemaphoreLocks(RecordLocks):
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
-        semaphores = [f"{_SHM}/{_beginning()}{_semaphore(store_id, byte)}" for byte in _GATES]
+        semaphores = [
+            f"{_SHM}/{beginning}{_semaphore(store_id, byte)}"
+            for beginning in _BEGINNINGS
+            for byte in _GATES
+        ]
         for path in (*semaphores, _marks(store_id)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def in_use(self, store_id: bytes) -> bool:
+        """See `Locks.in_use`."""
+        return self._seat >= 0 or super().in_use(store_id)
 
     def after_fork(self) -> None:
         """See `Locks.after_fork`. A seat is taken when it is first needed."""
@@ -212,19 +226,24 @@ def are_seen_by_all(place: Place, descriptor: int) -> bool:
 
 
 def semaphores_fail(path: str, descriptor: int) -> str | None:
-    """None if semaphores and record locks work on this system, or what is wrong."""
+    """None if a store with semaphores can be used here, or what is wrong."""
     if SemLock is None or _USED - set(dir(SemLock)):
         return "this Python has no semaphores that asgi_ipc knows"
+    return record_locks_fail(path, descriptor)
+
+
+def no_new_ones() -> str | None:
+    """None if semaphores can be made here, where there is a class for them, or what is wrong."""
     try:
         _beginning()
     except OSError as error:
         return error.strerror or str(error)
-    return record_locks_fail(path, descriptor)
+    return None
 
 
 @cache
 def _beginning() -> str:
-    """How the name of a semaphore's file begins here. Raises OSError if they don't work."""
+    """How the name of a semaphore's file begins here. Raises OSError if none can be made."""
     refusal = OSError(errno.ENOSYS, f"no file under {_SHM} can be made a semaphore")
     for beginning in _BEGINNINGS:
         name = f"asgi_ipc.{secrets.token_hex(8)}.t"
