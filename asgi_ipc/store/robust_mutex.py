@@ -172,7 +172,8 @@ class RobustMutex:
         if self._marks[self._number] or any(not alive for _, alive in self._marked()):
             self._mend()
             return True
-        return self._try_lock()
+        # Not only once: others come and go all the time, and don't wait for who sleeps.
+        return spin(self._own._is_zero, self._try_lock)
 
     def _marked(self) -> list[tuple[int, bool]]:
         """The seats whose mark is set, and whether somebody has them."""
