@@ -22,8 +22,6 @@ __all__ = ["clock", "engine"]
 #: Of these, 16 fill an extent.
 SIZE = 1_000
 FULL = 16
-#: So many may belong to lanes that a backlog gets four.
-FOUR = 5
 
 
 def payloads(count: int, size: int = SIZE) -> list[bytes]:
@@ -59,7 +57,6 @@ def test_a_backlog_goes_on_in_more_extents_and_gives_each_back(
 def test_what_has_no_room_in_the_extents_either_goes_to_the_list(
     engine: SharedMemoryEngine,
 ) -> None:
-    engine._queues._lanes._most = FOUR
     give_lane(engine)
     sent = payloads(6 * FULL)
     push(engine, *sent)
@@ -283,7 +280,6 @@ def test_any_order_of_events_gives_what_a_list_gives(
     engine: SharedMemoryEngine, clock: Clock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane_extents, "HOT", 1)
-    engine._queues._lanes._most = FOUR
     dice = random.Random(seed)
     expected: list[tuple[bytes, int]] = []
     most = 0

@@ -30,8 +30,8 @@ from .layout import (
 
 #: Messages that a queue has had before it gets a lane.
 HOT = 16
-#: At most one extent in so many belongs to a lane, and three quarters of those to backlogs.
-_SHARE = 8
+#: At most one extent in so many belongs to a lane.
+_SHARE = 16
 #: Above this a lane is exchanged, before its counts overflow.
 WORN = 1 << 63
 
@@ -111,7 +111,7 @@ class LaneExtents:
             return 0
         room = oldest - start if start <= oldest <= at else 0
         # A queue that is read as fast as it is filled goes round in warm memory.
-        if room < extent // 2 and at != oldest and 4 * words[LANES] < 3 * self._most:
+        if room < extent // 2 and at != oldest and 2 * words[LANES] < self._most:
             change: Change = {}
             following = self._add(change, queue)
             if following:
