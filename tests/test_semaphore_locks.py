@@ -216,7 +216,8 @@ def test_where_no_more_can_be_made_a_process_that_has_made_some_says_so(
     assert _beginning() in ("sem.", "")
     before = sorted(SHM.iterdir())
     full(monkeypatch)
-    with pytest.raises(StoreUnavailable, match=r"semaphores in /dev/shm \(.*free.*no room.*directory"):
+    what = r"semaphores in /dev/shm \(.*free.*no room.*directory"
+    with pytest.raises(StoreUnavailable, match=what):
         open_store(shared)
     assert sorted(SHM.iterdir()) == before
     assert list(shared.iterdir()) == []
