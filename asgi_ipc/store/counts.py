@@ -60,12 +60,12 @@ class Counts:
 
     # ---- noting
 
-    def arrival(self, change: Change, address: int, deadline: int) -> None:
-        """Note with a change that puts a message on a queue what may be new with it."""
+    def arrival(self, change: Change, address: int, deadline: int, here: int) -> None:
+        """Note with a change that puts a message on a queue of ``here`` what may be new with it."""
         words = self._words
-        here, total = pending(words, address) + 1, words[PUSHED] - words[GONE] + 1
-        if here > words[address + Q_HIGH_WATER]:
-            change[address + Q_HIGH_WATER] = here
+        total = words[PUSHED] - words[GONE] + 1
+        if here >= words[address + Q_HIGH_WATER]:
+            change[address + Q_HIGH_WATER] = here + 1
         if total > words[HIGH_WATER]:
             change[HIGH_WATER] = total
         if deadline < words[address + Q_SOONEST]:

@@ -173,21 +173,26 @@ class Queues:
             bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
             if bell >= 0:
                 return bell and self._take_bell(address)
-            if pending(words, address) >= capacity and self.upkeep.expire(address, now) >= capacity:
+            here = pending(words, address)
+            if here >= capacity and (here := self.upkeep.expire(address, now)) >= capacity:
                 refused = words[address + Q_REFUSED] + 1
                 self._heap.commit({address + Q_REFUSED: refused, REFUSED: words[REFUSED] + 1})
                 raise AtCapacity
         elif capacity < 1:
             self._heap.commit({REFUSED: words[REFUSED] + 1})
             raise AtCapacity
+        length = M_WORDS + (len(payload) + 7 >> 3)
+        if not address or not self._heap.fits(length):
+            address = self._with_room(address, record, length, now)
+            here = pending(words, address)
         change: Change = {}
-        address = self._append(change, address, record, _lifetime(deadline, now), now)
+        self._lists.append(change, address, payload, deadline, _lifetime(deadline, now))
         if owner and not words[address + Q_OWNER]:
             # Made by a reader that waited, who did not say whose it is.
             change[address + Q_OWNER] = self._processes.owner_word(owner)
         change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[PUSHED] = words[PUSHED] + 1
-        self.counts.arrival(change, address, deadline)
+        self.counts.arrival(change, address, deadline, here)
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         self._heap.commit(change)
         return bell
@@ -207,22 +212,17 @@ class Queues:
             words[address + Q_BELL] = 0
         return bell
 
-    def _append(self, change: Change, address: int, record: Record, lifetime: int, now: int) -> int:
-        """Append a message to the list of a queue, or make the queue; its address then."""
-        words, heap = self._words, self._heap
-        name, payload, deadline, _, owner = record
-        length = M_WORDS + (len(payload) + 7 >> 3)
-        if not address or not heap.fits(length):
-            try:
-                # Making room may move the queue, and remove it while it is empty.
-                while self._make_room(length, now) or not address:
-                    address = self.find(name) or self._create(name, owner, now)
-            except NoRoom:
-                heap.commit({REFUSED: words[REFUSED] + 1})
-                raise
-            address = self.find(name)
-        self._lists.append(change, address, payload, deadline, lifetime)
-        return address
+    def _with_room(self, address: int, record: Record, length: int, now: int) -> int:
+        """The address of a queue once there is room for a message of that length, and a queue."""
+        name, owner = record.queue, record.owner
+        try:
+            # Making room may move the queue, and remove it while it is empty.
+            while self._make_room(length, now) or not address:
+                address = self.find(name) or self._create(name, owner, now)
+        except NoRoom:
+            self._heap.commit({REFUSED: self._words[REFUSED] + 1})
+            raise
+        return self.find(name)
 
     def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
         """Take up to ``limit`` live messages; if fewer are left, arm ``bell`` unless it is 0."""
@@ -281,7 +281,7 @@ class Queues:
             else:
                 change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[GONE] = words[GONE] - 1
-        self.counts.arrival(change, address, deadline)
+        self.counts.arrival(change, address, deadline, pending(words, address))
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
