@@ -40,7 +40,7 @@ _ONCE = {
     "send": 685,
     "receive": 733,
     "direct send": 483,
-    "direct receive": 121,
+    "direct receive": 113,
     "ordinary send": 683,
     "ordinary receive": 589,
     "broadcast": 831,
