@@ -50,7 +50,6 @@ from .layout import (
     Q_BUSY,
     Q_CHAIN,
     Q_EXPIRED,
-    Q_HEAD,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
@@ -90,23 +89,16 @@ class Lanes(LaneExtents):
         owner: bytes,
         now: int,
     ) -> int:
-        """Push through the lane of a queue if all is as it usually is.
+        """Push through the lane of a queue without a list, if all is as it usually is.
 
         Returns the bell that is armed on the queue, or 0, and -1 if nothing was done.
         """
         words, view = self._words, self._bytes
-        head, lane, into, out, _, bell, _, owned, high, soonest = _busy_words(
-            view, (queue + Q_HEAD) * WORD
+        lane, into, out, _, bell, _, owned, high, soonest = _busy_words(
+            view, (queue + Q_LANE_IN) * WORD
         )
         lifetime = deadline - now
-        # What is in the list is younger than what is in the lane.
-        if (
-            not lane
-            or head
-            or (owner and not owned)
-            or into >= WORN
-            or not 0 < lifetime < _LONGEST_LIFE
-        ):
+        if not lane or (owner and not owned) or into >= WORN or not 0 < lifetime < _LONGEST_LIFE:
             return -1
         count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
         at, oldest, end = into & PLACE_MASK, out & PLACE_MASK, lane + self._extent

@@ -162,7 +162,7 @@ Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
 Q_WORDS = 20
 TAG_MARK = 1 << 63
-Q_BUSY = 10  #: so many words from HEAD on are what a push through a lane looks at
+Q_BUSY = 9  #: so many words from LANE_IN on are what a push through a lane looks at
 
 # Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
 # where its own last entry ends. Then of an entry.

@@ -170,9 +170,11 @@ class Queues:
         name, payload, deadline, capacity, owner = record
         address = self.find(name)
         if address:
-            bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
-            if bell >= 0:
-                return bell and self._take_bell(address)
+            # What is in the list is younger than what is in the lane.
+            if not words[address + Q_HEAD]:
+                bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
+                if bell >= 0:
+                    return bell and self._take_bell(address)
             here = pending(words, address)
             if here >= capacity and (here := self.upkeep.expire(address, now)) >= capacity:
                 refused = words[address + Q_REFUSED] + 1
