@@ -347,15 +347,14 @@ def test_interrupted_at_any_call_of_taking_a_seat_no_dead_one_seems_alive(ground
 def test_when_all_seats_are_taken_the_error_says_so(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(semaphore_locks, "SEATS", 2)
-
     def refused() -> None:
         ground.locks.after_fork()
         with pytest.raises(StoreUnavailable, match="2 processes"):
             ground.mutex.lock()
         ground.mutex.unlock()
 
-    with ground.another(lambda: None):
+    with ground.another(lambda: None), monkeypatch.context() as patch:
+        patch.setattr(semaphore_locks, "SEATS", 2)
         in_child(refused)
     ground.assert_works()
 

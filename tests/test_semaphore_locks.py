@@ -159,7 +159,7 @@ WRONG = [
 def test_where_semaphores_do_not_work_record_locks_do(
     wrong: Wrong, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = sorted(SHM.iterdir())
+    mine = marked(monkeypatch)
     _beginning.cache_clear()
     with monkeypatch.context() as patch:
         wrong(patch, shared)
@@ -169,7 +169,15 @@ def test_where_semaphores_do_not_work_record_locks_do(
         assert engine.pop(b"a")[0].payload == b"hello"
         engine.destroy()
     _beginning.cache_clear()
-    assert sorted(SHM.iterdir()) == before
+    assert mine() == []
+
+
+def marked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Have all names that are made from now on be known; what there is of them in shared memory."""
+    mark = secrets.token_bytes(16)
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: mark[:size])
+    monkeypatch.setattr(secrets, "token_hex", lambda size: mark[:size].hex())
+    return lambda: [name for name in os.listdir(SHM) if mark[:8].hex() in name]
 
 
 @pytest.mark.parametrize("wrong", [no_semaphores_in_python, other_semaphores_in_python])
@@ -214,12 +222,12 @@ def test_where_no_more_can_be_made_a_process_that_has_made_some_says_so(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _beginning() in ("sem.", "")
-    before = sorted(SHM.iterdir())
+    mine = marked(monkeypatch)
     full(monkeypatch)
     what = r"semaphores in /dev/shm \(.*free.*no room.*directory"
     with pytest.raises(StoreUnavailable, match=what):
         open_store(shared)
-    assert sorted(SHM.iterdir()) == before
+    assert mine() == []
     assert list(shared.iterdir()) == []
 
 
