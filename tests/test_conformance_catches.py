@@ -34,7 +34,11 @@ def test_one_that_is_wrong_among_processes_is_caught_so_too(
     """`MmapEngine` itself passes this selection whenever the whole suite is run."""
     clause = WRONG_AMONG_MANY[engine].breaks
     monkeypatch.setenv(PATIENCE, "2")
-    outcome = run_here(engine, clause, "-k", "test_processes or test_crash", "--maxfail=1")
+    # The kills come at random instants: once in some six times all of them miss.
+    for _ in range(5):
+        outcome = run_here(engine, clause, "-k", "test_processes or test_crash", "--maxfail=1")
+        if outcome.failed:
+            break
     assert outcome.failed
     assert all(clause in named for named in outcome.failed.values())
 
