@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asgi_ipc import StoreCorrupt
@@ -50,6 +50,7 @@ def test_the_usual_member_takes_little_more_than_half_its_name() -> None:
 
 
 @unhurried
+@example(b"\x01" + bytes(32))
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(b"\x01".__add__))
 def test_any_bytes_are_a_member_or_a_corrupt_store(member: bytes) -> None:
     try:

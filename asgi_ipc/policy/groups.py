@@ -35,7 +35,7 @@ def channel(member: bytes) -> ChannelName:
     try:
         if member.startswith(_COMPACT):
             client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
-            if len(local) != _HALF:
+            if len(member) <= 1 + 2 * _HALF:  # There is a prefix.
                 raise ValueError("it is too short")
             prefix = member[1 + 2 * _HALF :].decode("ascii")
             return channel_name(f"{prefix}.{client.hex()}!{local.hex()}")
