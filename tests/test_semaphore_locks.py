@@ -16,10 +16,11 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.store import layout, semaphore_locks
+from asgi_ipc.store import layout, semaphore_locks, sidecar
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.locks import FCNTL, SEMAPHORE
-from asgi_ipc.store.semaphore_locks import _beginning
+from asgi_ipc.store.robust_mutex import SemLock
+from asgi_ipc.store.semaphore_locks import _beginning, no_new_ones
 
 from .doubles import watchdog
 from .stores import assert_meet, in_child, open_store, record
@@ -30,14 +31,9 @@ ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 SHM = Path("/dev/shm")
 
 
-def works() -> bool:
-    try:
-        return _beginning() in ("sem.", "")
-    except OSError:
-        return False
-
-
-pytestmark = pytest.mark.skipif(not works(), reason="this system has no such semaphores")
+pytestmark = pytest.mark.skipif(
+    SemLock is None or no_new_ones() is not None, reason="this system has no such semaphores"
+)
 
 
 @pytest.fixture
@@ -187,8 +183,7 @@ def test_who_has_no_semaphores_can_not_use_a_store_that_has(
     engine = open_store(shared)
 
     def other() -> None:
-        # What this process has open it would use.
-        semaphore_locks_of_another_process(engine)
+        forget_what_is_open()
         wrong(monkeypatch, shared)
         with pytest.raises(StoreUnavailable, match=r"made with semaphores, .*never has two kinds"):
             open_store(shared)
@@ -207,7 +202,7 @@ def test_where_no_more_can_be_made_those_there_are_can_be_used(
     _beginning.cache_clear()
 
     def other() -> None:
-        semaphore_locks_of_another_process(engine)
+        forget_what_is_open()
         full(monkeypatch)
         second = open_store(shared)
         assert second.pop(b"a")[0].payload == b"hello"
@@ -238,10 +233,8 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semaphore_locks, "_make_semaphore", refuse)
 
 
-def semaphore_locks_of_another_process(engine: SharedMemoryEngine) -> None:
-    """Forget, in a forked child, what the parent had open."""
-    from asgi_ipc.store import sidecar
-
+def forget_what_is_open() -> None:
+    """In a forked child, which then opens for itself what its parent has open."""
     sidecar._registry.clear()
 
 
@@ -255,7 +248,7 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
     hidden = files[gone].rename(files[gone].with_name(f"hidden-{secrets.token_hex(6)}"))
 
     def other() -> None:
-        semaphore_locks_of_another_process(engine)
+        forget_what_is_open()
         with pytest.raises(StoreUnavailable, match=r"can't be seen from here.*/dev/shm"):
             open_store(shared, kind)
 

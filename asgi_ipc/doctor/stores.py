@@ -76,7 +76,7 @@ def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any
     """Remove a store of the doctor's own that an attempt, killed or crashed, has left."""
     place = place_of(factory, prefix, options)
     with contextlib.suppress(OSError, StoreUnavailable):
-        if os.path.lexists(os.path.join(place.directory, "lock")):
+        if record_of(place):
             remove_store(place, factory.segment)
     shutil.rmtree(place.directory, ignore_errors=True)
     if place.private:

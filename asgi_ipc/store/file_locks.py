@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import ClassVar
 
 from .locks import (
@@ -93,8 +92,7 @@ class FileLocks:
 
     def mutex(self, byte: int, words: memoryview) -> Mutex:
         """See `Locks.mutex`."""
-        calls = partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
-        return HintedMutex(words, *calls)
+        return HintedMutex(self, byte, words)
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

@@ -7,9 +7,13 @@ held is looked at for a while before it is waited for asleep.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from .layout import TAKEN
+
+if TYPE_CHECKING:
+    from .locks import Locks
 
 #: How often a lock is asked for before it is waited for asleep, and how often it is looked at
 #: before each time.
@@ -55,15 +59,10 @@ class HintedMutex:
     left it set.
     """
 
-    def __init__(
-        self,
-        words: memoryview,
-        try_lock: Callable[[], bool],
-        lock: Callable[[], None],
-        unlock: Callable[[], None],
-    ) -> None:
+    def __init__(self, locks: Locks, byte: int, words: memoryview) -> None:
         self._words = words
-        self._try_lock, self._lock, self._unlock = try_lock, lock, unlock
+        self._try_lock = partial(locks.try_lock, byte)
+        self._lock, self._unlock = partial(locks.lock, byte), partial(locks.unlock, byte)
 
     def lock(self) -> None:
         """See `Mutex.lock`."""

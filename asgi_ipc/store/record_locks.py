@@ -13,7 +13,6 @@ import secrets
 import struct
 import sys
 import time
-from functools import partial
 from typing import ClassVar
 
 from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, again, unusable
@@ -71,8 +70,7 @@ class RecordLocks:
 
     def mutex(self, byte: int, words: memoryview) -> Mutex:
         """See `Locks.mutex`."""
-        calls = partial(self.try_lock, byte), partial(self.lock, byte), partial(self.unlock, byte)
-        return HintedMutex(words, *calls)
+        return HintedMutex(self, byte, words)
 
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""

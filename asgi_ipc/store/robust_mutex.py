@@ -90,7 +90,7 @@ class RobustMutex:
         self._seats = seats
         self._at_gate = False
         self._seat, self._mark = -1, _NOBODY
-        self._semaphore: Any = _NotSeated(self)
+        self._semaphore: Any = _NotSeated(self, seats)
 
     def admit(self, seat: int) -> None:
         """From now on this process has that seat, whose marks are clear."""
@@ -100,16 +100,12 @@ class RobustMutex:
     def after_fork(self) -> None:
         """The seat is the parent's, and so is the semaphore if the parent has it."""
         self._seat, self._mark = -1, _NOBODY
-        self._semaphore, self._at_gate = _NotSeated(self), False
+        self._semaphore, self._at_gate = _NotSeated(self, self._seats), False
         self._own._after_fork()
 
     def close(self) -> None:
         """Let go of the semaphore."""
-        self._own = self._deads = self._semaphore = _NotSeated(self)
-
-    def sit_down(self) -> None:
-        """Get a seat, after a fork."""
-        self._seats.sit_down()
+        self._own = self._deads = self._semaphore = _NotSeated(self, self._seats)
 
     def is_marked(self, seat: int) -> bool:
         """Whether a seat's mark is set."""
@@ -148,7 +144,7 @@ class RobustMutex:
     def _queue(self) -> None:
         """Wait for it asleep, one process after the other."""
         if self._seat < 0:
-            self.sit_down()
+            self._seats.sit_down()
         self._at_gate = True
         self._seats.lock(self._gate)
         pause = _SHORT
@@ -169,16 +165,17 @@ class RobustMutex:
         self.unlock()
 
     def _mend_or_take(self) -> bool:
-        if self._marks[self._number] or any(not alive for _, alive in self._marked()):
+        is_alive = self._seats.is_alive
+        if self._marks[self._number] or not all(is_alive(seat) for seat in self._marked()):
             self._mend()
             return True
         # Not only once: others come and go all the time, and don't wait for who sleeps.
         return spin(self._own._is_zero, self._try_lock)
 
-    def _marked(self) -> list[tuple[int, bool]]:
-        """The seats whose mark is set, and whether somebody has them."""
+    def _marked(self) -> list[int]:
+        """The seats whose mark is set."""
         marks = self._marks[_FIRST + self._number :: _STRIDE].tobytes()
-        return [(match.start(), self._seats.is_alive(match.start())) for match in _set(marks)]
+        return [match.start() for match in _set(marks)]
 
     def _mend(self) -> None:
         """Take it, whoever has died with it."""
@@ -186,7 +183,7 @@ class RobustMutex:
         marks[self._number] = 1
         time.sleep(_SETTLE)
         dead = []
-        for seat, _ in self._marked():
+        for seat in self._marked():
             while marks[self._place(seat)] and self._seats.is_alive(seat):
                 time.sleep(_SHORT)
             if marks[self._place(seat)]:
@@ -204,11 +201,11 @@ class RobustMutex:
 class _NotSeated:
     """Stands for the semaphore while this process has no seat."""
 
-    def __init__(self, mutex: RobustMutex) -> None:
-        self._mutex = mutex
+    def __init__(self, mutex: RobustMutex, seats: Seats) -> None:
+        self._mutex, self._seats = mutex, seats
 
     def acquire(self, _: bool) -> bool:
-        self._mutex.sit_down()
+        self._seats.sit_down()
         return self._mutex._try_lock()
 
     def _count(self) -> int:

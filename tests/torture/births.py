@@ -137,7 +137,7 @@ class Midwife:
             raise Finding(f"{birth.name}, killed before opcode {opcode}: {what}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            for name in self.memory():
+            for name in self.files():
                 Path(name).unlink(missing_ok=True)
         return was_killed
 
@@ -190,13 +190,16 @@ class Midwife:
         finally:
             secrets.token_bytes, secrets.randbelow = token_bytes, randbelow
 
+    def files(self) -> list[str]:
+        """What was made here in shared memory and is still there."""
+        found = [f"/dev/shm/{name}" for name in os.listdir(fast() or ".")]
+        return [name for name in found if f"asgi_ipc.{self.mark:05x}" in name]
+
     def memory(self) -> list[str]:
         """The memory objects made here that are still in the system."""
-        found = [f"/dev/shm/{name}" for name in os.listdir(fast() or ".")]
-        found = [name for name in found if f"asgi_ipc.{self.mark:05x}" in name]
         with open("/proc/sysvipc/shm") as table:
             keys = [int(line.split()[0]) for line in table if not line.split()[0].isalpha()]
-        return found + [f"{key:#x}" for key in keys if (key - 1) >> 11 == self.mark]
+        return self.files() + [f"{key:#x}" for key in keys if (key - 1) >> 11 == self.mark]
 
 
 def main(arguments: list[str]) -> int:
