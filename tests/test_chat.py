@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from asgi_ipc.check import remove
+
 from .chat_site import PATIENCE, ROOT, RUN, Site, environment, sysv_segments
 
 ENGINES = ["mmap", "posix", "sysv"]
@@ -191,8 +193,13 @@ def test_make_run_runs_it_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     with Site("mmap", tmp_path) as site:
         within(look_in(site))
+        files = site.holdings(site.processes())
         site.process.kill()
         wait_until(lambda: not site.processes())
+        # Its store stays, not all of it in that folder.
+        folder = tmp_path / f"asgi_ipc-{os.geteuid()}"
+        remove(site.prefix, "mmap", {"directory": folder})
+        assert {path for path in files if path.exists()} == set()
 
 
 def wait_until(condition: Any) -> None:
