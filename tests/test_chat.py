@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from asgi_ipc.check import remove
+from asgi_ipc import SyncIPCChannelLayer
 
 from .chat_site import PATIENCE, ROOT, RUN, Site, environment, sysv_segments
 
@@ -197,8 +197,8 @@ def test_no_process_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         site.process.kill()
         wait_until(lambda: not site.processes())
         # Its store stays, not all of it in that folder.
-        folder = tmp_path / f"asgi_ipc-{os.geteuid()}"
-        remove(site.prefix, "mmap", {"directory": folder})
+        options = {"directory": tmp_path / f"asgi_ipc-{os.geteuid()}"}
+        SyncIPCChannelLayer(site.prefix, engine="mmap", engine_options=options).destroy()
         assert {path for path in files if path.exists()} == set()
 
 
