@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+Action = Callable[[], Awaitable[Any]]
 
 
 def latencies(times: Sequence[float]) -> dict[str, Any]:
@@ -20,38 +22,23 @@ def latencies(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-async def seconds_each(
-    action: Callable[[], Awaitable[Any]], seconds: float, batch: int = 10
-) -> float:
+async def seconds_each(action: Action, seconds: float) -> float:
     """How long an action takes, done again and again after a warm-up: median over batches."""
-    warm = time.perf_counter() + seconds / 5
-    while True:
-        await action()
-        if time.perf_counter() > warm:
-            break
-    times: list[float] = []
+    await seconds_by_turns({"": action}, seconds / 5)
+    return (await seconds_by_turns({"": action}, seconds, batch=10))[""]
+
+
+async def seconds_by_turns(
+    actions: Mapping[str, Action], seconds: float, batch: int = 20
+) -> dict[str, float]:
+    """How long each of some actions takes that together undo what they do: median over batches."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 3:
-        started = time.perf_counter()
-        for _ in range(batch):
-            await action()
-        times.append((time.perf_counter() - started) / batch)
-    return statistics.median(times)
-
-
-async def seconds_of_two(
-    first: Callable[[], Awaitable[Any]],
-    second: Callable[[], Awaitable[Any]],
-    seconds: float,
-    batch: int = 20,
-) -> tuple[float, float]:
-    """How long each of two actions takes that undo each other: median over batches."""
-    times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + seconds * 1.2
-    while time.perf_counter() < end or len(times[0]) < 3:
-        for kept, action in zip(times, (first, second), strict=True):
+    while True:
+        for name, action in actions.items():
             started = time.perf_counter()
             for _ in range(batch):
                 await action()
-            kept.append((time.perf_counter() - started) / batch)
-    return statistics.median(times[0]), statistics.median(times[1])
+            times[name].append((time.perf_counter() - started) / batch)
+        if time.perf_counter() > end:
+            return {name: statistics.median(each) for name, each in times.items()}

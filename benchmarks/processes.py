@@ -89,18 +89,20 @@ class Bench:
 
 
 def together(
-    peer: Peer | None, place: Place, roles: Sequence[Role], timeout: float
+    peer: Peer | None, places: Sequence[Place], roles: Sequence[Role], timeout: float
 ) -> list[dict[str, Any]]:
-    """Play the roles, each in a process of its own; what each returned.
+    """Play the roles, each in a process of its own, at one place or at one each; what they return.
 
     Raises `CaseFailed`. No process is left.
     """
     context = multiprocessing.get_context("spawn")
-    processes, ends = [], []
+    processes, ends, logs = [], [], []
     try:
         for number, role in enumerate(roles):
             ours, theirs = context.Pipe()
+            place = places[number % len(places)]
             log = os.path.join(place.directory, f"role-{number}.log")
+            logs.append(log)
             process = context.Process(
                 target=_play, args=(theirs, peer, place, role, log), daemon=True
             )
@@ -108,7 +110,7 @@ def together(
             theirs.close()
             processes.append(process)
             ends.append(ours)
-        return _conduct(ends, place, time.monotonic() + timeout)
+        return _conduct(ends, logs, time.monotonic() + timeout)
     finally:
         for end in ends:
             end.close()
@@ -121,7 +123,9 @@ def together(
                 process.join()
 
 
-def _conduct(ends: Sequence[Connection], place: Place, deadline: float) -> list[dict[str, Any]]:
+def _conduct(
+    ends: Sequence[Connection], logs: Sequence[str], deadline: float
+) -> list[dict[str, Any]]:
     came: dict[int, Any] = {}
     results: dict[int, dict[str, Any]] = {}
     while len(results) < len(ends):
@@ -135,9 +139,9 @@ def _conduct(ends: Sequence[Connection], place: Place, deadline: float) -> list[
             try:
                 kind, value = end.recv()
             except EOFError:
-                raise CaseFailed(f"process {at} ended early\n{_log(place, at)}") from None
+                raise CaseFailed(f"process {at} ended early\n{_last_lines(logs[at])}") from None
             if kind == "error":
-                raise CaseFailed(f"{value}{_log(place, at)}")
+                raise CaseFailed(f"{value}{_last_lines(logs[at])}")
             (came if kind == "sync" else results)[at] = value
         if came and len(came) + len(results) == len(ends):
             if results:
@@ -149,8 +153,8 @@ def _conduct(ends: Sequence[Connection], place: Place, deadline: float) -> list[
     return [results[at] for at in range(len(ends))]
 
 
-def _log(place: Place, at: int) -> str:
-    text = Path(place.directory, f"role-{at}.log").read_text(errors="replace")
+def _last_lines(log: str) -> str:
+    text = Path(log).read_text(errors="replace")
     return "\n".join(text.splitlines()[-20:])
 
 

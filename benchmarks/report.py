@@ -84,7 +84,7 @@ def _table(
     table = Table(show_edge=False)
     table.add_column("who", no_wrap=True)
     for number in numbers:
-        table.add_column(number, justify="right")
+        table.add_column(number, justify="right", overflow="fold")
     for variant in variants:
         if variant:
             table.add_row(f"[bold]{variant}[/]")

@@ -6,6 +6,7 @@ which is slower for a while is slower for all.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import tempfile
@@ -15,7 +16,7 @@ from .peers import Peer
 from .peers.base import Resources
 from .place import Place
 from .processes import CaseFailed, together
-from .questions import Case, Question
+from .questions import Case, Comparison, Question
 from .results import Key, Results
 from .settings import Settings
 
@@ -51,23 +52,28 @@ def _ask(
     where = (question.name, case.variant, case.who)
     if where in results.failures:
         return  # It would only take as long again.
-    with tempfile.TemporaryDirectory(prefix="case-", dir=directory) as own:
-        prefix = f"bench-{secrets.token_hex(4)}"
-        place = Place(own, prefix, resources.redis, resources.database)
+    with contextlib.ExitStack() as stack:
+        places = [
+            Place(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="case-", dir=directory)),
+                f"bench-{secrets.token_hex(4)}",
+                resources.redis,
+                resources.database,
+            )
+            for _ in range(len(case.roles) if isinstance(case, Comparison) else 1)
+        ]
+        if case.peer is not None:
+            for place in places:
+                stack.callback(case.peer.clean, place)
+                case.peer.prepare(place)
         try:
-            try:
-                if case.peer is not None:
-                    case.peer.prepare(place)
-                returned = together(case.peer, place, case.roles, case.timeout)
-                answer = case.answer(returned)
-            finally:
-                if case.peer is not None:
-                    case.peer.clean(place)
+            returned = together(case.peer, places, case.roles, case.timeout)
         except CaseFailed as error:
             results.failures[where] = str(error)
             return
-    for number, value in answer.items():
-        results.add(Key(*where, number), value)
+    for variant, answer in case.answers(returned).items():
+        for number, value in answer.items():
+            results.add(Key(question.name, variant, case.who, number), value)
 
 
 def usable(peers: Sequence[Peer], resources: Resources, tell: Tell) -> list[Peer]:

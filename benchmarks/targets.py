@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import floors
+from .questions.growth import DEARER
 from .results import Results
 
 _OURS = "asgi_ipc posix"
@@ -71,21 +72,16 @@ def _worst_of_others(question: str, variant: str, number: str) -> Callable[[Resu
 
 
 def _growth(what: str) -> Callable[[Results], float | None]:
-    """The most that any operation gets dearer from the first to the last of these sizes."""
+    """The most that any operation gets dearer from the first of these sizes to another."""
 
     def reached(results: Results) -> float | None:
-        keys = [
-            key
-            for key in results.all_keys()
-            if key.question == "growth" and key.who == _OURS and key.variant.endswith(what)
-        ]
-        variants = list(dict.fromkeys(key.variant for key in keys))
-        if len(variants) < 2:
-            return None
-        numbers = dict.fromkeys(key.number for key in keys)
         grown = [
-            _ratio("growth", variants[-1], number, _OURS, _OURS, variants[0])(results)
-            for number in numbers
+            results.median(*key)
+            for key in results.all_keys()
+            if key.question == "growth"
+            and key.who == _OURS
+            and key.variant.endswith(what)
+            and key.number.endswith(DEARER)
         ]
         return max((each for each in grown if each), default=None)
 

@@ -104,11 +104,11 @@ def test_a_broadcast_to_one_process_costs_the_same_for_1_100_and_1000_members(
             group = f"group-{count}"
             for _ in range(count):
                 await layer.group_add(group, await layer.new_channel())
-            costs.append(await usual(opcodes, partial(layer.group_send, group, MESSAGE)))
+            broadcast = partial(layer.group_send, group, MESSAGE)
+            # A record that goes over the edge of an extent is written in pieces: the least.
+            costs.append(min([await opcodes(broadcast) for _ in range(9)]))
         one, hundred, thousand = costs
-        assert_same([one], [hundred])
-        # A record that goes over the edge of an extent is written in pieces.
-        assert thousand <= 1.5 * one, costs
+        assert_same([one, one], [hundred, thousand])
 
     run(main())
 

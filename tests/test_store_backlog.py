@@ -14,14 +14,24 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
-from .test_store_lanes import SECOND, Clock, clock, engine, give_lane, in_list, pop, push, word
+from .test_store_lanes import SECOND, Clock, clock, give_lane, in_list, pop, push, word
+from .test_store_lanes import engine as whole
 
-# The engine has extents of 16 KiB, of which 8 may be lanes, and 4 of these a backlog's.
-__all__ = ["clock", "engine"]
+__all__ = ["clock", "whole"]
+
+# The engine has extents of 16 KiB.
 
 #: Of these, 16 fill an extent.
 SIZE = 1_000
 FULL = 16
+
+
+@pytest.fixture
+def engine(whole: SharedMemoryEngine) -> SharedMemoryEngine:
+    """One that gives a lane four extents at most, whatever is in them."""
+    lanes = whole._queues._lanes
+    lanes._most, lanes._most_behind = 6, 3
+    return whole
 
 
 def payloads(count: int, size: int = SIZE) -> list[bytes]:
@@ -29,7 +39,9 @@ def payloads(count: int, size: int = SIZE) -> list[bytes]:
 
 
 def extents(engine: SharedMemoryEngine) -> int:
-    found: int = engine._channels.words[layout.LANES]
+    """Those of the one lane that there is."""
+    words = engine._channels.words
+    found: int = words[layout.LANES] + words[layout.BACKLOG]
     return found
 
 
@@ -206,12 +218,119 @@ def test_what_a_lane_has_no_room_in_front_for_moves_all_of_it_to_the_list(
     clock.now += 2 * SECOND
     sweep(engine, clock)
     assert extents(engine) > 2
-    large = bytes(15_000)
+    large = bytes(20_000)
     engine.restore(b"q", Popped(large, engine.clock() + SECOND))
     assert in_list(engine)
     assert extents(engine) == 1
     assert_sound(engine)
     assert pop(engine, 999) == [large, *sent, b"last"]
+
+
+def test_a_backlog_of_small_ones_takes_half_of_the_store_and_leaves_the_rest_to_others(
+    whole: SharedMemoryEngine,
+) -> None:
+    assert whole._channels.heap.geometry.extents == 128
+    words = whole._channels.words
+    give_lane(whole)
+    sent = payloads(70 * 80, 200)
+    push(whole, *sent)
+    assert words[layout.BACKLOG] == 64
+    assert in_list(whole)
+    assert_sound(whole)
+    # Others get their one all the same, and no more.
+    give_lane(whole, b"other")
+    push(whole, *payloads(2 * FULL), queue=b"other")
+    assert (words[layout.LANES], words[layout.BACKLOG]) == (2, 64)
+    assert pop(whole, 10_000) == sent
+    assert pop(whole, 10_000, b"other") == payloads(2 * FULL)
+    assert words[layout.BACKLOG] == 0
+
+
+def test_a_backlog_of_large_ones_takes_less_as_they_may_leave_extents_half_empty(
+    whole: SharedMemoryEngine,
+) -> None:
+    give_lane(whole)
+    sent = payloads(20, 9_000)
+    push(whole, *sent)
+    assert whole._channels.words[layout.BACKLOG] == 4
+    assert in_list(whole)
+    assert pop(whole, 99) == sent
+
+
+def test_a_queue_of_large_ones_that_nobody_reads_yet_gets_no_lane(
+    engine: SharedMemoryEngine,
+) -> None:
+    sent = payloads(2 * HOT)
+    push(engine, *sent)
+    assert extents(engine) == 0
+    assert pop(engine) == sent[:1]
+    assert extents(engine) == 1
+    push(engine, b"small")
+    assert pop(engine, 99) == [*sent[1:], b"small"]
+
+
+def test_what_a_lane_has_no_room_in_front_for_goes_before_it_in_another_extent(
+    engine: SharedMemoryEngine,
+) -> None:
+    give_lane(engine)
+    sent = payloads(3 * FULL)
+    push(engine, *sent)
+    assert extents(engine) == 3
+    taken = engine.pop(b"q", FULL + 1)
+    assert extents(engine) == 2
+    for again in reversed(taken):
+        engine.restore(b"q", again)
+        assert_sound(engine)
+    assert not in_list(engine)
+    assert extents(engine) == 3
+    counts = engine.statistics(b"q")
+    assert (counts["pushed"], counts["popped"]) == (3 * FULL + HOT, HOT)
+    assert pop(engine, FULL - 1) == sent[: FULL - 1]
+    assert pop(engine, 99) == sent[FULL - 1 :]
+    assert extents(engine) == 1
+
+
+@pytest.mark.parametrize("most", [3, 2, 1, 0])
+def test_what_goes_before_a_lane_that_went_round_leads_back_to_its_oldest(
+    engine: SharedMemoryEngine, most: int
+) -> None:
+    give_lane(engine)
+    sent = payloads(24)
+    push(engine, *sent[:13])
+    taken = engine.pop(b"q", 10)
+    push(engine, *sent[13:])
+    assert word(engine, layout.Q_IN) % (1 << 32) < word(engine, layout.Q_OUT) % (1 << 32)
+    assert extents(engine) == 1
+    lanes = engine._queues._lanes
+    lanes._most = 2 * most
+    for again in reversed(taken):
+        engine.restore(b"q", again)
+        assert_sound(engine)
+    # One before it, and one behind it, as it must not go round any more.
+    assert extents(engine) == (3 if most > 1 else 1)
+    assert in_list(engine) == (most < 2)
+    lanes._most = 6
+    behind = payloads(10, 999)
+    push(engine, *behind)
+    assert_sound(engine)
+    assert [pop(engine) for _ in range(34)] == [[each] for each in [*sent, *behind]]
+    assert extents(engine) == 1
+
+
+def test_what_is_put_back_before_a_lane_that_nothing_left_yet_counts_as_of_it(
+    engine: SharedMemoryEngine,
+) -> None:
+    for number in range(HOT - 1):
+        push(engine, b"%d" % number)
+    (first,) = engine.pop(b"q")
+    push(engine, b"more")
+    assert word(engine, layout.Q_OUT) >> 32 == 0
+    assert extents(engine) == 1
+    engine.restore(b"q", first)
+    assert_sound(engine)
+    counts = engine.statistics(b"q")
+    assert (counts["pushed"], counts["popped"], counts["pending"]) == (HOT, 0, HOT)
+    assert pop(engine, 99) == [*(b"%d" % number for number in range(HOT - 1)), b"more"]
 
 
 def test_what_expires_while_a_lane_is_moved_to_the_list_is_not_moved(
@@ -286,7 +405,7 @@ def test_any_order_of_events_gives_what_a_list_gives(
     for step in range(4_000):
         choice = dice.random()
         expected = [each for each in expected if each[1] > clock.now]
-        if choice < (0.6 if step // 200 % 2 else 0.4):
+        if choice < (0.7 if step // 200 % 2 else 0.35):
             payload = b"%d:" % step + bytes(dice.choice([0, 7, 100, 900, 900, 5_000, 15_000]))
             lifetime = dice.choice([SECOND // 10, SECOND, 100 * SECOND, 100 * SECOND])
             if not engine.push([record(engine, b"q", payload, lifetime=lifetime)]):

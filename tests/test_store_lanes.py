@@ -60,10 +60,11 @@ def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
 
 
 def give_lane(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
-    push(engine, *[b"%d" % number for number in range(HOT)], queue=queue)
+    push(engine, *[b"%d" % number for number in range(HOT - 1)], queue=queue)
     assert not word(engine, layout.Q_LANE_IN, queue)
-    assert len(pop(engine, HOT, queue)) == HOT
+    push(engine, b"one more", queue=queue)
     assert word(engine, layout.Q_LANE_IN, queue)
+    assert len(pop(engine, HOT, queue)) == HOT
 
 
 def in_list(engine: SharedMemoryEngine) -> bool:
@@ -83,25 +84,50 @@ def test_no_lane_lies_where_its_ends_could_not_be_told(
     assert not word(engine, layout.Q_LANE_IN)
 
 
-def test_a_queue_gets_a_lane_once_it_was_used_and_is_read(engine: SharedMemoryEngine) -> None:
+def push_without_lane(engine: SharedMemoryEngine, *payloads: bytes) -> None:
+    """As if there were lanes enough when these come."""
+    lanes = engine._queues._lanes
+    most, lanes._most = lanes._most, 0
+    push(engine, *payloads)
+    lanes._most = most
+    assert not word(engine, layout.Q_LANE_IN)
+
+
+def test_a_queue_gets_a_lane_once_it_was_used(engine: SharedMemoryEngine) -> None:
     push(engine, b"once")
     assert pop(engine) == [b"once"]
+    push(engine, *[b"more"] * (HOT - 2))
     assert not word(engine, layout.Q_LANE_IN)
-    push(engine, *[b"more"] * (HOT - 1))
-    assert not word(engine, layout.Q_LANE_IN)
-    assert pop(engine)
+    push(engine, b"last")
     assert word(engine, layout.Q_LANE_IN)
     assert in_list(engine)
-    assert pop(engine, 99) == [b"more"] * (HOT - 2)
+    assert pop(engine, 99) == [*[b"more"] * (HOT - 2), b"last"]
     push(engine, b"through it")
     assert not in_list(engine)
     assert pop(engine) == [b"through it"]
 
 
+def test_what_nobody_reads_yet_moves_to_the_lane_as_more_comes(engine: SharedMemoryEngine) -> None:
+    sent = [b"%d" % number for number in range(3 * HOT)]
+    push(engine, *sent[: HOT + 1])
+    assert in_list(engine)
+    push(engine, *sent[HOT + 1 :])
+    assert not in_list(engine)
+    counts = engine.statistics(b"q")
+    assert (counts["pushed"], counts["pending"], counts["high_water"]) == (48, 48, 48)
+    assert pop(engine, 99) == sent
+
+
+def test_a_queue_that_found_no_lane_gets_one_when_it_is_read(engine: SharedMemoryEngine) -> None:
+    push_without_lane(engine, *[b"%d" % number for number in range(2 * HOT)])
+    assert pop(engine) == [b"0"]
+    assert word(engine, layout.Q_LANE_IN)
+
+
 def test_readers_that_never_empty_a_list_move_it_to_the_lane(engine: SharedMemoryEngine) -> None:
     """As a writer and a reader that take turns at the lock: what lies there never gets less."""
     ahead = [b"%d" % number for number in range(300)]
-    push(engine, *ahead)
+    push_without_lane(engine, *ahead)
     for number in range(300):
         push(engine, b"next %d" % number)
         assert pop(engine) == [ahead[number]]
@@ -120,7 +146,7 @@ def test_what_is_moved_to_the_lane_is_never_out_of_sight(
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     push(engine, *[b"before"] * (HOT - 1))
     assert len(pop(engine, HOT)) == HOT - 1
-    push(engine, b"1", b"2")
+    push_without_lane(engine, b"1", b"2")
     address = engine._queues.find(b"q")
     really = engine._queues._words
 

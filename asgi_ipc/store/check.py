@@ -16,6 +16,7 @@ from .counts import pending
 from .heap import Heap
 from .lanes import Lanes
 from .layout import (
+    BACKLOG,
     CHANNELS,
     COUNT_SHIFT,
     CURSOR,
@@ -280,7 +281,7 @@ class _Checker:
     def queues(self) -> Iterator[str]:
         words = self.words
         names: set[bytes] = set()
-        messages = lanes = 0
+        messages = lanes = behind = 0
         waiting: list[int] = []
         for bucket, handle in self.chains(Q_CHAIN):
             self.reached.append(handle)
@@ -293,8 +294,9 @@ class _Checker:
             yield from self.messages(at, name)
             messages += pending(words, at)
             extents = self.lane_extents(at)
-            lanes += len(extents)
             if extents:
+                lanes += 1
+                behind += len(extents) - 1
                 yield from self.lane(at, name, extents)
             if words[at + Q_WAIT_FIRST] and not words[at + Q_BELL]:
                 yield f"queue {name!r} has waiters behind nobody"
@@ -306,6 +308,8 @@ class _Checker:
             yield f"there are {len(names)} queues and {words[NAMED]} are counted"
         if lanes != words[LANES]:
             yield f"there are {lanes} lanes and {words[LANES]} are counted"
+        if behind != words[BACKLOG]:
+            yield f"lanes have {behind} extents more and {words[BACKLOG]} are counted"
         if messages != words[PUSHED] - words[GONE]:
             yield f"there are {messages} messages and {words[PUSHED] - words[GONE]} are counted"
         waiting += self.follow(words[FREE_NODE], self.next_node, "the list of free nodes")
@@ -344,7 +348,7 @@ class _Checker:
         return list(
             self.follow(
                 words[at + Q_LANE_OUT],
-                lambda lane: 0 if lane == last else words[lane + L_NEXT],
+                lambda lane: 0 if lane == last else self.heap.extent_of(words[lane + L_NEXT]),
                 "a lane",
             )
         )

@@ -1,7 +1,8 @@
 """The extents of lanes: given to a queue, gone through, given back.
 
 An entry goes behind the newest one; at the end of an extent to its beginning, if most of it
-has been read, or else to a fresh one. Readers free each that they leave.
+has been read, or else to a fresh one. Readers free each that they leave. What is put back goes
+before the oldest one, if there is no room to a fresh one too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from ..exceptions import StoreCorrupt
 from .heap import Heap
 from .journal import Change
 from .layout import (
+    BACKLOG,
     COUNT_SHIFT,
     ENTRY_WRAP,
     ID_SHIFT,
@@ -30,8 +32,12 @@ from .layout import (
 
 #: Messages that a queue has had before it gets a lane.
 HOT = 16
-#: At most one extent in so many belongs to a lane.
+#: At most one extent in so many is the one of a lane, which may be nearly empty.
 _SHARE = 16
+#: At most one in so many lengthens one. That is full, but of messages that may have expired.
+_BACKLOG_SHARE = 2
+#: An entry is small if so many fit into an extent. A larger one may leave much of it empty.
+_SMALL_SHARE = 64
 #: Above this a lane is exchanged, before its counts overflow.
 WORN = 1 << 63
 
@@ -50,6 +56,9 @@ class LaneExtents:
         self._bytes = heap.bytes
         self._extent = heap.geometry.extent_words
         self._most = heap.geometry.extents // _SHARE
+        self._most_behind = heap.geometry.extents // _BACKLOG_SHARE
+        #: Words of the largest small entry.
+        self.small = self._extent // _SMALL_SHARE
 
     def renew(self, queue: int) -> None:
         """Give a queue a lane, if it deserves one and has none that works.
@@ -64,22 +73,33 @@ class LaneExtents:
             self.drop(queue)
         if words[queue + Q_PUSHED] < HOT or words[LANES] >= self._most:
             return
-        change: Change = {}
-        lane = self._add(change, queue)
+        change: Change = {LANES: words[LANES] + 1}
+        lane = self._fresh(change, queue)
         if lane:
-            change |= {queue + Q_LANE_OUT: lane, queue + Q_OUT: lane + L_WORDS}
+            place = lane + L_WORDS
+            change |= dict.fromkeys((queue + Q_LANE_IN, queue + Q_LANE_OUT), lane)
+            change |= dict.fromkeys((queue + Q_IN, queue + Q_OUT), place)
             heap.commit(change)
 
-    def _add(self, change: Change, queue: int) -> int:
-        """One more extent, for what comes into a lane from ``change`` on; 0: none to be had."""
-        words = self._words
-        lane = self._heap.add_extent(change, LANE, words[queue] >> ID_SHIFT)
+    def _fresh(self, change: Change, queue: int) -> int:
+        """An extent that is a queue's with ``change``, or 0: none is to be had."""
+        added: Change = {}
+        lane = self._heap.add_extent(added, LANE, self._words[queue] >> ID_SHIFT)
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
         if not 0 < lane <= PLACE_MASK - self._extent:
             return 0
-        change[LANES] = words[LANES] + 1
-        change[queue + Q_LANE_IN] = lane
-        change[queue + Q_IN] = words[queue + Q_IN] & ~PLACE_MASK | lane + L_WORDS
+        change |= added
+        return lane
+
+    def _one_more(self, change: Change, queue: int, length: int) -> int:
+        """Another extent for a lane that has one, and for an entry of so many words; or 0."""
+        words = self._words
+        most = self._most_behind if length <= self.small else self._most // 2
+        if words[BACKLOG] >= most or length >= self._extent - L_WORDS:
+            return 0
+        lane = self._fresh(change, queue)
+        if lane:
+            change[BACKLOG] = words[BACKLOG] + 1
         return lane
 
     def drop(self, queue: int) -> None:
@@ -111,29 +131,64 @@ class LaneExtents:
             return 0
         room = oldest - start if start <= oldest <= at else 0
         # A queue that is read as fast as it is filled goes round in warm memory.
-        if room < extent // 2 and at != oldest and 2 * words[LANES] < self._most:
-            change: Change = {}
-            following = self._add(change, queue)
-            if following:
-                # These have no meaning until the change gives the lane a next extent.
-                words[lane + L_NEXT], words[lane + L_STOP] = following, at
-                self._heap.commit(change)
-                return following + L_WORDS
+        if room < extent // 2 and at != oldest:
+            place = self._lengthen(queue, length)
+            if place:
+                return place
         if length >= room:
             return 0
         words[at] = ENTRY_WRAP
         return start
 
+    def _lengthen(self, queue: int, length: int) -> int:
+        """Go on in a fresh extent; where the entry of so many words goes there, or 0."""
+        words = self._words
+        change: Change = {}
+        following = self._one_more(change, queue, length)
+        if not following:
+            return 0
+        lane, into, place = words[queue + Q_LANE_IN], words[queue + Q_IN], following + L_WORDS
+        # These have no meaning until the change gives the lane a next extent.
+        words[lane + L_NEXT], words[lane + L_STOP] = place, into & PLACE_MASK
+        change[queue + Q_LANE_IN] = following
+        change[queue + Q_IN] = into & ~PLACE_MASK | place
+        self._heap.commit(change)
+        return place
+
+    def place_in_front(self, change: Change, queue: int, length: int) -> int:
+        """Where an entry goes that is older than all, if it has that many words; 0 if nowhere."""
+        words = self._words
+        lane, into = words[queue + Q_LANE_OUT], words[queue + Q_IN]
+        at, oldest = into & PLACE_MASK, words[queue + Q_OUT] & PLACE_MASK
+        is_last = lane == words[queue + Q_LANE_IN]
+        if not is_last:
+            at = words[lane + L_STOP]
+        start = oldest - length
+        if start >= lane + L_WORDS and not start <= at < oldest:
+            return start
+        # While OUT is elsewhere, nothing would keep what comes from going over the oldest here.
+        if is_last and at < oldest and not self._lengthen(queue, length):
+            return 0
+        first = self._one_more(change, queue, length)
+        if not first:
+            return 0
+        # No entry ends where the extent does.
+        stop = first + self._extent - 1
+        words[first + L_NEXT], words[first + L_STOP] = oldest, stop
+        change[queue + Q_LANE_OUT] = first
+        return stop - length
+
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""
         words = self._words
         lane = words[queue + Q_LANE_OUT]
-        following = words[lane + L_NEXT]
+        place = words[lane + L_NEXT]
+        following = self._heap.extent_of(place)
         if words[following + L_QUEUE] != words[queue] >> ID_SHIFT:
             raise strayed()
         change[queue + Q_LANE_OUT] = following
-        change[queue + Q_OUT] = out & ~PLACE_MASK | following + L_WORDS
-        change[LANES] = words[LANES] - 1
+        change[queue + Q_OUT] = out & ~PLACE_MASK | place
+        change[BACKLOG] = words[BACKLOG] - 1
         self._heap.free(change, words[lane] >> ID_SHIFT)
 
     def move_out(self, change: Change, queue: int, count: int, place: int) -> None:
@@ -151,5 +206,5 @@ class LaneExtents:
         change[queue + Q_IN] = count << COUNT_SHIFT | place
         if not lane < place < lane + self._extent:
             change[queue + Q_LANE_IN] = self._heap.extent_of(place)
-            change[LANES] = words[LANES] - 1
+            change[BACKLOG] = words[BACKLOG] - 1
             self._heap.free(change, words[lane] >> ID_SHIFT)

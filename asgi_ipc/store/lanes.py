@@ -6,10 +6,10 @@ and so needs no journal. Only the counts of the whole store come after it; STATE
 meanwhile whose they are, and `recount` sets them right for who was killed in between.
 
 A lane takes a whole extent, so few queues have one: it is given to a queue that has had
-some messages when one is read, and taken back when it was not used for a while. A backlog
-gets more extents as it grows, and gives each back when it has been read. What a lane has no
-room for goes to the queue's list, and all that follows too, until the list is empty. Readers
-see to that: each moves a few messages from the list to the lane.
+some messages, and taken back when it was not used for a while. A backlog gets more extents
+as it grows, and gives each back when it has been read. What a lane has no room for goes to
+the queue's list, and all that follows too, until the list is empty. Whoever pushes to a
+short list or reads from it sees to that, and moves a few messages from it to the lane.
 
 Everything needs the segment's lock. Queues are given by their address.
 """
@@ -50,11 +50,13 @@ from .layout import (
     Q_BUSY,
     Q_CHAIN,
     Q_EXPIRED,
+    Q_GONE,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
     Q_LANE_OUT,
     Q_OUT,
+    Q_PUSHED,
     Q_SOONEST,
     QUEUE,
     RECOVERIES,
@@ -208,21 +210,21 @@ class Lanes(LaneExtents):
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
     ) -> bool:
-        """Put a message that was taken back with ``change``; False if there is no room for it.
-
-        There is where it was taken from, as long as nobody has pushed so much meanwhile.
-        """
+        """Put a message that was taken back with ``change``; False if there is no room for it."""
         words = self._words
-        lane, into, out = words[queue + Q_LANE_OUT], words[queue + Q_IN], words[queue + Q_OUT]
-        at, oldest = into & PLACE_MASK, out & PLACE_MASK
-        if lane != words[queue + Q_LANE_IN]:
-            at = words[lane + L_STOP]
-        size = len(payload)
-        start = oldest - ENTRY_WORDS - (size + 7 >> 3)
-        if not out >> COUNT_SHIFT or start < lane + L_WORDS or start <= at < oldest:
+        place = self.place_in_front(change, queue, ENTRY_WORDS + (len(payload) + 7 >> 3))
+        if not place:
             return False
-        self._write(start, payload, deadline, lifetime)
-        change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
+        self._write(place, payload, deadline, lifetime)
+        count = words[queue + Q_OUT] >> COUNT_SHIFT
+        if not count:
+            # It came through the list, or a queue of before: now it came through the lane.
+            change[queue + Q_IN] = words[queue + Q_IN] + (1 << COUNT_SHIFT)
+            count = 1
+            if words[queue + Q_GONE]:
+                change[queue + Q_GONE] = words[queue + Q_GONE] - 1
+                change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
+        change[queue + Q_OUT] = count - 1 << COUNT_SHIFT | place
         return True
 
     # ---- entries
@@ -238,7 +240,7 @@ class Lanes(LaneExtents):
             # Read before, as it may be left and freed meanwhile.
             following = words[lane + L_NEXT]
             yield from self._entries_of(lane, at, words[lane + L_STOP])
-            lane, at = following, following + L_WORDS
+            lane, at = self._heap.extent_of(following), following
         if lane:
             yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
 

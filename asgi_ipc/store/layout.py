@@ -42,8 +42,8 @@ then words by kind, named below, then the payload (a message) or the name.
 
 A queue that is used often has a *lane* besides its list of messages: entries one after the
 other in LANE records, each of which fills an extent, and so is never moved. Usually it is one,
-in which the entries go round; a backlog has more, linked by NEXT, and goes on in the next from
-STOP of the one before. IN and OUT of the queue say where the next entry goes and where the
+in which the entries go round; a backlog has more, and goes on from STOP of one at the place that
+NEXT says, in another. IN and OUT of the queue say where the next entry goes and where the
 oldest is, LANE_IN and LANE_OUT in which records that is::
 
     bits 0..31   place: word offset
@@ -66,7 +66,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAGIC = b"asgi_ipc"
-VERSION = 2
+VERSION = 3
 BYTE_ORDER = 0x0102030405060708
 WORD = 8
 
@@ -114,9 +114,10 @@ SWEPT = 50  #: when all was last looked after (nanoseconds)
 SWEPT_GONE = 51  #: what GONE was then
 SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
 
-LANES = 53  #: LANE records
+LANES = 53  #: queues that have a lane
 TAGS = 54  #: queues ever made; no flush takes that back
 TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
+BACKLOG = 56  #: LANE records that lanes have besides their one
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
@@ -164,8 +165,8 @@ Q_WORDS = 20
 TAG_MARK = 1 << 63
 Q_BUSY = 9  #: so many words from LANE_IN on are what a push through a lane looks at
 
-# Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
-# where its own last entry ends. Then of an entry.
+# Words of a LANE: the handle of its queue; if it is not the last, where the oldest entry of
+# the next one is and where its own last entry ends. Then of an entry.
 L_QUEUE, L_NEXT, L_STOP, L_WORDS = 1, 2, 3, 4
 ENTRY_DEADLINE, ENTRY_WORDS = 1, 2
 ENTRY_SIZE, ENTRY_DEAD, ENTRY_LIFETIME_SHIFT = (1 << 31) - 1, 1 << 31, 32

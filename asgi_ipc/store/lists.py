@@ -32,7 +32,7 @@ from .layout import (
 
 #: Leave this much of the journal for the words at the end of a change.
 _FULL_CHANGE = JOURNAL_PAIRS - 64
-#: Messages that a reader moves from list to lane, if the list has at most so many.
+#: Messages moved from list to lane at a time, if the list has at most so many.
 _REFILL, _SHORT = 2, 1024
 
 
@@ -99,8 +99,8 @@ class Lists:
     def refill(self, queue: int) -> None:
         """Move some messages from a short list to the lane of its queue.
 
-        More than come meanwhile: a reader and a writer often take turns at the lock, and a list
-        that always has something would keep all from the lane. A long one is not worth it.
+        More than are pushed meanwhile: a list that always has something would keep all from
+        the lane. A long one is not worth it.
         """
         words, heap = self._words, self._heap
         listed = words[queue + Q_PUSHED] - words[queue + Q_GONE]

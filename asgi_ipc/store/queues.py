@@ -16,6 +16,7 @@ from .counts import MILLISECOND, Counts, pending
 from .heap import Heap, NoRoom
 from .index import LONGEST_CHAIN, NEVER, SWEEP_AGAIN, Index
 from .journal import Change
+from .lane_extents import HOT
 from .lanes import Lanes
 from .layout import (
     COUNT_SHIFT,
@@ -197,7 +198,16 @@ class Queues:
         self.counts.arrival(change, address, deadline, here)
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         self._heap.commit(change)
+        if words[address + Q_LANE_IN] or (
+            words[address + Q_PUSHED] >= HOT and length <= self._lanes.small
+        ):
+            self._to_lane(address)
         return bell
+
+    def _to_lane(self, address: int) -> None:
+        """Bring a queue whose messages are in a list nearer to using a lane for them."""
+        self._lanes.renew(address)
+        self._lists.refill(address)
 
     def _take_bell(self, address: int) -> int:
         """Take the bell off a queue whose message is pushed already.
@@ -242,8 +252,7 @@ class Queues:
                 return taken
         if words[address + Q_HEAD]:
             self._lists.pop(taken, address, limit, now)
-            self._lanes.renew(address)
-            self._lists.refill(address)
+            self._to_lane(address)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
             self._arm(address, bell)
         return taken

@@ -13,6 +13,7 @@ from .heap import Heap
 from .index import NEVER
 from .lanes import recount
 from .layout import (
+    BACKLOG,
     CHANNELS,
     COMMITTED,
     DESTROYED,
@@ -171,7 +172,7 @@ class Region:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
         self.heap.format()
-        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, LANES):
+        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, LANES, BACKLOG):
             words[counter] = 0
         words[SOONEST] = NEVER
         self.heap.journal.set_state(IDLE)

@@ -29,6 +29,24 @@ class Case:
     #: Seconds until it is given up.
     timeout: float = 60.0
 
+    def answers(self, results: list[Any]) -> dict[str, Answer]:
+        """What is reported, by variant."""
+        return {self.variant: self.answer(results)}
+
+
+@dataclass(frozen=True)
+class Comparison(Case):
+    """A layer in several sizes at once. Each is a role with a place of its own, and a variant."""
+
+    sizes: tuple[str, ...] = ()
+
+    def answers(self, results: list[Any]) -> dict[str, Answer]:
+        """What is reported, by size; ``answer`` is asked with the first size and each."""
+        return {
+            size: self.answer([results[0], result])
+            for size, result in zip(self.sizes, results, strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Question:

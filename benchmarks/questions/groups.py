@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..measure import seconds_of_two
+from ..measure import seconds_by_turns
 from ..messages import message
 from ..peers import Peer
 from ..peers.base import Layer
@@ -167,13 +167,14 @@ async def _add_and_discard(bench: Bench, seconds: float) -> dict[str, Any]:
         await layer.group_add("room", await layer.new_channel())
     channels = [await layer.new_channel() for _ in range(20)]
     to_add, to_discard = itertools.cycle(channels), itertools.cycle(channels)
-    add, discard = await seconds_of_two(
-        lambda: layer.group_add("room", next(to_add)),
-        lambda: layer.group_discard("room", next(to_discard)),
+    return await seconds_by_turns(
+        {
+            "add": lambda: layer.group_add("room", next(to_add)),
+            "discard": lambda: layer.group_discard("room", next(to_discard)),
+        },
         seconds,
         len(channels),
     )
-    return {"add": add, "discard": discard}
 
 
 def _memberships(settings: Settings, peers: Sequence[Peer]) -> list[Case]:

@@ -31,11 +31,32 @@ def laned(world: World) -> None:
 
 
 def before_lane(world: World) -> None:
-    """To empty a queue gives it a lane."""
-    # There is room for one lane, and for a spare extent beside it.
+    """To read from a queue gives it a lane; when it was pushed to there was none."""
+    world.give_no_lanes()
+    world.push(b"lane", *[b"%d" % number for number in range(HOT)])
+    allow_one_lane(world)
+
+
+def allow_one_lane(world: World) -> None:
+    """There is room for one lane of one extent, and for a spare extent beside it."""
+    lanes = world.engine._queues._lanes
+    lanes._most, lanes._most_behind = 1, 0
     while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
         world.engine._channels.heap._grow()
-    world.push(b"lane", *[b"%d" % number for number in range(HOT)])
+
+
+def before_push_gives_lane(world: World) -> None:
+    """The next record that is pushed to a queue gives it a lane."""
+    allow_one_lane(world)
+    world.push(b"lane", *[b"%d" % number for number in range(HOT - 1)])
+
+
+def lane_and_list(world: World) -> None:
+    """A lane that nothing left yet, and a list, of which every push moves some to it."""
+    before_push_gives_lane(world)
+    world.push(b"lane", b"gives it")
+    if not world.engine._channels.words[expect_lane(world) + layout.Q_HEAD]:
+        raise Finding("something should be in the list")
 
 
 def expect_lane(world: World, name: bytes = b"lane") -> int:
@@ -119,8 +140,9 @@ def empty_lane(world: World) -> None:
 
 
 def allow_long_lanes(world: World) -> None:
-    """A store as small as this one gives no more than one extent to any."""
-    world.engine._queues._lanes._most = 1000
+    """There is room for more extents."""
+    lanes = world.engine._queues._lanes
+    lanes._most = lanes._most_behind = 1000
     while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
         world.engine._channels.heap._grow()
 
@@ -134,7 +156,7 @@ def may_be_long(world: World) -> None:
 def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
     """Push until a lane has so many extents."""
     words = world.engine._channels.words
-    while words[layout.LANES] < count:
+    while words[layout.BACKLOG] < count - 1:
         world.push(b"lane", bytes(1_900), lifetime=lifetime)
     if words[expect_lane(world) + layout.Q_HEAD]:
         raise Finding("nothing should be in the list")
@@ -183,6 +205,25 @@ def dead_long_lane(world: World) -> None:
     world.engine.pop(b"lane")
 
 
+def may_get_more_in_front(world: World) -> None:
+    """A lane that nothing left yet, with room for another extent before it."""
+    lane_and_list(world)
+    allow_long_lanes(world)
+
+
+def went_round_without_room_in_front(world: World) -> None:
+    """A lane that went round has records up to its oldest, and may get more extents."""
+    laned(world)
+    words, address = world.engine._channels.words, expect_lane(world)
+    while not words[address + layout.Q_HEAD]:
+        world.push(b"lane", bytes(1_500))
+    world.engine.pop(b"lane", 8)
+    world.engine.pop(b"lane", 1)
+    while words[address + layout.Q_IN] % (1 << 32) > words[address + layout.Q_OUT] % (1 << 32):
+        world.push(b"lane", bytes(1_000))
+    allow_long_lanes(world)
+
+
 def long_without_room_in_front(world: World) -> None:
     """A long lane, and no room in front of its oldest record."""
     may_be_long(world)
@@ -213,6 +254,18 @@ LANE_SCENARIOS = [
         lambda world: world.engine.pop(b"lane", HOT),
         changes(popped(b"lane", HOT)),
         before_lane,
+    ),
+    Scenario(
+        "push that gives a lane",
+        push((b"lane", b"new")),
+        changes(pushed(b"lane", b"new")),
+        before_push_gives_lane,
+    ),
+    Scenario(
+        "push that moves some of a list to a lane",
+        push((b"lane", b"new")),
+        changes(pushed(b"lane", b"new")),
+        lane_and_list,
     ),
     Scenario(
         "push through a lane", push((b"lane", b"new")), changes(pushed(b"lane", b"new")), laned
@@ -335,9 +388,27 @@ LANE_SCENARIOS = [
     ),
     Scenario("drop a long lane of the dead", sweep, changes(), dead_long_lane),
     Scenario(
-        "restore to a long lane without room in front",
+        "restore to a lane that nothing left yet",
+        lambda world: world.engine.restore(b"lane", Popped(b"back", world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(b"back"))),
+        may_get_more_in_front,
+    ),
+    Scenario(
+        "restore before a lane that went round",
         lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
         changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
+        went_round_without_room_in_front,
+    ),
+    Scenario(
+        "restore before a long lane",
+        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
+        long_without_room_in_front,
+    ),
+    Scenario(
+        "restore to a long lane without room in front",
+        lambda world: world.engine.restore(b"lane", Popped(bytes(5_000), world.now + SECOND)),
+        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(5_000)))),
         long_without_room_in_front,
         stride=5,
     ),

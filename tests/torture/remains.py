@@ -5,7 +5,7 @@ from __future__ import annotations
 from asgi_ipc.store.check import check
 from asgi_ipc.store.counts import pending
 from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.layout import LANES, Q_OWNER, Q_WORDS, WORD
+from asgi_ipc.store.layout import BACKLOG, LANES, Q_OWNER, Q_WORDS, WORD
 
 from .ledgers import GROUPS
 from .soak_workers import FORGOTTEN
@@ -86,5 +86,6 @@ def in_use(engine: SharedMemoryEngine) -> int:
     used = 0
     for region in (engine._channels, engine._groups):
         with region as heap:
-            used += heap.usage()[0] - heap.words[LANES] * heap.geometry.extent_words * WORD
+            lanes = heap.words[LANES] + heap.words[BACKLOG]
+            used += heap.usage()[0] - lanes * heap.geometry.extent_words * WORD
     return used

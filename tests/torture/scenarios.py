@@ -49,6 +49,7 @@ def before_growing(world: World) -> None:
 def before_growing_handles(world: World) -> None:
     """The next push needs a handle that was never reserved."""
     words = world.engine._channels.words
+    world.give_no_lanes()
     until(world, lambda: world.push(b"fill", b""), lambda: words[layout.IDS_RESERVED])
 
 

@@ -108,6 +108,10 @@ class World:
         if refused:
             raise Finding(f"refused while setting up: {refused}")
 
+    def give_no_lanes(self) -> None:
+        """Let all messages be records of the heap from now on."""
+        self.engine._queues._lanes._most = 0
+
     def populate(self) -> None:
         """Something of everything."""
         engine = self.engine
