@@ -85,6 +85,8 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
     "high water": (0, lambda heap: layout.HIGH_WATER, "high-water"),
     "gone": (0, lambda heap: layout.GONE, "are counted"),
     "queues": (0, lambda heap: layout.NAMED, "queues and"),
+    "lanes": (0, lambda heap: layout.LANES, "lanes and"),
+    "backlog": (0, lambda heap: layout.BACKLOG, "extents more"),
     "node": (0, lambda heap: layout.NODES_USED, "wait nodes"),
     "free node": (0, lambda heap: layout.FREE_NODE, "wait node"),
     "table": (1, lambda heap: queue(heap, layout.TABLE) + layout.T_COUNT, "members and counts"),

@@ -112,6 +112,8 @@ def test_a_lane_that_went_round_can_go_on_elsewhere(engine: SharedMemoryEngine) 
     # There is room in front of the oldest, but not for what the extent holds behind it.
     engine.restore(b"q", Popped(sent[16], engine.clock() + SECOND))
     assert_sound(engine)
+    assert extents(engine) == 4
+    assert not in_list(engine)
     assert pop(engine, 99) == sent[16:50]
 
 
@@ -328,9 +330,35 @@ def test_what_is_put_back_before_a_lane_that_nothing_left_yet_counts_as_of_it(
     assert extents(engine) == 1
     engine.restore(b"q", first)
     assert_sound(engine)
+    assert extents(engine) == 2
     counts = engine.statistics(b"q")
     assert (counts["pushed"], counts["popped"], counts["pending"]) == (HOT, 0, HOT)
     assert pop(engine, 99) == [*(b"%d" % number for number in range(HOT - 1)), b"more"]
+
+
+def test_what_never_was_in_a_queue_is_put_back_before_its_lane_all_the_same(
+    engine: SharedMemoryEngine,
+) -> None:
+    sent = [b"%d" % number for number in range(HOT)]
+    push(engine, *sent)
+    assert extents(engine) == 1
+    engine.restore(b"q", Popped(b"first", engine.clock() + SECOND))
+    assert_sound(engine)
+    counts = engine.statistics(b"q")
+    assert (counts["pushed"], counts["popped"], counts["pending"]) == (HOT + 1, 0, HOT + 1)
+    assert pop(engine, 99) == [b"first", *sent]
+
+
+def test_a_flush_takes_a_backlog_too(engine: SharedMemoryEngine) -> None:
+    give_lane(engine)
+    push(engine, *payloads(4 * FULL))
+    assert extents(engine) == 4
+    engine.flush()
+    assert extents(engine) == 0
+    assert_sound(engine)
+    give_lane(engine)
+    push(engine, *payloads(4 * FULL))
+    assert extents(engine) == 4
 
 
 def test_what_expires_while_a_lane_is_moved_to_the_list_is_not_moved(
