@@ -277,6 +277,27 @@ def test_what_is_restored_to_an_empty_lane_is_there(engine: SharedMemoryEngine) 
     assert engine.statistics()["pending"] == 0
 
 
+@pytest.mark.parametrize("gone", ["nothing", "what expired", "what a flush took"])
+def test_what_was_taken_is_put_back_into_a_store_made_anew(
+    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock, gone: str
+) -> None:
+    push(engine, b"taken", lifetime=10 * SECOND)
+    (taken,) = engine.pop(b"q")
+    open_store(tmp_path, channel_memory=2048 * KIB, clock=clock).destroy()
+    if gone != "nothing":
+        push(engine, b"gone", queue=b"other", lifetime=SECOND)
+    if gone == "what expired":
+        clock.now += SECOND
+        assert engine.statistics(b"other")["expired"] == 1
+    elif gone != "nothing":
+        engine.flush()
+        assert engine.statistics()["flushed"] == 1
+    engine.restore(b"q", taken)
+    assert_sound(engine)
+    assert engine.statistics()["pending"] == 1
+    assert pop(engine, 9) == [b"taken"]
+
+
 def test_a_flush_is_not_outlived_by_what_is_remembered(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:

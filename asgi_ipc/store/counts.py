@@ -14,10 +14,12 @@ from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
     EXPIRED,
+    FLUSHED,
     GONE,
     HIGH_WATER,
     M_DEADLINE,
     M_LINK,
+    ORPHANED,
     PUSHED,
     Q_EXPIRED,
     Q_GONE,
@@ -81,6 +83,17 @@ class Counts:
         if expired:
             change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
             change[EXPIRED] = words[EXPIRED] + expired
+
+    def back(self, change: Change) -> None:
+        """Note with a change that a message which had been taken is there again.
+
+        If none was taken here, as the store was emptied or made anew meanwhile, it is new.
+        """
+        words = self._words
+        if words[GONE] > words[EXPIRED] + words[ORPHANED] + words[FLUSHED]:
+            change[GONE] = words[GONE] - 1
+        else:
+            change[PUSHED] = words[PUSHED] + 1
 
     # ---- telling
 

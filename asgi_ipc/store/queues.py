@@ -291,7 +291,7 @@ class Queues:
                 change[address + Q_GONE] = words[address + Q_GONE] - 1
             else:
                 change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
-        change[GONE] = words[GONE] - 1
+        self.counts.back(change)
         self.counts.arrival(change, address, deadline, pending(words, address))
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
