@@ -109,7 +109,7 @@ def other_semaphores_in_python(monkeypatch: pytest.MonkeyPatch, _: Path) -> None
 
 
 def no_folder_for_them(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(semaphore_locks, "_SHM", str(folder / "nowhere"))
+    monkeypatch.setattr(semaphore_locks, "SHM", str(folder / "nowhere"))
 
 
 def not_opened(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:

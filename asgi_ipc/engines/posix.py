@@ -11,11 +11,9 @@ import os
 import secrets
 
 from ..store.engine import SharedMemoryEngine
-from ..store.files import FileMemory, free_space, give
+from ..store.files import SHM, FileMemory, free_space, give
 from ..store.place import temporary_folder
 from ..store.segment import Place
-
-_SHM = "/dev/shm"
 
 
 class PosixSegment(FileMemory):
@@ -69,7 +67,7 @@ class PosixSegment(FileMemory):
     @staticmethod
     def space(place: Place) -> str:
         """See `Segment.space`."""
-        return free_space(_SHM) if os.path.isdir(_SHM) else "the system's shared memory"
+        return free_space(SHM) if os.path.isdir(SHM) else "the system's shared memory"
 
 
 def _as_os_error(error: Exception, locator: str) -> OSError:
@@ -101,14 +99,14 @@ class PosixEngine(SharedMemoryEngine):
             return "the package posix_ipc is not installed: pip install posix_ipc"
         # Where memory lies elsewhere, or nowhere, only to try tells; where it is a folder,
         # what is wrong with it has a better message when the store is opened.
-        return None if os.path.isdir(_SHM) else _shm_open_fails()
+        return None if os.path.isdir(SHM) else _shm_open_fails()
 
     @classmethod
     def default_parent(cls) -> str:
         """See `SharedMemoryEngine.default_parent`."""
         # A question of the system's layout, asked of the system and not of its name.
-        writable = os.path.isdir(_SHM) and os.access(_SHM, os.W_OK | os.X_OK)
-        return _SHM if writable else temporary_folder()
+        writable = os.path.isdir(SHM) and os.access(SHM, os.W_OK | os.X_OK)
+        return SHM if writable else temporary_folder()
 
 
 def _shm_open_fails() -> str | None:
@@ -122,6 +120,6 @@ def _shm_open_fails() -> str | None:
     except (posix_ipc.Error, OSError) as error:
         return (
             f"this system offers no POSIX shared memory ({error}): on Linux mount it with "
-            f"'mount -t tmpfs tmpfs {_SHM}', or take engine 'sysv' or 'mmap'"
+            f"'mount -t tmpfs tmpfs {SHM}', or take engine 'sysv' or 'mmap'"
         )
     return None

@@ -9,6 +9,8 @@ import stat
 
 from .segment import Owner
 
+#: Where Linux has POSIX shared memory and semaphores as files. Elsewhere there is no such folder.
+SHM = "/dev/shm"
 #: How much is written at a time where a file system can't reserve.
 _STEP = 64 * 1024
 #: What posix_fallocate answers where it isn't offered, or forbidden as a system call.

@@ -19,7 +19,7 @@ from functools import cache
 from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
-from .files import FileMemory, free_space, give
+from .files import SHM, FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
 from .record_locks import RecordLocks, record_locks_fail
@@ -32,7 +32,6 @@ from .robust_mutex import (
 )
 from .segment import Place
 
-_SHM = "/dev/shm"
 #: How the file of a semaphore begins: in the GNU C library, and in musl.
 _BEGINNINGS = "sem.", ""
 #: More than a semaphore takes on any system.
@@ -51,7 +50,7 @@ def _semaphore(store_id: bytes, byte: int) -> str:
 
 
 def _marks(store_id: bytes) -> str:
-    return f"{_SHM}/asgi_ipc.{store_id.hex()}.marks"
+    return f"{SHM}/asgi_ipc.{store_id.hex()}.marks"
 
 
 def _make_semaphore(path: str, mode: int) -> None:
@@ -90,7 +89,7 @@ class SemaphoreLocks(RecordLocks):
                 self._create(store_id)
             except OSError as error:
                 raise StoreUnavailable(
-                    f"can't make semaphores in {free_space(_SHM)}: {error.strerror}; make room "
+                    f"can't make semaphores in {free_space(SHM)}: {error.strerror}; make room "
                     "there, or name an engine_options['directory'] that does not lie there"
                 ) from error
         try:
@@ -101,7 +100,7 @@ class SemaphoreLocks(RecordLocks):
             if not create and self.in_use(store_id):
                 raise StoreUnavailable(
                     f"the semaphores of the store at {self._place.directory!r} can't be seen from "
-                    f"here, and processes use it: {_SHM} must be the same for all of them; share "
+                    f"here, and processes use it: {SHM} must be the same for all of them; share "
                     "it (--ipc for a container), or give all an engine_options['directory'] that "
                     "they share"
                 ) from error
@@ -122,7 +121,7 @@ class SemaphoreLocks(RecordLocks):
             memory.close()
         for byte in _GATES:
             name = _semaphore(store_id, byte)
-            _make_semaphore(f"{_SHM}/{_beginning()}{name}", mode)
+            _make_semaphore(f"{SHM}/{_beginning()}{name}", mode)
             open_semaphore(f"/{name}").release()
 
     def _attach(self, store_id: bytes) -> None:
@@ -138,7 +137,7 @@ class SemaphoreLocks(RecordLocks):
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
         semaphores = [
-            f"{_SHM}/{beginning}{_semaphore(store_id, byte)}"
+            f"{SHM}/{beginning}{_semaphore(store_id, byte)}"
             for beginning in _BEGINNINGS
             for byte in _GATES
         ]
@@ -221,7 +220,7 @@ def are_seen_by_all(place: Place, descriptor: int) -> bool:
     if place.gid is not None:
         return False
     with contextlib.suppress(OSError):
-        return place.private or os.stat(_SHM).st_dev == os.fstat(descriptor).st_dev
+        return place.private or os.stat(SHM).st_dev == os.fstat(descriptor).st_dev
     return False
 
 
@@ -244,10 +243,10 @@ def no_new_ones() -> str | None:
 @cache
 def _beginning() -> str:
     """How the name of a semaphore's file begins here. Raises OSError if none can be made."""
-    refusal = OSError(errno.ENOSYS, f"no file under {_SHM} can be made a semaphore")
+    refusal = OSError(errno.ENOSYS, f"no file under {SHM} can be made a semaphore")
     for beginning in _BEGINNINGS:
         name = f"asgi_ipc.{secrets.token_hex(8)}.t"
-        file = f"{_SHM}/{beginning}{name}"
+        file = f"{SHM}/{beginning}{name}"
         try:
             _make_semaphore(file, 0o600)
             mine, other = open_semaphore(f"/{name}"), open_semaphore(f"/{name}")
