@@ -7,14 +7,21 @@ before the oldest one, if there is no room to a fresh one too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..exceptions import StoreCorrupt
 from .heap import Heap
+from .index import NEVER
 from .journal import Change
 from .layout import (
     BACKLOG,
     COUNT_SHIFT,
+    ENTRY_DEADLINE,
+    ENTRY_SIZE,
+    ENTRY_WORDS,
     ENTRY_WRAP,
     ID_SHIFT,
+    L_LATEST,
     L_NEXT,
     L_QUEUE,
     L_STOP,
@@ -34,10 +41,10 @@ from .layout import (
 HOT = 16
 #: At most one extent in so many is the one of a lane, which may be nearly empty.
 _SHARE = 16
-#: At most one in so many lengthens one. That is full, but of messages that may have expired.
-_BACKLOG_SHARE = 2
 #: An entry is small if so many fit into an extent. A larger one may leave much of it empty.
 _SMALL_SHARE = 64
+#: Nanoseconds that an entry may expire before an older one. It keeps its room until that goes.
+_SLACK = 1_000_000_000
 #: Above this a lane is exchanged, before its counts overflow.
 WORN = 1 << 63
 
@@ -56,7 +63,6 @@ class LaneExtents:
         self._bytes = heap.bytes
         self._extent = heap.geometry.extent_words
         self._most = heap.geometry.extents // _SHARE
-        self._most_behind = heap.geometry.extents // _BACKLOG_SHARE
         #: Words of the largest small entry.
         self.small = self._extent // _SMALL_SHARE
 
@@ -68,6 +74,8 @@ class LaneExtents:
         words, heap = self._words, self._heap
         if words[queue + Q_LANE_IN]:
             into, out = words[queue + Q_IN], words[queue + Q_OUT]
+            if into == out:
+                words[words[queue + Q_LANE_IN] + L_LATEST] = 0
             if into < WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
                 return
             self.drop(queue)
@@ -89,18 +97,53 @@ class LaneExtents:
         if not 0 < lane <= PLACE_MASK - self._extent:
             return 0
         change |= added
+        self._words[lane + L_LATEST] = 0
         return lane
 
     def _one_more(self, change: Change, queue: int, length: int) -> int:
         """Another extent for a lane that has one, and for an entry of so many words; or 0."""
         words = self._words
-        most = self._most_behind if length <= self.small else self._most // 2
-        if words[BACKLOG] >= most or length >= self._extent - L_WORDS:
+        if length > self.small and words[BACKLOG] >= self._most // 2:
+            return 0
+        if length >= self._extent - L_WORDS:
             return 0
         lane = self._fresh(change, queue)
         if lane:
             change[BACKLOG] = words[BACKLOG] + 1
         return lane
+
+    def entries(self, queue: int) -> Iterator[tuple[int, int]]:
+        """Where each entry is, oldest first, and where the one after it would be."""
+        words = self._words
+        lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
+        at = words[queue + Q_OUT] & PLACE_MASK
+        for _ in range(self._heap.geometry.extents):
+            if lane == last:
+                break
+            # Read before, as it may be left and freed meanwhile.
+            following = words[lane + L_NEXT]
+            yield from self._entries_of(lane, at, words[lane + L_STOP])
+            lane, at = self._heap.extent_of(following), following
+        if lane:
+            yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
+
+    def _entries_of(self, lane: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Those of one extent, from one place to another."""
+        words, end = self._words, lane + self._extent
+        if not lane < at < end:
+            raise strayed()
+        wrapped = False
+        while at != stop:
+            first = words[at]
+            if first == ENTRY_WRAP and not wrapped:
+                wrapped = True
+                at = lane + L_WORDS
+                continue
+            following = at + ENTRY_WORDS + ((first & ENTRY_SIZE) + 7 >> 3)
+            if following >= end:
+                raise strayed()
+            yield at, following
+            at = following
 
     def drop(self, queue: int) -> None:
         """Take the lane of a queue back. There must be nothing live in it."""
@@ -144,16 +187,38 @@ class LaneExtents:
         """Go on in a fresh extent; where the entry of so many words goes there, or 0."""
         words = self._words
         change: Change = {}
-        following = self._one_more(change, queue, length)
+        latest = self._latest(queue)
+        following = self._one_more(change, queue, length) if latest < NEVER else 0
         if not following:
             return 0
         lane, into, place = words[queue + Q_LANE_IN], words[queue + Q_IN], following + L_WORDS
+        words[following + L_LATEST] = latest
         # These have no meaning until the change gives the lane a next extent.
         words[lane + L_NEXT], words[lane + L_STOP] = place, into & PLACE_MASK
         change[queue + Q_LANE_IN] = following
         change[queue + Q_IN] = into & ~PLACE_MASK | place
         self._heap.commit(change)
         return place
+
+    def _latest(self, queue: int) -> int:
+        """When the last of a lane expires, or NEVER if some expire long before older ones.
+
+        Those would keep room that they need no more. In a list they do not.
+        """
+        words = self._words
+        lane, start, stop = words[queue + Q_LANE_IN], words[queue + Q_OUT], words[queue + Q_IN]
+        if lane != words[queue + Q_LANE_OUT]:
+            start = lane + L_WORDS
+        latest = words[lane + L_LATEST]
+        if latest < NEVER:
+            for at, _ in self._entries_of(lane, start & PLACE_MASK, stop & PLACE_MASK):
+                deadline = words[at + ENTRY_DEADLINE]
+                if deadline + _SLACK < latest:
+                    # Not looked for again with each message, until the lane is empty.
+                    words[lane + L_LATEST] = latest = NEVER
+                    break
+                latest = max(latest, deadline)
+        return latest
 
     def place_in_front(self, change: Change, queue: int, length: int) -> int:
         """Where an entry goes that is older than all, if it has that many words; 0 if nowhere."""
@@ -166,8 +231,8 @@ class LaneExtents:
         start = oldest - length
         if start >= lane + L_WORDS and not start <= at < oldest:
             return start
-        # While OUT is elsewhere, nothing would keep what comes from going over the oldest here.
-        if is_last and at < oldest and not self._lengthen(queue, length):
+        # While OUT is elsewhere, nothing here says where the oldest begins.
+        if is_last and not self._lengthen(queue, length):
             return 0
         first = self._one_more(change, queue, length)
         if not first:

@@ -16,7 +16,7 @@ Everything needs the segment's lock. Queues are given by their address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from struct import Struct
 
 from ..engines.base import Popped
@@ -40,7 +40,6 @@ from .layout import (
     IDLE,
     KIND_MASK,
     KIND_SHIFT,
-    L_NEXT,
     L_STOP,
     L_WORDS,
     PLACE_MASK,
@@ -54,7 +53,6 @@ from .layout import (
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
-    Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
     Q_SOONEST,
@@ -228,39 +226,6 @@ class Lanes(LaneExtents):
         return True
 
     # ---- entries
-
-    def entries(self, queue: int) -> Iterator[tuple[int, int]]:
-        """Where each entry is, oldest first, and where the one after it would be."""
-        words = self._words
-        lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
-        at = words[queue + Q_OUT] & PLACE_MASK
-        for _ in range(self._heap.geometry.extents):
-            if lane == last:
-                break
-            # Read before, as it may be left and freed meanwhile.
-            following = words[lane + L_NEXT]
-            yield from self._entries_of(lane, at, words[lane + L_STOP])
-            lane, at = self._heap.extent_of(following), following
-        if lane:
-            yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
-
-    def _entries_of(self, lane: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Those of one extent, from one place to another."""
-        words, end = self._words, lane + self._extent
-        if not lane < at < end:
-            raise strayed()
-        wrapped = False
-        while at != stop:
-            first = words[at]
-            if first == ENTRY_WRAP and not wrapped:
-                wrapped = True
-                at = lane + L_WORDS
-                continue
-            following = at + ENTRY_WORDS + ((first & ENTRY_SIZE) + 7 >> 3)
-            if following >= end:
-                raise strayed()
-            yield at, following
-            at = following
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:
         size, start = len(payload), (at + ENTRY_WORDS) * WORD

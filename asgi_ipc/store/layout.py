@@ -166,8 +166,9 @@ TAG_MARK = 1 << 63
 Q_BUSY = 9  #: so many words from LANE_IN on are what a push through a lane looks at
 
 # Words of a LANE: the handle of its queue; if it is not the last, where the oldest entry of
-# the next one is and where its own last entry ends. Then of an entry.
-L_QUEUE, L_NEXT, L_STOP, L_WORDS = 1, 2, 3, 4
+# the next one is and where its own last entry ends; a deadline that is no sooner than those of
+# the extents before it, or NEVER. Then of an entry.
+L_QUEUE, L_NEXT, L_STOP, L_LATEST, L_WORDS = 1, 2, 3, 4, 5
 ENTRY_DEADLINE, ENTRY_WORDS = 1, 2
 ENTRY_SIZE, ENTRY_DEAD, ENTRY_LIFETIME_SHIFT = (1 << 31) - 1, 1 << 31, 32
 ENTRY_WRAP = (1 << 64) - 1

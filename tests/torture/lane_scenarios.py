@@ -39,8 +39,7 @@ def before_lane(world: World) -> None:
 
 def allow_one_lane(world: World) -> None:
     """There is room for one lane of one extent, and for a spare extent beside it."""
-    lanes = world.engine._queues._lanes
-    lanes._most, lanes._most_behind = 1, 0
+    world.engine._queues._lanes._most = 1
     while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
         world.engine._channels.heap._grow()
 
@@ -141,8 +140,7 @@ def empty_lane(world: World) -> None:
 
 def allow_long_lanes(world: World) -> None:
     """There is room for more extents."""
-    lanes = world.engine._queues._lanes
-    lanes._most = lanes._most_behind = 1000
+    world.engine._queues._lanes._most = 1000
     while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
         world.engine._channels.heap._grow()
 
@@ -198,7 +196,8 @@ def old_long_lane(world: World) -> None:
 def dead_long_lane(world: World) -> None:
     """The one record of a long lane that lived is gone, and the expired behind it are left."""
     may_be_long(world)
-    world.engine.pop(b"lane", 2)
+    world.engine.pop(b"lane", 3)
+    world.push(b"lane", b"lives", lifetime=300)
     lengthen(world, 3, lifetime=100)
     world.now += 200
     world.engine.statistics(b"lane")
