@@ -264,14 +264,47 @@ def test_what_expires_long_before_an_older_one_makes_room_all_the_same(
     assert pop(whole) == [b"in front"]
 
 
+def test_messages_that_expire_ever_sooner_lengthen_no_lane_either(
+    engine: SharedMemoryEngine,
+) -> None:
+    give_lane(engine)
+    for number, payload in enumerate(payloads(2 * FULL)):
+        push(engine, payload, lifetime=20 * SECOND - number * SECOND // 5)
+    assert extents(engine) == 1
+    assert in_list(engine)
+
+
+def test_the_order_of_expiry_is_looked_at_once(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_lane(engine)
+    push(engine, b"in front", lifetime=100 * SECOND)
+    push(engine, *payloads(2 * FULL), lifetime=SECOND)
+    assert in_list(engine)
+    monkeypatch.setattr(engine._queues._lanes, "_entries_of", None)
+    push(engine, *payloads(FULL), lifetime=SECOND)
+    monkeypatch.undo()
+    assert len(pop(engine, 99)) == 1 + 3 * FULL
+
+
+def test_a_lane_lies_where_anything_may_have_been(engine: SharedMemoryEngine) -> None:
+    push(engine, bytes([255]) * 1_000_000, queue=b"before")
+    assert len(pop(engine, 1, b"before")) == 1
+    give_lane(engine)
+    sent = payloads(4 * FULL)
+    push(engine, *sent)
+    assert extents(engine) == 4
+    assert pop(engine, 99) == sent
+
+
 def test_the_order_of_expiry_is_looked_at_from_extent_to_extent(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_lane(engine)
     sent = payloads(4 * FULL)
-    push(engine, *sent[: FULL + 3], lifetime=10 * SECOND)
-    assert extents(engine) == 2
-    push(engine, *sent[FULL + 3 :], lifetime=8 * SECOND)
+    push(engine, *sent[:FULL], lifetime=10 * SECOND)
+    assert extents(engine) == 1
+    push(engine, *sent[FULL:], lifetime=8 * SECOND)
     assert extents(engine) == 2
     assert in_list(engine)
     # It is so until the lane was empty.
