@@ -39,16 +39,16 @@ def pass_directly(
                 return False  # Only a bell would wake it.
             break  # Each speaks for all: it is this thread that is asked about.
         demux.notice_flush()
-        engine, channel, waited_for = demux.engine, None, True
+        channel, waited_for = None, True
         for local in local_names:
             channel = own.locals.get(local)
             if channel is None or channel.items:
                 return False
             if not channel.waiters:
                 waited_for = False
-        if not waited_for and (len(local_names) > 1 or own.held(engine.clock())):
+        if not waited_for and (len(local_names) > 1 or own.held(demux.engine.clock())):
             return False
-        if demux.closed or engine.peek(own.name):
+        if demux.closed or demux.engine.peek(own.name):
             return False
         here = None
         if len(local_names) > 1:

@@ -78,7 +78,7 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
     "live words": (0, lambda heap: heap.geometry.extent_live, "live words"),
     "bucket": (0, lambda heap: heap.geometry.hash_table + 3, "can't be followed|found by its name"),
     "META": (0, lambda heap: queue(heap), "another's"),
-    "head": (0, lambda heap: queue(heap) + layout.Q_HEAD, "queue"),
+    "head": (0, lambda heap: queue(heap) + layout.Q_HEADS, "queue"),
     "tail": (0, lambda heap: queue(heap) + layout.Q_TAIL, "tail"),
     "count": (0, lambda heap: queue(heap) + layout.Q_PUSHED, "counts otherwise"),
     "link": (0, lambda heap: queue(heap, layout.MESSAGE) + layout.M_LINK, "queue"),

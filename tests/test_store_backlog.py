@@ -9,12 +9,12 @@ import pytest
 
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull
-from asgi_ipc.store import lane_extents, lanes, layout
+from asgi_ipc.store import lane_extents, lanes, layout, lists
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
 from .stores import KIB, assert_sound, in_child, open_store, record
-from .test_store_lanes import SECOND, Clock, clock, give_lane, in_list, pop, push, word
+from .test_store_lanes import SECOND, Clock, clock, give_lane, in_front, in_list, pop, push, word
 from .test_store_lanes import engine as whole
 
 __all__ = ["clock", "whole"]
@@ -31,7 +31,7 @@ FULL = 16
 @pytest.fixture
 def engine(whole: SharedMemoryEngine) -> SharedMemoryEngine:
     """One that gives a lane of large messages four extents at most."""
-    whole._queues._lanes._most = 6
+    whole._queues._lanes._most_large = 3
     return whole
 
 
@@ -112,10 +112,11 @@ def test_a_lane_that_went_round_can_go_on_elsewhere(engine: SharedMemoryEngine) 
     assert pop(engine, 2) == sent[12:14]
     # There is room in front of the oldest up to what went round to the beginning.
     for number in (13, 12, 11):
+        assert not in_front(engine)
         engine.restore(b"q", Popped(sent[number], engine.clock() + SECOND))
         assert_sound(engine)
-    assert extents(engine) == 4
-    assert not in_list(engine)
+    assert in_front(engine)
+    assert extents(engine) == 3
     assert pop(engine, 99) == sent[11:50]
 
 
@@ -208,26 +209,6 @@ def test_a_backlog_goes_with_the_owner_of_its_queue(
     assert (counts["orphaned"], counts["expired"]) == (3 * FULL // 2, 3 * FULL // 2)
     assert (counts["queues"], counts["pending"]) == (0, 0)
     assert extents(engine) == 0
-
-
-def test_what_a_lane_has_no_room_in_front_for_moves_all_of_it_to_the_list(
-    engine: SharedMemoryEngine, clock: Clock
-) -> None:
-    give_lane(engine)
-    sent = payloads(2 * FULL)
-    push(engine, b"dead", lifetime=SECOND)
-    push(engine, *sent)
-    push(engine, *payloads(FULL), lifetime=SECOND)
-    push(engine, b"last")
-    clock.now += 2 * SECOND
-    sweep(engine, clock)
-    assert extents(engine) > 2
-    large = bytes(20_000)
-    engine.restore(b"q", Popped(large, engine.clock() + SECOND))
-    assert in_list(engine)
-    assert extents(engine) == 1
-    assert_sound(engine)
-    assert pop(engine, 999) == [large, *sent, b"last"]
 
 
 def test_a_backlog_of_small_ones_takes_all_that_there_is(whole: SharedMemoryEngine) -> None:
@@ -339,84 +320,6 @@ def test_a_queue_of_large_ones_that_nobody_reads_yet_gets_no_lane(
     assert pop(engine, 99) == [*sent[1:], b"small"]
 
 
-def test_what_a_lane_has_no_room_in_front_for_goes_before_it_in_another_extent(
-    engine: SharedMemoryEngine,
-) -> None:
-    give_lane(engine)
-    sent = payloads(3 * FULL)
-    push(engine, *sent)
-    assert extents(engine) == 3
-    taken = engine.pop(b"q", FULL + 1)
-    assert extents(engine) == 2
-    for again in reversed(taken):
-        engine.restore(b"q", again)
-        assert_sound(engine)
-    assert not in_list(engine)
-    assert extents(engine) == 3
-    counts = engine.statistics(b"q")
-    assert (counts["pushed"], counts["popped"]) == (3 * FULL + HOT, HOT)
-    assert pop(engine, FULL - 1) == sent[: FULL - 1]
-    assert pop(engine, 99) == sent[FULL - 1 :]
-    assert extents(engine) == 1
-
-
-@pytest.mark.parametrize("most", [3, 2, 1, 0])
-def test_what_goes_before_a_lane_that_went_round_leads_back_to_its_oldest(
-    engine: SharedMemoryEngine, most: int
-) -> None:
-    give_lane(engine)
-    sent = payloads(24)
-    push(engine, *sent[:13])
-    taken = engine.pop(b"q", 10)
-    push(engine, *sent[13:])
-    assert word(engine, layout.Q_IN) % (1 << 32) < word(engine, layout.Q_OUT) % (1 << 32)
-    assert extents(engine) == 1
-    lanes = engine._queues._lanes
-    lanes._most = 2 * most
-    for again in reversed(taken):
-        engine.restore(b"q", again)
-        assert_sound(engine)
-    # One before it, and one behind it, as it must not go round any more.
-    assert extents(engine) == (3 if most > 1 else 1)
-    assert in_list(engine) == (most < 2)
-    lanes._most = 6
-    behind = payloads(10, 999)
-    push(engine, *behind)
-    assert_sound(engine)
-    assert [pop(engine) for _ in range(34)] == [[each] for each in [*sent, *behind]]
-    assert extents(engine) == 1
-
-
-def test_what_is_put_back_before_a_lane_that_nothing_left_yet_counts_as_of_it(
-    engine: SharedMemoryEngine,
-) -> None:
-    for number in range(HOT - 1):
-        push(engine, b"%d" % number)
-    (first,) = engine.pop(b"q")
-    push(engine, b"more")
-    assert word(engine, layout.Q_OUT) >> 32 == 0
-    assert extents(engine) == 1
-    engine.restore(b"q", first)
-    assert_sound(engine)
-    assert extents(engine) == 3
-    counts = engine.statistics(b"q")
-    assert (counts["pushed"], counts["popped"], counts["pending"]) == (HOT, 0, HOT)
-    assert pop(engine, 99) == [*(b"%d" % number for number in range(HOT - 1)), b"more"]
-
-
-def test_what_never_was_in_a_queue_is_put_back_before_its_lane_all_the_same(
-    engine: SharedMemoryEngine,
-) -> None:
-    sent = [b"%d" % number for number in range(HOT)]
-    push(engine, *sent)
-    assert extents(engine) == 1
-    engine.restore(b"q", Popped(b"first", engine.clock() + SECOND))
-    assert_sound(engine)
-    counts = engine.statistics(b"q")
-    assert (counts["pushed"], counts["popped"], counts["pending"]) == (HOT + 1, 0, HOT + 1)
-    assert pop(engine, 99) == [b"first", *sent]
-
-
 def test_a_flush_takes_a_backlog_too(engine: SharedMemoryEngine) -> None:
     give_lane(engine)
     push(engine, *payloads(4 * FULL))
@@ -427,27 +330,6 @@ def test_a_flush_takes_a_backlog_too(engine: SharedMemoryEngine) -> None:
     give_lane(engine)
     push(engine, *payloads(4 * FULL))
     assert extents(engine) == 4
-
-
-def test_what_expires_while_a_lane_is_moved_to_the_list_is_not_moved(
-    engine: SharedMemoryEngine, clock: Clock
-) -> None:
-    give_lane(engine)
-    push(engine, b"first")
-    push(engine, b"expires", lifetime=SECOND)
-    push(engine, b"a" * 900, b"b" * 900)
-    assert pop(engine) == [b"first"]
-    # Only what has expired makes room for them in the list.
-    push(engine, bytes(40_000), queue=b"old", lifetime=SECOND)
-    size = 5_000
-    while size > 100:
-        if engine.push([record(engine, b"fill", bytes(size))]):
-            size //= 2
-    clock.now += 2 * SECOND
-    engine.restore(b"q", Popped(bytes(15_000), engine.clock() + SECOND))
-    assert in_list(engine)
-    assert_sound(engine)
-    assert pop(engine, 9) == [bytes(15_000), b"a" * 900, b"b" * 900]
 
 
 def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -> None:
@@ -481,7 +363,7 @@ def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
 ) -> None:
     """It could never be exchanged."""
     give_lane(engine)
-    for module in (lanes, lane_extents):
+    for module in (lanes, lane_extents, lists):
         monkeypatch.setattr(module, "WORN", 20 << layout.COUNT_SHIFT)
     push(engine, *[b"ahead"] * 5)
     for number in range(60):
@@ -490,41 +372,45 @@ def test_a_lane_whose_counts_have_grown_large_gets_nothing_from_the_list(
         assert word(engine, layout.Q_IN) >> layout.COUNT_SHIFT <= 20
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_order_of_events_gives_what_a_list_gives(
     engine: SharedMemoryEngine, clock: Clock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane_extents, "HOT", 1)
     dice = random.Random(seed)
-    expected: list[tuple[bytes, int]] = []
+    expected: list[Popped] = []
+    held: list[Popped] = []
     most = 0
     # With the others no lane gets longer for long.
     alike = seed % 2 > 0
     lifetimes = [SECOND, LONGER] if alike else [SECOND // 10, SECOND, 100 * SECOND, 100 * SECOND]
     for step in range(4_000):
         choice = dice.random()
-        expected = [each for each in expected if each[1] > clock.now]
+        expected = [each for each in expected if each.deadline > clock.now]
         if choice < (0.7 if step // 200 % 2 else 0.35):
             payload = b"%d:" % step + bytes(dice.choice([0, 7, 100, 900, 900, 5_000, 15_000]))
             lifetime = dice.choice(lifetimes)
             if not engine.push([record(engine, b"q", payload, lifetime=lifetime)]):
-                expected.append((payload, clock.now + lifetime))
-        elif choice < 0.9:
+                expected.append(Popped(payload, clock.now + lifetime))
+        elif choice < 0.88:
             limit = dice.choice([1, 1, 1, 5, 40])
-            assert engine.pop(b"q", limit) == expected[:limit]
+            taken = engine.pop(b"q", limit)
+            assert taken == expected[:limit]
             del expected[:limit]
-        elif choice < 0.93 and expected:
-            (taken,) = engine.pop(b"q")
+            held = (held + dice.sample(taken, len(taken)))[-20:]
+        elif choice < 0.93 and held:
+            back = held.pop(dice.randrange(len(held)))
             try:
-                engine.restore(b"q", taken)
+                engine.restore(b"q", back)
+                expected.insert(0, back)
             except StoreFull:
-                del expected[0]
+                pass
         elif choice < 0.96:
             sweep(engine, clock, everything=dice.random() < 0.2)
         else:
             clock.now += dice.choice([SECOND // 20, SECOND // 20, SECOND])
         most = max(most, extents(engine))
-        if not step % 40:
+        if not step % 20:
             assert_sound(engine)
     assert most >= 4 or not alike
-    assert engine.pop(b"q", 10**6) == [each for each in expected if each[1] > clock.now]
+    assert engine.pop(b"q", 10**6) == [each for each in expected if each.deadline > clock.now]

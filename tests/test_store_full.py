@@ -73,6 +73,8 @@ def test_full_group_memory_refuses_with_the_option_named_and_serves_on(tmp_path:
 def test_the_expired_make_room_before_anybody_is_refused(tmp_path: Path, size: int) -> None:
     now = [10**12]
     engine = open_store(tmp_path, clock=lambda: now[0])
+    # In a lane a message takes less room than in a list. Let all take the same.
+    engine._queues._lanes._most_unread = 0
     try:
         names = [b"q%d" % number for number in range(30)]
         stored = 0

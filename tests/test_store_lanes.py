@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import select
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from asgi_ipc.engines.base import Bell, Popped
-from asgi_ipc.store import lane_extents, lanes, layout
+from asgi_ipc.store import lane_extents, lanes, layout, lists, queues
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
@@ -68,7 +68,11 @@ def give_lane(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
 
 
 def in_list(engine: SharedMemoryEngine) -> bool:
-    return bool(word(engine, layout.Q_HEAD))
+    return bool(word(engine, layout.Q_HEADS) & layout.LINK_MASK)
+
+
+def in_front(engine: SharedMemoryEngine, queue: bytes = b"q") -> bool:
+    return word(engine, layout.Q_HEADS, queue) >> layout.FRONT > 0
 
 
 def test_no_lane_lies_where_its_ends_could_not_be_told(
@@ -87,9 +91,9 @@ def test_no_lane_lies_where_its_ends_could_not_be_told(
 def push_without_lane(engine: SharedMemoryEngine, *payloads: bytes) -> None:
     """As if there were lanes enough when these come."""
     lanes = engine._queues._lanes
-    most, lanes._most = lanes._most, 0
+    most, lanes._most_unread = lanes._most_unread, 0
     push(engine, *payloads)
-    lanes._most = most
+    lanes._most_unread = most
     assert not word(engine, layout.Q_LANE_IN)
 
 
@@ -124,6 +128,19 @@ def test_a_queue_that_found_no_lane_gets_one_when_it_is_read(engine: SharedMemor
     assert word(engine, layout.Q_LANE_IN)
 
 
+def test_queues_that_nobody_reads_leave_half_of_the_lanes_to_others(
+    engine: SharedMemoryEngine,
+) -> None:
+    names = [b"q%d" % number for number in range(20)]
+    for name in names:
+        push(engine, *[b"x"] * HOT, queue=name)
+    assert engine._channels.words[layout.LANES] == 4
+    for name in reversed(names):
+        assert pop(engine, HOT, name) == [b"x"] * HOT
+    assert engine._channels.words[layout.LANES] == 8
+    assert word(engine, layout.Q_LANE_IN, names[-1])
+
+
 def test_readers_that_never_empty_a_list_move_it_to_the_lane(engine: SharedMemoryEngine) -> None:
     """As a writer and a reader that take turns at the lock: what lies there never gets less."""
     ahead = [b"%d" % number for number in range(300)]
@@ -139,32 +156,69 @@ def test_readers_that_never_empty_a_list_move_it_to_the_lane(engine: SharedMemor
     assert (counts["pushed"], counts["high_water"]) == (600, 301)
 
 
-def test_what_is_moved_to_the_lane_is_never_out_of_sight(
-    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
+def push_and_pop(engine: SharedMemoryEngine) -> None:
+    push(engine, b"2")
+    pop(engine)
+
+
+#: To a queue that holds message 1, and is never empty meanwhile: how it gets there, what another
+#: process does.
+NEVER_EMPTY: dict[str, tuple[Callable[..., None], Callable[..., object]]] = {
+    "from list to lane": (
+        lambda engine: push_without_lane(engine, b"1"),
+        lambda other: push(other, b"2"),
+    ),
+    "through the lane": (
+        lambda engine: push(engine, b"1"),
+        push_and_pop,
+    ),
+    "off the list": (
+        lambda engine: push_without_lane(engine, b"1", b"2"),
+        lambda other: pop(other),
+    ),
+    "in front and behind": (
+        lambda engine: engine.restore(b"q", Popped(b"1" * 17_000, engine.clock() + SECOND)),
+        push_and_pop,
+    ),
+    "behind and in front": (
+        lambda engine: push(engine, b"1", b"2"),
+        lambda other: (other.pop(b"q", 1), other.restore(b"q", Popped(b"1" * 17_000, SECOND))),
+    ),
+}
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("case", NEVER_EMPTY)
+def test_what_moves_is_never_out_of_sight(
+    tmp_path: Path,
+    engine: SharedMemoryEngine,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+    turn: int,
 ) -> None:
-    """To who peeks, without the lock, while another process reads the queue."""
+    """To who peeks, without the lock, while another process has its turn between two reads."""
+    prepare, step = NEVER_EMPTY[case]
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
-    push(engine, *[b"before"] * (HOT - 1))
-    assert len(pop(engine, HOT)) == HOT - 1
-    push_without_lane(engine, b"1", b"2")
-    address = engine._queues.find(b"q")
-    really = engine._queues._words
-
-    class Interrupted:
-        """The words of the segment; before the list is looked at, another has its turn."""
-
-        def __getitem__(self, word: int) -> int:
-            if word == address + layout.Q_HEAD:
-                assert pop(other) == [b"1"]
-                assert really[address + layout.Q_LANE_IN]
-            found: int = really[word]
-            return found
-
+    give_lane(engine)
+    if "list" in case:
+        with engine._channels:
+            engine._queues._lanes.drop(engine._queues.find(b"q"))
+    prepare(engine)
     assert engine.peek(b"q")
-    engine._queues._words = Interrupted()  # type: ignore[assignment]
-    assert engine._queues.peek(b"q")
-    engine._queues._words = really
-    assert pop(engine) == [b"2"]
+    read = [layout.Q_TAG, layout.Q_OUT, layout.Q_HEADS, layout.Q_IN]
+    assert read == sorted(read), "they are read in this order"
+
+    def slowly(view: memoryview, offset: int) -> tuple[int, ...]:
+        found = []
+        for number, each in enumerate(read):
+            if number == turn:
+                step(other)
+            found.append(engine._channels.words[offset // layout.WORD - layout.Q_TAG + each])
+        return tuple(found)
+
+    monkeypatch.setattr(queues, "_peek", slowly)
+    assert engine.peek(b"q")
     other.close()
 
 
@@ -252,50 +306,6 @@ def test_the_store_knows_when_something_expires_that_came_after_a_sweep(
     push(engine, b"later", lifetime=2 * SECOND)
     assert engine._channels.words[layout.SOONEST] <= clock.now + 2 * SECOND
     assert_sound(engine)
-
-
-@pytest.mark.parametrize("between", [0, 1, 9, 13, 20])
-def test_what_is_restored_comes_first_again(engine: SharedMemoryEngine, between: int) -> None:
-    give_lane(engine)
-    big = b"B" * 1_200
-    push(engine, b"1" * 5_000, b"2", b"3")
-    (first,) = engine.pop(b"q")
-    # Which may fill the lane up to what is its oldest now.
-    push(engine, *[big] * between)
-    engine.restore(b"q", first)
-    assert_sound(engine)
-    assert pop(engine, 99) == [b"1" * 5_000, b"2", b"3", *[big] * between]
-    counts = engine.statistics(b"q")
-    assert counts["pushed"] == counts["popped"] == HOT + 3 + between
-
-
-def test_what_is_restored_to_an_empty_lane_is_there(engine: SharedMemoryEngine) -> None:
-    give_lane(engine)
-    engine.restore(b"q", Popped(b"never pushed here", engine.clock() + SECOND))
-    push(engine, b"next")
-    assert pop(engine, 9) == [b"never pushed here", b"next"]
-    assert engine.statistics()["pending"] == 0
-
-
-@pytest.mark.parametrize("gone", ["nothing", "what expired", "what a flush took"])
-def test_what_was_taken_is_put_back_into_a_store_made_anew(
-    tmp_path: Path, engine: SharedMemoryEngine, clock: Clock, gone: str
-) -> None:
-    push(engine, b"taken", lifetime=10 * SECOND)
-    (taken,) = engine.pop(b"q")
-    open_store(tmp_path, channel_memory=2048 * KIB, clock=clock).destroy()
-    if gone != "nothing":
-        push(engine, b"gone", queue=b"other", lifetime=SECOND)
-    if gone == "what expired":
-        clock.now += SECOND
-        assert engine.statistics(b"other")["expired"] == 1
-    elif gone != "nothing":
-        engine.flush()
-        assert engine.statistics()["flushed"] == 1
-    engine.restore(b"q", taken)
-    assert_sound(engine)
-    assert engine.statistics()["pending"] == 1
-    assert pop(engine, 9) == [b"taken"]
 
 
 def test_a_flush_is_not_outlived_by_what_is_remembered(
@@ -398,7 +408,7 @@ def test_a_lane_whose_counts_grow_large_is_exchanged(
     engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_lane(engine)
-    for module in (lanes, lane_extents):
+    for module in (lanes, lane_extents, lists):
         monkeypatch.setattr(module, "WORN", 20 << layout.COUNT_SHIFT)
     total = HOT
     exchanged = 0

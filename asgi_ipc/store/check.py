@@ -8,7 +8,7 @@ nothing, and ends on any contents: each loop is bounded by how many records ther
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from zlib import crc32
 
 from ..exceptions import StoreCorrupt
@@ -17,6 +17,7 @@ from .heap import Heap
 from .lanes import Lanes
 from .layout import (
     BACKLOG,
+    BEHIND,
     CHANNELS,
     COUNT_SHIFT,
     CURSOR,
@@ -37,6 +38,7 @@ from .layout import (
     FREE_EXTENTS,
     FREE_ID,
     FREE_NODE,
+    FRONT,
     GONE,
     HIGH_WATER,
     ID_SHIFT,
@@ -67,7 +69,7 @@ from .layout import (
     Q_BELL,
     Q_CHAIN,
     Q_GONE,
-    Q_HEAD,
+    Q_HEADS,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
@@ -318,14 +320,18 @@ class _Checker:
             yield f"the {used} wait nodes are not in one place each"
 
     def messages(self, at: int, name: bytes) -> Iterator[str]:
-        """The messages in the list of the queue at an address."""
+        """The messages in the lists of the queue at an address."""
         words = self.words
         last, count, soonest = 0, 0, words[at + Q_SOONEST]
-        for message in self.follow(
-            words[at + Q_HEAD],
-            lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
-            f"queue {name!r}",
-        ):
+        front, messages = (
+            self.follow(
+                words[at + Q_HEADS] >> which & LINK_MASK,
+                lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
+                f"queue {name!r}",
+            )
+            for which in (FRONT, BEHIND)
+        )
+        for message in chain(front, messages):
             if self.kind(message) != MESSAGE:
                 yield f"queue {name!r} holds a record of kind {self.kind(message)}"
             self.pieces(message)
@@ -334,7 +340,7 @@ class _Checker:
                 yield f"queue {name!r} has a message that expires sooner than it says"
         if soonest < words[SOONEST] and count:
             yield f"queue {name!r} may expire sooner than the store says"
-        if count and last != words[at + Q_TAIL]:
+        if words[at + Q_HEADS] & LINK_MASK and last != words[at + Q_TAIL]:
             yield f"queue {name!r} does not end at its tail"
         if pending(words, at) > words[at + Q_HIGH_WATER]:
             yield f"queue {name!r} has {pending(words, at)} messages, over its high-water mark"
@@ -348,7 +354,7 @@ class _Checker:
         return list(
             self.follow(
                 words[at + Q_LANE_OUT],
-                lambda lane: 0 if lane == last else self.heap.extent_of(words[lane + L_NEXT]),
+                lambda lane: 0 if lane == last else words[lane + L_NEXT],
                 "a lane",
             )
         )

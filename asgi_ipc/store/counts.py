@@ -13,17 +13,21 @@ from .journal import Change
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
+    ENTRY_DEADLINE,
+    ENTRY_LIFETIME_SHIFT,
     EXPIRED,
     FLUSHED,
+    FRONT,
     GONE,
     HIGH_WATER,
+    LINK_MASK,
     M_DEADLINE,
     M_LINK,
     ORPHANED,
     PUSHED,
     Q_EXPIRED,
     Q_GONE,
-    Q_HEAD,
+    Q_HEADS,
     Q_HIGH_WATER,
     Q_IN,
     Q_OUT,
@@ -95,7 +99,27 @@ class Counts:
         else:
             change[PUSHED] = words[PUSHED] + 1
 
+    def back_in_list(self, change: Change, address: int) -> None:
+        """The same for the queue, if it is put into a list."""
+        words = self._words
+        pushed = address + Q_PUSHED
+        if not self.popped(address):
+            change[pushed] = words[pushed] + 1
+        elif words[address + Q_GONE]:
+            change[address + Q_GONE] = words[address + Q_GONE] - 1
+        else:
+            # It came and went through the lane. Now it came through the list.
+            change[pushed] = words[pushed] + 1
+            for end in (address + Q_IN, address + Q_OUT):
+                change[end] = words[end] - (1 << COUNT_SHIFT)
+
     # ---- telling
+
+    def popped(self, address: int) -> int:
+        """How many messages were taken from a queue."""
+        words = self._words
+        gone = words[address + Q_GONE] + (words[address + Q_OUT] >> COUNT_SHIFT)
+        return int(gone - words[address + Q_EXPIRED])
 
     def of_queue(self, address: int, now: int) -> dict[str, int]:
         """Counts of one queue; 0 is a queue that there is not."""
@@ -105,15 +129,13 @@ class Counts:
                 ("pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water",
                  "oldest_age"), 0,
             )  # fmt: skip
-        pushed, left = ever_pushed(words, address), pending(words, address)
-        expired = words[address + Q_EXPIRED]
         return {
-            "pushed": pushed,
-            "popped": pushed - left - expired,
-            "expired": expired,
+            "pushed": ever_pushed(words, address),
+            "popped": self.popped(address),
+            "expired": words[address + Q_EXPIRED],
             "refused": words[address + Q_REFUSED],
             "orphaned": 0,
-            "pending": left,
+            "pending": pending(words, address),
             "high_water": words[address + Q_HIGH_WATER],
             "oldest_age": self._age(address, now),
         }
@@ -133,13 +155,18 @@ class Counts:
 
     def _age(self, address: int, now: int) -> int:
         words = self._words
+        heads = words[address + Q_HEADS]
+        if heads >> FRONT:
+            return self._age_of(heads >> FRONT, now)
         for at, _ in self._lanes.entries(address):
             if not words[at] & ENTRY_DEAD:
-                _, deadline, lifetime = self._lanes.read(at)
-                return max(0, now - (deadline - lifetime * MILLISECOND))
-        head = words[address + Q_HEAD]
-        if not head:
+                lifetime = (words[at] >> ENTRY_LIFETIME_SHIFT) * MILLISECOND
+                return max(0, now - (words[at + ENTRY_DEADLINE] - lifetime))
+        return self._age_of(heads & LINK_MASK, now)
+
+    def _age_of(self, message: int, now: int) -> int:
+        if not message:
             return 0
-        at = words[self._heap.end - head]
-        lifetime = (words[at + M_LINK] >> 32) * MILLISECOND
-        return max(0, now - (words[at + M_DEADLINE] - lifetime))
+        at = self._words[self._heap.end - message]
+        lifetime = (self._words[at + M_LINK] >> 32) * MILLISECOND
+        return max(0, now - (self._words[at + M_DEADLINE] - lifetime))

@@ -1,8 +1,7 @@
 """The extents of lanes: given to a queue, gone through, given back.
 
 An entry goes behind the newest one; at the end of an extent to its beginning, if most of it
-has been read, or else to a fresh one. Readers free each that they leave. What is put back goes
-before the oldest one, if there is no room to a fresh one too.
+has been read, or else to a fresh one. Readers free each that they leave.
 """
 
 from __future__ import annotations
@@ -39,10 +38,12 @@ from .layout import (
 
 #: Messages that a queue has had before it gets a lane.
 HOT = 16
-#: At most one extent in so many is the one of a lane, which may be nearly empty.
+#: At most one extent in so many is the one of a lane, which may be nearly empty. Half of
+#: these are kept for queues that are read.
 _SHARE = 16
-#: An entry is small if so many fit into an extent. A larger one may leave much of it empty.
-_SMALL_SHARE = 64
+#: An entry is small if so many fit into an extent. A larger one may leave much of it empty, so
+#: of the extents that lengthen a lane for such there is at most one in so many.
+_SMALL_SHARE, _LARGE_SHARE = 64, 32
 #: Nanoseconds that an entry may expire before an older one. It keeps its room until that goes.
 _SLACK = 1_000_000_000
 #: Above this a lane is exchanged, before its counts overflow.
@@ -63,10 +64,12 @@ class LaneExtents:
         self._bytes = heap.bytes
         self._extent = heap.geometry.extent_words
         self._most = heap.geometry.extents // _SHARE
+        self._most_unread = self._most // 2
+        self._most_large = heap.geometry.extents // _LARGE_SHARE
         #: Words of the largest small entry.
         self.small = self._extent // _SMALL_SHARE
 
-    def renew(self, queue: int) -> None:
+    def renew(self, queue: int, is_read: bool) -> None:
         """Give a queue a lane, if it deserves one and has none that works.
 
         And if one can be had without taking room from anybody.
@@ -79,7 +82,8 @@ class LaneExtents:
             if into < WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
                 return
             self.drop(queue)
-        if words[queue + Q_PUSHED] < HOT or words[LANES] >= self._most:
+        most = self._most if is_read else self._most_unread
+        if words[queue + Q_PUSHED] < HOT or words[LANES] >= most:
             return
         change: Change = {LANES: words[LANES] + 1}
         lane = self._fresh(change, queue)
@@ -91,25 +95,11 @@ class LaneExtents:
 
     def _fresh(self, change: Change, queue: int) -> int:
         """An extent that is a queue's with ``change``, or 0: none is to be had."""
-        added: Change = {}
-        lane = self._heap.add_extent(added, LANE, self._words[queue] >> ID_SHIFT)
+        lane = self._heap.add_extent(change, LANE, self._words[queue] >> ID_SHIFT)
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
         if not 0 < lane <= PLACE_MASK - self._extent:
             return 0
-        change |= added
         self._words[lane + L_LATEST] = 0
-        return lane
-
-    def _one_more(self, change: Change, queue: int, length: int) -> int:
-        """Another extent for a lane that has one, and for an entry of so many words; or 0."""
-        words = self._words
-        if length > self.small and words[BACKLOG] >= self._most // 2:
-            return 0
-        if length >= self._extent - L_WORDS:
-            return 0
-        lane = self._fresh(change, queue)
-        if lane:
-            change[BACKLOG] = words[BACKLOG] + 1
         return lane
 
     def entries(self, queue: int) -> Iterator[tuple[int, int]]:
@@ -123,7 +113,7 @@ class LaneExtents:
             # Read before, as it may be left and freed meanwhile.
             following = words[lane + L_NEXT]
             yield from self._entries_of(lane, at, words[lane + L_STOP])
-            lane, at = self._heap.extent_of(following), following
+            lane, at = following, following + L_WORDS
         if lane:
             yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
 
@@ -186,15 +176,20 @@ class LaneExtents:
     def _lengthen(self, queue: int, length: int) -> int:
         """Go on in a fresh extent; where the entry of so many words goes there, or 0."""
         words = self._words
-        change: Change = {}
-        latest = self._latest(queue)
-        following = self._one_more(change, queue, length) if latest < NEVER else 0
+        if length > self.small and words[BACKLOG] >= self._most_large:
+            return 0
+        change: Change = {BACKLOG: words[BACKLOG] + 1}
+        following = self._fresh(change, queue)
         if not following:
             return 0
+        # Last, as it takes longest.
+        latest = self._latest(queue)
+        if latest == NEVER:
+            return 0
         lane, into, place = words[queue + Q_LANE_IN], words[queue + Q_IN], following + L_WORDS
-        words[following + L_LATEST] = latest
         # These have no meaning until the change gives the lane a next extent.
-        words[lane + L_NEXT], words[lane + L_STOP] = place, into & PLACE_MASK
+        words[lane + L_NEXT], words[lane + L_STOP] = following, into & PLACE_MASK
+        words[following + L_LATEST] = latest
         change[queue + Q_LANE_IN] = following
         change[queue + Q_IN] = into & ~PLACE_MASK | place
         self._heap.commit(change)
@@ -220,39 +215,15 @@ class LaneExtents:
                 latest = max(latest, deadline)
         return latest
 
-    def place_in_front(self, change: Change, queue: int, length: int) -> int:
-        """Where an entry goes that is older than all, if it has that many words; 0 if nowhere."""
-        words = self._words
-        lane, into = words[queue + Q_LANE_OUT], words[queue + Q_IN]
-        at, oldest = into & PLACE_MASK, words[queue + Q_OUT] & PLACE_MASK
-        is_last = lane == words[queue + Q_LANE_IN]
-        if not is_last:
-            at = words[lane + L_STOP]
-        start = oldest - length
-        if start >= lane + L_WORDS and not start <= at < oldest:
-            return start
-        # While OUT is elsewhere, nothing here says where the oldest begins.
-        if is_last and not self._lengthen(queue, length):
-            return 0
-        first = self._one_more(change, queue, length)
-        if not first:
-            return 0
-        # No entry ends where the extent does.
-        stop = first + self._extent - 1
-        words[first + L_NEXT], words[first + L_STOP] = oldest, stop
-        change[queue + Q_LANE_OUT] = first
-        return stop - length
-
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""
         words = self._words
         lane = words[queue + Q_LANE_OUT]
-        place = words[lane + L_NEXT]
-        following = self._heap.extent_of(place)
+        following = words[lane + L_NEXT]
         if words[following + L_QUEUE] != words[queue] >> ID_SHIFT:
             raise strayed()
         change[queue + Q_LANE_OUT] = following
-        change[queue + Q_OUT] = out & ~PLACE_MASK | place
+        change[queue + Q_OUT] = out & ~PLACE_MASK | following + L_WORDS
         change[BACKLOG] = words[BACKLOG] - 1
         self._heap.free(change, words[lane] >> ID_SHIFT)
 
@@ -263,13 +234,3 @@ class LaneExtents:
         change[queue + Q_OUT] = out = count << COUNT_SHIFT | place
         if lane != words[queue + Q_LANE_IN] and place == words[lane + L_STOP]:
             self._leave(change, queue, out)
-
-    def move_in(self, change: Change, queue: int, count: int, place: int) -> None:
-        """Set IN back to the beginning of the newest entry with ``change``."""
-        words = self._words
-        lane = words[queue + Q_LANE_IN]
-        change[queue + Q_IN] = count << COUNT_SHIFT | place
-        if not lane < place < lane + self._extent:
-            change[queue + Q_LANE_IN] = self._heap.extent_of(place)
-            change[BACKLOG] = words[BACKLOG] - 1
-            self._heap.free(change, words[lane] >> ID_SHIFT)

@@ -29,7 +29,6 @@ from .lane_extents import WORN, LaneExtents, strayed
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
-    ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     ENTRY_SIZE,
     ENTRY_WORDS,
@@ -46,15 +45,13 @@ from .layout import (
     POPPING,
     PUSHED,
     PUSHING,
-    Q_BUSY,
     Q_CHAIN,
     Q_EXPIRED,
-    Q_GONE,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
+    Q_LANE_OUT,
     Q_OUT,
-    Q_PUSHED,
     Q_SOONEST,
     QUEUE,
     RECOVERIES,
@@ -69,9 +66,11 @@ _LONGEST_LIFE = (1 << 32) * MILLISECOND
 _made = tuple.__new__
 _pack = Struct("QQ").pack_into
 _Unpack = Callable[[memoryview, int], tuple[int, ...]]
-_busy_words: _Unpack = Struct(f"{Q_BUSY}Q").unpack_from
-#: From LANE_IN to LANE_OUT, and the words that an entry begins with.
-_ends: _Unpack = Struct("4Q").unpack_from
+#: OUT, HEADS, LANE_IN, IN, BELL, OWNER, HIGH_WATER and SOONEST of a queue.
+_busy: _Unpack = Struct("Q8x4Q8x3Q").unpack_from
+#: OUT, LANE_OUT, LANE_IN and IN.
+_ends: _Unpack = Struct("2Q8x2Q").unpack_from
+#: The words that an entry begins with.
 _entry: _Unpack = Struct("2Q").unpack_from
 
 
@@ -89,16 +88,16 @@ class Lanes(LaneExtents):
         owner: bytes,
         now: int,
     ) -> int:
-        """Push through the lane of a queue without a list, if all is as it usually is.
+        """Push through the lane of a queue with nothing in its lists, if all is as usual.
 
         Returns the bell that is armed on the queue, or 0, and -1 if nothing was done.
         """
         words, view = self._words, self._bytes
-        lane, into, out, _, bell, _, owned, high, soonest = _busy_words(
-            view, (queue + Q_LANE_IN) * WORD
-        )
+        out, heads, lane, into, bell, owned, high, soonest = _busy(view, (queue + Q_OUT) * WORD)
+        if not lane or heads or (owner and not owned) or into >= WORN:
+            return -1
         lifetime = deadline - now
-        if not lane or (owner and not owned) or into >= WORN or not 0 < lifetime < _LONGEST_LIFE:
+        if not 0 < lifetime < _LONGEST_LIFE:
             return -1
         count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
         at, oldest, end = into & PLACE_MASK, out & PLACE_MASK, lane + self._extent
@@ -131,21 +130,13 @@ class Lanes(LaneExtents):
         return bell
 
     def append(
-        self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
-    ) -> bool:
-        """Put a message at the end of a lane with ``change``; False if there is no room."""
-        words = self._words
-        size = len(payload)
-        length = ENTRY_WORDS + (size + 7 >> 3)
-        if words[queue + Q_IN] >= WORN:
-            return False
-        at = self.place(queue, length)
-        if not at:
-            return False
+        self, change: Change, queue: int, at: int, payload: bytes, deadline: int, lifetime: int
+    ) -> None:
+        """Put a message at the end of a lane with ``change``, where `place` says."""
         self._write(at, payload, deadline, lifetime)
-        count = (words[queue + Q_IN] >> COUNT_SHIFT) + 1
-        change[queue + Q_IN] = count << COUNT_SHIFT | at + length
-        return True
+        count = (self._words[queue + Q_IN] >> COUNT_SHIFT) + 1
+        stop = at + ENTRY_WORDS + (len(payload) + 7 >> 3)
+        change[queue + Q_IN] = count << COUNT_SHIFT | stop
 
     def pop(self, taken: list[Popped], queue: int, room: int, now: int) -> bool:
         """Take the oldest live messages out of a lane, at most ``room``; False if it is empty.
@@ -153,7 +144,7 @@ class Lanes(LaneExtents):
         If a lane has several extents, out of the first.
         """
         words, view = self._words, self._bytes
-        last, into, out, lane = _ends(view, (queue + Q_LANE_IN) * WORD)
+        out, lane, last, into = _ends(view, (queue + Q_OUT) * WORD)
         if into == out:
             return False
         at, stop = out & PLACE_MASK, into & PLACE_MASK
@@ -188,9 +179,13 @@ class Lanes(LaneExtents):
                     expired += 1
             at = following
         count = (out >> COUNT_SHIFT) + gone
-        if at == stop and lane == last and count != into >> COUNT_SHIFT:
-            raise strayed()
-        if expired or (at == stop and lane != last):
+        is_left = False
+        if at == stop:
+            if lane != last:
+                is_left = True
+            elif count != into >> COUNT_SHIFT:
+                raise strayed()
+        if expired or is_left:
             change: Change = {
                 GONE: words[GONE] + gone,
                 queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
@@ -208,37 +203,27 @@ class Lanes(LaneExtents):
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
     ) -> bool:
-        """Put a message that was taken back with ``change``; False if there is no room for it."""
-        words = self._words
-        place = self.place_in_front(change, queue, ENTRY_WORDS + (len(payload) + 7 >> 3))
-        if not place:
-            return False
-        self._write(place, payload, deadline, lifetime)
-        count = words[queue + Q_OUT] >> COUNT_SHIFT
-        if not count:
-            # It came through the list, or a queue of before: now it came through the lane.
-            change[queue + Q_IN] = words[queue + Q_IN] + (1 << COUNT_SHIFT)
-            count = 1
-            if words[queue + Q_GONE]:
-                change[queue + Q_GONE] = words[queue + Q_GONE] - 1
-                change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
-        change[queue + Q_OUT] = count - 1 << COUNT_SHIFT | place
-        return True
+        """Put a message that was taken back with ``change``; False if there is no room for it.
 
-    # ---- entries
+        There is where it was taken from, as long as nobody has pushed so much meanwhile.
+        """
+        words = self._words
+        lane, into, out = words[queue + Q_LANE_OUT], words[queue + Q_IN], words[queue + Q_OUT]
+        at, oldest = into & PLACE_MASK, out & PLACE_MASK
+        if lane != words[queue + Q_LANE_IN]:
+            at = words[lane + L_STOP]
+        size = len(payload)
+        start = oldest - ENTRY_WORDS - (size + 7 >> 3)
+        if not out >> COUNT_SHIFT or start < lane + L_WORDS or start <= at < oldest:
+            return False
+        self._write(start, payload, deadline, lifetime)
+        change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
+        return True
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:
         size, start = len(payload), (at + ENTRY_WORDS) * WORD
         _pack(self._bytes, at * WORD, lifetime << ENTRY_LIFETIME_SHIFT | size, deadline)
         self._bytes[start : start + size] = payload
-
-    def read(self, at: int) -> tuple[bytes, int, int]:
-        """Message, deadline and lifetime (milliseconds) of an entry."""
-        words = self._words
-        start = (at + ENTRY_WORDS) * WORD
-        size = words[at] & ENTRY_SIZE
-        payload = self._bytes[start : start + size].tobytes()
-        return payload, words[at + ENTRY_DEADLINE], words[at] >> ENTRY_LIFETIME_SHIFT
 
 
 def recount(heap: Heap) -> None:

@@ -14,7 +14,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
                               with the offset of a queue, whose IN or OUT moves
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..61    counters        PUSHED .. TAGS
+    32..61    counters        PUSHED .. BACKLOG
     62        JOURNAL_COUNT   pairs in the journal
     63        JOURNAL_AFTER   the STATE that follows once they are applied
     64        the journal     JOURNAL_COUNT offsets, then as many values
@@ -42,14 +42,15 @@ then words by kind, named below, then the payload (a message) or the name.
 
 A queue that is used often has a *lane* besides its list of messages: entries one after the
 other in LANE records, each of which fills an extent, and so is never moved. Usually it is one,
-in which the entries go round; a backlog has more, and goes on from STOP of one at the place that
-NEXT says, in another. IN and OUT of the queue say where the next entry goes and where the
+in which the entries go round; a backlog has more, linked by NEXT, and goes on in the next from
+STOP of the one before. IN and OUT of the queue say where the next entry goes and where the
 oldest is, LANE_IN and LANE_OUT in which records that is::
 
     bits 0..31   place: word offset
     bits 32..63  count: messages that ever came in, or went out, through this lane
 
-All of a lane is older than all of the list. An entry begins with ::
+All of a lane is older than all of the list. What is put back to a queue when there is no room
+for it in front of its lane is in a second list, which is older than all. An entry begins with ::
 
     bits 0..30   size of the message in bytes
     bit  31      dead: expired, and counted as gone
@@ -153,20 +154,23 @@ M_LINK, M_DEADLINE, M_WORDS = 1, 2, 3
 LINK_MASK = (1 << 32) - 1
 
 # Words of a QUEUE. TAG is TAG_MARK and a number that no other queue of this store ever had:
-# whoever remembers where a queue is sees by it whether it still is there. HEAD and TAIL are
-# the ends of the list; TAIL means nothing while HEAD is 0. BELL is the first of its waiters;
-# the list has the others, and is empty while BELL is 0. PUSHED and GONE are those of the
-# list, and of lanes that it had before.
-Q_TAG, Q_HEAD, Q_LANE_IN, Q_IN, Q_OUT, Q_LANE_OUT = 1, 2, 3, 4, 5, 6
+# whoever remembers where a queue is sees by it whether it still is there. HEADS holds where
+# both lists begin: bits 0..31 (BEHIND) the one that is younger than the lane, bits 32..63
+# (FRONT) the one that is older. TAIL is the end of the younger one, and means nothing while
+# that is empty. BELL is the first of its waiters; the list has the others, and is empty while
+# BELL is 0. PUSHED and GONE are those of both lists, and of lanes that it had before.
+# Those from TAG on are read together, at fixed distances: by who looks without the lock, to
+# whom IN must be the last (`Queues.peek`), by pushes through a lane up to SOONEST, and by pops.
+Q_TAG, Q_OUT, Q_LANE_OUT, Q_HEADS, Q_LANE_IN, Q_IN = 1, 2, 3, 4, 5, 6
 Q_BELL, Q_WAIT_FIRST, Q_OWNER, Q_HIGH_WATER, Q_SOONEST = 7, 8, 9, 10, 11
 Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
 Q_WORDS = 20
+BEHIND, FRONT = 0, 32  #: first bit in HEADS
 TAG_MARK = 1 << 63
-Q_BUSY = 9  #: so many words from LANE_IN on are what a push through a lane looks at
 
-# Words of a LANE: the handle of its queue; if it is not the last, where the oldest entry of
-# the next one is and where its own last entry ends; a deadline that is no sooner than those of
+# Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
+# where its own last entry ends; a deadline that is no sooner than those of
 # the extents before it, or NEVER. Then of an entry.
 L_QUEUE, L_NEXT, L_STOP, L_LATEST, L_WORDS = 1, 2, 3, 4, 5
 ENTRY_DEADLINE, ENTRY_WORDS = 1, 2

@@ -1,7 +1,8 @@
 """Lists: the messages of a queue as records in the heap, linked from oldest to newest.
 
-Any queue has one, which may be empty. A queue that is used often has a lane besides, whose
-messages are older than those of its list (`lanes`).
+Any queue has two, which may be empty. A queue that is used often has a lane besides (`lanes`).
+The list that ends at TAIL is younger than the lane; the other one, of messages that were put
+back, is older. The first bit in HEADS says which is meant: BEHIND or FRONT.
 
 Everything needs the segment's lock. Queues are given by their address.
 """
@@ -12,19 +13,23 @@ from ..engines.base import Popped
 from .counts import Counts
 from .heap import Heap
 from .journal import Change
+from .lane_extents import WORN
 from .lanes import Lanes
 from .layout import (
+    BEHIND,
+    ENTRY_WORDS,
+    FRONT,
     JOURNAL_PAIRS,
+    LENGTH_MASK,
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
     M_WORDS,
     MESSAGE,
     Q_GONE,
-    Q_HEAD,
+    Q_HEADS,
     Q_IN,
     Q_LANE_IN,
-    Q_OUT,
     Q_PUSHED,
     Q_TAIL,
     SPLIT,
@@ -34,6 +39,17 @@ from .layout import (
 _FULL_CHANGE = JOURNAL_PAIRS - 64
 #: Messages moved from list to lane at a time, if the list has at most so many.
 _REFILL, _SHORT = 2, 1024
+
+
+def head(words: memoryview, queue: int, which: int) -> int:
+    """The oldest message of a list, or 0."""
+    return int(words[queue + Q_HEADS] >> which & LINK_MASK)
+
+
+def set_head(words: memoryview, change: Change, queue: int, which: int, message: int) -> None:
+    """Let a list begin with another message, or with none, with ``change``."""
+    heads = words[queue + Q_HEADS]
+    change[queue + Q_HEADS] = heads & ~(LINK_MASK << which) | message << which
 
 
 class Lists:
@@ -48,33 +64,31 @@ class Lists:
     def append(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
     ) -> None:
-        """Put a message at the end of a list with ``change``. There must be room."""
+        """Put a message at the end of all with ``change``. There must be room."""
         words = self._words
         message = self._heap.add(change, MESSAGE, (lifetime << 32, deadline), payload)
-        if words[queue + Q_HEAD]:
+        if head(words, queue, BEHIND):
             tail = words[self._heap.end - words[queue + Q_TAIL]] + M_LINK
             change[tail] = words[tail] | message
         else:
-            change[queue + Q_HEAD] = message
+            set_head(words, change, queue, BEHIND, message)
         change[queue + Q_TAIL] = message
 
     def prepend(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
     ) -> None:
-        """Put a message at the front of a list with ``change``. There must be room."""
-        head = self._words[queue + Q_HEAD]
-        fields = (lifetime << 32 | head, deadline)
+        """Put a message in front of all with ``change``. There must be room."""
+        words = self._words
+        fields = (lifetime << 32 | head(words, queue, FRONT), deadline)
         message = self._heap.add(change, MESSAGE, fields, payload)
-        change[queue + Q_HEAD] = message
-        if not head:
-            change[queue + Q_TAIL] = message
+        set_head(words, change, queue, FRONT, message)
 
-    def pop(self, taken: list[Popped], queue: int, limit: int, now: int) -> None:
+    def pop(self, taken: list[Popped], queue: int, which: int, limit: int, now: int) -> None:
         """Take the oldest live messages off a list until there are ``limit`` in ``taken``."""
         words, heap = self._words, self._heap
         change: Change = {}
         gone = expired = 0
-        message = words[queue + Q_HEAD]
+        message = head(words, queue, which)
         while message and len(taken) < limit:
             at = words[heap.end - message]
             deadline = words[at + M_DEADLINE]
@@ -87,12 +101,12 @@ class Lists:
             gone += 1
             message = following
             if len(change) > _FULL_CHANGE:
-                change[queue + Q_HEAD] = message
+                set_head(words, change, queue, which, message)
                 self._counts.gone(change, queue, gone, expired)
                 heap.commit(change)
                 change, gone, expired = {}, 0, 0
         if gone:
-            change[queue + Q_HEAD] = message
+            set_head(words, change, queue, which, message)
             self._counts.gone(change, queue, gone, expired)
             heap.commit(change)
 
@@ -102,26 +116,26 @@ class Lists:
         More than are pushed meanwhile: a list that always has something would keep all from
         the lane. A long one is not worth it.
         """
-        words, heap = self._words, self._heap
+        words, heap, lanes = self._words, self._heap, self._lanes
         listed = words[queue + Q_PUSHED] - words[queue + Q_GONE]
-        if listed > _SHORT or not words[queue + Q_LANE_IN]:
+        # Of one whose counts have grown large nothing more may come.
+        if listed > _SHORT or not words[queue + Q_LANE_IN] or words[queue + Q_IN] >= WORN:
             return
         for _ in range(_REFILL):
-            message = words[queue + Q_HEAD]
+            message = head(words, queue, BEHIND)
             if not message:
                 return
             at = words[heap.end - message]
             if words[at] & SPLIT:
                 return  # Not copied to find that it is too large: it lies in several extents.
             link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
-            # To `peek`, which looks at the lane first, the last one must never be in neither.
-            if not link & LINK_MASK and words[queue + Q_IN] == words[queue + Q_OUT]:
+            place = lanes.place(queue, (words[at] & LENGTH_MASK) - M_WORDS + ENTRY_WORDS)
+            if not place:
                 return
             payload = heap.payload(at, M_WORDS)
             change: Change = {}
-            if not self._lanes.append(change, queue, payload, deadline, link >> 32):
-                return
-            change[queue + Q_HEAD] = link & LINK_MASK
+            lanes.append(change, queue, place, payload, deadline, link >> 32)
+            set_head(words, change, queue, BEHIND, link & LINK_MASK)
             change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
             heap.free(change, message)
             heap.commit(change)

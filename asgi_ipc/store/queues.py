@@ -9,6 +9,7 @@ is let go, or room is made.
 
 from __future__ import annotations
 
+from struct import Struct
 from zlib import crc32
 
 from ..engines.base import Popped, Record
@@ -19,9 +20,9 @@ from .journal import Change
 from .lane_extents import HOT
 from .lanes import Lanes
 from .layout import (
-    COUNT_SHIFT,
-    ENTRY_DEAD,
+    BEHIND,
     FLUSHES,
+    FRONT,
     GONE,
     KIND_SHIFT,
     M_WORDS,
@@ -30,12 +31,9 @@ from .layout import (
     PUSHED,
     Q_BELL,
     Q_CHAIN,
-    Q_GONE,
-    Q_HEAD,
+    Q_HEADS,
     Q_IDLE,
-    Q_IN,
     Q_LANE_IN,
-    Q_OUT,
     Q_OWNER,
     Q_PUSHED,
     Q_REFUSED,
@@ -59,6 +57,8 @@ from .upkeep import Upkeep
 from .waiters import Waiters
 
 _LONGEST_LIFE = (1 << 32) - 1
+#: TAG, OUT, HEADS and IN of a queue.
+_peek = Struct("2Q8xQ8xQ").unpack_from
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
@@ -81,6 +81,7 @@ class Queues:
     def __init__(self, heap: Heap, processes: Processes) -> None:
         self._heap = heap
         self._words = heap.words
+        self._view = heap.bytes
         self._index = Index(heap, Q_CHAIN)
         self._table = heap.geometry.hash_table
         self._buckets = heap.geometry.buckets
@@ -155,12 +156,14 @@ class Queues:
         # In this order: another thread may be noticing a flush.
         words, flushes = self._words, self._flushes
         place, address, tag = self._known.get(name, _NOWHERE)
-        return (
-            words[FLUSHES] != flushes
-            or words[place] != address
-            or words[address + Q_TAG] != tag
-            or words[address + Q_IN] != words[address + Q_OUT]
-            or words[address + Q_HEAD] != 0
+        # IN is read last: if it is what OUT was, the lane was empty all the while.
+        tagged, out, heads, into = _peek(self._view, (address + Q_TAG) * WORD)
+        return not (
+            words[FLUSHES] == flushes
+            and words[place] == address
+            and tagged == tag
+            and not heads
+            and into == out
         )
 
     # ---- pushing and popping
@@ -171,11 +174,9 @@ class Queues:
         name, payload, deadline, capacity, owner = record
         address = self.find(name)
         if address:
-            # What is in the list is younger than what is in the lane.
-            if not words[address + Q_HEAD]:
-                bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
-                if bell >= 0:
-                    return bell and self._take_bell(address)
+            bell = self._lanes.push(address, payload, deadline, capacity, owner, now)
+            if bell >= 0:
+                return bell and self._take_bell(address)
             here = pending(words, address)
             if here >= capacity and (here := self.upkeep.expire(address, now)) >= capacity:
                 refused = words[address + Q_REFUSED] + 1
@@ -201,12 +202,12 @@ class Queues:
         if words[address + Q_LANE_IN] or (
             words[address + Q_PUSHED] >= HOT and length <= self._lanes.small
         ):
-            self._to_lane(address)
+            self._to_lane(address, is_read=False)
         return bell
 
-    def _to_lane(self, address: int) -> None:
+    def _to_lane(self, address: int, is_read: bool) -> None:
         """Bring a queue whose messages are in a list nearer to using a lane for them."""
-        self._lanes.renew(address)
+        self._lanes.renew(address, is_read)
         self._lists.refill(address)
 
     def _take_bell(self, address: int) -> int:
@@ -245,14 +246,16 @@ class Queues:
             if not bell:
                 return taken
             address = self._create(name, b"", now)
+        if words[address + Q_HEADS] >> FRONT:
+            self._lists.pop(taken, address, FRONT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
-                if words[address + Q_HEAD]:
+                if words[address + Q_HEADS]:
                     self._lists.refill(address)
                 return taken
-        if words[address + Q_HEAD]:
-            self._lists.pop(taken, address, limit, now)
-            self._to_lane(address)
+        if words[address + Q_HEADS]:
+            self._lists.pop(taken, address, BEHIND, limit, now)
+            self._to_lane(address, is_read=True)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
             self._arm(address, bell)
         return taken
@@ -274,49 +277,25 @@ class Queues:
         lifetime = _lifetime(deadline, now)
         change: Change = {}
         address = self.find(name)
-        if not (
-            address
-            and words[address + Q_LANE_IN]
+        in_lane = (
+            address > 0
+            and words[address + Q_LANE_IN] > 0
+            and not words[address + Q_HEADS] >> FRONT
+            and self.counts.popped(address) > 0
             and self._lanes.put_first(change, address, payload, deadline, lifetime)
-        ):
-            if address:
-                self._spill(name, now)
+        )
+        if not in_lane:
             length = M_WORDS + (len(payload) + 7 >> 3)
             while self._make_room(length, now) or not address:
                 address = self.find(name) or self._create(name, b"", now)
             address = self.find(name)
             self._lists.prepend(change, address, payload, deadline, lifetime)
-            # Not pushed again, but not gone after all. A queue made anew never had it.
-            if words[address + Q_GONE]:
-                change[address + Q_GONE] = words[address + Q_GONE] - 1
-            else:
-                change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
+            self.counts.back_in_list(change, address)
         self.counts.back(change)
         self.counts.arrival(change, address, deadline, pending(words, address))
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
-
-    def _spill(self, name: bytes, now: int) -> None:
-        """Move what is in the lane of a queue to the front of its list. May raise `NoRoom`."""
-        words, heap, lanes = self._words, self._heap, self._lanes
-        address = self.find(name)
-        for at, _ in reversed(list(lanes.entries(address) if address else ())):
-            change: Change = {}
-            count = words[address + Q_IN] >> COUNT_SHIFT
-            if not words[at] & ENTRY_DEAD:
-                payload, deadline, lifetime = lanes.read(at)
-                if self._make_room(M_WORDS + (len(payload) + 7 >> 3), now):
-                    # What had expired is gone, and perhaps the lane, or the queue. Begin again.
-                    self._spill(name, now)
-                    return
-                address = self.find(name)
-                # Before it leaves the lane: to `peek` it must never be in neither.
-                self._lists.prepend(change, address, payload, deadline, lifetime)
-                change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
-                count -= 1
-            lanes.move_in(change, address, count, at)
-            heap.commit(change)
 
     # ---- bells
 

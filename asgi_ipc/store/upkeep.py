@@ -15,10 +15,12 @@ from .index import NEVER, Index
 from .journal import Change
 from .lanes import Lanes
 from .layout import (
+    BEHIND,
     COUNT_SHIFT,
     ENTRY_DEAD,
     ENTRY_DEADLINE,
     EXPIRED,
+    FRONT,
     GONE,
     HAND,
     ID_SHIFT,
@@ -30,7 +32,6 @@ from .layout import (
     ORPHANED,
     Q_EXPIRED,
     Q_GONE,
-    Q_HEAD,
     Q_IDLE,
     Q_IN,
     Q_LANE_IN,
@@ -44,6 +45,7 @@ from .layout import (
     SWEPT,
     SWEPT_GONE,
 )
+from .lists import head, set_head
 from .processes import Processes
 from .waiters import Waiters
 
@@ -116,8 +118,8 @@ class Upkeep:
             soonest = NEVER
             if words[address + Q_IN] != words[address + Q_OUT]:
                 soonest = self._expire_lane(address, now)
-            if words[address + Q_HEAD]:
-                soonest = min(soonest, self._expire_list(address, now))
+            for which in (FRONT, BEHIND):
+                soonest = min(soonest, self._expire_list(address, which, now))
             self._heap.commit({address + Q_SOONEST: soonest})
         return pending(words, address)
 
@@ -145,15 +147,17 @@ class Upkeep:
                 self._heap.commit(change)
         return soonest
 
-    def _expire_list(self, address: int, now: int) -> int:
+    def _expire_list(self, address: int, which: int, now: int) -> int:
         words, heap = self._words, self._heap
         soonest = NEVER
         before = 0
-        message = words[address + Q_HEAD]
+        message = head(words, address, which)
         count = words[address + Q_PUSHED] - words[address + Q_GONE]
         if count > heap.end // M_WORDS:
             raise StoreCorrupt("a queue counts more messages than there can be")
         for _ in range(count):
+            if not message:
+                break
             at = words[heap.end - message]
             deadline = words[at + M_DEADLINE]
             following = words[at + M_LINK] & LINK_MASK
@@ -168,8 +172,8 @@ class Upkeep:
                     link = words[heap.end - before] + M_LINK
                     change[link] = words[link] & ~LINK_MASK | following
                 else:
-                    change[address + Q_HEAD] = following
-                if not following:
+                    set_head(words, change, address, which, following)
+                if not following and which == BEHIND:
                     change[address + Q_TAIL] = before
                 heap.commit(change)
             message = following
@@ -178,15 +182,15 @@ class Upkeep:
     def _orphan(self, address: int) -> None:
         """Drop a queue whose owner has gone, with all it holds."""
         words, heap = self._words, self._heap
-        message = words[address + Q_HEAD]
-        while message:
-            following = words[words[heap.end - message] + M_LINK] & LINK_MASK
-            change: Change = {address + Q_HEAD: following}
-            heap.free(change, message)
-            self._counts.gone(change, address, 1, 0)
-            change[ORPHANED] = words[ORPHANED] + 1
-            heap.commit(change)
-            message = following
+        for which in (FRONT, BEHIND):
+            while message := head(words, address, which):
+                change: Change = {}
+                following = words[words[heap.end - message] + M_LINK] & LINK_MASK
+                set_head(words, change, address, which, following)
+                heap.free(change, message)
+                self._counts.gone(change, address, 1, 0)
+                change[ORPHANED] = words[ORPHANED] + 1
+                heap.commit(change)
         for at, following in self._lanes.entries(address):
             live = 0 if words[at] & ENTRY_DEAD else 1
             change = {GONE: words[GONE] + live, ORPHANED: words[ORPHANED] + live}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.store import layout
 from asgi_ipc.store.lane_extents import HOT
+from asgi_ipc.store.lists import head
 
 from .steps import (
     Scenario,
@@ -20,6 +23,16 @@ from .steps import (
     without,
 )
 from .world import SECOND, Finding, View, World, short
+
+
+def restore(payload: bytes) -> Callable[[World], object]:
+    """Put a record back to the queue with the lane."""
+    return lambda world: world.engine.restore(b"lane", Popped(payload, world.now + SECOND))
+
+
+def in_front(payload: bytes) -> Callable[[View], object]:
+    """It is there."""
+    return lambda view: view.queues[b"lane"].insert(0, short(payload))
 
 
 def laned(world: World) -> None:
@@ -39,7 +52,9 @@ def before_lane(world: World) -> None:
 
 def allow_one_lane(world: World) -> None:
     """There is room for one lane of one extent, and for a spare extent beside it."""
-    world.engine._queues._lanes._most = 1
+    lanes = world.engine._queues._lanes
+    lanes._most = lanes._most_unread = 1
+    lanes._most_large = 0
     while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
         world.engine._channels.heap._grow()
 
@@ -54,7 +69,7 @@ def lane_and_list(world: World) -> None:
     """A lane that nothing left yet, and a list, of which every push moves some to it."""
     before_push_gives_lane(world)
     world.push(b"lane", b"gives it")
-    if not world.engine._channels.words[expect_lane(world) + layout.Q_HEAD]:
+    if not listed(world):
         raise Finding("something should be in the list")
 
 
@@ -65,6 +80,11 @@ def expect_lane(world: World, name: bytes = b"lane") -> int:
         if not heap.words[address + layout.Q_LANE_IN]:
             raise Finding("there should be a lane")
         return address
+
+
+def listed(world: World, which: int = layout.BEHIND) -> int:
+    """The first message of one of the lists beside the lane, or 0."""
+    return head(world.engine._channels.words, expect_lane(world), which)
 
 
 def laned_and_waited_for(world: World) -> None:
@@ -95,8 +115,7 @@ def before_the_end_of_a_lane(world: World) -> None:
 def full_lane(world: World) -> None:
     """What comes next is too much for the lane, and goes to the list."""
     laned(world)
-    address = expect_lane(world)
-    while not world.engine._channels.words[address + layout.Q_HEAD]:
+    while not listed(world):
         world.push(b"lane", bytes(1_500))
     world.push(b"lane", b"listed")
 
@@ -115,12 +134,11 @@ def full_in_front(world: World) -> None:
     """A lane has records up to where one was just taken from."""
     full_lane(world)
     world.engine.pop(b"lane", 4)
-    words = world.engine._channels.words
-    address = expect_lane(world)
-    while words[address + layout.Q_HEAD]:
+    expect_lane(world)
+    while listed(world):
         world.engine.pop(b"lane", 1)
     # Now it goes round, and is filled up to its oldest.
-    while not words[address + layout.Q_HEAD]:
+    while not listed(world):
         world.push(b"lane", bytes(700))
 
 
@@ -140,7 +158,7 @@ def empty_lane(world: World) -> None:
 
 def allow_long_lanes(world: World) -> None:
     """There is room for more extents."""
-    world.engine._queues._lanes._most = 1000
+    world.engine._queues._lanes._most_large = 1000
     while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
         world.engine._channels.heap._grow()
 
@@ -156,7 +174,7 @@ def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
     words = world.engine._channels.words
     while words[layout.BACKLOG] < count - 1:
         world.push(b"lane", bytes(1_900), lifetime=lifetime)
-    if words[expect_lane(world) + layout.Q_HEAD]:
+    if listed(world):
         raise Finding("nothing should be in the list")
 
 
@@ -204,29 +222,35 @@ def dead_long_lane(world: World) -> None:
     world.engine.pop(b"lane")
 
 
-def may_get_more_in_front(world: World) -> None:
-    """A lane that nothing left yet, with room for another extent before it."""
-    lane_and_list(world)
-    allow_long_lanes(world)
-
-
-def went_round_without_room_in_front(world: World) -> None:
-    """A lane that went round has records up to its oldest, and may get more extents."""
-    laned(world)
-    words, address = world.engine._channels.words, expect_lane(world)
-    while not words[address + layout.Q_HEAD]:
-        world.push(b"lane", bytes(1_500))
-    world.engine.pop(b"lane", 8)
-    world.engine.pop(b"lane", 1)
-    while words[address + layout.Q_IN] % (1 << 32) > words[address + layout.Q_OUT] % (1 << 32):
-        world.push(b"lane", bytes(1_000))
-    allow_long_lanes(world)
-
-
 def long_without_room_in_front(world: World) -> None:
     """A long lane, and no room in front of its oldest record."""
     may_be_long(world)
     lengthen(world, 2)
+
+
+def put_back(world: World) -> None:
+    """Three records before those of a lane, and a list behind it."""
+    lane_and_list(world)
+    for payload in (b"back 3", b"back 2", b"back 1"):
+        restore(payload)(world)
+    if not listed(world, layout.FRONT) or not listed(world):
+        raise Finding("something should be in both lists")
+
+
+def old_put_back(world: World) -> None:
+    """Of three before those of a lane the first and the last have expired."""
+    lane_and_list(world)
+    for lifetime in (100, SECOND, 100):
+        world.engine.restore(b"lane", Popped(b"back", world.now + lifetime))
+    world.now += 200
+
+
+def own_put_back(world: World) -> None:
+    """The same, and they go with this process."""
+    own_lane(world)
+    world.engine.pop(b"lane", 9)
+    for _ in range(2):
+        restore(bytes(17_000))(world)
 
 
 def own_long_lane(world: World) -> None:
@@ -331,16 +355,15 @@ LANE_SCENARIOS = [
     ),
     Scenario(
         "restore to a lane",
-        lambda world: world.engine.restore(b"lane", Popped(b"back" * 100, world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(b"back" * 100))),
+        restore(b"back" * 100),
+        changes(in_front(b"back" * 100)),
         before_the_end_of_a_lane,
     ),
     Scenario(
         "restore to a lane without room in front",
-        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
+        restore(bytes(3_000)),
+        changes(in_front(bytes(3_000))),
         full_in_front,
-        stride=5,
     ),
     Scenario(
         "orphan a lane",
@@ -388,28 +411,46 @@ LANE_SCENARIOS = [
     Scenario("drop a long lane of the dead", sweep, changes(), dead_long_lane),
     Scenario(
         "restore to a lane that nothing left yet",
-        lambda world: world.engine.restore(b"lane", Popped(b"back", world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(b"back"))),
-        may_get_more_in_front,
+        restore(b"back"),
+        changes(in_front(b"back")),
+        lane_and_list,
     ),
     Scenario(
-        "restore before a lane that went round",
-        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
-        went_round_without_room_in_front,
+        "restore in front of what was put back",
+        restore(b"back"),
+        changes(in_front(b"back")),
+        put_back,
     ),
     Scenario(
-        "restore before a long lane",
-        lambda world: world.engine.restore(b"lane", Popped(bytes(3_000), world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(3_000)))),
-        long_without_room_in_front,
+        "push behind what was put back",
+        push((b"lane", b"new")),
+        changes(pushed(b"lane", b"new")),
+        put_back,
     ),
+    Scenario(
+        "pop one that was put back",
+        lambda world: world.engine.pop(b"lane"),
+        changes(popped(b"lane")),
+        put_back,
+    ),
+    Scenario(
+        "pop all, some of which were put back",
+        lambda world: world.engine.pop(b"lane", 100),
+        popped_in_parts(b"lane"),
+        put_back,
+    ),
+    Scenario(
+        "expire what was put back",
+        lambda world: world.engine.statistics(b"lane"),
+        changes(),
+        old_put_back,
+    ),
+    Scenario("orphan what was put back", orphan, orphaned, own_put_back),
     Scenario(
         "restore to a long lane without room in front",
-        lambda world: world.engine.restore(b"lane", Popped(bytes(5_000), world.now + SECOND)),
-        changes(lambda view: view.queues[b"lane"].insert(0, short(bytes(5_000)))),
+        restore(bytes(3_000)),
+        changes(in_front(bytes(3_000))),
         long_without_room_in_front,
-        stride=5,
     ),
     Scenario(
         "orphan a long lane",

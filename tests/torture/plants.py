@@ -184,7 +184,7 @@ def pop_in_two_changes() -> None:
     count = Counts.gone
 
     def hasty(self: Counts, change: Any, address: int, *rest: Any) -> None:
-        self._heap.commit({address + layout.Q_HEAD: change[address + layout.Q_HEAD]})
+        self._heap.commit({address + layout.Q_HEADS: change[address + layout.Q_HEADS]})
         count(self, change, address, *rest)
 
     Counts.gone = hasty  # type: ignore[method-assign, assignment]

@@ -18,6 +18,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import SMALLEST
+from asgi_ipc.store.lists import head
 from asgi_ipc.store.store import Store
 
 ENGINES = ("mmap", "posix", "sysv")
@@ -110,7 +111,8 @@ class World:
 
     def give_no_lanes(self) -> None:
         """Let all messages be records of the heap from now on."""
-        self.engine._queues._lanes._most = 0
+        lanes = self.engine._queues._lanes
+        lanes._most = lanes._most_unread = 0
 
     def populate(self) -> None:
         """Something of everything."""
@@ -212,6 +214,14 @@ class World:
             self._groups(view)
         return view.tidy()
 
+    def _listed(self, heap: Any, message: int, records: list[bytes]) -> None:
+        """The live messages from one on."""
+        while message:
+            here = heap.words[heap.end - message]
+            if heap.words[here + layout.M_DEADLINE] > self.now:
+                records.append(short(heap.payload(here, layout.M_WORDS)))
+            message = heap.words[here + layout.M_LINK] & layout.LINK_MASK
+
     def _channels(self, view: View) -> None:
         engine, heap = self.engine, self.engine._channels.heap
         words, processes, geometry = heap.words, engine._processes, heap.geometry
@@ -222,16 +232,15 @@ class World:
             owner = words[at + layout.Q_OWNER]
             records = view.queues.setdefault(name, [])
             orphaned = owner and not processes.owner_alive(owner)
-            for entry, _ in () if orphaned else engine._queues._lanes.entries(at):
-                payload, deadline, _ = engine._queues._lanes.read(entry)
-                if deadline > self.now and not words[entry] & layout.ENTRY_DEAD:
-                    records.append(short(payload))
-            message = words[at + layout.Q_HEAD]
-            while message and not orphaned:
-                here = words[heap.end - message]
-                if words[here + layout.M_DEADLINE] > self.now:
-                    records.append(short(heap.payload(here, layout.M_WORDS)))
-                message = words[here + layout.M_LINK] & layout.LINK_MASK
+            if not orphaned:
+                self._listed(heap, head(words, at, layout.FRONT), records)
+                for entry, _ in engine._queues._lanes.entries(at):
+                    live = not words[entry] & layout.ENTRY_DEAD
+                    if live and words[entry + layout.ENTRY_DEADLINE] > self.now:
+                        start = (entry + layout.ENTRY_WORDS) * layout.WORD
+                        size = words[entry] & layout.ENTRY_SIZE
+                        records.append(short(heap.bytes[start : start + size].tobytes()))
+                self._listed(heap, head(words, at, layout.BEHIND), records)
             bells = [words[at + layout.Q_BELL]]
             node = words[at + layout.Q_WAIT_FIRST]
             while node:
