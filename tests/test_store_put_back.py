@@ -178,15 +178,29 @@ def test_what_came_and_went_through_the_lane_counts_as_of_the_list(
     assert pop(engine, 99) == [bytes(17_000), *[b"x"] * (3 * HOT - 9)]
 
 
+def test_what_counts_as_of_the_list_is_not_put_back_to_the_lane_later(
+    engine: SharedMemoryEngine,
+) -> None:
+    push(engine, *[b"x"] * 3 * HOT)
+    assert pop(engine) == [b"x"]
+    put_back(engine, Popped(bytes(17_000), engine.clock() + SECOND))
+    assert pop(engine) == [bytes(17_000)]
+    # There is room in the lane, but it has not seen anything go.
+    assert word(engine, layout.Q_OUT) >> 32 == 0
+    put_back(engine, Popped(b"first", engine.clock() + SECOND))
+    assert in_front(engine)
+    assert pop(engine, 99) == [b"first", *[b"x"] * (3 * HOT - 1)]
+
+
 def test_what_is_in_front_expires_and_is_counted_and_aged(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_lane(engine)
-    push(engine, b"in the lane")
     for number, lifetime in enumerate((3, 1, 2, 1)):
         engine.restore(b"q", Popped(b"%d" % number * 17_000, clock.now + lifetime * SECOND))
-    push(engine, b"behind it")
-    clock.now += SECOND
+    clock.now += SECOND // 2
+    push(engine, b"in the lane", b"behind it")
+    clock.now += SECOND // 2
     counts = engine.statistics(b"q")
     assert (counts["expired"], counts["pending"], counts["oldest_age"]) == (2, 4, SECOND)
     assert_sound(engine)
