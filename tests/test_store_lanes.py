@@ -72,7 +72,7 @@ def in_list(engine: SharedMemoryEngine) -> bool:
 
 
 def in_front(engine: SharedMemoryEngine, queue: bytes = b"q") -> bool:
-    return word(engine, layout.Q_HEADS, queue) >> layout.FRONT > 0
+    return word(engine, layout.Q_HEADS, queue) >> layout.FRONT_SHIFT > 0
 
 
 def test_no_lane_lies_where_its_ends_could_not_be_told(

@@ -17,7 +17,7 @@ from .heap import Heap
 from .lanes import Lanes
 from .layout import (
     BACKLOG,
-    BEHIND,
+    BEHIND_SHIFT,
     CHANNELS,
     COUNT_SHIFT,
     CURSOR,
@@ -38,7 +38,7 @@ from .layout import (
     FREE_EXTENTS,
     FREE_ID,
     FREE_NODE,
-    FRONT,
+    FRONT_SHIFT,
     GONE,
     HIGH_WATER,
     ID_SHIFT,
@@ -329,7 +329,7 @@ class _Checker:
                 lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
                 f"queue {name!r}",
             )
-            for which in (FRONT, BEHIND)
+            for which in (FRONT_SHIFT, BEHIND_SHIFT)
         )
         for message in chain(front, messages):
             if self.kind(message) != MESSAGE:

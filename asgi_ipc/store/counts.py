@@ -17,7 +17,7 @@ from .layout import (
     ENTRY_LIFETIME_SHIFT,
     EXPIRED,
     FLUSHED,
-    FRONT,
+    FRONT_SHIFT,
     GONE,
     HIGH_WATER,
     LINK_MASK,
@@ -156,8 +156,8 @@ class Counts:
     def _age(self, address: int, now: int) -> int:
         words = self._words
         heads = words[address + Q_HEADS]
-        if heads >> FRONT:
-            return self._age_of(heads >> FRONT, now)
+        if heads >> FRONT_SHIFT:
+            return self._age_of(heads >> FRONT_SHIFT, now)
         for at, _ in self._lanes.entries(address):
             if not words[at] & ENTRY_DEAD:
                 lifetime = (words[at] >> ENTRY_LIFETIME_SHIFT) * MILLISECOND

@@ -155,8 +155,8 @@ LINK_MASK = (1 << 32) - 1
 
 # Words of a QUEUE. TAG is TAG_MARK and a number that no other queue of this store ever had:
 # whoever remembers where a queue is sees by it whether it still is there. HEADS holds where
-# both lists begin: bits 0..31 (BEHIND) the one that is younger than the lane, bits 32..63
-# (FRONT) the one that is older. TAIL is the end of the younger one, and means nothing while
+# both lists begin: bits 0..31 (BEHIND_SHIFT) the one that is younger than the lane, bits 32..63
+# (FRONT_SHIFT) the one that is older. TAIL is the end of the younger one, and means nothing while
 # that is empty. BELL is the first of its waiters; the list has the others, and is empty while
 # BELL is 0. PUSHED and GONE are those of both lists, and of lanes that it had before.
 # Those from TAG on are read together, at fixed distances: by who looks without the lock, to
@@ -166,7 +166,7 @@ Q_BELL, Q_WAIT_FIRST, Q_OWNER, Q_HIGH_WATER, Q_SOONEST = 7, 8, 9, 10, 11
 Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
 Q_WORDS = 20
-BEHIND, FRONT = 0, 32  #: first bit in HEADS
+BEHIND_SHIFT, FRONT_SHIFT = 0, 32  #: first bit in HEADS
 TAG_MARK = 1 << 63
 
 # Words of a LANE: the handle of its queue; if it is not the last, where the next one is and

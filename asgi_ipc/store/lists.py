@@ -2,7 +2,7 @@
 
 Any queue has two, which may be empty. A queue that is used often has a lane besides (`lanes`).
 The list that ends at TAIL is younger than the lane; the other one, of messages that were put
-back, is older. The first bit in HEADS says which is meant: BEHIND or FRONT.
+back, is older. The first bit in HEADS says which is meant: BEHIND_SHIFT or FRONT_SHIFT.
 
 Everything needs the segment's lock. Queues are given by their address.
 """
@@ -16,9 +16,9 @@ from .journal import Change
 from .lane_extents import WORN
 from .lanes import Lanes
 from .layout import (
-    BEHIND,
+    BEHIND_SHIFT,
     ENTRY_WORDS,
-    FRONT,
+    FRONT_SHIFT,
     JOURNAL_PAIRS,
     LENGTH_MASK,
     LINK_MASK,
@@ -67,11 +67,11 @@ class Lists:
         """Put a message at the end of all with ``change``. There must be room."""
         words = self._words
         message = self._heap.add(change, MESSAGE, (lifetime << 32, deadline), payload)
-        if head(words, queue, BEHIND):
+        if head(words, queue, BEHIND_SHIFT):
             tail = words[self._heap.end - words[queue + Q_TAIL]] + M_LINK
             change[tail] = words[tail] | message
         else:
-            set_head(words, change, queue, BEHIND, message)
+            set_head(words, change, queue, BEHIND_SHIFT, message)
         change[queue + Q_TAIL] = message
 
     def prepend(
@@ -79,9 +79,9 @@ class Lists:
     ) -> None:
         """Put a message in front of all with ``change``. There must be room."""
         words = self._words
-        fields = (lifetime << 32 | head(words, queue, FRONT), deadline)
+        fields = (lifetime << 32 | head(words, queue, FRONT_SHIFT), deadline)
         message = self._heap.add(change, MESSAGE, fields, payload)
-        set_head(words, change, queue, FRONT, message)
+        set_head(words, change, queue, FRONT_SHIFT, message)
 
     def pop(self, taken: list[Popped], queue: int, which: int, limit: int, now: int) -> None:
         """Take the oldest live messages off a list until there are ``limit`` in ``taken``."""
@@ -122,7 +122,7 @@ class Lists:
         if listed > _SHORT or not words[queue + Q_LANE_IN] or words[queue + Q_IN] >= WORN:
             return
         for _ in range(_REFILL):
-            message = head(words, queue, BEHIND)
+            message = head(words, queue, BEHIND_SHIFT)
             if not message:
                 return
             at = words[heap.end - message]
@@ -135,7 +135,7 @@ class Lists:
             payload = heap.payload(at, M_WORDS)
             change: Change = {}
             lanes.append(change, queue, place, payload, deadline, link >> 32)
-            set_head(words, change, queue, BEHIND, link & LINK_MASK)
+            set_head(words, change, queue, BEHIND_SHIFT, link & LINK_MASK)
             change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
             heap.free(change, message)
             heap.commit(change)

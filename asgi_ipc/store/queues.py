@@ -20,9 +20,9 @@ from .journal import Change
 from .lane_extents import HOT
 from .lanes import Lanes
 from .layout import (
-    BEHIND,
+    BEHIND_SHIFT,
     FLUSHES,
-    FRONT,
+    FRONT_SHIFT,
     GONE,
     KIND_SHIFT,
     M_WORDS,
@@ -246,15 +246,15 @@ class Queues:
             if not bell:
                 return taken
             address = self._create(name, b"", now)
-        if words[address + Q_HEADS] >> FRONT:
-            self._lists.pop(taken, address, FRONT, limit, now)
+        if words[address + Q_HEADS] >> FRONT_SHIFT:
+            self._lists.pop(taken, address, FRONT_SHIFT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
                 if words[address + Q_HEADS]:
                     self._lists.refill(address)
                 return taken
         if words[address + Q_HEADS]:
-            self._lists.pop(taken, address, BEHIND, limit, now)
+            self._lists.pop(taken, address, BEHIND_SHIFT, limit, now)
             self._to_lane(address, is_read=True)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
             self._arm(address, bell)
@@ -280,7 +280,7 @@ class Queues:
         in_lane = (
             address > 0
             and words[address + Q_LANE_IN] > 0
-            and not words[address + Q_HEADS] >> FRONT
+            and not words[address + Q_HEADS] >> FRONT_SHIFT
             and self.counts.popped(address) > 0
             and self._lanes.put_first(change, address, payload, deadline, lifetime)
         )

@@ -15,12 +15,12 @@ from .index import NEVER, Index
 from .journal import Change
 from .lanes import Lanes
 from .layout import (
-    BEHIND,
+    BEHIND_SHIFT,
     COUNT_SHIFT,
     ENTRY_DEAD,
     ENTRY_DEADLINE,
     EXPIRED,
-    FRONT,
+    FRONT_SHIFT,
     GONE,
     HAND,
     ID_SHIFT,
@@ -118,7 +118,7 @@ class Upkeep:
             soonest = NEVER
             if words[address + Q_IN] != words[address + Q_OUT]:
                 soonest = self._expire_lane(address, now)
-            for which in (FRONT, BEHIND):
+            for which in (FRONT_SHIFT, BEHIND_SHIFT):
                 soonest = min(soonest, self._expire_list(address, which, now))
             self._heap.commit({address + Q_SOONEST: soonest})
         return pending(words, address)
@@ -173,7 +173,7 @@ class Upkeep:
                     change[link] = words[link] & ~LINK_MASK | following
                 else:
                     set_head(words, change, address, which, following)
-                if not following and which == BEHIND:
+                if not following and which == BEHIND_SHIFT:
                     change[address + Q_TAIL] = before
                 heap.commit(change)
             message = following
@@ -182,7 +182,7 @@ class Upkeep:
     def _orphan(self, address: int) -> None:
         """Drop a queue whose owner has gone, with all it holds."""
         words, heap = self._words, self._heap
-        for which in (FRONT, BEHIND):
+        for which in (FRONT_SHIFT, BEHIND_SHIFT):
             while message := head(words, address, which):
                 change: Change = {}
                 following = words[words[heap.end - message] + M_LINK] & LINK_MASK

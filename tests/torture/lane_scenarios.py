@@ -82,7 +82,7 @@ def expect_lane(world: World, name: bytes = b"lane") -> int:
         return address
 
 
-def listed(world: World, which: int = layout.BEHIND) -> int:
+def listed(world: World, which: int = layout.BEHIND_SHIFT) -> int:
     """The first message of one of the lists beside the lane, or 0."""
     return head(world.engine._channels.words, expect_lane(world), which)
 
@@ -232,7 +232,7 @@ def put_back(world: World) -> None:
     lane_and_list(world)
     for payload in (b"back 3", b"back 2", b"back 1"):
         restore(payload)(world)
-    if not listed(world, layout.FRONT) or not listed(world):
+    if not listed(world, layout.FRONT_SHIFT) or not listed(world):
         raise Finding("something should be in both lists")
 
 

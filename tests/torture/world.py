@@ -233,14 +233,14 @@ class World:
             records = view.queues.setdefault(name, [])
             orphaned = owner and not processes.owner_alive(owner)
             if not orphaned:
-                self._listed(heap, head(words, at, layout.FRONT), records)
+                self._listed(heap, head(words, at, layout.FRONT_SHIFT), records)
                 for entry, _ in engine._queues._lanes.entries(at):
                     live = not words[entry] & layout.ENTRY_DEAD
                     if live and words[entry + layout.ENTRY_DEADLINE] > self.now:
                         start = (entry + layout.ENTRY_WORDS) * layout.WORD
                         size = words[entry] & layout.ENTRY_SIZE
                         records.append(short(heap.bytes[start : start + size].tobytes()))
-                self._listed(heap, head(words, at, layout.BEHIND), records)
+                self._listed(heap, head(words, at, layout.BEHIND_SHIFT), records)
             bells = [words[at + layout.Q_BELL]]
             node = words[at + layout.Q_WAIT_FIRST]
             while node:
