@@ -16,7 +16,7 @@ from .peers import Peer
 from .peers.base import Resources
 from .place import Place
 from .processes import CaseFailed, together
-from .questions import Case, Comparison, Question
+from .questions import Case, Question
 from .results import Key, Results
 from .settings import Settings
 
@@ -60,7 +60,7 @@ def _ask(
                 resources.redis,
                 resources.database,
             )
-            for _ in range(len(case.roles) if isinstance(case, Comparison) else 1)
+            for _ in range(case.places)
         ]
         if case.peer is not None:
             for place in places:

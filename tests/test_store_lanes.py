@@ -89,7 +89,7 @@ def test_no_lane_lies_where_its_ends_could_not_be_told(
 
 
 def push_without_lane(engine: SharedMemoryEngine, *payloads: bytes) -> None:
-    """As if there were lanes enough when these come."""
+    """As if there was no lane to be had when these come."""
     lanes = engine._queues._lanes
     most, lanes._most_unread = lanes._most_unread, 0
     push(engine, *payloads)

@@ -69,7 +69,6 @@ from .layout import (
     Q_BELL,
     Q_CHAIN,
     Q_GONE,
-    Q_HEADS,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
@@ -90,6 +89,7 @@ from .layout import (
     T_WORDS,
     TABLE,
 )
+from .lists import head
 
 #: More findings than this say nothing more.
 _MOST = 100
@@ -251,9 +251,9 @@ class _Checker:
         """Bucket and handle of every record in the hash table."""
         table = self.geometry.hash_table
         heads = self.words[table : table + self.geometry.buckets].tolist()
-        for bucket, head in enumerate(heads, table):
+        for bucket, first in enumerate(heads, table):
             for handle in self.follow(
-                head, lambda handle: self.words[self.address(handle) + chain], "a chain"
+                first, lambda handle: self.words[self.address(handle) + chain], "a chain"
             ):
                 yield bucket, handle
 
@@ -325,7 +325,7 @@ class _Checker:
         last, count, soonest = 0, 0, words[at + Q_SOONEST]
         front, messages = (
             self.follow(
-                words[at + Q_HEADS] >> which & LINK_MASK,
+                head(words, at, which),
                 lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
                 f"queue {name!r}",
             )
@@ -340,7 +340,7 @@ class _Checker:
                 yield f"queue {name!r} has a message that expires sooner than it says"
         if soonest < words[SOONEST] and count:
             yield f"queue {name!r} may expire sooner than the store says"
-        if words[at + Q_HEADS] & LINK_MASK and last != words[at + Q_TAIL]:
+        if head(words, at, BEHIND_SHIFT) and last != words[at + Q_TAIL]:
             yield f"queue {name!r} does not end at its tail"
         if pending(words, at) > words[at + Q_HIGH_WATER]:
             yield f"queue {name!r} has {pending(words, at)} messages, over its high-water mark"

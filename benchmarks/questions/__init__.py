@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import groups, growth, latency, parts, resources, synchronous, throughput
-from .base import Case, Comparison, Question
+from .base import Case, Question
 
 
 def all_questions() -> list[Question]:
@@ -12,4 +12,4 @@ def all_questions() -> list[Question]:
     return [question for module in modules for question in module.QUESTIONS]
 
 
-__all__ = ["Case", "Comparison", "Question", "all_questions"]
+__all__ = ["Case", "Question", "all_questions"]

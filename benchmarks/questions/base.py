@@ -29,6 +29,11 @@ class Case:
     #: Seconds until it is given up.
     timeout: float = 60.0
 
+    @property
+    def places(self) -> int:
+        """How many places the roles have: one for all."""
+        return 1
+
     def answers(self, results: list[Any]) -> dict[str, Answer]:
         """What is reported, by variant."""
         return {self.variant: self.answer(results)}
@@ -39,6 +44,11 @@ class Comparison(Case):
     """A layer in several sizes at once. Each is a role with a place of its own, and a variant."""
 
     sizes: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """How many places the roles have: one each."""
+        return len(self.roles)
 
     def answers(self, results: list[Any]) -> dict[str, Answer]:
         """What is reported, by size; ``answer`` is asked with the first size and each."""

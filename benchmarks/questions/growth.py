@@ -30,7 +30,7 @@ _TURN = 0.01
 _Steps = tuple[Mapping[str, Action], int]
 
 
-def _receiver(layer: Layer, channel: str) -> _Steps:
+def _to_and_from(layer: Layer, channel: str) -> _Steps:
     sent = message()
     return {
         "send": lambda: layer.send(channel, sent),
@@ -42,14 +42,14 @@ async def _behind_messages(bench: Bench, number: int) -> list[_Steps]:
     layer = bench.open()
     for _ in range(number):
         await layer.send("work", message())
-    return [_receiver(layer, "work")]
+    return [_to_and_from(layer, "work")]
 
 
 async def _among_channels(bench: Bench, number: int) -> list[_Steps]:
     layer = bench.open()
     for each in range(number):
         await layer.send(f"other.{each}", message())
-    return [_receiver(layer, "work")]
+    return [_to_and_from(layer, "work")]
 
 
 async def _among_members(bench: Bench, number: int) -> list[_Steps]:
@@ -142,9 +142,7 @@ def _cases(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
         for peer in peers:
             if not (peer.has_sizes if prepare is _in_store else peer.queues):
                 continue
-            numbers = [
-                each for each in all_numbers if prepare is _in_store or each <= peer.most_prefilled
-            ]
+            numbers = [each for each in all_numbers if each <= peer.most_prefilled]
             roles = [
                 Role(
                     _by_turns,
