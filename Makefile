@@ -44,7 +44,7 @@ test: lint
 	@$(BIN)/python -m pytest -n $(JOBS) -q $(ARGS)
 
 conformance: $(READY)
-	@$(BIN)/python -m pytest --pyargs asgi_ipc.conformance -n $(JOBS) -q \
+	@$(BIN)/python -m asgi_ipc.conformance -n $(JOBS) -q \
 		$(if $(filter command,$(firstword $(origin ENGINE))),--engine '$(ENGINE)') $(ARGS)
 
 # The engines share what an operation stores: one is killed everywhere, the others sampled.

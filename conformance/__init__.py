@@ -1,9 +1,10 @@
 """The conformance suite: what every engine must do, and both layers on top of it.
 
-    pytest --pyargs asgi_ipc.conformance --engine NAME-OR-DOTTED-PATH -n auto
+    python -m asgi_ipc.conformance --engine NAME-OR-DOTTED-PATH -n auto
 
-``--engine-option KEY=VALUE`` goes to the engine; ``--clause E4`` runs only the tests of
-that clause; without ``--engine`` all engines that are registered here are tested.
+Without ``--engine`` it tests all engines that are registered here; ``--engine-option KEY=VALUE``
+goes to the engine; ``--clause E4`` runs the tests of that clause alone; a module's name in front
+of the options, such as ``test_segment``, runs that module alone. All else is pytest's.
 
 Each test names by ``@pytest.mark.clause`` what it holds an engine to: E1 to E24 stand in
 `asgi_ipc.engines.base`, G1 to G6 in `asgi_ipc.store.segment`, and the layers' S, A and O

@@ -8,9 +8,21 @@ import pytest
 
 # By its full name: the plugin is that of the installed package, wherever this file lies.
 from asgi_ipc.conformance.clauses import clauses
-from asgi_ipc.conformance.fixtures import case, engine, hasty_threads, real_stderr
+from asgi_ipc.conformance.fixtures import (
+    case,
+    conformance_engine,
+    engine,
+    hasty_threads,
+    real_stderr,
+)
+from asgi_ipc.conformance.plugin import require
 
-__all__ = ["case", "engine", "hasty_threads", "real_stderr"]
+__all__ = ["case", "conformance_engine", "engine", "hasty_threads", "real_stderr"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    """Look that the plug-in is there. (No earlier hook of this file is called with --pyargs.)"""
+    require(config)
 
 
 @pytest.hookimpl(wrapper=True)

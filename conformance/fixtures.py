@@ -1,6 +1,7 @@
 """The fixtures of the suite: ``case`` and ``engine``, for each engine under test.
 
-Not in the plugin, which is loaded everywhere: an ``engine`` is a thing that many have.
+Not in the plug-in, which a project may load beside tests of its own: an ``engine`` is a thing
+that many have.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from asgi_ipc.engines.base import Engine
 from asgi_ipc.exceptions import EngineUnavailable
 
 from .case import Case
-from .plugin import RUN, engine_options
+from .plugin import RUN, engine_options, require
 
 #: Seconds after which a test is taken to hang. Then its worker dies with all stacks shown.
 WATCHDOG = 300.0
@@ -36,6 +37,13 @@ def real_stderr(request: pytest.FixtureRequest) -> Iterator[int]:
             descriptor = os.dup(2)
     yield descriptor
     os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def conformance_engine(request: pytest.FixtureRequest) -> str:
+    """The engine under test; the plug-in gives each test its own."""
+    require(request.config)
+    raise NotImplementedError("the plug-in has not parametrized this test")
 
 
 @pytest.fixture
@@ -85,4 +93,4 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-__all__ = ["case", "engine", "hasty_threads", "real_stderr"]
+__all__ = ["case", "conformance_engine", "engine", "hasty_threads", "real_stderr"]

@@ -1,15 +1,14 @@
-"""The pytest plugin: the suite's options and markers, and what happens around its tests.
+"""The pytest plug-in of the suite: its options, its markers, and what happens around its tests.
 
-pytest loads it wherever asgi_ipc is installed (entry point ``pytest11``), so in other
-people's test runs too. There it does nothing: it imports nothing that costs, has no
-fixtures, leaves an option alone that somebody else has, and looks at no item that does
-not ask for an engine of ours. Fixtures are in `asgi_ipc.conformance.fixtures`.
+It is loaded where it is asked for and nowhere else: ``python -m asgi_ipc.conformance`` does so,
+and ``addopts = ["-p", "asgi_ipc.conformance.plugin"]`` in a project that has the suite among its
+own tests. (Loaded by an entry point it would be in every user's test runs, and pytest would
+rewrite each module of asgi_ipc there.) Fixtures are in `asgi_ipc.conformance.fixtures`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ _used = pytest.StashKey[bool]()
 _FIXTURE = "conformance_engine"
 _WORD = "asgi_ipc_conformance"
 
-#: The options; where each is kept, since somebody else's may be called alike.
+#: The options of the suite.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "--engine": {
         "dest": f"{_WORD}_engine",
@@ -44,22 +43,20 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config, parser: pytest.Parser
-) -> Generator[None, None, None]:
-    """Add the options of the suite, each unless somebody has one of that name.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the suite."""
+    group = parser.getgroup("asgi_ipc", "asgi_ipc conformance")
+    for name, attributes in _OPTIONS.items():
+        group.addoption(name, action="append", default=[], **attributes)
 
-    Here and not in ``pytest_addoption``, since by now all others have added theirs: who
-    comes second with a name ends everything.
-    """
-    try:
-        return (yield)
-    finally:
-        group = parser.getgroup("asgi_ipc", "asgi_ipc conformance")
-        for name, attributes in _OPTIONS.items():
-            if early_config.getoption(name, _WORD) is _WORD:
-                group.addoption(name, action="append", default=[], **attributes)
+
+def require(config: pytest.Config) -> None:
+    """Refuse to run the suite where pytest was not told of its plug-in."""
+    if RUN not in config.stash:
+        raise pytest.UsageError(
+            "pytest was not told of the suite's plug-in: run 'python -m asgi_ipc.conformance', or"
+            f' add "-p", "{__name__}" to pytest\'s addopts'
+        )
 
 
 def chosen(config: pytest.Config, option: str) -> list[str]:

@@ -3,7 +3,7 @@
     from asgi_ipc.conformance.suite import *
 
 Each module of the suite becomes a class; which engine is tested is said where pytest is
-configured: ``addopts = ["--engine", "mine"]``.
+configured: ``addopts = ["-p", "asgi_ipc.conformance.plugin", "--engine", "mine"]``.
 """
 
 from __future__ import annotations

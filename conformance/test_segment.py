@@ -3,7 +3,7 @@
 For whoever brings shared memory to another system: these tests come first, then all the
 others. An engine whose class has no ``segment`` is skipped.
 
-    pytest --pyargs asgi_ipc.conformance.test_segment --engine my.module:MyEngine
+    python -m asgi_ipc.conformance test_segment --engine my.module:MyEngine
 """
 
 from __future__ import annotations

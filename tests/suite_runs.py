@@ -60,6 +60,7 @@ def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
         [
             *("--pyargs", *modules, "--engine", engine, "--clause", clause, *arguments),
             *("-c", str(ROOT / "pyproject.toml"), "-o", "addopts=", "-q", "--tb=no"),
+            *("-p", "asgi_ipc.conformance.plugin"),
             # Of these there can be but one in a process, and they are not needed.
             *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist"),
             *("-p", "no:hypothesispytest", "-p", "no:threadexception"),
@@ -71,12 +72,16 @@ def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
 
 
 def run_elsewhere(
-    folder: Path, *arguments: str, python: str = sys.executable, path: str = ""
+    folder: Path,
+    *arguments: str,
+    python: str = sys.executable,
+    path: str = "",
+    module: str = "pytest",
 ) -> tuple[int, str]:
     """Run pytest in a folder, with nothing of this run about it; its exit code and output."""
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [python, "-m", module, *arguments, "-q", "-p", "no:cacheprovider"],
         cwd=folder,
         env={**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
@@ -86,3 +91,12 @@ def run_elsewhere(
         check=False,
     )
     return done.returncode, done.stdout
+
+
+def run_suite(
+    folder: Path, *arguments: str, python: str = sys.executable, path: str = ""
+) -> tuple[int, str]:
+    """Run the suite's command in a folder, as `run_elsewhere`."""
+    return run_elsewhere(
+        folder, *arguments, python=python, path=path, module="asgi_ipc.conformance"
+    )

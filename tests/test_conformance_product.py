@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite_runs import ROOT, run_elsewhere
+from tests.suite_runs import ROOT, run_suite
 
 #: Somebody's engine, registered nowhere. Must be given its option, in every process.
 THEIR_ENGINE = """
@@ -67,9 +67,9 @@ def test_it_runs_from_an_empty_folder_on_an_engine_that_nobody_registered(
     for name in ("tools", "case", "actor", "leaks", "plugin"):
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "empty").mkdir()
-    code, said = run_elsewhere(
+    code, said = run_suite(
         tmp_path / "empty",
-        *("-W", "error", "--strict-markers", "--pyargs", "asgi_ipc.conformance", "-n", "2"),
+        *("-W", "error", "--strict-markers", "-n", "2"),
         *("--engine", "their_engine:Theirs", "--engine-option", "secret=('a', 1)"),
         *("-k", "test_queues or killed_receiver or tells_the_channel or one_store", "-rs"),
         python=str(python),

@@ -171,7 +171,9 @@ def run(folder: Path, *command: str) -> str:
 def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_gives(
     shelf: Path,
 ) -> None:
-    (command,) = re.findall(r"^\$ (pytest .*)$", "".join(blocks(ENGINE, "console")), re.M)
+    (command,) = re.findall(
+        r"^\$ python -m (asgi_ipc.conformance .*)$", "".join(blocks(ENGINE, "console")), re.M
+    )
     words = ["2" if word == "auto" else word for word in command.split()]
     said = run(shelf, "-m", *words, "-q", "-rs", "-p", "no:cacheprovider")
     passed = re.search(r"(\d+) passed", said)
@@ -191,7 +193,8 @@ def test_the_module_of_one_line_runs_the_suite_too(shelf: Path) -> None:
     (shelf / "test_it.py").write_text(line)
     (module,) = (ROOT / "examples" / "third_party_engine" / "tests").glob("test_*.py")
     assert module.read_text().startswith(line.strip())
-    chosen = ("--engine", "shelf:ShelfEngine", "-k", "TestTables")
+    (addopts,) = re.findall(r'`addopts = \["(.*"shelf)"\]`', ENGINE.read_text())
+    chosen = [*addopts.replace('"', "").split(", ")[:-1], "shelf:ShelfEngine", "-k", "TestTables"]
     said = run(shelf, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py", *chosen)
     assert re.search(r"\d\d passed", said)
 
@@ -214,7 +217,7 @@ for engine in ("shelf:ShelfEngine", {expression}):
 def test_the_commands_for_porters_are_such_as_work(tmp_path: Path) -> None:
     text = (DOCS / "porting.md").read_text()
     text += (ROOT / "asgi_ipc" / "store" / "segment_example.py").read_text()
-    commands = set(re.findall(r"\b(pytest --pyargs .*?)[`\n]", text))
+    commands = set(re.findall(r"\bpython -m (asgi_ipc\.conformance.*?)[`\n]", text))
     assert len(commands) >= 4
     for command in commands:
         words = re.sub(r"my\.module:\w+", "mmap", command).replace("-n auto", "").split()

@@ -97,8 +97,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     chosen = [f"{test.__name__} and {name}" for name, test in WRONG.items()]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"),
-            *("--pyargs", "asgi_ipc.conformance.test_segment", "-c", os.devnull),
+            *(sys.executable, "-m", "asgi_ipc.conformance", "test_segment", "-c", os.devnull),
+            *("-q", "-rA", "-p", "no:cacheprovider"),
             *(f"--engine=tests.wrong_segments:{name}" for name in [*WRONG, "Right"]),
             *("-k", " or ".join(f"({each})" for each in [*chosen, "Right"])),
         ],

@@ -152,7 +152,7 @@ def test_its_test_module_is_one_line_and_runs_the_whole_suite(environment: Envir
 def test_its_bells_ring_within_a_process(environment: Environment) -> None:
     (environment.tests / "waking.py").write_text(WAKING)
     said = environment.pytest(
-        "-o", "addopts=--engine waking:WakingEngine",
+        "-o", "addopts=-p asgi_ipc.conformance.plugin --engine waking:WakingEngine",
         "-k", "TestWaiting",
     )  # fmt: skip
     assert re.search(r"\d\d passed", said)

@@ -4,8 +4,8 @@
 system, and this says for each method what a porter needs to know. Of the three there are,
 `asgi_ipc.engines.mmap` is the shortest. When it is filled in, prove it:
 
-    pytest --pyargs asgi_ipc.conformance.test_segment --engine my.module:ExampleEngine
-    pytest --pyargs asgi_ipc.conformance --engine my.module:ExampleEngine -n auto
+    python -m asgi_ipc.conformance test_segment --engine my.module:ExampleEngine
+    python -m asgi_ipc.conformance --engine my.module:ExampleEngine -n auto
 
 No method is called by two processes at a time for one store, except `reserve`, `owner`,
 `close` and `view`: those are called while others use the same memory, and `reserve` never
