@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
+from .critical_section import CriticalSection
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
 from .place import check_owner, unusable
@@ -51,11 +52,8 @@ class Sidecar:
     def __init__(self, path: str, descriptor: int, key: tuple[int, int], locks: Locks) -> None:
         self.path = path
         self.key = key
-        #: One thread of this process at a time; the locks do not tell threads apart. One
-        #: that a thread may take again, as it then can be asked whether that has it.
-        self.thread_lock = threading.RLock()
-        #: Whoever has it is inside a region of the store.
-        self.inside = False
+        #: One thread of this process at a time; the locks do not tell threads apart.
+        self.section = CriticalSection(locks.give_back)
         self._descriptor = descriptor
         self._more_descriptors: list[int] = []
         self._users = 1
@@ -126,12 +124,17 @@ class Sidecar:
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
         """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed."""
-        with self.thread_lock:
+        section = self.section
+        try:
             try:
+                section.enter()
                 self._locks.lock(OPENING)
                 yield
             finally:
-                self._locks.unlock(OPENING)
+                section.let_go()
+        except BaseException:
+            section.let_go()
+            raise
 
     def remove_memory(self, segment: type[Segment], place: Place, record: Record) -> None:
         """Take away the memory of a store and what its locks need; comes within `opening`.
@@ -240,8 +243,7 @@ def _after_fork_in_child() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
     for sidecar in _registry.values():
-        sidecar.thread_lock = threading.RLock()
-        sidecar.inside = False
+        sidecar.section.after_fork()
         sidecar._locks.after_fork()
 
 
