@@ -60,8 +60,8 @@ def operation(
     """Make an operation of a method that enters the store's segments.
 
     It is joined first; it is called again in the next store if that one is gone; what an
-    exception leaves of its locks is given back; and upkeep follows, when it is due. (`push`
-    and `pop` have these lines of their own, a call less.)
+    exception leaves of its locks is given back; and upkeep follows, when it is due. (What runs
+    for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
     """
 
     @wraps(body)

@@ -165,7 +165,9 @@ class SharedMemoryEngine(Attachment):
 
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
-        self._ring(queue, self._put_back(queue, record))
+        bell = self._put_back(queue, record)
+        if bell:
+            self._ring(queue, bell)
 
     @operation
     def _put_back(self, queue: bytes, record: Popped) -> int:
@@ -177,12 +179,22 @@ class SharedMemoryEngine(Attachment):
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """See `Engine.disarm`."""
-        self._ring(queue, self._take_off(queue, bell))
-
-    @operation
-    def _take_off(self, queue: bytes, bell: Bell) -> int:
-        with self._channels:
-            return self._queues.disarm(queue, self._bell_word(bell))
+        store = self._inside()
+        try:
+            try:
+                with self._channels:
+                    following = self._queues.disarm(queue, self._bell_word(bell))
+            except BaseException:
+                store.sidecar.section.let_go()
+                raise
+        except Gone:
+            self._reopen(store)
+            return
+        except BaseException:
+            store.sidecar.section.let_go()
+            raise
+        if following:
+            self._ring(queue, following)
 
     def _ring(self, queue: bytes, bell: int) -> None:
         """Ring a bell that was taken off a queue; if no process hears it, the next one."""

@@ -24,13 +24,15 @@ from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
 from .place import check_owner, unusable
 from .segment import Owner, Place, Segment
+from .suitable import machine, told
 
 _MAGIC = b"asgi_ipc lock\n"
 #: Most bytes of an engine's name.
 LONGEST_NAME = 16
-_FORMAT = struct.Struct(f"<14sHHI16s16s60s60s{LONGEST_NAME}s")
-#: Its beginning: magic, version, kind of lock.
-_HEAD = struct.Struct("<14sHH")
+_FORMAT = struct.Struct(f"<14sHHHH16s16s60s60s{LONGEST_NAME}s")
+#: Its beginning: magic, version, kind of lock, whether ready, and the `machine` that wrote it (0
+#: before format 4, which only 64-bit machines of one byte order wrote).
+_HEAD = struct.Struct("<14sHHHH")
 
 
 class Record(NamedTuple):
@@ -77,7 +79,10 @@ class Sidecar:
                 f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; "
                 "choose another prefix or engine_options['directory']"
             )
-        _, version, kind, ready, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(data)
+        _check_machine(self.path, data)
+        _, version, kind, ready, _, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(
+            data
+        )
         if kind not in NAMES:
             raise StoreUnavailable(
                 f"the store at {os.path.dirname(self.path)!r} has locks of kind {kind}, this "
@@ -103,6 +108,7 @@ class Sidecar:
             record.version,
             self.kind,
             record.ready,
+            machine(),
             record.store_id,
             record.boot_id,
             record.channels.encode(),
@@ -128,10 +134,18 @@ class Sidecar:
         try:
             try:
                 section.enter()
-                self._locks.lock(OPENING)
-                yield
-            finally:
+                try:
+                    self._locks.lock(OPENING)
+                    yield
+                finally:
+                    try:
+                        self._locks.unlock(OPENING)
+                    finally:
+                        section.leave()
+            # As `CriticalSection.run`.
+            except BaseException:
                 section.let_go()
+                raise
         except BaseException:
             section.let_go()
             raise
@@ -197,7 +211,7 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
                 status = os.fstat(descriptor)
             check_owner(path, Owner.of(status), place)
             try:
-                locks = choose(path, descriptor, place, _kind(descriptor))
+                locks = choose(path, descriptor, place, _kind(path, descriptor))
             except StoreUnavailable:
                 # Where nobody can lock nobody is inside.
                 if not os.fstat(descriptor).st_size:
@@ -226,16 +240,29 @@ def remove_store(place: Place, segment: type[Segment]) -> None:
         sidecar.close()
 
 
-def _kind(descriptor: int) -> int:
+def _kind(path: str, descriptor: int) -> int:
     """The kind of locks that a lock file says it has, or 0.
 
-    Read without a lock, as it says which lock to take; it never changes once written.
+    Read without a lock, as it says which lock to take; it never changes once written. Nor does
+    the machine: processes of another word size or byte order are refused here, before they lock.
     """
     data = os.pread(descriptor, _HEAD.size, 0)
     if len(data) < _HEAD.size or not data.startswith(_MAGIC):
         return 0
+    _check_machine(path, data)
     kind: int = _HEAD.unpack(data)[2]
     return kind
+
+
+def _check_machine(path: str, data: bytes) -> None:
+    """Refuse the store of a machine or a Python with other words."""
+    made_by = _HEAD.unpack_from(data)[4]
+    if made_by not in (0, machine()):
+        raise StoreUnavailable(
+            f"the store at {os.path.dirname(path)!r} was made by a {told(made_by)} process, and "
+            f"this one is {told(machine())}: they can't share memory or locks; run all processes "
+            "with Pythons of one kind, or choose another prefix"
+        )
 
 
 def _after_fork_in_child() -> None:

@@ -392,13 +392,16 @@ class Store:
 
     def close(self) -> None:
         """Let go of the memory and the lock file."""
+        self.sidecar.section.run(self._close_alone)
+        self.sidecar.close()
+
+    def _close_alone(self) -> None:
         section = self.sidecar.section
+        section.enter()
         try:
-            section.enter()
             self._close_regions()
         finally:
-            section.let_go()
-        self.sidecar.close()
+            section.leave()
 
     def _close_regions(self) -> None:
         for region in self.regions.values():
