@@ -73,8 +73,6 @@ def operation(
                 break
             except Gone:
                 self._reopen(store)
-        if self._recovered:
-            self._ring_all()
         now = self.clock()
         if now >= self._next_look:
             self._look_after(now)
@@ -170,12 +168,12 @@ class Attachment:
             store = Store(type(self), self._place, self._sizes, self._on_recovery, node)
             try:
                 self._enter(store)
-                self._store = store
                 return
             except Gone:  # removed between the opening and the joining
+                self._store = None
                 store.close()
             except BaseException:
-                self._abandon(store)
+                self._store = None
                 store.close()
                 raise
 
@@ -187,6 +185,8 @@ class Attachment:
         self._words = self._channels.words
         if not self._identity:
             self._identity = new_identity(store.node())
+        # Before the slot: an engine that has a slot has a store.
+        self._store = store
         self._join(store)
 
     def _join(self, store: Store) -> None:
@@ -217,10 +217,11 @@ class Attachment:
 
     def _take_slot(self, start: int) -> bool:
         with self._channels:
-            self._slot = self._processes.join(self._identity, self.clock(), start)
-            if self._slot < 0:
+            slot = self._processes.join(self._identity, self.clock(), start)
+            if slot < 0:
                 return False
-            self._generation = self._processes.generation(self._slot)
+            self._generation = self._processes.generation(slot)
+        self._slot = slot
         return True
 
     def _reap_slice(self) -> tuple[list[bytes], bool]:
@@ -230,6 +231,12 @@ class Attachment:
     def _on_recovery(self) -> None:
         # Bells are rung after leaving the store: a killed process may have owed one.
         self._recovered = True
+        self._next_look = 0
+
+    @staticmethod
+    def _let_go(store: Store | None) -> None:
+        if store is not None:
+            store.sidecar.section.let_go()
 
     def _reopen(self, store: Store | None) -> None:
         """The store is gone, or this is a forked child: get into the one there is."""
@@ -239,7 +246,7 @@ class Attachment:
             if self._store is not store:
                 return  # another thread did it
             if store:
-                self._store = None
+                self._slot, self._store = -1, None
                 # In another store the same words are other bells.
                 self._ringer.close()
                 # Whoever removed it may have left the memory, which nobody finds any more.
@@ -290,17 +297,19 @@ class Attachment:
         """See `Engine.close`."""
         with self._lock:
             self._closed = True
-            store, self._store = self._store, None
+            slot, store = self._slot, self._store
+            self._slot = -1
+            self._store = None
             for bell in list(self._bells):
                 bell.close()
             self._ringer.close()
             if store is None:
                 return
             try:
-                if self._slot >= 0:
+                if slot >= 0:
                     with contextlib.suppress(Gone, StoreCorrupt):
-                        store.sidecar.section.run(self._leave)
-                    store.sidecar.release(FIRST_SLOT + self._slot)
+                        store.sidecar.section.run(self._leave, slot)
+                    store.sidecar.release(FIRST_SLOT + slot)
             finally:
                 current = True
                 with contextlib.suppress(StoreUnavailable):
@@ -309,9 +318,9 @@ class Attachment:
                 if not current:
                     store.remove_directory()
 
-    def _leave(self) -> None:
+    def _leave(self, slot: int) -> None:
         with self._channels:
-            self._processes.leave(self._slot)
+            self._processes.leave(slot)
 
     def destroy(self) -> None:
         """See `Engine.destroy`."""
@@ -389,6 +398,8 @@ class Attachment:
         store's, the first of them does it for all.
         """
         self._next_look = now + _LOOK_EVERY
+        if self._recovered:
+            self._ring_all()
         store = self._inside()
         current = store.is_current()
         if not current:

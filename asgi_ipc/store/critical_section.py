@@ -143,16 +143,9 @@ class CriticalSection:
     def let_go(self) -> None:
         """Give back all that this thread has, unless it belongs to an operation it interrupts."""
         lock = self.entered or self.thread_lock
-        # Refused: another thread is inside, and this one has nothing.
-        if lock.acquire(False):
-            try:
-                if not is_interruption():
-                    self._free(lock)
-            finally:
-                try:
-                    lock.release()
-                except RuntimeError:  # it was freed
-                    pass
+        # Taken by no call of this, which could be interrupted right after it. As `Condition` asks.
+        if lock._is_owned() and not is_interruption():  # type: ignore[attr-defined]
+            self._free(lock)
 
     def _free(self, lock: threading.RLock) -> None:
         try:

@@ -86,8 +86,8 @@ class SharedMemoryEngine(Attachment):
         bells: list[tuple[bytes, int]] = []
         done = 0
         while True:
-            store = self._store if self._slot >= 0 else None
-            if store is None:
+            store = self._store
+            if self._slot < 0:
                 store = self._inside()
             # Before, as others wait for what is done inside.
             left, push, now = records[done:], self._queues.push, self.clock()
@@ -108,17 +108,15 @@ class SharedMemoryEngine(Attachment):
                     break
                 # As `CriticalSection.run`, and twice for the same reason.
                 except BaseException:
-                    store.sidecar.section.let_go()
+                    self._let_go(store)
                     raise
             except Gone:
                 self._reopen(store)
             except BaseException:
-                store.sidecar.section.let_go()
+                self._let_go(store)
                 raise
         for name, bell in bells:
             self._ring(name, bell)
-        if self._recovered:
-            self._ring_all()
         if now >= self._next_look:
             self._look_after(now)
         return refused
@@ -126,8 +124,8 @@ class SharedMemoryEngine(Attachment):
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
         while True:
-            store = self._store if self._slot >= 0 else None
-            if store is None:
+            store = self._store
+            if self._slot < 0:
                 store = self._inside()
             # Before, as others wait for what is done inside.
             word = self._bell_word(bell) if bell is not None else 0
@@ -142,15 +140,13 @@ class SharedMemoryEngine(Attachment):
                             taken = []
                     break
                 except BaseException:
-                    store.sidecar.section.let_go()
+                    self._let_go(store)
                     raise
             except Gone:
                 self._reopen(store)
             except BaseException:
-                store.sidecar.section.let_go()
+                self._let_go(store)
                 raise
-        if self._recovered:
-            self._ring_all()
         if now >= self._next_look:
             self._look_after(now)
         return taken
@@ -185,13 +181,13 @@ class SharedMemoryEngine(Attachment):
                 with self._channels:
                     following = self._queues.disarm(queue, self._bell_word(bell))
             except BaseException:
-                store.sidecar.section.let_go()
+                self._let_go(store)
                 raise
         except Gone:
             self._reopen(store)
             return
         except BaseException:
-            store.sidecar.section.let_go()
+            self._let_go(store)
             raise
         if following:
             self._ring(queue, following)

@@ -26,10 +26,10 @@ _PAUSE = range(20)
 class Mutex(Protocol):
     """The lock of one segment. One thread of a process at a time may call it.
 
-    Raises `StoreUnavailable` if the system can't lock. Either method may be interrupted by an
-    exception between any two steps; `unlock`, called again until it returns, then leaves the lock
-    free. If the process ends instead, the lock is free for the others, at once or after some
-    milliseconds.
+    Raises `StoreUnavailable` if the system can't lock. Each method may be interrupted by an
+    exception between any two steps; `unlock`, called again until it returns, leaves the lock
+    free after each of them. If the process ends instead, the lock is free for the others, at
+    once or after some milliseconds.
     """
 
     def lock(self) -> None:
@@ -39,12 +39,15 @@ class Mutex(Protocol):
         it may have taken the lock.
         """
 
-    def unlock(self) -> None:
-        """Give the lock back; nothing happens if this process has not got it.
+    def release(self) -> None:
+        """Give back the lock that this process has.
 
         Calls no deeper than `lock` does before it takes anything, so that an operation which ran
         out of stack can give back what it took.
         """
+
+    def unlock(self) -> None:
+        """Give the lock back if this process has it, otherwise as `release`."""
 
 
 def spin(looks_taken: Callable[[], object], try_lock: Callable[[], bool]) -> bool:
@@ -81,10 +84,13 @@ class HintedMutex:
             self._lock()
         words[TAKEN] = 1
 
-    def unlock(self) -> None:
-        """See `Mutex.unlock`."""
+    def release(self) -> None:
+        """See `Mutex.release`."""
         self._words[TAKEN] = 0
         self._unlock()
+
+    # The system unlocks only what this process has.
+    unlock = release
 
 
 __all__ = ["HintedMutex", "Mutex", "spin"]

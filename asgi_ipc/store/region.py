@@ -74,35 +74,34 @@ class Region:
         self._sidecar = sidecar
         self._section = sidecar.section
         self.mutex = sidecar.mutex(_LOCKS[kind], self.words)
+        # As they are: a region is entered and left for every message.
+        self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
         self._removal = removal
         self._closed = False
 
     def __enter__(self) -> Heap:
         section = self._section
-        claimed = False
+        # As `CriticalSection.enter`, a call less.
+        lock = section.thread_lock
+        if not lock.acquire(False):
+            lock = section.wait()
+        if section.entered is not None:
+            lock = section.take_over(lock)
+        section.entered = lock
         try:
-            # As `CriticalSection.enter`, a call less.
-            lock = section.thread_lock
-            if not lock.acquire(False):
-                lock = section.wait()
-            if section.entered is not None:
-                lock = section.take_over(lock)
-            section.entered = lock
-            claimed = True
-            self.mutex.lock()
+            self._lock()
             if self.words[STATE]:
                 self._finish()
         except BaseException as error:
-            if claimed:
-                # Not by a call of one more function: the stack may have no room for it.
-                try:
-                    self.mutex.unlock()
-                except ValueError:  # the memory is closed
-                    pass
-                finally:
-                    section.entered = None
-                    lock.release()
+            # Not by a call of one more function: the stack may have no room for it.
+            try:
+                self.mutex.unlock()
+            except ValueError:  # the memory is closed
+                pass
+            finally:
+                section.entered = None
+                lock.release()
             if self._closed:  # by another thread, between finding this region and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
@@ -115,11 +114,11 @@ class Region:
     ) -> None:
         section = self._section
         try:
-            self.mutex.unlock()
+            self._release()
         finally:
-            lock, section.entered = section.entered, None
-            if lock is not None:
-                lock.release()
+            lock = section.entered
+            section.entered = None
+            lock.release()  # type: ignore[union-attr]
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
 

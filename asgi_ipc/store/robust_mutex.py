@@ -142,9 +142,11 @@ class RobustMutex:
 
     def lock(self) -> None:
         """See `Mutex.lock`."""
-        mark, marks, semaphore = self._mark, self._marks, self._semaphore
+        semaphore = self._semaphore
+        mark = self._mark
+        marks = self._marks
         # What an interrupted `unlock` left is taken over. To ask is also to find out, before
-        # anything is taken, whether the stack has room for the calls that `unlock` makes.
+        # anything is taken, whether the stack has room for the calls that `release` makes.
         if semaphore._count():
             marks[mark] = 1
             return
@@ -163,12 +165,18 @@ class RobustMutex:
         marks[mark] = 0
         return False
 
+    def release(self) -> None:
+        """See `Mutex.release`."""
+        self._semaphore.release()
+        # Only now: a process that has the semaphore is marked.
+        self._marks[self._mark] = 0
+        if self._at_gate:
+            self._leave_gate()
+
     def unlock(self) -> None:
         """See `Mutex.unlock`."""
-        semaphore = self._semaphore
-        if semaphore._count():
-            semaphore.release()
-        # Only now: a process that has the semaphore is marked.
+        if self._semaphore._count():
+            self._semaphore.release()
         self._marks[self._mark] = 0
         if self._at_gate:
             self._leave_gate()
@@ -254,6 +262,9 @@ class _NotSeated:
     def acquire(self, _: bool) -> bool:
         self._seats.sit_down()
         return self._mutex._try_lock()
+
+    def release(self) -> None:
+        """Nothing: a forked child leaves what its parent is inside of."""
 
     def _count(self) -> int:
         return 0
