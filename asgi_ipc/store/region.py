@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from types import TracebackType
 
-from ..exceptions import StoreCorrupt
+from ..exceptions import StoreCorrupt, StoreUnavailable
 from .heap import Heap
 from .index import NEVER
 from .lanes import recount
@@ -97,11 +97,11 @@ class Region:
             # Not by a call of one more function: the stack may have no room for it.
             try:
                 self.mutex.unlock()
-            except ValueError:  # the memory is closed
+            # Closed; or no room to unlock, and so there was none to lock; or the system refuses.
+            except (ValueError, RecursionError, StoreUnavailable):
                 pass
-            finally:
-                section.entered = None
-                lock.release()
+            section.entered = None
+            lock.release()
             if self._closed:  # by another thread, between finding this region and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
@@ -113,12 +113,11 @@ class Region:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         section = self._section
-        try:
-            self._release()
-        finally:
-            lock = section.entered
-            section.entered = None
-            lock.release()  # type: ignore[union-attr]
+        # The thread lock last: whatever comes in between, its owner has to give back the rest.
+        self._release()
+        lock = section.entered
+        section.entered = None
+        lock.release()  # type: ignore[union-attr]
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
 

@@ -138,10 +138,8 @@ class Sidecar:
                     self._locks.lock(OPENING)
                     yield
                 finally:
-                    try:
-                        self._locks.unlock(OPENING)
-                    finally:
-                        section.leave()
+                    self._locks.unlock(OPENING)
+                    section.leave()
             # As `CriticalSection.run`.
             except BaseException:
                 section.let_go()
