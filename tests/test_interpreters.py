@@ -184,5 +184,3 @@ def test_one_that_makes_the_lock_file_meanwhile_is_seen_once_it_is_locked(
     monkeypatch.setattr(sidecar, "_kind", lambda path, descriptor: 0)
     with pytest.raises(StoreUnavailable, match="32-bit little"):
         open_store(tmp_path, channel_memory=512 * KIB)
-
-

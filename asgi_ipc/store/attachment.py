@@ -52,6 +52,8 @@ _LOOK_EVERY = 1_000_000_000
 _SWEEP_SHARES = 8
 #: How often a look takes the lock to see which processes have died (`Processes.reap`).
 _REAPS = 8
+#: From how many places of the table on a free slot is looked for.
+_LOOKS = 8
 
 
 def operation(
@@ -192,8 +194,11 @@ class Attachment:
     def _join(self, store: Store) -> None:
         run, start = store.sidecar.section.run, started()
         try:
-            if run(self._take_slot, start):
-                return
+            # Slots that have just been left may be held still. So it looks in some places.
+            count = self._processes.count
+            for first in range(0, count, -(-count // _LOOKS)):
+                if run(self._take_slot, start, first):
+                    return
             # All are taken. Those of the dead are free from now on, not from the next look on.
             rounds = 0
             while rounds < 2:
@@ -201,7 +206,7 @@ class Attachment:
                 rounds += last
                 if dead:
                     self._remove_bells(dead)
-                    if run(self._take_slot, start):
+                    if run(self._take_slot, start, 0):
                         return
             raise self._processes.full()
         except BaseException:
@@ -215,9 +220,9 @@ class Attachment:
         if word:
             store.sidecar.release(FIRST_SLOT + (word & SLOT_MASK))
 
-    def _take_slot(self, start: int) -> bool:
+    def _take_slot(self, start: int, first: int) -> bool:
         with self._channels:
-            slot = self._processes.join(self._identity, self.clock(), start)
+            slot = self._processes.join(self._identity, self.clock(), start, first)
             if slot < 0:
                 return False
             self._generation = self._processes.generation(slot)

@@ -106,15 +106,15 @@ class Processes:
         found: list[int] = words.tolist()
         return found
 
-    def join(self, identity: bytes, now: int, start: int) -> int:
-        """Take a free slot; its number, or -1 if none is free now. Needs the lock.
+    def join(self, identity: bytes, now: int, start: int, first: int = 0) -> int:
+        """Take a free slot, from ``first`` on; its number, or -1 if none was found. Needs the lock.
 
         ``start`` is what `started` says of this process.
 
         Interrupted, it may have joined; the slot is then that of a dead process.
         """
         identities = self._identities(0, self.count)
-        slot = -1
+        slot = first - 1
         for _ in range(TRIES):
             try:
                 slot = identities.index(0, slot + 1)
