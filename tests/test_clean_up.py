@@ -26,9 +26,11 @@ from asgi_ipc.engines.base import Popped
 from asgi_ipc.store import critical_section, record_locks, semaphore_locks
 from asgi_ipc.store.critical_section import CriticalSection
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.layout import NEXT_TEND
 from asgi_ipc.store.locks import FCNTL, FLOCK, SEMAPHORE
 from asgi_ipc.store.queues import Queues
 from asgi_ipc.store.region import Region
+from asgi_ipc.store.robust_mutex import SemLock
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .doubles import watchdog
@@ -52,14 +54,8 @@ def waits(engine: SharedMemoryEngine) -> object:
 
 def upkeep(engine: SharedMemoryEngine) -> None:
     engine._next_look = 0
-    engine._words[critical_look()] = 0
+    engine._words[NEXT_TEND] = 0
     engine.statistics()
-
-
-def critical_look() -> int:
-    from asgi_ipc.store.layout import NEXT_TEND
-
-    return NEXT_TEND
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -89,7 +85,7 @@ def engine(
     """An engine on each kind of lock."""
     folder = tmp_path
     if request.param == "semaphore":
-        if semaphore_locks.SemLock is None or semaphore_locks.no_new_ones():
+        if SemLock is None or semaphore_locks.no_new_ones():
             pytest.skip("this system has no such semaphores")
         folder = Path(tempfile.mkdtemp(prefix="clean-up-", dir=SHM))
     elif request.param == "flock":
@@ -353,7 +349,8 @@ def second_strike(name: str, late: bool) -> Callable[[Strikes], None]:
 
 
 def _exits(strikes: Strikes, late: bool) -> Callable[..., None]:
-    really, done = Region.__exit__, []
+    really = Region.__exit__
+    done: list[bool] = []
 
     def leave(self: Region, *error: Any) -> None:
         if done:

@@ -200,7 +200,9 @@ def test_each_kind_of_call_comes_by_for_upkeep(tmp_path: Path, name: str) -> Non
     engine.destroy()
 
 
-def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(folder: Path) -> None:
+def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = large_store(folder)
     plant(engine, SLOTS - 1)
     inside, most, held = 0, 0, False
@@ -215,7 +217,8 @@ def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(folder: Path
     def sweep(*_: object) -> None:
         """Not what is looked at here."""
 
-    engine._queues.upkeep.sweep = engine._tables.sweep = sweep  # type: ignore[method-assign]
+    monkeypatch.setattr(engine._queues.upkeep, "sweep", sweep)
+    monkeypatch.setattr(engine._tables, "sweep", sweep)
     looks = 0
     while len(engine._processes.used()) > 1:
         look_is_due(engine)
@@ -337,8 +340,8 @@ def test_all_identities_of_a_store_begin_alike_and_those_of_another_otherwise(
     tmp_path: Path,
 ) -> None:
     first, second = open_store(tmp_path), open_store(tmp_path)
-    other = open_store(tmp_path / "other") if (tmp_path / "other").mkdir() is None else None
-    assert other is not None
+    (tmp_path / "other").mkdir()
+    other = open_store(tmp_path / "other")
     assert len(first.identity) == IDENTITY_BYTES
     assert first.identity[:NODE_BYTES] == second.identity[:NODE_BYTES]
     assert first.identity != second.identity
