@@ -152,7 +152,7 @@ class Attachment:
         self._ringer = Ringer()
         self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
         self._bell_numbers = 0
-        self._next_look = 0
+        self._next_look = self._after_ringing = 0
         self._slot = -1
         # For opening, closing and bells; never held while inside the store.
         self._lock = threading.RLock()
@@ -235,8 +235,10 @@ class Attachment:
 
     def _on_recovery(self) -> None:
         # Bells are rung after leaving the store: a killed process may have owed one.
-        self._recovered = True
-        self._next_look = 0
+        if not self._recovered:
+            self._recovered = True
+            # What comes by then comes by at once, so that nothing else has to be asked.
+            self._after_ringing, self._next_look = self._next_look, 0
 
     @staticmethod
     def _let_go(store: Store | None) -> None:
@@ -402,9 +404,12 @@ class Attachment:
         Every process that waits or asks comes by about once a second; for what is the
         store's, the first of them does it for all.
         """
-        self._next_look = now + _LOOK_EVERY
         if self._recovered:
+            self._next_look = self._after_ringing
             self._ring_all()
+            if now < self._next_look:
+                return
+        self._next_look = now + _LOOK_EVERY
         store = self._inside()
         current = store.is_current()
         if not current:
