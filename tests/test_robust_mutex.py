@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 
 import pytest
 
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store import semaphore_locks
 from asgi_ipc.store.robust_mutex import _STRIDE, RobustMutex
+from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .doubles import watchdog
 from .interruptions import Interruption, interrupted_at
@@ -392,6 +394,34 @@ def test_one_that_is_taken_although_no_process_is_marked_is_recovered(ground: Gr
         assert ground.marked() == 0
         ground.in_child(ground.take_and_give_back)
         ground.assert_free()
+    ground.assert_works()
+
+
+@quickly
+@pytest.mark.parametrize("died_inside", [False, True])
+def test_at_every_instant_a_process_that_has_it_is_marked(
+    ground: Ground, died_inside: bool
+) -> None:
+    unmarked: list[int] = []
+    opcodes = 0
+
+    def each(code: CodeType, offset: int) -> None:
+        nonlocal opcodes
+        opcodes += 1
+        if ground.mutex._own._count() and not ground.marks[ground.mutex._mark]:
+            unmarked.append(opcodes)
+
+    if died_inside:
+        ground.die_inside()
+    for give_back in (ground.mutex.release, ground.mutex.unlock):
+        trace_opcodes(each)
+        ground.mutex.lock()
+        # Its own, as an interrupted operation leaves it.
+        ground.mutex.lock()
+        give_back()
+        trace_nothing()
+    assert opcodes > 60
+    assert unmarked == []
     ground.assert_works()
 
 
