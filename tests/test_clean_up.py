@@ -27,6 +27,7 @@ from asgi_ipc.store import critical_section, record_locks, semaphore_locks
 from asgi_ipc.store.critical_section import CriticalSection
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import NEXT_TEND
+from asgi_ipc.store.lock_choice import choose
 from asgi_ipc.store.locks import FCNTL, FLOCK, SEMAPHORE
 from asgi_ipc.store.queues import Queues
 from asgi_ipc.store.region import Region
@@ -489,6 +490,53 @@ def test_a_thread_that_is_inside_is_waited_for_however_long(
         thread.join(PROMPTLY)
     assert passed.is_set()
     assert_nothing_is_held(engine)
+
+
+def test_a_del_method_that_is_called_while_a_bell_is_rung_rings_too(
+    engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bells = [engine.bell(), engine.bell()]
+    for queue, bell in zip((b"first", b"second"), bells, strict=True):
+        assert engine.pop(queue, 1, bell) == []
+    path_of = engine._bell_path
+
+    class Sends:
+        def __del__(self) -> None:
+            engine.push([record(engine, b"second")])
+
+    def collects(bell: int) -> str:
+        monkeypatch.undo()
+        Sends()
+        return path_of(bell)
+
+    monkeypatch.setattr(engine, "_bell_path", collects)
+    engine.push([record(engine, b"first")])
+    for bell in bells:
+        assert select.select([bell], [], [], 0)[0] == [bell]
+        bell.close()
+
+
+def test_a_del_method_that_opens_a_store_while_one_is_opened_is_told_so(
+    engine: SharedMemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Exception] = []
+    folder = tmp_path / "another"
+    folder.mkdir()
+
+    class Opens:
+        def __del__(self) -> None:
+            try:
+                open_store(folder)
+            except critical_section.Reentered as error:
+                told.append(error)
+
+    def collects(*arguments: Any) -> Any:
+        Opens()
+        return choose(*arguments)
+
+    monkeypatch.setattr("asgi_ipc.store.sidecar.choose", collects)
+    open_store(folder).destroy()
+    assert len(told) == 1
 
 
 def test_a_del_method_that_is_called_inside_is_told_so_and_harms_nothing(

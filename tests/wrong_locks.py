@@ -113,7 +113,9 @@ _STACK = f"{_CLEAN_UP}out_of_stack_at_any_depth_the_store_works_while_the_proces
 _MUTEX = "tests/test_robust_mutex.py::test_"
 _PROCESSES = "tests/test_processes.py::test_"
 WRONG_LOCKS = [
-    WrongLock(not_asked_whether_it_is_ours, f"{_MUTEX}at_every_instant_a_process_that_has_it_is_marked"),
+    WrongLock(
+        not_asked_whether_it_is_ours, f"{_MUTEX}at_every_instant_a_process_that_has_it_is_marked"
+    ),
     WrongLock(mark_cleared_first, f"{_MUTEX}at_every_instant_a_process_that_has_it_is_marked"),
     WrongLock(unmarked_is_waited_for, f"{_MUTEX}one_that_is_taken_although_no_process_is_marked"),
     WrongLock(thread_lock_first, f"{_CLEAN_UP}struck_at_any_opcode_of_the_clean_up"),

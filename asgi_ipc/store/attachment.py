@@ -11,8 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from functools import wraps
-from typing import ClassVar, Concatenate, ParamSpec, TypeVar, cast
+from typing import ClassVar
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, NODE_BYTES, Bell
@@ -34,6 +33,7 @@ from .layout import (
     SWEPT_DEATHS,
 )
 from .locks import FIRST_SLOT
+from .operation import operation
 from .place import place_for, temporary_folder
 from .processes import Processes, started
 from .queues import Queues
@@ -43,9 +43,6 @@ from .store import Gone, Store
 from .suitable import unsuitable
 from .tables import Tables
 
-P = ParamSpec("P")
-Result = TypeVar("Result")
-Self = TypeVar("Self", bound="Attachment")
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
 #: A look visits one of so many parts of the hash tables.
@@ -54,33 +51,6 @@ _SWEEP_SHARES = 8
 _REAPS = 8
 #: From how many places of the table on a free slot is looked for.
 _LOOKS = 8
-
-
-def operation(
-    body: Callable[Concatenate[Self, P], Result],
-) -> Callable[Concatenate[Self, P], Result]:
-    """Make an operation of a method that enters the store's segments.
-
-    It is joined first; it is called again in the next store if that one is gone; what an
-    exception leaves of its locks is given back; and upkeep follows, when it is due. (What runs
-    for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
-    """
-
-    @wraps(body)
-    def operate(self: Self, *arguments: P.args, **named: P.kwargs) -> Result:
-        while True:
-            store = self._inside()
-            try:
-                result = store.sidecar.section.run(body, self, *arguments, **named)
-                break
-            except Gone:
-                self._reopen(store)
-        now = self.clock()
-        if now >= self._next_look:
-            self._look_after(now)
-        return result
-
-    return cast(Callable[Concatenate[Self, P], Result], operate)
 
 
 class Attachment:

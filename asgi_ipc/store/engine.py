@@ -16,7 +16,7 @@ from ..engines.base import (
     Refused,
 )
 from ..exceptions import StoreFull
-from .attachment import Attachment, operation
+from .attachment import Attachment
 from .bells import bell_path
 from .heap import NoRoom
 from .journal import Change
@@ -41,6 +41,7 @@ from .layout import (
     REFUSED,
     SLOT_MASK,
 )
+from .operation import operation
 from .queues import AtCapacity
 from .store import Gone
 from .suitable import unsuitable

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
-from .critical_section import CriticalSection
+from .critical_section import CriticalSection, Reentered
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
 from .place import check_owner, unusable
@@ -162,7 +162,7 @@ class Sidecar:
 
     def close(self) -> None:
         """One user less; the last drops every lock."""
-        with _registry_lock:
+        with _alone_in_registry():
             self._users -= 1
             if self._users:
                 return
@@ -180,14 +180,29 @@ class Sidecar:
 
 
 _registry: dict[tuple[int, int], Sidecar] = {}
-_registry_lock = threading.Lock()
+_registry_lock = threading.RLock()
+_registry_busy = False
+
+
+@contextlib.contextmanager
+def _alone_in_registry() -> Iterator[None]:
+    """Raises `Reentered` if a signal handler or a ``__del__`` interrupted this thread in here."""
+    global _registry_busy
+    with _registry_lock:
+        if _registry_busy:
+            raise Reentered
+        try:
+            _registry_busy = True
+            yield
+        finally:
+            _registry_busy = False
 
 
 def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
     """The lock file of a store's directory, made if need be. Raises OSError, `StoreUnavailable`."""
     path = os.path.join(place.directory, name)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with _registry_lock:
+    with _alone_in_registry():
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             known = _registry.get((status.st_dev, status.st_ino))
@@ -265,8 +280,8 @@ def _check_machine(path: str, data: bytes) -> None:
 
 def _after_fork_in_child() -> None:
     # The locks stay with the parent; a thread that held one of these is not here.
-    global _registry_lock
-    _registry_lock = threading.Lock()
+    global _registry_lock, _registry_busy
+    _registry_lock, _registry_busy = threading.RLock(), False
     for sidecar in _registry.values():
         sidecar.section.after_fork()
         sidecar._locks.after_fork()
