@@ -22,6 +22,7 @@ from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnava
 from .store.attachment import Attachment
 from .store.check import check as check_heap
 from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
+from .store.region import Region
 from .store.segment import Place
 from .store.sidecar import remove_store
 from .store.store import Gone, Store, boot_identity
@@ -60,8 +61,7 @@ def check(
     try:
         for kind, region in store.regions.items():
             try:
-                with region as heap:
-                    found += [f"{_NAMES[kind]}: {text}" for text in check_heap(heap)]
+                found += store.sidecar.section.run(_look_at, region)
             except StoreCorrupt as error:
                 found.append(str(error))
     except Gone as error:
@@ -69,6 +69,11 @@ def check(
     finally:
         store.close()
     return found
+
+
+def _look_at(region: Region) -> list[str]:
+    with region as heap:
+        return [f"{_NAMES[region.kind]}: {text}" for text in check_heap(heap)]
 
 
 def remove(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from asgi_ipc.engines.base import IDENTITY_BYTES
+from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES
+from asgi_ipc.exceptions import StoreUnavailable
 
 from .puppet import PuppetError
 from .tools import ENOUGH, deadline, eventually, pop, push, rung
@@ -209,6 +211,31 @@ def test_every_process_has_an_identity_of_its_own(case: Case) -> None:
     assert len(set(identities)) == 3
     assert engine.identity == identities[0], "it lasts"
     assert other.call("identity") == identities[1]
+
+
+@shared
+@pytest.mark.clause("E17")
+def test_all_identities_in_a_store_begin_with_the_same_bytes(case: Case) -> None:
+    engine, other = case.open(), case.process()
+    identities = [engine.identity, other.call("identity")]
+    answers = other.call("forked", [("identity", ())])
+    identities += [answer for kind, answer in answers if kind == "ok"]
+    assert len(identities) == 3
+    assert len({identity[:NODE_BYTES] for identity in identities}) == 1
+
+
+@shared
+@pytest.mark.clause("E17")
+def test_an_identity_lasts_although_the_store_is_replaced(case: Case) -> None:
+    engine, other = case.open(), case.process()
+    before, others = engine.identity, other.call("identity")
+    third = case.process()
+    third.call("destroy")
+    with contextlib.suppress(StoreUnavailable):  # E22
+        engine.push([])
+    assert engine.identity == before
+    assert other.call("identity") == others
+    assert case.process().call("identity")[:NODE_BYTES] == before[:NODE_BYTES]
 
 
 @pytest.mark.clause("E17")

@@ -174,7 +174,7 @@ def test_two_creators_that_disagree_do_not_both_go_on(
     # The other one writes its record after this one has looked which kind it must be.
     open_store(tmp_path).close()
     no_record_locks(monkeypatch)
-    monkeypatch.setattr("asgi_ipc.store.sidecar._kind", lambda descriptor: 0)
+    monkeypatch.setattr("asgi_ipc.store.sidecar._kind", lambda path, descriptor: 0)
     with pytest.raises(StoreUnavailable, match=r"made with fcntl record locks.*uses flock"):
         open_store(tmp_path)
 

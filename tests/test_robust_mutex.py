@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 
 import pytest
 
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store import semaphore_locks
 from asgi_ipc.store.robust_mutex import _STRIDE, RobustMutex
+from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .doubles import watchdog
 from .interruptions import Interruption, interrupted_at
@@ -371,4 +373,112 @@ def test_the_seats_of_the_dead_are_taken_again(
         ground.die_inside()
         ground.mutex.lock()
         ground.mutex.unlock()
+    ground.assert_works()
+
+
+# ---- taken, and no process is marked
+
+
+@quickly
+def test_one_that_is_taken_although_no_process_is_marked_is_recovered(ground: Ground) -> None:
+    """No death alone does that; a mark may be lost in some other way."""
+
+    def lose_the_mark_and_die() -> None:
+        ground.enter()
+        ground.mutex.lock()
+        ground.marks[ground.mutex._mark] = 0
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(3):
+        wait(start(lose_the_mark_and_die))
+        assert ground.marked() == 0
+        ground.in_child(ground.take_and_give_back)
+        ground.assert_free()
+    ground.assert_works()
+
+
+@quickly
+@pytest.mark.parametrize("died_inside", [False, True])
+def test_at_every_instant_a_process_that_has_it_is_marked(
+    ground: Ground, died_inside: bool
+) -> None:
+    unmarked: list[int] = []
+    opcodes = 0
+
+    def each(code: CodeType, offset: int) -> None:
+        nonlocal opcodes
+        opcodes += 1
+        if ground.mutex._own._count() and not ground.marks[ground.mutex._mark]:
+            unmarked.append(opcodes)
+
+    if died_inside:
+        ground.die_inside()
+    for give_back in (ground.mutex.release, ground.mutex.unlock):
+        trace_opcodes(each)
+        ground.mutex.lock()
+        # Its own, as an interrupted operation leaves it.
+        ground.mutex.lock()
+        give_back()
+        trace_nothing()
+    assert opcodes > 60
+    assert unmarked == []
+    ground.assert_works()
+
+
+@quickly
+def test_a_process_that_has_it_already_takes_it_over_and_stays_marked(ground: Ground) -> None:
+    """As when giving it back was interrupted: it must not clear its mark, or it could not die."""
+
+    def take_twice_and_die() -> None:
+        ground.enter()
+        ground.mutex.lock()
+        ground.mutex.lock()
+        assert ground.marks[ground.mutex._mark] == 1
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ground.mutex.lock()
+    ground.mutex.lock()
+    ground.assert_kept()
+    ground.mutex.unlock()
+    ground.assert_works()
+    status = wait(start(take_twice_and_die))
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert ground.marked() == 1
+    ground.in_child(ground.take_and_give_back)
+    ground.assert_works()
+
+
+def test_a_holder_is_never_robbed_by_many_that_look_for_the_dead(ground: Ground) -> None:
+    """It holds on for long, while others wait, look, and are killed as they mend."""
+    ground.mutex.lock()
+    assert ground.mutex._own._get_value() == 0
+
+    def want() -> None:
+        ground.enter()
+        ground.mutex._queue()
+
+    waiting = [start(want) for _ in range(3)]
+    for _ in range(20):
+        time.sleep(0.02)
+        assert ground.mutex._own._get_value() == 0
+        os.kill(waiting[0], signal.SIGKILL)
+        wait(waiting.pop(0))
+        waiting.append(start(want))
+    ground.mutex.unlock()
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+    ground.assert_works()
+
+
+@quickly
+def test_the_seats_of_any_number_of_dead_are_free(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semaphore_locks, "SEATS", 4)
+    for each in range(20):
+        if each % 2:
+            ground.die_inside()
+        else:
+            ground.in_child(lambda: os._exit(0))
     ground.assert_works()

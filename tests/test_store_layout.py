@@ -82,7 +82,8 @@ _WORDS = {
 @pytest.mark.parametrize("size", [layout.SMALLEST, 1 << 20, layout.SMALL_STORE, 100 << 20, 1 << 30])
 def test_the_parts_of_a_segment_follow_one_another(kind: int, size: int) -> None:
     geometry = Geometry.of(kind, size)
-    places = geometry[4:5] + geometry[6:]
+    places = [geometry.hash_table, *geometry[6:9], *geometry[10:]]
+    assert geometry.slot_count == (0 if kind == GROUPS else min(layout.SLOTS, size >> 10))
     assert list(places) == sorted(places)
     assert geometry.extent_words <= layout.LENGTH_MASK, "a record of a whole extent must fit META"
     assert geometry.first_extent + 4 * geometry.extent_words < geometry.end

@@ -44,10 +44,14 @@ Processes (capability ``crosses_processes``)
   E16  A process killed at any instant harms nobody: no other process waits for it, no
        record whose push returned is lost, none is popped twice.
   E17  `identity` is unique for all time, lasts as long as the process has the engine
-       open, and differs in a forked child. (Capability ``owners``:) records and members
-       with an ``owner`` go when the process of that identity has gone, within seconds
-       and without anybody's action while any process uses the store. An owner that was
-       never seen, or is already forgotten, counts as none.
+       open, even if the store is replaced meanwhile, and differs in a forked child. All
+       processes that open one store have the first `NODE_BYTES` in common, those of another
+       store have others; so a name says which machine it is of. A process that creates a
+       store in place of one that it had open gives it the bytes of that one.
+       (Capability ``owners``:) records and members with an ``owner`` go when the process
+       of that identity has gone, within seconds and without anybody's action while any
+       process uses the store. An owner that was never seen, or is already forgotten,
+       counts as none.
   E18  All methods may be called from any thread at any time, in a forked child too.
 
 Upkeep
@@ -75,6 +79,10 @@ MAX_NAME = 255
 MAX_PAYLOAD = 8 * 1024 * 1024
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
+#: How many of them all processes of a store have in common, the store's own name for itself.
+#: 40 random bits tell a thousand machines apart but once in two million tries; the other 72
+#: give a billion processes of one store different identities but once in nine thousand.
+NODE_BYTES = 5
 
 
 class Record(NamedTuple):
@@ -175,7 +183,7 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> bytes:
-        """This process's identity in the store, `IDENTITY_BYTES` random bytes (E17)."""
+        """This process's identity: the store's `NODE_BYTES`, then random bytes (E17)."""
 
     @property
     def flushes(self) -> int:

@@ -76,6 +76,7 @@ class _Store:
     def start_afresh(self) -> None:
         """Be as new, as in a forked child, where no other thread can be inside."""
         self.lock = threading.Lock()
+        # Nobody shares it, so that its first bytes are those of no other store (E17).
         self.identity = os.urandom(IDENTITY_BYTES)
         self.flushes += 1
         self.forget()

@@ -93,6 +93,10 @@ class PosixEngine(SharedMemoryEngine):
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
+        # First: a sub-interpreter can't import what is installed.
+        reason = super().unavailable()
+        if reason is not None:
+            return reason
         try:
             import posix_ipc  # noqa: F401
         except ImportError:

@@ -128,6 +128,10 @@ class SysVEngine(SharedMemoryEngine):
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
+        # First: a sub-interpreter can't import what is installed.
+        reason = super().unavailable()
+        if reason is not None:
+            return reason
         try:
             import sysv_ipc  # noqa: F401
         except ImportError:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..engines import BUILT_IN
-from ..engines.base import IDENTITY_BYTES, Bell
-from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
+from ..engines.base import IDENTITY_BYTES, NODE_BYTES, Bell
+from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .journal import Change
 from .layout import (
@@ -33,18 +33,24 @@ from .layout import (
     SWEPT_DEATHS,
 )
 from .locks import FIRST_SLOT
+from .operation import operation
 from .place import place_for, temporary_folder
-from .processes import Processes
+from .processes import Processes, started
 from .queues import Queues
 from .segment import Segment
 from .sidecar import LONGEST_NAME
 from .store import Gone, Store
+from .suitable import unsuitable
 from .tables import Tables
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
 #: A look visits one of so many parts of the hash tables.
 _SWEEP_SHARES = 8
+#: How often a look takes the lock to see which processes have died (`Processes.reap`).
+_REAPS = 8
+#: From how many places of the table on a free slot is looked for.
+_LOOKS = 8
 
 
 class Attachment:
@@ -88,6 +94,9 @@ class Attachment:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         _check_name(type(self))
+        reason = unsuitable()
+        if reason is not None:
+            raise EngineUnavailable(f"engine {type(self).name!r} can't work here: {reason}")
         if not callable(clock):
             raise OptionError(
                 f"engine_options['clock']={clock!r}: it must be callable and return nanoseconds, "
@@ -108,11 +117,13 @@ class Attachment:
         parent = self.default_parent() if directory is None else ""
         self._place = place_for(parent, prefix, directory, group, mode)
         self.clock = clock
-        self._identity = secrets.token_bytes(IDENTITY_BYTES)
+        #: Begins with the bytes of the first store; none yet.
+        self._identity = b""
         self._ringer = Ringer()
         self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
         self._bell_numbers = 0
-        self._next_look = 0
+        self._next_look = self._after_ringing = 0
+        self._slot = -1
         # For opening, closing and bells; never held while inside the store.
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -125,14 +136,16 @@ class Attachment:
 
     def _open(self) -> None:
         while True:
-            store = Store(type(self), self._place, self._sizes, self._on_recovery)
+            node = self._identity[:NODE_BYTES]
+            store = Store(type(self), self._place, self._sizes, self._on_recovery, node)
             try:
                 self._enter(store)
-                self._store = store
                 return
             except Gone:  # removed between the opening and the joining
+                self._store = None
                 store.close()
             except BaseException:
+                self._store = None
                 store.close()
                 raise
 
@@ -142,24 +155,65 @@ class Attachment:
         self._queues = Queues(self._channels.heap, self._processes)
         self._tables = Tables(self._groups.heap, self._processes.owner_alive)
         self._words = self._channels.words
-        self._join()
+        if not self._identity:
+            self._identity = new_identity(store.node())
+        # Before the slot: an engine that has a slot has a store.
+        self._store = store
+        self._join(store)
 
-    def _join(self) -> None:
+    def _join(self, store: Store) -> None:
+        run, start = store.sidecar.section.run, started()
         try:
-            with self._channels:
-                self._slot = self._processes.join(self._identity)
-        except BaseException as error:
-            self._let_go(error)
+            # Slots that have just been left may be held still. So it looks in some places.
+            count = self._processes.count
+            for first in range(0, count, -(-count // _LOOKS)):
+                if run(self._take_slot, start, first):
+                    return
+            # All are taken. Those of the dead are free from now on, not from the next look on.
+            rounds = 0
+            while rounds < 2:
+                dead, last = run(self._reap_slice)
+                rounds += last
+                if dead:
+                    self._remove_bells(dead)
+                    if run(self._take_slot, start, 0):
+                        return
+            raise self._processes.full()
+        except BaseException:
+            self._abandon(store)
             raise
-        self._generation = self._processes.generation(self._slot)
 
-    def _let_go(self, error: BaseException) -> None:
-        for region in (self._channels, self._groups):
-            region.let_go(error)
+    def _abandon(self, store: Store) -> None:
+        """Give up the slot, as the dead do: whatever looks next frees it."""
+        word = self._processes.owner_word(self._identity)
+        self._slot = -1
+        if word:
+            store.sidecar.release(FIRST_SLOT + (word & SLOT_MASK))
+
+    def _take_slot(self, start: int, first: int) -> bool:
+        with self._channels:
+            slot = self._processes.join(self._identity, self.clock(), start, first)
+            if slot < 0:
+                return False
+            self._generation = self._processes.generation(slot)
+        self._slot = slot
+        return True
+
+    def _reap_slice(self) -> tuple[list[bytes], bool]:
+        with self._channels:
+            return self._processes.reap()
 
     def _on_recovery(self) -> None:
         # Bells are rung after leaving the store: a killed process may have owed one.
-        self._recovered = True
+        if not self._recovered:
+            self._recovered = True
+            # What comes by then comes by at once, so that nothing else has to be asked.
+            self._after_ringing, self._next_look = self._next_look, 0
+
+    @staticmethod
+    def _let_go(store: Store | None) -> None:
+        if store is not None:
+            store.sidecar.section.let_go()
 
     def _reopen(self, store: Store | None) -> None:
         """The store is gone, or this is a forked child: get into the one there is."""
@@ -169,7 +223,7 @@ class Attachment:
             if self._store is not store:
                 return  # another thread did it
             if store:
-                self._store = None
+                self._slot, self._store = -1, None
                 # In another store the same words are other bells.
                 self._ringer.close()
                 # Whoever removed it may have left the memory, which nobody finds any more.
@@ -194,7 +248,7 @@ class Attachment:
             with self._lock:
                 try:
                     if self._slot < 0:
-                        self._join()
+                        self._join(store)
                 except Gone:
                     self._reopen(store)
         else:
@@ -220,20 +274,19 @@ class Attachment:
         """See `Engine.close`."""
         with self._lock:
             self._closed = True
-            store, self._store = self._store, None
+            slot, store = self._slot, self._store
+            self._slot = -1
+            self._store = None
             for bell in list(self._bells):
                 bell.close()
             self._ringer.close()
             if store is None:
                 return
             try:
-                if self._slot >= 0:
-                    with contextlib.suppress(Gone, StoreCorrupt), self._channels:
-                        self._processes.leave(self._slot)
-                    store.sidecar.release(FIRST_SLOT + self._slot)
-            except BaseException as error:
-                self._let_go(error)
-                raise
+                if slot >= 0:
+                    with contextlib.suppress(Gone, StoreCorrupt):
+                        store.sidecar.section.run(self._leave, slot)
+                    store.sidecar.release(FIRST_SLOT + slot)
             finally:
                 current = True
                 with contextlib.suppress(StoreUnavailable):
@@ -242,19 +295,19 @@ class Attachment:
                 if not current:
                     store.remove_directory()
 
+    def _leave(self, slot: int) -> None:
+        with self._channels:
+            self._processes.leave(slot)
+
     def destroy(self) -> None:
         """See `Engine.destroy`."""
         with self._lock:
             store = self._current()  # Never one that was taken away, while another stays.
             alive = set()
-            try:
-                with contextlib.suppress(Gone, StoreCorrupt), self._channels:
-                    self._processes.reap()
-                    alive = {self._processes.identity(slot) for slot in self._processes.used()}
-                store.destroy()
-            except BaseException as error:
-                self._let_go(error)
-                raise
+            with contextlib.suppress(Gone, StoreCorrupt):
+                self._reap()
+                alive = store.sidecar.section.run(self._present)
+            store.sidecar.section.run(store.destroy)
             self._ring_all()
             for identity, path in bells_in(self._place):
                 if identity not in alive:
@@ -262,10 +315,15 @@ class Attachment:
                         os.unlink(path)
             self.close()
 
+    def _present(self) -> set[bytes]:
+        """The identities of the processes that have a slot."""
+        with self._channels:
+            return {self._processes.identity(slot) for slot in self._processes.used()}
+
     def _after_fork_in_child(self) -> None:
         """Nothing of the parent's is this process's: not its slot, not its bells."""
         self._lock = threading.RLock()
-        self._identity = secrets.token_bytes(IDENTITY_BYTES)
+        self._identity = new_identity(self._identity[:NODE_BYTES])
         for bell in list(self._bells):
             bell.after_fork()
         self._bells.clear()
@@ -316,6 +374,11 @@ class Attachment:
         Every process that waits or asks comes by about once a second; for what is the
         store's, the first of them does it for all.
         """
+        if self._recovered:
+            self._next_look = self._after_ringing
+            self._ring_all()
+            if now < self._next_look:
+                return
         self._next_look = now + _LOOK_EVERY
         store = self._inside()
         current = store.is_current()
@@ -331,29 +394,49 @@ class Attachment:
             return
         if not due:
             return
-        try:
-            with self._channels as heap:
-                if now < self._words[NEXT_TEND]:
-                    return
-                dead = self._processes.reap()
-                deaths = self._words[DEATHS]
-                # What the dead and the closed left goes at once; the rest bit by bit.
-                shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
-                heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
-                self._queues.upkeep.sweep(now, shares)
-            with self._groups:
-                self._follow_flush()
-                self._tables.sweep(now, shares)
-        except Gone:
-            self._reopen(store)
-            return
-        except BaseException as error:
-            self._let_go(error)
-            raise
+        self._remove_bells(self._reap())
+        self._sweep(now)
+
+    def _reap(self) -> list[bytes]:
+        """Free the slots of processes that have died, some at a time; their identities."""
+        dead: list[bytes] = []
+        for _ in range(_REAPS):
+            found, last = self._reap_some()
+            dead += found
+            if last:
+                break
+        return dead
+
+    @operation
+    def _reap_some(self) -> tuple[list[bytes], bool]:
+        return self._reap_slice()
+
+    @operation
+    def _sweep(self, now: int) -> None:
+        """Drop what expired, and what the dead left."""
+        with self._channels as heap:
+            if now < self._words[NEXT_TEND]:
+                return
+            deaths = self._words[DEATHS]
+            # What the dead and the closed left goes at once; the rest bit by bit.
+            shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
+            heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
+            self._queues.upkeep.sweep(now, shares)
+        with self._groups:
+            self._follow_flush()
+            self._tables.sweep(now, shares)
+
+    def _remove_bells(self, dead: list[bytes]) -> None:
+        """Remove the bells of processes that have died; of all, where some were just found dead."""
         for identity, path in bells_in(self._place) if dead else ():
             if identity in dead or is_abandoned(path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+
+def new_identity(node: bytes) -> bytes:
+    """An identity that no process ever had, in the store of that node."""
+    return node + secrets.token_bytes(IDENTITY_BYTES - NODE_BYTES)
 
 
 def _check_name(engine: type[Attachment]) -> None:

@@ -97,7 +97,8 @@ class FifoBell:
     def __init__(self, place: Place, identity: bytes, number: int) -> None:
         self.path = bell_path(place, identity, number)
         self.number = number
-        self._lock = threading.Lock()
+        # Reentrant: a __del__ method that is called in here may ring.
+        self._lock = threading.RLock()
         self._reader = self._writer = -1
         self._lost = False
         try:
@@ -159,7 +160,7 @@ class FifoBell:
 
     def after_fork(self) -> None:
         """In the child: it is the parent's, and so may be the thread that has the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.drop()
 
     def drop(self) -> None:
@@ -194,12 +195,17 @@ class Ringer:
 
     def __init__(self) -> None:
         self._writers: OrderedDict[int, int] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._ringing = False
 
     def ring(self, bell: int, path_of: Callable[[int], str]) -> bool:
         """Ring once; False if nobody is there any more. Never blocks."""
         with self._lock:
+            if self._ringing:
+                # A signal handler, or a __del__ method, that interrupted this very method.
+                return ring_once(path_of(bell))
             try:
+                self._ringing = True
                 writer = self._writers.get(bell, -1)
                 if writer < 0:
                     writer = self._open(bell, path_of(bell))
@@ -212,6 +218,8 @@ class Ringer:
                 # Anything else (out of descriptors, say) must not fail a push that is
                 # done: the waiter looks again by itself within a second.
                 return error.errno not in _GONE
+            finally:
+                self._ringing = False
         return True
 
     def _open(self, bell: int, path: str) -> int:
@@ -222,7 +230,7 @@ class Ringer:
 
     def after_fork(self) -> None:
         """In the child: close what was inherited."""
-        self._lock = threading.Lock()
+        self._lock, self._ringing = threading.RLock(), False
         self.close()
 
     def close(self) -> None:

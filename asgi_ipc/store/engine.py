@@ -41,8 +41,10 @@ from .layout import (
     REFUSED,
     SLOT_MASK,
 )
+from .operation import operation
 from .queues import AtCapacity
 from .store import Gone
+from .suitable import unsuitable
 
 
 class _Version:
@@ -69,7 +71,7 @@ class SharedMemoryEngine(Attachment):
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
-        return None
+        return unsuitable()
 
     # ---- queues
 
@@ -85,34 +87,37 @@ class SharedMemoryEngine(Attachment):
         bells: list[tuple[bytes, int]] = []
         done = 0
         while True:
-            store = self._store if self._slot >= 0 else None
-            if store is None:
+            store = self._store
+            if self._slot < 0:
                 store = self._inside()
             # Before, as others wait for what is done inside.
             left, push, now = records[done:], self._queues.push, self.clock()
             try:
-                with self._channels:
-                    for record in left:
-                        try:
-                            bell = push(record, now)
-                            if bell:
-                                bells.append((record.queue, bell))
-                        except AtCapacity:
-                            detail = f"the queue holds its capacity of {record.capacity}"
-                            refused.append(Refused(done, False, detail))
-                        except NoRoom as full:
-                            refused.append(Refused(done, True, self._full(CHANNELS, full)))
-                        done += 1
-                break
+                try:
+                    with self._channels:
+                        for record in left:
+                            try:
+                                bell = push(record, now)
+                                if bell:
+                                    bells.append((record.queue, bell))
+                            except AtCapacity:
+                                detail = f"the queue holds its capacity of {record.capacity}"
+                                refused.append(Refused(done, False, detail))
+                            except NoRoom as full:
+                                refused.append(Refused(done, True, self._full(CHANNELS, full)))
+                            done += 1
+                    break
+                # As `CriticalSection.run`, and twice for the same reason.
+                except BaseException:
+                    self._let_go(store)
+                    raise
             except Gone:
                 self._reopen(store)
-            except BaseException as error:
-                self._let_go(error)
+            except BaseException:
+                self._let_go(store)
                 raise
         for name, bell in bells:
             self._ring(name, bell)
-        if self._recovered:
-            self._ring_all()
         if now >= self._next_look:
             self._look_after(now)
         return refused
@@ -120,28 +125,30 @@ class SharedMemoryEngine(Attachment):
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
         while True:
-            store = self._store if self._slot >= 0 else None
-            if store is None:
+            store = self._store
+            if self._slot < 0:
                 store = self._inside()
             # Before, as others wait for what is done inside.
             word = self._bell_word(bell) if bell is not None else 0
             try:
-                with self._channels:
-                    now = self.clock()
-                    try:
-                        taken = self._queues.pop(queue, limit, word, now)
-                    except NoRoom:
-                        # No room for an empty queue to wait on: the waiter's own look will do.
-                        taken = []
-                break
+                try:
+                    with self._channels:
+                        now = self.clock()
+                        try:
+                            taken = self._queues.pop(queue, limit, word, now)
+                        except NoRoom:
+                            # No room for an empty queue to wait on: the waiter polls anyway.
+                            taken = []
+                    break
+                except BaseException:
+                    self._let_go(store)
+                    raise
             except Gone:
                 self._reopen(store)
-            except BaseException as error:
-                self._let_go(error)
+            except BaseException:
+                self._let_go(store)
                 raise
-        if self._recovered:
-            self._ring_all()
-        if word and now >= self._next_look:
+        if now >= self._next_look:
             self._look_after(now)
         return taken
 
@@ -155,52 +162,50 @@ class SharedMemoryEngine(Attachment):
 
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
-        while True:
-            store = self._inside()
-            try:
-                with self._channels:
-                    bell = self._queues.restore(queue, record, self.clock())
-                break
-            except Gone:
-                self._reopen(store)
-            except NoRoom as full:
-                raise StoreFull(self._full(CHANNELS, full)) from full
-            except BaseException as error:
-                self._let_go(error)
-                raise
+        bell = self._put_back(queue, record)
         if bell:
             self._ring(queue, bell)
+
+    @operation
+    def _put_back(self, queue: bytes, record: Popped) -> int:
+        try:
+            with self._channels:
+                return self._queues.restore(queue, record, self.clock())
+        except NoRoom as full:
+            raise StoreFull(self._full(CHANNELS, full)) from full
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """See `Engine.disarm`."""
         store = self._inside()
         try:
-            with self._channels:
-                following = self._queues.disarm(queue, self._bell_word(bell))
+            try:
+                with self._channels:
+                    following = self._queues.disarm(queue, self._bell_word(bell))
+            except BaseException:
+                self._let_go(store)
+                raise
         except Gone:
             self._reopen(store)
             return
-        except BaseException as error:
-            self._let_go(error)
+        except BaseException:
+            self._let_go(store)
             raise
         if following:
             self._ring(queue, following)
 
     def _ring(self, queue: bytes, bell: int) -> None:
-        """Ring a bell that was taken off a queue; if nobody hears it, the next one."""
+        """Ring a bell that was taken off a queue; if no process hears it, the next one."""
         for _ in range(NODES):
             if not bell:
                 return
             if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._bell_path):
                 return
-            try:
-                with self._channels:
-                    bell = self._queues.next_bell(queue)
-            except Gone:
-                pass
-            except BaseException as error:
-                self._let_go(error)
-                raise
+            bell = self._next_bell(queue)
+
+    @operation
+    def _next_bell(self, queue: bytes) -> int:
+        with self._channels:
+            return self._queues.next_bell(queue)
 
     def _bell_path(self, bell: int) -> str:
         """Where a bell is, which is alive."""
@@ -214,35 +219,24 @@ class SharedMemoryEngine(Attachment):
         for what in (table, member):
             if not 0 < len(what) <= MAX_NAME:
                 raise ValueError(f"a table and a member have 1 to {MAX_NAME} bytes: {what!r}")
-        while True:
-            store = self._inside()
-            try:
-                with self._groups:
-                    self._follow_flush()
-                    word = self._processes.owner_word(owner) if owner else 0
-                    self._tables.put(table, member, deadline, word, self.clock())
-                return
-            except Gone:
-                self._reopen(store)
-            except NoRoom as full:
-                raise StoreFull(self._full(GROUPS, full)) from full
-            except BaseException as error:
-                self._let_go(error)
-                raise
+        self._put(table, member, deadline, owner)
 
+    @operation
+    def _put(self, table: bytes, member: bytes, deadline: int, owner: bytes) -> None:
+        try:
+            with self._groups:
+                self._follow_flush()
+                word = self._processes.owner_word(owner) if owner else 0
+                self._tables.put(table, member, deadline, word, self.clock())
+        except NoRoom as full:
+            raise StoreFull(self._full(GROUPS, full)) from full
+
+    @operation
     def remove(self, table: bytes, member: bytes) -> bool:
         """See `Engine.remove`."""
-        while True:
-            store = self._inside()
-            try:
-                with self._groups:
-                    self._follow_flush()
-                    return self._tables.remove(table, member, self.clock())
-            except Gone:
-                self._reopen(store)
-            except BaseException as error:
-                self._let_go(error)
-                raise
+        with self._groups:
+            self._follow_flush()
+            return self._tables.remove(table, member, self.clock())
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """See `Engine.members`."""
@@ -262,97 +256,92 @@ class SharedMemoryEngine(Attachment):
             fresh = now < version.until
             if known and fresh and version.total == total:
                 return known
-            try:
-                with self._groups:
-                    self._follow_flush()
-                    marks = (store.store_id, self._tables.version(table))
-                    if (
-                        known
-                        and fresh
-                        and version.table == marks
-                        and version.total[1:] == total[1:]
-                    ):
-                        version.total = total
-                        return known
-                    names, until = self._tables.members(table, now)
-                    marks = (store.store_id, self._tables.version(table))
-                return Members(tuple(names), _Version(marks, total, until))
-            except Gone:
-                self._reopen(store)
-            except BaseException as error:
-                self._let_go(error)
-                raise
+            return self._members(table, known, fresh, total, now)
+
+    @operation
+    def _members(
+        self,
+        table: bytes,
+        known: Members | None,
+        fresh: bool,
+        total: tuple[int, int, int],
+        now: int,
+    ) -> Members:
+        version = known.version if known else _NO_VERSION
+        with self._groups:
+            self._follow_flush()
+            # Of the store that is there now: its id tells it from the one of ``total``.
+            marks = (self._inside().store_id, self._tables.version(table))
+            if known and fresh and version.table == marks and version.total[1:] == total[1:]:
+                version.total = total
+                return known
+            names, until = self._tables.members(table, now)
+        return Members(tuple(names), _Version(marks, total, until))
 
     # ---- upkeep
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """See `Engine.statistics`."""
-        while True:
-            store = self._inside()
-            now = self.clock()
-            if now >= self._next_look:
-                self._look_after(now)
-            try:
-                with self._channels as heap:
-                    if queue is not None:
-                        return self._queues.statistics(queue, now)
-                    words = heap.words
-                    expired, orphaned = words[EXPIRED], words[ORPHANED]
-                    counts = {
-                        "pushed": words[PUSHED],
-                        "popped": words[GONE] - expired - orphaned - words[FLUSHED],
-                        "expired": expired,
-                        "refused": words[REFUSED],
-                        "orphaned": orphaned,
-                        "flushed": words[FLUSHED],
-                        "pending": words[PUSHED] - words[GONE],
-                        "high_water": words[HIGH_WATER],
-                        "oldest_age": self._queues.counts.oldest_age(now),
-                        "queues": words[NAMED],
-                        "processes": len(self._processes.used()),
-                        "recoveries": words[RECOVERIES],
-                    }
-                    used, total = heap.usage()
-                with self._groups as heap:
-                    self._follow_flush()
-                    groups_used, groups_total = heap.usage()
-                    counts |= {
-                        "members": heap.words[MEMBERS],
-                        "tables": heap.words[NAMED],
-                        "bytes_used": used + groups_used,
-                        "bytes_total": total + groups_total,
-                    }
-                    counts["recoveries"] += heap.words[RECOVERIES]
-                return counts
-            except Gone:
-                self._reopen(store)
-            except BaseException as error:
-                self._let_go(error)
-                raise
+        self._inside()
+        now = self.clock()
+        if now >= self._next_look:
+            self._look_after(now)
+        return self._statistics(queue, now)
+
+    @operation
+    def _statistics(self, queue: bytes | None, now: int) -> dict[str, int]:
+        with self._channels as heap:
+            if queue is not None:
+                return self._queues.statistics(queue, now)
+            words = heap.words
+            expired, orphaned = words[EXPIRED], words[ORPHANED]
+            counts = {
+                "pushed": words[PUSHED],
+                "popped": words[GONE] - expired - orphaned - words[FLUSHED],
+                "expired": expired,
+                "refused": words[REFUSED],
+                "orphaned": orphaned,
+                "flushed": words[FLUSHED],
+                "pending": words[PUSHED] - words[GONE],
+                "high_water": words[HIGH_WATER],
+                "oldest_age": self._queues.counts.oldest_age(now),
+                "queues": words[NAMED],
+                "processes": len(self._processes.used()),
+                "recoveries": words[RECOVERIES],
+            }
+            used, total = heap.usage()
+        with self._groups as heap:
+            self._follow_flush()
+            groups_used, groups_total = heap.usage()
+            counts |= {
+                "members": heap.words[MEMBERS],
+                "tables": heap.words[NAMED],
+                "bytes_used": used + groups_used,
+                "bytes_total": total + groups_total,
+            }
+            counts["recoveries"] += heap.words[RECOVERIES]
+        return counts
 
     def flush(self) -> None:
         """See `Engine.flush`."""
-        store = self._inside()
-        try:
-            with self._channels as heap:
-                words = heap.words
-                pending = words[PUSHED] - words[GONE]
-                change: Change = {
-                    GONE: words[PUSHED],
-                    FLUSHED: words[FLUSHED] + pending,
-                    FLUSHES: words[FLUSHES] + 1,
-                }
-                heap.commit(change, after=FORMATTING)
-                self._channels.format()
-            with self._groups:
-                self._follow_flush()
-        except Gone:
-            self._reopen(store)
-        except BaseException as error:
-            self._let_go(error)
-            raise
+        self._flush()
         # Armed bells were forgotten with their queues.
         self._ring_all()
+
+    @operation
+    def _flush(self) -> None:
+        with self._channels as heap:
+            words = heap.words
+            pending = words[PUSHED] - words[GONE]
+            change: Change = {
+                GONE: words[PUSHED],
+                FLUSHED: words[FLUSHED] + pending,
+                FLUSHES: words[FLUSHES] + 1,
+            }
+            heap.commit(change, after=FORMATTING)
+            self._channels.format()
+        with self._groups:
+            self._follow_flush()
 
     def _full(self, kind: int, full: NoRoom) -> str:
         option = "channel_memory" if kind == CHANNELS else "group_memory"

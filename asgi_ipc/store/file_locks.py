@@ -94,6 +94,11 @@ class FileLocks:
         """See `Locks.mutex`."""
         return HintedMutex(self, byte, words)
 
+    def give_back(self) -> None:
+        """See `Locks.give_back`."""
+        for byte in (OPENING, CHANNELS_LOCK, GROUPS_LOCK):
+            self.unlock(byte)
+
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""
         if byte in self._held:
@@ -104,14 +109,15 @@ class FileLocks:
             raise Gone from error
         except OSError as error:
             raise unusable(self._file(byte), error) from error
+        self._held[byte] = descriptor
         try:
             fcntl.flock(descriptor, AT_ONCE)
         except OSError as error:
+            del self._held[byte]
             os.close(descriptor)
             if error.errno in HELD:
                 return False
             raise unusable(self._file(byte), error) from error
-        self._held[byte] = descriptor
         return True
 
     def release(self, byte: int) -> None:

@@ -11,6 +11,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     5..6      STORE_ID        16 random bytes, the same in both segments and the lock file
     7         EXTENT_WORDS
     8         BUCKETS         length of the hash table
+    15        NODE            channels: NODE_BYTES bytes with which all identities begin, then zeros
     16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
                               with the offset of a queue, whose IN or OUT moves
     24..31    the heap        CURSOR .. IDS_RESERVED
@@ -22,6 +23,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     ...       EXTENTS words   live words in each extent
     ...       EXTENTS words   next extent on the free list, plus one
     ...       slots           channels only: SLOT_WORDS words for each process
+    ...       processes       channels only: PROCESS_WORDS words for each slot
     ...       wait nodes      channels only: NODE_WORDS words each
     ...       extents         EXTENT_WORDS words each: records one after the other
        ...    (free)          extents grow upwards, handles downwards
@@ -67,7 +69,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAGIC = b"asgi_ipc"
-VERSION = 3
+VERSION = 4
 BYTE_ORDER = 0x0102030405060708
 WORD = 8
 
@@ -76,6 +78,7 @@ CHANNELS, GROUPS = 1, 2
 # Identification: words 0..15.
 W_MAGIC, W_BYTE_ORDER, W_VERSION, W_KIND, W_SIZE, W_STORE_ID = 0, 1, 2, 3, 4, 5
 W_EXTENT_WORDS, W_BUCKETS = 7, 8
+W_NODE = 15
 
 # The state: words 16..23.
 STATE = 16
@@ -120,16 +123,30 @@ TAGS = 54  #: queues ever made; no flush takes that back
 TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
 BACKLOG = 56  #: LANE records that lanes have besides their one
 
+REAP_HAND = 60  #: channels: the slot where the next look for dead processes goes on
+SLOTS_USED = 61  #: channels: slots below this were ever used
+
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
 JOURNAL_PAIRS = 512
 TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
 
 # A slot: one process. The generation grows when its owner joins and when it has gone.
-# The identity has 14 bytes; the last two of its words are zero.
-SLOTS = 512
+# The identity has 14 bytes; the last two of its words are zero. Its first word is zero only
+# while the slot is free, as an identity begins with the NODE, which is not zero.
+SLOTS = 1024  #: at most; a segment has one for each SLOT_SHARE bytes of its size
+SLOT_SHARE = 1024
 SLOT_WORDS = 4
 SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free
+
+# What is known of the process in a slot, written before its identity and meant for people:
+# nothing is ever decided by it. STARTED is the start of the process in clock ticks since the
+# boot, or 0 where the system does not tell; with it a PID can be told from a later owner of the
+# same number. JOINED is on the clock of deadlines. COUNTS are reserved for counters of the
+# process's own (messages delivered, messages dropped in its buffers, ...), zero when it joins.
+PROCESS_WORDS = 16
+P_PID, P_STARTED, P_JOINED = 0, 1, 2
+P_COUNTS, P_COUNTERS = 8, 8  # offset of the first, and how many
 
 # A wait node: one bell armed on one queue.
 NODES = 1024
@@ -209,6 +226,9 @@ class Geometry(NamedTuple):
     extent_live: int
     extent_next: int
     slots: int
+    #: How many slots there are.
+    slot_count: int
+    processes: int
     nodes: int
     first_extent: int
     end: int
@@ -224,9 +244,11 @@ class Geometry(NamedTuple):
         extent_live = TABLES + buckets
         extent_next = extent_live + extents
         slots = extent_next + extents
-        nodes = slots + (SLOTS * SLOT_WORDS if kind == CHANNELS else 0)
+        slot_count = min(SLOTS, size // SLOT_SHARE) if kind == CHANNELS else 0
+        processes = slots + slot_count * SLOT_WORDS
+        nodes = processes + slot_count * PROCESS_WORDS
         first_extent = nodes + (NODES * NODE_WORDS if kind == CHANNELS else 0)
         return cls(
             kind, size, extent_words, buckets, TABLES, extents,
-            extent_live, extent_next, slots, nodes, first_extent, end,
+            extent_live, extent_next, slots, slot_count, processes, nodes, first_extent, end,
         )  # fmt: skip

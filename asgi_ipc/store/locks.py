@@ -38,8 +38,13 @@ class Gone(Exception):
 class Locks(Protocol):
     """The locks of one lock file in this process.
 
-    All raise `StoreUnavailable` if the system can't lock, and `try_lock`, `lock` and `hold`
-    raise `Gone` if the files were removed.
+    All methods raise `StoreUnavailable` if the system can't lock, and `try_lock`, `lock` and
+    `hold` raise `Gone` if the files were removed.
+
+    Any of them may be interrupted by an exception between two steps (a signal handler, no memory,
+    too deep a stack). What each leaves then is said below; in no case a byte that this process
+    has and that neither `give_back` nor `release` gives back. If the process ends, however it
+    ends, the kernel frees every byte, and `RobustMutex` every semaphore.
     """
 
     kind: ClassVar[int]
@@ -47,41 +52,61 @@ class Locks(Protocol):
     def prepare(self, store_id: bytes, create: bool) -> None:
         """Be ready for the locks of this store. FileNotFoundError if some are missing.
 
-        Comes under OPENING.
+        The caller holds OPENING. Interrupted, it can be called again.
         """
 
     def try_lock(self, byte: int) -> bool:
-        """Take a byte if nobody has it. The caller holds the sidecar's ``thread_lock``."""
+        """Take a byte if no process has it. The caller is in the sidecar's ``section``.
+
+        True too if this process has it already. Interrupted, it may have taken it.
+        """
 
     def lock(self, byte: int) -> None:
-        """Wait for a byte, asleep, and take it; as `try_lock`."""
+        """Wait for a byte, asleep, and take it; otherwise as `try_lock`."""
 
     def unlock(self, byte: int) -> None:
-        """Give a byte back."""
+        """Give a byte back; nothing happens if this process has not got it."""
 
     def mutex(self, byte: int, words: memoryview) -> Mutex:
         """What locks the segment of those words: CHANNELS_LOCK or GROUPS_LOCK. After `prepare`."""
 
+    def give_back(self) -> None:
+        """Give back OPENING and the locks of both segments, as far as this process has them.
+
+        The way out for an interrupted thread; can be called again, whatever interrupts it. The
+        caller holds the ``thread_lock`` of the section, so no other thread has them.
+        """
+
     def hold(self, byte: int) -> bool:
-        """Take a byte for as long as this process lives; False if it is taken."""
+        """Take a byte for as long as this process lives; False if it is taken.
+
+        Interrupted, it may have taken it: `release` it.
+        """
 
     def release(self, byte: int) -> None:
-        """Give up a byte that is held."""
+        """Give up a byte, held or half held; can be called again."""
 
     def is_held(self, byte: int) -> bool:
-        """Whether any living process holds a byte."""
+        """Whether any living process holds a byte. Never False if one does.
+
+        Interrupted, it leaves nothing locked, unless the same happens to its clean-up; then
+        the byte looks held until this process asks again, or ends.
+        """
 
     def in_use(self, store_id: bytes) -> bool:
         """Whether any living process holds a slot of this store, whatever its version."""
 
     def remove(self, store_id: bytes) -> None:
-        """Remove what lies beside the lock file for this store, whoever uses it."""
+        """Remove the files beside the lock file that belong to this store, even while in use.
+
+        Interrupted, it can be called again.
+        """
 
     def after_fork(self) -> None:
-        """Called first of all in a forked child: nothing is held here."""
+        """Have nothing, in a forked child. Called there before any other method."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Give back and forget everything; can be called again."""
 
 
 def again(path: str, descriptor: int) -> int:

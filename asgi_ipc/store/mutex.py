@@ -1,7 +1,7 @@
-"""How a segment's lock is waited for, and the one that is a byte or a file and a hint.
+"""The lock of a segment: the contract, adaptive spinning, and a kernel lock with a hint.
 
-Who is inside is out in microseconds, and to be woken takes ten times as long. So a lock that is
-held is looked at for a while before it is waited for asleep.
+A holder releases the lock within microseconds, and waking a sleeper takes ten times as long. So
+a process spins on a lock that is held for a while before it sleeps.
 """
 
 from __future__ import annotations
@@ -26,17 +26,28 @@ _PAUSE = range(20)
 class Mutex(Protocol):
     """The lock of one segment. One thread of a process at a time may call it.
 
-    Raises `StoreUnavailable` if the system can't lock.
+    Raises `StoreUnavailable` if the system can't lock. Each method may be interrupted by an
+    exception between any two steps; `unlock`, called again until it returns, leaves the lock
+    free after each of them. If the process ends instead, the lock is free for the others, at
+    once or after some milliseconds.
     """
 
     def lock(self) -> None:
-        """Wait for it, awake for a while, then asleep, and take it. May raise `Gone`."""
+        """Wait for the lock, awake for a while, then asleep, and take it. May raise `Gone`.
+
+        If this process has it already, since an `unlock` was interrupted, that counts. Interrupted,
+        it may have taken the lock.
+        """
+
+    def release(self) -> None:
+        """Give back the lock that this process has.
+
+        Calls no deeper than `lock` does before it takes anything, so that an operation which ran
+        out of stack can give back what it took.
+        """
 
     def unlock(self) -> None:
-        """Give it back; does nothing if this process hasn't got it.
-
-        Also the way out of `lock` for who was interrupted in it.
-        """
+        """Give the lock back if this process has it, otherwise as `release`."""
 
 
 def spin(looks_taken: Callable[[], object], try_lock: Callable[[], bool]) -> bool:
@@ -55,8 +66,8 @@ def spin(looks_taken: Callable[[], object], try_lock: Callable[[], bool]) -> boo
 class HintedMutex:
     """A lock of the kernel's, and a word of the segment that says whether it seems to be taken.
 
-    To ask the kernel for what is held takes long. Nothing rests on the hint: who was killed has
-    left it set.
+    To ask the kernel for a lock that is held takes long. The hint is no more than that: a process
+    that was killed leaves it set.
     """
 
     def __init__(self, locks: Locks, byte: int, words: memoryview) -> None:
@@ -73,10 +84,13 @@ class HintedMutex:
             self._lock()
         words[TAKEN] = 1
 
-    def unlock(self) -> None:
-        """See `Mutex.unlock`."""
+    def release(self) -> None:
+        """See `Mutex.release`."""
         self._words[TAKEN] = 0
         self._unlock()
+
+    # The system unlocks only what this process has.
+    unlock = release
 
 
 __all__ = ["HintedMutex", "Mutex", "spin"]

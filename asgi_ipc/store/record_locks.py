@@ -15,7 +15,7 @@ import sys
 import time
 from typing import ClassVar
 
-from .locks import AT_ONCE, FCNTL, FIRST_SLOT, HELD, again, unusable
+from .locks import AT_ONCE, FCNTL, FIRST_SLOT, GROUPS_LOCK, HELD, OPENING, again, unusable
 from .mutex import HintedMutex, Mutex
 
 #: Whether one process can play two. Asked of the platform as well, since that decides how
@@ -56,7 +56,7 @@ class RecordLocks:
                 return
             except OSError as error:
                 # The kernel counts all threads of a process as one and can see a
-                # circle where there is none; whoever is inside is out in microseconds.
+                # circle where there is none; the holder is out in microseconds.
                 if error.errno != errno.EDEADLK:
                     raise unusable(self._path, error) from error
             time.sleep(0.0005)
@@ -72,8 +72,13 @@ class RecordLocks:
         """See `Locks.mutex`."""
         return HintedMutex(self, byte, words)
 
+    def give_back(self) -> None:
+        """See `Locks.give_back`."""
+        self.unlock(OPENING, GROUPS_LOCK - OPENING + 1)
+
     def hold(self, byte: int) -> bool:
         """See `Locks.hold`."""
+        # Another engine's of this process, which the kernel would grant once more.
         if byte in self._held or not self.try_lock(byte):
             return False
         self._held.add(byte)
@@ -112,6 +117,9 @@ class RecordLocks:
 
     def close(self) -> None:
         """See `Locks.close`. The locks go with the lock file's descriptor."""
+        # A thread that still calls must not unlock a file that gets the same number.
+        self._descriptor = -1
+        self._held.clear()
 
 
 def record_locks_fail(path: str, descriptor: int) -> str | None:

@@ -1,8 +1,7 @@
-"""Being inside a segment, alone: its lock, what a killed process left, and leaving again."""
+"""A segment as a critical section: take its lock, finish what a killed process left, leave."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Callable
@@ -45,21 +44,15 @@ _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
 
-class Reentered(StoreUnavailable):
-    """A signal's handler interrupted this thread inside the store, and wants to use it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a signal handler used the store while the code that it interrupted was inside it; "
-            "let the handler note what is to be done, and do it after it has returned"
-        )
-
-
 class Region:
-    """One attached segment and its lock; ``with region:`` is being inside, alone.
+    """One attached segment and its lock; ``with region:`` is alone in the segment.
 
     Entering carries out what a killed process left half done. Raises `Gone` if the
-    store was removed, `StoreCorrupt` if what it holds makes no sense.
+    store was removed, `StoreCorrupt` if what it holds makes no sense, `Reentered` if the
+    caller interrupted this thread inside the store.
+
+    An exception between two steps of entering or leaving may leave the locks taken: whatever
+    enters a region calls `CriticalSection.let_go` with any exception that comes out.
     """
 
     def __init__(
@@ -79,24 +72,36 @@ class Region:
         )
         self.words = self.heap.words
         self._sidecar = sidecar
+        self._section = sidecar.section
         self.mutex = sidecar.mutex(_LOCKS[kind], self.words)
+        # As they are: a region is entered and left for every message.
+        self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
         self._removal = removal
         self._closed = False
 
     def __enter__(self) -> Heap:
-        sidecar = self._sidecar
+        section = self._section
+        # As `CriticalSection.enter`, a call less.
+        lock = section.thread_lock
+        if not lock.acquire(False):
+            lock = section.wait()
+        if section.entered is not None:
+            lock = section.take_over(lock)
+        section.entered = lock
         try:
-            sidecar.thread_lock.acquire()
-            if sidecar.inside:
-                sidecar.thread_lock.release()
-                raise Reentered
-            sidecar.inside = True
-            self.mutex.lock()
+            self._lock()
             if self.words[STATE]:
                 self._finish()
         except BaseException as error:
-            self.let_go(error)
+            # Not by a call of one more function: the stack may have no room for it.
+            try:
+                self.mutex.unlock()
+            # Closed; or no room to unlock, and so there was none to lock; or the system refuses.
+            except (ValueError, RecursionError, StoreUnavailable):
+                pass
+            section.entered = None
+            lock.release()
             if self._closed:  # by another thread, between finding this region and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
@@ -107,35 +112,14 @@ class Region:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        sidecar = self._sidecar
-        try:
-            self.mutex.unlock()
-        finally:
-            sidecar.inside = False
-            sidecar.thread_lock.release()
+        section = self._section
+        # The thread lock last: whatever comes in between, its owner has to give back the rest.
+        self._release()
+        lock = section.entered
+        section.entered = None
+        lock.release()  # type: ignore[union-attr]
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
-
-    def let_go(self, error: BaseException) -> None:
-        """Leave the region if ``error`` came in such a moment that this thread is inside still.
-
-        A signal's handler may raise between any two steps of the main thread (Ctrl-C, a
-        time limit), in `__enter__` and `__exit__` too. Whoever entered calls this with
-        whatever came out.
-        """
-        sidecar = self._sidecar
-        lock = sidecar.thread_lock
-        # Refused to another thread; then this one had left, or had not entered.
-        if isinstance(error, Reentered) or not lock.acquire(blocking=False):
-            return
-        try:
-            sidecar.inside = False
-            with contextlib.suppress(StoreUnavailable, ValueError):  # it may be closed
-                self.mutex.unlock()
-        finally:
-            lock.release()
-            with contextlib.suppress(RuntimeError):
-                lock.release()  # Of which there is one too many if all was well.
 
     def _corrupt(self, error: BaseException) -> StoreCorrupt | Gone:
         if not self._sidecar.is_at(self._sidecar.path):

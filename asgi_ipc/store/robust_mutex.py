@@ -1,22 +1,37 @@
-"""A lock in user space that survives its holder: a semaphore, and marks that say who is at it.
+"""A semaphore that recovers from the death of its holder: flags in shared memory say who is at it.
 
-A semaphore costs no system call, but the kernel does not give it back for a process that is
-killed. So every process has a *seat*: a byte of the lock file that it holds a record lock on,
-which the kernel does give back, and a mark in memory that all share. It sets its mark before it
-tries the semaphore and clears it after giving that back. Whoever is kept waiting takes the
-*gate*, another record lock, and looks for a mark whose seat nobody holds any more. If there is
-one, its process may have died with the semaphore, and the lock is *mended*:
+Taking a semaphore costs no system call, but the kernel does not release it for a process that is
+killed. Three things make up for that:
 
-1. The lock is closed. Who finds it closed clears its mark and queues at the gate.
-2. After `_SETTLE` whoever had found it open has a mark that can be seen. Each living one is waited
-   for, until its mark was seen clear once.
-3. Now nobody alive has the semaphore or is about to try it. So if it can't be taken, a dead
-   process has it, and it is given back for that one.
-4. The dead ones' marks are cleared, and the lock is opened again.
+- a *seat* for each process: one byte of the lock file, on which the process holds a record lock
+  for life. The kernel releases record locks, so other processes can tell whether it is alive;
+- a *mark* for each seat: a byte in shared memory, the process's intent flag. A process sets its
+  mark before it tries the semaphore, and clears it only when it does not have the semaphore;
+- a *gate*: a record lock that serialises waiting and recovery.
 
-Whoever dies mending leaves it closed; the next one at the gate begins again. A process that is
-stopped (not killed) inside keeps all others out, as with any lock; one that is stopped at the very
-moment between mark and semaphore keeps others from mending.
+So a semaphore that is taken has a marked holder, at every instant. A process that waits for long
+takes the gate and looks for a mark whose process is dead. If it finds one, that process may have
+died with the semaphore. It recovers (*mends*) the lock:
+
+1. It sets its own mark and closes the lock. A process that finds the lock closed clears its mark
+   and queues at the gate.
+2. After `_SETTLE` the mark of every process that had found the lock open can be seen. The mender
+   waits for each living one, until it has seen that mark clear once.
+3. Now no other living process has the semaphore or is about to try it. If the mender can't take
+   it, a dead process has it, and the mender releases it for the dead one.
+4. It clears the marks of the dead and opens the lock.
+
+Step 3 is sound whatever made the mender begin. So a waiting process begins also when the
+semaphore is taken and no process is marked, which no process's death alone brings about.
+
+A mender that dies leaves the lock closed; the next process at the gate begins again. A process
+that is stopped (SIGSTOP) while it has the semaphore keeps all others out, as with any lock; one
+that is stopped between setting its mark and trying the semaphore keeps others from mending.
+
+**What an exception leaves.** It may come between any two steps of every method. A process that
+has the semaphore is marked all the same, and its next `lock` takes over what it finds that this
+process has; `unlock` may be called again until it returns. If the process ends instead, it is a
+dead one that is marked.
 """
 
 from __future__ import annotations
@@ -32,8 +47,9 @@ try:
 except ImportError:  # Python was built for a system without semaphores
     SemLock = None
 
-#: Processes that may be at one lock file.
-SEATS = 1024
+#: Processes that may be at one lock file: more than have slots, as one without a slot may have
+#: to take the lock (to join, to check, to remove the store).
+SEATS = 1088
 #: Bytes from one seat's marks to the next: what processors keep in step is never two processes'.
 _STRIDE = 64
 #: Bytes of shared memory for the marks of all seats: after a first stride, which says for each
@@ -59,19 +75,28 @@ def open_semaphore(name: str) -> Any:
 
 
 class Seats(Protocol):
-    """What a mutex needs to know of the processes at it."""
+    """What a mutex needs to know of the processes at it.
+
+    Each method may be interrupted by an exception and called again.
+    """
 
     def sit_down(self) -> None:
-        """Take a seat for this process, and `RobustMutex.admit` it."""
+        """Take a seat for this process, and `RobustMutex.admit` it.
+
+        Interrupted, it leaves no byte locked but that of a seat it has admitted.
+        """
 
     def is_alive(self, seat: int) -> bool:
-        """Whether another process has that seat. Never False of one that is alive."""
+        """Whether a living process has that seat. Never False of one that is alive.
+
+        Interrupted, it may leave the byte of a dead process locked, until `leave`.
+        """
 
     def lock(self, byte: int) -> None:
-        """Wait for a byte of the lock file, asleep, and take it."""
+        """Wait for a byte of the lock file, asleep, and take it; at once if this process has it."""
 
     def leave(self, gate: int) -> None:
-        """Give that byte back, and what was locked to see who is alive."""
+        """Unlock that byte, and every byte that `is_alive` locked; no harm if none is locked."""
 
 
 class RobustMutex:
@@ -93,18 +118,19 @@ class RobustMutex:
         self._semaphore: Any = _NotSeated(self, seats)
 
     def admit(self, seat: int) -> None:
-        """From now on this process has that seat, whose marks are clear."""
+        """Use this seat from now on, whose marks are clear."""
         self._seat, self._mark = seat, self._place(seat)
         self._semaphore = self._own
 
     def after_fork(self) -> None:
-        """The seat is the parent's, and so is the semaphore if the parent has it."""
+        """Have no seat: it is the parent's, and so is the semaphore if the parent has it."""
         self._seat, self._mark = -1, _NOBODY
         self._semaphore, self._at_gate = _NotSeated(self, self._seats), False
         self._own._after_fork()
 
     def close(self) -> None:
-        """Let go of the semaphore."""
+        """Release the semaphore if this process has it, and forget it."""
+        self.unlock()
         self._own = self._deads = self._semaphore = _NotSeated(self, self._seats)
 
     def is_marked(self, seat: int) -> bool:
@@ -116,10 +142,17 @@ class RobustMutex:
 
     def lock(self) -> None:
         """See `Mutex.lock`."""
+        semaphore = self._semaphore
+        mark = self._mark
+        marks = self._marks
+        # What an interrupted `unlock` left is taken over. To ask is also to find out, before
+        # anything is taken, whether the stack has room for the calls that `release` makes.
+        if semaphore._count():
+            marks[mark] = 1
+            return
         # As `_try_lock`, a call less.
-        mark, marks = self._mark, self._marks
         marks[mark] = 1
-        if marks[self._number] or not self._semaphore.acquire(False):
+        if marks[self._number] or not semaphore.acquire(False):
             marks[mark] = 0
             if not spin(self._own._is_zero, self._try_lock):
                 self._queue()
@@ -132,19 +165,28 @@ class RobustMutex:
         marks[mark] = 0
         return False
 
+    def release(self) -> None:
+        """See `Mutex.release`."""
+        self._semaphore.release()
+        # Only now: a process that has the semaphore is marked.
+        self._marks[self._mark] = 0
+        if self._at_gate:
+            self._leave_gate()
+
     def unlock(self) -> None:
         """See `Mutex.unlock`."""
-        semaphore = self._semaphore
-        if semaphore._count():
-            semaphore.release()
+        if self._semaphore._count():
+            self._semaphore.release()
         self._marks[self._mark] = 0
         if self._at_gate:
             self._leave_gate()
 
     def _queue(self) -> None:
-        """Wait for it asleep, one process after the other."""
+        """Wait asleep, one process after the other, and take the semaphore."""
         if self._seat < 0:
             self._seats.sit_down()
+        # Nothing to leave yet; but now the stack is known to have room for it.
+        self._leave_gate()
         self._at_gate = True
         self._seats.lock(self._gate)
         pause = _SHORT
@@ -160,17 +202,26 @@ class RobustMutex:
     # ---- at the gate
 
     def mend(self) -> None:
-        """See to it that no mark of the dead is left, so that their seats can be taken."""
+        """Clear every mark of the dead, so that their seats can be taken."""
         self._queue()
         self.unlock()
 
     def _mend_or_take(self) -> bool:
-        is_alive = self._seats.is_alive
-        if self._marks[self._number] or not all(is_alive(seat) for seat in self._marked()):
+        if self._marks[self._number] or self._left_behind():
             self._mend()
             return True
-        # Not only once: others come and go all the time, and don't wait for who sleeps.
+        # Not only once: processes that don't queue come and go all the time.
         return spin(self._own._is_zero, self._try_lock)
+
+    def _left_behind(self) -> bool:
+        """Whether a dead process may have the semaphore."""
+        marked = self._marked()
+        if marked:
+            is_alive = self._seats.is_alive
+            return not all(is_alive(seat) for seat in marked)
+        # Taken without a mark: looked at once more, as a holder may just have come or gone.
+        taken: bool = self._own._is_zero()
+        return taken and not self._marked() and bool(self._own._is_zero())
 
     def _marked(self) -> list[int]:
         """The seats whose mark is set."""
@@ -178,21 +229,25 @@ class RobustMutex:
         return [match.start() for match in _set(marks)]
 
     def _mend(self) -> None:
-        """Take it, whoever has died with it."""
+        """Take the semaphore, whichever process has died with it."""
         marks = self._marks
+        # First, so that this process is marked whenever it has the semaphore.
+        marks[self._mark] = 1
         marks[self._number] = 1
         time.sleep(_SETTLE)
         dead = []
         for seat in self._marked():
+            if seat == self._seat:
+                continue
             while marks[self._place(seat)] and self._seats.is_alive(seat):
                 time.sleep(_SHORT)
+            # No process takes a seat that is marked, so this one stays a dead one's.
             if marks[self._place(seat)]:
                 dead.append(seat)
-        if not self._own.acquire(False):
+        if not self._own._count() and not self._own.acquire(False):
             self._deads.release()
             self._own.acquire(False)
-        marks[self._mark] = 1
-        # Not of the others: one who is alive may just find it open again.
+        # Only those: a living process may just set its mark, to find the lock still closed.
         for seat in dead:
             marks[self._place(seat)] = 0
         marks[self._number] = 0
@@ -207,6 +262,9 @@ class _NotSeated:
     def acquire(self, _: bool) -> bool:
         self._seats.sit_down()
         return self._mutex._try_lock()
+
+    def release(self) -> None:
+        """Nothing: a forked child leaves what its parent is inside of."""
 
     def _count(self) -> int:
         return 0

@@ -83,7 +83,7 @@ class SemaphoreLocks(RecordLocks):
         """See `Locks.prepare`."""
         if self._store == store_id:
             return
-        self.close()
+        self._forget()
         if create:
             try:
                 self._create(store_id)
@@ -96,7 +96,7 @@ class SemaphoreLocks(RecordLocks):
             self._attach(store_id)
             self.sit_down()
         except FileNotFoundError as error:
-            self.close()
+            self._forget()
             if not create and self.in_use(store_id):
                 raise StoreUnavailable(
                     f"the semaphores of the store at {self._place.directory!r} can't be seen from "
@@ -106,7 +106,7 @@ class SemaphoreLocks(RecordLocks):
                 ) from error
             raise
         except BaseException:
-            self.close()
+            self._forget()
             raise
         self._store = store_id
 
@@ -134,6 +134,12 @@ class SemaphoreLocks(RecordLocks):
         """See `Locks.mutex`."""
         return self._mutexes[byte]
 
+    def give_back(self) -> None:
+        """See `Locks.give_back`."""
+        for mutex in self._mutexes.values():
+            mutex.unlock()
+        super().give_back()
+
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
         semaphores = [
@@ -158,6 +164,11 @@ class SemaphoreLocks(RecordLocks):
 
     def close(self) -> None:
         """See `Locks.close`."""
+        self._forget()
+        super().close()
+
+    def _forget(self) -> None:
+        """Forget the store that these locks were prepared for."""
         self._store = b""
         self._seat = -1
         for mutex in self._mutexes.values():

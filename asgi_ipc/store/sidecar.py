@@ -19,17 +19,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
+from .critical_section import CriticalSection, Reentered
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
 from .place import check_owner, unusable
 from .segment import Owner, Place, Segment
+from .suitable import machine, told
 
 _MAGIC = b"asgi_ipc lock\n"
 #: Most bytes of an engine's name.
 LONGEST_NAME = 16
-_FORMAT = struct.Struct(f"<14sHHI16s16s60s60s{LONGEST_NAME}s")
-#: Its beginning: magic, version, kind of lock.
-_HEAD = struct.Struct("<14sHH")
+_FORMAT = struct.Struct(f"<14sHHHH16s16s60s60s{LONGEST_NAME}s")
+#: Its beginning: magic, version, kind of lock, whether ready, and the `machine` that wrote it (0
+#: before format 4, which only 64-bit machines of one byte order wrote).
+_HEAD = struct.Struct("<14sHHHH")
 
 
 class Record(NamedTuple):
@@ -51,11 +54,8 @@ class Sidecar:
     def __init__(self, path: str, descriptor: int, key: tuple[int, int], locks: Locks) -> None:
         self.path = path
         self.key = key
-        #: One thread of this process at a time; the locks do not tell threads apart. One
-        #: that a thread may take again, as it then can be asked whether that has it.
-        self.thread_lock = threading.RLock()
-        #: Whoever has it is inside a region of the store.
-        self.inside = False
+        #: One thread of this process at a time; the locks do not tell threads apart.
+        self.section = CriticalSection(locks.give_back)
         self._descriptor = descriptor
         self._more_descriptors: list[int] = []
         self._users = 1
@@ -79,7 +79,10 @@ class Sidecar:
                 f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; "
                 "choose another prefix or engine_options['directory']"
             )
-        _, version, kind, ready, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(data)
+        _check_machine(self.path, data)
+        _, version, kind, ready, _, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(
+            data
+        )
         if kind not in NAMES:
             raise StoreUnavailable(
                 f"the store at {os.path.dirname(self.path)!r} has locks of kind {kind}, this "
@@ -105,6 +108,7 @@ class Sidecar:
             record.version,
             self.kind,
             record.ready,
+            machine(),
             record.store_id,
             record.boot_id,
             record.channels.encode(),
@@ -126,12 +130,23 @@ class Sidecar:
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
         """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed."""
-        with self.thread_lock:
+        section = self.section
+        try:
             try:
-                self._locks.lock(OPENING)
-                yield
-            finally:
-                self._locks.unlock(OPENING)
+                section.enter()
+                try:
+                    self._locks.lock(OPENING)
+                    yield
+                finally:
+                    self._locks.unlock(OPENING)
+                    section.leave()
+            # As `CriticalSection.run`.
+            except BaseException:
+                section.let_go()
+                raise
+        except BaseException:
+            section.let_go()
+            raise
 
     def remove_memory(self, segment: type[Segment], place: Place, record: Record) -> None:
         """Take away the memory of a store and what its locks need; comes within `opening`.
@@ -147,7 +162,7 @@ class Sidecar:
 
     def close(self) -> None:
         """One user less; the last drops every lock."""
-        with _registry_lock:
+        with _alone_in_registry():
             self._users -= 1
             if self._users:
                 return
@@ -165,14 +180,29 @@ class Sidecar:
 
 
 _registry: dict[tuple[int, int], Sidecar] = {}
-_registry_lock = threading.Lock()
+_registry_lock = threading.RLock()
+_registry_busy = False
+
+
+@contextlib.contextmanager
+def _alone_in_registry() -> Iterator[None]:
+    """Raises `Reentered` if a signal handler or a ``__del__`` interrupted this thread in here."""
+    global _registry_busy
+    with _registry_lock:
+        if _registry_busy:
+            raise Reentered
+        try:
+            _registry_busy = True
+            yield
+        finally:
+            _registry_busy = False
 
 
 def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
     """The lock file of a store's directory, made if need be. Raises OSError, `StoreUnavailable`."""
     path = os.path.join(place.directory, name)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with _registry_lock:
+    with _alone_in_registry():
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             known = _registry.get((status.st_dev, status.st_ino))
@@ -194,7 +224,7 @@ def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
                 status = os.fstat(descriptor)
             check_owner(path, Owner.of(status), place)
             try:
-                locks = choose(path, descriptor, place, _kind(descriptor))
+                locks = choose(path, descriptor, place, _kind(path, descriptor))
             except StoreUnavailable:
                 # Where nobody can lock nobody is inside.
                 if not os.fstat(descriptor).st_size:
@@ -223,25 +253,37 @@ def remove_store(place: Place, segment: type[Segment]) -> None:
         sidecar.close()
 
 
-def _kind(descriptor: int) -> int:
+def _kind(path: str, descriptor: int) -> int:
     """The kind of locks that a lock file says it has, or 0.
 
-    Read without a lock, as it says which lock to take; it never changes once written.
+    Read without a lock, as it says which lock to take; it never changes once written. Nor does
+    the machine: processes of another word size or byte order are refused here, before they lock.
     """
     data = os.pread(descriptor, _HEAD.size, 0)
     if len(data) < _HEAD.size or not data.startswith(_MAGIC):
         return 0
+    _check_machine(path, data)
     kind: int = _HEAD.unpack(data)[2]
     return kind
 
 
+def _check_machine(path: str, data: bytes) -> None:
+    """Refuse the store of a machine or a Python with other words."""
+    made_by = _HEAD.unpack_from(data)[4]
+    if made_by not in (0, machine()):
+        raise StoreUnavailable(
+            f"the store at {os.path.dirname(path)!r} was made by a {told(made_by)} process, and "
+            f"this one is {told(machine())}: they can't share memory or locks; run all processes "
+            "with Pythons of one kind, or choose another prefix"
+        )
+
+
 def _after_fork_in_child() -> None:
     # The locks stay with the parent; a thread that held one of these is not here.
-    global _registry_lock
-    _registry_lock = threading.Lock()
+    global _registry_lock, _registry_busy
+    _registry_lock, _registry_busy = threading.RLock(), False
     for sidecar in _registry.values():
-        sidecar.thread_lock = threading.RLock()
-        sidecar.inside = False
+        sidecar.section.after_fork()
         sidecar._locks.after_fork()
 
 

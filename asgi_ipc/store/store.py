@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from ..engines.base import NODE_BYTES
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .bells import check_fifos
 from .layout import (
@@ -34,6 +35,7 @@ from .layout import (
     W_EXTENT_WORDS,
     W_KIND,
     W_MAGIC,
+    W_NODE,
     W_SIZE,
     W_STORE_ID,
     W_VERSION,
@@ -42,7 +44,7 @@ from .layout import (
 )
 from .locks import Gone as Gone
 from .place import check_owner, make_directory, removal, unusable
-from .region import NAMES, Reentered, Region
+from .region import NAMES, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
 
@@ -91,13 +93,18 @@ class Store:
         place: Place,
         sizes: dict[int, int],
         on_recovery: Callable[[], None],
+        node: bytes = b"",
     ) -> None:
-        """Open it, or make it. Raises `StoreUnavailable`."""
+        """Open it, or make it, with that node if one is given. Raises `StoreUnavailable`."""
         self.place = place
         self._segment = engine.segment
         self._engine = engine
         self._sizes = sizes
         self._on_recovery = on_recovery
+        # Never zeros: the first word of an identity is not zero.
+        self._node = node or (1 + secrets.randbelow((1 << 8 * NODE_BYTES) - 1)).to_bytes(
+            NODE_BYTES, "big"
+        )
         self.regions: dict[int, Region] = {}
         #: What to warn of once it is open: whoever shows warnings may use the store.
         self._warnings: list[str] = []
@@ -324,6 +331,8 @@ class Store:
         words[W_SIZE], words[W_EXTENT_WORDS] = size, geometry.extent_words
         words[W_BUCKETS] = geometry.buckets
         segment.view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16] = store_id
+        if kind == CHANNELS:
+            segment.view[W_NODE * WORD : W_NODE * WORD + NODE_BYTES] = self._node
         region.format()
         segment.view[W_MAGIC : W_MAGIC + 8] = MAGIC
         return region
@@ -344,6 +353,11 @@ class Store:
     def is_current(self) -> bool:
         """False once the lock file has been removed or moved away."""
         return self.sidecar.is_at(os.path.join(self.place.directory, "lock"))
+
+    def node(self) -> bytes:
+        """The bytes with which the identities of its processes begin."""
+        view = self.regions[CHANNELS].segment.view
+        return view[W_NODE * WORD : W_NODE * WORD + NODE_BYTES].tobytes()
 
     def flushes(self) -> int:
         """How often the store was flushed. Takes no lock."""
@@ -378,11 +392,16 @@ class Store:
 
     def close(self) -> None:
         """Let go of the memory and the lock file."""
-        with self.sidecar.thread_lock:
-            if self.sidecar.inside:
-                raise Reentered
-            self._close_regions()
+        self.sidecar.section.run(self._close_alone)
         self.sidecar.close()
+
+    def _close_alone(self) -> None:
+        section = self.sidecar.section
+        section.enter()
+        try:
+            self._close_regions()
+        finally:
+            section.leave()
 
     def _close_regions(self) -> None:
         for region in self.regions.values():

@@ -25,6 +25,7 @@ from asgi_ipc.engines.base import Members, Popped
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from asgi_ipc.store import layout
 from asgi_ipc.store.heap import Heap
+from asgi_ipc.store.locks import FIRST_SLOT
 from asgi_ipc.store.store import Gone
 
 from .examine import State, Tally
@@ -260,7 +261,10 @@ def call(world: World, dice: random.Random) -> None:
             engine.flush()
     elif what == "identity":
         with engine._channels:
-            engine._processes.leave(engine._processes.join(b"a new process."))
+            slot = engine._processes.join(b"a new process.", world.now, 0)
+            if slot >= 0:
+                engine._processes.leave(slot)
+                engine._processes._sidecar.release(FIRST_SLOT + slot)
     elif what == "open":
         world.open().close()
 

@@ -193,7 +193,7 @@ def join(world: World) -> None:
     """Another process comes."""
     engine = world.engine
     with engine._channels:
-        slot = engine._processes.join(JOINER)
+        slot = engine._processes.join(JOINER, world.now, 0)
     # So that it can be done again.
     engine._processes._sidecar.release(FIRST_SLOT + slot)
 

@@ -21,6 +21,7 @@ from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store.journal import Change, Journal
 from asgi_ipc.store.layout import IDLE, STATE
+from asgi_ipc.store.store import Store
 from tests.wrong_engines import Wrong, WrongAmongMany
 
 
@@ -152,6 +153,34 @@ class TakesAfterItAnswers(WrongAmongMany):
             self.restore(queue, popped)
         self.given = len(found)
         return found
+
+
+class NamesNoStoreInItsIdentity(WrongAmongMany):
+    breaks = "E17"
+
+    def _enter(self, store: Store) -> None:
+        self._identity = self._identity or os.urandom(IDENTITY_BYTES)
+        super()._enter(store)
+
+
+class TakesAnotherIdentityInAFreshStore(WrongAmongMany):
+    breaks = "E17"
+
+    def _open(self) -> None:
+        self._identity = b""
+        super()._open()
+
+
+class NamesAFreshStoreAnew(WrongAmongMany):
+    breaks = "E17"
+
+    def _open(self) -> None:
+        with mock.patch("asgi_ipc.store.attachment.Store", _nameless):
+            super()._open()
+
+
+def _nameless(*arguments: Any) -> Store:
+    return Store(*arguments[:4])
 
 
 class ForgetsWhoOwnsMembers(WrongAmongMany):

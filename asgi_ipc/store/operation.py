@@ -1,0 +1,43 @@
+"""What every operation on a store has in common, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
+
+from .locks import Gone
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Self = TypeVar("Self", bound="Attachment")
+
+
+def operation(
+    body: Callable[Concatenate[Self, P], Result],
+) -> Callable[Concatenate[Self, P], Result]:
+    """Make an operation of a method that enters the store's segments.
+
+    It is joined first; it is called again in the next store if that one is gone; what an
+    exception leaves of its locks is given back; and upkeep follows, when it is due. (What runs
+    for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
+    """
+
+    @wraps(body)
+    def operate(self: Self, *arguments: P.args, **named: P.kwargs) -> Result:
+        while True:
+            store = self._inside()
+            try:
+                result = store.sidecar.section.run(body, self, *arguments, **named)
+                break
+            except Gone:
+                self._reopen(store)
+        now = self.clock()
+        if now >= self._next_look:
+            self._look_after(now)
+        return result
+
+    return cast(Callable[Concatenate[Self, P], Result], operate)
