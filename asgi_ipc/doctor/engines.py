@@ -162,11 +162,11 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                 return "it is unfinished or from before a reboot, and will be made afresh"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its sizes are others than these
-                engine = factory.of_existing(prefix, **_TINY, **options)
+                engine: Any = factory.of_existing(prefix, **_TINY, **options)
         except (StoreUnavailable, OSError) as error:
             raise Failed(str(error)) from error
         try:
-            counts = engine.statistics()
+            counts: dict[str, int] = engine.statistics()
         finally:
             engine.close()
         return " ".join(f"{key}={value}" for key, value in counts.items())

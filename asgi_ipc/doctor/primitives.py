@@ -6,6 +6,7 @@ code of the store itself is used where there is any: what is tried is what is re
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -23,6 +24,7 @@ from ..exceptions import StoreUnavailable
 from ..store import locks
 from ..store.attachment import Attachment
 from ..store.bells import FifoBell, ring_once
+from ..store.directory import StoreDirectory
 from ..store.file_locks import FileLocks, flocks_fail
 from ..store.files import FileMemory, give
 from ..store.record_locks import RecordLocks, record_locks_fail
@@ -261,7 +263,8 @@ def _memory(factory: type[Attachment], place: Place, locator: str) -> str:
         mine.reserve(0, _SIZE)
     except OSError as error:
         raise Failed(
-            f"{error.strerror or error}: {segment.space(place.directory)}", "free or allow more of it"
+            f"{error.strerror or error}: {segment.space(place.directory)}",
+            "free or allow more of it",
         ) from error
     if any(mine.view):
         raise Failed("new memory is not zero", "report it as a bug of asgi_ipc")
@@ -324,7 +327,8 @@ def _flock_killed(place: Place) -> str:
 
 
 def _file_locks(path: str, descriptor: int) -> locks.Locks:
-    return FileLocks(path, descriptor, Place(os.path.dirname(path), 0o600, None))
+    place = Place(os.path.dirname(path), 0o600, None)
+    return FileLocks(path, descriptor, StoreDirectory.open(place))
 
 
 _Maker = Callable[[str, int], locks.Locks]

@@ -177,7 +177,9 @@ def _check_room(size: int) -> None:
     again, and the package can't remove what it can't attach.
     """
     try:
-        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ).close()
+        mmap.mmap(
+            -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ
+        ).close()
     except (OverflowError, ValueError) as error:
         raise too_large(size) from error
 

@@ -143,9 +143,7 @@ class Attachment:
 
     def _open(self) -> None:
         while True:
-            store = Store(
-                type(self), self._place, self._sizes, self._on_recovery, self._makes
-            )
+            store = Store(type(self), self._place, self._sizes, self._on_recovery, self._makes)
             try:
                 self._enter(store)
                 self._store = store

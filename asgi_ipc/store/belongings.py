@@ -83,11 +83,11 @@ def check_own(memory: Segment, place: Place, locator: str, store_id: bytes) -> N
     head = memory.head(HEAD)
     if head[_ID] == store_id:
         return
-    if _is_blank(head, store_id):
-        # Made for this store and never completed, or another program's. A whole token in the
-        # locator tells, and so does a lock file that nobody but this user can have written.
-        if place.gid is None or public_token(store_id, "memory") in locator:
-            return
+    # Blank memory was made for this store and never completed, or is another program's. A whole
+    # token in the locator tells, and so does a lock file that no other user can have written.
+    proved = place.gid is None or public_token(store_id, "memory") in locator
+    if proved and _is_blank(head, store_id):
+        return
     if head[_MAGIC] != MAGIC:
         raise Foreign(
             f"{locator!r} is not the memory of a store: it has no mark; it was left as it is. "
@@ -139,9 +139,7 @@ def _halves(two_words: bytes) -> tuple[bytes, bytes]:
     return two_words[:WORD], two_words[WORD:]
 
 
-def remove_memory(
-    segment: type[Segment], directory: StoreDirectory, store_id: bytes
-) -> list[str]:
+def remove_memory(segment: type[Segment], directory: StoreDirectory, store_id: bytes) -> list[str]:
     """Remove both segments of a store; return in words what is not its own and was left.
 
     Removes all or, if this user may not, nothing: raises PermissionError. Raises OSError.

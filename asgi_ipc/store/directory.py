@@ -235,9 +235,7 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
     return folder
 
 
-def _refusal(
-    above: int, name: str, path: str, place: Place, error: OSError
-) -> StoreUnavailable:
+def _refusal(above: int, name: str, path: str, place: Place, error: OSError) -> StoreUnavailable:
     """Say why a folder can't be opened, whose it is if it is another user's."""
     try:
         status = os.stat(name, dir_fd=above, follow_symlinks=False)
@@ -314,9 +312,7 @@ def _check_folder(path: str, status: os.stat_result, place: Place, trusted: set[
         )
 
 
-def _check_folder_owner(
-    path: str, status: os.stat_result, place: Place, trusted: set[int]
-) -> None:
+def _check_folder_owner(path: str, status: os.stat_result, place: Place, trusted: set[int]) -> None:
     if status.st_uid in trusted or (place.gid is not None and status.st_gid == place.gid):
         return
     raise StoreUnavailable(
@@ -334,7 +330,9 @@ def _is_private_group(gid: int) -> bool:
     with contextlib.suppress(KeyError, OSError):
         user = pwd.getpwuid(os.geteuid())
         group = grp.getgrgid(gid)
-        return gid == user.pw_gid and set(group.gr_mem) <= {user.pw_name} and (
-            group.gr_name == user.pw_name
+        return (
+            gid == user.pw_gid
+            and set(group.gr_mem) <= {user.pw_name}
+            and (group.gr_name == user.pw_name)
         )
     return False

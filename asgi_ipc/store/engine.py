@@ -365,8 +365,8 @@ class SharedMemoryEngine(Attachment):
         if cause is not None:
             return (
                 f"the system gives the store no more memory ({cause.strerror}): "
-                f"{self.segment.space(self._place.directory)}; free some, use a smaller {option}, another "
-                "engine, or more shared memory (--shm-size for a container)"
+                f"{self.segment.space(self._place.directory)}; free some, use a smaller {option}, "
+                "another engine, or more shared memory (--shm-size for a container)"
             )
         size = (self._channels if kind == CHANNELS else self._groups).heap.geometry.size
         return f"all {size:,} bytes of {option} are in use; a larger store needs a larger {option}"

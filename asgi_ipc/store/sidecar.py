@@ -213,9 +213,8 @@ def open_sidecar(directory: StoreDirectory, make: bool = True, name: str = "lock
             known = _known(directory, name, status, descriptor)
             if known:
                 return known._adopt(descriptor)
-            if status.st_uid == os.geteuid() and not status.st_size and make:
-                if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                    status = directory.finish_file(descriptor, status)
+            if make and _is_new(status):
+                status = directory.finish_file(descriptor, status)
             directory.check_file(name, status)
             path = os.path.join(directory.path, name)
             try:
@@ -247,6 +246,12 @@ def _known(
             known._more_descriptors.append(descriptor)
         check_links(os.path.join(directory.path, name), status)
     return known
+
+
+def _is_new(status: os.stat_result) -> bool:
+    """Whether a file may be given group and mode: a plain one, this user's, empty, one name."""
+    mine = status.st_uid == os.geteuid() and status.st_nlink == 1
+    return mine and stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def _may_close(descriptor: int) -> bool:

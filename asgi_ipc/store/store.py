@@ -21,15 +21,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .bells import check_fifos
 from .belongings import (
-    NAMES,
     attach_own,
     check_layout,
     locators,
     mark,
     remove_memory,
 )
-from .bells import check_fifos
 from .boot import boot_identity as boot_identity
 from .directory import StoreDirectory, remove_if_empty
 from .layout import (
