@@ -272,8 +272,8 @@ def _memory(factory: type[Attachment], place: Place, locator: str) -> str:
         other.expect("written")
     if bytes(mine.view[:5]) != b"hello":
         raise Failed("what another process writes there is not seen here")
-    mine.close()
     mine.unlink()
+    mine.close()
     return f"{_SIZE // 1024} KiB shared by two processes; {segment.space(place.directory)}"
 
 

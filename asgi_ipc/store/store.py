@@ -229,11 +229,11 @@ class Store:
             try:
                 self._attach(record)
             except FileNotFoundError:
-                why = "has memory that can't be found from here"
+                why = "has memory or semaphores that can't be seen from here"
                 if self.sidecar.in_use(record.store_id):
                     raise Missing(
                         f"the store at {self.place.directory!r} {why}, and processes use it. "
-                        "All its processes must see the same shared memory and semaphores: no "
+                        "All its processes must see the same shared memory, /dev/shm included: no "
                         "PrivateIPC= for a service, one --ipc for all containers or an "
                         "engine_options['directory'] that they share with engine 'mmap'. If it "
                         "was removed by hand, end them, or run: "
