@@ -50,7 +50,7 @@ from .layout import (
     Geometry,
 )
 from .locks import Gone as Gone
-from .place import described, removal, unusable
+from .place import described, remedy_for, removal, unusable
 from .region import Reentered, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
@@ -398,10 +398,13 @@ class Store:
     def _no_memory(self, error: Exception) -> StoreUnavailable:
         asked = sum(self._sizes.values())
         told = getattr(error, "strerror", None) or error
+        remedy = (
+            "use a smaller channel_memory and group_memory, another engine, or more shared "
+            "memory (--shm-size for a container)"
+        )
         return StoreUnavailable(
             f"can't make a store of {asked:,} bytes ({told}): "
-            f"{self._segment.space(self.place.directory)}; use a smaller channel_memory and "
-            "group_memory, another engine, or more shared memory (--shm-size for a container)"
+            f"{self._segment.space(self.place.directory)}; {remedy_for(error, remedy)}"
         )
 
     # ---- afterwards
