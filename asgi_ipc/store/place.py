@@ -146,9 +146,9 @@ def _of_the_user() -> list[str]:
 
 def described(uid: int) -> str:
     """Return a user's number and, where the system knows it, name."""
-    import pwd
+    with contextlib.suppress(ImportError, KeyError, OSError):
+        import pwd
 
-    with contextlib.suppress(KeyError, OSError):
         return f"{uid} ({pwd.getpwuid(uid).pw_name})"
     return f"{uid}"
 
