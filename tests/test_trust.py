@@ -98,8 +98,9 @@ def assert_untouched(home: Path, names: tuple[str, ...] = ("precious",)) -> None
 
 
 def become(uid: int) -> None:
+    """The group is the first one of both: what is private to a user belongs to it as well."""
     os.setgroups([GROUP])
-    os.setgid(uid)
+    os.setgid(GROUP)
     os.setuid(uid)
 
 
@@ -152,12 +153,12 @@ def forgeries(genuine: bytes) -> Iterator[tuple[str, bytes]]:
             )
 
 
-def private_store(home: Path, kind: type[SharedMemoryEngine]) -> bytes:
+def private_store(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> bytes:
     """Make a store of the owner's alone, in use by no process; its id."""
     reader, writer = os.pipe()
 
     def make() -> None:
-        engine = open_store(home, kind)
+        engine = open_store(home, kind, **options)
         engine.push([record(engine, b"a", b"secret")])
         assert engine._store is not None
         os.write(writer, engine._store.store_id)
@@ -170,9 +171,9 @@ def private_store(home: Path, kind: type[SharedMemoryEngine]) -> bytes:
     return store_id
 
 
-def assert_secret_is_kept(home: Path, kind: type[SharedMemoryEngine]) -> None:
+def assert_secret_is_kept(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> None:
     def look() -> None:
-        engine = open_store(home, kind)
+        engine = open_store(home, kind, **options)
         assert engine.pop(b"a")[0].payload == b"secret"
         engine.destroy()
 
@@ -262,7 +263,7 @@ def clear_up() -> None:
             memory.close()
 
 
-@pytest.mark.parametrize("what", ["a store", "blank"])
+@pytest.mark.parametrize("what", ["a store", "a store of the group", "blank"])
 @pytest.mark.parametrize("ready", [0, 1])
 def test_a_name_that_is_another_memory_s_by_chance_or_on_purpose_removes_nothing(
     kind: type[SharedMemoryEngine],
@@ -275,9 +276,11 @@ def test_a_name_that_is_another_memory_s_by_chance_or_on_purpose_removes_nothing
     """A key of 31 bits can be looked for; that of a longer name stands for a broken digest."""
     if what == "blank" and kind is not SysVEngine:
         pytest.skip("its names hold the whole token")
-    store_id = private_store(home, kind)
+    options: dict[str, Any] = {} if what == "a store" else {"group": GROUP}
+    store_id = private_store(home, kind, **options)
     theirs = list(locators(kind.segment, store_id).values())
-    place = Place(str(home / "store"), 0o600, None, private=False)
+    gid = options.get("group")
+    place = Place(str(home / "store"), 0o660 if gid else 0o600, gid, private=False)
 
     def make() -> None:
         members_store(shared, kind).close()
@@ -302,22 +305,21 @@ def test_a_name_that_is_another_memory_s_by_chance_or_on_purpose_removes_nothing
         monkeypatch.setattr(
             kind.segment, "locator_for", staticmethod(lambda name, token: by_name[name])
         )
-        options = {"directory": str(shared), "group": GROUP}
         for call in (check, remove):
             with contextlib.suppress(StoreUnavailable):
-                call("store", kind.name, options)
+                call("store", kind.name, {"directory": str(shared), "group": GROUP})
         with contextlib.suppress(StoreUnavailable):
             members_store(shared, kind)
         with contextlib.suppress(StoreUnavailable):
             members_store(shared, kind).destroy()
 
     as_user(OWNER, victim)
-    if what == "a store":
+    if what != "blank":
         if kind is MmapEngine:
             for name in theirs:
                 with contextlib.suppress(FileNotFoundError):
                     (shared / "store" / name).unlink()
-        assert_secret_is_kept(home, kind)
+        assert_secret_is_kept(home, kind, **options)
     else:
 
         def still_there() -> None:
