@@ -93,7 +93,7 @@ def test_memory_that_a_process_still_has_is_kept(
         os.write(into, b"!")
         os.read(told, 1)
         assert engine._store is not None
-        engine._store.remove_memory()
+        engine._store.remove_rest()
 
     child = start(other)
     os.read(out, 1)

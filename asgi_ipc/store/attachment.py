@@ -198,7 +198,7 @@ class Attachment:
                 if self._makes:
                     # What removed the lock file may have left the memory, which no later
                     # process finds any more.
-                    store.remove_memory()
+                    store.remove_rest()
                 store.close()
                 if self._makes:
                     store.remove_directory()

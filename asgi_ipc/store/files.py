@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -75,7 +76,9 @@ class FileMemory:
 
     def is_linked(self) -> bool:
         """See `Segment.is_linked`."""
-        return not self._had_name or os.fstat(self._descriptor).st_nlink > 0
+        with contextlib.suppress(OSError):
+            return not self._had_name or os.fstat(self._descriptor).st_nlink > 0
+        return True
 
     def reserve(self, offset: int, length: int) -> None:
         """Have the file system set these bytes aside: a later touch can't raise SIGBUS."""

@@ -435,14 +435,10 @@ class Store:
 
         Raises `StoreUnavailable` if this user may not; then nothing is changed.
         """
-        for region in self.regions.values():
-            if not region.segment.may_unlink():
-                owner = described(region.segment.owner().uid)
-                raise StoreUnavailable(
-                    f"can't remove the store at {self.place.directory!r}: its memory belongs to "
-                    f"user {owner}, who alone may remove it; let a process of that user or of "
-                    "root destroy() it, or empty it with flush()"
-                )
+        try:
+            self._check_removable()
+        except OSError as error:
+            raise unusable("remove the store at", self.place.directory, error) from error
         for region in self.regions.values():
             # What is corrupt can't be marked: those inside see that the lock file is gone.
             with contextlib.suppress(Gone, StoreCorrupt), region as heap:
@@ -455,15 +451,35 @@ class Store:
             except OSError as error:
                 raise unusable("remove the store at", self.place.directory, error) from error
 
+    def _check_removable(self) -> None:
+        for region in self.regions.values():
+            if not region.segment.may_unlink():
+                owner = described(region.segment.owner().uid)
+                raise StoreUnavailable(
+                    f"can't remove the store at {self.place.directory!r}: its memory belongs to "
+                    f"user {owner}, who alone may remove it; let a process of that user or of "
+                    "root destroy() it, or empty it with flush()"
+                )
+
     def _remove_memory(self) -> None:
         for region in self.regions.values():
             region.segment.unlink()
         self.sidecar.remove_locks(self._record.store_id)
 
-    def remove_memory(self) -> None:
-        """Remove the memory of a store that is not the store any more."""
-        with contextlib.suppress(OSError):
-            self._remove_memory()
+    def remove_rest(self) -> None:
+        """Remove what is left of a store that is not the store any more.
+
+        That includes the lock file if the process that destroyed the store could not remove it,
+        or was killed at that: a newcomer can't tell such a store from one that is used.
+        """
+        with contextlib.suppress(OSError, StoreUnavailable):
+            if not any(region.is_destroyed() for region in self.regions.values()):
+                self._remove_memory()
+                return
+            with self._opening() as linked:
+                self._remove_memory()
+                if linked:
+                    self.sidecar.unlink()
 
     def remove_directory(self) -> None:
         """Remove the directories that are empty."""
