@@ -410,6 +410,25 @@ def test_the_lock_file_of_another_store_put_in_place_keeps_its_locks(
     in_child(scenario)
 
 
+@pytest.mark.parametrize("name", ["channels", "groups"])
+def test_memory_that_also_has_another_name_is_refused_and_left(
+    name: str, shared: Path, home: Path
+) -> None:
+    """It may have been another file of this user's first; here it is the store's own."""
+
+    def scenario() -> None:
+        members_store(shared, MmapEngine).close()
+        (memory,) = (shared / "store").glob(f"{name}.*")
+        os.link(memory, shared / "store" / "another")
+        with pytest.raises(StoreUnavailable, match="hard links"):
+            members_store(shared, MmapEngine)
+        left = remove("store", "mmap", {"directory": str(shared), "group": GROUP})
+        assert [text for text in left if "hard links" in text and str(memory.name) in text]
+        assert memory.exists()
+
+    as_user(OWNER, scenario)
+
+
 # ---- what is swapped between two looks
 
 
