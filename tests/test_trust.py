@@ -380,22 +380,26 @@ def test_semaphores_are_never_taken_for_a_store_of_a_group(
     as_user(MEMBER, lambda: members_store(shared, kind).destroy())
 
 
-@pytest.mark.parametrize("recorded", [1, 3])
+@pytest.mark.parametrize("late", [False, True])
 def test_the_lock_file_of_another_store_put_in_place_keeps_its_locks(
-    recorded: int, shared: Path, home: Path
+    late: bool, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To open a hard link of it and close that again would drop them all."""
 
+    def nothing_yet(self: StoreDirectory, name: str) -> os.stat_result:
+        raise FileNotFoundError
+
     def scenario() -> None:
-        os.chmod(shared, 0o777 if recorded == 3 else 0o770)
-        os.chmod(shared, 0o770)
         mine = members_store(shared / "one", MmapEngine)
         members_store(shared / "two", MmapEngine).close()
         lock = shared / "two" / "store" / "lock"
         lock.unlink()
         os.link(shared / "one" / "store" / "lock", lock)
-        with pytest.raises(StoreUnavailable, match="hard links"):
-            members_store(shared / "two", MmapEngine)
+        with monkeypatch.context() as patch:
+            if late:  # Put there after it was looked at, and before it is opened.
+                patch.setattr(StoreDirectory, "status", nothing_yet)
+            with pytest.raises(StoreUnavailable, match="hard links"):
+                members_store(shared / "two", MmapEngine)
 
         def other() -> None:
             newcomer = members_store(shared / "one", MmapEngine)
@@ -612,11 +616,41 @@ def test_a_bell_of_others_is_not_written_to(
         sender.flush()
         with pytest.raises(BlockingIOError):
             os.read(reader, 10)
+        assert what != "file" or Path(bell.path).read_text() == "precious"
         bell.close()
         if what == "directory":
             os.rmdir(bell.path)
         sender.close()
         receiver.destroy()
+
+    as_user(OWNER, scenario)
+
+
+def test_a_bell_whose_two_ends_would_be_two_fifos_is_made_anew(
+    kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped: list[str] = []
+    real = StoreDirectory.open_file
+
+    def open_file(self: StoreDirectory, name: str, flags: int, mode: int = 0) -> int:
+        if name.startswith("bell.") and flags == os.O_WRONLY and not swapped:
+            swapped.append(name)
+            os.unlink(shared / "store" / name)
+            os.mkfifo(shared / "store" / name, 0o660)
+            # It has a reader, so that it can be opened for writing.
+            swapped.append(str(os.open(shared / "store" / name, os.O_RDWR)))
+        return real(self, name, flags, mode)
+
+    def scenario() -> None:
+        engine = members_store(shared, kind)
+        monkeypatch.setattr(StoreDirectory, "open_file", open_file)
+        bell = engine.bell()
+        assert len(swapped) == 2
+        assert bell.number == 2
+        bell.ring()
+        assert os.read(bell.fileno(), 10) == b"!"
+        bell.close()
+        engine.destroy()
 
     as_user(OWNER, scenario)
 

@@ -159,39 +159,24 @@ def _open_base(place: Place, make: bool) -> int:
     """Open the folder above the store's directory; FileNotFoundError if it vanishes."""
     path = os.path.dirname(place.directory)
     try:
+        if not place.private:
+            # A folder that was named may be a link, if no other user can turn it elsewhere.
+            check_way(path, place)
+            return os.open(path, _PASS)
         check_way(os.path.dirname(path), place)
-    except OSError as error:
-        if not make and isinstance(error, FileNotFoundError):
-            raise
-        raise unusable("reach the directory", path, error) from error
-    if place.private:
-        above = _open_above(path)
-        try:
-            return _enter(above, path, place, make, own=True)
-        finally:
-            os.close(above)
-    # A folder that was named may be a link, if no other user can turn it elsewhere.
-    if make and not os.path.lexists(path):
-        above = _open_above(path)
-        try:
-            return _enter(above, path, place, make, own=False)
-        finally:
-            os.close(above)
-    try:
-        check_way(path, place)
-        return os.open(path, _PASS)
     except FileNotFoundError:
-        raise
+        if not make:
+            raise
     except OSError as error:
         raise unusable("reach the directory", path, error) from error
-
-
-def _open_above(path: str) -> int:
-    above = os.path.dirname(path)
     try:
-        return os.open(above, _PASS)
+        above = os.open(os.path.dirname(path), _PASS)
     except OSError as error:
         raise unusable("make the directory", path, error) from error
+    try:
+        return _enter(above, path, place, make, own=place.private)
+    finally:
+        os.close(above)
 
 
 def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
@@ -204,11 +189,15 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
     mode = place.mode | (place.mode & 0o444) >> 2
     made = False
     try:
-        if make:
+        try:
+            folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+        except FileNotFoundError:
+            if not make:
+                raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=above)
                 made = True
-        folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -276,7 +265,7 @@ def check_way(path: str, place: Place) -> None:
     _check_folder(here, folder, place, trusted)
     while rest:
         name = rest.pop()
-        step = os.path.join(here, name)
+        step = f"{here.rstrip('/')}/{name}"
         status = os.lstat(step)
         if folder.st_mode & stat.S_ISVTX and folder.st_mode & 0o022:
             # Its owner may rename it there.
