@@ -196,11 +196,12 @@ def try_everything(folder: Path, kind: type[SharedMemoryEngine]) -> None:
 
 def objects(uid: int) -> set[str]:
     """Shared memory and segments of a user."""
-    found = {
-        f"{path} {path.lstat().st_size}"
-        for path in Path("/dev/shm").iterdir()
-        if path.lstat().st_uid == uid
-    }
+    found = set()
+    for path in Path("/dev/shm").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Other tests run at the same time.
+            status = path.lstat()
+            if status.st_uid == uid:
+                found.add(f"{path} {status.st_size}")
     with contextlib.suppress(OSError):
         for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
             if row.split()[7] == str(uid):

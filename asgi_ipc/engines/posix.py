@@ -45,7 +45,7 @@ class PosixSegment(FileMemory):
         # No size here: given one, posix_ipc removes what it can't resize.
         try:
             memory = posix_ipc.SharedMemory(locator, posix_ipc.O_CREX, mode=place.mode)
-        except (posix_ipc.Error, MemoryError, ValueError) as error:
+        except (posix_ipc.Error, OSError, MemoryError, ValueError) as error:
             raise _as_os_error(error, locator) from error
         try:
             give(memory.fd, size, place.mode, place.gid)
@@ -61,7 +61,7 @@ class PosixSegment(FileMemory):
 
         try:
             memory = posix_ipc.SharedMemory(locator)
-        except (posix_ipc.Error, MemoryError, ValueError) as error:
+        except (posix_ipc.Error, OSError, MemoryError, ValueError) as error:
             raise _as_os_error(error, locator) from error
         return cls(locator, memory.fd)
 
@@ -116,6 +116,8 @@ def _as_os_error(error: Exception, locator: str) -> OSError:
         return FileNotFoundError(errno.ENOENT, str(error), locator)
     told = str(error)
     number = next((_OUT_OF[text] for text in _OUT_OF if text in told), errno.ENOMEM)
+    if isinstance(error, OSError) and error.errno:
+        return error
     return OSError(number, told, locator)
 
 
