@@ -22,6 +22,7 @@ from .store.check import check as check_heap
 from .store.directory import remove_if_empty
 from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from .store.segment import Place
+from .store.sidecar import READY
 from .store.store import Gone, Store, boot_identity
 
 HELP = "check that a store is sound"
@@ -40,7 +41,7 @@ def check(
     """
     factory, place = _find(prefix, engine, engine_options or {})
     record = record_of(place)
-    if record is None or not record.ready or record.boot_id != boot_identity():
+    if record is None or record.ready != READY or record.boot_id != boot_identity():
         raise StoreUnavailable(
             f"there is no store at {place.directory!r}; name the engine and the engine options "
             "that the processes use"

@@ -234,6 +234,29 @@ def test_processes_whose_store_is_destroyed_under_them_say_so(
     first.destroy()
 
 
+def test_a_store_whose_remover_was_killed_makes_place_though_others_are_inside(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = open_store(tmp_path, kind)
+
+    def dies() -> None:
+        def die(_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        engine = open_store(tmp_path, kind)
+        monkeypatch.setattr(sidecar.Sidecar, "unlink", die)
+        engine.destroy()
+
+    with pytest.raises(AssertionError):
+        in_child(dies)
+    assert (tmp_path / "store" / "lock").exists()
+    newcomer = open_store(tmp_path, kind)
+    assert_meet(newcomer, idle)
+    idle.close()
+    newcomer.destroy()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_commands_that_look_make_replace_and_remove_nothing(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from ..engines import find, open_engine
 from ..engines.base import Engine, Record
 from ..exceptions import StoreUnavailable
 from ..store.layout import SMALLEST, VERSION
+from ..store.sidecar import READY
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, Other, attempt
 from .stores import clear_away, factory_of, in_use, place_of, record_of
@@ -158,7 +159,7 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                         "end them, or choose another prefix",
                     )
                 return f"{what}; nobody uses it, and it will be made afresh"
-            if not record.ready or record.boot_id != boot_identity():
+            if record.ready != READY or record.boot_id != boot_identity():
                 return "it is unfinished or from before a reboot, and will be made afresh"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its sizes are others than these

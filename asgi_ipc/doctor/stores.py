@@ -14,7 +14,7 @@ from ..store.belongings import remove_memory
 from ..store.directory import StoreDirectory, remove_if_empty
 from ..store.place import named_folder, place_for
 from ..store.segment import Place
-from ..store.sidecar import Record, Sidecar, open_sidecar
+from ..store.sidecar import REMOVED, Record, Sidecar, open_sidecar
 from .attempt import attempt
 
 
@@ -97,9 +97,12 @@ def remove_store(place: Place, factory: type[Attachment]) -> list[str]:
                         f"the store at {place.directory!r} was made by engine {record.engine!r}, "
                         f"this is {factory.name!r}; name that engine"
                     )
+                # For a newcomer, if this process is killed now.
+                sidecar.write(record._replace(ready=REMOVED))
                 try:
                     left = remove_memory(factory.segment, sidecar.directory, record.store_id)
                 except PermissionError as error:
+                    sidecar.write(record)
                     raise StoreUnavailable(
                         f"can't remove the memory of the store at {place.directory!r} "
                         f"({error.strerror}); let that user or root do it"

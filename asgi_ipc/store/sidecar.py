@@ -37,6 +37,10 @@ _FORMAT = struct.Struct(f"<14sHHI16s16s{LONGEST_NAME}s")
 _HEAD = struct.Struct("<14sHH")
 
 
+#: What the lock file says of the memory. Do not change.
+READY, REMOVED = 1, 2
+
+
 class Record(NamedTuple):
     """What the lock file says of its store.
 
@@ -44,7 +48,8 @@ class Record(NamedTuple):
     and locks are follows from the store's id, and is compared with it before it is used.
     """
 
-    ready: bool
+    #: READY once both segments are complete, REMOVED while they are being removed, else 0.
+    ready: int
     store_id: bytes
     boot_id: bytes
     engine: str
@@ -106,7 +111,7 @@ class Sidecar:
                 "or choose another engine_options['directory']"
             )
         name = engine.rstrip(b"\0").decode("ascii", "replace")
-        return Record(bool(ready), store_id, boot_id, name, version)
+        return Record(ready, store_id, boot_id, name, version)
 
     def write(self, record: Record) -> None:
         """Replace the record. Raises OSError."""

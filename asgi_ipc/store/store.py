@@ -53,7 +53,7 @@ from .locks import Gone as Gone
 from .place import described, remedy_for, removal, unusable
 from .region import Reentered, Region
 from .segment import Place, Segment
-from .sidecar import Record, open_sidecar
+from .sidecar import READY, REMOVED, Record, open_sidecar
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -210,13 +210,15 @@ class Store:
 
         Raises `StoreUnavailable` if it can't be attached and must not be replaced.
         """
+        if record.ready == REMOVED:
+            return "was being removed by a process that was killed"
         if record.engine != self._engine.name:
             why = f"was made by engine {record.engine!r}, this is {self._engine.name!r}"
             remedy = "choose another prefix or directory"
         elif record.version != VERSION:
             why = f"is of format {record.version}, this asgi_ipc uses format {VERSION}"
             remedy = "end the processes of the other version, or choose another prefix"
-        elif not record.ready:
+        elif record.ready != READY:
             why = "was not completed: the process that made it was killed"
             remedy = "choose another prefix or directory"
         elif record.boot_id != boot:
@@ -276,7 +278,7 @@ class Store:
         self.sidecar.remove_locks(record.store_id)
         self._notes += [(logging.WARNING, text) for text in left]
         self._notes.append(
-            (logging.WARNING, f"{what}; no process used it, and it was replaced by a new one")
+            (logging.WARNING, f"{what}; it was replaced by a new one")
         )
 
     def _segment_of(self, engine: str) -> type[Segment] | None:
@@ -334,7 +336,7 @@ class Store:
     def _create(self, boot: bytes) -> None:
         """Make both segments: first say whose they will be, then make them, then say ready."""
         for tries in range(_TRIES):
-            record = Record(False, secrets.token_bytes(16), boot, self._engine.name, VERSION)
+            record = Record(0, secrets.token_bytes(16), boot, self._engine.name, VERSION)
             try:
                 self._create_as(record)
                 break
@@ -352,7 +354,7 @@ class Store:
             self.sidecar.prepare(record.store_id, create=True)
             for kind, locator in locators(self._segment, record.store_id).items():
                 regions[kind] = self._create_one(kind, locator, record.store_id)
-            self.sidecar.write(record._replace(ready=True))
+            self.sidecar.write(record._replace(ready=READY))
         except BaseException as error:
             again = isinstance(error, FileExistsError)
             # While there still is something to look at.
@@ -371,7 +373,7 @@ class Store:
             if refusal:
                 raise refusal from error
             raise
-        self.regions, self._record = regions, record._replace(ready=True)
+        self.regions, self._record = regions, record._replace(ready=READY)
 
     def _create_one(self, kind: int, locator: str, store_id: bytes) -> Region:
         size = self._sizes[kind]
@@ -445,6 +447,9 @@ class Store:
                 heap.commit({}, after=DESTROYED)
         with self._opening() as linked:
             try:
+                if linked:
+                    # For a newcomer, if this process is killed now: others may be inside still.
+                    self.sidecar.write(self._record._replace(ready=REMOVED))
                 self._remove_memory()
                 if linked:
                     self.sidecar.unlink()
