@@ -277,9 +277,7 @@ class Store:
             ) from error
         self.sidecar.remove_locks(record.store_id)
         self._notes += [(logging.WARNING, text) for text in left]
-        self._notes.append(
-            (logging.WARNING, f"{what}; it was replaced by a new one")
-        )
+        self._notes.append((logging.WARNING, f"{what}; it was replaced by a new one"))
 
     def _segment_of(self, engine: str) -> type[Segment] | None:
         """Return the class of another engine's memory; of a registered engine alone.
