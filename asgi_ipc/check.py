@@ -9,22 +9,21 @@ and 2 if there is no store that can be checked.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from .arguments import add_engine_arguments
-from .doctor.stores import factory_of, place_of, record_of
+from .doctor.orphans import find_orphans, remove_orphan
+from .doctor.stores import factory_of, place_of, record_of, remove_store
 from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .store.attachment import Attachment
 from .store.check import check as check_heap
+from .store.directory import remove_if_empty
 from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from .store.region import Region
 from .store.segment import Place
-from .store.sidecar import remove_store
+from .store.sidecar import READY
 from .store.store import Gone, Store, boot_identity
 
 HELP = "check that a store is sound"
@@ -43,7 +42,7 @@ def check(
     """
     factory, place = _find(prefix, engine, engine_options or {})
     record = record_of(place)
-    if record is None or not record.ready or record.boot_id != boot_identity():
+    if record is None or record.ready != READY or record.boot_id != boot_identity():
         raise StoreUnavailable(
             f"there is no store at {place.directory!r}; name the engine and the engine options "
             "that the processes use"
@@ -53,13 +52,10 @@ def check(
             f"the store at {place.directory!r} is of format {record.version}, and this asgi_ipc "
             f"checks format {VERSION}; use the version that made it"
         )
-    sizes = dict.fromkeys(_NAMES, SMALLEST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that its sizes are others than these
-        store = Store(factory, place, sizes, lambda: None)
+    store = Store(factory, place, dict.fromkeys(_NAMES, SMALLEST), lambda: None, make=False)
     found: list[str] = []
     try:
-        for kind, region in store.regions.items():
+        for region in store.regions.values():
             try:
                 found += store.sidecar.section.run(_look_at, region)
             except StoreCorrupt as error:
@@ -78,17 +74,18 @@ def _look_at(region: Region) -> list[str]:
 
 def remove(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
-) -> None:
-    """Remove the store of a prefix, whatever it holds; those who use it begin a fresh one.
+) -> list[str]:
+    """Remove the store of a prefix, whatever it holds; its processes begin a fresh one.
 
-    For one that is corrupt, which can't be opened to be destroyed.
+    For one that is corrupt, which can't be opened to be destroyed. Only what is provably the
+    store's is removed; returns in words what was left for that reason.
     """
     factory, place = _find(prefix, engine, engine_options or {})
     if record_of(place) is None:
         raise StoreUnavailable(f"there is no store at {place.directory!r}")
-    remove_store(place, factory.segment)
-    with contextlib.suppress(OSError):
-        os.rmdir(place.directory)
+    left = remove_store(place, factory)
+    remove_if_empty(place._replace(private=False))
+    return left
 
 
 def _find(prefix: str, engine: str, options: Mapping[str, Any]) -> tuple[type[Attachment], Place]:
@@ -103,12 +100,20 @@ def _find(prefix: str, engine: str, options: Mapping[str, Any]) -> tuple[type[At
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``check``."""
-    parser.add_argument("prefix", metavar="PREFIX", help="the prefix of the layers that use it")
+    parser.add_argument(
+        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the layers that use it"
+    )
     add_engine_arguments(parser, "the engine that its processes use")
     parser.add_argument(
         "--remove",
         action="store_true",
         help="remove the store if it is not sound: its processes go on with a fresh one",
+    )
+    parser.add_argument(
+        "--orphans",
+        action="store_true",
+        help="list memory and locks of this user's that belong to no store; with --remove "
+        "remove them",
     )
 
 
@@ -116,13 +121,38 @@ def run(arguments: argparse.Namespace) -> int:
     """Say what was found; the exit status."""
     options = dict(arguments.engine_option)
     which = arguments.prefix, arguments.engine, options
+    if arguments.orphans:
+        return _run_orphans(*which, remove=arguments.remove)
+    if not arguments.prefix:
+        sys.stderr.write("name the PREFIX of the store to check, or use --orphans\n")
+        return 2
     try:
         found = check(*which)
         sys.stdout.write("".join(f"{text}\n" for text in found) or "sound\n")
         if found and arguments.remove:
-            remove(*which)
-            sys.stdout.write("removed\n")
+            left = remove(*which)
+            sys.stdout.write("".join(f"{text}\n" for text in [*left, "removed"]))
     except _UNUSABLE as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 1 if found else 0
+
+
+def _run_orphans(
+    prefix: str | None, engine: str, options: Mapping[str, Any], *, remove: bool
+) -> int:
+    """Say what belongs to no store, and remove it if asked to; the exit status."""
+    try:
+        known = [_find(prefix, engine, options)[1].directory] if prefix else []
+        found = find_orphans(known)
+        for orphan in found:
+            end = f" (kept: {orphan.kept})" if orphan.kept else " (removed)" if remove else ""
+            if remove:
+                remove_orphan(orphan)
+            sys.stdout.write(f"{orphan.engine}: {orphan.name}: {orphan.reason}{end}\n")
+    except _UNUSABLE as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write("" if found else "none\n")
+    left = [orphan for orphan in found if orphan.kept] if remove else found
+    return 1 if left else 0

@@ -119,6 +119,8 @@ class OffloadingListener(LoopListener):
             if self.bell is not None:
                 bell.close()  # Another receiver was faster.
             else:
+                if bell.fileno() < 0:  # The engine was closed while the bell was made.
+                    self.demux.check_open()
                 self.hang(loop, bell)
         assert self.bell is not None
         return self.bell

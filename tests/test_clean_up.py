@@ -498,18 +498,18 @@ def test_a_del_method_that_is_called_while_a_bell_is_rung_rings_too(
     bells = [engine.bell(), engine.bell()]
     for queue, bell in zip((b"first", b"second"), bells, strict=True):
         assert engine.pop(queue, 1, bell) == []
-    path_of = engine._bell_path
+    open_bell = engine._open_bell
 
     class Sends:
         def __del__(self) -> None:
             engine.push([record(engine, b"second")])
 
-    def collects(bell: int) -> str:
+    def collects(bell: int) -> int:
         monkeypatch.undo()
         Sends()
-        return path_of(bell)
+        return open_bell(bell)
 
-    monkeypatch.setattr(engine, "_bell_path", collects)
+    monkeypatch.setattr(engine, "_open_bell", collects)
     engine.push([record(engine, b"first")])
     for bell in bells:
         assert select.select([bell], [], [], 0)[0] == [bell]

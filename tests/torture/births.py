@@ -7,7 +7,6 @@ process finds the old store whole or a fresh one, never two, and can remove all 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
 import secrets
@@ -22,9 +21,11 @@ from typing import Any, NamedTuple
 
 from asgi_ipc.engines import find
 from asgi_ipc.engines.base import Record
-from asgi_ipc.store import layout
+from asgi_ipc.engines.sysv import SysVSegment
+from asgi_ipc.store import belongings, layout, semaphore_locks
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.segment import public_token
 
 from .examine import Tally
 from .kill import killed
@@ -86,8 +87,6 @@ class Midwife:
         #: Memory objects made here can be told from those of others by this: 20 bits, so that
         #: others' are taken for ours once in a million.
         self.mark = secrets.randbelow((1 << 20) - 1)
-        self.pid = os.getpid()
-        self.keys = itertools.count()
 
     def run(self, birth: Birth) -> Tally:
         """Kill it at every opcode, or at about ``sample`` of them."""
@@ -171,24 +170,31 @@ class Midwife:
     @contextmanager
     def marked(self) -> Iterator[None]:
         """Have all memory that is made be named so that it can be found."""
-        token_bytes, randbelow = secrets.token_bytes, secrets.randbelow
+        token_bytes = secrets.token_bytes
 
         def marked_bytes(nbytes: int | None = None) -> bytes:
             return bytes.fromhex(f"{self.mark:05x}{token_bytes(nbytes).hex()[5:]}")
 
-        def marked_key(limit: int) -> int:
-            if limit != 0x7FFFFFFE:
-                return randbelow(limit)
-            # That of a System V key. The 11 bits left are too few for chance: they are
-            # counted, here and in the child that is killed.
-            return self.mark << 11 | (os.getpid() != self.pid) << 10 | next(self.keys) % (1 << 10)
+        def marked_token(store_id: bytes, purpose: str) -> str:
+            return f"{self.mark:05x}{public_token(store_id, purpose)[5:]}"
 
+        def marked_key(name: str, token: str) -> str:
+            # The 11 bits left may meet by chance; then the store takes another id.
+            return f"{self.mark << 11 | int(key_for(name, token), 16) & 0x7FF:#010x}"
+
+        key_for = SysVSegment.locator_for
         # `secrets.token_hex` asks it.
-        secrets.token_bytes, secrets.randbelow = marked_bytes, marked_key  # type: ignore[assignment]
+        secrets.token_bytes = marked_bytes
+        for module in (belongings, semaphore_locks):
+            module.public_token = marked_token  # type: ignore[attr-defined]
+        SysVSegment.locator_for = staticmethod(marked_key)  # type: ignore[method-assign]
         try:
             yield
         finally:
-            secrets.token_bytes, secrets.randbelow = token_bytes, randbelow
+            secrets.token_bytes = token_bytes
+            for module in (belongings, semaphore_locks):
+                module.public_token = public_token  # type: ignore[attr-defined]
+            SysVSegment.locator_for = staticmethod(key_for)  # type: ignore[method-assign]
 
     def files(self) -> list[str]:
         """What was made here in shared memory and is still there."""
