@@ -76,7 +76,8 @@ def files_used(process: str = "self") -> set[str]:
     return {
         name
         for name in {*_descriptors(process).values(), *_mapped(process)}
-        if name.startswith(places) and not name.startswith(code)
+        # A folder may be that of all stores of a user; what lies in it is found by its name.
+        if name.startswith(places) and not name.startswith(code) and not os.path.isdir(name)
     }
 
 
