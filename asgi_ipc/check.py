@@ -59,7 +59,7 @@ def check(
         store = Store(factory, place, sizes, lambda: None)
     found: list[str] = []
     try:
-        for kind, region in store.regions.items():
+        for region in store.regions.values():
             try:
                 found += store.sidecar.section.run(_look_at, region)
             except StoreCorrupt as error:
