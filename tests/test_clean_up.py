@@ -401,7 +401,7 @@ def test_struck_at_any_opcode_of_the_clean_up_the_store_works(
 
     with helper(lambda _: use(engine)) as other:
         if ends:
-            for opcode in itertools.count(1, 3):
+            for opcode in itertools.count(1, 7):
                 status = os.waitstatus_to_exitcode(
                     wait(start(lambda opcode=opcode: fail_and_end(opcode)))  # type: ignore[misc]
                 )
