@@ -80,7 +80,7 @@ def _names(names: bytes) -> Sequence[bytes]:
     ):
         raise RecordCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
     found = names.split(b"\n")
-    if len(names) > _LONGEST and max(map(len, found)) >= _LONGEST:
+    if len(names) >= _LONGEST and max(map(len, found)) >= _LONGEST:
         raise RecordCorrupt(f"a record is for a channel whose name is too long: {names[:60]!r}")
     return found
 
