@@ -93,18 +93,20 @@ def decode(body: bytes) -> dict[str, Any]:
     types, its keys, the range of its ints, its depth and its size.
     """
     try:
-        if len(body) <= 256:
-            message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
+        if (size := len(body)) > _LARGEST_BODY:
+            raise ValueError(f"the largest message takes {_LARGEST_BODY}")
+        message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
+        if type(message) is dict:
             # Most messages are too short to be deep, and have none of the bytes that begin bytes,
             # which msgpack takes as keys, and an int of 64 bits without a sign.
-            if type(message) is dict and not (
-                0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body
-            ):
+            if size <= 256 and not (0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body):
                 return message
-        elif len(body) <= _LARGEST_BODY:
-            message = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
-        else:
-            raise ValueError(f"the largest message takes {_LARGEST_BODY}")
+            for key, value in message.items():
+                if type(key) is not str or type(value) not in _UNCHANGING:
+                    break
+            else:
+                if 0xCF not in body and size <= MESSAGE_LIMIT:
+                    return message
         _check_decoded(message, body)
     except RecursionError:
         raise  # The caller has little stack left.
@@ -124,10 +126,7 @@ def _check_decoded(message: dict[str, Any], body: bytes) -> None:
     if type(message) is not dict:
         raise ValueError(f"it is no dict but {_type_name(message)}")
     if 0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body:
-        for key, value in message.items():
-            if type(key) is not str or type(value) not in _PLAIN:
-                _check_keys_and_ints(message)
-                break
+        _check_keys_and_ints(message)
     if below := _parts(*message.values()):
         _check_depth(below)
     size = len(body)

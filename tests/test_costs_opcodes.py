@@ -37,7 +37,7 @@ pytestmark = countable
 
 #: Opcodes on CPython 3.11 when this was written.
 #: What each decoding has taken on since: it refuses what no sender makes (`messages.decode`).
-_REFUSING = 25
+_REFUSING = 31
 _ONCE = {
     "send": 685,
     "receive": 733 + _REFUSING,
