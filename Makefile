@@ -54,6 +54,7 @@ torture: $(READY)
 	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py tests/test_layer_model.py
 	@$(BIN)/python -m tests.torture plants --sample 400
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
+	@$(BIN)/python -m tests.torture forged
 	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)
 	@$(BIN)/python -m tests.torture births --sample 300
 	@$(BIN)/python -m tests.torture kill --quiet --engine posix --engine sysv --sample 50

@@ -111,6 +111,13 @@ class OwnQueue:
         #: Whoever looked last had to wait.
         self.dry = False
         self.sweep_at = SWEEP_AT
+        #: When strangers may be looked through again (`LocalChannels`).
+        self.strangers_at = 0
+        #: Messages dropped since then for more of them than are kept.
+        self.lost = 0
+        #: The channel of those: it keeps nothing.
+        self.nowhere = LocalChannel(self, b"", 1)
+        self.nowhere.items = deque(maxlen=0)
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.Lock()
         self.fetching_now = self.fetch_again = False

@@ -23,6 +23,10 @@ from .exceptions import RecordCorrupt
 _LENGTH = 4
 #: Most local channels one record may be for.
 MAX_LOCALS = 50_000
+#: A local name is part of a channel name, which has fewer than 100 characters; with its newline.
+_LONGEST = 100
+#: What names are made of, and what stands between them.
+_VALID = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.\n"
 #: Names of so many bytes, for some fifty channels, are remembered taken apart for many groups;
 #: up to so many, for some eight thousand, only for the last few.
 _SHORT, _LONG = 2048, 256 * 1024
@@ -38,7 +42,10 @@ def address(local_names: Sequence[bytes]) -> bytes:
 
 
 def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
-    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope."""
+    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope.
+
+    Takes what `address` makes and no more: so many names, of such characters and length.
+    """
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:
         # A message takes a byte at least, so this is too short even for an empty name.
@@ -65,9 +72,17 @@ _NOTHING: tuple[bytes, Sequence[bytes]] = (b"", ())
 
 @lru_cache(256)
 def _names(names: bytes) -> Sequence[bytes]:
-    if not names.isascii() or names.count(b"\n") >= MAX_LOCALS:
+    # Counted and compared whole before anything is made of each name.
+    if (
+        len(names) > MAX_LOCALS * _LONGEST
+        or names.count(b"\n") >= MAX_LOCALS
+        or names.translate(None, _VALID)
+    ):
         raise RecordCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
-    return names.split(b"\n")
+    found = names.split(b"\n")
+    if len(names) >= _LONGEST and max(map(len, found)) >= _LONGEST:
+        raise RecordCorrupt(f"a record is for a channel whose name is too long: {names[:60]!r}")
+    return found
 
 
 __all__ = ["MAX_LOCALS", "address", "unpack"]

@@ -13,13 +13,18 @@ from collections.abc import Callable, Sequence
 from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue
 from .droplog import DropLog
 from .engines.base import Engine
-from .envelope import address, unpack
+from .envelope import MAX_LOCALS, address, unpack
 from .exceptions import StoreCorrupt
 from .messages import Body, SharedBody
 from .names import ChannelName
 
 #: Records fetched at once from a queue that only this process reads.
 BATCH = 64
+#: Channels with something unread on which this process has not received: as many as the largest
+#: record addresses. A forger of records names millions, at a kilobyte each.
+_MOST_STRANGERS = MAX_LOCALS
+#: Nanoseconds between two looks for strangers whose messages have expired, once there are so many.
+_LOOK_AGAIN = 1_000_000_000
 
 
 class LocalChannels:
@@ -127,7 +132,7 @@ class LocalChannels:
         turn, woken = None, 0
         try:
             for local in local_names:
-                channel = find(local) or self._new_channel(own, local)
+                channel = find(local) or self._stranger(own, local)
                 items, waiters = channel.items, channel.waiters
                 if len(items) >= channel.limit and (
                     len(items) > channel.limit or items[0] is not own.held(0)
@@ -149,6 +154,40 @@ class LocalChannels:
         finally:
             if woken and here is not None:
                 own.not_waiting(here, woken)
+
+    def _stranger(self, own: OwnQueue, local: bytes) -> LocalChannel:
+        """A channel on which nobody here has received yet, to be kept if there is room for it."""
+        if len(own.locals) >= _MOST_STRANGERS + len(self.channels):
+            now = self.engine.clock()
+            if now >= own.strangers_at:
+                self._sweep_strangers(own, now)
+            if len(own.locals) >= _MOST_STRANGERS + len(self.channels):
+                own.lost += 1
+                return own.nowhere
+        return self._new_channel(own, local)
+
+    def _sweep_strangers(self, own: OwnQueue, now: int) -> None:
+        """Forget the strangers whose messages have expired, and say how many were dropped."""
+        before = len(own.locals)
+        for local, channel in list(own.locals.items()):
+            live = any(deadline > now for _, deadline, _ in channel.items)
+            if not (live or channel.known or channel.waiters):
+                own.expired += len(channel.items)
+                del own.locals[local]
+        if before - len(own.locals) < _MOST_STRANGERS // 2:
+            own.strangers_at = now + _LOOK_AGAIN
+        lost, own.lost = own.lost, 0
+        own.overflowed += lost
+        if lost:
+            self.drops.dropped(
+                f"strangers {own.name!r}",
+                lost,
+                lambda count: (
+                    f"{count} messages were dropped for channels of {own.name.decode('ascii')} on"
+                    f" which this process has not received: it keeps those of {_MOST_STRANGERS}"
+                    " such channels"
+                ),
+            )
 
     def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
         own.overflowed += 1
@@ -232,7 +271,7 @@ class LocalChannels:
         return {
             "pending": sum(each.buffered() for each in own),
             "passed directly": sum(each.passed_directly for each in own),
-            "overflowed": sum(each.overflowed for each in own),
+            "overflowed": sum(each.overflowed + each.lost for each in own),
             "expired": sum(each.expired for each in own),
         }
 

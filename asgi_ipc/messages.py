@@ -5,6 +5,7 @@ msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
@@ -25,11 +26,15 @@ _PLAIN = frozenset((str, bytes, float, bool, type(None)))
 _UNCHANGING = _PLAIN | {int}
 #: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
 _FLOAT_EXTRA = 9 - 4
+#: No message takes more bytes: one of nothing but floats, at the limit when they count as 4.
+_LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
+#: What objects consist of: of containers what they hold, of all else nothing.
+_parts = gc.get_referents
 
 
 def _packer_for_all() -> Callable[[Any], bytes]:
@@ -82,15 +87,84 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """The message that `encode` made these bytes of. Raises `RecordCorrupt` for any others."""
+    """Return the message that `encode` made these bytes of. Raises `RecordCorrupt` for others.
+
+    Whatever the bytes are, a message that is returned is one that `encode` accepts: in its
+    types, its keys, the range of its ints, its depth and its size.
+    """
     try:
-        message: dict[str, Any] = _unpack(body)
+        if (size := len(body)) > _LARGEST_BODY:
+            raise ValueError(f"the largest message takes {_LARGEST_BODY}")
+        message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
+        if type(message) is dict:
+            # Most messages are too short to be deep, and have none of the bytes that begin bytes,
+            # which msgpack takes as keys, and an int of 64 bits without a sign.
+            if size <= 256 and not (0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body):
+                return message
+            for key, value in message.items():
+                if type(key) is not str or type(value) not in _UNCHANGING:
+                    break
+            else:
+                if 0xCF not in body and size <= MESSAGE_LIMIT:
+                    return message
+        _check_decoded(message, body)
+    except RecursionError:
+        raise  # The caller has little stack left.
     except Exception as error:
         # Whatever it stumbles over, these bytes are not ours.
-        raise RecordCorrupt(f"a message of length {len(body)} can't be decoded: {error}") from error
-    if type(message) is dict:
-        return message
-    raise RecordCorrupt(f"a message of length {len(body)} is no dict but {_type_name(message)}")
+        what = str(error) or type(error).__name__
+        raise RecordCorrupt(f"a message of {len(body)} bytes can't be decoded: {what}") from error
+    return message
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"it has an extension type, {code}, which no message has")
+
+
+def _check_decoded(message: dict[str, Any], body: bytes) -> None:
+    """Raise ValueError for a message that `encode` refuses."""
+    if type(message) is not dict:
+        raise ValueError(f"it is no dict but {_type_name(message)}")
+    if 0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body:
+        _check_keys_and_ints(message)
+    if below := _parts(*message.values()):
+        _check_depth(below)
+    size = len(body)
+    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
+        raise ValueError(f"the limit is {MESSAGE_LIMIT}")
+
+
+def _check_keys_and_ints(message: dict[str, Any]) -> None:
+    level: list[Any] = [message]
+    while level:
+        below = []
+        for each in level:
+            items = each
+            if type(each) is dict:
+                for key in each:
+                    if type(key) is not str:
+                        raise ValueError(f"it has the key {_brief(key)}, which is no str")
+                items = each.values()
+            if _PLAIN.issuperset(map(type, items)):
+                continue
+            for item in items:
+                kind = type(item)
+                if kind is int:
+                    if item > _INT_MAX:
+                        raise ValueError(f"it has an int beyond signed 64 bits: {item}")
+                elif kind not in _PLAIN:
+                    below.append(item)
+        level = below
+
+
+def _check_depth(level: list[Any]) -> None:
+    """Raise ValueError if values are too deep, given all that is two levels below a message."""
+    # All of a level in one call: faster than Python code that asks each value.
+    for _ in range(DEPTH_LIMIT - 1):
+        level = _parts(*level)
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {DEPTH_LIMIT} deep")
 
 
 class SharedBody:

@@ -176,6 +176,62 @@ def test_a_dead_worker_is_started_again_and_sigterm_leaves_nothing(tmp_path: Pat
         assert site.leftovers() == set()
 
 
+async def status(site: Site, request: str) -> int:
+    """How the site answers a request, given without its last line end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(f"{request}\r\n\r\n".replace("PORT", str(site.port)).encode())
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1])
+
+
+UPGRADE = (
+    "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    "\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+#: What a browser says of the address that it was given, and whether that is one of the site's.
+HOSTS = {
+    "127.0.0.1:PORT": True,
+    "localhost:PORT": True,
+    "LOCALHOST:PORT": True,
+    "[::1]:PORT": True,
+    "evil.example:PORT": False,
+    "evil.example": False,
+    "localhost.evil.example:PORT": False,
+    "127.0.0.1:PORT@evil.example": False,
+    "[::1": False,
+    "": False,
+}
+#: What it says of the page that opens a WebSocket to localhost.
+ORIGINS = {
+    "http://localhost:PORT": True,
+    "https://localhost:PORT": True,
+    "http://localhost:1": False,
+    "http://localhost": False,
+    "http://evil.example:PORT": False,
+    "http://[": False,
+    "null": False,
+    "": False,
+}
+
+
+def test_foreign_hosts_and_origins_are_refused(tmp_path: Path) -> None:
+    async def ask(site: Site) -> None:
+        room = "GET /ws/room/lobby/ HTTP/1.1\r\nHost: "
+        for host, ours in HOSTS.items():
+            assert await status(site, f"GET / HTTP/1.1\r\nHost: {host}") == (200 if ours else 400)
+            request = f"{room}{host}\r\nOrigin: http://{host}{UPGRADE}"
+            assert await status(site, request) == (101 if ours else 403), host
+        for origin, ours in ORIGINS.items():
+            request = f"{room}localhost:PORT\r\nOrigin: {origin}{UPGRADE}"
+            assert await status(site, request) == (101 if ours else 403), origin
+        assert await status(site, f"{room}localhost:PORT{UPGRADE}") == 403
+
+    with Site("mmap", tmp_path) as site:
+        within(ask(site))
+        assert "Traceback" not in site.output
+
+
 @pytest.mark.skipif(
     Path(sys.prefix) != ROOT / ".venv", reason="make would set up an environment; use `make test`"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.place import place_for, removal
 
-from .stores import killed_at, open_store, record
+from .stores import in_child, killed_at, open_store, record
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
@@ -72,7 +73,7 @@ def queue(heap: Heap, kind: int = layout.QUEUE) -> int:
 SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
     "handle": (0, lambda heap: heap.end - 1, "handle"),
     "free handle": (0, lambda heap: layout.FREE_ID, "free"),
-    "used handles": (0, lambda heap: layout.IDS_USED, "nothing holds"),
+    "used handles": (0, lambda heap: layout.IDS_USED, "never used"),
     "cursor": (0, lambda heap: layout.CURSOR, "cursor"),
     "free extents": (0, lambda heap: layout.FREE_EXTENTS, "free extents"),
     "live words": (0, lambda heap: heap.geometry.extent_live, "live words"),
@@ -111,6 +112,43 @@ def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path
         assert any(each in found for each in said.split("|")), found
     finally:
         heap.words[word] = kept
+
+
+#: Words of a store of 64 GiB, forged, and what is said of them.
+VAST: list[tuple[dict[int, int], str]] = [
+    ({}, ""),
+    ({layout.IDS_USED: 1 << 32, layout.IDS_RESERVED: 1 << 32}, "no record can be"),
+    ({layout.EXTENTS_USED: 1 << 20}, "not free"),
+    ({layout.EXTENTS_USED: 1 << 62, layout.FREE_EXTENT: 1}, "extents are in use"),
+    ({layout.FREE_EXTENTS: 1 << 62}, "its count"),
+]
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="memory can't be limited here")
+@pytest.mark.parametrize(("forged", "said"), VAST, ids=range(len(VAST)))
+def test_a_store_that_is_large_in_name_alone_is_checked_in_little_memory(
+    forged: dict[int, int], said: str, tmp_path: Path
+) -> None:
+    engine = open_store(tmp_path, channel_memory=64 << 30)
+    words = engine._channels.words
+    words[engine._channels.heap.geometry.extent_next] = 1
+
+    def limited() -> None:
+        with open("/proc/self/status") as file:
+            (data,) = (int(line.split()[1]) for line in file if line.startswith("VmData"))
+        limit = (data << 10) + (32 << 20)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        found = "\n".join(checked(engine, tmp_path))
+        assert said in found if said else not found, found
+
+    try:
+        for word, value in forged.items():
+            words[word] = value
+        in_child(limited)
+    finally:
+        for word in forged:
+            words[word] = 0
+        engine.destroy()
 
 
 def test_what_a_killed_process_left_half_done_is_ended_first(

@@ -51,6 +51,10 @@ def test_a_spoiled_store_serves_or_says_so(engine: str) -> None:
     assert "spoiled" in torture("damage", "--engine", engine, "--rounds", "500")
 
 
+def test_forged_memory_costs_a_call_neither_for_ever_nor_all_memory() -> None:
+    assert "forgeries" in torture("forged")
+
+
 @pytest.mark.parametrize(("plant", "finder"), [(plant.name, plant.finders[-1]) for plant in PLANTS])
 def test_a_planted_bug_is_caught(plant: str, finder: str) -> None:
     said = torture("plants", "--only", plant, "--finder", finder, "--sample", "200")

@@ -3,6 +3,10 @@
 For tests, and for a user who wants to know. Needs the lock of the segment, and no kill
 in the middle of a change since the last entry (entering repairs that). It changes
 nothing, and ends on any contents: each loop is bounded by how many records there can be.
+
+Memory is bounded, too: what is large is read in slices of `SLICE` words, and each handle in use
+takes two bits. A handle that holds nothing is a finding, and the check ends with `_MOST` of these;
+so a store that is large in name alone needs no more than a small one.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from itertools import chain, islice
 from zlib import crc32
 
 from ..exceptions import StoreCorrupt
+from .check_records import SLICE, Circle, Records
 from .counts import pending
 from .heap import Heap
 from .lanes import Lanes
@@ -20,8 +25,6 @@ from .layout import (
     BEHIND_SHIFT,
     CHANNELS,
     COUNT_SHIFT,
-    CURSOR,
-    CURSOR_END,
     E_CHAIN,
     E_DEADLINE,
     E_NEXT,
@@ -31,22 +34,13 @@ from .layout import (
     ENTRY_DEAD,
     ENTRY_DEADLINE,
     EXPIRED,
-    EXTENTS_USED,
     FLUSHED,
-    FREE,
-    FREE_EXTENT,
-    FREE_EXTENTS,
-    FREE_ID,
     FREE_NODE,
     FRONT_SHIFT,
     GONE,
     HIGH_WATER,
     ID_SHIFT,
     IDLE,
-    IDS_RESERVED,
-    IDS_USED,
-    KIND_MASK,
-    KIND_SHIFT,
     L_NEXT,
     L_QUEUE,
     LANE,
@@ -88,11 +82,13 @@ from .layout import (
     T_FIRST,
     T_WORDS,
     TABLE,
+    WORD,
 )
 from .lists import head
 
 #: More findings than this say nothing more.
 _MOST = 100
+_EMPTY = bytes(SLICE * WORD)
 #: What contents that contradict themselves make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, StoreCorrupt)
 
@@ -103,38 +99,27 @@ def check(heap: Heap) -> list[str]:
     return list(islice(checker.run(), _MOST))
 
 
-class _Circle(ValueError):
-    """A list that does not end."""
-
-
 class _Checker:
     def __init__(self, heap: Heap) -> None:
         self.heap = heap
         self.words = heap.words
         self.geometry = heap.geometry
-        #: No list of records, handles or wait nodes is longer.
-        records = min(self.words[IDS_USED], heap.end - heap.geometry.first_extent)
-        self.most = max(records, NODES)
-        #: Address -> handle of every live record.
-        self.records: dict[int, int] = {}
-        #: Handles that something points to.
-        self.reached: list[int] = []
+        self.records = Records(heap)
 
     def run(self) -> Iterator[str]:
         """All findings."""
         if self.words[STATE] != IDLE:
             yield f"the state is {self.words[STATE]}: a change has not been ended"
-        yield from self.guarded("the handles", self.handles)
-        yield from self.guarded("the extents", self.extents)
+        yield from self.guarded("the handles", self.records.handles)
+        yield from self.guarded("the extents", self.records.extents)
         if self.geometry.kind == CHANNELS:
             yield from self.guarded("the counts", self.counts)
             yield from self.guarded("the queues", self.queues)
         else:
             yield from self.guarded("the tables", self.tables)
-        reached, live = sorted(self.reached), sorted(self.records.values())
-        if reached != live:
-            lost = sorted(set(live) - set(reached))
-            yield f"records that nothing holds: {lost[:10]}, or held more than once"
+        if self.records.held != self.records.live:
+            number = self.records.live - self.records.held
+            yield f"{number} records that nothing holds: {list(islice(self.records.lost(), 10))}"
 
     def guarded(self, what: str, part: Callable[[], Iterator[str]]) -> Iterator[str]:
         """The findings of a part, the last of which may be that it can't be followed."""
@@ -143,132 +128,40 @@ class _Checker:
         except _CONTRADICTIONS as error:
             yield f"{what} can't be followed to the end ({type(error).__name__}: {error})"
 
-    def follow(self, first: int, following: Callable[[int], int], what: str) -> Iterator[int]:
-        """The items of a linked list, each once."""
-        item = first
-        for _ in range(self.most):
-            if not item:
-                return
-            yield item
-            item = following(item)
-        if item:
-            raise _Circle(f"{what} does not end")
-
-    def address(self, handle: int) -> int:
-        address = self.words[self.heap.end - handle] if handle <= self.heap.end else FREE
-        if not self.geometry.first_extent <= address < self.heap.end:
-            raise ValueError(f"handle {handle} has no record")
-        return address
-
-    def kind(self, handle: int) -> int:
-        return self.words[self.address(handle)] >> KIND_SHIFT & KIND_MASK
-
-    # ---- the heap
-
-    def handles(self) -> Iterator[str]:
-        words, end = self.words, self.heap.end
-        used, reserved = words[IDS_USED], words[IDS_RESERVED]
-        stop = self.geometry.first_extent + words[EXTENTS_USED] * self.geometry.extent_words
-        if not used <= reserved <= end - stop:
-            yield f"{used} handles are used, {reserved} reserved, and the extents end at {stop}"
-            return
-        free = set()
-        entry = words[FREE_ID]
-        while entry:
-            if entry > used or entry in free or not words[end - entry] & FREE:
-                yield f"the list of free handles is broken at {entry}"
-                break
-            free.add(entry)
-            entry = words[end - entry] & ~FREE
-        # Handle 1 is the last word.
-        for handle, entry in enumerate(reversed(words[end - used : end].tolist()), 1):
-            if entry & FREE:
-                if handle not in free:
-                    yield f"handle {handle} is free and not on the list"
-            elif not self.geometry.first_extent <= entry < stop:
-                yield f"handle {handle} points to {entry}, where no record can be"
-            elif entry in self.records:
-                yield f"handles {handle} and {self.records[entry]} have the same record"
-            else:
-                self.records[entry] = handle
-                if words[entry] >> ID_SHIFT != handle:
-                    yield f"the record of handle {handle} says it is another's"
-
-    def extents(self) -> Iterator[str]:
-        words, geometry = self.words, self.geometry
-        size, first = geometry.extent_words, geometry.first_extent
-        used = words[EXTENTS_USED]
-        free: list[int] = []
-        extent = words[FREE_EXTENT]
-        while extent and len(free) <= used:
-            free.append(extent - 1)
-            extent = words[geometry.extent_next + extent - 1]
-        if len(free) != words[FREE_EXTENTS] or len(set(free)) != len(free):
-            yield "the list of free extents does not agree with its count"
-        if any(extent >= used for extent in free):
-            yield "the list of free extents has one that was never reserved"
-        cursor, end = words[CURSOR], words[CURSOR_END]
-        current = -1
-        if end:
-            current, rest = divmod(end - first, size)
-            current -= 1
-            if rest or not 0 <= current < used or not end - size <= cursor <= end:
-                yield f"the cursor {cursor} .. {end} is in no extent"
-                return
-        elif cursor:
-            yield f"the cursor {cursor} has no extent"
-        if current in free:
-            yield "the current extent is on the free list"
-        inside: dict[int, list[int]] = {}
-        for address in self.records:
-            inside.setdefault((address - first) // size, []).append(address)
-        for extent in range(used):
-            start = first + extent * size
-            stop = cursor if extent == current else start + size
-            records = {address for address in inside.get(extent, ()) if address < stop}
-            live = sum(words[address] & LENGTH_MASK for address in records)
-            if live != words[geometry.extent_live + extent]:
-                yield f"extent {extent} has {live} live words and says otherwise"
-            if (extent in free) == bool(live) and extent != current:
-                yield f"extent {extent} has {live} live words and is free: {extent in free}"
-            if len(records) != len(inside.get(extent, ())):
-                yield f"extent {extent} has a record behind the cursor"
-            if extent in free:
-                continue
-            address = start
-            tiles = set()
-            while address < stop and words[address] & LENGTH_MASK:
-                tiles.add(address)
-                address += words[address] & LENGTH_MASK
-            if address != stop:
-                yield f"extent {extent} is not filled by its records"
-            if records - tiles:
-                yield f"extent {extent} has a record inside another"
-
     # ---- what the records hold
 
     def chains(self, chain: int) -> Iterator[tuple[int, int]]:
         """Bucket and handle of every record in the hash table."""
-        table = self.geometry.hash_table
-        heads = self.words[table : table + self.geometry.buckets].tolist()
-        for bucket, first in enumerate(heads, table):
-            for handle in self.follow(
-                first, lambda handle: self.words[self.address(handle) + chain], "a chain"
-            ):
-                yield bucket, handle
+        table, buckets = self.geometry.hash_table, self.geometry.buckets
+
+        def following(handle: int) -> int:
+            return self.words[self.records.address(handle) + chain]
+
+        for start in range(table, table + buckets, SLICE):
+            stop = min(start + SLICE, table + buckets)
+            block = self.heap.bytes[start * WORD : stop * WORD].tobytes()
+            if block == _EMPTY[: len(block)]:
+                continue
+            for bucket, first in enumerate(memoryview(block).cast("Q"), start):
+                for handle in self.records.follow(
+                    first,
+                    lambda handle: self.words[self.records.address(handle) + chain],
+                    "a chain",
+                ):
+                    yield bucket, handle
 
     def pieces(self, handle: int) -> None:
         """Note the pieces of a record as reached."""
-        for _ in range(self.most):
-            self.reached.append(handle)
-            address = self.address(handle)
+        for _ in range(self.records.most):
+            self.records.reach(handle)
+            address = self.records.address(handle)
             meta = self.words[address]
             if not meta & SPLIT:
                 return
             handle = self.words[address + (meta & LENGTH_MASK) - 1]
-            if self.kind(handle) != PIECE:
-                raise ValueError(f"a record goes on in one of kind {self.kind(handle)}")
-        raise _Circle("a record does not end")
+            if self.records.kind(handle) != PIECE:
+                raise ValueError(f"a record goes on in one of kind {self.records.kind(handle)}")
+        raise Circle("a record does not end")
 
     def counts(self) -> Iterator[str]:
         words = self.words
@@ -283,14 +176,19 @@ class _Checker:
     def queues(self) -> Iterator[str]:
         words = self.words
         names: set[bytes] = set()
-        messages = lanes = behind = 0
-        waiting: list[int] = []
+        queues = messages = lanes = behind = last = 0
+        waiting = bytearray(NODES + 1)
         for bucket, handle in self.chains(Q_CHAIN):
-            self.reached.append(handle)
-            at = self.address(handle)
-            name = self.heap.payload(at, Q_WORDS)
+            self.records.reach(handle)
+            at = self.records.address(handle)
+            name = self.heap.name(at, Q_WORDS)
             home = self.geometry.hash_table + crc32(name) % self.geometry.buckets
-            if self.kind(handle) != QUEUE or bucket != home or name in names:
+            if bucket != last:
+                # Of one name there are two in one chain, or one of them is found to be elsewhere.
+                names.clear()
+                last = bucket
+            queues += 1
+            if self.records.kind(handle) != QUEUE or bucket != home or name in names:
                 yield f"queue {name!r} can't be found by its name"
             names.add(name)
             yield from self.messages(at, name)
@@ -302,21 +200,23 @@ class _Checker:
                 yield from self.lane(at, name, extents)
             if words[at + Q_WAIT_FIRST] and not words[at + Q_BELL]:
                 yield f"queue {name!r} has waiters behind nobody"
-            nodes = list(self.follow(words[at + Q_WAIT_FIRST], self.next_node, "a list of waiters"))
-            waiting += nodes
-            if nodes and nodes[-1] != words[at + Q_WAIT_LAST]:
+            node = 0
+            for node in self.nodes(words[at + Q_WAIT_FIRST], "a list of waiters"):
+                waiting[node] += 1
+            if node and node != words[at + Q_WAIT_LAST]:
                 yield f"the waiters of queue {name!r} do not end at the last"
-        if len(names) != words[NAMED]:
-            yield f"there are {len(names)} queues and {words[NAMED]} are counted"
+        if queues != words[NAMED]:
+            yield f"there are {queues} queues and {words[NAMED]} are counted"
         if lanes != words[LANES]:
             yield f"there are {lanes} lanes and {words[LANES]} are counted"
         if behind != words[BACKLOG]:
             yield f"lanes have {behind} extents more and {words[BACKLOG]} are counted"
         if messages != words[PUSHED] - words[GONE]:
             yield f"there are {messages} messages and {words[PUSHED] - words[GONE]} are counted"
-        waiting += self.follow(words[FREE_NODE], self.next_node, "the list of free nodes")
+        for node in self.nodes(words[FREE_NODE], "the list of free nodes"):
+            waiting[node] += 1
         used = words[NODES_USED]
-        if used > NODES or sorted(waiting) != list(range(1, used + 1)):
+        if used > NODES or waiting[1:] != b"\1" * used + bytes(NODES - used):
             yield f"the {used} wait nodes are not in one place each"
 
     def messages(self, at: int, name: bytes) -> Iterator[str]:
@@ -324,19 +224,19 @@ class _Checker:
         words = self.words
         last, count, soonest = 0, 0, words[at + Q_SOONEST]
         front, messages = (
-            self.follow(
+            self.records.follow(
                 head(words, at, which),
-                lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
+                lambda message: words[self.records.address(message) + M_LINK] & LINK_MASK,
                 f"queue {name!r}",
             )
             for which in (FRONT_SHIFT, BEHIND_SHIFT)
         )
         for message in chain(front, messages):
-            if self.kind(message) != MESSAGE:
-                yield f"queue {name!r} holds a record of kind {self.kind(message)}"
+            if self.records.kind(message) != MESSAGE:
+                yield f"queue {name!r} holds a record of kind {self.records.kind(message)}"
             self.pieces(message)
             last, count = message, count + 1
-            if words[self.address(message) + M_DEADLINE] < soonest:
+            if words[self.records.address(message) + M_DEADLINE] < soonest:
                 yield f"queue {name!r} has a message that expires sooner than it says"
         if soonest < words[SOONEST] and count:
             yield f"queue {name!r} may expire sooner than the store says"
@@ -352,10 +252,11 @@ class _Checker:
         words = self.words
         last = words[at + Q_LANE_IN]
         return list(
-            self.follow(
+            self.records.follow(
                 words[at + Q_LANE_OUT],
                 lambda lane: 0 if lane == last else words[lane + L_NEXT],
                 "a lane",
+                self.geometry.extents,
             )
         )
 
@@ -364,8 +265,8 @@ class _Checker:
         words = self.words
         for lane in extents:
             handle = words[lane] >> ID_SHIFT
-            self.reached.append(handle)
-            if lane != self.address(handle) or self.kind(handle) != LANE:
+            self.records.reach(handle)
+            if lane != self.records.address(handle) or self.records.kind(handle) != LANE:
                 yield f"the lane of queue {name!r} is none"
                 return
             if words[lane + L_QUEUE] != words[at] >> ID_SHIFT:
@@ -383,53 +284,59 @@ class _Checker:
         if count != (words[at + Q_IN] >> COUNT_SHIFT) - (words[at + Q_OUT] >> COUNT_SHIFT):
             yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
 
+    def nodes(self, first: int, what: str) -> Iterator[int]:
+        """The wait nodes of a list."""
+        for node in self.records.follow(first, self.next_node, what, NODES):
+            if node > min(self.words[NODES_USED], NODES):
+                raise ValueError(f"there is no wait node {node}")
+            yield node
+
     def next_node(self, node: int) -> int:
-        if node > self.words[NODES_USED]:
-            raise ValueError(f"there is no wait node {node}")
         return self.words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
 
     def tables(self) -> Iterator[str]:
         words, hash_table = self.words, self.geometry.hash_table
-        members: dict[int, int] = {}
-        named = total = 0
+        named = total = listed = 0
         for bucket, handle in self.chains(E_CHAIN):
-            self.reached.append(handle)
-            at = self.address(handle)
-            if self.kind(handle) == MEMBER:
+            self.records.reach(handle)
+            at = self.records.address(handle)
+            if self.records.kind(handle) == MEMBER:
                 home = words[at + E_TABLE]
-                members[home] = members.get(home, 0) + 1
                 total += 1
-                table = self.heap.payload(self.address(home), T_WORDS)
-                name = self.heap.payload(at, E_WORDS)
+                table = self.heap.name(self.records.address(home), T_WORDS)
+                name = self.heap.name(at, E_WORDS)
                 code = crc32(name, crc32(table))
                 if words[at + E_DEADLINE] < words[SOONEST]:
                     yield f"member {name!r} of {table!r} expires sooner than the store says"
-            elif self.kind(handle) == TABLE:
-                code = crc32(self.heap.payload(at, T_WORDS))
+            elif self.records.kind(handle) == TABLE:
+                code = crc32(self.heap.name(at, T_WORDS))
             else:
-                yield f"the hash table holds a record of kind {self.kind(handle)}"
+                yield f"the hash table holds a record of kind {self.records.kind(handle)}"
                 continue
             if bucket != hash_table + code % self.geometry.buckets:
                 yield f"record {handle} can't be found by its name"
         for _, handle in self.chains(E_CHAIN):
-            if self.kind(handle) != TABLE:
+            if self.records.kind(handle) != TABLE:
                 continue
             named += 1
-            at = self.address(handle)
-            name = self.heap.payload(at, T_WORDS)
+            at = self.records.address(handle)
+            name = self.heap.name(at, T_WORDS)
             count = before = 0
-            for member in self.follow(
-                words[at + T_FIRST], lambda each: words[self.address(each) + E_NEXT], "a table"
+            for member in self.records.follow(
+                words[at + T_FIRST],
+                lambda each: words[self.records.address(each) + E_NEXT],
+                "a table",
             ):
-                here = self.address(member)
+                here = self.records.address(member)
                 if words[here + E_PREVIOUS] != before or words[here + E_TABLE] != handle:
-                    text = self.heap.payload(here, E_WORDS)
+                    text = self.heap.name(here, E_WORDS)
                     yield f"member {text!r} of table {name!r} does not point back"
                 before, count = member, count + 1
-            if not count == words[at + T_COUNT] == members.pop(handle, 0):
+            listed += count
+            if count != words[at + T_COUNT]:
                 yield f"table {name!r} has {count} members and counts otherwise"
-        if members:
-            yield f"members without a table: {members}"
+        if listed != total:
+            yield f"there are {total} members, and {listed} in their tables"
         if named != words[NAMED] or total != words[MEMBERS]:
             yield (
                 f"there are {named} tables and {total} members, and {words[NAMED]} and "

@@ -145,11 +145,7 @@ class Counts:
         words, heap = self._words, self._heap
         buckets, _ = self._index.turn(self._index.buckets)
         return max(
-            (
-                self._age(words[heap.end - handle], now)
-                for bucket in buckets
-                for handle in self._index.chain(bucket)
-            ),
+            (self._age(words[heap.end - handle], now) for handle in self._index.records(buckets)),
             default=0,
         )
 

@@ -94,7 +94,10 @@ class Heap(Log):
     def _has_ids(self, count: int) -> bool:
         """True if ``count`` handles can be taken as things are."""
         words = self.words
-        count -= words[IDS_RESERVED] - words[IDS_USED]
+        left = words[IDS_RESERVED] - words[IDS_USED]
+        if left < 0:
+            raise StoreCorrupt(f"{-left} handles more are used than are reserved")
+        count -= left
         handle = words[FREE_ID]
         while count > 0 and handle:
             handle = words[self.end - handle] & ~FREE

@@ -5,12 +5,12 @@ Everything here needs the segment's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..exceptions import StoreCorrupt
 from .heap import Heap
 from .journal import Change
-from .layout import HAND, WORD
+from .layout import HAND, T_WORDS, WORD
 
 #: Later than any deadline.
 NEVER = (1 << 64) - 1
@@ -20,6 +20,8 @@ SWEEP_AGAIN = 1_000_000_000
 _EMPTY = bytes(128 * WORD)
 #: No chain is longer; one that is has been made a circle. (Chains have a few records.)
 LONGEST_CHAIN = range(1 << 16)
+#: Words of the smallest record in the table: one of a table, without its name.
+_LEAST = T_WORDS
 
 
 class Index:
@@ -46,6 +48,16 @@ class Index:
             yield handle
             handle = words[words[end - handle] + link]
         raise self.circle()
+
+    def records(self, buckets: Iterable[int]) -> Iterator[int]:
+        """The handles of many buckets; those of each as they are when it is come to."""
+        left = self._heap.end // _LEAST
+        for bucket in buckets:
+            handles = list(self.chain(bucket))
+            left -= len(handles)
+            if left < 0:
+                raise StoreCorrupt("the chains of the hash table meet")
+            yield from handles
 
     def unlink(self, change: Change, bucket: int, handle: int) -> None:
         """Take a record out of its chain with a change."""

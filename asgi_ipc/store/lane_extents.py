@@ -110,11 +110,15 @@ class LaneExtents:
         for _ in range(self._heap.geometry.extents):
             if lane == last:
                 break
+            if words[lane + L_QUEUE] != words[queue] >> ID_SHIFT:
+                raise strayed()
             # Read before, as it may be left and freed meanwhile.
             following = words[lane + L_NEXT]
             yield from self._entries_of(lane, at, words[lane + L_STOP])
             lane, at = following, following + L_WORDS
         if lane:
+            if words[last + L_QUEUE] != words[queue] >> ID_SHIFT:
+                raise strayed()
             yield from self._entries_of(last, at, words[queue + Q_IN] & PLACE_MASK)
 
     def _entries_of(self, lane: int, at: int, stop: int) -> Iterator[tuple[int, int]]:

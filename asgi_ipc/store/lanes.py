@@ -235,11 +235,7 @@ def recount(heap: Heap) -> None:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
     index = Index(heap, Q_CHAIN)
     buckets, _ = index.turn(index.buckets)
-    there_are = sum(
-        pending(words, words[heap.end - handle])
-        for bucket in buckets
-        for handle in index.chain(bucket)
-    )
+    there_are = sum(pending(words, words[heap.end - handle]) for handle in index.records(buckets))
     if state & PUSHING:
         words[PUSHED] = words[GONE] + there_are
     else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..engines.base import MAX_NAME, MAX_PAYLOAD
 from ..exceptions import StoreCorrupt
 from .journal import Change, Journal
 from .layout import (
@@ -38,6 +39,8 @@ from .layout import (
     Geometry,
 )
 
+#: Words of the longest name.
+_LONGEST_NAME = MAX_NAME + 7 >> 3
 _LONGEST_HEADER = max(HEADER_WORDS.values())
 _META_AND = tuple(Struct(f"{1 + n}Q").pack_into for n in range(_LONGEST_HEADER))
 
@@ -97,7 +100,8 @@ class Log:
         if not meta & SPLIT:
             return view[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)].tobytes()
         parts = []
-        room = self.end * WORD
+        # An engine takes no larger one.
+        room = min(self.end * WORD, MAX_PAYLOAD + self._extent * WORD)
         while room > 0:
             # No record is larger than the segment: a circle ends, also one of tiny pieces.
             room -= max(stop * WORD - start, 64)
@@ -110,6 +114,15 @@ class Log:
             stop = address + (meta & LENGTH_MASK)
             start = (address + 1) * WORD
         raise StoreCorrupt("the pieces of a record form a circle")
+
+    def name(self, address: int, header: int) -> bytes:
+        """The name that follows the ``header`` words of a queue, a table or a member."""
+        meta = self.words[address]
+        stop = address + (meta & LENGTH_MASK)
+        if meta & SPLIT or stop - address - header > _LONGEST_NAME:
+            raise StoreCorrupt(f"the record at {address} has a name longer than any")
+        start = (address + header) * WORD
+        return self.bytes[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)].tobytes()
 
     # ---- changing
 
@@ -157,7 +170,7 @@ class Log:
             extent = (address - self._first) // self._extent
             live = self._live + extent
             left = get(live, words[live]) - length
-            if left < 0 or not length:
+            if left < 0 or not length or self.end - handle in change:
                 raise StoreCorrupt(f"extent {extent} holds less than its records")
             change[live] = left
             change[self.end - handle] = FREE | get(FREE_ID, words[FREE_ID])

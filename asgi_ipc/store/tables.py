@@ -59,7 +59,7 @@ class Tables:
             if (
                 heap.kind(address) == kind
                 and (kind == TABLE or words[address + E_TABLE] == table)
-                and heap.payload(address, header) == name
+                and heap.name(address, header) == name
             ):
                 return handle
         return 0
@@ -147,11 +147,15 @@ class Tables:
         count = words[self._words_of(home) + T_COUNT]
         if count > heap.end // E_WORDS:
             raise StoreCorrupt("a table counts more members than there can be")
+        before = 0
         for _ in range(count):
             at = words[heap.end - handle]
             following = words[at + E_NEXT]
+            if words[at + E_PREVIOUS] != before:
+                raise StoreCorrupt("the members of a table do not point back")
             if self._is_live(at, now):
-                names.append(heap.payload(at, E_WORDS))
+                before = handle
+                names.append(heap.name(at, E_WORDS))
                 soonest = min(soonest, words[at + E_DEADLINE])
             else:
                 self._drop(home, table, handle)
@@ -177,7 +181,7 @@ class Tables:
         at, home_at = words[heap.end - handle], words[heap.end - home]
         following, previous = words[at + E_NEXT], words[at + E_PREVIOUS]
         change: Change = {}
-        self._index.unlink(change, self._bucket(table, heap.payload(at, E_WORDS)), handle)
+        self._index.unlink(change, self._bucket(table, heap.name(at, E_WORDS)), handle)
         if previous:
             change[words[heap.end - previous] + E_NEXT] = following
         else:
@@ -222,20 +226,19 @@ class Tables:
         words, heap = self._words, self._heap
         buckets, hand = self._index.turn(self._index.buckets // shares)
         soonest = NEVER
-        for bucket in buckets:
-            for handle in list(self._index.chain(bucket)):
-                at = words[heap.end - handle]
-                # Dropping the last member of a table may have dropped a later record.
-                if at >= heap.end:
-                    continue
-                if heap.kind(at) == TABLE:
-                    if not words[at + T_COUNT]:
-                        self._discard(handle, heap.payload(at, T_WORDS))
-                elif self._is_live(at, now):
-                    soonest = min(soonest, words[at + E_DEADLINE])
-                else:
-                    home = words[at + E_TABLE]
-                    self._drop(home, heap.payload(words[heap.end - home], T_WORDS), handle)
+        for handle in self._index.records(buckets):
+            at = words[heap.end - handle]
+            # Dropping the last member of a table may have dropped a later record.
+            if at >= heap.end:
+                continue
+            if heap.kind(at) == TABLE:
+                if not words[at + T_COUNT]:
+                    self._discard(handle, heap.name(at, T_WORDS))
+            elif self._is_live(at, now):
+                soonest = min(soonest, words[at + E_DEADLINE])
+            else:
+                home = words[at + E_TABLE]
+                self._drop(home, heap.name(words[heap.end - home], T_WORDS), handle)
         change = {HAND: hand}
         if shares == 1:
             change[SOONEST], change[SWEPT] = soonest, now

@@ -19,6 +19,7 @@ from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
     ENTRY_DEADLINE,
+    ENTRY_WORDS,
     EXPIRED,
     FRONT_SHIFT,
     GONE,
@@ -29,6 +30,7 @@ from .layout import (
     M_LINK,
     M_WORDS,
     NAMED,
+    NODES,
     ORPHANED,
     Q_EXPIRED,
     Q_GONE,
@@ -77,10 +79,15 @@ class Upkeep:
         """
         buckets, hand = self._index.turn(self._index.buckets // shares)
         soonest = NEVER
-        for bucket in buckets:
-            for handle in list(self._index.chain(bucket)):
-                address = self._words[self._heap.end - handle]
-                soonest = min(soonest, self._look_after(address, now, everything))
+        left = self._heap.end // ENTRY_WORDS
+        self._waiters.left = NODES
+        for handle in self._index.records(buckets):
+            address = self._words[self._heap.end - handle]
+            # Queues that are said to have the same messages are not gone through one by one.
+            left -= max(0, pending(self._words, address))
+            if left < 0:
+                raise StoreCorrupt("the queues count more messages than there can be")
+            soonest = min(soonest, self._look_after(address, now, everything))
         change = {HAND: hand}
         if shares == 1:
             change |= {SOONEST: soonest, SWEPT: now, SWEPT_GONE: self._words[GONE]}
@@ -207,7 +214,7 @@ class Upkeep:
         if words[address + Q_LANE_IN]:
             self._lanes.drop(address)
         change: Change = {NAMED: words[NAMED] - 1}
-        bucket = self._index.bucket(crc32(heap.payload(address, Q_WORDS)))
+        bucket = self._index.bucket(crc32(heap.name(address, Q_WORDS)))
         self._index.unlink(change, bucket, handle)
         heap.free(change, handle)
         heap.commit(change)

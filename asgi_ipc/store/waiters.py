@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..exceptions import StoreCorrupt
 from .heap import Heap
 from .journal import Change
 from .layout import (
@@ -33,6 +34,8 @@ class Waiters:
         self._words = heap.words
         self._nodes = heap.geometry.nodes
         self._alive = alive
+        #: How many more nodes one sweep may meet: there are no more than these.
+        self.left = NODES
 
     def _at(self, node: int) -> int:
         return self._nodes + (node - 1) * NODE_WORDS
@@ -123,6 +126,10 @@ class Waiters:
                 return False
             if not everybody and self._alive(bell):
                 return True
+            if words[queue + Q_WAIT_FIRST]:
+                self.left -= 1
+                if self.left < 0:
+                    raise StoreCorrupt("the lists of waiters meet")
             change: Change = {}
             self.take(change, queue)
             self._heap.commit(change)

@@ -3,18 +3,18 @@
 import os
 
 from channels.routing import ProtocolTypeRouter
-from channels.security.websocket import AllowedHostsOriginValidator
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chat.settings")
 http = get_asgi_application()  # Sets Django up; what needs that is imported after it.
 
 from chat import routing  # noqa: E402
+from chat.hosts import SameOrigin  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": AllowedHostsOriginValidator(routing.websockets),
+        "websocket": SameOrigin(routing.websockets),
         "channel": routing.channels,
     }
 )

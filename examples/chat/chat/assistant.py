@@ -14,6 +14,8 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
+#: Rooms, and names in one, that are remembered: visitors choose both.
+MOST = 1000
 HELP = "I know /stats, /roll (or /roll 2d20) and /help."
 
 
@@ -31,10 +33,15 @@ class Assistant(AsyncConsumer):
 
     async def room_heard(self, message: dict[str, Any]) -> None:
         name, text = message["room"], message["text"]
-        room = self.rooms.setdefault(name, Room())
+        # The room that was quiet for longest is forgotten first.
+        room = self.rooms.pop(name, None) or Room()
+        if len(self.rooms) >= MOST:
+            del self.rooms[next(iter(self.rooms))]
+        self.rooms[name] = room
         if not text.startswith("/"):
             room.messages += 1
-            room.names.add(message["name"])
+            if len(room.names) < MOST:
+                room.names.add(message["name"])
             return
         command, _, argument = text[1:].partition(" ")
         if command == "stats":

@@ -6,7 +6,10 @@ from typing import Any
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 INSTALLED_APPS = ["channels", "chat"]
-MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",  # It is this one that refuses foreign hosts.
+]
 ROOT_URLCONF = "chat.urls"
 ASGI_APPLICATION = "chat.asgi.application"
 TEMPLATES: list[dict[str, Any]] = [
