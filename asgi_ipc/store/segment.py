@@ -5,8 +5,9 @@ that names it; locks, wake-ups and liveness come from `sidecar` and `bells`, whi
 need fcntl record locks (or flock) and FIFOs, and nothing else.
 
   G1  `create` makes memory that no one had before, zero-filled, of exactly ``size``
-      bytes and open to ``mode`` whatever the umask; it raises OSError and leaves
-      nothing if it can't. Never more than one process is inside `create`, `attach` or
+      bytes and open to ``mode`` whatever the umask; if it can't, it leaves nothing and
+      raises OSError, or `StoreUnavailable` with the reason and the remedy where memory
+      there could not keep G4. Never more than one process is inside `create`, `attach` or
       `unlink` of one store.
   G2  ``locator`` is chosen by `locator_for` before `create`, recorded in the lock file,
       and is all that `attach` and `unlink` get: a creator that dies leaves nothing
@@ -14,8 +15,9 @@ need fcntl record locks (or flock) and FIFOs, and nothing else.
   G3  `attach` in any process shows the same bytes, to all at once; FileNotFoundError if
       the memory is gone.
   G4  Bytes below ``size`` may be touched only after `reserve` covered them; `reserve`
-      raises OSError (ENOSPC and the like) instead of letting a later touch fail, and
-      costs nothing the second time.
+      raises OSError (ENOSPC and the like) instead of letting a later touch fail, however
+      full others make the system meanwhile. The second time it takes nothing, and
+      changes nothing that lies there.
   G5  `owner` tells who made the memory and who may write it.
   G6  `close` lets go of this process's mapping, after `view` has been released;
       `unlink` removes the memory for later openers while those attached keep it, and
