@@ -9,21 +9,18 @@ and 2 if there is no store that can be checked.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from .arguments import add_engine_arguments
-from .doctor.stores import factory_of, place_of, record_of
+from .doctor.stores import factory_of, place_of, record_of, remove_store
 from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .store.attachment import Attachment
 from .store.check import check as check_heap
+from .store.directory import remove_if_empty
 from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from .store.segment import Place
-from .store.sidecar import remove_store
 from .store.store import Gone, Store, boot_identity
 
 HELP = "check that a store is sound"
@@ -52,10 +49,7 @@ def check(
             f"the store at {place.directory!r} is of format {record.version}, and this asgi_ipc "
             f"checks format {VERSION}; use the version that made it"
         )
-    sizes = dict.fromkeys(_NAMES, SMALLEST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that its sizes are others than these
-        store = Store(factory, place, sizes, lambda: None)
+    store = Store(factory, place, dict.fromkeys(_NAMES, SMALLEST), lambda: None, make=False)
     found: list[str] = []
     try:
         for kind, region in store.regions.items():
@@ -73,17 +67,18 @@ def check(
 
 def remove(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
-) -> None:
-    """Remove the store of a prefix, whatever it holds; those who use it begin a fresh one.
+) -> list[str]:
+    """Remove the store of a prefix, whatever it holds; its processes begin a fresh one.
 
-    For one that is corrupt, which can't be opened to be destroyed.
+    For one that is corrupt, which can't be opened to be destroyed. Only what is provably the
+    store's is removed; returns in words what was left for that reason.
     """
     factory, place = _find(prefix, engine, engine_options or {})
     if record_of(place) is None:
         raise StoreUnavailable(f"there is no store at {place.directory!r}")
-    remove_store(place, factory.segment)
-    with contextlib.suppress(OSError):
-        os.rmdir(place.directory)
+    left = remove_store(place, factory)
+    remove_if_empty(place._replace(private=False))
+    return left
 
 
 def _find(prefix: str, engine: str, options: Mapping[str, Any]) -> tuple[type[Attachment], Place]:
@@ -115,8 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = check(*which)
         sys.stdout.write("".join(f"{text}\n" for text in found) or "sound\n")
         if found and arguments.remove:
-            remove(*which)
-            sys.stdout.write("removed\n")
+            left = remove(*which)
+            sys.stdout.write("".join(f"{text}\n" for text in [*left, "removed"]))
     except _UNUSABLE as error:
         sys.stderr.write(f"{error}\n")
         return 2

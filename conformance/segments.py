@@ -16,6 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from asgi_ipc.engines import find
+from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.segment import Place
 
 if TYPE_CHECKING:
@@ -36,36 +37,54 @@ class Ground:
         self.token = secrets.token_hex(8)
         directory = os.path.join(tempfile.gettempdir(), f"{prefix}-segment")
         os.mkdir(directory, 0o700)
-        self.place = Place(directory, 0o600, None)
+        self.place = Place(directory, 0o600, None, private=False)
+        self.directory = StoreDirectory.open(self.place)
         self._locators: set[str] = set()
         self._open: list[Segment] = []
+        self._more: list[StoreDirectory] = []
 
     def locator(self, name: str = "channels") -> str:
-        """A locator that is fresh, as a new store takes it."""
+        """Return a locator that is fresh, as a new store takes it."""
         locator = self.segment.locator_for(name, secrets.token_hex(8))
         self._locators.add(locator)
         return locator
 
     def create(self, locator: str, size: int = 4 * PAGE, place: Place | None = None) -> Segment:
         """Create memory, all of it to be touched."""
-        segment = self.segment.create(place or self.place, locator, size)
+        directory = self._as_place(place) if place else self.directory
+        segment = self.segment.create(directory, locator, size)
         self._open.append(segment)
         segment.reserve(0, size)
         return segment
 
+    def _as_place(self, place: Place) -> StoreDirectory:
+        """Return the same directory, for a store of another mode or group."""
+        descriptor = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._more.append(StoreDirectory(place, descriptor))
+        return self._more[-1]
+
     def attach(self, locator: str) -> Segment:
         """Attach to it once more."""
-        segment = self.segment.attach(self.place, locator)
+        segment = self.segment.attach(self.directory, locator)
         self._open.append(segment)
         return segment
 
     def exists(self, locator: str) -> bool:
         """Whether there is memory to attach to."""
         try:
-            self.segment.attach(self.place, locator).close()
+            self.segment.attach(self.directory, locator).close()
         except FileNotFoundError:
             return False
         return True
+
+    def unlink(self, locator: str) -> None:
+        """Remove the memory of that locator, if there is any."""
+        with contextlib.suppress(FileNotFoundError):
+            segment = self.segment.attach(self.directory, locator)
+            try:
+                segment.unlink()
+            finally:
+                segment.close()
 
     def process(self, code: str, *arguments: object) -> Process:
         """Run code in a process of its own; see `main`."""
@@ -76,7 +95,9 @@ class Ground:
         for segment in self._open:
             segment.close()
         for locator in self._locators:
-            self.segment.unlink(self.place, locator)
+            self.unlink(locator)
+        for directory in (self.directory, *self._more):
+            directory.close()
         for name in os.listdir(self.place.directory):
             raise AssertionError(f"{name} was left behind in the store's directory")
         os.rmdir(self.place.directory)
@@ -139,10 +160,11 @@ def umask(mask: int) -> Any:
 
 
 def main() -> None:
-    """Run a test's code with ``segment`` (the class), ``place`` and ``arguments``."""
+    """Run a test's code with ``segment`` (the class), ``directory`` and ``arguments``."""
     engine, place, code, arguments = json.loads(sys.argv[1])
     factory: Any = find(engine)
-    names = {"segment": factory.segment, "place": Place(*place), "arguments": arguments}
+    directory = StoreDirectory.open(Place(*place))
+    names = {"segment": factory.segment, "directory": directory, "arguments": arguments}
     exec(code, names)
 
 

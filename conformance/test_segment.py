@@ -1,4 +1,4 @@
-"""The Segment contract, G1 to G6 of `asgi_ipc.store.segment`: what a UNIX must offer.
+"""The Segment contract, G1 to G7 of `asgi_ipc.store.segment`: what a UNIX must offer.
 
 For whoever brings shared memory to another system: these tests come first, then all the
 others. An engine whose class has no ``segment`` is skipped.
@@ -69,7 +69,7 @@ def test_memory_is_zero_where_others_were_before(ground: Ground) -> None:
         assert not any(segment.view)
         segment.view[:] = b"\xa5" * segment.view.nbytes
         segment.close()
-        ground.segment.unlink(ground.place, locator)
+        ground.unlink(locator)
         again = ground.create(locator)
         assert not any(again.view)
 
@@ -138,6 +138,20 @@ def test_a_locator_is_short_and_no_other_memory_s(ground: Ground) -> None:
 
 
 @pytest.mark.clause("G2")
+def test_a_locator_follows_from_its_arguments_in_every_process(ground: Ground) -> None:
+    names = ("channels", "groups")
+    first = [ground.segment.locator_for(name, ground.token) for name in names]
+    assert [ground.segment.locator_for(name, ground.token) for name in names] == first
+    code = """
+for name in ("channels", "groups"):
+    print(segment.locator_for(name, arguments[0]))
+"""
+    other = ground.process(code, ground.token)
+    assert [other.line(), other.line()] == first
+    assert other.end() == 0
+
+
+@pytest.mark.clause("G2")
 @pytest.mark.clause("G1")
 def test_a_creator_killed_at_any_instant_leaves_only_what_is_found(ground: Ground) -> None:
     opcode, step = 1, 7
@@ -145,11 +159,11 @@ def test_a_creator_killed_at_any_instant_leaves_only_what_is_found(ground: Groun
     while killed_at(lambda: ground.create(locator, 2 * PAGE), opcode):
         if ground.exists(locator):
             ground.attach(locator).owner()  # Half made is as good as whole, or not there.
-        ground.segment.unlink(ground.place, locator)
+        ground.unlink(locator)
         assert not ground.exists(locator)
         assert os.listdir(ground.place.directory) == []
         assert not any(ground.create(locator, 2 * PAGE).view)
-        ground.segment.unlink(ground.place, locator)
+        ground.unlink(locator)
         opcode += step
     assert opcode > 2 * step, "it was never killed"
 
@@ -160,8 +174,8 @@ def test_a_remover_killed_at_any_instant_can_be_followed_by_another(ground: Grou
     opcode, step = 1, 5
     locator = ground.locator()
     ground.create(locator)
-    while killed_at(lambda: ground.segment.unlink(ground.place, locator), opcode):
-        ground.segment.unlink(ground.place, locator)
+    while killed_at(lambda: ground.unlink(locator), opcode):
+        ground.unlink(locator)
         assert not ground.exists(locator)
         ground.create(locator)
         opcode += step
@@ -170,7 +184,7 @@ def test_a_remover_killed_at_any_instant_can_be_followed_by_another(ground: Grou
 
 CONVERSATION = """
 import sys
-mine = segment.attach(place, arguments[0])
+mine = segment.attach(directory, arguments[0])
 print(mine.view[:5].tobytes().decode(), mine.view.nbytes, *mine.owner(), flush=True)
 mine.view[-3:] = b"ans"
 print("written", flush=True)
@@ -210,7 +224,7 @@ def test_another_process_sees_the_same_bytes_at_once(ground: Ground) -> None:
 def test_memory_outlives_the_process_that_made_it(ground: Ground) -> None:
     locator = ground.locator()
     code = """
-made = segment.create(place, *arguments)
+made = segment.create(directory, *arguments)
 made.reserve(0, arguments[1])
 made.view[:4] = b"left"
 """
@@ -250,12 +264,12 @@ def test_memory_that_is_gone_or_never_was_is_filenotfounderror(ground: Ground) -
     with pytest.raises(FileNotFoundError):
         ground.attach(locator)
     ground.create(locator)
-    ground.segment.unlink(ground.place, locator)
+    ground.unlink(locator)
     with pytest.raises(FileNotFoundError):
         ground.attach(locator)
     code = """
 try:
-    segment.attach(place, arguments[0])
+    segment.attach(directory, arguments[0])
 except FileNotFoundError:
     print("not there")
 """
@@ -264,9 +278,56 @@ except FileNotFoundError:
     assert other.end() == 0
 
 
+@pytest.mark.clause("G3")
+def test_attaching_follows_no_link(ground: Ground) -> None:
+    """For memory that is a file of the store's directory; other memory has no links."""
+    locator, other = ground.locator(), ground.locator()
+    ground.create(other).view[:5] = b"other"
+    if not os.path.exists(path := os.path.join(ground.place.directory, other)):
+        pytest.skip("its memory is no file of the store's directory")
+    link = os.path.join(ground.place.directory, locator)
+    os.symlink(path, link)
+    try:
+        with pytest.raises(OSError):  # noqa: PT011
+            ground.segment.attach(ground.directory, locator)
+    finally:
+        os.unlink(link)
+
+
+@pytest.mark.clause("G3")
+@pytest.mark.parametrize("what", ["fifo", "directory"])
+def test_attaching_to_something_else_is_an_oserror_and_waits_for_nothing(
+    ground: Ground, what: str
+) -> None:
+    locator = ground.locator()
+    path = os.path.join(ground.place.directory, locator)
+    try:
+        os.mkfifo(path) if what == "fifo" else os.mkdir(path)
+    except OSError:
+        pytest.skip("its locators are no names of files")
+    try:
+        with pytest.raises(OSError):  # noqa: PT011
+            ground.segment.attach(ground.directory, locator)
+    finally:
+        os.unlink(path) if what == "fifo" else os.rmdir(path)
+
+
+@pytest.mark.clause("G4")
+def test_the_head_is_what_the_memory_begins_with(ground: Ground) -> None:
+    fresh = ground.segment.create(ground.directory, ground.locator(), 4 * PAGE)
+    try:
+        assert fresh.head(512) == bytes(512), "before anything was reserved"
+    finally:
+        fresh.close()
+    segment = ground.create(locator := ground.locator())
+    segment.view[:600] = bytes(range(200)) * 3
+    for each in (segment, ground.attach(locator)):
+        assert each.head(512) == (bytes(range(200)) * 3)[:512]
+
+
 @pytest.mark.clause("G4")
 def test_what_is_reserved_can_be_touched_wherever_it_is(ground: Ground) -> None:
-    segment = ground.segment.create(ground.place, ground.locator(), 512 * PAGE)
+    segment = ground.segment.create(ground.directory, ground.locator(), 512 * PAGE)
     try:
         for first, pages in ((511, 1), (0, 3), (200, 64), (3, 1)):
             segment.reserve(first * PAGE, pages * PAGE)
@@ -292,7 +353,7 @@ def test_to_reserve_again_keeps_what_is_there(ground: Ground) -> None:
 FILL = """
 import os
 size = 64 << 20
-made = segment.create(place, segment.locator_for("channels", "f" * 16), size)
+made = segment.create(directory, segment.locator_for("channels", "f" * 16), size)
 refused = None
 for offset in range(0, size, 1 << 16):
     try:
@@ -309,7 +370,7 @@ print("refused" if refused else "enough", offset)
 def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) -> None:
     """On 8 MB where memory and directory may lie, in a mount namespace of its own."""
     unshare = shutil.which("unshare")
-    shell = "mount -t tmpfs -o size=8m tmpfs /dev/shm && mkdir /dev/shm/store && exec {python} {me}"
+    shell = "mount -t tmpfs -o size=8m,mode=755 tmpfs /dev/shm && exec {python} {me}"
     trial = "mount -t tmpfs tmpfs /dev/shm"
     namespace = [unshare or "", "--mount", "--ipc", "--map-root-user", "sh", "-c"]
     if not unshare or subprocess.run([*namespace, trial], capture_output=True).returncode:
@@ -318,9 +379,11 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
         import sys
         sys.path[:] = {sys.path!r}
         from asgi_ipc.engines import find
+        from asgi_ipc.store.directory import StoreDirectory
         from asgi_ipc.store.segment import Place
         names = {{"segment": find({ground.engine!r}).segment}}
-        names["place"] = Place("/dev/shm/store", 0o600, None)
+        place = Place("/dev/shm/store", 0o600, None, private=False)
+        names["directory"] = StoreDirectory.open(place)
         exec({FILL!r}, names)
     """)
     shell = shell.format(python=sys.executable, me='-c "$0"')
@@ -333,10 +396,10 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
 
 @pytest.mark.clause("G4")
 def test_it_says_where_the_memory_comes_from(ground: Ground) -> None:
-    said: Any = ground.segment.space(ground.place)
+    said: Any = ground.segment.space(ground.place.directory)
     assert isinstance(said, str)
     assert said.strip()
-    missing = ground.place._replace(directory=os.path.join(ground.place.directory, "gone"))
+    missing = os.path.join(ground.place.directory, "gone")
     assert ground.segment.space(missing), "it is part of an error message, and must not fail"
 
 
@@ -355,10 +418,10 @@ def test_the_owner_is_told_to_another_user_or_he_is_not_let_in(ground: Ground) -
     code = """
 import os
 # What this imports may lie where the other user can't read.
-segment.attach(place, arguments[0]).close()
+segment.attach(directory, arguments[0]).close()
 os.setgid(65534), os.setuid(65534)
 try:
-    print(*segment.attach(place, arguments[0]).owner())
+    print(*segment.attach(directory, arguments[0]).owner())
 except PermissionError:
     print("not let in")
 """
@@ -369,6 +432,67 @@ except PermissionError:
     assert said in ("not let in", f"0 {os.getegid()} {0o600}")
 
 
+@pytest.mark.clause("G5")
+def test_memory_with_another_name_says_so(ground: Ground) -> None:
+    """For memory that is a file of the store's directory; other memory has one name."""
+    locator = ground.locator()
+    assert ground.create(locator).owner().links == 1
+    path = os.path.join(ground.place.directory, locator)
+    if not os.path.exists(path):
+        pytest.skip("its memory is no file of the store's directory")
+    os.link(path, f"{path}.too")
+    try:
+        assert ground.attach(locator).owner().links == 2
+    finally:
+        os.unlink(f"{path}.too")
+
+
+@pytest.mark.clause("G6")
+def test_its_maker_may_remove_it(ground: Ground) -> None:
+    locator = ground.locator()
+    assert ground.create(locator).may_unlink()
+    assert ground.attach(locator).may_unlink()
+
+
+@pytest.mark.clause("G6")
+def test_memory_that_was_removed_is_known_to_be_by_those_attached(ground: Ground) -> None:
+    locator = ground.locator()
+    first, second = ground.create(locator), ground.attach(locator)
+    assert first.is_linked()
+    assert second.is_linked()
+    ground.unlink(locator)
+    assert not first.is_linked()
+    assert not second.is_linked()
+
+
+@pytest.mark.clause("G6")
+def test_to_remove_memory_never_removes_what_took_its_name(ground: Ground) -> None:
+    locator = ground.locator()
+    first, second = ground.create(locator), ground.attach(locator)
+    first.unlink()
+    later = ground.create(locator)
+    later.view[:5] = b"later"
+    first.unlink()
+    second.unlink()
+    assert ground.attach(locator).view[:5].tobytes() == b"later"
+
+
+@pytest.mark.clause("G7")
+def test_what_is_left_is_listed_if_anything_is(ground: Ground) -> None:
+    locator = ground.locator()
+    before = list(ground.segment.left())
+    assert locator not in before
+    ground.create(locator).close()
+    if os.path.exists(os.path.join(ground.place.directory, locator)):
+        assert locator not in ground.segment.left(), "the store's directory shows it"
+        return
+    if not list(ground.segment.left()):
+        pytest.skip("this system does not tell")
+    assert locator in ground.segment.left()
+    ground.unlink(locator)
+    assert locator not in ground.segment.left()
+
+
 @pytest.mark.clause("G6")
 def test_closing_lets_go_and_may_be_done_twice(ground: Ground) -> None:
     locator = ground.locator()
@@ -376,7 +500,7 @@ def test_closing_lets_go_and_may_be_done_twice(ground: Ground) -> None:
     gc.collect()
     descriptors, files = len(os.listdir("/dev/fd")), files_used()
     for _ in range(20):
-        segment = ground.segment.attach(ground.place, locator)
+        segment = ground.segment.attach(ground.directory, locator)
         view = segment.view
         segment.close()
         segment.close()
@@ -403,7 +527,7 @@ def test_who_is_attached_keeps_memory_that_is_removed(ground: Ground) -> None:
     locator = ground.locator()
     first, second = ground.create(locator), ground.attach(locator)
     first.view[0] = 1
-    ground.segment.unlink(ground.place, locator)
+    ground.unlink(locator)
     assert not ground.exists(locator)
     second.view[1] = 2
     assert first.view[:2].tobytes() == second.view[:2].tobytes() == b"\x01\x02"
@@ -417,10 +541,10 @@ def test_who_is_attached_keeps_memory_that_is_removed(ground: Ground) -> None:
 @pytest.mark.clause("G6")
 def test_to_remove_what_is_gone_does_nothing(ground: Ground) -> None:
     locator = ground.locator()
-    ground.segment.unlink(ground.place, locator)
+    ground.unlink(locator)
     ground.create(locator).close()
-    ground.segment.unlink(ground.place, locator)
-    ground.segment.unlink(ground.place, locator)
+    ground.unlink(locator)
+    ground.unlink(locator)
     assert not ground.exists(locator)
 
 
@@ -431,5 +555,5 @@ def test_no_memory_is_left_when_it_is_removed(ground: Ground) -> None:
         locator = ground.locator()
         segment = ground.create(locator, 20 << 20)
         segment.close()
-        ground.segment.unlink(ground.place, locator)
+        ground.unlink(locator)
         assert not ground.exists(locator)

@@ -5,21 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from asgi_ipc.doctor.stores import record_of
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.mmap import MmapEngine
+from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.check import check
+from asgi_ipc.store.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.layout import CHANNELS, GROUPS
+from asgi_ipc.store.segment import Place
 from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
     "KIB",
+    "assert_gone",
     "assert_meet",
     "assert_sound",
     "in_child",
     "killed_at",
+    "locators_in",
     "open_store",
     "record",
     "start",
+    "unlink_memory",
     "wait",
 ]
 
@@ -44,6 +54,32 @@ def record(
 ) -> Record:
     """A record that lives for ``lifetime`` nanoseconds."""
     return Record(queue, payload, engine.clock() + lifetime, capacity, owner)
+
+
+def locators_in(place: Place, kind: type[SharedMemoryEngine]) -> list[str]:
+    """What the memory of the store there is called, as far as its creator got."""
+    record = record_of(place)
+    return list(locators(kind.segment, record.store_id).values()) if record else []
+
+
+def unlink_memory(engine: SharedMemoryEngine, *kinds: int) -> None:
+    """Remove memory of a store as if by hand: of both kinds, or of these."""
+    assert engine._store is not None
+    for kind in kinds or (CHANNELS, GROUPS):
+        locator = locators(engine.segment, engine._store.store_id)[kind]
+        segment = engine.segment.attach(engine._store.directory, locator)
+        segment.unlink()
+        segment.close()
+
+
+def assert_gone(place: Place, kind: type[SharedMemoryEngine], locators: list[str]) -> None:
+    """There is no memory of these names any more."""
+    directory = StoreDirectory.open(place)
+    for locator in locators:
+        with pytest.raises(FileNotFoundError):
+            kind.segment.attach(directory, locator)
+    directory.close()
+    remove_if_empty(place)
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:

@@ -14,6 +14,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.engine import SharedMemoryEngine
 
 from .doubles import watchdog  # noqa: F401
@@ -39,10 +40,11 @@ def test_another_user_can_not_open_read_list_wake_or_block_a_store(
         engine.pop(b"b", 1, bell)
         folder = public_path / "store"
         assert engine._store is not None
-        stored = engine._store._record
+        store = engine._store
+        names = list(locators(kind.segment, store.store_id).values())
         paths = [folder, *folder.iterdir()]
         if kind is PosixEngine and os.path.isdir("/dev/shm"):
-            paths += [Path("/dev/shm") / name.strip("/") for name in stored[3:5]]
+            paths += [Path("/dev/shm") / name.strip("/") for name in names]
 
         def stranger() -> None:
             for path in paths:
@@ -59,9 +61,9 @@ def test_another_user_can_not_open_read_list_wake_or_block_a_store(
                     path.unlink()
                 with pytest.raises(PermissionError):
                     path.rename(path.with_name("taken"))
-            for locator in stored[3:5]:
+            for locator in names:
                 with pytest.raises(PermissionError):
-                    kind.segment.attach(engine._place, locator)
+                    kind.segment.attach(store.directory, locator)
             with pytest.raises(StoreUnavailable, match="belongs to user 0"):
                 open_store(public_path, kind)
 

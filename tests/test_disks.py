@@ -26,6 +26,7 @@ from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.store import file_systems, files
 from asgi_ipc.store.check import check
+from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.locks import FCNTL
 from asgi_ipc.store.segment import Place
 
@@ -144,7 +145,7 @@ def check_memory(directory: str, when: int, small_steps: bool = False) -> None:
     if small_steps:
         files.granule = lambda descriptor: 4 * KIB  # type: ignore[attr-defined]
     size = 20 * MIB
-    place = Place(directory, 0o600, None)
+    place = StoreDirectory.open(Place(f"{directory}/d", 0o600, None))
     segment = MmapSegment.create(place, "memory", size)
     neighbour = Neighbour(directory)
     neighbour.fill(leave=size)
@@ -152,7 +153,7 @@ def check_memory(directory: str, when: int, small_steps: bool = False) -> None:
     refused = 0
     for number, (offset, length) in enumerate(steps(size)):
         if number % 16 == 3:
-            read_all(f"{directory}/memory")
+            read_all(f"{directory}/d/memory")
         if number == when:
             neighbour.fill()
         if refused == 3:
@@ -171,7 +172,7 @@ def check_memory(directory: str, when: int, small_steps: bool = False) -> None:
     assert len(reserved) >= min(when, 100)
     for seed in range(3):
         touch(segment, reserved, seed)
-        read_all(f"{directory}/memory")
+        read_all(f"{directory}/d/memory")
     segment.close()
     # XFS refuses on a full disk what it has reserved already, but serves it.
     other = MmapSegment.attach(place, "memory")
@@ -310,7 +311,9 @@ def check_refused(directory: str, named: str) -> None:
 def check_unasked(directory: str) -> None:
     """All that is reserved is refused when it is touched."""
     files.refusal = lambda descriptor: None  # type: ignore[attr-defined]
-    segment = MmapSegment.create(Place(directory, 0o600, None), "memory", 20 * MIB)
+    segment = MmapSegment.create(
+        StoreDirectory.open(Place(f"{directory}/d", 0o600, None)), "memory", 20 * MIB
+    )
     segment.reserve(0, 20 * MIB)
     Neighbour(directory).fill()
     touch(segment, [(0, 20 * MIB)], 0)

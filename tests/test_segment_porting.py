@@ -14,21 +14,26 @@ import pytest
 from asgi_ipc.conformance import test_segment as suite
 
 from asgi_ipc.engines import available
+from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.segment import Place, Segment
 from asgi_ipc.store.segment_example import ExampleEngine, ExampleSegment
 
 #: That the skeleton has the shape is mypy's to say.
 _shape: type[Segment] = ExampleSegment
 
-PLACE = Place("/nowhere", 0o600, None)
+DIRECTORY = StoreDirectory(Place("/nowhere", 0o600, None), -1)
 CALLS: dict[str, Callable[[], object]] = {
     "locator_for": lambda: ExampleSegment.locator_for("channels", "0" * 16),
-    "create": lambda: ExampleSegment.create(PLACE, "x", 1 << 18),
-    "attach": lambda: ExampleSegment.attach(PLACE, "x"),
-    "unlink": lambda: ExampleSegment.unlink(PLACE, "x"),
-    "space": lambda: ExampleSegment.space(PLACE),
+    "create": lambda: ExampleSegment.create(DIRECTORY, "x", 1 << 18),
+    "attach": lambda: ExampleSegment.attach(DIRECTORY, "x"),
+    "left": lambda: ExampleSegment.left(),
+    "space": lambda: ExampleSegment.space("/nowhere"),
     "owner": lambda: ExampleSegment().owner(),
+    "head": lambda: ExampleSegment().head(512),
     "reserve": lambda: ExampleSegment().reserve(0, 4096),
+    "may_unlink": lambda: ExampleSegment().may_unlink(),
+    "is_linked": lambda: ExampleSegment().is_linked(),
+    "unlink": lambda: ExampleSegment().unlink(),
     "close": lambda: ExampleSegment().close(),
 }
 
@@ -57,7 +62,7 @@ def test_the_skeleton_has_all_of_the_contract_and_nothing_else() -> None:
 
 def test_every_clause_stands_in_the_skeleton() -> None:
     text = inspect.getsource(sys.modules[ExampleSegment.__module__])
-    assert set(re.findall(r"\((G\d)\)", text)) == {f"G{n}" for n in range(1, 7)}
+    assert set(re.findall(r"\((G\d)\)", text)) == {f"G{n}" for n in range(1, 8)}
 
 
 def test_the_skeleton_is_no_engine_of_this_machine() -> None:
@@ -86,6 +91,13 @@ WRONG = {
     "CloseRemoves": suite.test_closed_memory_stays_for_the_others,
     "UnlinkTruncates": suite.test_who_is_attached_keeps_memory_that_is_removed,
     "UnlinkOnlyOnce": suite.test_to_remove_what_is_gone_does_nothing,
+    "PicksANameAnew": suite.test_a_locator_follows_from_its_arguments_in_every_process,
+    "UnlinkByName": suite.test_to_remove_memory_never_removes_what_took_its_name,
+    "AttachFollowsLinks": suite.test_attaching_follows_no_link,
+    "HidesItsOtherNames": suite.test_memory_with_another_name_says_so,
+    "HeadIsZero": suite.test_the_head_is_what_the_memory_begins_with,
+    "AlwaysLinked": suite.test_memory_that_was_removed_is_known_to_be_by_those_attached,
+    "NobodyMayUnlink": suite.test_its_maker_may_remove_it,
 }
 
 

@@ -15,9 +15,8 @@ from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import COMMITTED, STATE
 from asgi_ipc.store.segment import Place
-from asgi_ipc.store.sidecar import open_sidecar
 
-from .stores import assert_sound, in_child, killed_at, open_store, record
+from .stores import assert_gone, assert_sound, in_child, killed_at, locators_in, open_store, record
 
 Operation = Callable[[SharedMemoryEngine], object]
 
@@ -133,7 +132,8 @@ def test_a_creator_killed_at_any_point_leaves_nothing_in_the_way(
 ) -> None:
     opcode = 5
     while killed_at(lambda: open_store(tmp_path, kind), opcode):
-        begun = locators(tmp_path)
+        place = Place(str(tmp_path / "store"), 0o600, None, private=False)
+        begun = locators_in(place, kind)
         # Anybody can open it, and what they remove is all there is.
         engine = open_store(tmp_path, kind)
         engine.push([record(engine, b"a")])
@@ -141,22 +141,10 @@ def test_a_creator_killed_at_any_point_leaves_nothing_in_the_way(
         assert_sound(engine)
         engine.destroy()
         assert list(tmp_path.iterdir()) == []
-        for locator in begun:
-            with pytest.raises(FileNotFoundError):
-                kind.segment.attach(engine._place, locator)
+        assert_gone(place, kind, begun)
         opcode += 211
     open_store(tmp_path, kind).destroy()
     assert opcode > 1_000
-
-
-def locators(directory: Path) -> list[str]:
-    """The memory that a lock file names, as far as its creator got."""
-    if not (directory / "store" / "lock").exists():
-        return []
-    sidecar = open_sidecar(Place(str(directory / "store"), 0o600, None))
-    record = sidecar.read()
-    sidecar.close()
-    return [record.channels, record.groups] if record else []
 
 
 def test_what_a_killed_process_held_is_gone_within_seconds(tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store import layout, record_locks
+from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.segment import Place
 from asgi_ipc.store.sidecar import Record
 
-from .stores import KIB, assert_meet, assert_sound, in_child, open_store, record, wait
+from .stores import KIB, assert_gone, assert_meet, assert_sound, in_child, open_store, record, wait
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 OTHER = layout.VERSION + 1
@@ -83,9 +84,7 @@ def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Place, Re
 
 def assert_removed(place: Place, old: Record, kind: type[SharedMemoryEngine]) -> None:
     """Nothing of the old store is left, neither memory nor files of its locks."""
-    for locator in (old.channels, old.groups):
-        with pytest.raises(FileNotFoundError):
-            kind.segment.attach(place, locator)
+    assert_gone(place, kind, list(locators(kind.segment, old.store_id).values()))
     assert not [each for each in os.listdir(place.directory) if old.store_id.hex() in each]
 
 

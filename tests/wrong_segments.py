@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import tempfile
 
 from asgi_ipc.engines.mmap import MmapSegment
+from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.files import give
 from asgi_ipc.store.segment import Owner, Place
 
 
-def path_of(place: Place, locator: str) -> str:
-    return os.path.join(place.directory, locator)
+def path_of(directory: StoreDirectory, locator: str) -> str:
+    return os.path.join(directory.path, locator)
+
+
+def as_place(directory: StoreDirectory, place: Place) -> StoreDirectory:
+    """The same directory for another place; its descriptor is the first one's."""
+    return StoreDirectory(place, directory._descriptor)
 
 
 class RightSegment(MmapSegment):
     """As engine mmap, and closes its file if it can't be sized."""
 
     @classmethod
-    def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
-        path = path_of(place, locator)
+    def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
+        place, path = directory.place, path_of(directory, locator)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, place.mode)
         try:
             try:
@@ -28,7 +36,7 @@ class RightSegment(MmapSegment):
             except BaseException:
                 os.close(descriptor)
                 raise
-            return cls(descriptor)
+            return cls(directory, locator, descriptor)
         except BaseException:
             os.unlink(path)
             raise
@@ -44,8 +52,8 @@ class KeepsOldContent(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
-            made = super().create(place, locator, size)
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
+            made = super().create(directory, locator, size)
             made.reserve(0, 4096)
             made.view[100] = 1
             return made
@@ -56,9 +64,11 @@ class HeedsTheUmask(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
             os.umask(mask := os.umask(0))
-            return super().create(place._replace(mode=place.mode & ~mask), locator, size)
+            place = directory.place
+            cut = as_place(directory, place._replace(mode=place.mode & ~mask))
+            return super().create(cut, locator, size)
 
 
 class TakesOverWhatExists(SharedMemoryEngine):
@@ -66,11 +76,11 @@ class TakesOverWhatExists(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
             try:
-                return super().create(place, locator, size)
+                return super().create(directory, locator, size)
             except FileExistsError:
-                return cls.attach(place, locator)
+                return cls.attach(directory, locator)
 
 
 class MakesItTooLarge(SharedMemoryEngine):
@@ -78,8 +88,8 @@ class MakesItTooLarge(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
-            return super().create(place, locator, size + 1)
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
+            return super().create(directory, locator, size + 1)
 
 
 class LeavesWhatFailed(SharedMemoryEngine):
@@ -87,13 +97,13 @@ class LeavesWhatFailed(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
             try:
-                return super().create(place, locator, size)
+                return super().create(directory, locator, size)
             except FileExistsError:
                 raise
             except OSError:
-                super().create(place, locator, 4096).close()
+                super().create(directory, locator, 4096).close()
                 raise
 
 
@@ -120,11 +130,11 @@ class MakesAHiddenFileFirst(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
+        def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
             # As one does who wants to link a whole file into its place.
-            descriptor, path = tempfile.mkstemp(dir=place.directory)
+            descriptor, path = tempfile.mkstemp(dir=directory.path)
             os.close(descriptor)
-            made = super().create(place, locator, size)
+            made = super().create(directory, locator, size)
             os.unlink(path)
             return made
 
@@ -133,8 +143,8 @@ class ACopyOfItsOwn(SharedMemoryEngine):
     name = "wrong"
 
     class segment(RightSegment):  # noqa: N801
-        def __init__(self, descriptor: int) -> None:
-            super().__init__(descriptor)
+        def __init__(self, directory: StoreDirectory, locator: str, descriptor: int) -> None:
+            super().__init__(directory, locator, descriptor)
             self.copy = memoryview(bytearray(self.view))
             self.view = self.copy
 
@@ -144,11 +154,11 @@ class AttachMakesIt(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         @classmethod
-        def attach(cls, place: Place, locator: str) -> MmapSegment:
+        def attach(cls, directory: StoreDirectory, locator: str) -> MmapSegment:
             try:
-                return super().attach(place, locator)
+                return super().attach(directory, locator)
             except FileNotFoundError:
-                return cls.create(place, locator, 4096)
+                return cls.create(directory, locator, 4096)
 
 
 class ReserveWipes(SharedMemoryEngine):
@@ -172,7 +182,7 @@ class ItIsAlwaysMine(SharedMemoryEngine):
 
     class segment(RightSegment):  # noqa: N801
         def owner(self) -> Owner:
-            return Owner(os.geteuid(), os.getegid(), super().owner().mode)
+            return super().owner()._replace(uid=os.geteuid(), gid=os.getegid())
 
 
 class ItsModeIsAsAsked(SharedMemoryEngine):
@@ -189,6 +199,7 @@ class CloseKeepsTheDescriptor(SharedMemoryEngine):
     class segment(RightSegment):  # noqa: N801
         def close(self) -> None:
             self.view.release()
+            assert self._map is not None
             self._map.close()
 
 
@@ -218,19 +229,73 @@ class UnlinkTruncates(SharedMemoryEngine):
     name = "wrong"
 
     class segment(RightSegment):  # noqa: N801
-        @classmethod
-        def unlink(cls, place: Place, locator: str) -> None:
-            path = path_of(place, locator)
-            if os.path.exists(path):
-                with open(path, "r+b") as file:
-                    file.write(bytes(4096))
-            super().unlink(place, locator)
+        def unlink(self) -> None:
+            os.pwrite(self._descriptor, bytes(4096), 0)
+            super().unlink()
 
 
 class UnlinkOnlyOnce(SharedMemoryEngine):
     name = "wrong"
 
     class segment(RightSegment):  # noqa: N801
+        def unlink(self) -> None:
+            os.unlink(path_of(self._directory, self._locator))
+
+
+class UnlinkByName(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def unlink(self) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path_of(self._directory, self._locator))
+
+
+class PicksANameAnew(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        @staticmethod
+        def locator_for(name: str, token: str) -> str:
+            return f"{name}.{secrets.token_hex(8)}"
+
+
+class AttachFollowsLinks(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
         @classmethod
-        def unlink(cls, place: Place, locator: str) -> None:
-            os.unlink(path_of(place, locator))
+        def attach(cls, directory: StoreDirectory, locator: str) -> MmapSegment:
+            return cls(directory, locator, os.open(path_of(directory, locator), os.O_RDWR))
+
+
+class HidesItsOtherNames(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def owner(self) -> Owner:
+            return super().owner()._replace(links=1)
+
+
+class HeadIsZero(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def head(self, length: int) -> bytes:
+            return bytes(length)
+
+
+class AlwaysLinked(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def is_linked(self) -> bool:
+            return True
+
+
+class NobodyMayUnlink(SharedMemoryEngine):
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def may_unlink(self) -> bool:
+            return False

@@ -125,7 +125,8 @@ def _check(popped: list[Any]) -> None:
 def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The store of a prefix, if it is there: whether this user can use it, and what is in it.
 
-    Joins and leaves it as any process does, and changes nothing else.
+    Joins and leaves it as any process does, and changes nothing else: it never makes, replaces
+    or removes a store.
     """
     result: dict[str, Any] = {"prefix": prefix, "directory": None, "statistics": None}
     factory = factory_of(name)
@@ -161,11 +162,11 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                 return "it is unfinished or from before a reboot, and will be made afresh"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its sizes are others than these
-                engine = open_engine(name, prefix, engine_options=options, **_TINY)
+                engine: Any = factory.of_existing(prefix, **_TINY, **options)
         except (StoreUnavailable, OSError) as error:
             raise Failed(str(error)) from error
         try:
-            counts = engine.statistics()
+            counts: dict[str, int] = engine.statistics()
         finally:
             engine.close()
         return " ".join(f"{key}={value}" for key, value in counts.items())

@@ -6,6 +6,7 @@ code of the store itself is used where there is any: what is tried is what is re
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -23,6 +24,7 @@ from ..exceptions import StoreUnavailable
 from ..store import locks
 from ..store.attachment import Attachment
 from ..store.bells import FifoBell, ring_once
+from ..store.directory import StoreDirectory
 from ..store.file_locks import FileLocks, flocks_fail
 from ..store.files import FileMemory, give
 from ..store.record_locks import RecordLocks, record_locks_fail
@@ -58,8 +60,8 @@ def try_memory(
     except (ValueError, StoreUnavailable) as error:
         return [_entry("shared_memory", title, "", str(error))]
     folder = _folder_name(os.path.dirname(parent))
-    place = Place(folder, 0o600, None)
-    unlink = partial(segment.unlink, place, locator)
+    place = Place(os.path.join(folder, "memory"), 0o600, None)
+    unlink = partial(_unlink, factory, place, locator)
     try:
         return [_tried("shared_memory", title, "", lambda: _memory(factory, place, locator))]
     finally:
@@ -231,26 +233,38 @@ class _small_file_system:  # noqa: N801
             raise NotTried("needs Linux's mount namespaces") from None
 
 
+def _unlink(factory: type[Attachment], place: Place, locator: str) -> str:
+    """Remove what an attempt that was killed has left."""
+    directory = StoreDirectory.open(place)
+    with contextlib.suppress(FileNotFoundError):
+        memory = factory.segment.attach(directory, locator)
+        memory.unlink()
+        memory.close()
+    directory.close()
+    return ""
+
+
 def _memory(factory: type[Attachment], place: Place, locator: str) -> str:
     segment = factory.segment
     unavailable: Callable[[], str | None] | None = getattr(factory, "unavailable", None)
     reason = unavailable() if unavailable else None
     if reason is not None:
         raise Failed(reason)
-    _make(place.directory)
+    directory = StoreDirectory.open(place)
 
     def write(other: Other) -> None:
-        memory = segment.attach(place, locator)
+        memory = segment.attach(directory, locator)
         memory.view[:5] = b"hello"
         memory.close()
         other.tell("written")
 
     try:
-        mine = segment.create(place, locator, _SIZE)
+        mine = segment.create(directory, locator, _SIZE)
         mine.reserve(0, _SIZE)
     except OSError as error:
         raise Failed(
-            f"{error.strerror or error}: {segment.space(place)}", "free or allow more of it"
+            f"{error.strerror or error}: {segment.space(place.directory)}",
+            "free or allow more of it",
         ) from error
     if any(mine.view):
         raise Failed("new memory is not zero", "report it as a bug of asgi_ipc")
@@ -259,8 +273,8 @@ def _memory(factory: type[Attachment], place: Place, locator: str) -> str:
     if bytes(mine.view[:5]) != b"hello":
         raise Failed("what another process writes there is not seen here")
     mine.close()
-    segment.unlink(place, locator)
-    return f"{_SIZE // 1024} KiB shared by two processes; {segment.space(place)}"
+    mine.unlink()
+    return f"{_SIZE // 1024} KiB shared by two processes; {segment.space(place.directory)}"
 
 
 # ---- in a folder
@@ -313,7 +327,8 @@ def _flock_killed(place: Place) -> str:
 
 
 def _file_locks(path: str, descriptor: int) -> locks.Locks:
-    return FileLocks(path, descriptor, Place(os.path.dirname(path), 0o600, None))
+    place = Place(os.path.dirname(path), 0o600, None)
+    return FileLocks(path, descriptor, StoreDirectory.open(place))
 
 
 _Maker = Callable[[str, int], locks.Locks]
@@ -379,12 +394,14 @@ def _until(condition: Callable[[], bool]) -> float:
 
 
 def _liveness(place: Place) -> str:
+    directory = StoreDirectory.open(place)
+
     def live(other: Other) -> None:
-        sidecar = open_sidecar(place)
+        sidecar = open_sidecar(directory)
         other.tell("held" if sidecar.hold(locks.FIRST_SLOT) else "refused")
         signal.pause()
 
-    sidecar = open_sidecar(place)
+    sidecar = open_sidecar(directory)
     if sidecar.is_held(locks.FIRST_SLOT):
         raise Failed("a process that never was is taken for alive", _ELSEWHERE)
     with Other(live) as other:
@@ -397,12 +414,13 @@ def _liveness(place: Place) -> str:
 
 
 def _wake_up(place: Place) -> str:
-    bell = FifoBell(place, secrets.token_bytes(14), 1)
+    directory = StoreDirectory.open(place)
+    bell = FifoBell(directory, secrets.token_bytes(14), 1)
 
     def ring(other: Other) -> None:
         other.tell("ready")
         other.expect("ring")
-        other.tell("heard" if ring_once(bell.path) else "nobody there")
+        other.tell("heard" if ring_once(directory, bell.name) else "nobody there")
 
     with Other(ring) as other:
         other.expect("ready")
@@ -412,9 +430,8 @@ def _wake_up(place: Place) -> str:
             raise Failed("the FIFO was written to, but its reader not woken", _ELSEWHERE)
         took = time.monotonic() - start
         other.expect("heard")
-    path = bell.path
     bell.drop()
-    if ring_once(path):
+    if ring_once(directory, bell.name):
         raise Failed("a FIFO without a reader takes what is written", _ELSEWHERE)
     return f"woken in {took * 1000:.1f} ms"
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from ..engines import find
 from ..exceptions import OptionError, StoreUnavailable
 from ..store.attachment import Attachment
+from ..store.belongings import remove_memory
+from ..store.directory import StoreDirectory, remove_if_empty
 from ..store.place import named_folder, place_for
 from ..store.segment import Place
-from ..store.sidecar import Record, open_sidecar, remove_store
+from ..store.sidecar import Record, Sidecar, open_sidecar
 from .attempt import attempt
 
 
@@ -52,24 +52,61 @@ def place_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any])
 
 
 def record_of(place: Place) -> Record | None:
-    """What the lock file says; None if there is no store. Raises what opening it would."""
-    if not os.path.lexists(os.path.join(place.directory, "lock")):
-        return None
-    sidecar = open_sidecar(place)
-    try:
-        return sidecar.read()
-    finally:
-        sidecar.close()
+    """Return what the lock file says; None if there is no store. Raises what opening it would."""
+    with _lock_file(place) as sidecar:
+        return sidecar.read() if sidecar else None
 
 
 def in_use(place: Place, record: Record) -> bool:
-    """Whether any process uses the store of that record."""
-    sidecar = open_sidecar(place)
-    try:
+    """Tell whether any process uses the store of that record."""
+    with _lock_file(place) as sidecar:
+        if sidecar is None:
+            return False
         with sidecar.opening():
             return sidecar.in_use(record.store_id)
-    finally:
-        sidecar.close()
+
+
+@contextlib.contextmanager
+def _lock_file(place: Place) -> Iterator[Sidecar | None]:
+    """Open a store's lock file, if there is one, and make nothing."""
+    with contextlib.ExitStack() as stack:
+        sidecar = None
+        with contextlib.suppress(FileNotFoundError):
+            directory = StoreDirectory.open(place, make=False)
+            stack.callback(directory.close)
+            sidecar = open_sidecar(directory, make=False)
+            stack.callback(sidecar.close)
+        yield sidecar
+
+
+def remove_store(place: Place, factory: type[Attachment]) -> list[str]:
+    """Remove a store, whatever it holds, all but its directory; return what was left, in words.
+
+    Only what is provably the store's is removed: memory and locks whose names follow from its id,
+    of an owner who may use it, and with its id inside. Raises OSError, `StoreUnavailable`.
+    """
+    with _lock_file(place) as sidecar:
+        if sidecar is None:
+            raise StoreUnavailable(f"there is no store at {place.directory!r}")
+        with sidecar.opening():
+            record = sidecar.read()
+            left = []
+            if record:
+                if record.engine != factory.name:
+                    raise StoreUnavailable(
+                        f"the store at {place.directory!r} was made by engine {record.engine!r}, "
+                        f"this is {factory.name!r}; name that engine"
+                    )
+                try:
+                    left = remove_memory(factory.segment, sidecar.directory, record.store_id)
+                except PermissionError as error:
+                    raise StoreUnavailable(
+                        f"can't remove the memory of the store at {place.directory!r} "
+                        f"({error.strerror}); let that user or root do it"
+                    ) from error
+                sidecar.remove_locks(record.store_id)
+            sidecar.unlink()
+    return left
 
 
 def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> None:
@@ -77,8 +114,12 @@ def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any
     place = place_of(factory, prefix, options)
     with contextlib.suppress(OSError, StoreUnavailable):
         if record_of(place):
-            remove_store(place, factory.segment)
-    shutil.rmtree(place.directory, ignore_errors=True)
-    if place.private:
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(place.directory))
+            remove_store(place, factory)
+    with contextlib.suppress(OSError, StoreUnavailable):
+        directory = StoreDirectory.open(place, make=False)
+        try:
+            for name in directory.names():
+                directory.unlink(name)
+        finally:
+            directory.close()
+    remove_if_empty(place)

@@ -9,48 +9,61 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ..store.directory import StoreDirectory
 from ..store.engine import SharedMemoryEngine
 from ..store.files import FileMemory, free_space, give
-from ..store.segment import Place
 
 
 class MmapSegment(FileMemory):
     """A `Segment` in a file of the store's directory."""
 
+    def __init__(self, directory: StoreDirectory, locator: str, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._directory = directory
+        self._locator = locator
+
     @staticmethod
     def locator_for(name: str, token: str) -> str:
-        """A name in the store's directory."""
+        """Return a name in the store's directory."""
         return f"{name}.{token}"
 
     @classmethod
-    def create(cls, place: Place, locator: str, size: int) -> MmapSegment:
+    def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
         """See `Segment.create`."""
-        path = os.path.join(place.directory, locator)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, place.mode)
+        place = directory.place
+        descriptor = directory.open_file(locator, os.O_RDWR | os.O_CREAT | os.O_EXCL, place.mode)
         try:
             give(descriptor, size, place.mode, place.gid)
-            return cls(descriptor)
+            return cls(directory, locator, descriptor)
         except BaseException:
-            cls.unlink(place, locator)
+            directory.unlink(locator)
             raise
 
     @classmethod
-    def attach(cls, place: Place, locator: str) -> MmapSegment:
+    def attach(cls, directory: StoreDirectory, locator: str) -> MmapSegment:
         """See `Segment.attach`."""
-        path = os.path.join(place.directory, locator)
-        return cls(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+        return cls(directory, locator, directory.open_file(locator, os.O_RDWR))
 
     @classmethod
-    def unlink(cls, place: Place, locator: str) -> None:
-        """See `Segment.unlink`."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(place.directory, locator))
+    def left(cls) -> list[str]:
+        """See `Segment.left`: it lies in the stores' directories alone, and goes with them."""
+        return []
 
     @staticmethod
-    def space(place: Place) -> str:
+    def space(directory: str) -> str:
         """See `Segment.space`."""
-        return free_space(place.directory)
+        return free_space(directory)
+
+    def may_unlink(self) -> bool:
+        """See `Segment.may_unlink`."""
+        return self._directory.may_unlink(self.owner().uid)
+
+    def unlink(self) -> None:
+        """See `Segment.unlink`."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self._directory.status(self._locator)
+            if os.path.samestat(found, os.fstat(self._descriptor)):
+                self._directory.unlink(self._locator)
 
 
 class MmapEngine(SharedMemoryEngine):

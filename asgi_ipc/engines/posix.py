@@ -6,29 +6,40 @@ which share it share all of a store.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
 
+from ..store.directory import StoreDirectory
 from ..store.engine import SharedMemoryEngine
 from ..store.files import SHM, FileMemory, free_space, give
 from ..store.place import temporary_folder
-from ..store.segment import Place
+
+#: How the name of all shared memory of this engine begins.
+_BEGINNING = "asgi_ipc."
+_IS_OURS = re.compile(r"asgi_ipc\.[0-9a-f]{16}\.[cg]").fullmatch
 
 
 class PosixSegment(FileMemory):
     """A `Segment` of POSIX shared memory."""
 
+    def __init__(self, locator: str, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._locator = locator
+
     @staticmethod
     def locator_for(name: str, token: str) -> str:
-        """macOS allows 31 characters."""
-        return f"/asgi_ipc.{token}.{name[0]}"
+        """Return a name of 28 characters; macOS allows 31."""
+        return f"/{_BEGINNING}{token}.{name[0]}"
 
     @classmethod
-    def create(cls, place: Place, locator: str, size: int) -> PosixSegment:
+    def create(cls, directory: StoreDirectory, locator: str, size: int) -> PosixSegment:
         """See `Segment.create`."""
         import posix_ipc
 
+        place = directory.place
         # No size here: given one, posix_ipc removes what it can't resize.
         try:
             memory = posix_ipc.SharedMemory(locator, posix_ipc.O_CREX, mode=place.mode)
@@ -36,13 +47,13 @@ class PosixSegment(FileMemory):
             raise _as_os_error(error, locator) from error
         try:
             give(memory.fd, size, place.mode, place.gid)
-            return cls(memory.fd)
+            return cls(locator, memory.fd)
         except BaseException:
-            cls.unlink(place, locator)
+            _unlink(locator)
             raise
 
     @classmethod
-    def attach(cls, place: Place, locator: str) -> PosixSegment:
+    def attach(cls, directory: StoreDirectory, locator: str) -> PosixSegment:
         """See `Segment.attach`."""
         import posix_ipc
 
@@ -50,24 +61,44 @@ class PosixSegment(FileMemory):
             memory = posix_ipc.SharedMemory(locator)
         except (posix_ipc.Error, MemoryError, ValueError) as error:
             raise _as_os_error(error, locator) from error
-        return cls(memory.fd)
+        return cls(locator, memory.fd)
 
     @classmethod
-    def unlink(cls, place: Place, locator: str) -> None:
-        """See `Segment.unlink`."""
-        import posix_ipc
-
-        try:
-            posix_ipc.unlink_shared_memory(locator)
-        except posix_ipc.ExistentialError:
-            pass
-        except posix_ipc.Error as error:
-            raise _as_os_error(error, locator) from error
+    def left(cls) -> list[str]:
+        """See `Segment.left`: known where shared memory is files in a folder."""
+        found = []
+        with contextlib.suppress(OSError), os.scandir(SHM) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    mine = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+                    if mine and _IS_OURS(entry.name):
+                        found.append(f"/{entry.name}")
+        return sorted(found)
 
     @staticmethod
-    def space(place: Place) -> str:
+    def space(directory: str) -> str:
         """See `Segment.space`."""
         return free_space(SHM) if os.path.isdir(SHM) else "the system's shared memory"
+
+    def may_unlink(self) -> bool:
+        """See `Segment.may_unlink`: that folder is sticky."""
+        return os.geteuid() in (0, self.owner().uid)
+
+    def unlink(self) -> None:
+        """See `Segment.unlink`."""
+        if self.is_linked():
+            _unlink(self._locator)
+
+
+def _unlink(locator: str) -> None:
+    import posix_ipc
+
+    try:
+        posix_ipc.unlink_shared_memory(locator)
+    except posix_ipc.ExistentialError:
+        pass
+    except posix_ipc.Error as error:
+        raise _as_os_error(error, locator) from error
 
 
 def _as_os_error(error: Exception, locator: str) -> OSError:

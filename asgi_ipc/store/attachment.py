@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import mmap
 import os
 import secrets
@@ -11,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, Bell
@@ -40,6 +41,9 @@ from .segment import Segment
 from .sidecar import LONGEST_NAME
 from .store import Gone, Store
 from .tables import Tables
+
+_Self = TypeVar("_Self", bound="Attachment")
+_log = logging.getLogger("asgi_ipc")
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
@@ -75,6 +79,20 @@ class Attachment:
         """What ``--engine`` of the commands takes for this engine."""
         path = f"{cls.__module__}:{cls.__qualname__}"
         return cls.name if BUILT_IN.get(cls.name) == path else path
+
+    #: False for an engine that looks at a store: it never makes, replaces or removes one.
+    _makes = True
+
+    @classmethod
+    def of_existing(cls: type[_Self], prefix: str, **options: Any) -> _Self:
+        """Join a store that is there, for commands that look at it.
+
+        Raises `StoreUnavailable` if there is none, and also later, once it is gone.
+        """
+        engine = cls.__new__(cls)
+        engine._makes = False
+        engine.__init__(prefix, **options)  # type: ignore[misc]
+        return engine
 
     def __init__(
         self,
@@ -125,7 +143,7 @@ class Attachment:
 
     def _open(self) -> None:
         while True:
-            store = Store(type(self), self._place, self._sizes, self._on_recovery)
+            store = Store(type(self), self._place, self._sizes, self._on_recovery, self._makes)
             try:
                 self._enter(store)
                 self._store = store
@@ -170,12 +188,20 @@ class Attachment:
                 return  # another thread did it
             if store:
                 self._store = None
+                _log.warning(
+                    "the store at %r was removed, or replaced by another process; what it held "
+                    "is lost, and this process goes on in the store that is there now",
+                    self._place.directory,
+                )
                 # In another store the same words are other bells.
                 self._ringer.close()
-                # Whoever removed it may have left the memory, which nobody finds any more.
-                store.remove_memory()
+                if self._makes:
+                    # What removed the lock file may have left the memory, which no later
+                    # process finds any more.
+                    store.remove_memory()
                 store.close()
-                store.remove_directory()
+                if self._makes:
+                    store.remove_directory()
             self._open()
 
     def _current(self) -> Store:
@@ -239,7 +265,7 @@ class Attachment:
                 with contextlib.suppress(StoreUnavailable):
                     current = store.is_current()
                 store.close()
-                if not current:
+                if not current and self._makes:
                     store.remove_directory()
 
     def destroy(self) -> None:
@@ -256,10 +282,10 @@ class Attachment:
                 self._let_go(error)
                 raise
             self._ring_all()
-            for identity, path in bells_in(self._place):
+            for identity, name in bells_in(store.directory):
                 if identity not in alive:
                     with contextlib.suppress(OSError):
-                        os.unlink(path)
+                        store.directory.unlink(name)
             self.close()
 
     def _after_fork_in_child(self) -> None:
@@ -279,11 +305,21 @@ class Attachment:
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
         with self._lock:
-            self._current()
-            self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
-            bell = FifoBell(self._place, self._identity, self._bell_numbers)
-            self._bells.add(bell)
-            return bell
+            directory = self._current().directory
+            used = {bell.number for bell in self._bells}
+            for _ in range(SLOT_MASK):
+                self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
+                if self._bell_numbers in used:
+                    continue
+                with contextlib.suppress(FileExistsError):
+                    bell = FifoBell(directory, self._identity, self._bell_numbers)
+                    self._bells.add(bell)
+                    return bell
+            raise StoreUnavailable(
+                f"this process waits with {SLOT_MASK} bells on the store at "
+                f"{self._place.directory!r}, the most it can have: use fewer threads and event "
+                "loops, or more processes"
+            )
 
     def _bell_word(self, bell: Bell) -> int:
         if not isinstance(bell, FifoBell):
@@ -296,8 +332,10 @@ class Attachment:
 
     def _ring_all(self) -> None:
         self._recovered = False
-        for _, path in bells_in(self._place):
-            ring_once(path)
+        store = self._store
+        if store is not None:
+            for _, name in bells_in(store.directory):
+                ring_once(store.directory, name)
 
     # ---- upkeep
 
@@ -318,7 +356,7 @@ class Attachment:
         """
         self._next_look = now + _LOOK_EVERY
         store = self._inside()
-        current = store.is_current()
+        current = store.is_current() and not (self._makes and store.leave_if_lost())
         if not current:
             self._reopen(store)
         for bell in list(self._bells):
@@ -350,10 +388,11 @@ class Attachment:
         except BaseException as error:
             self._let_go(error)
             raise
-        for identity, path in bells_in(self._place) if dead else ():
-            if identity in dead or is_abandoned(path):
+        directory = store.directory
+        for identity, name in bells_in(directory) if dead else ():
+            if identity in dead or is_abandoned(directory, name):
                 with contextlib.suppress(OSError):
-                    os.unlink(path)
+                    directory.unlink(name)
 
 
 def _check_name(engine: type[Attachment]) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 
 from ..engines.base import IDENTITY_BYTES
 from ..exceptions import StoreUnavailable
+from .directory import StoreDirectory
+from .place import unusable
 from .segment import Place
 
 #: Open writers to other processes' bells that are kept.
@@ -29,101 +31,110 @@ _NAME = re.compile(r"bell\.([0-9a-f]{28})\.\d+")
 _GONE = {errno.EPIPE, errno.ENXIO, errno.ENOENT}
 
 
-def bell_path(place: Place, identity: bytes, number: int) -> str:
-    """Where the bell of that number of that process is."""
-    return os.path.join(place.directory, f"bell.{identity.hex()}.{number}")
+def bell_name(identity: bytes, number: int) -> str:
+    """Return the name, in the store's directory, of the bell of that number of that process."""
+    return f"bell.{identity.hex()}.{number}"
 
 
-def bells_in(place: Place) -> list[tuple[bytes, str]]:
-    """Identity and path of each bell that hangs in the store's directory."""
-    # Rung are they as far as that goes: who waits looks again by himself.
+def bells_in(directory: StoreDirectory) -> list[tuple[bytes, str]]:
+    """Return identity and name of each bell in the store's directory."""
+    # Best effort: a waiting receiver that misses a wake-up looks again anyway.
     with contextlib.suppress(OSError):
-        names = filter(None, map(_NAME.fullmatch, os.listdir(place.directory)))
-        return [(bytes.fromhex(m[1]), os.path.join(place.directory, m[0])) for m in names]
+        names = filter(None, map(_NAME.fullmatch, directory.names()))
+        return [(bytes.fromhex(m[1]), m[0]) for m in names]
     return []
 
 
-def is_abandoned(path: str) -> bool:
-    """Whether nobody hears a bell, and has not for a while: it was its process's last trace.
+def is_abandoned(directory: StoreDirectory, name: str) -> bool:
+    """Tell whether a bell has had no reader for a while: it was its process's last trace.
 
-    For those whose process was killed, and so was the process that should have taken them down.
+    For a process that was killed, and so was the process that should have removed its bells.
     """
     try:
-        if time.time() < os.lstat(path).st_ctime + _NEWBORN:
+        if time.time() < directory.status(name).st_ctime + _NEWBORN:
             return False
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+        os.close(directory.open_file(name, os.O_WRONLY))
     except OSError as error:
         return error.errno == errno.ENXIO
     return False
 
 
-def check_fifos(place: Place) -> None:
+def check_fifos(directory: StoreDirectory) -> None:
     """Raise `StoreUnavailable` if no FIFO can be made in the store's directory.
 
     Better when the store is opened than at the first wait; and without wake-ups every
     message would be a second late. The name is that of no bell and of no process, and always
-    the same: what somebody leaves who is killed at this goes with the next.
+    the same: what a process leaves that is killed at this is removed by the next.
     """
-    path = bell_path(place, bytes(IDENTITY_BYTES), 0)
+    name = bell_name(bytes(IDENTITY_BYTES), 0)
     try:
         with contextlib.suppress(FileExistsError):
-            os.mkfifo(path, place.mode)
-        os.unlink(path)
+            directory.make_fifo(name)
+        directory.unlink(name)
     except FileNotFoundError:
         pass  # another was faster, or the directory was removed and will be made again
     except OSError as error:
-        raise _no_fifo(path, error) from error
+        raise _no_fifo(directory, name, error) from error
 
 
-def _no_fifo(path: str, error: OSError) -> StoreUnavailable:
-    remedies = {
-        errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
-        errno.ENFILE: "raise the system's limit of open files",
-        errno.ENOSPC: "free some space there, or name another engine_options['directory']",
-    }
-    return StoreUnavailable(
-        f"can't make the wake-up FIFO {path!r} ({error.strerror}): "
-        + remedies.get(
-            error.errno or 0,
-            "the store's directory must be on a file system with FIFOs where this user may write;"
-            " name one with engine_options['directory']",
-        )
+def _no_fifo(directory: StoreDirectory, name: str, error: OSError) -> StoreUnavailable:
+    return unusable(
+        "make the wake-up FIFO",
+        os.path.join(directory.path, name),
+        error,
+        "the store's directory must be on a file system with FIFOs where this user may write; "
+        "name one with engine_options['directory']",
     )
 
 
 class FifoBell:
     """A `asgi_ipc.engines.base.Bell` that other processes can ring."""
 
-    def __init__(self, place: Place, identity: bytes, number: int) -> None:
-        self.path = bell_path(place, identity, number)
+    def __init__(self, directory: StoreDirectory, identity: bytes, number: int) -> None:
+        """Make the FIFO. Raises FileExistsError if there is one, `StoreUnavailable`."""
+        self.name = bell_name(identity, number)
+        self.path = os.path.join(directory.path, self.name)
         self.number = number
         self._lock = threading.Lock()
         self._reader = self._writer = -1
         self._lost = False
+        self._directory = directory.share()
+        self._is_open = True
         try:
-            os.mkfifo(self.path, place.mode)
+            directory.make_fifo(self.name)
             try:
-                self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                self._writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                if place.gid is not None:
-                    os.fchown(self._writer, -1, place.gid)
-                os.fchmod(self._writer, place.mode)
+                self._open(directory)
             except BaseException:
-                os.unlink(self.path)
-                self.drop()
+                directory.unlink(self.name)
                 raise
-        except OSError as error:
-            raise _no_fifo(self.path, error) from error
+        except BaseException as error:
+            self.drop()
+            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+                raise _no_fifo(directory, self.name, error) from error
+            raise
+
+    def _open(self, directory: StoreDirectory) -> None:
+        self._reader = directory.open_file(self.name, os.O_RDONLY)
+        status = os.fstat(self._reader)
+        self._writer = directory.open_file(self.name, os.O_WRONLY)
+        # Before anything is changed: a member of the group may have put another file there.
+        if (
+            not _is_bell(status, directory.place)
+            or status.st_uid != os.geteuid()
+            or not os.path.samestat(status, os.fstat(self._writer))
+        ):
+            raise OSError(errno.EEXIST, "another user put something else there")
+        directory.finish_file(self._reader, status)
 
     def fileno(self) -> int:
         """The descriptor to wait for; -1 once closed, or lost."""
         return -1 if self._lost else self._reader
 
     def look(self) -> None:
-        """See whether the FIFO still hangs where others look for it; if not, it is lost.
+        """Find out whether the FIFO still lies where others look for it; if not, it is lost.
 
-        A FIFO can't be hung up again. Who waits for it sees that it has no descriptor any
-        more and makes another; until it is closed, that stays open and is nobody else's.
+        It can't be put back. A receiver that waits for it sees that it has no descriptor any
+        more and makes another; until it is closed, its descriptors stay open.
         """
         with self._lock:
             if self._reader < 0:
@@ -152,10 +163,12 @@ class FifoBell:
         # Once dropped or closed, the path may be another process's.
         if self._writer >= 0:
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                self._directory.unlink(self.name)
             self.drop()
 
-    __del__ = close
+    def __del__(self) -> None:
+        if hasattr(self, "_is_open"):  # Else it was never made.
+            self.close()
 
     def after_fork(self) -> None:
         """In the child: it is the parent's, and so may be the thread that has the lock."""
@@ -169,12 +182,15 @@ class FifoBell:
                 if descriptor >= 0:
                     os.close(descriptor)
             self._reader = self._writer = -1
+            if self._is_open:
+                self._is_open = False
+                self._directory.close()
 
 
-def ring_once(path: str) -> bool:
-    """Ring a bell that is seldom rung; False if nobody is there any more. Never blocks."""
+def ring_once(directory: StoreDirectory, name: str) -> bool:
+    """Ring a bell that is seldom rung; False if it has no reader any more. Never blocks."""
     try:
-        writer = _open_writer(path)
+        writer = open_writer(directory, name)
         try:
             os.write(writer, b"!")
         finally:
@@ -196,26 +212,34 @@ class Ringer:
         self._writers: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def ring(self, bell: int, path_of: Callable[[int], str]) -> bool:
-        """Ring once; False if nobody is there any more. Never blocks."""
+    def ring(self, bell: int, open_bell: Callable[[int], int]) -> bool:
+        """Ring once; False if it has no reader any more. Never blocks.
+
+        ``open_bell`` opens a bell for writing; raises OSError.
+        """
         with self._lock:
             try:
                 writer = self._writers.get(bell, -1)
-                if writer < 0:
-                    writer = self._open(bell, path_of(bell))
-                os.write(writer, b"!")
+                if writer >= 0:
+                    try:
+                        os.write(writer, b"!")
+                        return True
+                    except BrokenPipeError:
+                        # Its number may have been given to another bell since.
+                        os.close(self._writers.pop(bell))
+                os.write(self._open(bell, open_bell), b"!")
             except BlockingIOError:
                 pass  # full of rings not yet heard
             except OSError as error:
                 if bell in self._writers:
                     os.close(self._writers.pop(bell))
                 # Anything else (out of descriptors, say) must not fail a push that is
-                # done: the waiter looks again by itself within a second.
+                # done: the receiver looks again by itself within a second.
                 return error.errno not in _GONE
         return True
 
-    def _open(self, bell: int, path: str) -> int:
-        self._writers[bell] = writer = _open_writer(path)
+    def _open(self, bell: int, open_bell: Callable[[int], int]) -> int:
+        self._writers[bell] = writer = open_bell(bell)
         if len(self._writers) > _KEPT:
             os.close(self._writers.popitem(last=False)[1])
         return writer
@@ -232,10 +256,16 @@ class Ringer:
                 os.close(self._writers.popitem()[1])
 
 
-def _open_writer(path: str) -> int:
+def open_writer(directory: StoreDirectory, name: str) -> int:
     """Open a bell for ringing. Raises OSError."""
-    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not stat.S_ISFIFO(os.fstat(writer).st_mode):
+    writer = directory.open_file(name, os.O_WRONLY)
+    if not _is_bell(os.fstat(writer), directory.place):
         os.close(writer)
-        raise OSError(errno.ENXIO, "not a FIFO")
+        raise OSError(errno.ENXIO, "not a FIFO of the store")
     return writer
+
+
+def _is_bell(status: os.stat_result, place: Place) -> bool:
+    """Whether it is a FIFO of a user of the store, and of no other folder."""
+    ours = status.st_uid == os.geteuid() or (place.gid is not None and status.st_gid == place.gid)
+    return stat.S_ISFIFO(status.st_mode) and status.st_nlink == 1 and ours

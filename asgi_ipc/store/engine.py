@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ from ..engines.base import (
 )
 from ..exceptions import StoreFull
 from .attachment import Attachment
-from .bells import bell_path
+from .bells import bell_name, open_writer
 from .heap import NoRoom
 from .journal import Change
 from .layout import (
@@ -191,7 +192,7 @@ class SharedMemoryEngine(Attachment):
         for _ in range(NODES):
             if not bell:
                 return
-            if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._bell_path):
+            if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._open_bell):
                 return
             try:
                 with self._channels:
@@ -202,10 +203,14 @@ class SharedMemoryEngine(Attachment):
                 self._let_go(error)
                 raise
 
-    def _bell_path(self, bell: int) -> str:
-        """Where a bell is, which is alive."""
+    def _open_bell(self, bell: int) -> int:
+        """Open for writing a bell that is alive. Raises OSError."""
         identity = self._processes.identity(bell & SLOT_MASK)
-        return bell_path(self._place, identity, bell >> BELL_NUMBER_SHIFT & SLOT_MASK)
+        name = bell_name(identity, bell >> BELL_NUMBER_SHIFT & SLOT_MASK)
+        store = self._store
+        if store is None:  # Another thread is just leaving it.
+            raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
+        return open_writer(store.directory, name)
 
     # ---- tables
 
@@ -360,8 +365,8 @@ class SharedMemoryEngine(Attachment):
         if cause is not None:
             return (
                 f"the system gives the store no more memory ({cause.strerror}): "
-                f"{self.segment.space(self._place)}; free some, use a smaller {option}, another "
-                "engine, or more shared memory (--shm-size for a container)"
+                f"{self.segment.space(self._place.directory)}; free some, use a smaller {option}, "
+                "another engine, or more shared memory (--shm-size for a container)"
             )
         size = (self._channels if kind == CHANNELS else self._groups).heap.geometry.size
         return f"all {size:,} bytes of {option} are in use; a larger store needs a larger {option}"

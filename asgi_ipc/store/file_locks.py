@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import ClassVar
 
+from .directory import StoreDirectory
 from .locks import (
     AT_ONCE,
     CHANNELS_LOCK,
@@ -26,9 +27,6 @@ from .locks import (
     unusable,
 )
 from .mutex import HintedMutex, Mutex
-from .segment import Place
-
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileLocks:
@@ -40,13 +38,16 @@ class FileLocks:
 
     kind: ClassVar[int] = FLOCK
 
-    def __init__(self, path: str, descriptor: int, place: Place) -> None:
+    def __init__(self, path: str, descriptor: int, directory: StoreDirectory) -> None:
         self._path = path
-        self._place = place
+        self._directory = directory
         self._lock_file = descriptor
         self._store = ""
         self._descriptors = {OPENING: descriptor}
         self._held: dict[int, int] = {}
+
+    def _name(self, byte: int) -> str:
+        return f"{os.path.basename(self._path)}.{self._store}.{byte}"
 
     def _file(self, byte: int) -> str:
         return f"{self._path}.{self._store}.{byte}"
@@ -125,27 +126,30 @@ class FileLocks:
 
     def is_held(self, byte: int) -> bool:
         """See `Locks.is_held`."""
-        return byte in self._held or _is_locked(self._file(byte))
+        return byte in self._held or _is_locked(self._directory, self._name(byte))
 
     def in_use(self, store_id: bytes) -> bool:
         """See `Locks.in_use`."""
-        return any(_is_locked(path) for byte, path in self._files(store_id) if byte >= FIRST_SLOT)
+        return any(
+            _is_locked(self._directory, name)
+            for byte, name in self._files(store_id)
+            if byte >= FIRST_SLOT
+        )
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
-        for _, path in self._files(store_id):
+        for _, name in self._files(store_id):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                self._directory.unlink(name)
 
     def _files(self, store_id: bytes) -> Iterator[tuple[int, str]]:
-        """The bytes of a store that have a file, and the files."""
-        directory, name = os.path.split(self._path)
-        beginning = f"{name}.{store_id.hex()}."
+        """The bytes of a store that have a file, and the names of the files."""
+        beginning = f"{os.path.basename(self._path)}.{store_id.hex()}."
         with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(directory):
-                byte = entry[len(beginning) :]
-                if entry.startswith(beginning) and byte.isdecimal():
-                    yield int(byte), os.path.join(directory, entry)
+            for name in self._directory.names():
+                byte = name[len(beginning) :]
+                if name.startswith(beginning) and byte.isdecimal():
+                    yield int(byte), name
 
     def after_fork(self) -> None:
         """See `Locks.after_fork`. To unlock would unlock for the parent: only close."""
@@ -189,25 +193,31 @@ class FileLocks:
         return descriptor
 
     def _open(self, byte: int, create: bool) -> int:
-        if not create:
-            return os.open(self._file(byte), _FLAGS)
-        place = self._place
-        descriptor = os.open(self._file(byte), _FLAGS | os.O_CREAT, place.mode)
+        directory = self._directory
+        name = self._name(byte)
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        descriptor = directory.open_file(name, flags, directory.place.mode)
         try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                if place.gid is not None:
-                    os.fchown(descriptor, -1, place.gid)
-                os.fchmod(descriptor, place.mode)
+            status = os.fstat(descriptor)
+            if create and _is_new(status):
+                status = directory.finish_file(descriptor, status)
+            directory.check_file(name, status)
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
 
-def _is_locked(path: str) -> bool:
-    """Whether somebody has a lock on a file."""
+def _is_new(status: os.stat_result) -> bool:
+    """Whether a file may be given group and mode: this user's, empty and nowhere else."""
+    return status.st_uid == os.geteuid() and status.st_nlink == 1 and not status.st_size
+
+
+def _is_locked(directory: StoreDirectory, name: str) -> bool:
+    """Whether another process has a lock on a file."""
+    path = os.path.join(directory.path, name)
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = directory.open_file(name, os.O_RDWR)
     except FileNotFoundError:
         return False
     except OSError as error:

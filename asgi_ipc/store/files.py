@@ -39,26 +39,46 @@ class FileMemory:
     """A mapping of a whole file, which is sparse until reserved."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes over ``descriptor``, also if it raises."""
+        """Take over ``descriptor``, also if this raises. An empty file is mapped as no bytes."""
         self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
         try:
-            size = os.fstat(descriptor).st_size
-            if not size:
-                # Its creator died before it gave it a size.
-                raise FileNotFoundError(errno.ENOENT, "the memory was never completed")
-            self._map = mmap.mmap(descriptor, size)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file, and was left as it is")
+            # Some systems give shared memory no number of names.
+            self._had_name = status.st_nlink > 0
+            if status.st_size:
+                try:
+                    self._map = mmap.mmap(descriptor, status.st_size)
+                except OverflowError as error:
+                    raise too_large(status.st_size) from error
         except BaseException:
             os.close(descriptor)
             raise
-        self.view = memoryview(self._map)
+        self.view = memoryview(self._map if self._map is not None else b"")
 
     def owner(self) -> Owner:
-        """Who made it."""
+        """See `Segment.owner`."""
         return Owner.of(os.fstat(self._descriptor))
 
     @cached_property
     def _granule(self) -> int:
         return granule(self._descriptor)
+
+    def head(self, length: int) -> bytes:
+        """See `Segment.head`."""
+        try:
+            return os.pread(self._descriptor, length, 0)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+        # Sizing has reserved it.
+        return self.view[:length].tobytes()
+
+    def is_linked(self) -> bool:
+        """See `Segment.is_linked`."""
+        return not self._had_name or os.fstat(self._descriptor).st_nlink > 0
 
     def reserve(self, offset: int, length: int) -> None:
         """Have the file system set these bytes aside: a later touch can't raise SIGBUS.
@@ -79,13 +99,19 @@ class FileMemory:
                 )
 
     def close(self) -> None:
-        """Let go of the mapping and the descriptor."""
+        """Release the mapping and the descriptor."""
         if self._descriptor < 0:
             return
         self.view.release()
-        self._map.close()
+        if self._map is not None:
+            self._map.close()
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def too_large(size: int) -> OSError:
+    """Return the error for more memory than the platform has addresses for."""
+    return OSError(errno.EFBIG, f"{size:,} bytes are more than this platform can map")
 
 
 def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
@@ -105,7 +131,10 @@ def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
         # Asked first: macOS refuses it on shared memory, whose mode is mostly right.
         if stat.S_IMODE(status.st_mode) != mode:
             os.fchmod(descriptor, mode)
-        os.ftruncate(descriptor, size)
+        try:
+            os.ftruncate(descriptor, size)
+        except OverflowError as error:
+            raise too_large(size) from error
         if _fallocate(descriptor, 0, 1):
             _write_whole(descriptor, size)
     except BaseException:

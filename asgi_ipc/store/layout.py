@@ -13,6 +13,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     8         BUCKETS         length of the hash table
     16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
                               with the offset of a queue, whose IN or OUT moves
+    17..23    FOLDER          path of the store's directory; a zero and a digest if it is long
     24..31    the heap        CURSOR .. IDS_RESERVED
     32..61    counters        PUSHED .. BACKLOG
     62        JOURNAL_COUNT   pairs in the journal
@@ -76,6 +77,7 @@ CHANNELS, GROUPS = 1, 2
 # Identification: words 0..15.
 W_MAGIC, W_BYTE_ORDER, W_VERSION, W_KIND, W_SIZE, W_STORE_ID = 0, 1, 2, 3, 4, 5
 W_EXTENT_WORDS, W_BUCKETS = 7, 8
+W_FOLDER, FOLDER_WORDS = 17, 7
 
 # The state: words 16..23.
 STATE = 16

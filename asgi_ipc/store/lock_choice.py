@@ -6,21 +6,22 @@ from collections.abc import Callable
 
 from ..exceptions import StoreUnavailable
 from . import file_locks, record_locks, semaphore_locks
+from .directory import StoreDirectory
 from .locks import FCNTL, FLOCK, NAMES, SEMAPHORE, Locks
-from .segment import Place
 
 
-def choose(path: str, descriptor: int, place: Place, recorded: int) -> Locks:
+def choose(path: str, descriptor: int, directory: StoreDirectory, recorded: int) -> Locks:
     """The locks of a lock file: of the kind that it says, or else of the first that works.
 
     Nobody in this process may have the file open but as ``descriptor``. Takes tens of
     microseconds. Raises `StoreUnavailable` when what is needed does not work, and
     FileNotFoundError if the file is removed meanwhile.
     """
+    place = directory.place
     makers: dict[int, Callable[[], Locks]] = {
         SEMAPHORE: lambda: semaphore_locks.SemaphoreLocks(path, descriptor, place),
         FCNTL: lambda: record_locks.RecordLocks(path, descriptor),
-        FLOCK: lambda: file_locks.FileLocks(path, descriptor, place),
+        FLOCK: lambda: file_locks.FileLocks(path, descriptor, directory),
     }
     trials = {
         SEMAPHORE: semaphore_locks.semaphores_fail,
@@ -30,6 +31,8 @@ def choose(path: str, descriptor: int, place: Place, recorded: int) -> Locks:
     wrong = {}
     for kind in [recorded] if recorded in makers else makers:
         reason = trials[kind](path, descriptor)
+        if kind == SEMAPHORE == recorded and place.gid is not None:
+            reason = "a store that is open to a group has no semaphores"
         if reason is None and kind == SEMAPHORE != recorded:
             if not semaphore_locks.are_seen_by_all(place, descriptor):
                 continue

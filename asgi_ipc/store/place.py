@@ -1,16 +1,16 @@
-"""Where a store lies and who may use it: from the options to a directory that can be trusted."""
+"""Where a store lies and which users may use it, from the options; `directory` opens it."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import stat
 
 from ..exceptions import OptionError, StoreUnavailable
 from .segment import Owner, Place
 
-#: Times that a directory may vanish while it is being made.
-_PATIENCE = 100
+#: _CS_DARWIN_USER_TEMP_DIR: where macOS keeps a user's temporary files, whatever TMPDIR says.
+_USER_TEMPORARY = 65537
 #: The number above it means "none" to the system.
 _LARGEST_GROUP = 2**32 - 2
 
@@ -116,15 +116,15 @@ def removal(engine: str, place: Place) -> str:
 
 
 def temporary_folder() -> str:
-    """The folder for temporary files. Raises `StoreUnavailable` if there is none.
+    """Return the folder for temporary files. Raises `StoreUnavailable` if there is none.
 
-    Not `tempfile.gettempdir`: when the first choice is full, or nothing can be written to,
-    that goes on to the next and in the end to the current folder; two processes would then
-    have two stores and never know.
+    The same for all processes of a user. The environment decides only where the system has no
+    such folder: a cron job, a service and a login shell have different ones, or none, so each
+    would have a store of its own and never know. Nor does it matter how full the folder is.
     """
+    folders = [*_of_the_user(), "/tmp", "/var/tmp", "/usr/tmp"]
     named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    folders = [os.path.abspath(name) for name in named if name]
-    folders += ["/tmp", "/var/tmp", "/usr/tmp"]
+    folders += [os.path.abspath(name) for name in named if name]
     for folder in folders:
         if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
             return folder
@@ -135,65 +135,48 @@ def temporary_folder() -> str:
     )
 
 
-def make_directory(place: Place) -> None:
-    """The store's directory and the one above it, made if need be. Raises `StoreUnavailable`."""
-    # Who may read or write what lies inside must be able to pass through.
-    mode = place.mode | (place.mode & 0o444) >> 2
-    made = []
-    for _ in range(_PATIENCE):
-        for path in (os.path.dirname(place.directory), place.directory):
-            try:
-                os.mkdir(path, 0o700)
-                made.append(path)
-                if place.gid is not None:
-                    os.chown(path, -1, place.gid)
-                os.chmod(path, mode)
-            except FileExistsError:
-                pass
-            except FileNotFoundError as error:
-                refusal = error
-                break
-            except OSError as error:
-                for empty in reversed(made):
-                    with contextlib.suppress(OSError):
-                        os.rmdir(empty)
-                raise unusable("make the directory", path, error) from error
-        try:
-            above = os.lstat(os.path.dirname(place.directory))
-            status = os.lstat(place.directory)
-            break
-        except FileNotFoundError as error:
-            # The last process of another store is just leaving, and takes away what is empty.
-            refusal = error
-        except OSError as error:
-            raise unusable("reach the directory", place.directory, error) from error
-    else:
-        raise unusable("make the directory", place.directory, refusal) from refusal
-    if place.private:
-        # Anybody can make one of this name in a temporary folder, before us.
-        _check_directory(os.path.dirname(place.directory), above, place._replace(mode=mode))
-    _check_directory(place.directory, status, place._replace(mode=mode))
+def _of_the_user() -> list[str]:
+    """Return the temporary folder that the system gives each user (macOS), if it does."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        folder = os.confstr(_USER_TEMPORARY)
+        if folder:
+            return [os.path.abspath(folder)]
+    return []
 
 
-def _check_directory(path: str, status: os.stat_result, place: Place) -> None:
-    if not stat.S_ISDIR(status.st_mode):
-        raise StoreUnavailable(
-            f"{path!r} is not a directory and was left as it is; choose another "
-            "prefix or engine_options['directory']"
-        )
-    check_owner(path, Owner.of(status), place)
+def described(uid: int) -> str:
+    """Return a user's number and, where the system knows it, name."""
+    import pwd
+
+    with contextlib.suppress(KeyError, OSError):
+        return f"{uid} ({pwd.getpwuid(uid).pw_name})"
+    return f"{uid}"
 
 
-def unusable(doing: str, path: str, error: OSError) -> StoreUnavailable:
-    """The error for a directory that can't be used."""
+#: What to do about running out of something, whatever was to be opened or made.
+_REMEDIES = {
+    errno.EMFILE: "raise this process's limit of open files (ulimit -n), or close some",
+    errno.ENFILE: "raise the system's limit of open files (sysctl fs.file-max on Linux)",
+    errno.ENOSPC: "free some space there, or name another engine_options['directory']",
+}
+
+
+def unusable(doing: str, path: str, error: OSError, remedy: str = "") -> StoreUnavailable:
+    """Return the error for a directory that can't be used."""
+    usual = remedy or (
+        "name a directory that this user may write to with engine_options['directory']"
+    )
     return StoreUnavailable(
-        f"can't {doing} {path!r} ({error.strerror}); name a directory that this user may "
-        "write to with engine_options['directory']"
+        f"can't {doing} {path!r} ({error.strerror or error}); "
+        f"{_REMEDIES.get(error.errno or 0, usual)}"
     )
 
 
 def check_owner(path: str, owner: Owner, place: Place) -> None:
-    """Refuse what others made or may write to, beyond what ``place`` allows on purpose."""
+    """Refuse what others made or may write to, beyond what ``place`` allows on purpose.
+
+    Raises `StoreUnavailable`.
+    """
     if place.gid is None:
         mine = owner.uid == os.geteuid()
         wanted = f"user {os.geteuid()}"
@@ -202,9 +185,10 @@ def check_owner(path: str, owner: Owner, place: Place) -> None:
         wanted = f"group {place.gid}"
     if not mine:
         raise StoreUnavailable(
-            f"{path!r} belongs to user {owner.uid}, group {owner.gid}, and not to {wanted}: "
-            "the processes of one store run as one user, or share a group through "
-            "engine_options['group']"
+            f"{path!r} belongs to user {described(owner.uid)}, group {owner.gid}, and not to "
+            f"{wanted}: the processes of one store run as one user, or share a group through "
+            "engine_options['group']; if that user has nothing to do with the store, name "
+            "another engine_options['directory'], or have root remove it"
         )
     if owner.mode & ~place.mode & 0o022:
         raise StoreUnavailable(

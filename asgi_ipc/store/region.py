@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .belongings import NAMES
 from .heap import Heap
 from .index import NEVER
 from .lanes import recount
@@ -38,8 +39,6 @@ from .locks import CHANNELS_LOCK, GROUPS_LOCK, Gone
 from .segment import Segment
 from .sidecar import Sidecar
 
-#: What the two kinds of segment are called, in messages and in locators.
-NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)

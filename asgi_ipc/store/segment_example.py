@@ -1,6 +1,6 @@
 """A `Segment` that only raises: copy it, and fill it in for your UNIX.
 
-`asgi_ipc.store.segment` is the contract (G1 to G6), `docs/porting.md` tells the traps by
+`asgi_ipc.store.segment` is the contract (G1 to G7), `docs/porting.md` tells the traps by
 system, and this says for each method what a porter needs to know. Of the three there are,
 `asgi_ipc.engines.mmap` is the shortest. When it is filled in, prove it:
 
@@ -15,8 +15,11 @@ the user. What another library raises is translated with ``raise OSError(...) fr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
-from .segment import Owner, Place
+from .segment import Owner
 
 
 class ExampleSegment:
@@ -29,24 +32,28 @@ class ExampleSegment:
 
     @staticmethod
     def locator_for(name: str, token: str) -> str:
-        """Choose a name for new memory; make nothing (G2).
+        """Return a name for new memory; make nothing (G2).
 
-        ``name`` is "channels" or "groups", ``token`` 16 hexadecimal digits, random and the
-        same for both. At most 60 ASCII characters: it is written into the lock file before
-        `create` is called, so that who comes after a killed creator finds what he left. If
-        the system chooses names itself (as shmget with IPC_PRIVATE does), choose one with
-        which memory can be found again, such as a key.
+        ``name`` is "channels" or "groups", ``token`` 16 hexadecimal digits that follow from the
+        store's id, the same for both. At most 60 ASCII characters. The name is recorded
+        nowhere: every process derives it, so it must not depend on anything else. If the name
+        holds the whole token, memory that a killed creator left blank is known by its name; a
+        shorter one (a key of 31 bits, say) may by chance or on purpose be that of another
+        program's memory. If the system chooses names itself (as shmget with IPC_PRIVATE
+        does), choose one with which memory can be found again, such as a key.
         """
         raise NotImplementedError
 
     @classmethod
-    def create(cls, place: Place, locator: str, size: int) -> ExampleSegment:
+    def create(cls, directory: StoreDirectory, locator: str, size: int) -> ExampleSegment:
         """Make new memory and attach to it (G1).
 
         ``size`` is a multiple of 4096 and at least 256 KiB, often 100 MB. All bytes are
         zero; nothing need be reserved yet, and sparse memory is best. `owner` must tell
-        ``place.mode`` and, unless None, ``place.gid``: set both after creating, as the
-        umask is not to be trusted, and before anybody could attach who should not.
+        ``directory.place.mode`` and, unless None, ``directory.place.gid``: set both after
+        creating, as the umask is not to be trusted, and before another user could attach that
+        should not. Files in the store's directory are made with `StoreDirectory.open_file`,
+        and changed through their descriptor, never by path.
 
         FileExistsError if there is memory under this locator: never take over what exists,
         and never resize it, since others may be using it. Another OSError if it can't be
@@ -55,38 +62,50 @@ class ExampleSegment:
         raise NotImplementedError
 
     @classmethod
-    def attach(cls, place: Place, locator: str) -> ExampleSegment:
+    def attach(cls, directory: StoreDirectory, locator: str) -> ExampleSegment:
         """Attach to what `create` made, here or in another process (G3).
 
-        The size is the memory's own. FileNotFoundError if it is gone, or was never completed
-        because its creator was killed in the middle of `create`; PermissionError if it is
-        another user's. It may be attached several times in one process. Never make anything.
+        The size is the memory's own. FileNotFoundError if it is gone; PermissionError if it is
+        another user's. Memory that has no size yet, because its creator was killed in the
+        middle of `create`, is shown as no bytes, so that it can be removed. It may be attached
+        several times in one process. Never make or change anything: what is found under the
+        locator may be another program's, a link, a FIFO, and is not believed until its owner
+        and its beginning were looked at.
         """
         raise NotImplementedError
 
     @classmethod
-    def unlink(cls, place: Place, locator: str) -> None:
-        """Remove the memory for later openers (G6).
+    def left(cls) -> Iterable[str]:
+        """List the locators of all memory of this user's that may be this engine's (G7).
 
-        Whoever is attached keeps it, until he closes or dies, and then it is given back to
-        the system. If there is none under this locator, do nothing; one that a killed creator
-        left half made must go as well.
+        For ``python -m asgi_ipc check --orphans``, which looks into each. An empty list where
+        the system does not tell, or where memory lies in the stores' directories alone.
         """
         raise NotImplementedError
 
     @staticmethod
-    def space(place: Place) -> str:
-        """For error messages: where memory comes from, how much is free, which limit holds.
+    def space(directory: str) -> str:
+        """Tell where memory comes from, how much is free, which limit holds.
 
-        Called when `create` or `reserve` has failed. Must not fail itself.
+        For error messages; ``directory`` is the path of the store's directory. Called when
+        `create` or `reserve` has failed. Must not fail itself.
         """
         raise NotImplementedError
 
     def owner(self) -> Owner:
-        """Who made the memory, and its permission bits (G5), as the kernel has them.
+        """Tell who made the memory, and its permission bits (G5), as the kernel has them.
 
         Called before anything in the memory is believed: memory that others may write is
-        refused. It must be true of the memory that is attached, not of its name.
+        refused, and so is a file that has more than one name (``links``). It must be true of
+        the memory that is attached, not of its name.
+        """
+        raise NotImplementedError
+
+    def head(self, length: int) -> bytes:
+        """Return the first bytes, all zero if they were never written (G4).
+
+        Called before `reserve`: where memory is sparse, read it as a file (pread), since to
+        touch it might end the process.
         """
         raise NotImplementedError
 
@@ -98,6 +117,31 @@ class ExampleSegment:
         for each part before its first use, rarely, in the middle of a push: it may cost
         microseconds. What was reserved before keeps its content. Do nothing where the
         system accounts for all of the memory at creation.
+        """
+        raise NotImplementedError
+
+    def may_unlink(self) -> bool:
+        """Tell whether this process may `unlink` the memory (G6).
+
+        Asked before a store is marked as destroyed: in a sticky folder, for example, a member
+        of the group may not remove what another user made.
+        """
+        raise NotImplementedError
+
+    def is_linked(self) -> bool:
+        """Tell whether later openers still find the memory (G6).
+
+        A process that is attached asks about once a second: only it can tell memory that was
+        removed from memory that another process can't see. True where the system does not tell.
+        """
+        raise NotImplementedError
+
+    def unlink(self) -> None:
+        """Remove the attached memory for later openers (G6).
+
+        Whoever is attached keeps it, until it is closed or its process dies, and then it is
+        given back to the system. If it is removed already, do nothing; other memory that has
+        taken its locator since must stay.
         """
         raise NotImplementedError
 

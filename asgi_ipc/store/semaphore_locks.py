@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from functools import cache
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ from .robust_mutex import (
     SemLock,
     open_semaphore,
 )
-from .segment import Place
+from .segment import Place, public_token
 
 #: How the file of a semaphore begins: in the GNU C library, and in musl.
 _BEGINNINGS = "sem.", ""
@@ -46,11 +47,34 @@ _FIRST_SEAT = 1 << 16
 
 
 def _semaphore(store_id: bytes, byte: int) -> str:
-    return f"asgi_ipc.{store_id.hex()}.{byte}"
+    return f"asgi_ipc.{public_token(store_id, 'locks')}.{byte}"
 
 
 def _marks(store_id: bytes) -> str:
-    return f"{SHM}/asgi_ipc.{store_id.hex()}.marks"
+    return f"{SHM}/asgi_ipc.{public_token(store_id, 'locks')}.marks"
+
+
+def _files(store_id: bytes) -> list[str]:
+    """Where semaphores of either C library, and the marks, lie."""
+    return [
+        f"{SHM}/{beginning}{_semaphore(store_id, byte)}"
+        for beginning in _BEGINNINGS
+        for byte in _GATES
+    ] + [_marks(store_id)]
+
+
+def _is_own(path: str) -> bool:
+    """Whether a file is this user's alone; then no other can put anything in its place.
+
+    Raises FileNotFoundError.
+    """
+    status = os.lstat(path)
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and status.st_nlink == 1
+        and not status.st_mode & 0o022
+    )
 
 
 def _make_semaphore(path: str, mode: int) -> None:
@@ -95,16 +119,6 @@ class SemaphoreLocks(RecordLocks):
         try:
             self._attach(store_id)
             self.sit_down()
-        except FileNotFoundError as error:
-            self.close()
-            if not create and self.in_use(store_id):
-                raise StoreUnavailable(
-                    f"the semaphores of the store at {self._place.directory!r} can't be seen from "
-                    f"here, and processes use it: {SHM} must be the same for all of them; share "
-                    "it (--ipc for a container), or give all an engine_options['directory'] that "
-                    "they share"
-                ) from error
-            raise
         except BaseException:
             self.close()
             raise
@@ -125,7 +139,22 @@ class SemaphoreLocks(RecordLocks):
             open_semaphore(f"/{name}").release()
 
     def _attach(self, store_id: bytes) -> None:
+        found = [path for path in _files(store_id) if os.path.lexists(path)]
+        foreign = [path for path in found if not _is_own(path)]
+        if foreign:
+            raise StoreUnavailable(
+                f"{foreign[0]!r} is not a file of this user's alone and was left as it is; choose "
+                "another prefix or engine_options['directory']"
+            )
         self._memory = FileMemory(os.open(_marks(store_id), _FLAGS))
+        if not self._memory.view.nbytes:
+            raise FileNotFoundError(errno.ENOENT, "the marks were never completed")
+        if self._memory.view.nbytes < MARKS_SIZE:
+            raise StoreUnavailable(
+                f"{_marks(store_id)!r} has {self._memory.view.nbytes} bytes instead of "
+                f"{MARKS_SIZE}: it was cut; end the processes that use the store at "
+                f"{self._place.directory!r} and remove it, or choose another prefix"
+            )
         for number, (byte, gate) in enumerate(_GATES.items()):
             name = f"/{_semaphore(store_id, byte)}"
             self._mutexes[byte] = RobustMutex(name, self._memory.view, number, gate, self)
@@ -136,14 +165,10 @@ class SemaphoreLocks(RecordLocks):
 
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
-        semaphores = [
-            f"{SHM}/{beginning}{_semaphore(store_id, byte)}"
-            for beginning in _BEGINNINGS
-            for byte in _GATES
-        ]
-        for path in (*semaphores, _marks(store_id)):
+        for path in _files(store_id):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                if _is_own(path):
+                    os.unlink(path)
 
     def in_use(self, store_id: bytes) -> bool:
         """See `Locks.in_use`."""

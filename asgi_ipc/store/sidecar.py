@@ -15,31 +15,38 @@ import os
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..exceptions import StoreUnavailable
+from .directory import StoreDirectory, check_links
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
-from .place import check_owner, unusable
-from .segment import Owner, Place, Segment
+from .place import described, unusable
 
 _MAGIC = b"asgi_ipc lock\n"
+#: Most seconds to wait for another process that opens or removes the store.
+OPENING_LIMIT = 10.0
+#: Seconds between two tries: to begin with, and at most.
+_SHORT, _LONG = 0.0002, 0.02
 #: Most bytes of an engine's name.
 LONGEST_NAME = 16
-_FORMAT = struct.Struct(f"<14sHHI16s16s60s60s{LONGEST_NAME}s")
+_FORMAT = struct.Struct(f"<14sHHI16s16s{LONGEST_NAME}s")
 #: Its beginning: magic, version, kind of lock.
 _HEAD = struct.Struct("<14sHH")
 
 
 class Record(NamedTuple):
-    """What the lock file says of its store."""
+    """What the lock file says of its store.
+
+    Anybody who may use the store can write it, so it names nothing but the store: where memory
+    and locks are follows from the store's id, and is compared with it before it is used.
+    """
 
     ready: bool
     store_id: bytes
     boot_id: bytes
-    channels: str
-    groups: str
     engine: str
     #: Of the memory's layout. That of the lock file is the same in all versions.
     version: int
@@ -48,8 +55,13 @@ class Record(NamedTuple):
 class Sidecar:
     """One lock file, open in this process. Made by `open_sidecar` alone."""
 
-    def __init__(self, path: str, descriptor: int, key: tuple[int, int], locks: Locks) -> None:
-        self.path = path
+    def __init__(
+        self, directory: StoreDirectory, name: str, descriptor: int, key: tuple[int, int],
+        locks: Locks,
+    ) -> None:  # fmt: skip
+        self.directory = directory.share()
+        self.name = name
+        self.path = os.path.join(directory.path, name)
         self.key = key
         #: One thread of this process at a time; the locks do not tell threads apart. One
         #: that a thread may take again, as it then can be asked whether that has it.
@@ -79,7 +91,7 @@ class Sidecar:
                 f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; "
                 "choose another prefix or engine_options['directory']"
             )
-        _, version, kind, ready, store_id, boot_id, channels, groups, engine = _FORMAT.unpack(data)
+        _, version, kind, ready, store_id, boot_id, engine = _FORMAT.unpack(data)
         if kind not in NAMES:
             raise StoreUnavailable(
                 f"the store at {os.path.dirname(self.path)!r} has locks of kind {kind}, this "
@@ -93,10 +105,8 @@ class Sidecar:
                 f"process uses {NAMES[self.kind]}; end the other processes and remove it, "
                 "or choose another engine_options['directory']"
             )
-        channels, groups, engine = (
-            text.rstrip(b"\0").decode("ascii", "replace") for text in (channels, groups, engine)
-        )
-        return Record(bool(ready), store_id, boot_id, channels, groups, engine, version)
+        name = engine.rstrip(b"\0").decode("ascii", "replace")
+        return Record(bool(ready), store_id, boot_id, name, version)
 
     def write(self, record: Record) -> None:
         """Replace the record. Raises OSError."""
@@ -107,8 +117,6 @@ class Sidecar:
             record.ready,
             record.store_id,
             record.boot_id,
-            record.channels.encode(),
-            record.groups.encode(),
             record.engine.encode(),
         )
         os.pwrite(self._descriptor, data, 0)
@@ -125,23 +133,37 @@ class Sidecar:
 
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
-        """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed."""
+        """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed.
+
+        Waits at most `OPENING_LIMIT` seconds for the others, then raises `StoreUnavailable`.
+        """
         with self.thread_lock:
             try:
-                self._locks.lock(OPENING)
+                self._lock_opening()
                 yield
             finally:
                 self._locks.unlock(OPENING)
 
-    def remove_memory(self, segment: type[Segment], place: Place, record: Record) -> None:
-        """Take away the memory of a store and what its locks need; comes within `opening`.
+    def _lock_opening(self) -> None:
+        limit = time.monotonic() + OPENING_LIMIT
+        pause = _SHORT
+        while not self._locks.try_lock(OPENING):
+            if time.monotonic() > limit:
+                raise StoreUnavailable(
+                    f"another process has been opening or removing the store at "
+                    f"{self.directory.path!r} for more than {OPENING_LIMIT:g} seconds"
+                    f"{_holder(self._descriptor)}; if it does not go on, end it"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONG)
 
-        Raises OSError. What is gone already is no error.
-        """
-        for locator in (record.channels, record.groups):
-            if locator:
-                segment.unlink(place, locator)
-        self._locks.remove(record.store_id)
+    def unlink(self) -> None:
+        """Remove the lock file; the store is gone with it. Comes within `opening`."""
+        self.directory.unlink(self.name)
+
+    def remove_locks(self, store_id: bytes) -> None:
+        """Remove what the locks of a store need beside the lock file. Comes within `opening`."""
+        self._locks.remove(store_id)
 
     # ---- life
 
@@ -156,6 +178,7 @@ class Sidecar:
             self._locks.close()
             for descriptor in (self._descriptor, *self._more_descriptors):
                 os.close(descriptor)
+            self.directory.close()
 
     def _adopt(self, descriptor: int) -> Sidecar:
         """One user more, who came with a descriptor that must not be closed yet."""
@@ -168,59 +191,88 @@ _registry: dict[tuple[int, int], Sidecar] = {}
 _registry_lock = threading.Lock()
 
 
-def open_sidecar(place: Place, name: str = "lock") -> Sidecar:
-    """The lock file of a store's directory, made if need be. Raises OSError, `StoreUnavailable`."""
-    path = os.path.join(place.directory, name)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with _registry_lock:
-        with contextlib.suppress(OSError):
-            status = os.lstat(path)
-            known = _registry.get((status.st_dev, status.st_ino))
-            if known:
-                known._users += 1
-                return known
-        descriptor = os.open(path, flags, place.mode)
-        try:
-            status = os.fstat(descriptor)
-            key = (status.st_dev, status.st_ino)
-            if key in _registry:
-                return _registry[key]._adopt(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise StoreUnavailable(f"{path!r} is not a plain file and was left as it is")
-            if status.st_uid == os.geteuid() and not status.st_size:
-                if place.gid is not None:
-                    os.fchown(descriptor, -1, place.gid)
-                os.fchmod(descriptor, place.mode)
-                status = os.fstat(descriptor)
-            check_owner(path, Owner.of(status), place)
-            try:
-                locks = choose(path, descriptor, place, _kind(descriptor))
-            except StoreUnavailable:
-                # Where nobody can lock nobody is inside.
-                if not os.fstat(descriptor).st_size:
-                    os.unlink(path)
-                raise
-        except BaseException:
-            os.close(descriptor)
-            raise
-        _registry[key] = Sidecar(path, descriptor, key, locks)
-        return _registry[key]
-
-
-def remove_store(place: Place, segment: type[Segment]) -> None:
-    """Remove a store, whatever it holds, all but its directory.
+def open_sidecar(directory: StoreDirectory, make: bool = True, name: str = "lock") -> Sidecar:
+    """Open the lock file of a store's directory, made if need be and ``make`` is true.
 
     Raises OSError, `StoreUnavailable`.
     """
-    sidecar = open_sidecar(place)
-    try:
-        with sidecar.opening():
-            record = sidecar.read()
-            if record:
-                sidecar.remove_memory(segment, place, record)
-            os.unlink(sidecar.path)
-    finally:
-        sidecar.close()
+    with _registry_lock:
+        with contextlib.suppress(OSError):
+            status = directory.status(name)
+            known = _known(directory, name, status)
+            if known:
+                known._users += 1
+                return known
+            # Before it is opened: a descriptor of another lock file that this process has open
+            # could not be closed again without dropping the locks on that.
+            directory.check_file(name, status) if status.st_size else check_links(name, status)
+        flags = os.O_RDWR | (os.O_CREAT if make else 0)
+        descriptor = directory.open_file(name, flags, directory.place.mode)
+        try:
+            status = os.fstat(descriptor)
+            known = _known(directory, name, status, descriptor)
+            if known:
+                return known._adopt(descriptor)
+            if make and _is_new(status):
+                status = directory.finish_file(descriptor, status)
+            directory.check_file(name, status)
+            path = os.path.join(directory.path, name)
+            try:
+                locks = choose(path, descriptor, directory, _kind(descriptor))
+            except StoreUnavailable:
+                # Where no process can lock, none is inside.
+                if make and not os.fstat(descriptor).st_size:
+                    directory.unlink(name)
+                raise
+        except BaseException:
+            if _may_close(descriptor):
+                os.close(descriptor)
+            raise
+        key = (status.st_dev, status.st_ino)
+        _registry[key] = Sidecar(directory, name, descriptor, key, locks)
+        return _registry[key]
+
+
+def _known(
+    directory: StoreDirectory, name: str, status: os.stat_result, descriptor: int = -1
+) -> Sidecar | None:
+    """Return the lock file of that status if this process has it open.
+
+    Raises `StoreUnavailable` if it is the lock file of another directory: a link was put here.
+    """
+    known = _registry.get((status.st_dev, status.st_ino))
+    if known and status.st_nlink > 1:
+        if descriptor >= 0:
+            known._more_descriptors.append(descriptor)
+        check_links(os.path.join(directory.path, name), status)
+    return known
+
+
+def _is_new(status: os.stat_result) -> bool:
+    """Whether a file may be given group and mode: a plain one, this user's, empty, one name."""
+    mine = status.st_uid == os.geteuid() and status.st_nlink == 1
+    return mine and stat.S_ISREG(status.st_mode) and not status.st_size
+
+
+def _may_close(descriptor: int) -> bool:
+    """Whether no lock of this process goes with a descriptor."""
+    return all(descriptor not in each._more_descriptors for each in _registry.values())
+
+
+def _holder(descriptor: int) -> str:
+    """Say which process has a lock on the first byte, if the system tells (Linux does)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        number = os.fstat(descriptor).st_ino
+        with open("/proc/locks") as table:
+            for line in table:
+                # 1: POSIX  ADVISORY  WRITE 1234 00:1b:5678 0 0
+                words = line.split()
+                if "->" in words or int(words[5].rpartition(":")[2]) != number:
+                    continue
+                if int(words[6]) == 0 and int(words[4]) > 0:
+                    owner = os.stat(f"/proc/{words[4]}").st_uid
+                    return f": process {words[4]} of user {described(owner)}, it seems"
+    return ""
 
 
 def _kind(descriptor: int) -> int:

@@ -1,26 +1,36 @@
 """Opening a store: finding, checking or making its two segments.
 
-The lock file decides. Its record says which memory belongs to the store; a store whose
-record is not ready, is of another boot, or of another version and used by nobody, or whose
-memory is gone, is made afresh, under the OPENING lock, with a *new* lock file if the old
-one may still be in use: then everybody who has the old one sees that it is unlinked and
-opens again. There are never two stores.
+The lock file decides. Its record has the store's id, from which follows which memory belongs
+to it. A store that can't be joined (of another boot, version or engine; its memory is gone, or
+was never completed) is replaced if no process uses it, and refused otherwise. It is replaced
+under the OPENING lock, with a *new* lock file if the old one may still be in use: then every
+process that has the old one sees that it is unlinked and opens again. There are never two stores.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
+import logging
 import os
 import secrets
-import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .bells import check_fifos
+from .belongings import (
+    attach_own,
+    check_layout,
+    locators,
+    mark,
+    remove_memory,
+)
+from .boot import boot_identity as boot_identity
+from .directory import StoreDirectory, remove_if_empty
 from .layout import (
     BYTE_ORDER,
     CHANNELS,
@@ -35,14 +45,13 @@ from .layout import (
     W_KIND,
     W_MAGIC,
     W_SIZE,
-    W_STORE_ID,
     W_VERSION,
     WORD,
     Geometry,
 )
 from .locks import Gone as Gone
-from .place import check_owner, make_directory, removal, unusable
-from .region import NAMES, Reentered, Region
+from .place import described, removal, unusable
+from .region import Reentered, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
 
@@ -50,28 +59,14 @@ if TYPE_CHECKING:
     from .attachment import Attachment
 
 
+_log = logging.getLogger("asgi_ipc")
+
+#: Seconds that processes of a store get to notice that its memory was removed.
+_NOTICE = 3.0
+#: Times that new memory may find its name taken, by chance.
+_TRIES = 10
+
 _PACKAGE = __name__.partition(".")[0] + "."
-
-
-def boot_identity() -> bytes:
-    """16 bytes that are the same for all processes until the machine starts again.
-
-    Zeros where the system can't tell; a file then outlives a restart with what it held.
-    """
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return _digest(file.read())
-    # The time of the boot comes last: some systems move it when the clock is set.
-    for name in ("kern.bootsessionuuid", "kern.boot_id", "kern.boottime"):
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", name]
-            said = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
-            if said.strip():
-                return _digest(said)
-    return bytes(16)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _outside() -> int:
@@ -80,6 +75,10 @@ def _outside() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     return level
+
+
+class Missing(Exception):
+    """The memory of a store that processes use can't be found from here."""
 
 
 class Store:
@@ -91,23 +90,31 @@ class Store:
         place: Place,
         sizes: dict[int, int],
         on_recovery: Callable[[], None],
+        make: bool = True,
     ) -> None:
-        """Open it, or make it. Raises `StoreUnavailable`."""
+        """Open it, or make it if ``make`` is true.
+
+        Without ``make`` nothing is made, replaced or removed. Raises `StoreUnavailable`.
+        """
         self.place = place
         self._segment = engine.segment
         self._engine = engine
         self._sizes = sizes
         self._on_recovery = on_recovery
+        self._make = make
         self.regions: dict[int, Region] = {}
-        #: What to warn of once it is open: whoever shows warnings may use the store.
+        #: What to say once no lock is held: a handler that shows it may use the store.
         self._warnings: list[str] = []
-        make_directory(place)
+        self._notes: list[tuple[int, str]] = []
         try:
-            check_fifos(place)
             self._find()
         except BaseException:
-            self.remove_directory()
+            if make:
+                self.remove_directory()
             raise
+        finally:
+            for level, text in self._notes:
+                _log.log(level, "%s", text)
         self.store_id = self._record.store_id
         try:
             for text in self._warnings:
@@ -118,28 +125,52 @@ class Store:
 
     def _find(self) -> None:
         """Get the lock file that is the store's, and attach or create what it says."""
-        place = self.place
+        path = self.place.directory
+        limit = 0.0
         while True:
             try:
-                self.sidecar = open_sidecar(place)
-            except FileNotFoundError:  # removed between the making and now
-                make_directory(place)
+                self.directory = StoreDirectory.open(self.place, self._make)
+            except FileNotFoundError as error:
+                raise self._none() from error
+            try:
+                if self._make:
+                    check_fifos(self.directory)
+                self.sidecar = open_sidecar(self.directory, self._make)
+            except FileNotFoundError as error:  # removed between the making and now
+                self.directory.close()
+                if not self._make:
+                    raise self._none() from error
                 continue
             except OSError as error:
-                raise unusable("open the lock file in", place.directory, error) from error
+                self.directory.close()
+                raise unusable("open the lock file in", path, error) from error
+            except BaseException:
+                self.directory.close()
+                raise
             try:
                 with self._opening() as linked:
                     if linked and self._open():
-                        break
+                        return
+                self._release()
+            except Missing as error:
+                self._release()
+                # Processes that have the memory notice that it was removed, and leave it.
+                limit = limit or time.monotonic() + _NOTICE
+                if time.monotonic() > limit or not self._make:
+                    raise StoreUnavailable(str(error)) from error
+                time.sleep(0.05)
             except OSError as error:
-                self._close_regions()
-                self.sidecar.close()
-                raise unusable("open the store in", place.directory, error) from error
+                self._release()
+                raise unusable("open the store in", path, error) from error
             except BaseException:
-                self._close_regions()
-                self.sidecar.close()
+                self._release()
                 raise
-            self.sidecar.close()
+
+    def _none(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"there is no store at {self.place.directory!r}; name the engine and the engine "
+            "options that its processes use"
+        )
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[bool]:
@@ -158,64 +189,122 @@ class Store:
         """Attach or create; False if the lock file had to go and opening must begin again."""
         record = self.sidecar.read()
         boot = boot_identity()
-        if record and record.engine and record.engine != self._engine.name:
-            raise StoreUnavailable(
-                f"the store at {self.place.directory!r} was made by engine {record.engine!r}, "
-                f"this is {self._engine.name!r}; choose another prefix or directory"
-            )
-        if record and record.version != VERSION:
-            self._check_unused(record)
-        elif record and record.ready and record.boot_id == boot:
-            try:
-                self._attach(record)
-                if not any(region.is_destroyed() for region in self.regions.values()):
-                    return True
-                # Who destroyed it was killed on the way.
-                for region in self.regions.values():
-                    region.close()
-            except FileNotFoundError:
-                pass  # its memory was removed by hand
         if record:
-            self._make_place(record)
+            reason = self._attach_unless(record, boot)
+            if not reason:
+                return True
+            if not self._make:
+                raise StoreUnavailable(f"the store at {self.place.directory!r} {reason}")
+            self._remove_old(record, reason)
             if record.ready:
                 # Others may still be inside: they must see that this is not the store.
-                os.unlink(self.sidecar.path)
+                self.sidecar.unlink()
                 return False
+        elif not self._make:
+            raise self._none()
         self._create(boot)
         return True
 
-    def _check_unused(self, record: Record) -> None:
-        """Refuse the store of another version of asgi_ipc, unless nobody is left who uses it."""
-        what = (
-            f"the store at {self.place.directory!r} is of format {record.version}, this asgi_ipc "
-            f"uses format {VERSION}"
-        )
+    def _attach_unless(self, record: Record, boot: bytes) -> str:
+        """Attach to the store of that record, or return why it is to be replaced.
+
+        Raises `StoreUnavailable` if it can't be attached and must not be replaced.
+        """
+        if record.engine != self._engine.name:
+            why = f"was made by engine {record.engine!r}, this is {self._engine.name!r}"
+            remedy = "choose another prefix or directory"
+        elif record.version != VERSION:
+            why = f"is of format {record.version}, this asgi_ipc uses format {VERSION}"
+            remedy = "end the processes of the other version, or choose another prefix"
+        elif not record.ready:
+            why = "was not completed: the process that made it was killed"
+            remedy = "choose another prefix or directory"
+        elif record.boot_id != boot:
+            why = "is of another boot of this machine, or of another machine or container"
+            remedy = (
+                "a store serves processes that see the same boot id "
+                "(/proc/sys/kernel/random/boot_id); name another engine_options['directory']"
+            )
+        else:
+            try:
+                self._attach(record)
+            except FileNotFoundError:
+                why = "has memory that can't be found from here"
+                if self.sidecar.in_use(record.store_id):
+                    raise Missing(
+                        f"the store at {self.place.directory!r} {why}, and processes use it. "
+                        "All its processes must see the same shared memory and semaphores: no "
+                        "PrivateIPC= for a service, one --ipc for all containers or an "
+                        "engine_options['directory'] that they share with engine 'mmap'. If it "
+                        "was removed by hand, end them, or run: "
+                        f"{removal(self._engine.argument(), self.place)}"
+                    ) from None
+                return why
+            if not any(region.is_destroyed() for region in self.regions.values()):
+                return ""
+            # Its processes know that it is gone; the one that destroyed it was killed.
+            self._close_regions()
+            return "was being destroyed by a process that was killed"
         if self.sidecar.in_use(record.store_id):
             raise StoreUnavailable(
-                f"{what}, and processes of the other version still use it; end them, "
-                "or choose another prefix"
+                f"the store at {self.place.directory!r} {why}, and processes still use it; {remedy}"
             )
-        self._warnings.append(f"{what}; nobody used it any more, so it made place for a fresh one")
+        if record.version != VERSION and record.engine == self._engine.name:
+            self._warnings.append(
+                f"the store at {self.place.directory!r} {why}; nobody used it any more, so it "
+                "made place for a fresh one"
+            )
+        return why
 
-    def _make_place(self, record: Record) -> None:
-        """Remove the memory of a store that is to be made afresh."""
+    def _remove_old(self, record: Record, reason: str) -> None:
+        """Remove the memory and locks of a store that is to be replaced."""
+        what = f"the store at {self.place.directory!r} {reason}"
+        segment = self._segment_of(record.engine)
+        if segment is None:
+            raise StoreUnavailable(
+                f"{what}, which is not to be had here, so its memory can't be removed; choose "
+                "another prefix or directory, or destroy() the store with that engine"
+            )
         try:
-            self._remove_memory(record)
+            left = remove_memory(segment, self.directory, record.store_id)
         except PermissionError as error:
             raise StoreUnavailable(
-                f"the store at {self.place.directory!r} is to be made afresh, but its memory "
-                f"belongs to another user, who alone may remove it ({error.strerror}); let a "
-                "process of that user start first, or choose another prefix"
+                f"{what} and is to be replaced, but its memory belongs to another user, who "
+                f"alone may remove it ({error.strerror}); let a process of that user start "
+                "first, or choose another prefix"
             ) from error
+        self.sidecar.remove_locks(record.store_id)
+        self._notes += [(logging.WARNING, text) for text in left]
+        self._notes.append(
+            (logging.WARNING, f"{what}; no process used it, and it was replaced by a new one")
+        )
+
+    def _segment_of(self, engine: str) -> type[Segment] | None:
+        """Return the class of another engine's memory; of a registered engine alone.
+
+        The name is read from the lock file: it must not lead to the import of anything else.
+        """
+        if engine == self._engine.name:
+            return self._segment
+        from ..engines import find, names
+
+        with contextlib.suppress(Exception):
+            factory: Any = find(engine) if engine in names() else None
+            if getattr(factory, "name", None) == engine and not factory.unavailable():
+                found: type[Segment] = factory.segment
+                return found
+        return None
 
     def _attach(self, record: Record) -> None:
         self.sidecar.prepare(record.store_id, create=False)
         regions = {}
         try:
-            for kind, locator in ((CHANNELS, record.channels), (GROUPS, record.groups)):
-                segment = self._segment.attach(self.place, locator)
+            for kind, locator in locators(self._segment, record.store_id).items():
+                segment = attach_own(self._segment, self.directory, locator, record.store_id)
                 try:
-                    self._check(kind, segment, locator, record.store_id)
+                    if not segment.view.nbytes:
+                        raise FileNotFoundError(errno.ENOENT, "it has no bytes any more", locator)
+                    check_layout(kind, segment, locator)
                     regions[kind] = self._region(kind, segment)
                 except BaseException:
                     segment.close()
@@ -225,14 +314,16 @@ class Store:
                 region.close()
             raise
         self.regions, self._record = regions, record
-        for kind, region in regions.items():
+        for kind, region in regions.items() if self._make else ():
             if region.heap.geometry.size != self._sizes[kind]:
                 option = "channel_memory" if kind == CHANNELS else "group_memory"
-                self._warnings.append(
+                text = (
                     f"the store at {self.place.directory!r} was made with {option}="
                     f"{region.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
-                    "is ignored"
+                    "is ignored; to change it destroy() the store, which drops what it holds"
                 )
+                self._warnings.append(text)
+                self._notes.append((logging.WARNING, text))
 
     def _region(self, kind: int, segment: Segment) -> Region:
         def command() -> str:
@@ -240,104 +331,78 @@ class Store:
 
         return Region(kind, segment, self.sidecar, self._on_recovery, command)
 
-    def _check(self, kind: int, segment: Segment, locator: str, store_id: bytes) -> None:
-        """Refuse memory that isn't what the lock file says, touching nothing of it."""
-        check_owner(locator, segment.owner(), self.place)
-        view = segment.view
-        if view.nbytes < Geometry.of(kind, 0).first_extent * WORD:
-            raise StoreUnavailable(f"{locator!r} has {view.nbytes} bytes, too few for a store")
-        if view[:8].tobytes() != MAGIC:
-            raise StoreUnavailable(
-                f"{locator!r} is not the memory of a store: it has no mark; remove it and the "
-                "lock file, or choose another prefix"
-            )
-        with view.cast("B")[: 64 * WORD] as head, head.cast("Q") as words:
-            expected = {
-                W_BYTE_ORDER: ("byte order mark", BYTE_ORDER),
-                W_VERSION: ("format", VERSION),
-                W_KIND: ("kind", kind),
-                W_SIZE: ("size", view.nbytes),
-                W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
-                W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
-            }
-            for word, (what, value) in expected.items():
-                if words[word] != value:
-                    raise StoreUnavailable(
-                        f"{locator!r} has {what} {words[word]:#x}, this asgi_ipc on a "
-                        f"{sys.byteorder}-endian machine expects {value:#x}; end the other "
-                        "processes and remove the store, or choose another prefix"
-                    )
-        found = view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16].tobytes()
-        if found != store_id:
-            raise StoreUnavailable(
-                f"{locator!r} belongs to store {found.hex()}, the lock file to "
-                f"{store_id.hex()}; remove both, or choose another prefix"
-            )
-
     def _create(self, boot: bytes) -> None:
-        """Make both segments: first say what they will be, then make them, then say ready."""
-        token = secrets.token_hex(8)
-        locators = {kind: self._segment.locator_for(name, token) for kind, name in NAMES.items()}
-        record = Record(
-            False,
-            secrets.token_bytes(16),
-            boot,
-            locators[CHANNELS],
-            locators[GROUPS],
-            self._engine.name,
-            VERSION,
-        )
+        """Make both segments: first say whose they will be, then make them, then say ready."""
+        for tries in range(_TRIES):
+            record = Record(False, secrets.token_bytes(16), boot, self._engine.name, VERSION)
+            try:
+                self._create_as(record)
+                break
+            except FileExistsError as error:
+                if tries == _TRIES - 1:
+                    raise self._no_memory(error) from error
+        sizes = f"channel_memory={self._sizes[CHANNELS]}, group_memory={self._sizes[GROUPS]}"
+        text = f"made the store at {self.place.directory!r}: engine {record.engine}, {sizes}"
+        self._notes.append((logging.INFO, text))
+
+    def _create_as(self, record: Record) -> None:
         regions: dict[int, Region] = {}
         try:
             self.sidecar.write(record)
             self.sidecar.prepare(record.store_id, create=True)
-            for kind, locator in locators.items():
+            for kind, locator in locators(self._segment, record.store_id).items():
                 regions[kind] = self._create_one(kind, locator, record.store_id)
             self.sidecar.write(record._replace(ready=True))
         except BaseException as error:
+            again = isinstance(error, FileExistsError)
             # While there still is something to look at.
-            refusal = self._no_memory(error) if isinstance(error, OSError) else None
+            refusal = None
+            if isinstance(error, (OSError, OverflowError)) and not again:
+                refusal = self._no_memory(error)
             for region in regions.values():
+                with contextlib.suppress(OSError):
+                    region.segment.unlink()
                 region.close()
             with contextlib.suppress(OSError):
-                self._remove_memory(record)
-            with contextlib.suppress(OSError):
-                os.unlink(self.sidecar.path)
-                os.rmdir(self.place.directory)
+                self.sidecar.remove_locks(record.store_id)
+            if not again:
+                with contextlib.suppress(OSError):
+                    self.sidecar.unlink()
             if refusal:
                 raise refusal from error
             raise
-        self.regions, self._record = regions, record
+        self.regions, self._record = regions, record._replace(ready=True)
 
     def _create_one(self, kind: int, locator: str, store_id: bytes) -> Region:
         size = self._sizes[kind]
-        segment = self._segment.create(self.place, locator, size)
+        segment = self._segment.create(self.directory, locator, size)
         try:
             geometry = Geometry.of(kind, size)
             segment.reserve(0, geometry.first_extent * WORD)
+            # First, so that memory of a creator that is killed can be told.
+            mark(segment.view, store_id, self.place.directory)
             region = self._region(kind, segment)
         except BaseException:
+            with contextlib.suppress(OSError):
+                segment.unlink()
             segment.close()
             raise
         words = region.words
         words[W_BYTE_ORDER], words[W_VERSION], words[W_KIND] = BYTE_ORDER, VERSION, kind
         words[W_SIZE], words[W_EXTENT_WORDS] = size, geometry.extent_words
         words[W_BUCKETS] = geometry.buckets
-        segment.view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16] = store_id
         region.format()
         segment.view[W_MAGIC : W_MAGIC + 8] = MAGIC
         return region
 
-    def _no_memory(self, error: OSError) -> StoreUnavailable:
+    def _no_memory(self, error: Exception) -> StoreUnavailable:
         asked = sum(self._sizes.values())
+        told = getattr(error, "strerror", None) or error
         return StoreUnavailable(
-            f"can't make a store of {asked:,} bytes ({error.strerror}): "
-            f"{self._segment.space(self.place)}; use a smaller channel_memory and group_memory, "
-            "another engine, or more shared memory (--shm-size for a container)"
+            f"can't make a store of {asked:,} bytes ({told}): "
+            f"{self._segment.space(self.place.directory)}; use a smaller channel_memory and "
+            "group_memory, another engine, or more shared memory (--shm-size for a container)"
         )
-
-    def _remove_memory(self, record: Record) -> None:
-        self.sidecar.remove_memory(self._segment, self.place, record)
 
     # ---- afterwards
 
@@ -345,45 +410,75 @@ class Store:
         """False once the lock file has been removed or moved away."""
         return self.sidecar.is_at(os.path.join(self.place.directory, "lock"))
 
+    def leave_if_lost(self) -> bool:
+        """Remove the lock file if later openers can't find the memory any more; whether it is so.
+
+        A process that has the memory is the only one that can tell removed memory from memory
+        that another can't see.
+        """
+        if all(region.segment.is_linked() for region in self.regions.values()):
+            return False
+        with self._opening() as linked:
+            if linked:
+                self.sidecar.unlink()
+        return True
+
     def flushes(self) -> int:
         """How often the store was flushed. Takes no lock."""
         return self.regions[CHANNELS].words[FLUSHES]
 
     def destroy(self) -> None:
-        """Mark the store as gone for those inside, then remove it."""
+        """Mark the store as gone for those inside, then remove it.
+
+        Raises `StoreUnavailable` if this user may not; then nothing is changed.
+        """
+        for region in self.regions.values():
+            if not region.segment.may_unlink():
+                owner = described(region.segment.owner().uid)
+                raise StoreUnavailable(
+                    f"can't remove the store at {self.place.directory!r}: its memory belongs to "
+                    f"user {owner}, who alone may remove it; let a process of that user or of "
+                    "root destroy() it, or empty it with flush()"
+                )
         for region in self.regions.values():
             # What is corrupt can't be marked: those inside see that the lock file is gone.
             with contextlib.suppress(Gone, StoreCorrupt), region as heap:
                 heap.commit({}, after=DESTROYED)
         with self._opening() as linked:
             try:
-                self._remove_memory(self._record)
+                self._remove_memory()
                 if linked:
-                    os.unlink(self.sidecar.path)
+                    self.sidecar.unlink()
             except OSError as error:
                 raise unusable("remove the store at", self.place.directory, error) from error
 
+    def _remove_memory(self) -> None:
+        for region in self.regions.values():
+            region.segment.unlink()
+        self.sidecar.remove_locks(self._record.store_id)
+
     def remove_memory(self) -> None:
-        """Take away the memory of a store that is not the store any more."""
+        """Remove the memory of a store that is not the store any more."""
         with contextlib.suppress(OSError):
-            self._remove_memory(self._record)
+            self._remove_memory()
 
     def remove_directory(self) -> None:
-        """Take away what is empty."""
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(self.place.directory)
-            if self.place.private:
-                os.rmdir(os.path.dirname(self.place.directory))
+        """Remove the directories that are empty."""
+        remove_if_empty(self.place)
 
     def close(self) -> None:
-        """Let go of the memory and the lock file."""
+        """Release the memory, the lock file and the directory."""
         with self.sidecar.thread_lock:
             if self.sidecar.inside:
                 raise Reentered
-            self._close_regions()
+            self._release()
+
+    def _release(self) -> None:
+        self._close_regions()
         self.sidecar.close()
+        self.directory.close()
 
     def _close_regions(self) -> None:
         for region in self.regions.values():
             region.close()
+        self.regions = {}

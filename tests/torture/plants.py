@@ -15,7 +15,7 @@ from struct import pack_into
 from typing import Any, NamedTuple
 
 from asgi_ipc.exceptions import StoreCorrupt
-from asgi_ipc.store import lanes, layout, region, store
+from asgi_ipc.store import belongings, lanes, layout, region, store
 from asgi_ipc.store.counts import Counts
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
@@ -273,7 +273,7 @@ def foreign_error() -> None:
 
 def forgotten_memory() -> None:
     """The memory of a store that is removed is not."""
-    store.Store._remove_memory = lambda self, record: None  # type: ignore[method-assign]
+    store.Store._remove_memory = lambda self: None  # type: ignore[method-assign]
 
 
 def ready_too_soon() -> None:
@@ -285,7 +285,7 @@ def ready_too_soon() -> None:
 
     Sidecar.write = hasty  # type: ignore[method-assign]
     # And nobody looks whether it is complete.
-    store.MAGIC = bytes(8)  # type: ignore[attr-defined]
+    belongings.MAGIC = bytes(8)  # type: ignore[attr-defined]
 
 
 PLANTS = [
