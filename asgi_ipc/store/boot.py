@@ -7,6 +7,9 @@ import hashlib
 import os
 import subprocess
 
+#: Where systems have the programs of administrators.
+_FOLDERS = ("/sbin", "/usr/sbin")
+
 
 def boot_identity() -> bytes:
     """16 bytes that are the same for all processes until the machine starts again.
@@ -28,7 +31,7 @@ def sysctl(name: str) -> bytes:
 
     Cron jobs have a PATH without the folder of the program: all processes must find it.
     """
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/sbin", "/usr/sbin"))
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS))
     environment = {**os.environ, "PATH": path}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["sysctl", "-n", name]

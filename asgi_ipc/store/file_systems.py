@@ -113,8 +113,13 @@ def _can_stop_copying(descriptor: int) -> bool:
 
 def granule(descriptor: int) -> int:
     """Return in which steps blocks must be reserved, aligned in the file, to be sure of a page."""
+    return mmap.PAGESIZE if in_memory(descriptor) else largest_folio()
+
+
+def in_memory(descriptor: int) -> bool:
+    """Tell whether the system says that a file is memory, as on tmpfs, and not on a disk."""
     mount = mount_of(descriptor)
-    return mmap.PAGESIZE if mount and mount.type in _MEMORY else largest_folio()
+    return mount is not None and mount.type in _MEMORY
 
 
 @cache
