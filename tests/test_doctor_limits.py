@@ -26,7 +26,8 @@ MISSING = {
     "SemLock": "import _multiprocessing; del _multiprocessing.SemLock",
     "posix_fallocate, as on macOS": "import os; del os.posix_fallocate",
     "the locks of open files": "import fcntl; del fcntl.F_OFD_SETLK",
-    "/proc": """
+}
+NO_PROC = """
 import builtins
 real = open
 def open_(path, *arguments, **options):
@@ -34,8 +35,7 @@ def open_(path, *arguments, **options):
         raise FileNotFoundError(2, "No such file or directory", path)
     return real(path, *arguments, **options)
 builtins.open = open_
-""",
-}
+"""
 
 
 @pytest.mark.parametrize("what", MISSING)
@@ -46,6 +46,13 @@ def test_a_system_without_something_optional_works_and_nothing_fails(what: str) 
     assert of(found, "posix")["works"] is True
     text = doctor(before=MISSING[what]).stdout
     assert "FAILS" not in text, text
+
+
+def test_without_proc_it_says_what_becomes_of_a_reboot_and_all_else_works() -> None:
+    found = report(before=NO_PROC)
+    failed = [each for each in found["primitives"] if each["works"] is False]
+    assert [each["name"] for each in failed] == ["boot_identity"]
+    assert "reboot" in failed[0]["advice"]
 
 
 @pytest.mark.parametrize("what", ["the module _multiprocessing", "SemLock"])
@@ -68,11 +75,8 @@ def test_programs_are_found_where_cron_has_no_path_to_them(
     (tmp_path / "sysctl").chmod(0o755)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(boot, "_FOLDERS", ("/nowhere", str(tmp_path)))
-    assert (
-        boot.sysctl("kern.boottime")
-        == f"kern.boottime on /usr/bin:/bin:/nowhere:{tmp_path}\n".encode()
-    )
-    assert set(boot._FOLDERS[:0]) == set()
+    said = f"kern.boottime on /usr/bin:/bin:/nowhere:{tmp_path}\n"
+    assert boot.sysctl("kern.boottime") == said.encode()
     monkeypatch.setattr(boot, "_FOLDERS", ())
     monkeypatch.setenv("PATH", "/nowhere")
     assert boot.sysctl("kern.boottime") == b""
