@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .arguments import add_engine_arguments
+from .doctor.orphans import find_orphans, remove_orphan
 from .doctor.stores import factory_of, place_of, record_of, remove_store
 from .exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .store.attachment import Attachment
@@ -93,12 +94,20 @@ def _find(prefix: str, engine: str, options: Mapping[str, Any]) -> tuple[type[At
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``check``."""
-    parser.add_argument("prefix", metavar="PREFIX", help="the prefix of the layers that use it")
+    parser.add_argument(
+        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the layers that use it"
+    )
     add_engine_arguments(parser, "the engine that its processes use")
     parser.add_argument(
         "--remove",
         action="store_true",
         help="remove the store if it is not sound: its processes go on with a fresh one",
+    )
+    parser.add_argument(
+        "--orphans",
+        action="store_true",
+        help="list memory and locks of this user's that belong to no store; with --remove "
+        "remove them",
     )
 
 
@@ -106,6 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Say what was found; the exit status."""
     options = dict(arguments.engine_option)
     which = arguments.prefix, arguments.engine, options
+    if arguments.orphans:
+        return _run_orphans(*which, remove=arguments.remove)
+    if not arguments.prefix:
+        sys.stderr.write("name the PREFIX of the store to check, or use --orphans\n")
+        return 2
     try:
         found = check(*which)
         sys.stdout.write("".join(f"{text}\n" for text in found) or "sound\n")
@@ -116,3 +130,23 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 1 if found else 0
+
+
+def _run_orphans(
+    prefix: str | None, engine: str, options: Mapping[str, Any], *, remove: bool
+) -> int:
+    """Say what belongs to no store, and remove it if asked to; the exit status."""
+    try:
+        known = [_find(prefix, engine, options)[1].directory] if prefix else []
+        found = find_orphans(known)
+        for orphan in found:
+            end = f" (kept: {orphan.kept})" if orphan.kept else " (removed)" if remove else ""
+            if remove:
+                remove_orphan(orphan)
+            sys.stdout.write(f"{orphan.engine}: {orphan.name}: {orphan.reason}{end}\n")
+    except _UNUSABLE as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write("" if found else "none\n")
+    left = [orphan for orphan in found if orphan.kept] if remove else found
+    return 1 if left else 0

@@ -541,10 +541,10 @@ def test_who_is_attached_keeps_memory_that_is_removed(ground: Ground) -> None:
 @pytest.mark.clause("G6")
 def test_to_remove_what_is_gone_does_nothing(ground: Ground) -> None:
     locator = ground.locator()
-    ground.unlink(locator)
-    ground.create(locator).close()
-    ground.unlink(locator)
-    ground.unlink(locator)
+    first, second = ground.create(locator), ground.attach(locator)
+    first.unlink()
+    first.unlink()
+    second.unlink()
     assert not ground.exists(locator)
 
 

@@ -55,7 +55,18 @@ def test_a_missing_temporary_folder_is_passed_over(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     monkeypatch.setenv("TEMP", str(tmp_path))
-    assert MmapEngine.default_parent() == str(tmp_path)
+    # What cron, a service and a shell are told differs; where the store lies must not.
+    usual = MmapEngine.default_parent()
+    assert usual != str(tmp_path)
+    for name in ("TMPDIR", "TEMP"):
+        monkeypatch.delenv(name)
+    assert MmapEngine.default_parent() == usual
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    monkeypatch.setenv("TEMP", str(tmp_path))
+    with monkeypatch.context() as patch:
+        real = os.access
+        patch.setattr(os, "access", lambda path, how: path == str(tmp_path) and real(path, how))
+        assert MmapEngine.default_parent() == str(tmp_path)
     for name in ("TMPDIR", "TEMP", "TMP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "isdir", lambda path: False)

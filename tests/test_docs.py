@@ -98,7 +98,7 @@ def test_the_ranges_of_words_are_those_of_the_layout() -> None:
 def test_the_lock_file_is_as_documented() -> None:
     offset = 0
     kinds = {"magic": "14s", "store id": "16s", "boot id": "16s", "engine": "16s"}
-    kinds |= {"channels": "60s", "groups": "60s", "version": "H", "kind": "H", "ready": "I"}
+    kinds |= {"version": "H", "kind": "H", "ready": "I"}
     widths = {"H": 2, "I": 4}
     pattern = "<"
     for start, size, name, *_ in (cells for cells in rows("The lock file") if cells[0].isdigit()):

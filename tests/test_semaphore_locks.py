@@ -20,6 +20,7 @@ from asgi_ipc.store import layout, semaphore_locks, sidecar
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.locks import FCNTL, SEMAPHORE
 from asgi_ipc.store.robust_mutex import SemLock
+from asgi_ipc.store.segment import public_token
 from asgi_ipc.store.semaphore_locks import _beginning, no_new_ones
 
 from .doubles import watchdog
@@ -52,7 +53,8 @@ def kind_of(engine: SharedMemoryEngine) -> int:
 def files_of(engine: SharedMemoryEngine) -> list[Path]:
     """What the locks of a store have in shared memory."""
     assert engine._store is not None
-    return [path for path in SHM.iterdir() if engine._store.store_id.hex() in path.name]
+    token = public_token(engine._store.store_id, "locks")
+    return [path for path in SHM.iterdir() if token in path.name]
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -173,7 +175,8 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     mark = secrets.token_bytes(16)
     monkeypatch.setattr(secrets, "token_bytes", lambda size: mark[:size])
     monkeypatch.setattr(secrets, "token_hex", lambda size: mark[:size].hex())
-    return lambda: [name for name in os.listdir(SHM) if mark[:8].hex() in name]
+    tokens = mark[:8].hex(), public_token(mark, "locks")
+    return lambda: [name for name in os.listdir(SHM) if any(each in name for each in tokens)]
 
 
 @pytest.mark.parametrize("wrong", [no_semaphores_in_python, other_semaphores_in_python])
@@ -241,7 +244,7 @@ def forget_what_is_open() -> None:
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("gone", range(3))
 def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
-    kind: type[SharedMemoryEngine], gone: int, shared: Path
+    kind: type[SharedMemoryEngine], gone: int, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_store(shared, kind)
     files = sorted(files_of(engine))
@@ -249,6 +252,7 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
 
     def other() -> None:
         forget_what_is_open()
+        monkeypatch.setattr("asgi_ipc.store.store._NOTICE", 0.0)
         with pytest.raises(StoreUnavailable, match=r"can't be seen from here.*/dev/shm"):
             open_store(shared, kind)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import struct
@@ -51,12 +50,17 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     assert list(tmp_path.iterdir()) == []
 
 
+def become_another_version(patch: pytest.MonkeyPatch) -> None:
+    for module in ("store", "belongings"):
+        patch.setattr(f"asgi_ipc.store.{module}.VERSION", OTHER)
+
+
 def by_another_version(function: Callable[[], object]) -> None:
     """Run it in a process of another version."""
 
     def other() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("asgi_ipc.store.store.VERSION", OTHER)
+            become_another_version(patch)
             function()
 
     in_child(other)
@@ -110,7 +114,7 @@ def test_this_process_counts_as_somebody_too(
 ) -> None:
     mine = open_store(tmp_path, kind)
     with monkeypatch.context() as patch:
-        patch.setattr("asgi_ipc.store.store.VERSION", OTHER)
+        become_another_version(patch)
         with pytest.raises(StoreUnavailable, match="still use it"):
             open_store(tmp_path, kind)
     mine.push([record(mine, b"a", b"kept", owner=mine.identity)])
@@ -213,11 +217,8 @@ def test_memory_that_only_another_user_may_remove_is_named(
 ) -> None:
     leave_one(tmp_path, kind)
 
-    def refuse(place: Place, locator: str) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), locator)
-
     with monkeypatch.context() as patch:
-        patch.setattr(kind.segment, "unlink", refuse)
+        patch.setattr(kind.segment, "may_unlink", lambda _: False)
         with pytest.raises(StoreUnavailable, match=r"another user.*start first"):
             open_store(tmp_path, kind)
     # Nothing was removed: whoever uses the other version still can.

@@ -17,6 +17,8 @@ from ..store.engine import SharedMemoryEngine
 from ..store.files import SHM, FileMemory, free_space, give
 from ..store.place import temporary_folder
 
+#: What posix_ipc says, without a number, of what a process or the system ran out of.
+_OUT_OF = {"number of files open": errno.EMFILE, "total number of open files": errno.ENFILE}
 #: How the name of all shared memory of this engine begins.
 _BEGINNING = "asgi_ipc."
 _IS_OURS = re.compile(r"asgi_ipc\.[0-9a-f]{16}\.[cg]").fullmatch
@@ -112,7 +114,9 @@ def _as_os_error(error: Exception, locator: str) -> OSError:
         if "already exists" in str(error):
             return FileExistsError(errno.EEXIST, str(error), locator)
         return FileNotFoundError(errno.ENOENT, str(error), locator)
-    return OSError(errno.ENOMEM, str(error), locator)
+    told = str(error)
+    number = next((_OUT_OF[text] for text in _OUT_OF if text in told), errno.ENOMEM)
+    return OSError(number, told, locator)
 
 
 class PosixEngine(SharedMemoryEngine):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,8 +38,8 @@ class SysVSegment:
     @staticmethod
     def locator_for(name: str, token: str) -> str:
         """Return a positive key of 31 bits; 0 would be IPC_PRIVATE, which can't be found again."""
-        bits = int(token, 16) >> (31 if name == "groups" else 0)
-        return f"{bits & 0x7FFFFFFF or 1:#010x}"
+        digest = hashlib.blake2b(f"{name}.{token}".encode(), digest_size=4).digest()
+        return f"{int.from_bytes(digest, 'big') & 0x7FFFFFFF or 1:#010x}"
 
     @classmethod
     def create(cls, directory: StoreDirectory, locator: str, size: int) -> SysVSegment:

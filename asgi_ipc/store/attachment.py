@@ -306,7 +306,7 @@ class Attachment:
         """See `Engine.bell`."""
         with self._lock:
             directory = self._current().directory
-            used = {bell.number for bell in self._bells}
+            used = {bell.number for bell in self._bells if bell.is_open}
             for _ in range(SLOT_MASK):
                 self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
                 if self._bell_numbers in used:

@@ -99,7 +99,8 @@ class FifoBell:
         self._reader = self._writer = -1
         self._lost = False
         self._directory = directory.share()
-        self._is_open = True
+        #: Whether its number is in use.
+        self.is_open = True
         try:
             directory.make_fifo(self.name)
             try:
@@ -167,7 +168,7 @@ class FifoBell:
             self.drop()
 
     def __del__(self) -> None:
-        if hasattr(self, "_is_open"):  # Else it was never made.
+        if hasattr(self, "is_open"):  # Else it was never made.
             self.close()
 
     def after_fork(self) -> None:
@@ -182,8 +183,8 @@ class FifoBell:
                 if descriptor >= 0:
                     os.close(descriptor)
             self._reader = self._writer = -1
-            if self._is_open:
-                self._is_open = False
+            if self.is_open:
+                self.is_open = False
                 self._directory.close()
 
 

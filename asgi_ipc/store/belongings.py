@@ -80,6 +80,12 @@ def check_own(memory: Segment, place: Place, locator: str, store_id: bytes) -> N
             f"{locator!r} is one of {owner.links} names of one file (hard links), and was left "
             "as it is; remove it and the lock file, or choose another prefix"
         )
+    if place.gid is not None and owner.mode & 0o060 != 0o060:
+        raise Foreign(
+            f"{locator!r} is not open to group {place.gid} (mode {owner.mode:o}), so it is not the "
+            "memory of the group's store, and was left as it is; remove the lock file, or choose "
+            "another prefix"
+        )
     head = memory.head(HEAD)
     if head[_ID] == store_id:
         return

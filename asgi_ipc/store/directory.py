@@ -324,10 +324,10 @@ def _check_folder_owner(path: str, status: os.stat_result, place: Place, trusted
 
 def _is_private_group(gid: int) -> bool:
     """Whether a group is this user's alone, as many systems make one for each user."""
-    import grp
-    import pwd
+    with contextlib.suppress(ImportError, KeyError, OSError):
+        import grp
+        import pwd
 
-    with contextlib.suppress(KeyError, OSError):
         user = pwd.getpwuid(os.geteuid())
         group = grp.getgrgid(gid)
         return (

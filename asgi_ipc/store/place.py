@@ -146,9 +146,9 @@ def _of_the_user() -> list[str]:
 
 def described(uid: int) -> str:
     """Return a user's number and, where the system knows it, name."""
-    import pwd
+    with contextlib.suppress(ImportError, KeyError, OSError):
+        import pwd
 
-    with contextlib.suppress(KeyError, OSError):
         return f"{uid} ({pwd.getpwuid(uid).pw_name})"
     return f"{uid}"
 
@@ -157,7 +157,6 @@ def described(uid: int) -> str:
 _REMEDIES = {
     errno.EMFILE: "raise this process's limit of open files (ulimit -n), or close some",
     errno.ENFILE: "raise the system's limit of open files (sysctl fs.file-max on Linux)",
-    errno.ENOSPC: "free some space there, or name another engine_options['directory']",
 }
 
 
@@ -166,10 +165,15 @@ def unusable(doing: str, path: str, error: OSError, remedy: str = "") -> StoreUn
     usual = remedy or (
         "name a directory that this user may write to with engine_options['directory']"
     )
-    return StoreUnavailable(
-        f"can't {doing} {path!r} ({error.strerror or error}); "
-        f"{_REMEDIES.get(error.errno or 0, usual)}"
-    )
+    if error.errno == errno.ENOSPC:
+        usual = "free some space there, or name another engine_options['directory']"
+    told = error.strerror or error
+    return StoreUnavailable(f"can't {doing} {path!r} ({told}); {remedy_for(error, usual)}")
+
+
+def remedy_for(error: Exception, usual: str) -> str:
+    """Return what to do about an error: the usual, unless the process or the system ran out."""
+    return _REMEDIES.get(getattr(error, "errno", None) or 0, usual)
 
 
 def check_owner(path: str, owner: Owner, place: Place) -> None:

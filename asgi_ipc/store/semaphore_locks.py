@@ -16,10 +16,12 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from functools import cache
 from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
+from .belongings import folder_mark
 from .files import SHM, FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
@@ -44,6 +46,23 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 #: versions that somebody uses a store (`locks.FIRST_SLOT`).
 _GATES = {CHANNELS_LOCK: 3, GROUPS_LOCK: 4}
 _FIRST_SEAT = 1 << 16
+
+
+#: Among the bytes of the marks that mean nothing: which directory the store has.
+_FOLDER = slice(72, 128)
+
+
+def folder_of_marks(token: str, known: Iterable[str]) -> str | None:
+    """Return the directory of the store whose marks have that token in their name.
+
+    A long path is not written down, and only recognized among the ``known`` ones.
+    """
+    with contextlib.suppress(OSError), open(f"{SHM}/asgi_ipc.{token}.marks", "rb") as file:
+        said = file.read(_FOLDER.stop)[_FOLDER]
+        if said.startswith(b"/"):
+            return os.fsdecode(said.rstrip(b"\0"))
+        return next((each for each in known if folder_mark(each) == said), None)
+    return None
 
 
 def _semaphore(store_id: bytes, byte: int) -> str:
@@ -131,6 +150,7 @@ class SemaphoreLocks(RecordLocks):
         memory = FileMemory(descriptor)
         try:
             memory.reserve(0, MARKS_SIZE)
+            memory.view[_FOLDER] = folder_mark(self._place.directory)
         finally:
             memory.close()
         for byte in _GATES:

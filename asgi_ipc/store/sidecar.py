@@ -219,8 +219,8 @@ def open_sidecar(directory: StoreDirectory, make: bool = True, name: str = "lock
             path = os.path.join(directory.path, name)
             try:
                 locks = choose(path, descriptor, directory, _kind(descriptor))
-            except StoreUnavailable:
-                # Where no process can lock, none is inside.
+            except (StoreUnavailable, OSError):
+                # One that was opened meanwhile is found to be removed, and made again.
                 if make and not os.fstat(descriptor).st_size:
                     directory.unlink(name)
                 raise

@@ -50,7 +50,7 @@ from .layout import (
     Geometry,
 )
 from .locks import Gone as Gone
-from .place import described, removal, unusable
+from .place import described, remedy_for, removal, unusable
 from .region import Reentered, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
@@ -229,11 +229,11 @@ class Store:
             try:
                 self._attach(record)
             except FileNotFoundError:
-                why = "has memory that can't be found from here"
+                why = "has memory or semaphores that can't be seen from here"
                 if self.sidecar.in_use(record.store_id):
                     raise Missing(
                         f"the store at {self.place.directory!r} {why}, and processes use it. "
-                        "All its processes must see the same shared memory and semaphores: no "
+                        "All its processes must see the same shared memory, /dev/shm included: no "
                         "PrivateIPC= for a service, one --ipc for all containers or an "
                         "engine_options['directory'] that they share with engine 'mmap'. If it "
                         "was removed by hand, end them, or run: "
@@ -398,10 +398,13 @@ class Store:
     def _no_memory(self, error: Exception) -> StoreUnavailable:
         asked = sum(self._sizes.values())
         told = getattr(error, "strerror", None) or error
+        remedy = (
+            "use a smaller channel_memory and group_memory, another engine, or more shared "
+            "memory (--shm-size for a container)"
+        )
         return StoreUnavailable(
             f"can't make a store of {asked:,} bytes ({told}): "
-            f"{self._segment.space(self.place.directory)}; use a smaller channel_memory and "
-            "group_memory, another engine, or more shared memory (--shm-size for a container)"
+            f"{self._segment.space(self.place.directory)}; {remedy_for(error, remedy)}"
         )
 
     # ---- afterwards

@@ -1,0 +1,806 @@
+"""What members of a group, other users, and what was there first can make a store do: nothing.
+
+Each part is played by a real user: `OWNER`, who opens the store, and `MEMBER`, who may use it too
+and is hostile. So they need root. Only what both were trusted with, the store, may suffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import itertools
+import os
+import pwd
+import random
+import signal
+import stat
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc.check import check, remove
+from asgi_ipc.doctor.engines import look_at_store
+from asgi_ipc.doctor.stores import record_of
+from asgi_ipc.engines.mmap import MmapEngine
+from asgi_ipc.engines.posix import PosixEngine
+from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.exceptions import OptionError, StoreUnavailable
+from asgi_ipc.store import sidecar
+from asgi_ipc.store.belongings import locators
+from asgi_ipc.store.directory import StoreDirectory
+from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.segment import Place, public_token
+
+from .doubles import watchdog  # noqa: F401
+from .stores import KIB, in_child, open_store, record
+from .users import needs_root
+
+pytestmark = needs_root
+#: Loaded before a process becomes another user, who may not read where Python lies.
+LOADED = (grp, pwd)
+
+ENGINES = [PosixEngine, SysVEngine, MmapEngine]
+#: Other users and another group for each worker, as all that a user has is looked at.
+_WORKER = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+OWNER, MEMBER, GROUP = 20_001 + _WORKER, 20_002 + _WORKER, 12_345 + _WORKER
+#: Swaps that are tried where the moment can't be chosen.
+TRIES = 150
+
+
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
+    found: type[SharedMemoryEngine] = request.param
+    return found
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A folder of root's that all users can pass through."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def shared(ground: Path) -> Path:
+    """A folder for stores of the group."""
+    folder = ground / "shared"
+    folder.mkdir()
+    os.chown(folder, 0, GROUP)
+    folder.chmod(0o2770)
+    return folder
+
+
+@pytest.fixture
+def home(ground: Path) -> Path:
+    """What is the owner's alone."""
+    folder = ground / "home"
+    folder.mkdir(mode=0o700)
+    (folder / "precious").write_text("precious")
+    (folder / "precious").chmod(0o600)
+    for path in (folder, folder / "precious"):
+        os.chown(path, OWNER, OWNER)
+    return folder
+
+
+def assert_untouched(home: Path, names: tuple[str, ...] = ("precious",)) -> None:
+    """Nothing in the owner's home was made, changed, opened to others or removed."""
+    assert sorted(path.name for path in home.iterdir()) == sorted(names)
+    assert (home / "precious").read_text() == "precious"
+    for path, mode in ((home, 0o700), (home / "precious", 0o600)):
+        status = path.lstat()
+        assert (status.st_uid, status.st_gid) == (OWNER, OWNER)
+        assert stat.S_IMODE(status.st_mode) == mode, path
+
+
+def become(uid: int) -> None:
+    """The group is the first one of both: what is private to a user belongs to it as well."""
+    os.setgroups([GROUP])
+    os.setgid(GROUP)
+    os.setuid(uid)
+
+
+def as_user(uid: int, function: Callable[[], object]) -> None:
+    def changed() -> None:
+        become(uid)
+        function()
+
+    in_child(changed)
+
+
+def members_store(folder: Path, kind: type[SharedMemoryEngine], **options: Any) -> Any:
+    return open_store(folder, kind, group=GROUP, **options)
+
+
+# ---- the lock file's record
+
+
+def forgeries(genuine: bytes) -> Iterator[tuple[str, bytes]]:
+    """Lock files that are wrong in one field, or short, or of nothing that makes sense."""
+    dice = random.Random(15)
+    sizes = {"magic": 14, "version": 2, "kind": 2, "ready": 4, "store id": 16, "boot id": 16}
+    sizes["engine"] = sidecar.LONGEST_NAME
+    assert sum(sizes.values()) == sidecar._FORMAT.size == len(genuine)
+    special = {
+        "version": [struct.pack("<H", number) for number in (0, 1, 2, 99, 0xFFFF)],
+        "kind": [struct.pack("<H", number) for number in (0, 1, 2, 3, 4, 0xFFFF)],
+        "ready": [struct.pack("<I", number) for number in (0, 2, 0xFFFFFFFF)],
+        "engine": [
+            name.ljust(16, b"\0")
+            for name in (b"posix", b"sysv", b"mmap", b"memory", b"../../x", b"os:system", b"/etc")
+        ],
+    }
+    offset = 0
+    for name, size in sizes.items():
+        values = [bytes(size), b"\xff" * size, dice.randbytes(size), *special.get(name, [])]
+        for number, value in enumerate(values):
+            yield f"{name} {number}", genuine[:offset] + value + genuine[offset + size :]
+        offset += size
+    for cut in (1, 13, 17, 40, len(genuine) - 1):
+        yield f"cut at {cut}", genuine[:cut]
+    yield "longer", genuine + b"/etc/passwd" * 100
+    # Not ready, of another boot, of another engine: all that has a store be replaced.
+    for engine in (b"posix", b"sysv", b"mmap"):
+        for ready in (0, 1):
+            head = struct.pack("<14sHHI", genuine[:14], 99, 1, ready)
+            yield (
+                f"old {engine.decode()} {ready}",
+                (head + dice.randbytes(32) + engine.ljust(16, b"\0")),
+            )
+
+
+def private_store(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> bytes:
+    """Make a store of the owner's alone, in use by no process; its id."""
+    reader, writer = os.pipe()
+
+    def make() -> None:
+        engine = open_store(home, kind, **options)
+        engine.push([record(engine, b"a", b"secret")])
+        assert engine._store is not None
+        os.write(writer, engine._store.store_id)
+        engine.close()
+
+    as_user(OWNER, make)
+    store_id = os.read(reader, 16)
+    os.close(reader)
+    os.close(writer)
+    return store_id
+
+
+def assert_secret_is_kept(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> None:
+    def look() -> None:
+        engine = open_store(home, kind, **options)
+        assert engine.pop(b"a")[0].payload == b"secret"
+        engine.destroy()
+
+    as_user(OWNER, look)
+
+
+def try_everything(folder: Path, kind: type[SharedMemoryEngine]) -> None:
+    """All that an unsuspecting user does with a store; an error is as good as anything."""
+    options = {"directory": str(folder), "group": GROUP}
+    with contextlib.suppress(StoreUnavailable):
+        check("store", kind.name, options)
+    look_at_store(kind.name, "store", options)
+    with contextlib.suppress(StoreUnavailable):
+        remove("store", kind.name, options)
+    with contextlib.suppress(StoreUnavailable):
+        members_store(folder, kind).close()
+    with contextlib.suppress(StoreUnavailable):
+        members_store(folder, kind).destroy()
+
+
+def objects(uid: int) -> set[str]:
+    """Shared memory and segments of a user."""
+    found = {
+        f"{path} {path.lstat().st_size}"
+        for path in Path("/dev/shm").iterdir()
+        if path.lstat().st_uid == uid
+    }
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            if row.split()[7] == str(uid):
+                found.add(f"segment {row.split()[1]}")
+    return found
+
+
+def test_a_forged_lock_file_reaches_nothing_but_the_store(
+    kind: type[SharedMemoryEngine], shared: Path, home: Path
+) -> None:
+    store_id = private_store(home, kind)
+    kept = objects(OWNER)
+    lock = shared / "store" / "lock"
+
+    def victim() -> None:
+        try_everything(shared, kind)
+
+    def make() -> None:
+        members_store(shared, kind).close()
+
+    as_user(MEMBER, make)
+    genuine = lock.read_bytes()
+    forged = [*forgeries(genuine)]
+    # The owner's own id, as if it could be known.
+    forged.append(("another store's", genuine[:22] + store_id + genuine[38:]))
+    for name, content in forged:
+        lock.parent.mkdir(exist_ok=True)
+        lock.parent.chmod(0o770)
+        os.chown(lock.parent, MEMBER, GROUP)
+        lock.write_bytes(content)
+        os.chown(lock, MEMBER, GROUP)
+        lock.chmod(0o660)
+        as_user(OWNER, victim)
+        assert objects(OWNER) >= kept, name
+        assert_untouched(home, ("precious", "store"))
+        in_child(lambda: try_everything(shared, kind))  # root looks at it, too
+        assert objects(OWNER) >= kept, name
+        assert_untouched(home, ("precious", "store"))
+    assert_secret_is_kept(home, kind)
+    for engine in ENGINES:
+        for locator in engine.segment.left():
+            with contextlib.suppress(OSError):
+                root = StoreDirectory(Place("/", 0o600, None), os.open("/", os.O_RDONLY))
+                memory = engine.segment.attach(root, locator)
+                if memory.owner().gid == GROUP:
+                    memory.unlink()
+                memory.close()
+                root.close()
+    in_child(clear_up)
+
+
+def clear_up() -> None:
+    """Remove what is the member's by now: what could not be proved to be the store's was left."""
+    become(MEMBER)
+    for engine in (PosixEngine, SysVEngine):
+        root = StoreDirectory(Place("/", 0o600, None), os.open("/", os.O_RDONLY))
+        for locator in engine.segment.left():
+            memory = engine.segment.attach(root, locator)
+            memory.unlink()
+            memory.close()
+
+
+@pytest.mark.parametrize("what", ["a store", "a store of the group", "blank"])
+@pytest.mark.parametrize("ready", [0, 1])
+def test_a_name_that_is_another_memory_s_by_chance_or_on_purpose_removes_nothing(
+    kind: type[SharedMemoryEngine],
+    what: str,
+    ready: int,
+    shared: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A key of 31 bits can be looked for; that of a longer name stands for a broken digest."""
+    if what == "blank" and kind is not SysVEngine:
+        pytest.skip("its names hold the whole token")
+    options: dict[str, Any] = {} if what == "a store" else {"group": GROUP}
+    store_id = private_store(home, kind, **options)
+    theirs = list(locators(kind.segment, store_id).values())
+    gid = options.get("group")
+    place = Place(str(home / "store"), 0o660 if gid else 0o600, gid, private=False)
+
+    def make() -> None:
+        members_store(shared, kind).close()
+
+    as_user(MEMBER, make)
+    lock = shared / "store" / "lock"
+    genuine = bytearray(lock.read_bytes())
+    genuine[18:22] = struct.pack("<I", ready)
+    genuine[22:38] = os.urandom(16)
+    lock.write_bytes(genuine)
+
+    def victim() -> None:
+        if what == "blank":  # Another program's, which begins with zeros.
+            memory = kind.segment.attach(StoreDirectory.open(place), theirs[0])
+            memory.view[:512] = bytes(512)
+            memory.close()
+        by_name = dict(zip(("channels", "groups"), theirs, strict=True))
+        if kind is MmapEngine:  # Its memory lies in the directory: this is a link to theirs.
+            for name in theirs:
+                with contextlib.suppress(OSError):
+                    os.link(home / "store" / name, shared / "store" / name)
+        monkeypatch.setattr(
+            kind.segment, "locator_for", staticmethod(lambda name, token: by_name[name])
+        )
+        for call in (check, remove):
+            with contextlib.suppress(StoreUnavailable):
+                call("store", kind.name, {"directory": str(shared), "group": GROUP})
+        with contextlib.suppress(StoreUnavailable):
+            members_store(shared, kind)
+        with contextlib.suppress(StoreUnavailable):
+            members_store(shared, kind).destroy()
+
+    as_user(OWNER, victim)
+    if what != "blank":
+        if kind is MmapEngine:
+            for name in theirs:
+                with contextlib.suppress(FileNotFoundError):
+                    (shared / "store" / name).unlink()
+        assert_secret_is_kept(home, kind, **options)
+    else:
+
+        def still_there() -> None:
+            for name in theirs:
+                memory = kind.segment.attach(StoreDirectory.open(place), name)
+                assert memory.is_linked()
+                memory.unlink()
+                memory.close()
+
+        as_user(OWNER, still_there)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+@pytest.mark.parametrize("recorded", [1, 2, 3])
+def test_locks_that_were_cut_or_changed_are_refused_in_words(
+    size: int, recorded: int, ground: Path
+) -> None:
+    """Of a store with semaphores, which lies in shared memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        engine = open_store(Path(name))
+        assert engine._store is not None
+        if engine._store.sidecar.kind != 3:
+            engine.destroy()
+            pytest.skip("no semaphores here")
+        engine.push([record(engine, b"a", b"x")])
+        token = public_token(engine._store.store_id, "locks")
+        engine.close()
+        marks = Path(f"/dev/shm/asgi_ipc.{token}.marks")
+        os.truncate(marks, size)
+        lock = Path(name) / "store" / "lock"
+        content = lock.read_bytes()
+        lock.write_bytes(content[:16] + struct.pack("<H", recorded) + content[18:])
+        said = ""
+        try:
+            open_store(Path(name)).destroy()
+        except StoreUnavailable as error:
+            said = str(error)
+        assert not said or (str(marks) in said and "remove it" in said)
+        assert said or size == 0 or recorded != 3
+        for path in Path("/dev/shm").glob(f"*asgi_ipc.{token}.*"):
+            path.unlink()
+
+
+def test_semaphores_are_never_taken_for_a_store_of_a_group(
+    kind: type[SharedMemoryEngine], shared: Path
+) -> None:
+    as_user(MEMBER, lambda: members_store(shared, kind).close())
+    lock = shared / "store" / "lock"
+    content = lock.read_bytes()
+    lock.write_bytes(content[:16] + struct.pack("<H", 3) + content[18:])
+
+    def victim() -> None:
+        with pytest.raises(StoreUnavailable, match="open to a group has no semaphores"):
+            members_store(shared, kind)
+
+    as_user(OWNER, victim)
+    lock.write_bytes(content)
+    as_user(MEMBER, lambda: members_store(shared, kind).destroy())
+
+
+@pytest.mark.parametrize("recorded", [1, 3])
+def test_the_lock_file_of_another_store_put_in_place_keeps_its_locks(
+    recorded: int, shared: Path, home: Path
+) -> None:
+    """To open a hard link of it and close that again would drop them all."""
+
+    def scenario() -> None:
+        os.chmod(shared, 0o777 if recorded == 3 else 0o770)
+        os.chmod(shared, 0o770)
+        mine = members_store(shared / "one", MmapEngine)
+        members_store(shared / "two", MmapEngine).close()
+        lock = shared / "two" / "store" / "lock"
+        lock.unlink()
+        os.link(shared / "one" / "store" / "lock", lock)
+        with pytest.raises(StoreUnavailable, match="hard links"):
+            members_store(shared / "two", MmapEngine)
+
+        def other() -> None:
+            newcomer = members_store(shared / "one", MmapEngine)
+            assert newcomer.statistics()["processes"] == 2
+            newcomer.close()
+
+        lock.unlink()
+        in_child(other)
+        mine.destroy()
+
+    os.chmod(shared, 0o2770)
+    in_child(scenario)
+
+
+# ---- what is swapped between two looks
+
+
+class Swapper:
+    """The member, in a process of its own, who puts links in the place of what is made."""
+
+    def __init__(self) -> None:
+        self._asked, self._ask = os.pipe()
+        self._done, self._tell = os.pipe()
+        self.child = os.fork()
+        if not self.child:
+            with contextlib.suppress(BaseException):
+                signal.alarm(100)
+                become(MEMBER)
+                self._serve()
+            os._exit(0)
+
+    def _serve(self) -> None:
+        while True:
+            path, target = os.read(self._asked, 4096).decode().split("\n")
+            with contextlib.suppress(OSError):
+                os.rename(path, f"{path}.{os.urandom(4).hex()}")
+            with contextlib.suppress(OSError):
+                os.symlink(target, path)
+            os.write(self._tell, b"!")
+
+    def swap(self, path: Path, target: Path) -> None:
+        os.write(self._ask, f"{path}\n{target}".encode())
+        assert os.read(self._done, 1) == b"!"
+
+    def end(self) -> None:
+        os.kill(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+        for each in (self._asked, self._ask, self._done, self._tell):
+            os.close(each)
+
+
+@pytest.fixture
+def swapper() -> Iterator[Swapper]:
+    found = Swapper()
+    yield found
+    found.end()
+
+
+#: System calls after which the member swaps: whichever the store makes.
+CALLS = ["mkdir", "mkfifo", "open", "fchown", "fchmod", "stat", "fstat", "lstat", "listdir"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("what", ["store", "lock", "bell"])
+def test_a_link_put_in_place_after_any_call_leads_nowhere(
+    kind: type[SharedMemoryEngine],
+    call: str,
+    what: str,
+    shared: Path,
+    home: Path,
+    swapper: Swapper,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = home if what == "store" else home / "precious"
+    real = getattr(os, call)
+    swaps = itertools.count()
+    wanted = [0]
+
+    def path() -> Path:
+        if what != "bell":
+            return shared / "store" if what == "store" else shared / "store" / "lock"
+        bells = sorted((shared / "store").glob("bell.[1-9a-f]*"))
+        return bells[0] if bells else shared / "none"
+
+    def swapping(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        if next(swaps) == wanted[0]:
+            monkeypatch.setattr(os, call, real)
+            swapper.swap(path(), target)
+        return result
+
+    def victim() -> None:
+        for number in range(12):
+            wanted[0] = number
+            nonlocal swaps
+            swaps = itertools.count()
+            monkeypatch.setattr(os, call, swapping)
+            with contextlib.suppress(StoreUnavailable, FileExistsError):
+                engine = members_store(shared, kind)
+                bell = engine.bell()
+                bell.close()
+                engine.destroy()
+            monkeypatch.setattr(os, call, real)
+
+    def child() -> None:
+        become(OWNER)
+        victim()
+
+    in_child(child)
+    assert_untouched(home)
+    in_child(clear_up_of_owner)
+
+
+def clear_up_of_owner() -> None:
+    """What the owner made in stores that were taken away under it."""
+    become(OWNER)
+    root = StoreDirectory(Place("/", 0o600, None), os.open("/", os.O_RDONLY))
+    for engine in (PosixEngine, SysVEngine):
+        for locator in engine.segment.left():
+            memory = engine.segment.attach(root, locator)
+            memory.unlink()
+            memory.close()
+
+
+@pytest.mark.parametrize("what", ["store", "bell"])
+def test_a_member_who_swaps_all_the_time_gets_at_nothing(
+    what: str, shared: Path, home: Path
+) -> None:
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            signal.alarm(100)
+            become(MEMBER)
+            while True:
+                if what == "store":
+                    with contextlib.suppress(OSError):
+                        os.rename(shared / "store", shared / f"away-{os.urandom(4).hex()}")
+                    with contextlib.suppress(OSError):
+                        os.symlink(home, shared / "store")
+                    with contextlib.suppress(OSError):
+                        os.unlink(shared / "store")
+                else:
+                    for path in (shared / "store").glob("bell.[1-9a-f]*"):
+                        with contextlib.suppress(OSError):
+                            os.unlink(path)
+                        with contextlib.suppress(OSError):
+                            os.symlink(home / "precious", path)
+        os._exit(0)
+
+    def victim() -> None:
+        become(OWNER)
+        engine = None
+        for _ in range(TRIES):
+            with contextlib.suppress(StoreUnavailable):
+                engine = engine or members_store(shared, MmapEngine)
+                engine.bell().close()
+            if what == "store" and engine:
+                with contextlib.suppress(StoreUnavailable):
+                    engine.close()
+                engine = None
+
+    try:
+        in_child(victim)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert_untouched(home)
+
+
+@pytest.mark.parametrize("what", ["file", "another FIFO", "hard link", "symlink", "directory"])
+def test_a_bell_of_others_is_not_written_to(
+    kind: type[SharedMemoryEngine], what: str, shared: Path, home: Path
+) -> None:
+    fifo = home / "fifo"
+    os.mkfifo(fifo, 0o600)
+    os.chown(fifo, OWNER, OWNER)
+
+    def scenario() -> None:
+        reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        sender, receiver = members_store(shared, kind), members_store(shared, kind)
+        bell = receiver.bell()
+        receiver.pop(b"a", 1, bell)
+        os.unlink(bell.path)
+        if what == "file":
+            Path(bell.path).write_text("precious")
+        elif what == "another FIFO":
+            os.mkfifo(bell.path, 0o600)
+        elif what == "hard link":
+            os.link(fifo, bell.path)
+        elif what == "symlink":
+            os.symlink(fifo, bell.path)
+        else:
+            os.mkdir(bell.path)
+        assert sender.push([record(sender, b"a")]) == []
+        sender.flush()
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 10)
+        bell.close()
+        if what == "directory":
+            os.rmdir(bell.path)
+        sender.close()
+        receiver.destroy()
+
+    as_user(OWNER, scenario)
+
+
+# ---- the way to the store
+
+
+def refused(folder: Path, kind: type[SharedMemoryEngine], match: str, **options: Any) -> None:
+    before = sorted(map(str, folder.parent.rglob("*")))
+    with pytest.raises(StoreUnavailable, match=match):
+        open_store(folder, kind, **options)
+    assert sorted(map(str, folder.parent.rglob("*"))) == before, "something was made"
+
+
+def test_a_directory_below_another_users_is_refused(
+    kind: type[SharedMemoryEngine], ground: Path, home: Path
+) -> None:
+    home.chmod(0o777)
+
+    def victim() -> None:
+        refused(home / "ipc", kind, rf"belongs to user {OWNER}, who can put another folder")
+        refused(home / "deep" / "ipc", kind, rf"belongs to user {OWNER}")
+
+    as_user(MEMBER, victim)
+    in_child(lambda: refused(home / "ipc", kind, rf"belongs to user {OWNER}"))
+    in_child(lambda: refused(home / "ipc", kind, rf"belongs to user {OWNER}", group=GROUP))
+    home.chmod(0o700)
+    as_user(OWNER, lambda: open_store(home / "ipc", kind).destroy())
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o770, 0o757])
+def test_a_directory_in_one_where_others_can_rename_is_refused(
+    kind: type[SharedMemoryEngine], mode: int, ground: Path
+) -> None:
+    loose = ground / "loose"
+    loose.mkdir()
+    os.chown(loose, OWNER, GROUP)
+    loose.chmod(mode)
+
+    def victim() -> None:
+        refused(loose / "ipc", kind, r"other users can rename.*chmod go-w")
+
+    as_user(OWNER, victim)
+    if not mode & 0o002:
+        # Those who may are the group's own members, who are trusted with the store.
+        as_user(OWNER, lambda: members_store(loose / "ipc", kind).destroy())
+        (loose / "ipc").rmdir()
+    loose.chmod(0o1777)  # Where only the owner of a thing may rename it.
+    as_user(OWNER, lambda: open_store(loose / "ipc", kind).destroy())
+
+
+@pytest.mark.parametrize("whose", [OWNER, MEMBER, 0], ids=["owner", "member", "root"])
+def test_a_link_on_the_way_is_followed_if_no_other_user_can_turn_it(
+    kind: type[SharedMemoryEngine], whose: int, ground: Path, home: Path
+) -> None:
+    ground.chmod(0o1777)
+    link = ground / "link"
+    link.symlink_to(home)
+    os.lchown(link, whose, whose)
+
+    def victim() -> None:
+        if whose == MEMBER:
+            refused(link / "ipc", kind, rf"link' belongs to user {MEMBER}")
+        else:
+            open_store(link / "ipc", kind).destroy()
+
+    as_user(OWNER, victim)
+    (home / "ipc").rmdir() if whose != MEMBER else None
+    assert_untouched(home)
+
+
+def test_a_link_in_place_of_the_users_own_folder_makes_nothing_where_it_points(
+    kind: type[SharedMemoryEngine], ground: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.chmod(0o1777)
+    monkeypatch.setattr(kind, "default_parent", classmethod(lambda cls: str(ground)))
+
+    def squat() -> None:
+        (ground / f"asgi_ipc-{OWNER}").symlink_to(home)
+
+    def victim() -> None:
+        with pytest.raises(StoreUnavailable, match="is not a directory and was left as it is"):
+            kind("store", channel_memory=512 * KIB, group_memory=256 * KIB)
+
+    as_user(MEMBER, squat)
+    as_user(OWNER, victim)
+    assert_untouched(home)
+
+
+def test_an_empty_folder_that_another_made_first_is_named_with_its_owner_and_a_remedy(
+    kind: type[SharedMemoryEngine], ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.chmod(0o1777)
+    monkeypatch.setattr(kind, "default_parent", classmethod(lambda cls: str(ground)))
+    for mode in (0o700, 0o755, 0o777):
+        squatted = ground / f"asgi_ipc-{OWNER}"
+
+        def squat(path: Path = squatted, mode: int = mode) -> None:
+            path.mkdir()
+            path.chmod(mode)
+
+        def victim() -> None:
+            said = rf"belongs to user {MEMBER}.*engine_options\['directory'\].*root remove it"
+            with pytest.raises(StoreUnavailable, match=said):
+                kind("store", channel_memory=512 * KIB, group_memory=256 * KIB)
+
+        as_user(MEMBER, squat)
+        as_user(OWNER, victim)
+        assert list(squatted.iterdir()) == []
+        squatted.rmdir()
+
+
+def test_a_folder_with_something_in_it_is_not_opened_to_the_group(
+    kind: type[SharedMemoryEngine], home: Path
+) -> None:
+    """Only what the store has just made, or left unfinished, gets other rights."""
+    (home / "store").mkdir(mode=0o700)
+    (home / "store" / "mine").touch()
+    os.chown(home / "store", OWNER, OWNER)
+
+    def victim() -> None:
+        with pytest.raises(StoreUnavailable, match=f"and not to group {GROUP}"):
+            members_store(home, kind)
+
+    as_user(OWNER, victim)
+    assert stat.S_IMODE((home / "store").lstat().st_mode) == 0o700
+    (home / "store" / "mine").unlink()
+    as_user(OWNER, lambda: members_store(home, kind).destroy())
+
+
+# ---- what must go on working
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_honest_members_share_a_store_whatever_their_umask(
+    kind: type[SharedMemoryEngine], umask: int, shared: Path
+) -> None:
+    def one(uid: int, sent: bytes, expected: bytes) -> None:
+        os.umask(umask)
+        engine = members_store(shared, kind)
+        assert [each.payload for each in engine.pop(b"a", 5)] == ([expected] if expected else [])
+        bell = engine.bell()
+        assert engine.pop(b"b", 1, bell) == []
+        engine.push([record(engine, b"a", sent)])
+        bell.close()
+        engine.close()
+
+    as_user(OWNER, lambda: one(OWNER, b"from the owner", b""))
+    as_user(MEMBER, lambda: one(MEMBER, b"from the member", b"from the owner"))
+    as_user(OWNER, lambda: one(OWNER, b"last", b"from the member"))
+
+    def stranger() -> None:
+        os.setgroups([])
+        os.setgid(20_003 + _WORKER)
+        os.setuid(20_003 + _WORKER)
+        with pytest.raises((StoreUnavailable, OptionError)):
+            members_store(shared, kind)
+
+    in_child(stranger)
+    as_user(OWNER, lambda: members_store(shared, kind).destroy())
+    assert list(shared.iterdir()) == []
+
+
+def test_a_member_who_may_not_remove_the_memory_is_told_before_anything_is_marked(
+    kind: type[SharedMemoryEngine], shared: Path
+) -> None:
+    as_user(OWNER, lambda: members_store(shared, kind).close())
+
+    def member() -> None:
+        engine = members_store(shared, kind)
+        engine.push([record(engine, b"a", b"kept")])
+        if kind is MmapEngine:
+            engine.destroy()
+            return
+        with pytest.raises(StoreUnavailable, match=f"belongs to user {OWNER}.*flush"):
+            engine.destroy()
+        assert engine.pop(b"a")[0].payload == b"kept"
+        engine.close()
+
+    as_user(MEMBER, member)
+    as_user(OWNER, lambda: members_store(shared, kind).destroy())
+    assert list(shared.iterdir()) == []
+
+
+def test_root_looks_at_a_users_store_and_nothing_of_it_is_changed(
+    kind: type[SharedMemoryEngine], home: Path, shared: Path
+) -> None:
+    private_store(home, kind)
+    with pytest.raises(StoreUnavailable, match=rf"belongs to user {OWNER}"):
+        check("store", kind.name, {"directory": str(home)})
+    found = look_at_store(kind.name, "store", {"directory": str(home)})
+    assert not found["works"]
+    assert_secret_is_kept(home, kind)
+    as_user(OWNER, lambda: members_store(shared, kind).close())
+    options = {"directory": str(shared), "group": GROUP}
+    before = sorted(
+        (str(path), path.lstat().st_uid, path.lstat().st_mode) for path in shared.rglob("*")
+    )
+    assert check("store", kind.name, options) == []
+    assert look_at_store(kind.name, "store", options)["works"]
+    after = sorted(
+        (str(path), path.lstat().st_uid, path.lstat().st_mode) for path in shared.rglob("*")
+    )
+    assert after == before
+    assert record_of(Place(str(shared / "store"), 0o660, GROUP, False)) is not None
+    as_user(OWNER, lambda: members_store(shared, kind).destroy())
