@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -73,10 +76,15 @@ class Native:
                 *arguments]  # fmt: skip
 
 
+@functools.cache
 def site(cache: Path) -> Path:
-    """Return a folder that holds asgi_ipc as it is now, with the suite where a wheel has it."""
-    folder = cache / "site"
-    shutil.rmtree(folder, ignore_errors=True)
+    """Return a folder that holds asgi_ipc as it is now, with the suite where a wheel has it.
+
+    It is this run's own, and removed when that ends.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="site-", dir=cache))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     nothing_compiled = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "asgi_ipc", folder / "asgi_ipc", ignore=nothing_compiled)
     suite = folder / "asgi_ipc" / "conformance"
