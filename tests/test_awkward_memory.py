@@ -14,6 +14,7 @@ import pytest
 
 from asgi_ipc import EngineUnavailable, StoreFull, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.store.files import FileMemory
 
 from .awkward import ENGINES, a_prefix, refuses, works
 from .namespaces import CANT_PLAY, NO_SHM, run_on
@@ -164,6 +165,30 @@ def write_meanwhile(path: str) -> None:
 def test_a_mapped_file_is_never_written_to(tmp_path: Path) -> None:
     """Where mappings and files have caches of their own (OpenBSD) one would not see the other."""
     run_on("", write_meanwhile, str(tmp_path))
+
+
+class Mapping:
+    """Stands for a mapping whose stores the file shows once it is flushed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def flush(self) -> None:
+        """Show them."""
+        os.pwrite(self._descriptor, b"stored", 0)
+
+
+def test_without_a_unified_cache_a_mapping_is_written_back_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory").write_bytes(bytes(4096))
+    memory = FileMemory(os.open(tmp_path / "memory", os.O_RDWR))
+    monkeypatch.setattr(memory, "_map", Mapping(memory._descriptor))
+    assert memory.head(6) == bytes(6)
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert memory.head(6) == b"stored"
+    monkeypatch.undo()
+    memory.close()
 
 
 # ---- System V limits

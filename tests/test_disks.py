@@ -35,16 +35,19 @@ from .namespaces import CANT_PLAY, run_on
 KIB, MIB = 1024, 1024 * 1024
 FAR = 1 << 62
 
-#: The program that makes each file system, its options, and the size of the disk in MiB.
+#: The program that makes each file system, the size of the disk in MiB, and how it is mounted.
 DISKS = {
-    "ext4, 1k blocks": ("mkfs.ext4 -q -b 1024", 48),
-    "ext4, 2k blocks": ("mkfs.ext4 -q -b 2048", 48),
-    "ext4, 4k blocks": ("mkfs.ext4 -q -b 4096", 48),
-    "ext3, without fallocate": ("mkfs.ext3 -q", 48),
-    "ext2, without fallocate": ("mkfs.ext2 -q", 48),
-    "xfs": ("mkfs.xfs -q", 320),
+    "ext4, 1k blocks": ("mkfs.ext4 -q -b 1024", 48, ""),
+    "ext4, 2k blocks": ("mkfs.ext4 -q -b 2048", 48, ""),
+    "ext4, 4k blocks": ("mkfs.ext4 -q -b 4096", 48, ""),
+    "ext4, data journalled": ("mkfs.ext4 -q", 48, "data=journal"),
+    "ext3, without fallocate": ("mkfs.ext3 -q", 48, ""),
+    "ext2, without fallocate": ("mkfs.ext2 -q", 48, ""),
+    "xfs": ("mkfs.xfs -q", 320, ""),
+    "tmpfs": ("", 32, ""),
+    "tmpfs, huge pages": ("", 32, "huge=always"),
 }
-COPYING = {"btrfs": ("mkfs.btrfs -q", 160)}
+COPYING = {"btrfs": ("mkfs.btrfs -q", 160, "")}
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 every_disk = pytest.mark.parametrize("disk", DISKS)
@@ -52,17 +55,21 @@ every_disk = pytest.mark.parametrize("disk", DISKS)
 
 def on_disk(disk: str, where: Path, function: object, *arguments: object, then: str = "") -> None:
     """Call a function of this module in ``where``/disk, a file system of that kind."""
-    command, size = (DISKS | COPYING)[disk]
-    program = command.split()[0]
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    command, size, option = (DISKS | COPYING)[disk]
+    made = f"mount -t tmpfs -o 'size={size}m,mode=700,{option}' none"
+    if command:
+        program = command.split()[0]
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+        made = f"""
+truncate -s {size}M '{where}/image'
+{command} '{where}/image' >/dev/null
+mount -o 'loop,{option}' '{where}/image'"""
     cant = f'{{ echo "{disk} can not be mounted here"; exit {CANT_PLAY}; }}'
     setup = f"""
 mount -t tmpfs none '{where}'
 mkdir '{where}/disk'
-truncate -s {size}M '{where}/image'
-{command} '{where}/image' >/dev/null
-mount -o loop '{where}/image' '{where}/disk' 2>/dev/null || {cant}
+{made} '{where}/disk' 2>/dev/null || {cant}
 {then.format(where=where)}
 """
     run_on(setup, function, f"{where}/disk", *arguments)  # type: ignore[arg-type]
@@ -105,10 +112,12 @@ class Neighbour:
 def read_all(path: str) -> None:
     """As a backup does: it brings the file in, in folios that are as large as may be."""
     with open(path, "rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-            with contextlib.suppress(OSError, AttributeError):
-                mapping.madvise(mmap.MADV_HUGEPAGE)
-            bytes(mapping)
+        # Memory is taken by reading a mapping of tmpfs, and that on a full one is SIGBUS.
+        if not file_systems.in_memory(file.fileno()):
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+                with contextlib.suppress(OSError, AttributeError):
+                    mapping.madvise(mmap.MADV_HUGEPAGE)
+                bytes(mapping)
         while file.read(4 * MIB):
             pass
 

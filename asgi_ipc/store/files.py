@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -69,6 +70,10 @@ class FileMemory:
     def head(self, length: int) -> bytes:
         """See `Segment.head`."""
         try:
+            if self._map is not None and not hasattr(os, "posix_fallocate"):
+                # As on OpenBSD, where a file does not show yet what was stored in a mapping.
+                with contextlib.suppress(OSError):
+                    self._map.flush()
             return os.pread(self._descriptor, length, 0)
         except OSError as error:
             if error.errno not in _NO_FILE:
