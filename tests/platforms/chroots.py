@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from . import user_namespace
 from .base import ROOT, NotHere, run, site
 
 #: Mounts what a system needs, in a mount namespace that ends with the command.
@@ -55,10 +57,11 @@ class Chroot:
             **environment,
             "PYTHONPATH": ":".join(filter(None, (environment.get("PYTHONPATH"), *_PACKAGES))),
         }
+        # Only there a handler for foreign programs can be registered for these alone.
+        own_users = (sys.executable, str(Path(user_namespace.__file__)))
         return [
+            *(own_users if self._register else ()),
             *("unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child"),
-            # Only there a handler for foreign programs can be registered for these alone.
-            *(("--user", "--map-root-user") if self._register else ()),
             *("sh", "-c", _ENTER, "sh", str(self._root), str(ROOT), str(self._shared)),
             self._register,
             *("/usr/bin/env", "-i", *(f"{key}={value}" for key, value in variables.items())),
