@@ -25,13 +25,14 @@ ifneq ($(shell cat .venv-bench/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-bench/.ready)
 endif
 
-.PHONY: help run test torture conformance lint format bench setup clean
+.PHONY: help run test torture platforms conformance lint format bench setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
 	@echo "make test    lint, types and all tests (JOBS processes)"
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
 	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour)"
+	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
 	@echo "make lint    lint and types only"
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, QUICK, OUT)"
@@ -59,6 +60,10 @@ torture: $(READY)
 	@$(BIN)/python -m tests.torture births --sample 300
 	@$(BIN)/python -m tests.torture kill --quiet --engine posix --engine sysv --sample 50
 	@$(BIN)/python -m tests.torture kill --quiet --engine mmap
+
+# What is set up is kept in a cache folder; Debian's packages are taken as root on Debian alone.
+platforms: $(READY)
+	@$(BIN)/python -m tests.platforms --only '$(ONLY)' $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -14,18 +14,19 @@ import pytest
 
 from asgi_ipc import EngineUnavailable, StoreFull, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.store.files import FileMemory
 
 from .awkward import ENGINES, a_prefix, refuses, works
 from .namespaces import CANT_PLAY, NO_SHM, run_on
-from .stores import open_store
+from .stores import open_store, record
 
 SMALL_SHM = "mount -t tmpfs -o size=1m none /dev/shm"
 
 
-def fill(engine: str, options: dict[str, Any], said: str) -> None:
+def fill(engine: str, options: dict[str, Any], said: str, **sizes: Any) -> None:
     """Much more goes in than there is; all that was taken comes out again."""
     layer = SyncIPCChannelLayer(
-        prefix=a_prefix(), engine=engine, engine_options=options, capacity=10**6
+        prefix=a_prefix(), engine=engine, engine_options=options, capacity=10**6, **sizes
     )
     message = {"type": "x", "text": "x" * 1000}
     stored = 0
@@ -98,7 +99,7 @@ def test_with_dev_shm_read_only_posix_says_so_and_the_others_work() -> None:
 # ---- no reservation of memory
 
 
-def fill_without_fallocate(engine: str, options: dict[str, Any], how: str) -> None:
+def lose_fallocate(how: str) -> None:
     def refused(*_: object) -> None:
         code = getattr(errno, how)
         raise OSError(code, os.strerror(code))
@@ -107,7 +108,14 @@ def fill_without_fallocate(engine: str, options: dict[str, Any], how: str) -> No
         del os.posix_fallocate
     else:
         os.posix_fallocate = refused
-    fill(engine, options, "KiB free")
+
+
+def fill_without_fallocate(engine: str, options: dict[str, Any], how: str) -> None:
+    lose_fallocate(how)
+    # It could not be reserved as it grows, so there must be room for the whole.
+    refuses(StoreUnavailable, engine, "No space left", "taken at once", "smaller", **options)
+    sizes = {"channel_memory": 512 * 1024, "group_memory": 256 * 1024}
+    fill(engine, options, "channel_memory", **sizes)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +128,67 @@ def fill_without_fallocate(engine: str, options: dict[str, Any], how: str) -> No
         ("mmap", {"directory": "/dev/shm/here"}, "EOPNOTSUPP"),
     ],
 )
-def test_without_posix_fallocate_a_full_file_system_is_a_full_store_and_no_crash(
+def test_without_posix_fallocate_all_is_taken_at_once_and_nothing_crashes(
     engine: str, options: dict[str, str], how: str
 ) -> None:
     run_on(SMALL_SHM, fill_without_fallocate, engine, options, how)
+
+
+def grow_where_only_the_maker_could_reserve() -> None:
+    prefix = a_prefix()
+    maker = SyncIPCChannelLayer(prefix=prefix)
+    lose_fallocate("EPERM")
+    layer = SyncIPCChannelLayer(prefix=prefix, capacity=10**6)
+    with pytest.raises(StoreFull, match="posix_fallocate is forbidden"):  # noqa: PT012
+        for _ in range(10_000):
+            layer.send("a", {"text": "x" * 1000})
+    for each in (layer, maker):
+        each.close()
+
+
+def test_a_process_that_may_not_reserve_does_not_touch_what_is_not_reserved() -> None:
+    run_on(SMALL_SHM, grow_where_only_the_maker_could_reserve)
+
+
+def write_meanwhile(path: str) -> None:
+    """The store's memory is never written to as a file once it is mapped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "posix_fallocate")
+        engine = open_store(Path(path))
+        patch.setattr(os, "pwrite", None)
+        for number in range(300):
+            engine.push([record(engine, b"a", bytes(1000))])
+            engine.put(b"t", b"%d" % number, 1 << 62)
+    engine.destroy()
+
+
+def test_a_mapped_file_is_never_written_to(tmp_path: Path) -> None:
+    """Where mappings and files have caches of their own (OpenBSD) one would not see the other."""
+    run_on("", write_meanwhile, str(tmp_path))
+
+
+class Mapping:
+    """Stands for a mapping whose stores the file shows once it is flushed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def flush(self) -> None:
+        """Show them."""
+        os.pwrite(self._descriptor, b"stored", 0)
+
+
+def test_without_a_unified_cache_a_mapping_is_written_back_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory").write_bytes(bytes(4096))
+    memory = FileMemory(os.open(tmp_path / "memory", os.O_RDWR))
+    monkeypatch.setattr(memory, "_map", Mapping(memory._descriptor))
+    assert memory.head(6) == bytes(6)
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert memory.head(6) == b"stored"
+    monkeypatch.undo()
+    memory.close()
 
 
 # ---- System V limits

@@ -48,7 +48,7 @@ KEYS = {
 PRIMITIVES = {
     "clock", "boot_identity", "full_file_system", "shared_memory", "record_lock",
     "record_lock_killed", "semaphore", "flock", "flock_killed", "liveness", "wake_up",
-    "reservation",
+    "reservation", "memory_limit",
 }  # fmt: skip
 
 
@@ -58,10 +58,10 @@ def test_the_keys_of_the_report_are_stable_and_all_is_well_here() -> None:
     assert set(found) == KEYS
     assert {each["name"] for each in found["primitives"]} == PRIMITIVES
     for each in found["primitives"]:
-        assert set(each) == {"name", "title", "where", "works", "detail", "advice"}
+        assert set(each) == {"name", "title", "where", "needed", "works", "detail", "advice"}
         assert each["works"] is True or each["name"] == "full_file_system", each
     for each in found["engines"]:
-        assert set(each) == {"name", "works", "detail", "advice"}
+        assert set(each) == {"name", "lock", "works", "detail", "advice"}
         if each["name"] in ("memory", "mmap", "posix", "sysv"):
             assert each["works"] is True, each
     for each in found["directories"]:
@@ -69,7 +69,7 @@ def test_the_keys_of_the_report_are_stable_and_all_is_well_here() -> None:
             "path", "type", "exists", "free", "total", "read_only", "engines",
         }  # fmt: skip
     assert set(found["store"]) == {
-        "prefix", "directory", "statistics", "works", "detail", "advice",
+        "prefix", "directory", "statistics", "lock", "works", "detail", "advice",
     }  # fmt: skip
     assert found["system"]["python"] == sys.version.split()[0]
     assert found["limits"]["open_files"] is None or found["limits"]["open_files"] > 0

@@ -21,7 +21,8 @@ from ..arguments import add_engine_arguments
 from ..engines import names
 from .engines import look_at_store, try_engine
 from .machine import limits, look_at, packages, system
-from .primitives import try_everywhere, try_in, try_memory
+from .memory import try_full, try_memory
+from .primitives import try_everywhere, try_in
 from .stores import directories, factory_of
 from .text import as_text
 
@@ -78,13 +79,14 @@ def examine(
     store = look_at_store(engine, prefix, options)
     tried = [try_engine(name, engines[name], sizes) for name in sorted(engines)]
     chosen = next(result for result in tried if result["name"] == engine)
-    primitives = try_everywhere()
+    primitives = [*try_everywhere(), try_full()]
     for name, given in sorted(engines.items()):
         factory = factory_of(name)
         if factory is not None:
-            primitives += try_memory(name, factory, given)
-    for folder in folders:
-        primitives += try_in(folder)
+            primitives += try_memory(name, factory, given, sizes, name == engine)
+    for folder, users in folders.items():
+        named = all("directory" in engines[name] for name in users)
+        primitives += try_in(folder, private=not named, needed=engine in users)
     return {
         "format": FORMAT,
         "asgi_ipc": __version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import select
@@ -14,7 +15,9 @@ from typing import Any
 from ..engines import find, open_engine
 from ..engines.base import Engine, Record
 from ..exceptions import StoreUnavailable
+from ..store.attachment import Attachment
 from ..store.layout import SMALLEST, VERSION
+from ..store.locks import NAMES
 from ..store.sidecar import READY
 from ..store.store import boot_identity
 from .attempt import PATIENCE, Failed, Other, attempt
@@ -30,11 +33,12 @@ def try_engine(name: str, options: Mapping[str, Any], sizes: Mapping[str, int]) 
     directory = options.get("directory")
     new = isinstance(directory, (str, os.PathLike)) and not os.path.lexists(directory)
     try:
-        result = attempt(lambda: _send(name, prefix, options))
+        result = {"lock": None} | attempt(lambda: _send(name, prefix, options))
         if result["works"]:
+            result |= json.loads(result["detail"])
             large = attempt(lambda: _open_large(name, prefix, options, sizes))
             if not large["works"]:
-                result = large
+                result |= large
     finally:
         factory = factory_of(name)
         if factory is not None:
@@ -77,7 +81,9 @@ def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
         if not engine.capabilities.crosses_processes:
             push(engine)
             _check(engine.pop(b"doctor"))
-            return "a message went through, within one process: it does not reach others"
+            return json.dumps(
+                {"detail": "a message went through, within one process: it does not reach others"}
+            )
         with Other(send) as sender:
             sender.expect("open")
             bell = engine.bell()
@@ -97,9 +103,21 @@ def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
             took = time.monotonic() - start
             sender.expect("sent")
         bell.close()
-        return f"a message went from one process to another in {took * 1000:.1f} ms"
+        lock = _lock_of(engine)
+        said = f"a message went from one process to another in {took * 1000:.1f} ms"
+        return json.dumps({"detail": f"{said}{_locked_by(lock)}", "lock": lock})
     finally:
         engine.destroy()
+
+
+def _lock_of(engine: Engine) -> str | None:
+    """Return which kind of lock a store has, in words; None for an engine without a store."""
+    store = engine._store if isinstance(engine, Attachment) else None
+    return NAMES[store.sidecar.kind] if store else None
+
+
+def _locked_by(lock: str | None) -> str:
+    return f", locked by {lock}" if lock else ""
 
 
 def _open_large(
@@ -129,7 +147,12 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
     Joins and leaves it as any process does, and changes nothing else: it never makes, replaces
     or removes a store.
     """
-    result: dict[str, Any] = {"prefix": prefix, "directory": None, "statistics": None}
+    result: dict[str, Any] = {
+        "prefix": prefix,
+        "directory": None,
+        "statistics": None,
+        "lock": None,
+    }
     factory = factory_of(name)
     if factory is None:
         return result | {
@@ -139,7 +162,6 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         }
     with contextlib.suppress(Exception):
         result["directory"] = place_of(factory, prefix, options).directory
-    statistics: dict[str, int] = {}
 
     def look() -> str:
         try:
@@ -168,15 +190,13 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
             raise Failed(str(error)) from error
         try:
             counts: dict[str, int] = engine.statistics()
+            lock = _lock_of(engine)
         finally:
             engine.close()
-        return " ".join(f"{key}={value}" for key, value in counts.items())
+        detail = f"it can be used{_locked_by(lock)}"
+        return json.dumps({"detail": detail, "lock": lock, "statistics": counts})
 
     result |= attempt(look)
-    if result["works"] and "=" in str(result["detail"]):
-        for word in str(result["detail"]).split():
-            key, _, value = word.partition("=")
-            statistics[key] = int(value)
-        result["statistics"] = statistics
-        result["detail"] = "it can be used"
+    if result["works"] and result["detail"].startswith("{"):
+        result |= json.loads(result["detail"])
     return result

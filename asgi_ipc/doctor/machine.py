@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import platform
-import resource
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..store.boot import sysctl
+from ..store.file_systems import mount_of
 from .attempt import attempt
+from .cgroups import memory_limit
 
 _PACKAGES = ("asgi_ipc", "msgpack", "posix_ipc", "sysv_ipc", "channels", "django")
 #: Name in the report, and what Linux and the BSDs (macOS among them) call it.
@@ -22,10 +23,11 @@ _KERNEL = {
     "shmmni": ("kernel/shmmni", "kern.sysv.shmmni", "kern.ipc.shmmni", "kern.shminfo.shmmni"),
     "open_files_of_all": ("fs/file-max", "kern.maxfiles"),
 }
+#: Name in the report, and in the module `resource`. Not every system has all.
 _RESOURCES = {
-    "open_files": resource.RLIMIT_NOFILE,
-    "file_size": resource.RLIMIT_FSIZE,
-    "address_space": resource.RLIMIT_AS,
+    "open_files": "RLIMIT_NOFILE",
+    "file_size": "RLIMIT_FSIZE",
+    "address_space": "RLIMIT_AS",
 }
 
 
@@ -62,22 +64,29 @@ def packages() -> dict[str, str | None]:
 def limits() -> dict[str, int | None]:
     """Limits of this process and of the kernel; None for no limit, or one that can't be read."""
     found: dict[str, int | None] = {}
-    for name, number in _RESOURCES.items():
-        soft = resource.getrlimit(number)[0]
-        found[name] = None if soft == resource.RLIM_INFINITY else soft
+    for name, constant in _RESOURCES.items():
+        found[name] = _resource(constant)
+    found["memory_of_group"] = memory_limit()
     for name, (path, *keys) in _KERNEL.items():
         found[name] = _sysctl(path, keys)
     return found
+
+
+def _resource(constant: str) -> int | None:
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        import resource
+
+        soft: int = resource.getrlimit(getattr(resource, constant))[0]
+        return None if soft == resource.RLIM_INFINITY else soft
+    return None
 
 
 def _sysctl(path: str, keys: list[str]) -> int | None:
     with contextlib.suppress(OSError, ValueError), open(f"/proc/sys/{path}") as file:
         return int(file.read())
     for key in keys:
-        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", key]
-            done = subprocess.run(command, capture_output=True, check=True, timeout=10)
-            return int(done.stdout)
+        with contextlib.suppress(ValueError):
+            return int(sysctl(key))
     return None
 
 
@@ -100,19 +109,12 @@ def _file_system(folder: str) -> dict[str, Any]:
         found["free"] = status.f_bavail * status.f_frsize
         found["total"] = status.f_blocks * status.f_frsize
         found["read_only"] = bool(status.f_flag & os.ST_RDONLY)
-    found["type"] = _type(os.path.realpath(there))
-    return found
-
-
-def _type(folder: str) -> str | None:
-    """The type of the file system with the longest mount point above a folder."""
-    best, found = "", None
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as file:
-        for line in file:
-            # mount point is the fifth word, the type follows a lone dash
-            before, _, after = line.partition(" - ")
-            point = before.split()[4].encode().decode("unicode_escape")
-            inside = folder == point or folder.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, found = point, after.split()[0]
+    found["type"] = None
+    with contextlib.suppress(OSError):
+        descriptor = os.open(there, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mount = mount_of(descriptor)
+            found["type"] = mount.type if mount else None
+        finally:
+            os.close(descriptor)
     return found

@@ -38,10 +38,14 @@ def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
         if factory is None:
             continue
         with contextlib.suppress(StoreUnavailable, OptionError):
-            directory = options.get("directory")
-            folder = factory.default_parent() if directory is None else named_folder(directory)
-            found.setdefault(folder, []).append(name)
+            found.setdefault(directory_of(factory, options), []).append(name)
     return found
+
+
+def directory_of(factory: type[Attachment], options: Mapping[str, Any]) -> str:
+    """Return the folder in which an engine makes its stores. Raises what the engine would."""
+    directory = options.get("directory")
+    return factory.default_parent() if directory is None else named_folder(directory)
 
 
 def place_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> Place:

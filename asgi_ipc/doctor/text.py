@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _MARKS = {True: "ok", False: "FAILS", None: "-"}
+#: Of what the chosen engine can do without.
+_OPTIONAL_MARKS = {True: "ok", False: "no", None: "-"}
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -40,7 +42,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield "Engines"
     for each in report["engines"]:
         chosen = " (chosen)" if each["name"] == report["engine"] else ""
-        yield from _result(f"{each['name']}{chosen}", each)
+        yield from _result(f"{each['name']}{chosen}", each | {"needed": bool(chosen)})
     yield ""
     store = report["store"]
     yield f"Store of prefix {report['prefix']!r} ({store['directory'] or 'nowhere'})"
@@ -66,7 +68,8 @@ def _space(each: dict[str, Any]) -> str:
 
 def _result(title: str, each: dict[str, Any]) -> Iterator[str]:
     said = each["detail"]
-    yield from _wrapped(f"{_MARKS[each['works']]:<6} {title}{': ' if title and said else ''}{said}")
+    mark = (_MARKS if each.get("needed", True) else _OPTIONAL_MARKS)[each["works"]]
+    yield from _wrapped(f"{mark:<6} {title}{': ' if title and said else ''}{said}")
     if each["advice"]:
         yield from _wrapped(f"       -> {each['advice']}")
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import stat
+from functools import cached_property
 
+from ..exceptions import StoreUnavailable
+from .file_systems import granule, refusal
 from .segment import Owner
 
 #: Where Linux has POSIX shared memory and semaphores as files. Elsewhere there is no such folder.
 SHM = "/dev/shm"
 #: How much is written at a time where a file system can't reserve.
-_STEP = 64 * 1024
-#: What posix_fallocate answers where it isn't offered, or forbidden as a system call.
-_NOT_OFFERED = {
-    errno.EINVAL,
-    errno.ENODEV,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.EPERM,
-}
-#: What reading answers where shared memory is no file (macOS): sizing it has reserved it.
+_STEP = 1024 * 1024
+#: What posix_fallocate answers where the system forbids it to this process, ...
+_FORBIDDEN = {errno.ENOSYS, errno.EPERM}
+#: ... and where the file system does not offer it. EBADF: see `_fallocate`.
+_NOT_OFFERED = {errno.EBADF, errno.EINVAL, errno.ENODEV, errno.ENOTSUP, errno.EOPNOTSUPP}
+#: What writing answers where shared memory is no file (macOS): sizing it has reserved it.
 _NO_FILE = {errno.ENXIO, errno.ENODEV, errno.ESPIPE}
 
 
@@ -64,9 +63,17 @@ class FileMemory:
         """See `Segment.owner`."""
         return Owner.of(os.fstat(self._descriptor))
 
+    @cached_property
+    def _granule(self) -> int:
+        return granule(self._descriptor)
+
     def head(self, length: int) -> bytes:
         """See `Segment.head`."""
         try:
+            if self._map is not None and not hasattr(os, "posix_fallocate"):
+                # As on OpenBSD, where a file does not show yet what was stored in a mapping.
+                with contextlib.suppress(OSError):
+                    self._map.flush()
             return os.pread(self._descriptor, length, 0)
         except OSError as error:
             if error.errno not in _NO_FILE:
@@ -81,24 +88,22 @@ class FileMemory:
         return True
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have the file system set these bytes aside: a later touch can't raise SIGBUS."""
-        try:
-            os.posix_fallocate(self._descriptor, offset, length)
-            return
-        except AttributeError:  # not on this system: macOS
-            pass
-        except OSError as error:
-            if error.errno not in _NOT_OFFERED:
-                raise
-        # Written over with what is there: zeros, the first time.
-        try:
-            while length:
-                there = os.pread(self._descriptor, min(length, _STEP), offset)
-                written = os.pwrite(self._descriptor, there, offset)
-                offset, length = offset + written, length - written
-        except OSError as error:
-            if error.errno not in _NO_FILE:
-                raise
+        """Have the file system set these bytes aside: a later touch can't raise SIGBUS.
+
+        Whole granules are reserved, see `file_systems`. Never writes to the file: the bytes
+        around may be live, and not every system shows a mapping what is written to its file.
+        """
+        first = offset // self._granule * self._granule
+        last = -(-(offset + length) // self._granule) * self._granule
+        refused = _fallocate(self._descriptor, first, min(last, self.view.nbytes) - first)
+        if refused in _FORBIDDEN:
+            status = os.fstat(self._descriptor)
+            if status.st_blocks * 512 < status.st_size:
+                raise OSError(
+                    refused,
+                    "posix_fallocate is forbidden to this process, but not to the one that "
+                    "made the store",
+                )
 
     def close(self) -> None:
         """Release the mapping and the descriptor."""
@@ -117,8 +122,16 @@ def too_large(size: int) -> OSError:
 
 
 def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
-    """Size a new file, and set its rights whatever the umask said; closes it if that fails."""
+    """Size a new, empty file and set its rights whatever the umask said.
+
+    Where nothing can be reserved, all of it is written now: later that would be too late, as
+    a mapped file must not be written to. Raises OSError, and `StoreUnavailable` where a file
+    system takes back what it reserved; closes the file if it raises.
+    """
     try:
+        reason = refusal(descriptor)
+        if reason is not None:
+            raise StoreUnavailable(reason)
         status = os.fstat(descriptor)
         if gid is not None and status.st_gid != gid:
             os.fchown(descriptor, -1, gid)
@@ -129,6 +142,46 @@ def give(descriptor: int, size: int, mode: int, gid: int | None) -> None:
             os.ftruncate(descriptor, size)
         except OverflowError as error:
             raise too_large(size) from error
+        if _fallocate(descriptor, 0, 1):
+            _write_whole(descriptor, size)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _fallocate(descriptor: int, offset: int, length: int) -> int:
+    """Reserve blocks; 0, or the error number where that is forbidden or not offered.
+
+    Where the file system has no such call the GNU C library writes a zero into each block
+    that looks empty, and so over what another process stores at that moment. It refuses to
+    do so (EBADF) on a file opened for appending.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS, OpenBSD
+        return errno.EOPNOTSUPP
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
+    try:
+        os.posix_fallocate(descriptor, offset, length)
+    except OSError as error:
+        if error.errno in _FORBIDDEN | _NOT_OFFERED:
+            return error.errno
+        raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return 0
+
+
+def _write_whole(descriptor: int, size: int) -> None:
+    """Take all blocks of a file by writing zeros, on the disk too: a cache may promise more."""
+    try:
+        offset = 0
+        while offset < size:
+            offset += os.pwrite(descriptor, bytes(min(size - offset, _STEP)), offset)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; as posix_fallocate is not to be had here, all of the "
+                "memory is taken at once",
+            ) from error

@@ -5,8 +5,9 @@ that names it; locks, wake-ups and liveness come from `sidecar` and `bells`, whi
 need fcntl record locks (or flock) and FIFOs, and nothing else.
 
   G1  `create` makes memory that no one had before, zero-filled, of exactly ``size``
-      bytes and open to ``mode`` whatever the umask; it raises OSError and leaves
-      nothing if it can't. Never more than one process is inside `create`, `attach` or
+      bytes and open to ``mode`` whatever the umask; if it can't, it leaves nothing and
+      raises OSError, or `StoreUnavailable` with the reason and the remedy where memory
+      there could not keep G4. Never more than one process is inside `create`, `attach` or
       `unlink` of one store.
   G2  `locator_for` is a function of its arguments and of nothing else. No locator is ever
       recorded or read: every process derives it from the store's id. So a creator that dies
@@ -16,8 +17,9 @@ need fcntl record locks (or flock) and FIFOs, and nothing else.
       the locator, and follows no link. Memory whose creator was killed before it had a size
       is shown as no bytes.
   G4  Bytes below ``size`` may be touched only after `reserve` covered them; `reserve`
-      raises OSError (ENOSPC and the like) instead of letting a later touch fail, and
-      costs nothing the second time. `head` reads the beginning without that.
+      raises OSError (ENOSPC and the like) instead of letting a later touch fail, however
+      full others make the system meanwhile. The second time it takes nothing, and
+      changes nothing that lies there. `head` reads the beginning without that.
   G5  `owner` tells who made the memory, who may write it and under how many names it is
       known: of the memory that is attached, not of what its locator names by now.
   G6  `close` releases this process's mapping, after `view` has been released;

@@ -115,8 +115,9 @@ class ExampleSegment:
         A later touch must not end the process (SIGBUS) because memory or disk is full:
         have it set aside now (posix_fallocate), or raise OSError (ENOSPC, usually). Called
         for each part before its first use, rarely, in the middle of a push: it may cost
-        microseconds. What was reserved before keeps its content. Do nothing where the
-        system accounts for all of the memory at creation.
+        microseconds. What was reserved before keeps its content, and what lies around may be
+        live: never write zeros here. Do nothing where the system accounts for all of the
+        memory at creation, or where `create` wrote all of it as nothing can be reserved.
         """
         raise NotImplementedError
 

@@ -291,6 +291,8 @@ def no_new_ones() -> str | None:
     """None if semaphores can be made here, where there is a class for them, or what is wrong."""
     try:
         _beginning()
+    except StoreUnavailable as error:  # /dev/shm is no memory, but a folder of a disk
+        return str(error)
     except OSError as error:
         return error.strerror or str(error)
     return None
