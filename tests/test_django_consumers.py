@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import os
 import subprocess
 import sys
@@ -34,10 +33,11 @@ from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from django import conf, db
 from django.db import transaction
-from django.db.backends.signals import connection_created
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.utils import ConnectionHandler
 
+from asgi_ipc.django import consumers
 from asgi_ipc.django.consumers import DirectDispatchMixin
 
 __all__ = ["postgres", "watchdog"]
@@ -371,3 +371,175 @@ def test_it_hops_only_for_a_reason(
         database = postgres_settings(request.getfixturevalue("postgres"), "default", options)
     steps = [(0, deed, "default", "thread") for deed in deeds]
     assert _compare({"default": database}, steps, "asyncio.run") == (len(deeds), expected)
+
+
+def test_a_connection_that_was_open_before_the_first_message_is_closed(tmp_path: Path) -> None:
+    async def main() -> list[Any]:
+        # As by a view, in the thread that hops share.
+        await sync_to_async(_Work().query)(_Late("default"))
+        (_, found), *_ = await _play(_Direct, [(0, "query", "default", "thread")], False)
+        return found
+
+    with _databases({"default": sqlite_settings(tmp_path, "default", {})}) as hops:
+        assert asyncio.run(main()) == []
+        assert hops.count == 1
+
+
+class _Late:
+    """A connection that is looked up in the thread that uses it."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def cursor(self) -> Any:
+        return db.connections[self._alias].cursor()
+
+
+def test_connections_of_other_threads_do_not_count(tmp_path: Path) -> None:
+    steps = [(0, "query", "default", "another thread")] * 3
+    with _databases({"default": sqlite_settings(tmp_path, "default", {})}) as hops:
+        trace = asyncio.run(_play(_Direct, steps, False))
+        assert trace == [("done", [])] * 3
+        assert hops.count == 0
+
+
+def test_a_backend_with_rules_of_its_own_is_always_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db.backends.sqlite3.base import DatabaseWrapper
+
+    closes_as_django = consumers._closes_as_django
+    closes_as_django.cache_clear()
+    try:
+        monkeypatch.setattr(DatabaseWrapper, "close_if_unusable_or_obsolete", lambda self: None)
+        with _databases({"default": sqlite_settings(tmp_path, "default", {})}) as hops:
+            asyncio.run(_play(_Direct, [(0, "query", "default", "thread")] * 3, False))
+            assert hops.count == 3
+    finally:
+        closes_as_django.cache_clear()
+
+
+def test_a_forked_child_finds_the_same_connections(tmp_path: Path) -> None:
+    # In a process of its own: pytest's has threads, which a fork would leave behind. Hops go to
+    # the main thread, which is the one that a child has; so it has that thread's connections.
+    code = f"""
+import os
+from pathlib import Path
+from tests.test_django_consumers import (
+    _databases, _Direct, _play, _Watched, async_to_sync, functools, sqlite_settings
+)
+
+steps = [(0, deed, "default", "thread") for deed in ("query", "query", "age", "query")]
+
+def play(kind):
+    return async_to_sync(functools.partial(_play, kind, steps, False))()
+
+def in_a_child(kind):
+    reader, writer = os.pipe()
+    with _databases({{"default": settings}}) as hops:
+        play(kind)
+        hops.count = 0
+        if not os.fork():
+            os.write(writer, repr((play(kind), hops.count)).encode())
+            os._exit(0)
+        os.wait()
+    os.close(writer)
+    return eval(os.read(reader, 65536))
+
+settings = sqlite_settings(Path({str(tmp_path)!r}), "default", {{"CONN_MAX_AGE": 60}})
+(plain, _), (direct, hops) = in_a_child(_Watched), in_a_child(_Direct)
+assert plain == direct, (plain, direct)
+assert [len(found) for _, found in direct] == [1, 1, 1, 0], direct
+assert hops == 1, hops
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_messages_without_a_handler_are_refused_as_channels_does() -> None:
+    async def refusal(kind: type, message: dict[str, Any]) -> str:
+        with pytest.raises(ValueError, match=r"\w") as refused:
+            await kind().dispatch(message)
+        return str(refused.value)
+
+    async def main() -> None:
+        for message in ({"type": "unknown.kind"}, {"type": "_private"}, {}):
+            assert await refusal(_Direct, message) == await refusal(_Watched, message)
+
+    with _databases({}):
+        asyncio.run(main())
+
+
+def test_a_synchronous_consumer_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Chat is a SyncConsumer.*AsyncWebsocketConsumer"):
+        type("Chat", (DirectDispatchMixin, WebsocketConsumer), {})
+    with pytest.raises(TypeError, match="SyncConsumer"):
+        type("Chat", (DirectDispatchMixin, SyncConsumer), {})
+
+
+def test_a_mixin_named_last_is_refused() -> None:
+    with pytest.raises(TypeError, match="name the mixin first"):
+        type("Chat", (AsyncWebsocketConsumer, DirectDispatchMixin), {})
+
+
+def test_a_dispatch_that_would_be_passed_over_is_refused() -> None:
+    class Logged(AsyncConsumer):  # type: ignore[misc]
+        seen = 0
+
+        async def dispatch(self, message: Any) -> None:
+            self.seen += 1
+            await super().dispatch(message)
+
+        async def test(self, message: Any) -> None:
+            """Do nothing."""
+
+    with pytest.raises(TypeError, match=r"Logged overrides dispatch.*Chat\(Logged, Direct"):
+        type("Chat", (DirectDispatchMixin, Logged), {})
+
+    # Without a consumer class it is a mixin still.
+    mixed: type = type("Mixed", (DirectDispatchMixin,), {})
+
+    class Chat(mixed, AsyncConsumer):  # type: ignore[misc]
+        seen = 0
+
+        async def dispatch(self, message: Any) -> None:
+            self.seen += 1
+            await super().dispatch(message)
+
+        async def test(self, message: Any) -> None:
+            """Do nothing."""
+
+    with _databases({}) as hops:
+        chat = Chat()
+        asyncio.run(chat.dispatch({"type": "test"}))
+        assert (chat.seen, hops.count) == (1, 0)
+
+
+def test_what_is_passed_over_does_no_more_than_when_the_mixin_was_written() -> None:
+    """Newer versions may look at more before they close, or do more than hop: read them then."""
+    assert AsyncConsumer.dispatch.__code__.co_names == (
+        "getattr",
+        "get_handler_name",
+        "aclose_old_connections",
+        "ValueError",
+    )
+    closing = BaseDatabaseWrapper.close_if_unusable_or_obsolete.__code__.co_names
+    assert set(closing) == {
+        "connection",
+        "health_check_done",
+        "get_autocommit",
+        "settings_dict",
+        "close",
+        "errors_occurred",
+        "is_usable",
+        "close_at",
+        "time",
+        "monotonic",
+    }

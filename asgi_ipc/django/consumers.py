@@ -80,7 +80,7 @@ class DirectDispatchMixin:
 
 def _closing_can_matter(connection: BaseDatabaseWrapper) -> bool:
     """Return whether `close_old_connections` would change this connection."""
-    if not _closes_as_django(type(connection)):
+    if not _closes_as_django(connection.__class__):
         return True
     return connection.connection is not None and (
         connection.errors_occurred
