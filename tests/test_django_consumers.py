@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,9 @@ class _Watched(AsyncConsumer):  # type: ignore[misc]
         alias, where = message["alias"], message["where"]
         act = functools.partial(self._act, message["deed"], alias)
         if where == "another thread":
-            await sync_to_async(act, thread_sensitive=False)()
+            # A new one each time: which of several is taken would be chance.
+            with ThreadPoolExecutor(1) as other:
+                await sync_to_async(act, thread_sensitive=False, executor=other)()
         elif where == "child task":
             await asyncio.create_task(sync_to_async(act)())
         else:
