@@ -84,6 +84,9 @@ $(BENCH_READY): pyproject.toml
 		$(PYTHON) -m venv --clear $(BENCH)
 	@echo '*' > $(BENCH)/.gitignore
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@for layer in $(OPTIONAL_LAYERS); do \
+		$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "$$layer" \
+		-c $(BENCH)/.versions 2>/dev/null || echo "$$layer can not be installed; left out"; done
 	@echo "$(CURDIR)" > $@
 
 setup: $(READY)

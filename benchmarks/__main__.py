@@ -93,7 +93,7 @@ def _resources(
     if any("redis" in peer.name for peer in wanted):
         program, missing = redis_server.find(console.print)
         if program:
-            socket = stack.enter_context(redis_server.running(program, directory))
+            socket, _ = stack.enter_context(redis_server.running(program, directory))
             server = redis_server.version(program)
     database = ""
     if any("lite" in peer.name for peer in wanted):
