@@ -30,6 +30,8 @@ from .targets import TARGETS
 
 #: Seconds for one measure of one site.
 _LIMIT = 180.0
+#: Columns of a log, which says nothing of its width.
+_WIDTH = 130
 #: The question under which the load generator's own cost is told.
 LOAD = SiteQuestion("load", "How much of a core did the load generator itself take?", ())
 
@@ -51,6 +53,8 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str], layers: Sequence[SiteLayer] = ()) -> int:
     """Ask, show, and write down; the exit status."""
     options, console = _arguments(arguments), Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
     layers = layers or all_layers()
     if options.list:
         for question in QUESTIONS:

@@ -31,7 +31,7 @@ async def everyone_at_once(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
         client.order("say", room=f"talk{at % rooms}", number=number)
     await crowd.settle(tally)
     await crowd.close(clients)
-    return {f"{len(clients)} clients say one thing each, rooms of {members}": _burst(tally)}
+    return {f"{len(clients)} clients at once, rooms of {members}": _burst(tally)}
 
 
 async def one_consumer(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
@@ -46,7 +46,7 @@ async def one_consumer(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
         first = tally.numbers.start
         answer = await speaker.ask(do, room="flood", first=first, count=sizes.flood)
         await crowd.settle(tally)
-        variant = f"{who} says {sizes.flood} things to a room of {_LISTENERS}"
+        variant = f"{who}: {sizes.flood} to a room of {_LISTENERS}"
         found[variant] = _burst(tally)
         if "each" in answer:
             found["calls from a plain thread"] = {"each µs": answer["each"] * 1e6}
@@ -64,7 +64,7 @@ async def idle_sockets(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
     answer = await speaker.ask("tell", channels=channels, first=tally.numbers.start)
     await crowd.settle(tally)
     await crowd.close([*clients, speaker])
-    variant = f"one message to each of {sizes.idle} idle sockets"
+    variant = f"one to each of {sizes.idle} idle sockets"
     return {variant: {**_burst(tally), "ChannelFull": answer["refused"]}}
 
 
@@ -83,7 +83,7 @@ async def typists(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
     await asyncio.gather(*map(send, range(_TYPISTS)))
     await crowd.settle(tally)
     await crowd.close(clients)
-    return {f"{_TYPISTS} sockets send {_TEXTS} texts each": _burst(tally)}
+    return {f"{_TYPISTS} typists, {_TEXTS} texts each": _burst(tally)}
 
 
 async def quiet_room(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
@@ -106,4 +106,4 @@ async def quiet_room(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
     )
     await crowd.settle(tally)
     await crowd.close([*flooded, *quiet, blocker, flooder, speaker])
-    return {"a quiet room, while another is flooded and its loop blocks": _burst(tally)}
+    return {"a quiet room beside a flooded one": _burst(tally)}

@@ -49,7 +49,11 @@ class Commands:
     async def obey(self, text: str) -> None:
         """Carry out a command, and answer if it has an answer."""
         asked = json.loads(text)
-        answer = await getattr(self, asked.pop("do"))(**asked)
+        try:
+            answer = await getattr(self, asked.pop("do"))(**asked)
+        except Exception as error:
+            # Told to the load generator, which gives the measure up.
+            answer = {"error": f"{type(error).__name__}: {error}"}
         if answer is not None:
             await self._reply("r" + json.dumps(answer))
 
@@ -76,11 +80,15 @@ class Commands:
         done: asyncio.Future[float] = loop.create_future()
 
         def work() -> None:
-            send, began = _group_send_now(self._layer), time.perf_counter()
-            for number in range(first, first + count):
-                send(room, _said(number))
-            took = time.perf_counter() - began
-            loop.call_soon_threadsafe(done.set_result, took / count)
+            try:
+                send, began = _group_send_now(self._layer), time.perf_counter()
+                for number in range(first, first + count):
+                    send(room, _said(number))
+                took = time.perf_counter() - began
+            except Exception as error:
+                loop.call_soon_threadsafe(done.set_exception, error)
+            else:
+                loop.call_soon_threadsafe(done.set_result, took / count)
 
         threading.Thread(target=work, daemon=True).start()
         return {"each": await done}
@@ -106,8 +114,8 @@ class Commands:
 
     async def work(self, number: int) -> None:
         """Have the worker process say something to this client."""
-        message = {"type": "work.ask", "channel": self._channel, **_said(number)}
-        await self._layer.send(WORK, {**message, "type": "work.ask"})
+        message = {**_said(number), "type": "work.ask", "channel": self._channel}
+        await self._layer.send(WORK, message)
 
 
 def _said(number: int) -> dict[str, Any]:
@@ -120,7 +128,8 @@ def _frame(message: dict[str, Any]) -> str:
 
 def _group_send_now(layer: Any) -> Callable[[str, dict[str, Any]], Any]:
     """How synchronous code says something on this layer."""
-    if hasattr(layer, "sync"):
+    # Of its class, since channels_redis' pubsub makes attributes up for a running event loop.
+    if hasattr(type(layer), "sync"):
         send: Callable[[str, dict[str, Any]], Any] = layer.sync.group_send
         return send
     from asgiref.sync import async_to_sync
@@ -187,7 +196,6 @@ def worker() -> None:
         async def work_ask(self, message: dict[str, Any]) -> None:
             await self.channel_layer.send(message["channel"], {**message, "type": "said"})
 
-    # A worker's own consumer listens on a channel of its own; the answer goes to the client's.
     router = ChannelNameRouter({WORK: Answer.as_asgi()})
     Worker(channels=[WORK], channel_layer=get_channel_layer(), application=router).run()
 

@@ -21,6 +21,10 @@ _ANSWER = 30.0
 _OPENING = 50
 
 
+class Refused(Exception):
+    """The site could not carry a command out; says why."""
+
+
 class Crowd:
     """Clients of one site. Numbers of messages are given out here, so that none is used twice."""
 
@@ -32,6 +36,8 @@ class Crowd:
         #: Called with the number of each message that comes, once it has been counted.
         self.heard: Callable[[int], None] | None = None
         self.clients: list[Client] = []
+        #: Commands that failed.
+        self.errors = 0
 
     async def open(self, count: int, worker: int | None = None) -> list[Client]:
         """Connect clients, to one worker or to all in turn."""
@@ -59,7 +65,7 @@ class Crowd:
         return first
 
     async def settle(self, tally: Tally, lost: float = LOST) -> Tally:
-        """Wait until all has come, or nothing comes any more; then a little, for what comes twice."""
+        """Wait until all has come or nothing comes any more, then a little for what comes twice."""
         before, since = -1, time.monotonic()
         while tally.missing and time.monotonic() < tally.began + LONGEST:
             now = time.monotonic()
@@ -90,7 +96,9 @@ class Client:
     def received(self, frame: bytes) -> None:
         """Take a text frame."""
         if frame[:1] == b"r":
-            self._answers.put_nowait(json.loads(frame[1:]))
+            answer = json.loads(frame[1:])
+            self._crowd.errors += "error" in answer
+            self._answers.put_nowait(answer)
             return
         head, sent, _ = frame.split(b" ", 2)
         number = int(head[1:])
@@ -103,9 +111,12 @@ class Client:
         self.socket.send(json.dumps({"do": do, **arguments}))
 
     async def ask(self, do: str, **arguments: Any) -> Any:
-        """Send a command and wait for the answer."""
+        """Send a command and wait for the answer. Raises `Refused`."""
         self.order(do, **arguments)
-        return await asyncio.wait_for(self._answers.get(), _ANSWER)
+        answer = await asyncio.wait_for(self._answers.get(), _ANSWER)
+        if "error" in answer:
+            raise Refused(f"{do}: {answer['error']}")
+        return answer
 
     def close(self) -> None:
         """Leave."""

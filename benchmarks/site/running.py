@@ -8,11 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .layers import Made
 from .servers import end
@@ -80,7 +78,8 @@ def _start(
     log: str,
     descriptors: list[int],
 ) -> subprocess.Popen[bytes]:
-    output = stack.enter_context(open(log, "wb"))
+    output = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+    stack.callback(os.close, output)
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=_ROOT,
@@ -95,17 +94,14 @@ def _start(
 
 
 def _wait(port: int, folder: str) -> None:
-    """Until the worker answers; the port itself is open from the first."""
-    deadline = time.monotonic() + _PATIENCE
+    """Wait until a worker answers; its port is open from the first."""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.settimeout(_PATIENCE)
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         try:
             client.recv(1)
         except TimeoutError:
-            pass
-    if time.monotonic() > deadline:
-        raise RuntimeError(f"the site did not start\n{last_lines(folder)}")
+            raise RuntimeError(f"the site did not start\n{last_lines(folder)}") from None
 
 
 def last_lines(folder: str) -> str:
@@ -142,8 +138,3 @@ def _fields(process: int) -> list[str]:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ["0"] * 20
-
-
-def description() -> dict[str, Any]:
-    """What the figures of this module need."""
-    return {"proc": os.path.exists("/proc/self/smaps_rollup")}
