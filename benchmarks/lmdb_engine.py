@@ -262,6 +262,11 @@ class _Fifo:
                 self._reader = self._writer = -1
                 os.unlink(self.path)
 
+    def __del__(self) -> None:
+        # The constructor may have failed before there was anything to close.
+        if hasattr(self, "_lock"):
+            self.close()
+
 
 class _Opened:
     """What all engines of one store in this process share: LMDB allows one environment."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ from .clients import Crowd
 from .layers import SiteLayer, all_layers
 from .measures import Sizes
 from .questions import QUESTIONS, VARIANTS, SiteQuestion
-from .running import running
+from .running import Site, running
 from .servers import Servers
 from .targets import TARGETS
 
@@ -115,37 +114,46 @@ def _ask(
     options: argparse.Namespace,
     results: Results,
 ) -> None:
-    """Start the site on a layer, and ask it all."""
-    if any((each.name, variant, layer.name) in results.failures for each in questions):
-        return  # It would only take as long again.
+    """Start the site on a layer, and ask it all but what has failed in an earlier round."""
     workers = options.workers if layer.crosses_processes else 1
-    sizes, began, spent = Sizes(options.quick), time.monotonic(), time.process_time()
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="site-"))
-        question = questions[0]
-        try:
-            made = layer.make(servers, folder)
-            server = servers.process(layer.server)
-            site = stack.enter_context(
-                running(made, variant, workers, server, folder, options.loop)
-            )
-            for question in questions:
-                if question.needs_worker and workers == 1:
-                    continue
-                for measure in question.measures:
-                    crowd = Crowd(site.ports)
-                    found = asyncio.run(asyncio.wait_for(measure(site, crowd, sizes), _LIMIT))
-                    for name, figures in found.items():
-                        shown = ", ".join(filter(None, (name, variant)))
-                        for number, value in figures.items():
-                            results.add(Key(question.name, shown, layer.name, number), value)
-        except (Exception, asyncio.TimeoutError) as error:
-            results.failures[question.name, variant, layer.name] = (
-                f"{type(error).__name__}: {error}"
-            )
-            return
+    asked = [
+        each
+        for each in questions
+        if (each.name, variant, layer.name) not in results.failures
+        and (workers > 1 or not each.needs_worker)
+    ]
+    if not asked:
+        return
+    question, began, spent = asked[0], time.monotonic(), time.process_time()
+    try:
+        with tempfile.TemporaryDirectory(prefix="site-") as folder:
+            made, server = layer.make(servers, folder), servers.process(layer.server)
+            with running(made, variant, workers, server, folder, options.loop) as site:
+                for question in asked:
+                    _measure(site, question, variant, layer.name, Sizes(options.quick), results)
+    except Exception as error:
+        # With a site that is broken the others are measured all the same.
+        told = f"{type(error).__name__}: {error}"
+        results.failures[question.name, variant, layer.name] = told
     share = 100 * (time.process_time() - spent) / (time.monotonic() - began)
     results.add(Key(LOAD.name, variant, layer.name, "% of a core"), share)
+
+
+def _measure(
+    site: Site, question: SiteQuestion, variant: str, who: str, sizes: Sizes, results: Results
+) -> None:
+    for measure in question.measures:
+        crowd = Crowd(site.ports)
+        try:
+            found = asyncio.run(asyncio.wait_for(measure(site, crowd, sizes), _LIMIT))
+        except Exception as error:
+            why = f"{measure.__name__}: {type(error).__name__}: {error}"
+            results.failures[question.name, variant, who] = why
+            continue
+        for name, figures in found.items():
+            shown = ", ".join(filter(None, (name, variant)))
+            for number, value in figures.items():
+                results.add(Key(question.name, shown, who, number), value)
 
 
 def _usable(

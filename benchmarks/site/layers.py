@@ -43,7 +43,7 @@ class SiteLayer:
 
 def all_layers() -> list[SiteLayer]:
     """All layers, ours first."""
-    redis = "redis-server"
+    redis, valkey = "redis-server", "valkey-server"
     return [
         *(
             SiteLayer(f"asgi_ipc {engine}", partial(_ours, engine), partial(_ours_missing, engine))
@@ -55,12 +55,11 @@ def all_layers() -> list[SiteLayer]:
             "channels_redis pubsub", "channels_redis.pubsub.RedisPubSubChannelLayer", redis, _redis
         ),
         SiteLayer("channels-lite", _lite, partial(_package_missing, "channels_lite")),
-        # Valkey's client talks to Redis as well; one server for all of them is fairer.
-        _on("channels-valkey core", "channels_valkey.core.ValkeyChannelLayer", redis, _valkey),
+        _on("channels-valkey core", "channels_valkey.core.ValkeyChannelLayer", valkey, _valkey),
         _on(
             "channels-valkey pubsub",
             "channels_valkey.pubsub.ValkeyPubSubChannelLayer",
-            redis,
+            valkey,
             _valkey,
         ),
         _on("channels-nats", "channels_nats.NatsChannelLayer", "nats-server", _nats),
@@ -110,13 +109,13 @@ def _in_memory(servers: Servers, folder: str) -> Made:
     return Made({"BACKEND": "channels.layers.InMemoryChannelLayer"})
 
 
-def _redis(servers: Servers, prefix: str) -> dict[str, Any]:
-    address = f"unix://{servers.address('redis-server')}"
+def _redis(servers: Servers, prefix: str, name: str = "redis-server") -> dict[str, Any]:
+    address = f"unix://{servers.address(name)}"
     return {"hosts": [{"address": address, **FAIR}], "prefix": prefix}
 
 
 def _valkey(servers: Servers, prefix: str) -> dict[str, Any]:
-    return _redis(servers, prefix)
+    return _redis(servers, prefix, "valkey-server")
 
 
 def _nats(servers: Servers, prefix: str) -> dict[str, Any]:

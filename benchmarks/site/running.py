@@ -61,9 +61,8 @@ def running(
         for port in ports:
             _wait(port, folder)
         yield Site(ports, [each.pid for each in processes] + ([server] if server else []))
-        for process in processes:
-            if process.poll() is not None:
-                raise RuntimeError(f"a process of the site has ended\n{last_lines(folder)}")
+        if any(process.poll() is not None for process in processes):
+            raise RuntimeError(f"{last_lines(folder)}\na process of the site has ended, see above")
 
 
 def _described(made: Made, variant: str) -> str:
@@ -101,7 +100,7 @@ def _wait(port: int, folder: str) -> None:
         try:
             client.recv(1)
         except TimeoutError:
-            raise RuntimeError(f"the site did not start\n{last_lines(folder)}") from None
+            raise RuntimeError(f"{last_lines(folder)}\nthe site did not start") from None
 
 
 def last_lines(folder: str) -> str:

@@ -53,6 +53,8 @@ class Servers:
         if name not in self._missing:
             start = {
                 "redis-server": self._start_redis,
+                # Its client's scripts call what only Valkey knows.
+                "valkey-server": self._start_valkey,
                 "nats-server": self._start_nats,
                 "postgres": self._start_postgres,
                 "zmq": lambda: "its forwarder is a process that its package does not start alone",
@@ -86,6 +88,16 @@ class Servers:
             return missing
         running = self._stack.enter_context(redis_server.running(program, self._folder))
         self._addresses["redis-server"], self._numbers["redis-server"] = running
+        return None
+
+    def _start_valkey(self) -> str | None:
+        program = shutil.which("valkey-server")
+        if program is None:
+            return "no valkey-server found; install Valkey to have it measured"
+        folder = os.path.join(self._folder, "valkey")
+        os.mkdir(folder)
+        running = self._stack.enter_context(redis_server.running(program, folder))
+        self._addresses["valkey-server"], self._numbers["valkey-server"] = running
         return None
 
     def _start_nats(self) -> str | None:
