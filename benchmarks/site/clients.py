@@ -12,7 +12,7 @@ from .counting import Tally
 from .websocket import Socket, connect
 
 #: Seconds without a delivery after which the rest is taken to be lost.
-LOST = 2.0
+LOST = 4.0
 #: Seconds for a burst at most.
 LONGEST = 30.0
 #: Seconds for an answer.

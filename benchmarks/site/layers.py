@@ -138,8 +138,8 @@ def _lite(servers: Servers, folder: str) -> Made:
         "NAME": path,
         "OPTIONS": {"init_command": lite.PRAGMAS},
     }
-    # As often as it is asked to look in the benchmark of the layers.
-    config = {"database": "default", "polling_interval": 0.001}
+    # Each client looks for itself, so more often than its ten times a second would be no favour.
+    config = {"database": "default"}
     backend = "channels_lite.layers.aio.AIOSQLiteChannelLayer"
     return Made({"BACKEND": backend, "CONFIG": config}, {"default": database}, ["channels_lite"])
 

