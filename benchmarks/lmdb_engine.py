@@ -274,6 +274,8 @@ class _Opened:
     def __init__(self, folder: str, sizes: tuple[int, int]) -> None:
         self.folder, self.sizes, self.users = folder, sizes, 0
         self.identity = os.urandom(IDENTITY_BYTES)
+        #: Held by a thread that uses the environment, so that no other one closes it.
+        self.lock = threading.RLock()
         self.environment, self.databases = self._open()
 
     def _open(self) -> tuple[Any, dict[bytes, Any]]:
@@ -350,27 +352,31 @@ class LMDBEngine:
     @contextlib.contextmanager
     def _change(self) -> Iterator[_Change]:
         """Be alone in the store; all that is changed or nothing. Rings after that."""
+        shared = self._shared
         while True:
-            self._check()
-            with self._shared.environment.begin(write=True) as transaction:
-                change = _Change(transaction, self._shared.databases, self.clock())
-                if not change.store.destroyed:
-                    yield change
-                    change.write_back()
-                    break
-            with _lock, _alone(self._shared.folder):
-                self._shared.again()
+            with shared.lock:
+                self._check()
+                with shared.environment.begin(write=True) as transaction:
+                    change = _Change(transaction, shared.databases, self.clock())
+                    if not change.store.destroyed:
+                        yield change
+                        change.write_back()
+                        break
+            with _lock, _alone(shared.folder), shared.lock:
+                shared.again()
         for name, path in change.ringing:
-            if not _ring(path):
-                with self._change() as again:
-                    again.ring(name)
+            if not _ring(path) and not change.store.destroyed:
+                with self._change() as next_one:
+                    next_one.ring(name)
 
     @contextlib.contextmanager
     def _look(self) -> Iterator[_Change]:
-        """Read without a lock."""
-        self._check()
-        with self._shared.environment.begin() as transaction:
-            yield _Change(transaction, self._shared.databases, 0)
+        """Read, whatever other processes write meanwhile."""
+        shared = self._shared
+        with shared.lock:
+            self._check()
+            with shared.environment.begin() as transaction:
+                yield _Change(transaction, shared.databases, 0)
 
     def _check(self) -> None:
         if self._closed:
@@ -547,7 +553,7 @@ class LMDBEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        with _lock:
+        with _lock, self._shared.lock:
             if self._closed:
                 return
             self._closed = True
@@ -632,6 +638,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     for shared in _opened.values():
         shared.identity = os.urandom(IDENTITY_BYTES)
+        shared.lock = threading.RLock()
         _inherited.append(shared.environment)
         shared.environment, shared.databases = shared._open()
 
