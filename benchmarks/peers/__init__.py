@@ -11,7 +11,7 @@ def all_peers() -> list[Peer]:
     return [
         *(ours.peer(engine) for engine in ("posix", "sysv", "mmap", "memory")),
         # Whether a store that was written by hand earns its keep.
-        ours.peer("benchmarks.lmdb_engine:LMDBEngine", "asgi_ipc on LMDB"),
+        ours.peer("benchmarks.lmdb_store.engine:LMDBEngine", "asgi_ipc on LMDB"),
         in_memory.peer(),
         redis_core.peer(),
         redis_pubsub.peer(),

@@ -134,7 +134,7 @@ def _group_send_now(layer: Any) -> Callable[[str, dict[str, Any]], Any]:
         return send
     from asgiref.sync import async_to_sync
 
-    return async_to_sync(layer.group_send)  # type: ignore[no-any-return]
+    return async_to_sync(layer.group_send)
 
 
 def consumer(mixin: bool) -> Any:

@@ -146,8 +146,8 @@ async def throughput(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
 async def worker(site: Site, crowd: Crowd, sizes: Sizes) -> Figures:
     """To a process of `runworker` and back: one after the other."""
     (client,) = await crowd.open(1)
-    crowd.heard = lambda number: come.set()
     come, tally = asyncio.Event(), crowd.count(sizes.asks, 1)
+    crowd.heard = lambda number: come.set()
     for number in tally.numbers:
         come.clear()
         client.order("work", number=number)

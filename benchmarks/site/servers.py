@@ -20,6 +20,7 @@ from typing import Any
 from .. import redis_server
 
 _PATIENCE = 20.0
+_NO_FORWARDER = "its forwarder is a process that its package does not start alone"
 _DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 _MIGRATE = """
 import json, sys, django
@@ -58,10 +59,9 @@ class Servers:
                 "valkey-server": self._start_valkey,
                 "nats-server": self._start_nats,
                 "postgres": self._start_postgres,
-                "zmq": lambda: "its forwarder is a process that its package does not start alone",
-            }[name]
+            }.get(name)
             try:
-                self._missing[name] = start()
+                self._missing[name] = start() if start else _NO_FORWARDER
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 self._missing[name] = f"{name} did not start: {error}"
         return self._missing[name]
