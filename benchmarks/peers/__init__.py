@@ -10,6 +10,8 @@ def all_peers() -> list[Peer]:
     """All layers, ours first."""
     return [
         *(ours.peer(engine) for engine in ("posix", "sysv", "mmap", "memory")),
+        # Whether a store that was written by hand earns its keep.
+        ours.peer("benchmarks.lmdb_store.engine:LMDBEngine", "asgi_ipc on LMDB"),
         in_memory.peer(),
         redis_core.peer(),
         redis_pubsub.peer(),

@@ -13,7 +13,7 @@ from ..place import Place
 from .base import CAPACITY, Layer, Peer, Resources
 
 #: What its README recommends, and no waiting for a disk.
-_PRAGMAS = (
+PRAGMAS = (
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA cache_size=10000;"
     "PRAGMA temp_store=MEMORY; PRAGMA mmap_size=268435456; PRAGMA busy_timeout=30000;"
 )
@@ -57,7 +57,7 @@ def _open(place: Place, **options: Any) -> Layer:
                 "default": {
                     "ENGINE": "django.db.backends.sqlite3",
                     "NAME": _database(place),
-                    "OPTIONS": {"init_command": _PRAGMAS},
+                    "OPTIONS": {"init_command": PRAGMAS},
                 }
             }
         )

@@ -45,22 +45,45 @@ def _used(place: Place, layer: Any) -> int:
 
 
 def _unavailable(engine: str, resources: Resources) -> str | None:
-    from asgi_ipc.engines import available
+    from asgi_ipc import EngineUnavailable
+    from asgi_ipc.engines import find
 
-    return available()[engine]
+    try:
+        # A factory need not say; then it is tried.
+        asked = getattr(find(engine), "unavailable", lambda: None)()
+    except EngineUnavailable as error:
+        return str(error).partition("\n")[0]
+    return None if asked is None else str(asked)
 
 
-def peer(engine: str) -> Peer:
-    """asgi_ipc on that engine."""
+def peer(engine: str, name: str = "") -> Peer:
+    """asgi_ipc on that engine: one of its own, a registered one, or ``package.module:Class``."""
     return Peer(
-        name=f"asgi_ipc {engine}",
+        name=name or f"asgi_ipc {engine}",
         open=partial(_open, engine),
         close=_close,
         unavailable=partial(_unavailable, engine),
-        imports=f"from asgi_ipc import IPCChannelLayer; import asgi_ipc.engines.{engine}",
+        imports=f"from asgi_ipc import IPCChannelLayer; {_import_of(engine)}",
         clean=partial(_clean, engine),
         send_now=_send_now,
         used=_used,
         has_sizes=True,
-        crosses_processes=engine != "memory",
+        crosses_processes=_crosses_processes(engine),
     )
+
+
+def _import_of(engine: str) -> str:
+    """What imports an engine, wherever it is registered."""
+    return f"from asgi_ipc.engines import find; find({engine!r})"
+
+
+def _crosses_processes(engine: str) -> bool:
+    from asgi_ipc import EngineUnavailable
+    from asgi_ipc.engines import find
+
+    try:
+        found = find(engine)
+    except EngineUnavailable:
+        return True  # It is left out, with the reason.
+    capabilities = getattr(found, "capabilities", None)
+    return capabilities is None or capabilities.crosses_processes

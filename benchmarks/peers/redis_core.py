@@ -7,10 +7,14 @@ from typing import Any
 from ..place import Place
 from .base import CAPACITY, Layer, Peer, Resources
 
+#: redis-py 8 gives up after five seconds without an answer, just when the server would answer
+#: core's waiting receivers that there is nothing; and it opens at most 100 connections.
+FAIR: dict[str, Any] = {"socket_timeout": None, "max_connections": 10_000}
 
-def hosts(place: Place) -> list[dict[str, str]]:
+
+def hosts(place: Place) -> list[dict[str, Any]]:
     """The server, as both layers of channels_redis want to be told."""
-    return [{"address": f"unix://{place.redis}"}]
+    return [{"address": f"unix://{place.redis}", **FAIR}]
 
 
 def unavailable(resources: Resources) -> str | None:

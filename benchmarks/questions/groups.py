@@ -27,6 +27,10 @@ _BURST = 10
 #: Bursts, of which the median one counts.
 _BURSTS = 9
 _MOST_SINGLE = 50
+#: Broadcasts without a pause, as of a consumer that passes a stream on.
+_MANY = 20
+#: Members in each of many processes.
+_EACH = 5
 
 
 async def _announce(bench: Bench, seconds: float) -> dict[str, Any]:
@@ -214,12 +218,75 @@ def _storms(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     return cases
 
 
+async def _back_to_back(bench: Bench, seconds: float) -> dict[str, Any]:
+    """Many broadcasts without a pause, which wake receivers that take the sender's processor."""
+    layer, sent, calls, until_last = bench.open(), message(), [], []
+    await bench.sync()
+    for number in range(_BURSTS + 1):
+        began, called, ended = await _broadcast(bench, layer, sent, _MANY)
+        if number:
+            calls.append((called - began) / _MANY)
+            until_last.append(ended - began)
+            if sum(until_last) > seconds:
+                break
+    await bench.sync({"times": 0})
+    return {"call": statistics.median(calls), "last": statistics.median(until_last)}
+
+
+def _called(results: list[Any]) -> Answer:
+    return {
+        "call µs": micro(results[0]["call"]),
+        "until the last µs": micro(results[0]["last"]),
+        "not come": sum(each["missing"] for each in results[1:]),
+    }
+
+
+def _many_broadcasts(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
+    members = settings.sizes((1_000,), (100,))[0]
+    listen = Role(_listen, {"members": members // _PROCESSES})
+    roles = (Role(_back_to_back, {"seconds": settings.seconds}), *(listen,) * _PROCESSES)
+    return [
+        Case(peer.name, f"{_MANY} to {members:,} members", roles, _called, peer, 120)
+        for peer in peers
+        if peer.crosses_processes and members <= peer.most_members
+    ]
+
+
+def _wide_broadcasts(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
+    announce = Role(_announce, {"seconds": settings.seconds})
+    return [
+        Case(
+            peer.name,
+            f"{processes} processes",
+            (announce, *(Role(_listen, {"members": _EACH}),) * processes),
+            _called,
+            peer,
+            180,
+        )
+        for processes in settings.sizes((2, 32, 64), (2, 4))
+        for peer in peers
+        if peer.crosses_processes
+    ]
+
+
 QUESTIONS = [
     Question(
         "broadcast",
         f"A message to a group whose members are in {_PROCESSES} other processes: how long does"
         " the call take, how long until the last has it, how many deliveries a second?",
         _broadcasts,
+    ),
+    Question(
+        "backtoback",
+        f"{_MANY} such messages without a pause: how long does a call take, how long until the"
+        " last member has the last of them?",
+        _many_broadcasts,
+    ),
+    Question(
+        "wide",
+        f"A message to a group with {_EACH} members in each of many processes: how long does the"
+        " call take, how long until the last has it?",
+        _wide_broadcasts,
     ),
     Question("membership", "How long do group_add and group_discard take?", _memberships),
     Question(

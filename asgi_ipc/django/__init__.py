@@ -1,0 +1,1 @@
+"""What asgi_ipc offers Django projects. `asgi_ipc` itself never imports this package."""

@@ -1,0 +1,331 @@
+"""The engine: each method is one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import lmdb
+
+from asgi_ipc.engines.base import (
+    IDENTITY_BYTES,
+    MAX_NAME,
+    MAX_PAYLOAD,
+    Bell,
+    Capabilities,
+    Members,
+    Popped,
+    Record,
+    Refused,
+)
+from asgi_ipc.exceptions import OptionError, StoreFull, StoreUnavailable
+
+from .bells import FifoBell, ring
+from .change import Change, has_room
+from .opening import Opened, alone, opened
+from .rows import NEVER, QueueRow, TableRow, head_of
+
+_lock = threading.RLock()
+
+
+class LMDBEngine:
+    """See the module. Options: ``directory``, the folder of the stores."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        crosses_processes=True, survives_exit=True, wakes=True, owners=False, bounded=True
+    )
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        channel_memory: int,
+        group_memory: int,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        for option, value in (("channel_memory", channel_memory), ("group_memory", group_memory)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+        folder = os.path.join(directory or memory, f"lmdb-{prefix.encode().hex()}")
+        self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
+        self._numbers = 0
+        self._closed = False
+        with _lock, alone(folder):
+            try:
+                self._shared = opened.get(folder) or Opened(folder, (channel_memory, group_memory))
+            except (lmdb.Error, OSError) as error:
+                raise StoreUnavailable(f"the LMDB store {folder}: {error}") from error
+            opened[folder] = self._shared
+            self._shared.users += 1
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """None: without its module this one is not imported."""
+        return None
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[Change]:
+        """Be alone in the store; all that is changed or nothing. Rings after that."""
+        shared = self._shared
+        while True:
+            with shared.lock:
+                self._check()
+                with shared.environment.begin(write=True) as transaction:
+                    change = Change(transaction, shared.databases, self.clock())
+                    if not change.store.destroyed:
+                        yield change
+                        change.write_back()
+                        break
+            with _lock, alone(shared.folder), shared.lock:
+                shared.again()
+        for name, path in change.ringing:
+            if not ring(path) and not change.store.destroyed:
+                with self._change() as next_one:
+                    next_one.ring(name)
+
+    @contextlib.contextmanager
+    def _look(self) -> Iterator[Change]:
+        """Read, whatever other processes write meanwhile."""
+        shared = self._shared
+        with shared.lock:
+            self._check()
+            with shared.environment.begin() as transaction:
+                yield Change(transaction, shared.databases, 0)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("this LMDB engine is closed; open another")  # E21
+
+    @property
+    def identity(self) -> bytes:
+        """See `asgi_ipc.engines.base.Engine`, here and below."""
+        self._check()
+        return self._shared.identity
+
+    @property
+    def flushes(self) -> int:
+        with self._look() as look:
+            return look.store.flushes
+
+    def clock(self) -> int:
+        return time.monotonic_ns()
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        for record in records:
+            _check_name(record.queue)
+            if len(record.payload) > MAX_PAYLOAD:
+                raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
+        refused = []
+        with self._change() as change:
+            for at, (name, payload, deadline, capacity, _) in enumerate(records):
+                queue, store = change.queue(name), change.store
+                if queue.pending >= capacity:
+                    detail = f"the queue holds its capacity of {capacity} records"
+                    refused.append(Refused(at, False, detail))
+                elif not has_room(change, len(payload)):
+                    detail = f"{store.record_bytes} of {store.channel_memory} bytes are in use"
+                    refused.append(Refused(at, True, detail))
+                else:
+                    change.insert(name, queue.back, payload, deadline)
+                    queue.back += 1
+                    change.count(queue, "pushed")
+                    change.ring(name)
+                    continue
+                change.count(queue, "refused")
+        return refused
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        taken = []
+        with self._change() as change:
+            found = change.queue(queue)
+            if found.pending:
+                for cursor, record, _ in change.records(queue):
+                    cursor.delete()
+                    change.took(found, record)
+                    taken.append(record)
+                    if len(taken) == limit:
+                        break
+            change.count(found, "popped", len(taken))
+            # No push comes between this look and the arming (E12).
+            if isinstance(bell, FifoBell) and len(taken) < limit:
+                if change.take_bell(queue, bell.path):
+                    found.bells -= 1
+                key = head_of(queue) + change.changed().to_bytes(8, "big")
+                change.transaction.put(key, bell.path.encode(), db=change.databases[b"bells"])
+                found.bells += 1
+        return taken
+
+    def peek(self, queue: bytes) -> bool:
+        with self._look() as look:
+            value = look.transaction.get(head_of(queue), db=look.databases[b"queues"])
+            return value is not None and QueueRow(value).pending > 0
+
+    def restore(self, queue: bytes, record: Popped) -> None:
+        with self._change() as change:
+            found = change.queue(queue)
+            found.front -= 1
+            change.insert(queue, found.front, record.payload, record.deadline)
+            change.count(found, "popped", -1)
+            if change.queue(queue).pending:
+                change.ring(queue)
+
+    def disarm(self, queue: bytes, bell: Bell) -> None:
+        with self._change() as change:
+            found = change.queue(queue)
+            if isinstance(bell, FifoBell) and change.take_bell(queue, bell.path):
+                found.bells -= 1
+            elif found.pending:
+                change.ring(queue)  # E14
+
+    def bell(self) -> Bell:
+        self._check()
+        with _lock:
+            self._numbers += 1
+            name = f"bell.{self._shared.identity.hex()}.{id(self):x}.{self._numbers}"
+            bell = FifoBell(os.path.join(self._shared.folder, name))
+            self._bells.add(bell)
+        return bell
+
+    def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
+        _check_name(table)
+        _check_name(member)
+        with self._change() as change:
+            found = change.table(table)
+            key, members = head_of(table) + member, change.databases[b"members"]
+            if found is None or change.transaction.get(key, db=members) is None:
+                store = change.store
+                if store.member_bytes + len(member) > store.group_memory:
+                    for name in change.names(b"tables"):
+                        change.table(name)
+                    found = change.table(table)
+                if store.member_bytes + len(member) > store.group_memory:
+                    raise StoreFull(
+                        f"{store.member_bytes} of {store.group_memory} bytes of group_memory are"
+                        " in use; destroy() the store and open it larger"
+                    )
+                if found is None:
+                    found = TableRow(None)
+                    found.soonest = NEVER
+                found.version = change.changed()
+                found.count += 1
+                store.member_bytes += len(member)
+            found.soonest = min(found.soonest, deadline)
+            change.transaction.put(key, struct.pack("<q", deadline), db=members)
+            change.keep(table, found)
+
+    def remove(self, table: bytes, member: bytes) -> bool:
+        with self._change() as change:
+            found, key = change.table(table), head_of(table) + member
+            if (
+                found is None
+                or change.transaction.get(key, db=change.databases[b"members"]) is None
+            ):
+                return False
+            change.take_out(table, found, member)
+            change.keep(table, found)
+            return True
+
+    def members(self, table: bytes, known: Members | None = None) -> Members:
+        with self._look() as look:
+            value = look.transaction.get(head_of(table), db=look.databases[b"tables"])
+            found = TableRow(value) if value else None
+            if not look.store.destroyed and (found is None or self.clock() < found.soonest):
+                return _members(look, table, found, known)
+        with self._change() as change:
+            return _members(change, table, change.table(table), known)
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        with self._change() as change:
+            names = change.names(b"queues") if queue is None else [queue]
+            queues = {name: change.queue(name) for name in names}
+            pushed = [
+                next(change.records(name))[2] for name, each in queues.items() if each.pending
+            ]
+            counts = change.store if queue is None else queues[queue]
+            result = counts.counts()
+            result["oldest_age"] = change.now - min(pushed, default=change.now)
+            if queue is None:
+                tables = [change.table(name) for name in change.names(b"tables")]
+                store = change.store
+                result["queues"] = sum(1 for each in queues.values() if each.pending)
+                result["members"] = sum(each.count for each in tables if each is not None)
+                result["bytes_used"] = store.record_bytes + store.member_bytes
+                result["bytes_total"] = store.channel_memory + store.group_memory
+                result["recoveries"] = 0
+        return result
+
+    def flush(self) -> None:
+        with self._change() as change:
+            for name in change.names(b"queues"):
+                queue = change.queue(name)
+                change.count(queue, "flushed", queue.pending)
+                queue.pending, queue.soonest = 0, NEVER
+            for database in (b"records", b"tables", b"members"):
+                change.transaction.drop(change.databases[database], delete=False)
+            store = change.store
+            store.pending = store.record_bytes = store.member_bytes = 0
+            store.flushes += 1
+
+    def close(self) -> None:
+        with _lock, self._shared.lock:
+            if self._closed:
+                return
+            self._closed = True
+            for bell in list(self._bells):
+                bell.close()
+            self._shared.users -= 1
+            if not self._shared.users and opened.get(self._shared.folder) is self._shared:
+                del opened[self._shared.folder]
+                self._shared.environment.close()
+
+    def destroy(self) -> None:
+        folder = self._shared.folder
+        with _lock, alone(folder):
+            with self._change() as change:
+                change.store.destroyed = 1
+                change.store.flushes += 1
+                for name in change.names(b"queues"):
+                    for _ in range(change.queue(name).bells):
+                        change.ring(name)
+            # Others go on to hear their bells, until they look and find another store.
+            shutil.rmtree(folder, ignore_errors=True)
+        self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(folder + ".lock")
+
+
+def _members(change: Change, name: bytes, table: TableRow | None, known: Members | None) -> Members:
+    version = (change.store.made, table.version if table is not None and table.count else 0)
+    if known is not None and known.version == version:
+        return known
+    names = tuple(member for member, _ in change.members(name)) if version[1] else ()
+    return Members(names, version)
+
+
+def _check_name(name: bytes) -> None:
+    if not 1 <= len(name) <= MAX_NAME:
+        raise ValueError(f"name {name!r} has {len(name)} bytes; 1 to {MAX_NAME} are allowed")
+
+
+def _after_fork_in_child() -> None:
+    """Open anew: an environment must not be used, nor closed, by a child."""
+    global _lock
+    _lock = threading.RLock()
+    for shared in opened.values():
+        shared.identity = os.urandom(IDENTITY_BYTES)
+        shared.lock = threading.RLock()
+        _inherited.append(shared.environment)
+        shared.environment, shared.databases = shared._open()
+
+
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=_after_fork_in_child)
