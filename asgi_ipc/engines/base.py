@@ -106,6 +106,13 @@ class Refused(NamedTuple):
     no_room: bool
     #: For people: what is full, and what to do about it.
     detail: str
+    #: The store has room, but the queue would leave others too little of it; ``no_room`` too.
+    over_share: bool = False
+
+    @property
+    def reason(self) -> str:
+        """In a word or two: ``"capacity"``, ``"no room"`` or ``"share"``."""
+        return "share" if self.over_share else "no room" if self.no_room else "capacity"
 
 
 class Members(NamedTuple):

@@ -11,31 +11,32 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, Bell
 from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
+from .heap import Pause
 from .journal import Change
 from .layout import (
     BELL_GENERATION_SHIFT,
     BELL_NUMBER_SHIFT,
     CHANGES,
     CHANNELS,
-    DEATHS,
     FLUSHES,
     FORMATTING,
     GROUPS,
     NEXT_TEND,
     SLOT_MASK,
     SMALLEST,
-    SWEPT_DEATHS,
 )
 from .locks import FIRST_SLOT
-from .place import place_for, temporary_folder
+from .place import place_for, removal, temporary_folder
 from .processes import Processes
 from .queues import Queues
+from .region import NAMES, Region
+from .rounds import Rounds
 from .segment import Segment
 from .sidecar import LONGEST_NAME
 from .store import Gone, Store
@@ -43,8 +44,22 @@ from .tables import Tables
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
-#: A look visits one of so many parts of the hash tables.
-_SWEEP_SHARES = 8
+#: Seconds between two holds of the lock by one call.
+_PAUSE = 0.0001
+#: How many holds of a lock a look goes on sweeping for; and how many if a process has gone, whose
+#: queues and memberships are to go within seconds: some 10,000.
+_SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
+#: Nanoseconds until that is gone on with if it was not enough.
+_GO_ON_AFTER = 50_000_000
+
+
+class _Swept(Protocol):
+    """What is swept in a segment."""
+
+    rounds: Rounds
+
+    def sweep(self, now: int) -> None:
+        """Go on with the round; may `Pause`."""
 
 
 class Attachment:
@@ -140,7 +155,8 @@ class Attachment:
         self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
         self._processes = Processes(self._channels.heap, store.sidecar)
         self._queues = Queues(self._channels.heap, self._processes)
-        self._tables = Tables(self._groups.heap, self._processes.owner_alive)
+        owner_alive, deaths = self._processes.owner_alive, self._processes.deaths
+        self._tables = Tables(self._groups.heap, owner_alive, deaths)
         self._words = self._channels.words
         self._join()
 
@@ -310,6 +326,38 @@ class Attachment:
             self._groups.heap.commit(change, after=FORMATTING)
             self._groups.format()
 
+    def _pause(self, region: Region, holds: int) -> None:
+        """Let others have the lock, between two holds of one call. This was its hold number that.
+
+        A call needs no more of them than there can be work to do; one that does follows a
+        circle in the memory.
+        """
+        if holds > region.heap.end // 64 + 64:
+            raise StoreCorrupt(
+                f"the {NAMES[region.kind]} of the store at {self._place.directory!r} contradict "
+                "themselves (an operation on them does not end); to start afresh remove it with "
+                f"destroy(), or with this command: {removal(self.argument(), self._place)}"
+            )
+        time.sleep(_PAUSE)
+
+    def _sweep(self, region: Region, swept: _Swept, now: int) -> bool:
+        """Sweep a segment for a while; False if there is left what a dead process had."""
+        holds = 0
+        while True:
+            holds += 1
+            try:
+                with region:
+                    if region.kind == GROUPS:
+                        self._follow_flush()
+                    is_due = swept.rounds.is_due()
+                    swept.sweep(now)
+                    if not swept.rounds.is_due():
+                        return True
+            except Pause:
+                if holds >= (_SWEEP_HOLDS_AFTER_DEATH if is_due else _SWEEP_HOLDS):
+                    return not is_due
+                self._pause(region, holds)
+
     def _look_after(self, now: int) -> None:
         """See that the store still is the store, free what the dead left, drop what expired.
 
@@ -336,14 +384,13 @@ class Attachment:
                 if now < self._words[NEXT_TEND]:
                     return
                 dead = self._processes.reap()
-                deaths = self._words[DEATHS]
-                # What the dead and the closed left goes at once; the rest bit by bit.
-                shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
-                heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
-                self._queues.upkeep.sweep(now, shares)
-            with self._groups:
-                self._follow_flush()
-                self._tables.sweep(now, shares)
+                heap.commit({NEXT_TEND: now + _LOOK_EVERY})
+            done = self._sweep(self._channels, self._queues.upkeep, now)
+            done &= self._sweep(self._groups, self._tables, now)
+            if not done:
+                self._next_look = now + _GO_ON_AFTER
+                with self._channels as heap:
+                    heap.commit({NEXT_TEND: self._next_look})
         except Gone:
             self._reopen(store)
             return

@@ -8,17 +8,18 @@ nothing, and ends on any contents: each loop is bounded by how many records ther
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
-from zlib import crc32
+from itertools import islice
 
 from ..exceptions import StoreCorrupt
 from .counts import pending
 from .heap import Heap
+from .index import NEVER, Index
 from .lanes import Lanes
 from .layout import (
     BACKLOG,
     BEHIND_SHIFT,
     CHANNELS,
+    CLEANING,
     COUNT_SHIFT,
     CURSOR,
     CURSOR_END,
@@ -51,10 +52,14 @@ from .layout import (
     L_QUEUE,
     LANE,
     LANES,
+    LEFTOVER,
     LENGTH_MASK,
     LINK_MASK,
+    LIVE,
     M_DEADLINE,
     M_LINK,
+    M_SIZE,
+    M_WORDS,
     MEMBER,
     MEMBERS,
     MESSAGE,
@@ -67,6 +72,7 @@ from .layout import (
     PIECE,
     PUSHED,
     Q_BELL,
+    Q_BYTES,
     Q_CHAIN,
     Q_GONE,
     Q_HIGH_WATER,
@@ -75,10 +81,11 @@ from .layout import (
     Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
-    Q_SOONEST,
     Q_TAIL,
+    Q_UNSEEN,
     Q_WAIT_FIRST,
     Q_WAIT_LAST,
+    Q_WALK,
     Q_WORDS,
     QUEUE,
     SOONEST,
@@ -88,8 +95,13 @@ from .layout import (
     T_FIRST,
     T_WORDS,
     TABLE,
+    UNSEEN,
+    WALK_SHIFT,
+    WORD,
 )
-from .lists import head
+from .lists import WALKS, head, takes
+from .tables import member_name
+from .upkeep import soonest_of
 
 #: More findings than this say nothing more.
 _MOST = 100
@@ -115,6 +127,8 @@ class _Checker:
         #: No list of records, handles or wait nodes is longer.
         records = min(self.words[IDS_USED], heap.end - heap.geometry.first_extent)
         self.most = max(records, NODES)
+        #: Nothing expires before this.
+        self.soonest = min(self.words[SOONEST], self.words[UNSEEN])
         #: Address -> handle of every live record.
         self.records: dict[int, int] = {}
         #: Handles that something points to.
@@ -126,6 +140,7 @@ class _Checker:
             yield f"the state is {self.words[STATE]}: a change has not been ended"
         yield from self.guarded("the handles", self.handles)
         yield from self.guarded("the extents", self.extents)
+        yield from self.guarded("what is left of a record", self.leftover)
         if self.geometry.kind == CHANNELS:
             yield from self.guarded("the counts", self.counts)
             yield from self.guarded("the queues", self.queues)
@@ -219,6 +234,13 @@ class _Checker:
             yield f"the cursor {cursor} has no extent"
         if current in free:
             yield "the current extent is on the free list"
+        if words[LIVE] != sum(words[geometry.extent_live : geometry.extent_live + used].tolist()):
+            yield f"{words[LIVE]} live words are counted in all, and the extents say otherwise"
+        cleaning = words[CLEANING]
+        if cleaning and not (
+            first <= cleaning < first + used * size and (cleaning - first) // size not in free
+        ):
+            yield f"an extent is being cleaned at {cleaning}, where there is nothing to clean"
         inside: dict[int, list[int]] = {}
         for address in self.records:
             inside.setdefault((address - first) // size, []).append(address)
@@ -244,6 +266,8 @@ class _Checker:
                 yield f"extent {extent} is not filled by its records"
             if records - tiles:
                 yield f"extent {extent} has a record inside another"
+            if cleaning and (cleaning - first) // size == extent and cleaning not in tiles:
+                yield f"extent {extent} is being cleaned at {cleaning}, which is inside a record"
 
     # ---- what the records hold
 
@@ -270,6 +294,14 @@ class _Checker:
                 raise ValueError(f"a record goes on in one of kind {self.kind(handle)}")
         raise _Circle("a record does not end")
 
+    def leftover(self) -> Iterator[str]:
+        """The pieces of a record that has gone."""
+        handle = self.words[LEFTOVER]
+        if handle:
+            if self.kind(handle) != PIECE:
+                yield f"what is left of a record is of kind {self.kind(handle)}"
+            self.pieces(handle)
+
     def counts(self) -> Iterator[str]:
         words = self.words
         pushed, gone = words[PUSHED], words[GONE]
@@ -289,7 +321,7 @@ class _Checker:
             self.reached.append(handle)
             at = self.address(handle)
             name = self.heap.payload(at, Q_WORDS)
-            home = self.geometry.hash_table + crc32(name) % self.geometry.buckets
+            home = Index(self.heap, Q_CHAIN).home(name)
             if self.kind(handle) != QUEUE or bucket != home or name in names:
                 yield f"queue {name!r} can't be found by its name"
             names.add(name)
@@ -322,30 +354,45 @@ class _Checker:
     def messages(self, at: int, name: bytes) -> Iterator[str]:
         """The messages in the lists of the queue at an address."""
         words = self.words
-        last, count, soonest = 0, 0, words[at + Q_SOONEST]
-        front, messages = (
-            self.follow(
-                head(words, at, which),
-                lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
-                f"queue {name!r}",
+        soonest = soonest_of(words, at)
+        lists = {
+            which: list(
+                self.follow(
+                    head(words, at, which),
+                    lambda message: words[self.address(message) + M_LINK] & LINK_MASK,
+                    f"queue {name!r}",
+                )
             )
             for which in (FRONT_SHIFT, BEHIND_SHIFT)
-        )
-        for message in chain(front, messages):
+        }
+        messages = [message for each in lists.values() for message in each]
+        took = len(self.lane_extents(at)) * self.geometry.extent_words * WORD
+        for message in messages:
+            here = self.address(message)
             if self.kind(message) != MESSAGE:
                 yield f"queue {name!r} holds a record of kind {self.kind(message)}"
             self.pieces(message)
-            last, count = message, count + 1
-            if words[self.address(message) + M_DEADLINE] < soonest:
+            took += takes(words[here + M_SIZE])
+            if len(self.heap.payload(here, M_WORDS)) != words[here + M_SIZE]:
+                yield f"queue {name!r} has a message of another size than it says"
+            if words[here + M_DEADLINE] < soonest:
                 yield f"queue {name!r} has a message that expires sooner than it says"
-        if soonest < words[SOONEST] and count:
+        if soonest < self.soonest and messages:
             yield f"queue {name!r} may expire sooner than the store says"
-        if head(words, at, BEHIND_SHIFT) and last != words[at + Q_TAIL]:
+        if lists[BEHIND_SHIFT] and lists[BEHIND_SHIFT][-1] != words[at + Q_TAIL]:
             yield f"queue {name!r} does not end at its tail"
         if pending(words, at) > words[at + Q_HIGH_WATER]:
             yield f"queue {name!r} has {pending(words, at)} messages, over its high-water mark"
-        if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
-            yield f"queue {name!r} has {count} messages and counts otherwise"
+        if len(messages) != words[at + Q_PUSHED] - words[at + Q_GONE]:
+            yield f"queue {name!r} has {len(messages)} messages and counts otherwise"
+        if took != words[at + Q_BYTES]:
+            yield f"queue {name!r} takes {took} bytes and counts {words[at + Q_BYTES]}"
+        phase, kept = divmod(words[at + Q_WALK], 1 << WALK_SHIFT)
+        which = {walk: which for which, walk in WALKS.items()}.get(phase)
+        if which is not None and kept and kept not in lists[which]:
+            yield f"queue {name!r} is searched from a message that it has not"
+        if phase == 0 and (kept or words[at + Q_UNSEEN] != NEVER):
+            yield f"queue {name!r} says that it is searched, and not where"
 
     def lane_extents(self, at: int) -> list[int]:
         """Where the extents are that the lane of the queue at an address has."""
@@ -372,13 +419,13 @@ class _Checker:
                 yield f"the lane of queue {name!r} is another's"
         if extents[-1] != words[at + Q_LANE_IN]:
             yield f"the lane of queue {name!r} does not end where messages come in"
-        count, soonest = 0, words[at + Q_SOONEST]
+        count, soonest = 0, soonest_of(words, at)
         for entry, _ in Lanes(self.heap).entries(at):
             if not words[entry] & ENTRY_DEAD:
                 count += 1
                 if words[entry + ENTRY_DEADLINE] < soonest:
                     yield f"the lane of queue {name!r} has a message that expires sooner"
-        if count and soonest < words[SOONEST]:
+        if count and soonest < self.soonest:
             yield f"queue {name!r} may expire sooner than the store says"
         if count != (words[at + Q_IN] >> COUNT_SHIFT) - (words[at + Q_OUT] >> COUNT_SHIFT):
             yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
@@ -389,27 +436,27 @@ class _Checker:
         return self.words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
 
     def tables(self) -> Iterator[str]:
-        words, hash_table = self.words, self.geometry.hash_table
+        words, index = self.words, Index(self.heap, E_CHAIN)
         members: dict[int, int] = {}
         named = total = 0
         for bucket, handle in self.chains(E_CHAIN):
             self.reached.append(handle)
             at = self.address(handle)
             if self.kind(handle) == MEMBER:
-                home = words[at + E_TABLE]
-                members[home] = members.get(home, 0) + 1
+                owner = words[at + E_TABLE]
+                members[owner] = members.get(owner, 0) + 1
                 total += 1
-                table = self.heap.payload(self.address(home), T_WORDS)
+                table = self.heap.payload(self.address(owner), T_WORDS)
                 name = self.heap.payload(at, E_WORDS)
-                code = crc32(name, crc32(table))
-                if words[at + E_DEADLINE] < words[SOONEST]:
+                home = index.home(member_name(table, name))
+                if words[at + E_DEADLINE] < self.soonest:
                     yield f"member {name!r} of {table!r} expires sooner than the store says"
             elif self.kind(handle) == TABLE:
-                code = crc32(self.heap.payload(at, T_WORDS))
+                home = index.home(self.heap.payload(at, T_WORDS))
             else:
                 yield f"the hash table holds a record of kind {self.kind(handle)}"
                 continue
-            if bucket != hash_table + code % self.geometry.buckets:
+            if bucket != home:
                 yield f"record {handle} can't be found by its name"
         for _, handle in self.chains(E_CHAIN):
             if self.kind(handle) != TABLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,10 +16,10 @@ from ..engines.base import (
     Record,
     Refused,
 )
-from ..exceptions import StoreFull
+from ..exceptions import StoreCorrupt, StoreFull
 from .attachment import Attachment
 from .bells import bell_path
-from .heap import NoRoom
+from .heap import SHARE, Heap, NoRoom, OverShare, Pause
 from .journal import Change
 from .layout import (
     BELL_NUMBER_SHIFT,
@@ -34,6 +35,7 @@ from .layout import (
     HIGH_WATER,
     MEMBERS,
     NAMED,
+    NO_ROOM,
     NODES,
     ORPHANED,
     PUSHED,
@@ -41,8 +43,12 @@ from .layout import (
     REFUSED,
     SLOT_MASK,
 )
-from .queues import AtCapacity
+from .queues import AtCapacity, Survey
 from .store import Gone
+from .tables import Reading
+
+#: Records that are pushed in one hold of the lock.
+_BATCH = 16
 
 
 class _Version:
@@ -83,13 +89,15 @@ class SharedMemoryEngine(Attachment):
                 )
         refused: list[Refused] = []
         bells: list[tuple[bytes, int]] = []
-        done = 0
+        done = holds = 0
+        # Before, as others wait for what is done inside.
+        now = self.clock()
         while True:
+            holds += 1
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
-            # Before, as others wait for what is done inside.
-            left, push, now = records[done:], self._queues.push, self.clock()
+            left, push = records[done : done + _BATCH], self._queues.push
             try:
                 with self._channels:
                     for record in left:
@@ -98,12 +106,16 @@ class SharedMemoryEngine(Attachment):
                             if bell:
                                 bells.append((record.queue, bell))
                         except AtCapacity:
-                            detail = f"the queue holds its capacity of {record.capacity}"
-                            refused.append(Refused(done, False, detail))
+                            refused.append(Refused(done, False, _at_capacity(record)))
                         except NoRoom as full:
-                            refused.append(Refused(done, True, self._full(CHANNELS, full)))
+                            detail = self._full(CHANNELS, full, len(record.payload))
+                            is_share = isinstance(full, OverShare)
+                            refused.append(Refused(done, True, detail, is_share))
                         done += 1
-                break
+                if done >= len(records):
+                    break
+            except Pause:
+                self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
             except BaseException as error:
@@ -119,7 +131,10 @@ class SharedMemoryEngine(Attachment):
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
+        taken: list[Popped] = []
+        holds = 0
         while True:
+            holds += 1
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
@@ -128,14 +143,20 @@ class SharedMemoryEngine(Attachment):
             try:
                 with self._channels:
                     now = self.clock()
-                    try:
-                        taken = self._queues.pop(queue, limit, word, now)
-                    except NoRoom:
-                        # No room for an empty queue to wait on: the waiter's own look will do.
-                        taken = []
+                    # No room for an empty queue to wait on: the waiter's own look will do.
+                    with contextlib.suppress(NoRoom):
+                        self._queues.pop(taken, queue, limit, word, now)
                 break
+            except Pause:
+                if len(taken) >= limit:
+                    break
+                self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
+            except StoreCorrupt:
+                if not taken:
+                    raise
+                break
             except BaseException as error:
                 self._let_go(error)
                 raise
@@ -155,16 +176,20 @@ class SharedMemoryEngine(Attachment):
 
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
+        holds, now = 0, self.clock()
         while True:
+            holds += 1
             store = self._inside()
             try:
                 with self._channels:
-                    bell = self._queues.restore(queue, record, self.clock())
+                    bell = self._queues.restore(queue, record, now)
                 break
+            except Pause:
+                self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
             except NoRoom as full:
-                raise StoreFull(self._full(CHANNELS, full)) from full
+                raise StoreFull(self._full(CHANNELS, full, len(record.payload))) from full
             except BaseException as error:
                 self._let_go(error)
                 raise
@@ -214,18 +239,22 @@ class SharedMemoryEngine(Attachment):
         for what in (table, member):
             if not 0 < len(what) <= MAX_NAME:
                 raise ValueError(f"a table and a member have 1 to {MAX_NAME} bytes: {what!r}")
+        holds, now = 0, self.clock()
         while True:
+            holds += 1
             store = self._inside()
             try:
                 with self._groups:
                     self._follow_flush()
                     word = self._processes.owner_word(owner) if owner else 0
-                    self._tables.put(table, member, deadline, word, self.clock())
+                    self._tables.put(table, member, deadline, word, now)
                 return
+            except Pause:
+                self._pause(self._groups, holds)
             except Gone:
                 self._reopen(store)
             except NoRoom as full:
-                raise StoreFull(self._full(GROUPS, full)) from full
+                raise StoreFull(self._full(GROUPS, full, len(member))) from full
             except BaseException as error:
                 self._let_go(error)
                 raise
@@ -246,7 +275,9 @@ class SharedMemoryEngine(Attachment):
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """See `Engine.members`."""
+        holds, reading = 0, Reading()
         while True:
+            holds += 1
             store = self._inside()
             now = self.clock()
             if now >= self._next_look:
@@ -274,9 +305,10 @@ class SharedMemoryEngine(Attachment):
                     ):
                         version.total = total
                         return known
-                    names, until = self._tables.members(table, now)
-                    marks = (store.store_id, self._tables.version(table))
-                return Members(tuple(names), _Version(marks, total, until))
+                    self._tables.read(table, reading, now)
+                return Members(tuple(reading.names), _Version(marks, total, reading.until))
+            except Pause:
+                self._pause(self._groups, holds)
             except Gone:
                 self._reopen(store)
             except BaseException as error:
@@ -287,48 +319,57 @@ class SharedMemoryEngine(Attachment):
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """See `Engine.statistics`."""
+        holds, now = 0, self.clock()
+        survey = Survey(now)
         while True:
+            holds += 1
             store = self._inside()
-            now = self.clock()
             if now >= self._next_look:
                 self._look_after(now)
             try:
                 with self._channels as heap:
                     if queue is not None:
                         return self._queues.statistics(queue, now)
-                    words = heap.words
-                    expired, orphaned = words[EXPIRED], words[ORPHANED]
-                    counts = {
-                        "pushed": words[PUSHED],
-                        "popped": words[GONE] - expired - orphaned - words[FLUSHED],
-                        "expired": expired,
-                        "refused": words[REFUSED],
-                        "orphaned": orphaned,
-                        "flushed": words[FLUSHED],
-                        "pending": words[PUSHED] - words[GONE],
-                        "high_water": words[HIGH_WATER],
-                        "oldest_age": self._queues.counts.oldest_age(now),
-                        "queues": words[NAMED],
-                        "processes": len(self._processes.used()),
-                        "recoveries": words[RECOVERIES],
-                    }
-                    used, total = heap.usage()
+                    self._queues.survey(survey)
+                    counts = self._counts(heap)
+                    counts["oldest_age"] = survey.oldest
                 with self._groups as heap:
                     self._follow_flush()
-                    groups_used, groups_total = heap.usage()
-                    counts |= {
-                        "members": heap.words[MEMBERS],
-                        "tables": heap.words[NAMED],
-                        "bytes_used": used + groups_used,
-                        "bytes_total": total + groups_total,
-                    }
+                    used, total = heap.usage()
+                    counts |= {"members": heap.words[MEMBERS], "tables": heap.words[NAMED]}
+                    counts["bytes_used"] += used
+                    counts["bytes_total"] += total
                     counts["recoveries"] += heap.words[RECOVERIES]
                 return counts
+            except Pause:
+                self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
             except BaseException as error:
                 self._let_go(error)
                 raise
+
+    def _counts(self, heap: Heap) -> dict[str, int]:
+        """What is counted in the channels segment."""
+        words = heap.words
+        expired, orphaned = words[EXPIRED], words[ORPHANED]
+        used, total = heap.usage()
+        return {
+            "pushed": words[PUSHED],
+            "popped": words[GONE] - expired - orphaned - words[FLUSHED],
+            "expired": expired,
+            "refused": words[REFUSED],
+            "store_full": words[NO_ROOM],
+            "orphaned": orphaned,
+            "flushed": words[FLUSHED],
+            "pending": words[PUSHED] - words[GONE],
+            "high_water": words[HIGH_WATER],
+            "queues": words[NAMED],
+            "processes": len(self._processes.used()),
+            "recoveries": words[RECOVERIES],
+            "bytes_used": used,
+            "bytes_total": total,
+        }
 
     def flush(self) -> None:
         """See `Engine.flush`."""
@@ -354,14 +395,37 @@ class SharedMemoryEngine(Attachment):
         # Armed bells were forgotten with their queues.
         self._ring_all()
 
-    def _full(self, kind: int, full: NoRoom) -> str:
+    def _full(self, kind: int, full: NoRoom, size: int) -> str:
+        """Why there is no room for ``size`` bytes, and what can be done."""
         option = "channel_memory" if kind == CHANNELS else "group_memory"
         cause = full.args[0]
+        if isinstance(full, OverShare):
+            held, free = full.args
+            return (
+                f"the queue would take {held:,} bytes of {option} and leave {max(free, 0):,}; a "
+                f"queue may take {SHARE} times what it leaves free; read it faster, send it less, "
+                f"or {_ENLARGE.format(option)}"
+            )
         if cause is not None:
             return (
                 f"the system gives the store no more memory ({cause.strerror}): "
                 f"{self.segment.space(self._place)}; free some, use a smaller {option}, another "
                 "engine, or more shared memory (--shm-size for a container)"
             )
-        size = (self._channels if kind == CHANNELS else self._groups).heap.geometry.size
-        return f"all {size:,} bytes of {option} are in use; a larger store needs a larger {option}"
+        heap = (self._channels if kind == CHANNELS else self._groups).heap
+        total = heap.geometry.size
+        used = min(heap.usage()[0], total)
+        return (
+            f"{used:,} of {total:,} bytes of {option} are in use, and the rest has no room for "
+            f"{size:,} more with what goes along; {_ENLARGE.format(option)}"
+        )
+
+
+#: Opening it with another size changes nothing while the store is there.
+_ENLARGE = "to enlarge {0}, destroy() the store, which loses what it holds, and open it larger"
+
+
+def _at_capacity(record: Record) -> str:
+    if record.capacity < 1:
+        return f"its capacity is {record.capacity}, so that the queue takes no message"
+    return f"the queue holds its capacity of {record.capacity}"

@@ -17,18 +17,19 @@ Everything needs the segment's lock. Queues are given by their address.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from struct import Struct
 
 from ..engines.base import Popped
 from ..exceptions import StoreCorrupt
 from .counts import MILLISECOND, pending
-from .heap import Heap
-from .index import Index
+from .heap import MOVE, PASS, Heap, Pause
 from .journal import Change
 from .lane_extents import WORN, LaneExtents, strayed
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
+    ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     ENTRY_SIZE,
     ENTRY_WORDS,
@@ -41,26 +42,34 @@ from .layout import (
     KIND_SHIFT,
     L_STOP,
     L_WORDS,
+    NOTED_MASK,
+    NOTED_SHIFT,
+    ORPHANED,
     PLACE_MASK,
     POPPING,
     PUSHED,
     PUSHING,
-    Q_CHAIN,
     Q_EXPIRED,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
     Q_LANE_OUT,
     Q_OUT,
+    Q_REACH,
     Q_SOONEST,
+    Q_WALK,
     QUEUE,
     RECOVERIES,
     SOONEST,
     STATE,
+    WALK_LANE,
+    WALK_SHIFT,
     WORD,
 )
 
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
+#: Entries that one change takes out of a lane, at most: of those that are live, and others.
+_MOST = 100
 
 #: Half the price of the constructor of a named tuple, which others wait for.
 _made = tuple.__new__
@@ -99,7 +108,8 @@ class Lanes(LaneExtents):
         lifetime = deadline - now
         if not 0 < lifetime < _LONGEST_LIFE:
             return -1
-        count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
+        came = into >> COUNT_SHIFT
+        count = came - (out >> COUNT_SHIFT)
         at, oldest, end = into & PLACE_MASK, out & PLACE_MASK, lane + self._extent
         if count >= capacity or not lane < at < end:
             return -1
@@ -119,9 +129,10 @@ class Lanes(LaneExtents):
             words[queue + Q_SOONEST] = deadline
             if deadline < words[SOONEST]:
                 words[SOONEST] = deadline
-        words[STATE] = PUSHING | queue
-        words[queue + Q_IN] = (into >> COUNT_SHIFT) + 1 << COUNT_SHIFT | stop
-        words[PUSHED] = total = words[PUSHED] + 1
+        total = words[PUSHED]
+        words[STATE] = PUSHING | (came - total & NOTED_MASK) << NOTED_SHIFT | queue
+        words[queue + Q_IN] = came + 1 << COUNT_SHIFT | stop
+        words[PUSHED] = total = total + 1
         if count >= high:
             words[queue + Q_HIGH_WATER] = count + 1
         if total - words[GONE] > words[HIGH_WATER]:
@@ -141,7 +152,8 @@ class Lanes(LaneExtents):
     def pop(self, taken: list[Popped], queue: int, room: int, now: int) -> bool:
         """Take the oldest live messages out of a lane, at most ``room``; False if it is empty.
 
-        If a lane has several extents, out of the first.
+        If a lane has several extents, out of the first. Some at a time: call it until there is
+        no room left, or False.
         """
         words, view = self._words, self._bytes
         out, lane, last, into = _ends(view, (queue + Q_OUT) * WORD)
@@ -155,6 +167,9 @@ class Lanes(LaneExtents):
             raise strayed()
         gone = expired = 0
         wrapped = False
+        if room > _MOST:
+            room = _MOST
+        patience = _MOST
         while room and at != stop:
             first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
@@ -168,15 +183,19 @@ class Lanes(LaneExtents):
             following = start + (size + 7 >> 3)
             if following >= end:
                 raise strayed()
-            if not first & ENTRY_DEAD:
+            if deadline > now and not first & ENTRY_DEAD:
                 gone += 1
-                if deadline > now:
-                    start *= WORD
-                    message = view[start : start + size].tobytes()
-                    taken.append(_made(Popped, (message, deadline)))
-                    room -= 1
-                else:
+                start *= WORD
+                message = view[start : start + size].tobytes()
+                taken.append(_made(Popped, (message, deadline)))
+                room -= 1
+            else:
+                if not first & ENTRY_DEAD:
+                    gone += 1
                     expired += 1
+                patience -= 1
+                if not patience:
+                    room = 0
             at = following
         count = (out >> COUNT_SHIFT) + gone
         is_left = False
@@ -194,11 +213,81 @@ class Lanes(LaneExtents):
             self.move_out(change, queue, count, at)
             self._heap.commit(change)
         else:
-            words[STATE] = POPPING | queue
+            total = words[GONE]
+            words[STATE] = (
+                POPPING | ((out >> COUNT_SHIFT) - total & NOTED_MASK) << NOTED_SHIFT | queue
+            )
             words[queue + Q_OUT] = count << COUNT_SHIFT | at
-            words[GONE] += gone
+            words[GONE] = total + gone
             words[STATE] = IDLE
         return True
+
+    def drop_front(self, queue: int, now: int, are_orphans: bool = False) -> bool:
+        """Drop entries in front of a lane whose deadline has passed, or all as orphans.
+
+        One change, out of the first extent; True if there may be more.
+        """
+        words = self._words
+        lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
+        out, into = words[queue + Q_OUT], words[queue + Q_IN]
+        at = out & PLACE_MASK
+        if out == into or not lane:
+            return False
+        stop = words[lane + L_STOP] if lane != last else into & PLACE_MASK
+        live = 0
+        is_more, is_changed = True, False
+        for entry, following in islice(self._entries_of(lane, at, stop), _MOST):
+            if not words[entry] & ENTRY_DEAD:
+                if words[entry + ENTRY_DEADLINE] > now and not are_orphans:
+                    is_more = False
+                    break
+                live += 1
+            at, is_changed = following, True
+        if not is_changed:
+            return False
+        counted = (ORPHANED,) if are_orphans else (EXPIRED, queue + Q_EXPIRED)
+        change: Change = {word: words[word] + live for word in (GONE, *counted)}
+        self.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
+        self._heap.commit(change)
+        return is_more
+
+    def expire(self, queue: int, now: int) -> None:
+        """Look for what has expired in a lane, from where WALK is on, and drop it. May `Pause`."""
+        words, heap = self._words, self._heap
+        while self.drop_front(queue, now):
+            heap.spend(_MOST * PASS)
+        if words[queue + Q_IN] == words[queue + Q_OUT]:
+            return
+        at = words[queue + Q_WALK] & PLACE_MASK
+        passed = words[queue + Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
+        if not at or passed <= 0:
+            # OUT has come by, and all that was looked at has gone.
+            at = passed = 0
+        soonest = words[queue + Q_SOONEST]
+        try:
+            for entry, _ in self.entries(queue, at):
+                at = entry
+                heap.spend(PASS)
+                first, deadline = words[entry], words[entry + ENTRY_DEADLINE]
+                if first & ENTRY_DEAD:
+                    continue
+                if deadline > now:
+                    passed += 1
+                    if deadline < soonest:
+                        words[queue + Q_SOONEST] = soonest = deadline
+                    continue
+                heap.spend(MOVE)
+                change: Change = {
+                    word: words[word] + 1 for word in (GONE, EXPIRED, queue + Q_EXPIRED)
+                }
+                change[entry] = first | ENTRY_DEAD
+                change[queue + Q_OUT] = words[queue + Q_OUT] + (1 << COUNT_SHIFT)
+                heap.commit(change)
+        except Pause:
+            # In this order: a REACH that is too small is harmless.
+            words[queue + Q_WALK] = WALK_LANE << WALK_SHIFT | at
+            words[queue + Q_REACH] = (words[queue + Q_OUT] >> COUNT_SHIFT) + passed
+            raise
 
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
@@ -230,21 +319,17 @@ def recount(heap: Heap) -> None:
     """Count the move of an IN or OUT that STATE tells of, whose process was killed at it."""
     words = heap.words
     state = words[STATE]
-    queue = state & ~(PUSHING | POPPING)
+    queue = state & PLACE_MASK
     if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
-    index = Index(heap, Q_CHAIN)
-    buckets, _ = index.turn(index.buckets)
-    there_are = sum(
-        pending(words, words[heap.end - handle])
-        for bucket in buckets
-        for handle in index.chain(bucket)
-    )
-    if state & PUSHING:
-        words[PUSHED] = words[GONE] + there_are
-    else:
-        words[GONE] = words[PUSHED] - there_are
+    end, total = (queue + Q_IN, PUSHED) if state & PUSHING else (queue + Q_OUT, GONE)
+    # The end moves first, and then the total by as much. In between they differ by more.
+    difference = (words[end] >> COUNT_SHIFT) - words[total]
+    moved = difference - (state >> NOTED_SHIFT) & NOTED_MASK
+    if moved > _MOST:
+        raise StoreCorrupt(f"{moved} messages of a lane came or went at once")
+    words[total] += moved
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
-    words[HIGH_WATER] = max(words[HIGH_WATER], there_are)
+    words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
     words[RECOVERIES] += 1
     words[STATE] = IDLE

@@ -27,11 +27,13 @@ from .layout import (
     DESTROYED,
     FLUSHES,
     GROUPS,
+    HASH_KEY_BYTES,
     MAGIC,
     VERSION,
     W_BUCKETS,
     W_BYTE_ORDER,
     W_EXTENT_WORDS,
+    W_HASH_KEY,
     W_KIND,
     W_MAGIC,
     W_SIZE,
@@ -323,6 +325,8 @@ class Store:
         words[W_BYTE_ORDER], words[W_VERSION], words[W_KIND] = BYTE_ORDER, VERSION, kind
         words[W_SIZE], words[W_EXTENT_WORDS] = size, geometry.extent_words
         words[W_BUCKETS] = geometry.buckets
+        start = W_HASH_KEY * WORD
+        segment.view[start : start + HASH_KEY_BYTES] = secrets.token_bytes(HASH_KEY_BYTES)
         segment.view[W_STORE_ID * WORD : W_STORE_ID * WORD + 16] = store_id
         region.format()
         segment.view[W_MAGIC : W_MAGIC + 8] = MAGIC

@@ -8,11 +8,10 @@ method is one or more whole changes: a kill leaves a table as before or after.
 from __future__ import annotations
 
 from collections.abc import Callable
-from zlib import crc32
 
 from ..exceptions import StoreCorrupt
-from .heap import Heap, NoRoom
-from .index import NEVER, SWEEP_AGAIN, Index
+from .heap import MOVE, PASS, Heap, NoRoom
+from .index import NEVER, Index
 from .journal import Change
 from .layout import (
     CHANGES,
@@ -22,12 +21,10 @@ from .layout import (
     E_PREVIOUS,
     E_TABLE,
     E_WORDS,
-    HAND,
     MEMBER,
     MEMBERS,
     NAMED,
     SOONEST,
-    SWEPT,
     T_CHAIN,
     T_COUNT,
     T_FIRST,
@@ -35,20 +32,47 @@ from .layout import (
     T_WORDS,
     TABLE,
 )
+from .rounds import Rounds
+
+#: What a member costs to be read.
+_READ = 2 * PASS
+#: After so many changes on the way, reading a table goes on to its end in one hold of the lock.
+_RESTARTS = 4
+
+
+class Reading:
+    """A list of members that is being read, over several holds of the lock."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        #: The soonest deadline among them.
+        self.until = NEVER
+        self.version = -1
+        self.restarts = -1
+        self.handle = self.left = 0
+
+
+def member_name(table: bytes, member: bytes) -> bytes:
+    """What of a member is hashed; for no other pair of names the same."""
+    return b"%c%b%b" % (len(table), table, member)
 
 
 class Tables:
     """All tables of a store. ``alive(word)`` tells whether an owner word's process is."""
 
-    def __init__(self, heap: Heap, owner_alive: Callable[[int], bool]) -> None:
+    def __init__(
+        self, heap: Heap, owner_alive: Callable[[int], bool], deaths: Callable[[], int]
+    ) -> None:
         self._heap = heap
         self._words = heap.words
         self._index = Index(heap, T_CHAIN)
+        self.rounds = Rounds(heap, self._index, deaths)
         self._owner_alive = owner_alive
 
     def _bucket(self, table: bytes, member: bytes | None = None) -> int:
-        code = crc32(table) if member is None else crc32(member, crc32(table))
-        return self._index.bucket(code)
+        if member is None:
+            return self._index.home(table)
+        return self._index.home(member_name(table, member))
 
     def _find(self, bucket: int, kind: int, name: bytes, table: int = 0) -> int:
         """Handle of the table, or of the member of ``table``, with that name; or 0."""
@@ -67,7 +91,7 @@ class Tables:
     # ---- operations
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: int, now: int) -> None:
-        """Add or renew a member. Raises `NoRoom`."""
+        """Add or renew a member. Raises `NoRoom`. May `Pause`; then nothing is added yet."""
         words, heap = self._words, self._heap
         home = self._find(self._bucket(table), TABLE, table)
         if home:
@@ -135,28 +159,33 @@ class Tables:
         home = self._find(self._bucket(table), TABLE, table)
         return self._words[self._words_of(home) + T_VERSION] if home else 0
 
-    def members(self, table: bytes, now: int) -> tuple[list[bytes], int]:
-        """The live members, and the soonest deadline among them."""
+    def read(self, table: bytes, reading: Reading, now: int) -> None:
+        """Read on in the list of live members. May `Pause`.
+
+        It is that of one instant: if it changes on the way, reading begins again. Where that
+        happens time and again, it is read in one go, which takes as long as it is.
+        """
         words, heap = self._words, self._heap
         home = self._find(self._bucket(table), TABLE, table)
-        names: list[bytes] = []
-        soonest = NEVER
-        if not home:
-            return names, soonest
-        handle = words[self._words_of(home) + T_FIRST]
-        count = words[self._words_of(home) + T_COUNT]
-        if count > heap.end // E_WORDS:
-            raise StoreCorrupt("a table counts more members than there can be")
-        for _ in range(count):
-            at = words[heap.end - handle]
-            following = words[at + E_NEXT]
+        version = words[self._words_of(home) + T_VERSION] if home else 0
+        if version != reading.version:
+            reading.version = version
+            reading.restarts += 1
+            reading.names = []
+            reading.until = NEVER
+            reading.handle = words[self._words_of(home) + T_FIRST] if home else 0
+            reading.left = words[self._words_of(home) + T_COUNT] if home else 0
+            if reading.left > heap.end // E_WORDS:
+                raise StoreCorrupt("a table counts more members than there can be")
+        while reading.left:
+            if reading.restarts < _RESTARTS:
+                heap.spend(_READ)
+            at = words[heap.end - reading.handle]
             if self._is_live(at, now):
-                names.append(heap.payload(at, E_WORDS))
-                soonest = min(soonest, words[at + E_DEADLINE])
-            else:
-                self._drop(home, table, handle)
-            handle = following
-        return names, soonest
+                reading.names.append(heap.payload(at, E_WORDS))
+                reading.until = min(reading.until, words[at + E_DEADLINE])
+            reading.handle = words[at + E_NEXT]
+            reading.left -= 1
 
     # ---- upkeep
 
@@ -203,40 +232,38 @@ class Tables:
     def _make_room(self, length: int, now: int) -> bool:
         """Room for a record, at the expense of whatever is dead if need be.
 
-        True if tables may have been removed for it. Raises `NoRoom`.
+        True if tables may have been removed for it. Raises `NoRoom`. May `Pause`.
         """
-        words = self._words
         try:
             self._heap.room_for(length)
             return False
         except NoRoom:
-            # A full store refuses fast: look again only where there can be something.
-            if now < words[SOONEST] and now < words[SWEPT] + SWEEP_AGAIN:
+            if not self.rounds.is_worth_it(now):
                 raise
         self.sweep(now)
         self._heap.room_for(length)
         return True
 
-    def sweep(self, now: int, shares: int = 1) -> None:
-        """Look after one of ``shares`` parts: drop members that are dead, and empty tables."""
+    def sweep(self, now: int) -> None:
+        """Go on with the round: drop members that are dead, and empty tables.
+
+        May `Pause`; if it does not, the round is done.
+        """
         words, heap = self._words, self._heap
-        buckets, hand = self._index.turn(self._index.buckets // shares)
-        soonest = NEVER
-        for bucket in buckets:
+        for bucket in self.rounds.go_on(now):
             for handle in list(self._index.chain(bucket)):
+                heap.spend(2 * PASS)
                 at = words[heap.end - handle]
                 # Dropping the last member of a table may have dropped a later record.
                 if at >= heap.end:
                     continue
                 if heap.kind(at) == TABLE:
                     if not words[at + T_COUNT]:
+                        heap.spend(MOVE)
                         self._discard(handle, heap.payload(at, T_WORDS))
                 elif self._is_live(at, now):
-                    soonest = min(soonest, words[at + E_DEADLINE])
+                    self.rounds.saw(words[at + E_DEADLINE])
                 else:
+                    heap.spend(2 * MOVE)
                     home = words[at + E_TABLE]
                     self._drop(home, heap.payload(words[heap.end - home], T_WORDS), handle)
-        change = {HAND: hand}
-        if shares == 1:
-            change[SOONEST], change[SWEPT] = soonest, now
-        heap.commit(change)

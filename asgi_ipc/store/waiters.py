@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .heap import Heap
+from .heap import MOVE, Heap
 from .journal import Change
 from .layout import (
     FREE_NODE,
@@ -115,7 +115,7 @@ class Waiters:
         return True
 
     def drop_dead(self, queue: int, everybody: bool = False) -> bool:
-        """Forget the dead in front, or everybody; True if somebody is left."""
+        """Forget the dead in front, or everybody; True if somebody is left. May `Pause`."""
         words = self._words
         for _ in range(NODES + 1):
             bell = words[queue + Q_BELL]
@@ -123,6 +123,7 @@ class Waiters:
                 return False
             if not everybody and self._alive(bell):
                 return True
+            self._heap.spend(MOVE)
             change: Change = {}
             self.take(change, queue)
             self._heap.commit(change)
