@@ -9,6 +9,7 @@ from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.heap import Pause
 from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "open_store",
     "record",
     "start",
+    "sweep",
+    "sweep_groups",
     "wait",
 ]
 
@@ -44,6 +47,26 @@ def record(
 ) -> Record:
     """A record that lives for ``lifetime`` nanoseconds."""
     return Record(queue, payload, engine.clock() + lifetime, capacity, owner)
+
+
+def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> None:
+    """End the round under way in the channels, or make one, over as many holds as it takes."""
+    while True:
+        try:
+            with engine._channels:
+                return engine._queues.upkeep.sweep(now, everything=everything)
+        except Pause:
+            pass
+
+
+def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
+    """The same in the groups."""
+    while True:
+        try:
+            with engine._groups:
+                return engine._tables.sweep(now)
+        except Pause:
+            pass
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:

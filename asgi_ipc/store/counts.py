@@ -125,6 +125,7 @@ class Counts:
             change[pushed] = words[pushed] + 1
             for end in (address + Q_IN, address + Q_OUT):
                 change[end] = words[end] - (1 << COUNT_SHIFT)
+            self._lanes.forget_places(change, address)
 
     # ---- telling
 

@@ -132,7 +132,7 @@ class SharedMemoryEngine(Attachment):
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
         taken: list[Popped] = []
-        holds = 0
+        holds = safe = 0
         while True:
             holds += 1
             store = self._store if self._slot >= 0 else None
@@ -148,12 +148,15 @@ class SharedMemoryEngine(Attachment):
                         self._queues.pop(taken, queue, limit, word, now)
                 break
             except Pause:
-                if len(taken) >= limit:
+                safe = len(taken)
+                if safe >= limit:
                     break
                 self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
             except StoreCorrupt:
+                # What was taken in an earlier hold is not in the store any more.
+                del taken[safe:]
                 if not taken:
                     raise
                 break

@@ -239,8 +239,11 @@ class LaneExtents:
         if latest == NEVER:
             return NEVER
         out, seen = words[queue + Q_OUT], words[lane + L_SEEN]
-        if lane == words[queue + Q_LANE_OUT] and out >> COUNT_SHIFT >= seen >> COUNT_SHIFT:
-            seen = out  # What was seen has been read, and maybe written over.
+        if lane == words[queue + Q_LANE_OUT]:
+            if out >> COUNT_SHIFT >= seen >> COUNT_SHIFT:
+                seen = out  # What was seen has been read, and maybe written over.
+        elif not seen:
+            seen = out & ~PLACE_MASK | lane + L_WORDS
         count, seen = seen >> COUNT_SHIFT, seen & PLACE_MASK
         for at, following in islice(self._entries_of(lane, seen, stop), _LOOK):
             deadline = words[at + ENTRY_DEADLINE]
@@ -254,6 +257,13 @@ class LaneExtents:
         words[lane + L_LATEST] = latest
         words[lane + L_SEEN] = count << COUNT_SHIFT | seen
         return latest if seen == stop else NEVER
+
+    def forget_places(self, change: Change, queue: int) -> None:
+        """Have the searches in a lane begin anew: with ``change`` the counts of OUT are others."""
+        change[queue + Q_REACH] = 0
+        lane = self._words[queue + Q_LANE_IN]
+        if lane:
+            change[lane + L_SEEN] = 0
 
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""

@@ -307,6 +307,7 @@ class Lanes(LaneExtents):
             return False
         self._write(start, payload, deadline, lifetime)
         change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
+        self.forget_places(change, queue)
         return True
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:

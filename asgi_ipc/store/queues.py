@@ -259,7 +259,7 @@ class Queues:
                 address = self.find(name)
                 if not self._is_over_share(address, payload):
                     return address
-                if not self.upkeep.rounds.is_worth_it(now):
+                if self.upkeep.rounds.soonest() > now:
                     more = takes(len(payload))
                     held = self._words[address + Q_BYTES] + more
                     raise OverShare(held, self._heap.free_words() * WORD - more)
@@ -360,13 +360,17 @@ class Queues:
 
         True if queues may have been removed for it. Raises `NoRoom`. May `Pause`.
         """
-        try:
-            self._heap.room_for(length)
-            return False
-        except NoRoom:
-            if not self.upkeep.rounds.is_worth_it(now):
-                raise
+        rounds = self.upkeep.rounds
+        if rounds.awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not rounds.is_worth_it(now):
+                    raise
+            rounds.awaited = now
         self.upkeep.sweep(now, everything=True)
+        rounds.awaited = -1
         self._heap.room_for(length)
         return True
 

@@ -234,13 +234,16 @@ class Tables:
 
         True if tables may have been removed for it. Raises `NoRoom`. May `Pause`.
         """
-        try:
-            self._heap.room_for(length)
-            return False
-        except NoRoom:
-            if not self.rounds.is_worth_it(now):
-                raise
+        if self.rounds.awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not self.rounds.is_worth_it(now):
+                    raise
+            self.rounds.awaited = now
         self.sweep(now)
+        self.rounds.awaited = -1
         self._heap.room_for(length)
         return True
 
