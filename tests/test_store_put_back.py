@@ -12,8 +12,8 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
-from .stores import KIB, assert_sound, in_child, open_store, record
-from .test_store_backlog import FULL, extents, payloads, sweep
+from .stores import KIB, assert_sound, in_child, open_store, record, sweep
+from .test_store_backlog import FULL, extents, payloads
 from .test_store_lanes import (
     SECOND,
     Clock,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -48,7 +47,7 @@ from .store import Gone
 from .tables import Reading
 
 #: Records that are pushed in one hold of the lock.
-_BATCH = 16
+_BATCH = 50
 
 
 class _Version:
@@ -93,7 +92,6 @@ class SharedMemoryEngine(Attachment):
         # Before, as others wait for what is done inside.
         now = self.clock()
         while True:
-            holds += 1
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
@@ -115,6 +113,7 @@ class SharedMemoryEngine(Attachment):
                 if done >= len(records):
                     break
             except Pause:
+                holds += 1
                 self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
@@ -134,7 +133,6 @@ class SharedMemoryEngine(Attachment):
         taken: list[Popped] = []
         holds = safe = 0
         while True:
-            holds += 1
             store = self._store if self._slot >= 0 else None
             if store is None:
                 store = self._inside()
@@ -143,14 +141,17 @@ class SharedMemoryEngine(Attachment):
             try:
                 with self._channels:
                     now = self.clock()
-                    # No room for an empty queue to wait on: the waiter's own look will do.
-                    with contextlib.suppress(NoRoom):
+                    try:
                         self._queues.pop(taken, queue, limit, word, now)
+                    except NoRoom:
+                        # No room for an empty queue to wait on: the waiter's own look will do.
+                        pass
                 break
             except Pause:
                 safe = len(taken)
                 if safe >= limit:
                     break
+                holds += 1
                 self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
@@ -181,13 +182,13 @@ class SharedMemoryEngine(Attachment):
         """See `Engine.restore`."""
         holds, now = 0, self.clock()
         while True:
-            holds += 1
             store = self._inside()
             try:
                 with self._channels:
                     bell = self._queues.restore(queue, record, now)
                 break
             except Pause:
+                holds += 1
                 self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
@@ -244,7 +245,6 @@ class SharedMemoryEngine(Attachment):
                 raise ValueError(f"a table and a member have 1 to {MAX_NAME} bytes: {what!r}")
         holds, now = 0, self.clock()
         while True:
-            holds += 1
             store = self._inside()
             try:
                 with self._groups:
@@ -253,6 +253,7 @@ class SharedMemoryEngine(Attachment):
                     self._tables.put(table, member, deadline, word, now)
                 return
             except Pause:
+                holds += 1
                 self._pause(self._groups, holds)
             except Gone:
                 self._reopen(store)
@@ -280,7 +281,6 @@ class SharedMemoryEngine(Attachment):
         """See `Engine.members`."""
         holds, reading = 0, Reading()
         while True:
-            holds += 1
             store = self._inside()
             now = self.clock()
             if now >= self._next_look:
@@ -311,6 +311,7 @@ class SharedMemoryEngine(Attachment):
                     self._tables.read(table, reading, now)
                 return Members(tuple(reading.names), _Version(marks, total, reading.until))
             except Pause:
+                holds += 1
                 self._pause(self._groups, holds)
             except Gone:
                 self._reopen(store)
@@ -325,7 +326,6 @@ class SharedMemoryEngine(Attachment):
         holds, now = 0, self.clock()
         survey = Survey(now)
         while True:
-            holds += 1
             store = self._inside()
             if now >= self._next_look:
                 self._look_after(now)
@@ -345,6 +345,7 @@ class SharedMemoryEngine(Attachment):
                     counts["recoveries"] += heap.words[RECOVERIES]
                 return counts
             except Pause:
+                holds += 1
                 self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)

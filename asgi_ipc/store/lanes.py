@@ -150,10 +150,10 @@ class Lanes(LaneExtents):
         change[queue + Q_IN] = count << COUNT_SHIFT | stop
 
     def pop(self, taken: list[Popped], queue: int, room: int, now: int) -> bool:
-        """Take the oldest live messages out of a lane, at most ``room``; False if it is empty.
+        """Take the oldest messages out of a lane, at most ``room``; False if it is empty.
 
-        If a lane has several extents, out of the first. Some at a time: call it until there is
-        no room left, or False.
+        Up to one that has expired, which `drop_front` drops, and if a lane has several extents,
+        out of the first: call both until there is no room left, or False.
         """
         words, view = self._words, self._bytes
         out, lane, last, into = _ends(view, (queue + Q_OUT) * WORD)
@@ -165,12 +165,11 @@ class Lanes(LaneExtents):
             stop = words[lane + L_STOP]
         if not lane < at < end:
             raise strayed()
-        gone = expired = 0
-        wrapped = False
         if room > _MOST:
             room = _MOST
-        patience = _MOST
-        while room and at != stop:
+        gone = 0
+        wrapped = False
+        while gone < room and at != stop:
             first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
                 if wrapped:
@@ -178,48 +177,31 @@ class Lanes(LaneExtents):
                 wrapped = True
                 at = lane + L_WORDS
                 continue
+            if deadline <= now or first & ENTRY_DEAD:
+                break
             size = first & ENTRY_SIZE
             start = at + ENTRY_WORDS
-            following = start + (size + 7 >> 3)
-            if following >= end:
+            at = start + (size + 7 >> 3)
+            if at >= end:
                 raise strayed()
-            if deadline > now and not first & ENTRY_DEAD:
-                gone += 1
-                start *= WORD
-                message = view[start : start + size].tobytes()
-                taken.append(_made(Popped, (message, deadline)))
-                room -= 1
-            else:
-                if not first & ENTRY_DEAD:
-                    gone += 1
-                    expired += 1
-                patience -= 1
-                if not patience:
-                    room = 0
-            at = following
-        count = (out >> COUNT_SHIFT) + gone
-        is_left = False
+            start *= WORD
+            message = view[start : start + size].tobytes()
+            taken.append(_made(Popped, (message, deadline)))
+            gone += 1
+        went = out >> COUNT_SHIFT
         if at == stop:
             if lane != last:
-                is_left = True
-            elif count != into >> COUNT_SHIFT:
+                change: Change = {GONE: words[GONE] + gone}
+                self.move_out(change, queue, went + gone, at)
+                self._heap.commit(change)
+                return True
+            if went + gone != into >> COUNT_SHIFT:
                 raise strayed()
-        if expired or is_left:
-            change: Change = {
-                GONE: words[GONE] + gone,
-                queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
-                EXPIRED: words[EXPIRED] + expired,
-            }
-            self.move_out(change, queue, count, at)
-            self._heap.commit(change)
-        else:
-            total = words[GONE]
-            words[STATE] = (
-                POPPING | ((out >> COUNT_SHIFT) - total & NOTED_MASK) << NOTED_SHIFT | queue
-            )
-            words[queue + Q_OUT] = count << COUNT_SHIFT | at
-            words[GONE] = total + gone
-            words[STATE] = IDLE
+        total = words[GONE]
+        words[STATE] = POPPING | (went - total & NOTED_MASK) << NOTED_SHIFT | queue
+        words[queue + Q_OUT] = went + gone << COUNT_SHIFT | at
+        words[GONE] = total + gone
+        words[STATE] = IDLE
         return True
 
     def drop_front(self, queue: int, now: int, are_orphans: bool = False) -> bool:

@@ -13,7 +13,7 @@ from struct import Struct
 
 from ..engines.base import Popped, Record
 from .counts import MILLISECOND, Counts, pending
-from .heap import PASS, Heap, NoRoom, OverShare
+from .heap import MOVE, PASS, Heap, NoRoom, OverShare
 from .index import NEVER, Index
 from .journal import Change
 from .lane_extents import HOT
@@ -33,7 +33,9 @@ from .layout import (
     Q_CHAIN,
     Q_HEADS,
     Q_IDLE,
+    Q_IN,
     Q_LANE_IN,
+    Q_OUT,
     Q_OWNER,
     Q_PUSHED,
     Q_SOONEST,
@@ -141,6 +143,7 @@ class Queues:
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
+        self._heap.spend(MOVE)
         bucket = self._index.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
@@ -199,6 +202,7 @@ class Queues:
             self.counts.refusal(address, is_for_room=False)
             raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
+        self._heap.spend(4 * PASS)
         if (
             not address
             or not self._heap.fits(length)
@@ -281,15 +285,19 @@ class Queues:
             if not bell:
                 return
             address = self._create(name, b"", now)
-        if words[address + Q_HEADS] >> FRONT_SHIFT:
+        heads = words[address + Q_HEADS]
+        if heads >> FRONT_SHIFT:
             self._lists.pop(taken, address, FRONT_SHIFT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
-                if words[address + Q_HEADS]:
+                if heads:
                     self._lists.refill(address)
                 return
+            if words[address + Q_IN] == words[address + Q_OUT]:
+                break
             self._heap.spend(100 * PASS)
-        if words[address + Q_HEADS] and len(taken) < limit:
+            self._lanes.drop_front(address, now)
+        if heads and len(taken) < limit:
             self._lists.pop(taken, address, BEHIND_SHIFT, limit, now)
             self._to_lane(address, is_read=True)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
