@@ -47,7 +47,7 @@ from .store import Gone
 from .tables import Reading
 
 #: Records that are pushed in one hold of the lock.
-_BATCH = 50
+_BATCH = 25
 
 
 class _Version:
@@ -113,8 +113,9 @@ class SharedMemoryEngine(Attachment):
                 if done >= len(records):
                     break
             except Pause:
-                holds += 1
-                self._pause(self._channels, holds)
+                if records[done] is left[0]:  # Else some were pushed, and others come as it is.
+                    holds += 1
+                    self._pause(self._channels, holds)
             except Gone:
                 self._reopen(store)
             except BaseException as error:

@@ -139,11 +139,11 @@ class Heap(Log):
         if length > self._spare():
             raise NoRoom(None)
         while True:
-            self.spend(4 * PASS)
+            extents = self._extents_for(length)
+            self.spend(8 * PASS + extents * PASS // 2)
             if words[CLEANING]:
                 self._clean()
                 continue
-            extents = self._extents_for(length)
             if not self._has_ids(extents + 1):
                 self._reserve_ids(extents + 1)
             # One extent stays free: cleaning needs somewhere to move things to.

@@ -13,7 +13,7 @@ from struct import Struct
 
 from ..engines.base import Popped, Record
 from .counts import MILLISECOND, Counts, pending
-from .heap import MOVE, PASS, Heap, NoRoom, OverShare
+from .heap import PASS, Heap, NoRoom, OverShare
 from .index import NEVER, Index
 from .journal import Change
 from .lane_extents import HOT
@@ -57,6 +57,8 @@ from .waiters import Waiters
 _LONGEST_LIFE = (1 << 32) - 1
 #: TAG, OUT, HEADS and IN of a queue.
 _peek = Struct("2Q8xQ8xQ").unpack_from
+#: What a push costs that does not go through a lane; to make a queue costs twice as much.
+_PUSH = 400
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
@@ -143,7 +145,7 @@ class Queues:
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
-        self._heap.spend(MOVE)
+        self._heap.spend(2 * _PUSH)
         bucket = self._index.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
@@ -202,7 +204,7 @@ class Queues:
             self.counts.refusal(address, is_for_room=False)
             raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
-        self._heap.spend(4 * PASS)
+        self._heap.spend(_PUSH)
         if (
             not address
             or not self._heap.fits(length)
@@ -228,6 +230,8 @@ class Queues:
 
     def _to_lane(self, address: int, is_read: bool) -> None:
         """Bring a queue whose messages are in a list nearer to using a lane for them."""
+        # After what the caller came for, so it can't wait. Others of a batch can.
+        self._heap.credit -= 3 * _PUSH
         self._lanes.renew(address, is_read)
         self._lists.refill(address)
 
@@ -295,7 +299,7 @@ class Queues:
                 return
             if words[address + Q_IN] == words[address + Q_OUT]:
                 break
-            self._heap.spend(100 * PASS)
+            self._heap.spend(160 * PASS)
             self._lanes.drop_front(address, now)
         if heads and len(taken) < limit:
             self._lists.pop(taken, address, BEHIND_SHIFT, limit, now)

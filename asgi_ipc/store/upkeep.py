@@ -69,6 +69,7 @@ class Upkeep:
         the round is done.
         """
         words, heap = self._words, self._heap
+        heap.settle()
         for bucket in self.rounds.go_on(now):
             for handle in list(self._index.chain(bucket)):
                 heap.spend(4 * PASS)
