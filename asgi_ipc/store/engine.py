@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..engines.base import (
     MAX_NAME,
     MAX_PAYLOAD,
+    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -18,7 +19,7 @@ from ..engines.base import (
 from ..exceptions import StoreCorrupt, StoreFull
 from .attachment import Attachment
 from .bells import bell_path
-from .heap import SHARE, Heap, NoRoom, OverShare, Pause
+from .heap import Heap, NoRoom, OverShare, Pause
 from .journal import Change
 from .layout import (
     BELL_NUMBER_SHIFT,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..engines.base import SHARE
 from ..exceptions import StoreCorrupt
 from .journal import Change
 from .layout import (
@@ -47,8 +48,6 @@ from .log import WORTH_SPLITTING, Log
 
 #: Handles are reserved this many at a time: a page.
 _IDS_STEP = 512
-#: A queue may grow while its bytes are at most so many times those that are then free.
-SHARE = 7
 #: What one hold of the lock may spend, in opcodes of the interpreter, besides what a plain
 #: operation costs. Together they are at most 20,000, which is half a millisecond.
 HOLD = 10_000

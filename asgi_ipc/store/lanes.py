@@ -306,12 +306,15 @@ def recount(heap: Heap) -> None:
     if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
     end, total = (queue + Q_IN, PUSHED) if state & PUSHING else (queue + Q_OUT, GONE)
-    # The end moves first, and then the total by as much. In between they differ by more.
+    # The end moves, and the total by as much: what is between them now is what the total lacks,
+    # or has too much if only its store was seen.
     difference = (words[end] >> COUNT_SHIFT) - words[total]
-    moved = difference - (state >> NOTED_SHIFT) & NOTED_MASK
-    if moved > _MOST:
-        raise StoreCorrupt(f"{moved} messages of a lane came or went at once")
-    words[total] += moved
+    lacking = difference - (state >> NOTED_SHIFT) & NOTED_MASK
+    if lacking > NOTED_MASK // 2:
+        lacking -= NOTED_MASK + 1
+    if abs(lacking) > _MOST:
+        raise StoreCorrupt(f"{lacking} messages of a lane came or went at once")
+    words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
     words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
     words[RECOVERIES] += 1
