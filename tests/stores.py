@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.mmap import MmapEngine
-from asgi_ipc.exceptions import StoreCorrupt
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Pause
@@ -52,24 +52,22 @@ def record(
 
 def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> None:
     """End the round under way in the channels, or make one, over as many holds as it takes."""
-    for _ in range(engine._channels.heap.end // 64 + 64):
+    for holds in itertools.count(1):
         try:
             with engine._channels:
                 return engine._queues.upkeep.sweep(now, everything=everything)
         except Pause:
-            pass
-    raise StoreCorrupt("the sweep does not end")
+            engine._pause(engine._channels, holds)
 
 
 def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
     """The same in the groups."""
-    for _ in range(engine._groups.heap.end // 64 + 64):
+    for holds in itertools.count(1):
         try:
             with engine._groups:
                 return engine._tables.sweep(now)
         except Pause:
-            pass
-    raise StoreCorrupt("the sweep does not end")
+            engine._pause(engine._groups, holds)
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:
