@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.store.check import check
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Pause
+from asgi_ipc.store.region import Region
 from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
@@ -52,22 +53,28 @@ def record(
 
 def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> None:
     """End the round under way in the channels, or make one, over as many holds as it takes."""
-    for holds in itertools.count(1):
-        try:
-            with engine._channels:
-                return engine._queues.upkeep.sweep(now, everything=everything)
-        except Pause:
-            engine._pause(engine._channels, holds)
+    _in_holds(
+        engine,
+        engine._channels,
+        lambda: engine._queues.upkeep.sweep(now, everything=everything),
+    )
 
 
 def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
     """The same in the groups."""
-    for holds in itertools.count(1):
+    _in_holds(engine, engine._groups, lambda: engine._tables.sweep(now))
+
+
+def _in_holds(engine: SharedMemoryEngine, region: Region, action: Callable[[], None]) -> None:
+    is_done, holds = False, 0
+    while not is_done:
         try:
-            with engine._groups:
-                return engine._tables.sweep(now)
+            with region:
+                action()
+            is_done = True
         except Pause:
-            engine._pause(engine._groups, holds)
+            holds += 1
+            engine._pause(region, holds)
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:

@@ -254,8 +254,8 @@ class LaneExtents:
                 return NEVER
             latest = max(latest, deadline)
             seen = following
-        words[lane + L_LATEST] = latest
-        words[lane + L_SEEN] = count << COUNT_SHIFT | seen
+        # One change: what was passed must have been seen.
+        self._heap.commit({lane + L_LATEST: latest, lane + L_SEEN: count << COUNT_SHIFT | seen})
         return latest if seen == stop else NEVER
 
     def forget_places(self, change: Change, queue: int) -> None:

@@ -233,13 +233,14 @@ class Lanes(LaneExtents):
         self._heap.commit(change)
         return is_more
 
-    def expire(self, queue: int, now: int) -> None:
-        """Look for what has expired in a lane, from where WALK is on, and drop it. May `Pause`."""
+    def expire(self, queue: int, now: int, then: Change) -> None:
+        """Look for what has expired in a lane, from where WALK is on, and drop it.
+
+        Makes the change ``then`` at the end. May `Pause`.
+        """
         words, heap = self._words, self._heap
         while self.drop_front(queue, now):
             heap.spend(_MOST * PASS)
-        if words[queue + Q_IN] == words[queue + Q_OUT]:
-            return
         at = words[queue + Q_WALK] & PLACE_MASK
         passed = words[queue + Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
         if not at or passed <= 0:
@@ -255,8 +256,7 @@ class Lanes(LaneExtents):
                     continue
                 if deadline > now:
                     passed += 1
-                    if deadline < soonest:
-                        words[queue + Q_SOONEST] = soonest = deadline
+                    soonest = min(soonest, deadline)
                     continue
                 heap.spend(MOVE)
                 change: Change = {
@@ -266,10 +266,16 @@ class Lanes(LaneExtents):
                 change[queue + Q_OUT] = words[queue + Q_OUT] + (1 << COUNT_SHIFT)
                 heap.commit(change)
         except Pause:
-            # In this order: a REACH that is too small is harmless.
-            words[queue + Q_WALK] = WALK_LANE << WALK_SHIFT | at
-            words[queue + Q_REACH] = (words[queue + Q_OUT] >> COUNT_SHIFT) + passed
+            # One change: what was passed must have been seen.
+            heap.commit(
+                {
+                    queue + Q_SOONEST: soonest,
+                    queue + Q_WALK: WALK_LANE << WALK_SHIFT | at,
+                    queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
+                }
+            )
             raise
+        heap.commit({**then, queue + Q_SOONEST: soonest})
 
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int

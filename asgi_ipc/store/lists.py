@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..engines.base import Popped
 from .counts import Counts
-from .heap import FREEING, MOVE, PASS, Heap
+from .heap import FREEING, MOVE, PASS, Heap, Pause
 from .journal import Change
 from .lane_extents import WORN
 from .lanes import Lanes
@@ -163,46 +163,56 @@ class Lists:
         heap.commit(change)
         return live
 
-    def expire(self, queue: int, which: int, now: int) -> None:
-        """Look for what has expired in a list, from where WALK is on, and drop it. May `Pause`."""
+    def expire(self, queue: int, which: int, now: int, then: Change) -> None:
+        """Look for what has expired in a list, from where WALK is on, and drop it.
+
+        Makes the change ``then`` at the end. May `Pause`.
+        """
         words, heap = self._words, self._heap
-        phase = WALKS[which] << WALK_SHIFT
         before = words[queue + Q_WALK] & LINK_MASK
         if before:
             message = words[words[heap.end - before] + M_LINK] & LINK_MASK
         else:
             message = head(words, queue, which)
         soonest = words[queue + Q_SOONEST]
-        while message:
-            # Where it goes on if it is to wait, or is killed. What was kept is noted before.
-            words[queue + Q_WALK] = phase | before
-            heap.spend(2 * PASS)
-            at = words[heap.end - message]
-            deadline = words[at + M_DEADLINE]
-            following = words[at + M_LINK] & LINK_MASK
-            if deadline > now:
-                if deadline < soonest:
-                    words[queue + Q_SOONEST] = soonest = deadline
-                before = message
-            else:
-                if heap.is_split(at):
-                    heap.settle()
-                    heap.spend(FREEING)
-                heap.spend(MOVE)
-                change: Change = {}
-                freed = takes(words[at + M_SIZE])
-                change[queue + Q_BYTES] = words[queue + Q_BYTES] - freed
-                heap.free(change, message)
-                self._counts.gone(change, queue, 1, 1)
-                if before:
-                    link = words[heap.end - before] + M_LINK
-                    change[link] = words[link] & ~LINK_MASK | following
+        try:
+            while message:
+                heap.spend(2 * PASS)
+                at = words[heap.end - message]
+                following = words[at + M_LINK] & LINK_MASK
+                if words[at + M_DEADLINE] > now:
+                    soonest = min(soonest, words[at + M_DEADLINE])
+                    before = message
                 else:
-                    set_head(words, change, queue, which, following)
-                if not following and which == BEHIND_SHIFT:
-                    change[queue + Q_TAIL] = before
-                heap.commit(change)
-            message = following
+                    self._drop(queue, which, message, before, following)
+                message = following
+        except Pause:
+            # One change: what was passed must have been seen.
+            walk = WALKS[which] << WALK_SHIFT | before
+            heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})
+            raise
+        heap.commit({**then, queue + Q_SOONEST: soonest})
+
+    def _drop(self, queue: int, which: int, message: int, before: int, following: int) -> None:
+        """Drop a message that has expired, wherever in a list it is. May `Pause`."""
+        words, heap = self._words, self._heap
+        at = words[heap.end - message]
+        if heap.is_split(at):
+            heap.settle()
+            heap.spend(FREEING)
+        heap.spend(MOVE)
+        freed = takes(words[at + M_SIZE])
+        change: Change = {queue + Q_BYTES: words[queue + Q_BYTES] - freed}
+        heap.free(change, message)
+        self._counts.gone(change, queue, 1, 1)
+        if before:
+            link = words[heap.end - before] + M_LINK
+            change[link] = words[link] & ~LINK_MASK | following
+        else:
+            set_head(words, change, queue, which, following)
+        if not following and which == BEHIND_SHIFT:
+            change[queue + Q_TAIL] = before
+        heap.commit(change)
 
     def refill(self, queue: int) -> None:
         """Move some messages from a short list to the lane of its queue.

@@ -10,7 +10,6 @@ Everything needs the segment's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from .heap import Heap
 from .index import NEVER, SWEEP_AGAIN, Index
@@ -38,11 +37,14 @@ class Rounds:
         self._deaths = deaths
         #: When the call came, of this process, that waits for the end of the round.
         self.awaited = -1
+        #: How far this hold has come, and when the first expires of what it has seen.
+        self._hand, self._soonest = 0, NEVER
 
     def go_on(self, now: int) -> Iterator[int]:
         """The buckets in use that this round has not come to; begins one if none is under way.
 
-        May `Pause`; if it does not, the round is done at the end.
+        May `Pause`; then `pause` notes how far it came. If it does not, the round is done at the
+        end.
         """
         words = self._words
         if not words[ROUND_BEGAN]:
@@ -55,10 +57,12 @@ class Rounds:
                     HAND: 0,
                 }
             )
-        yield from self._index.used(words[HAND], partial(words.__setitem__, HAND))
+        self._hand, self._soonest = words[HAND], NEVER
+        yield from self._index.used(self._hand, self._move)
         self._heap.commit(
             {
                 ROUND_BEGAN: 0,
+                SOONEST: min(words[SOONEST], self._soonest),
                 UNSEEN: NEVER,
                 HAND: 0,
                 SWEPT: words[ROUND_BEGAN],
@@ -69,8 +73,15 @@ class Rounds:
 
     def saw(self, soonest: int) -> None:
         """Note when the first of what was just seen expires."""
-        if soonest < self._words[SOONEST]:
-            self._words[SOONEST] = soonest
+        self._soonest = min(self._soonest, soonest)
+
+    def pause(self) -> None:
+        """Leave the rest to the next hold. One change: what was passed must have been seen."""
+        soonest = min(self._words[SOONEST], self._soonest)
+        self._heap.commit({HAND: self._hand, SOONEST: soonest})
+
+    def _move(self, hand: int) -> None:
+        self._hand = hand
 
     def soonest(self) -> int:
         """Nothing expires before this."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..exceptions import StoreCorrupt
-from .heap import MOVE, PASS, Heap, NoRoom
+from .heap import MOVE, PASS, Heap, NoRoom, Pause
 from .index import NEVER, Index
 from .journal import Change
 from .layout import (
@@ -252,21 +252,29 @@ class Tables:
 
         May `Pause`; if it does not, the round is done.
         """
+        try:
+            for bucket in self.rounds.go_on(now):
+                self._look_after(bucket, now)
+        except Pause:
+            self.rounds.pause()
+            raise
+
+    def _look_after(self, bucket: int, now: int) -> None:
+        """Drop what is dead of one bucket."""
         words, heap = self._words, self._heap
-        for bucket in self.rounds.go_on(now):
-            for handle in list(self._index.chain(bucket)):
-                heap.spend(2 * PASS)
-                at = words[heap.end - handle]
-                # Dropping the last member of a table may have dropped a later record.
-                if at >= heap.end:
-                    continue
-                if heap.kind(at) == TABLE:
-                    if not words[at + T_COUNT]:
-                        heap.spend(MOVE)
-                        self._discard(handle, heap.payload(at, T_WORDS))
-                elif self._is_live(at, now):
-                    self.rounds.saw(words[at + E_DEADLINE])
-                else:
-                    heap.spend(2 * MOVE)
-                    home = words[at + E_TABLE]
-                    self._drop(home, heap.payload(words[heap.end - home], T_WORDS), handle)
+        for handle in list(self._index.chain(bucket)):
+            heap.spend(2 * PASS)
+            at = words[heap.end - handle]
+            # Dropping the last member of a table may have dropped a later record.
+            if at >= heap.end:
+                continue
+            if heap.kind(at) == TABLE:
+                if not words[at + T_COUNT]:
+                    heap.spend(MOVE)
+                    self._discard(handle, heap.payload(at, T_WORDS))
+            elif self._is_live(at, now):
+                self.rounds.saw(words[at + E_DEADLINE])
+            else:
+                heap.spend(2 * MOVE)
+                home = words[at + E_TABLE]
+                self._drop(home, heap.payload(words[heap.end - home], T_WORDS), handle)

@@ -7,7 +7,7 @@ Each method is one or more whole changes, and needs the segment's lock; those th
 from __future__ import annotations
 
 from .counts import Counts, ever_pushed, pending
-from .heap import MOVE, PASS, Heap
+from .heap import MOVE, PASS, Heap, Pause
 from .index import NEVER, Index
 from .journal import Change
 from .lanes import Lanes
@@ -70,10 +70,14 @@ class Upkeep:
         """
         words, heap = self._words, self._heap
         heap.settle()
-        for bucket in self.rounds.go_on(now):
-            for handle in list(self._index.chain(bucket)):
-                heap.spend(4 * PASS)
-                self.rounds.saw(self._look_after(words[heap.end - handle], now, everything))
+        try:
+            for bucket in self.rounds.go_on(now):
+                for handle in list(self._index.chain(bucket)):
+                    heap.spend(4 * PASS)
+                    self.rounds.saw(self._look_after(words[heap.end - handle], now, everything))
+        except Pause:
+            self.rounds.pause()
+            raise
 
     def _look_after(self, address: int, now: int, at_once: bool) -> int:
         """Drop what is dead of one queue; before when nothing expires of what it has or gets."""
@@ -123,14 +127,10 @@ class Upkeep:
                 }
             )
         if words[walk] >> WALK_SHIFT == WALK_FRONT:
-            self._lists.expire(address, FRONT_SHIFT, now)
-            words[walk] = WALK_LANE << WALK_SHIFT
+            self._lists.expire(address, FRONT_SHIFT, now, {walk: WALK_LANE << WALK_SHIFT})
         if words[walk] >> WALK_SHIFT == WALK_LANE:
-            if words[address + Q_LANE_IN]:
-                self._lanes.expire(address, now)
-            words[walk] = WALK_BEHIND << WALK_SHIFT
-        self._lists.expire(address, BEHIND_SHIFT, now)
-        self._heap.commit({walk: 0, address + Q_UNSEEN: NEVER})
+            self._lanes.expire(address, now, {walk: WALK_BEHIND << WALK_SHIFT})
+        self._lists.expire(address, BEHIND_SHIFT, now, {walk: 0, address + Q_UNSEEN: NEVER})
 
     def _orphan(self, address: int) -> None:
         """Drop a queue whose owner has gone, with all it holds. May `Pause`."""
