@@ -117,6 +117,7 @@ class Upkeep:
     def _search(self, address: int, now: int) -> None:
         """Look through a queue once for what has expired."""
         words, walk = self._words, address + Q_WALK
+        self._heap.spend(MOVE)
         if not words[walk]:
             # Meanwhile SOONEST is that of what was looked at and of what comes.
             self._heap.commit(
