@@ -44,8 +44,8 @@ from .tables import Tables
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
-#: Seconds between two holds of the lock by one call.
-_PAUSE = 0.0001
+#: Seconds between two holds of the lock by one call, and after how many holds that begins.
+_PAUSE, _WITHOUT_PAUSE = 0.0001, 8
 #: How many holds of a lock a look goes on sweeping for; and how many if a process has gone, whose
 #: queues and memberships are to go within seconds: some 10,000.
 _SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
@@ -338,7 +338,9 @@ class Attachment:
                 "themselves (an operation on them does not end); to start afresh remove it with "
                 f"destroy(), or with this command: {removal(self.argument(), self._place)}"
             )
-        time.sleep(_PAUSE)
+        # Waiters that are awake get in as it is; those asleep need longer to come.
+        if holds > _WITHOUT_PAUSE:
+            time.sleep(_PAUSE)
 
     def _sweep(self, region: Region, swept: _Swept, now: int) -> bool:
         """Sweep a segment for a while; False if there is left what a dead process had."""
