@@ -21,6 +21,8 @@ from asgi_ipc import IPCChannelLayer
 from asgi_ipc.engines import available
 from asgi_ipc.spinning import Spinner
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.heap import Heap
+from asgi_ipc.store.region import Region
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 _PACKAGE = str(Path(asgi_ipc.__file__).parent)
@@ -110,6 +112,42 @@ async def opcodes(action: Action) -> int:
         trace_nothing()
     assert count, "nothing was counted"
     return count
+
+
+def holds(action: Callable[[], object]) -> list[int]:
+    """How many opcodes of asgi_ipc run in each hold of a segment's lock, until an action is done.
+
+    From before the lock is taken until after it has been given back.
+    """
+    counts: list[int] = []
+    count = 0
+    enter, leave = Region.__enter__, Region.__exit__
+
+    def each(code: CodeType, offset: int) -> None:
+        nonlocal count
+        count += code.co_filename.startswith(_PACKAGE)
+
+    def counted_enter(self: Region) -> Heap:
+        nonlocal count
+        count = 0
+        return enter(self)
+
+    def counted_leave(self: Region, *error: Any) -> None:
+        try:
+            leave(self, *error)
+        finally:
+            counts.append(count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Region, "__enter__", counted_enter)
+        patch.setattr(Region, "__exit__", counted_leave)
+        trace_opcodes(each)
+        try:
+            action()
+        finally:
+            trace_nothing()
+    assert counts, "no lock was taken"
+    return counts
 
 
 async def system_calls(action: Action) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.check import check
 from asgi_ipc.store.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.heap import Pause
 from asgi_ipc.store.layout import CHANNELS, GROUPS
+from asgi_ipc.store.region import Region
 from asgi_ipc.store.segment import Place
 from conformance.forks import in_child, killed_at, start, wait
 
@@ -29,6 +32,8 @@ __all__ = [
     "open_store",
     "record",
     "start",
+    "sweep",
+    "sweep_groups",
     "unlink_memory",
     "wait",
 ]
@@ -80,6 +85,32 @@ def assert_gone(place: Place, kind: type[SharedMemoryEngine], locators: list[str
             kind.segment.attach(directory, locator)
     directory.close()
     remove_if_empty(place)
+
+
+def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> None:
+    """End the round under way in the channels, or make one, over as many holds as it takes."""
+    _in_holds(
+        engine,
+        engine._channels,
+        lambda: engine._queues.upkeep.sweep(now, everything=everything),
+    )
+
+
+def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
+    """The same in the groups."""
+    _in_holds(engine, engine._groups, lambda: engine._tables.sweep(now))
+
+
+def _in_holds(engine: SharedMemoryEngine, region: Region, action: Callable[[], None]) -> None:
+    is_done, holds = False, 0
+    while not is_done:
+        try:
+            with region:
+                action()
+            is_done = True
+        except Pause:
+            holds += 1
+            engine._pause(region.heap, holds)
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:

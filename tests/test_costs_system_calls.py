@@ -194,9 +194,10 @@ def test_a_broadcast_to_a_known_group_is_one_lock_round_and_nothing_else(
         for number in range(50):
             await layer.group_add("own", await layer.new_channel())
             await layer.group_add("ordinary", f"ordinary.{number}")
-        for group in ("own", "ordinary"):
+        for group, rounds in (("own", 1), ("ordinary", 2)):
+            # One for every 25 queues, so that others wait for no more.
             calls = await usual(system_calls, partial(layer.group_send, group, MESSAGE))
-            assert calls == lock_round
+            assert calls == rounds * lock_round
 
     run(main())
 

@@ -65,7 +65,7 @@ def test_a_second_engine_of_a_prefix_shares_store_sizes_and_clock(
     with caplog.at_level(logging.WARNING):
         other = MemoryEngine(request.node.name, channel_memory=5, group_memory=6)
     assert "channel_memory=1000" in caplog.text
-    engine.push([Record(b"q", b"x" * 900, 2000, 1)])
+    engine.push([Record(b"q", b"x" * 800, 2000, 1)])
     assert len(other.pop(b"q")) == 1
     clock.now = 77
     assert other.clock() == 77
@@ -89,10 +89,19 @@ def test_the_store_goes_with_its_last_engine_closed_or_forgotten() -> None:
 
 def test_payloads_are_bounded_by_channel_memory_to_the_byte(engine: MemoryEngine) -> None:
     assert engine.push([Record(b"q", b"x" * 600, 2000, 9)]) == []
-    refused = engine.push([Record(b"q", b"x" * 401, 2000, 9), Record(b"q", b"x" * 400, 2000, 9)])
-    assert [(each.position, each.no_room) for each in refused] == [(0, True)]
+    refused = engine.push([Record(b"r", b"x" * 401, 2000, 9), Record(b"r", b"x" * 350, 2000, 9)])
+    assert [(each.position, each.reason) for each in refused] == [(0, "no room")]
     assert "600 of 1000 bytes" in refused[0].detail
-    assert engine.statistics()["bytes_used"] == 1000
+    assert engine.statistics()["bytes_used"] == 950
+
+
+def test_a_queue_has_at_most_seven_times_what_it_leaves_free_to_the_byte(
+    engine: MemoryEngine,
+) -> None:
+    refused = engine.push([Record(b"q", b"x" * 876, 2000, 9), Record(b"q", b"x" * 875, 2000, 9)])
+    assert [(each.position, each.reason) for each in refused] == [(0, "share")]
+    counts = engine.statistics()
+    assert (counts["refused"], counts["store_full"]) == (1, 1)
     engine.flush()
     assert engine.statistics()["bytes_used"] == 0
 

@@ -46,7 +46,7 @@ def test_a_store_takes_as_many_messages_as_that_says(engine: str, size: int) -> 
         message, count = {"type": "x" * size}, 0
         try:
             while True:
-                layer.send("c", message)
+                layer.send(f"c.{count % 8}", message)  # One may not have it all.
                 count += 1
         except StoreFull:
             pass

@@ -70,10 +70,11 @@ _WORDS = {
     or (
         (
             isinstance(getattr(layout, name), int)
-            and 24 <= getattr(layout, name) < 64
+            and 24 <= getattr(layout, name) < 96
             and name.isupper()
         )
         and not name.endswith("_SHIFT")
+        and not name.startswith(("Q_", "W_"))
     )
 }
 

@@ -11,14 +11,18 @@ Queues
   E1   A record is popped once or never, by one caller, whatever the number of callers.
   E2   Records of one queue are popped in the order in which they were pushed.
   E3   `push` never waits for room: it refuses a record whose queue already holds
-       ``capacity`` live records, and a record that the store has no room for, and
-       says which and why; it stores all others of the batch, in their order.
+       ``capacity`` live records, a record that the store has no room for, and a record
+       with which its queue would have too large a share of the store (E7), and says
+       which and why; it stores all others of the batch, in their order.
   E4   A record whose deadline has passed is never popped. It does not count against
        capacity, and its room is given to whoever needs it before anybody is refused.
   E5   What was pushed comes back byte for byte, up to `MAX_PAYLOAD` bytes, and any
        name of 1 to `MAX_NAME` bytes works. Beyond that: `ValueError`, and nothing is stored.
   E6   `restore` puts a popped record back in front of its queue, whatever the capacity.
   E7   Queues are independent: a full or busy one changes nothing for another.
+       (Capability ``bounded``:) a queue takes a record only while its bytes, the record
+       included, are at most `SHARE` times the bytes of the store that are then free. So no
+       queue has more than seven eighths of the memory. An engine may count more than payloads.
 
 Tables
   E8   `put` of a new member adds it; of a present one renews its deadline and owner.
@@ -58,7 +62,7 @@ Upkeep
   E19  After `flush` no record and no member is left, for anyone, and `flushes` has grown
        in every process.
   E20  `statistics` counts each record by what became of it; the numbers agree with what
-       callers saw. A record past its deadline may be counted late, as pending until then.
+       callers saw. A record past its deadline is counted as expired, and not as pending.
   E21  `close` lets go of all this engine holds, its bells included, and may be called twice; the
        store stays if the capability ``survives_exit`` says so. Any other call on a closed
        engine raises `StoreUnavailable`.
@@ -77,6 +81,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 MAX_NAME = 255
 #: Largest record, in bytes: a message of the layer's limit and the names it is for.
 MAX_PAYLOAD = 8 * 1024 * 1024
+#: A queue may have so many times the bytes that it leaves free (E7).
+SHARE = 7
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
 #: How many of them all processes of a store have in common, the store's own name for itself.
@@ -110,10 +116,17 @@ class Refused(NamedTuple):
 
     #: Its place in the batch.
     position: int
-    #: True: the store has no room. False: the queue is at capacity.
+    #: True: there is no room for it. False: the queue is at capacity.
     no_room: bool
     #: For people: what is full, and what to do about it.
     detail: str
+    #: The store has room, but the queue would leave others too little of it; ``no_room`` too.
+    over_share: bool = False
+
+    @property
+    def reason(self) -> str:
+        """In a word or two: ``"capacity"``, ``"no room"`` or ``"share"``."""
+        return "share" if self.over_share else "no room" if self.no_room else "capacity"
 
 
 class Members(NamedTuple):
@@ -232,7 +245,8 @@ class Engine(Protocol):
         """Counts for one queue, or for the whole store (E20).
 
         Always: ``pushed``, ``popped`` (less what was restored), ``expired``,
-        ``refused`` (at capacity or no room), ``orphaned`` (their owner died),
+        ``refused`` (at capacity or no room), ``store_full`` (of the refused, those for
+        which there was no room), ``orphaned`` (their owner died),
         ``pending``, ``high_water`` (most ever pending), ``oldest_age`` (nanoseconds
         since the oldest pending record was pushed). For the store also ``queues``,
         ``members``, ``bytes_used``, ``bytes_total``, ``recoveries``; an engine may add more.

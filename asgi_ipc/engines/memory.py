@@ -23,6 +23,7 @@ from .base import (
     IDENTITY_BYTES,
     MAX_NAME,
     MAX_PAYLOAD,
+    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -51,6 +52,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.entries: deque[_Entry] = deque()
+        self.bytes = 0
         self.soonest = _NEVER  # No entry dies before this.
         self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
         self.counts: Counter[str] = Counter()
@@ -109,10 +111,16 @@ class _Store:
         live = deque(entry for entry in queue.entries if entry.deadline > now)
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
-        self.record_bytes -= sum(len(entry.payload) for entry in dead)
-        self.pending -= len(dead)
+        self.left(queue, dead)
         queue.entries = live  # At once: who peeks has no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
+
+    def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
+        """Count what these records took as free."""
+        size = sum(len(entry.payload) for entry in entries)
+        queue.bytes -= size
+        self.record_bytes -= size
+        self.pending -= len(entries)
 
     def insert(self, queue: _Queue, entry: _Entry, front: bool = False) -> None:
         """Add a record."""
@@ -121,22 +129,27 @@ class _Store:
         else:
             queue.entries.append(entry)
         queue.soonest = min(queue.soonest, entry.deadline)
+        queue.bytes += len(entry.payload)
         self.record_bytes += len(entry.payload)
         self.pending += 1
 
     def drop(self, queue: _Queue) -> None:
         """Take all records out."""
-        self.record_bytes -= sum(len(entry.payload) for entry in queue.entries)
-        self.pending -= len(queue.entries)
+        self.left(queue, queue.entries)
         queue.entries.clear()
         queue.soonest = _NEVER
 
-    def has_room(self, size: int, now: int) -> bool:
-        """Whether a record fits, once the dead have made room for it (E4)."""
-        if self.record_bytes + size > self.channel_memory:
-            for queue in self.queues.values():
-                self.bury(queue, now)
-        return self.record_bytes + size <= self.channel_memory
+    def room(self, queue: _Queue, size: int, now: int) -> tuple[bool, bool]:
+        """Whether a record fits, and whether its queue may have it, once the dead are out (E4)."""
+
+        def look() -> tuple[bool, bool]:
+            free = self.channel_memory - self.record_bytes - size
+            return free >= 0, queue.bytes + size <= SHARE * free  # E7
+
+        if not all(look()):
+            for each in self.queues.values():
+                self.bury(each, now)
+        return look()
 
     def ring(self, queue: _Queue) -> None:
         """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
@@ -264,13 +277,15 @@ class MemoryEngine:
                     detail = f"the queue holds {len(queue.entries)} of {record.capacity} records"
                     refused.append(Refused(index, False, detail))
                     store.count(queue, "refused")
-                elif not store.has_room(len(record.payload), now):
+                elif not all(room := store.room(queue, len(record.payload), now)):
                     detail = (
-                        f"{store.record_bytes} of {store.channel_memory} bytes are in use;"
+                        f"the queue has {queue.bytes} and all {store.record_bytes} of"
+                        f" {store.channel_memory} bytes, too many for {len(record.payload)} more;"
                         " choose a larger channel_memory or a shorter expiry"
                     )
-                    refused.append(Refused(index, True, detail))
+                    refused.append(Refused(index, True, detail, over_share=room[0]))
                     store.count(queue, "refused")
+                    store.count(queue, "store_full")
                 else:
                     store.insert(queue, _Entry(bytes(record.payload), record.deadline, now))
                     store.count(queue, "pushed")
@@ -288,8 +303,7 @@ class MemoryEngine:
         with store.lock:
             found = store.queue(queue, store.clock())
             taken = [found.entries.popleft() for _ in range(min(limit, len(found.entries)))]
-            store.record_bytes -= sum(len(entry.payload) for entry in taken)
-            store.pending -= len(taken)
+            store.left(found, taken)
             store.count(found, "popped", len(taken))
             # Still under the lock: no push comes between this look and the arming (E12).
             if bell is not None and len(taken) < limit and bell not in found.bells:
@@ -386,8 +400,8 @@ class MemoryEngine:
             else:
                 one = store.queues.get(queue, _Queue())
                 queues, counts = [one], one.counts
-            kinds = ("pushed", "popped", "expired", "refused", "orphaned", "flushed", "high_water")
-            result = {kind: counts[kind] for kind in kinds}
+            kinds = ("pushed", "popped", "expired", "refused", "store_full", "orphaned", "flushed")
+            result = {kind: counts[kind] for kind in (*kinds, "high_water")}
             pushed = [entry.pushed for each in queues for entry in each.entries]
             result["pending"] = len(pushed)
             result["oldest_age"] = now - min(pushed, default=now)

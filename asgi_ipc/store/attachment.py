@@ -12,32 +12,33 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, NODE_BYTES, Bell
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
+from .belongings import NAMES
+from .heap import Heap, Pause
 from .journal import Change
 from .layout import (
     BELL_GENERATION_SHIFT,
     BELL_NUMBER_SHIFT,
     CHANGES,
     CHANNELS,
-    DEATHS,
     FLUSHES,
     FORMATTING,
     GROUPS,
     NEXT_TEND,
     SLOT_MASK,
     SMALLEST,
-    SWEPT_DEATHS,
 )
 from .locks import FIRST_SLOT
 from .operation import operation
-from .place import place_for, temporary_folder
+from .place import place_for, removal, temporary_folder
 from .processes import Processes, started
 from .queues import Queues
+from .rounds import Rounds
 from .segment import Segment
 from .sidecar import LONGEST_NAME
 from .store import Gone, Store
@@ -49,12 +50,26 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
-#: A look visits one of so many parts of the hash tables.
-_SWEEP_SHARES = 8
+#: Seconds between two holds of the lock by one call, and after how many holds that begins.
+_PAUSE, _WITHOUT_PAUSE = 0.0001, 8
+#: How many holds of a lock a look goes on sweeping for; and how many if a process has gone, whose
+#: queues and memberships are to go within seconds: some 10,000.
+_SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
+#: Nanoseconds until that is gone on with if it was not enough.
+_GO_ON_AFTER = 50_000_000
 #: How often a look takes the lock to see which processes have died (`Processes.reap`).
 _REAPS = 8
 #: From how many places of the table on a free slot is looked for.
 _LOOKS = 8
+
+
+class _Swept(Protocol):
+    """What is swept in a segment."""
+
+    rounds: Rounds
+
+    def sweep(self, now: int) -> None:
+        """Go on with the round; may `Pause`."""
 
 
 class Attachment:
@@ -173,7 +188,8 @@ class Attachment:
         self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
         self._processes = Processes(self._channels.heap, store.sidecar)
         self._queues = Queues(self._channels.heap, self._processes)
-        self._tables = Tables(self._groups.heap, self._processes.owner_alive)
+        owner_alive, deaths = self._processes.owner_alive, self._processes.deaths
+        self._tables = Tables(self._groups.heap, owner_alive, deaths)
         self._words = self._channels.words
         if not self._identity:
             self._identity = new_identity(store.node())
@@ -408,6 +424,22 @@ class Attachment:
             self._groups.heap.commit(change, after=FORMATTING)
             self._groups.format()
 
+    def _pause(self, heap: Heap, holds: int) -> None:
+        """Let others have the lock, between two holds of one call, of which there were so many.
+
+        A call needs no more of them than there can be work to do; one that does follows a
+        circle in the memory.
+        """
+        if holds > heap.end // 64 + 64:
+            raise StoreCorrupt(
+                f"the {NAMES[heap.geometry.kind]} of the store at {self._place.directory!r} "
+                "contradict themselves (an operation on them does not end); to start afresh remove "
+                f"it with destroy(), or with this command: {removal(self.argument(), self._place)}"
+            )
+        # Waiters that are awake get in as it is; those asleep need longer to come.
+        if holds > _WITHOUT_PAUSE:
+            time.sleep(_PAUSE)
+
     def _look_after(self, now: int) -> None:
         """See that the store still is the store, free what the dead left, drop what expired.
 
@@ -451,20 +483,56 @@ class Attachment:
     def _reap_some(self) -> tuple[list[bytes], bool]:
         return self._reap_slice()
 
-    @operation
     def _sweep(self, now: int) -> None:
-        """Drop what expired, and what the dead left."""
+        """Drop what expired, and what the dead left, for some holds of each lock."""
+        if not self._begin_sweep(now):
+            return
+        done = self._sweep_segment(CHANNELS, now)
+        done &= self._sweep_segment(GROUPS, now)
+        if not done:
+            self._next_look = now + _GO_ON_AFTER
+            self._sweep_again(self._next_look)
+
+    @operation
+    def _begin_sweep(self, now: int) -> bool:
+        """Note when the next sweep is due; False if another process has begun this one."""
         with self._channels as heap:
             if now < self._words[NEXT_TEND]:
-                return
-            deaths = self._words[DEATHS]
-            # What the dead and the closed left goes at once; the rest bit by bit.
-            shares = _SWEEP_SHARES if deaths == self._words[SWEPT_DEATHS] else 1
-            heap.commit({NEXT_TEND: now + _LOOK_EVERY, SWEPT_DEATHS: deaths})
-            self._queues.upkeep.sweep(now, shares)
-        with self._groups:
-            self._follow_flush()
-            self._tables.sweep(now, shares)
+                return False
+            heap.commit({NEXT_TEND: now + _LOOK_EVERY})
+        return True
+
+    @operation
+    def _sweep_again(self, when: int) -> None:
+        with self._channels as heap:
+            heap.commit({NEXT_TEND: when})
+
+    def _sweep_segment(self, kind: int, now: int) -> bool:
+        """Sweep a segment for a while; False if there is left what a dead process had."""
+        holds = 0
+        while True:
+            holds += 1
+            is_complete, is_due = self._sweep_hold(kind, now)
+            if is_complete and not is_due:
+                return True
+            if not is_complete:
+                if holds >= (_SWEEP_HOLDS_AFTER_DEATH if is_due else _SWEEP_HOLDS):
+                    return not is_due
+                self._pause(self._channels.heap, holds)
+
+    @operation
+    def _sweep_hold(self, kind: int, now: int) -> tuple[bool, bool]:
+        """Sweep for one hold; whether the round is complete, and whether one is due for a death."""
+        swept: _Swept = self._queues.upkeep if kind == CHANNELS else self._tables
+        with self._channels if kind == CHANNELS else self._groups:
+            if kind == GROUPS:
+                self._follow_flush()
+            is_due = swept.rounds.is_due()
+            try:
+                swept.sweep(now)
+            except Pause:
+                return False, is_due
+            return True, swept.rounds.is_due()
 
     def _remove_bells(self, dead: list[bytes]) -> None:
         """Remove the bells of processes that have died; of all, where some were just found dead."""

@@ -12,13 +12,13 @@ so a store that is large in name alone needs no more than a small one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
-from zlib import crc32
+from itertools import islice
 
 from ..exceptions import StoreCorrupt
 from .check_records import SLICE, Circle, Records
 from .counts import pending
 from .heap import Heap
+from .index import NEVER, Index
 from .lanes import Lanes
 from .layout import (
     BACKLOG,
@@ -45,10 +45,13 @@ from .layout import (
     L_QUEUE,
     LANE,
     LANES,
+    LEFTOVER,
     LENGTH_MASK,
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
+    M_SIZE,
+    M_WORDS,
     MEMBER,
     MEMBERS,
     MESSAGE,
@@ -58,9 +61,12 @@ from .layout import (
     NODES,
     NODES_USED,
     ORPHANED,
+    PAD_MASK,
+    PAD_SHIFT,
     PIECE,
     PUSHED,
     Q_BELL,
+    Q_BYTES,
     Q_CHAIN,
     Q_GONE,
     Q_HIGH_WATER,
@@ -69,10 +75,11 @@ from .layout import (
     Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
-    Q_SOONEST,
     Q_TAIL,
+    Q_UNSEEN,
     Q_WAIT_FIRST,
     Q_WAIT_LAST,
+    Q_WALK,
     Q_WORDS,
     QUEUE,
     SOONEST,
@@ -82,9 +89,14 @@ from .layout import (
     T_FIRST,
     T_WORDS,
     TABLE,
+    UNSEEN,
+    WALK_BEHIND,
+    WALK_SHIFT,
     WORD,
 )
-from .lists import head
+from .lists import WALKS, head, takes
+from .tables import member_name
+from .upkeep import soonest_of
 
 #: More findings than this say nothing more.
 _MOST = 100
@@ -105,6 +117,8 @@ class _Checker:
         self.words = heap.words
         self.geometry = heap.geometry
         self.records = Records(heap)
+        #: Nothing expires before this.
+        self.soonest = min(self.words[SOONEST], self.words[UNSEEN])
 
     def run(self) -> Iterator[str]:
         """All findings."""
@@ -112,6 +126,7 @@ class _Checker:
             yield f"the state is {self.words[STATE]}: a change has not been ended"
         yield from self.guarded("the handles", self.records.handles)
         yield from self.guarded("the extents", self.records.extents)
+        yield from self.guarded("what is left of a record", self.leftover)
         if self.geometry.kind == CHANNELS:
             yield from self.guarded("the counts", self.counts)
             yield from self.guarded("the queues", self.queues)
@@ -143,25 +158,33 @@ class _Checker:
             if block == _EMPTY[: len(block)]:
                 continue
             for bucket, first in enumerate(memoryview(block).cast("Q"), start):
-                for handle in self.records.follow(
-                    first,
-                    lambda handle: self.words[self.records.address(handle) + chain],
-                    "a chain",
-                ):
+                for handle in self.records.follow(first, following, "a chain"):
                     yield bucket, handle
 
-    def pieces(self, handle: int) -> None:
-        """Note the pieces of a record as reached."""
+    def pieces(self, handle: int, header: int = 1) -> int:
+        """Note the pieces of a record as reached; the bytes that follow its ``header`` words."""
+        size = 0
         for _ in range(self.records.most):
             self.records.reach(handle)
             address = self.records.address(handle)
             meta = self.words[address]
+            length = meta & LENGTH_MASK
+            size += (length - header) * WORD
             if not meta & SPLIT:
-                return
-            handle = self.words[address + (meta & LENGTH_MASK) - 1]
+                return size - (meta >> PAD_SHIFT & PAD_MASK)
+            size -= WORD
+            handle, header = self.words[address + length - 1], 1
             if self.records.kind(handle) != PIECE:
                 raise ValueError(f"a record goes on in one of kind {self.records.kind(handle)}")
         raise Circle("a record does not end")
+
+    def leftover(self) -> Iterator[str]:
+        """The pieces of a record that has gone."""
+        handle = self.words[LEFTOVER]
+        if handle:
+            if self.records.kind(handle) != PIECE:
+                yield f"what is left of a record is of kind {self.records.kind(handle)}"
+            self.pieces(handle)
 
     def counts(self) -> Iterator[str]:
         words = self.words
@@ -174,7 +197,7 @@ class _Checker:
             yield f"more expired, were orphaned or flushed than the {gone} that are gone"
 
     def queues(self) -> Iterator[str]:
-        words = self.words
+        words, index = self.words, Index(self.heap, Q_CHAIN)
         names: set[bytes] = set()
         queues = messages = lanes = behind = last = 0
         waiting = bytearray(NODES + 1)
@@ -182,18 +205,17 @@ class _Checker:
             self.records.reach(handle)
             at = self.records.address(handle)
             name = self.heap.name(at, Q_WORDS)
-            home = self.geometry.hash_table + crc32(name) % self.geometry.buckets
             if bucket != last:
                 # Of one name there are two in one chain, or one of them is found to be elsewhere.
                 names.clear()
                 last = bucket
             queues += 1
-            if self.records.kind(handle) != QUEUE or bucket != home or name in names:
+            if self.records.kind(handle) != QUEUE or bucket != index.home(name) or name in names:
                 yield f"queue {name!r} can't be found by its name"
             names.add(name)
-            yield from self.messages(at, name)
-            messages += pending(words, at)
             extents = self.lane_extents(at)
+            yield from self.messages(at, name, len(extents))
+            messages += pending(words, at)
             if extents:
                 lanes += 1
                 behind += len(extents) - 1
@@ -219,26 +241,33 @@ class _Checker:
         if used > NODES or waiting[1:] != b"\1" * used + bytes(NODES - used):
             yield f"the {used} wait nodes are not in one place each"
 
-    def messages(self, at: int, name: bytes) -> Iterator[str]:
-        """The messages in the lists of the queue at an address."""
+    def messages(self, at: int, name: bytes, extents: int) -> Iterator[str]:
+        """The messages in the lists of the queue at an address, whose lane has some extents."""
         words = self.words
-        last, count, soonest = 0, 0, words[at + Q_SOONEST]
-        front, messages = (
-            self.records.follow(
+        soonest = soonest_of(words, at)
+        took = extents * self.geometry.extent_words * WORD
+        phase, kept = divmod(words[at + Q_WALK], 1 << WALK_SHIFT)
+        is_kept = kept == 0 or phase not in WALKS.values()
+        last = count = 0
+        for which in (FRONT_SHIFT, BEHIND_SHIFT):
+            for message in self.records.follow(
                 head(words, at, which),
                 lambda message: words[self.records.address(message) + M_LINK] & LINK_MASK,
                 f"queue {name!r}",
-            )
-            for which in (FRONT_SHIFT, BEHIND_SHIFT)
-        )
-        for message in chain(front, messages):
-            if self.records.kind(message) != MESSAGE:
-                yield f"queue {name!r} holds a record of kind {self.records.kind(message)}"
-            self.pieces(message)
-            last, count = message, count + 1
-            if words[self.records.address(message) + M_DEADLINE] < soonest:
-                yield f"queue {name!r} has a message that expires sooner than it says"
-        if soonest < words[SOONEST] and count:
+            ):
+                if self.records.kind(message) != MESSAGE:
+                    yield f"queue {name!r} holds a record of kind {self.records.kind(message)}"
+                here = self.records.address(message)
+                size = words[here + M_SIZE]
+                if self.pieces(message, M_WORDS) != size:
+                    yield f"queue {name!r} has a message of another size than it says"
+                took += takes(size)
+                last, count = message, count + 1
+                if words[here + M_DEADLINE] < soonest:
+                    yield f"queue {name!r} has a message that expires sooner than it says"
+                if message == kept and phase == WALKS[which]:
+                    is_kept = True
+        if soonest < self.soonest and count:
             yield f"queue {name!r} may expire sooner than the store says"
         if head(words, at, BEHIND_SHIFT) and last != words[at + Q_TAIL]:
             yield f"queue {name!r} does not end at its tail"
@@ -246,6 +275,12 @@ class _Checker:
             yield f"queue {name!r} has {pending(words, at)} messages, over its high-water mark"
         if count != words[at + Q_PUSHED] - words[at + Q_GONE]:
             yield f"queue {name!r} has {count} messages and counts otherwise"
+        if took != words[at + Q_BYTES]:
+            yield f"queue {name!r} takes {took} bytes and counts {words[at + Q_BYTES]}"
+        if not is_kept:
+            yield f"queue {name!r} is searched from a message that it has not"
+        if phase > WALK_BEHIND or (not phase and (kept or words[at + Q_UNSEEN] != NEVER)):
+            yield f"queue {name!r} says that it is searched, and not where"
 
     def lane_extents(self, at: int) -> list[int]:
         """Where the extents are that the lane of the queue at an address has."""
@@ -273,13 +308,13 @@ class _Checker:
                 yield f"the lane of queue {name!r} is another's"
         if extents[-1] != words[at + Q_LANE_IN]:
             yield f"the lane of queue {name!r} does not end where messages come in"
-        count, soonest = 0, words[at + Q_SOONEST]
+        count, soonest = 0, soonest_of(words, at)
         for entry, _ in Lanes(self.heap).entries(at):
             if not words[entry] & ENTRY_DEAD:
                 count += 1
                 if words[entry + ENTRY_DEADLINE] < soonest:
                     yield f"the lane of queue {name!r} has a message that expires sooner"
-        if count and soonest < words[SOONEST]:
+        if count and soonest < self.soonest:
             yield f"queue {name!r} may expire sooner than the store says"
         if count != (words[at + Q_IN] >> COUNT_SHIFT) - (words[at + Q_OUT] >> COUNT_SHIFT):
             yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
@@ -295,25 +330,24 @@ class _Checker:
         return self.words[self.geometry.nodes + (node - 1) * NODE_WORDS + NODE_NEXT]
 
     def tables(self) -> Iterator[str]:
-        words, hash_table = self.words, self.geometry.hash_table
+        words, index = self.words, Index(self.heap, E_CHAIN)
         named = total = listed = 0
         for bucket, handle in self.chains(E_CHAIN):
             self.records.reach(handle)
             at = self.records.address(handle)
             if self.records.kind(handle) == MEMBER:
-                home = words[at + E_TABLE]
                 total += 1
-                table = self.heap.name(self.records.address(home), T_WORDS)
+                table = self.heap.name(self.records.address(words[at + E_TABLE]), T_WORDS)
                 name = self.heap.name(at, E_WORDS)
-                code = crc32(name, crc32(table))
-                if words[at + E_DEADLINE] < words[SOONEST]:
+                home = index.home(member_name(table, name))
+                if words[at + E_DEADLINE] < self.soonest:
                     yield f"member {name!r} of {table!r} expires sooner than the store says"
             elif self.records.kind(handle) == TABLE:
-                code = crc32(self.heap.name(at, T_WORDS))
+                home = index.home(self.heap.name(at, T_WORDS))
             else:
                 yield f"the hash table holds a record of kind {self.records.kind(handle)}"
                 continue
-            if bucket != hash_table + code % self.geometry.buckets:
+            if bucket != home:
                 yield f"record {handle} can't be found by its name"
         for _, handle in self.chains(E_CHAIN):
             if self.records.kind(handle) != TABLE:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from .heap import Heap
 from .layout import (
+    CLEANING,
     CURSOR,
     CURSOR_END,
     EXTENTS_USED,
@@ -22,6 +23,7 @@ from .layout import (
     KIND_MASK,
     KIND_SHIFT,
     LENGTH_MASK,
+    LIVE,
     NODES,
 )
 
@@ -158,9 +160,14 @@ class Records:
             yield f"the cursor {cursor} has no extent"
         if current >= 0 and free[current]:
             yield "the current extent is on the free list"
-        found = 0
+        cleaning = words[CLEANING]
+        cleaned = (cleaning - first) // size if cleaning else -1
+        if cleaning and (not 0 <= cleaned < used or free[cleaned]):
+            yield f"an extent is being cleaned at {cleaning}, where there is nothing to clean"
+        found = total = 0
         for extent in range(used):
             said = words[geometry.extent_live + extent]
+            total += said
             if free[extent]:
                 if said:
                     yield f"extent {extent} is free and has {said} live words"
@@ -168,11 +175,14 @@ class Records:
             start = first + extent * size
             stop = cursor if extent == current else start + size
             live, address = 0, start
+            is_at_record = extent != cleaned
             while address < stop and (length := words[address] & LENGTH_MASK):
                 handle = words[address] >> ID_SHIFT
                 if 0 < handle <= words[IDS_USED] and words[self.heap.end - handle] == address:
                     live += length
                     found += 1
+                if address == cleaning:
+                    is_at_record = True
                 address += length
             if live != said:
                 yield f"extent {extent} has {live} live words and says {said}"
@@ -180,5 +190,9 @@ class Records:
                 yield f"extent {extent} has no live words and is not free"
             if address != stop:
                 yield f"extent {extent} is not filled by its records"
+            if not is_at_record:
+                yield f"extent {extent} is being cleaned at {cleaning}, which is inside a record"
+        if total != words[LIVE]:
+            yield f"{words[LIVE]} live words are counted in all, and the extents have {total}"
         if found != self.live:
             yield f"{self.live - found} records are in free extents, behind the cursor or in others"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .heap import Heap
-from .index import Index
+from .heap import PASS, Heap
 from .journal import Change
 from .layout import (
     COUNT_SHIFT,
-    ENTRY_DEAD,
     ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     EXPIRED,
@@ -23,17 +21,21 @@ from .layout import (
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
+    NO_ROOM,
     ORPHANED,
     PUSHED,
+    Q_BYTES,
     Q_EXPIRED,
     Q_GONE,
     Q_HEADS,
     Q_HIGH_WATER,
     Q_IN,
+    Q_NO_ROOM,
     Q_OUT,
     Q_PUSHED,
     Q_REFUSED,
     Q_SOONEST,
+    REFUSED,
     SOONEST,
 )
 
@@ -58,10 +60,9 @@ def ever_pushed(words: memoryview, queue: int) -> int:
 class Counts:
     """The counts of a store."""
 
-    def __init__(self, heap: Heap, index: Index, lanes: Lanes) -> None:
+    def __init__(self, heap: Heap, lanes: Lanes) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = index
         self._lanes = lanes
 
     # ---- noting
@@ -88,6 +89,18 @@ class Counts:
             change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
             change[EXPIRED] = words[EXPIRED] + expired
 
+    def refusal(self, address: int, is_for_room: bool) -> None:
+        """Count a refused push to a queue; 0 is a queue that there is not."""
+        words = self._words
+        counted = [REFUSED]
+        if is_for_room:
+            counted.append(NO_ROOM)
+        if address:
+            counted.append(address + Q_REFUSED)
+            if is_for_room:
+                counted.append(address + Q_NO_ROOM)
+        self._heap.commit({word: words[word] + 1 for word in counted})
+
     def back(self, change: Change) -> None:
         """Note with a change that a message which had been taken is there again.
 
@@ -112,6 +125,7 @@ class Counts:
             change[pushed] = words[pushed] + 1
             for end in (address + Q_IN, address + Q_OUT):
                 change[end] = words[end] - (1 << COUNT_SHIFT)
+            self._lanes.forget_places(change, address)
 
     # ---- telling
 
@@ -126,38 +140,33 @@ class Counts:
         words = self._words
         if not address:
             return dict.fromkeys(
-                ("pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water",
-                 "oldest_age"), 0,
+                ("pushed", "popped", "expired", "refused", "store_full", "orphaned", "pending",
+                 "high_water", "oldest_age", "bytes"), 0,
             )  # fmt: skip
         return {
             "pushed": ever_pushed(words, address),
             "popped": self.popped(address),
             "expired": words[address + Q_EXPIRED],
             "refused": words[address + Q_REFUSED],
+            "store_full": words[address + Q_NO_ROOM],
             "orphaned": 0,
             "pending": pending(words, address),
             "high_water": words[address + Q_HIGH_WATER],
-            "oldest_age": self._age(address, now),
+            "oldest_age": self.age(address, now),
+            "bytes": words[address + Q_BYTES],
         }
 
-    def oldest_age(self, now: int) -> int:
-        """Nanoseconds since the oldest message of all was pushed."""
-        words, heap = self._words, self._heap
-        buckets, _ = self._index.turn(self._index.buckets)
-        return max(
-            (self._age(words[heap.end - handle], now) for handle in self._index.records(buckets)),
-            default=0,
-        )
-
-    def _age(self, address: int, now: int) -> int:
+    def age(self, address: int, now: int) -> int:
+        """Nanoseconds since the oldest message of a queue was pushed. May `Pause`."""
         words = self._words
         heads = words[address + Q_HEADS]
         if heads >> FRONT_SHIFT:
             return self._age_of(heads >> FRONT_SHIFT, now)
+        while self._lanes.drop_front(address, 0):
+            self._heap.spend(PASS)
         for at, _ in self._lanes.entries(address):
-            if not words[at] & ENTRY_DEAD:
-                lifetime = (words[at] >> ENTRY_LIFETIME_SHIFT) * MILLISECOND
-                return max(0, now - (words[at + ENTRY_DEADLINE] - lifetime))
+            lifetime = (words[at] >> ENTRY_LIFETIME_SHIFT) * MILLISECOND
+            return max(0, now - (words[at + ENTRY_DEADLINE] - lifetime))
         return self._age_of(heads & LINK_MASK, now)
 
     def _age_of(self, message: int, now: int) -> int:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..engines.base import (
     MAX_NAME,
     MAX_PAYLOAD,
+    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -16,10 +17,10 @@ from ..engines.base import (
     Record,
     Refused,
 )
-from ..exceptions import StoreFull
+from ..exceptions import StoreCorrupt, StoreFull
 from .attachment import Attachment
 from .bells import bell_name, open_writer
-from .heap import NoRoom
+from .heap import Heap, NoRoom, OverShare, Pause
 from .journal import Change
 from .layout import (
     BELL_NUMBER_SHIFT,
@@ -35,6 +36,7 @@ from .layout import (
     HIGH_WATER,
     MEMBERS,
     NAMED,
+    NO_ROOM,
     NODES,
     ORPHANED,
     PUSHED,
@@ -43,9 +45,13 @@ from .layout import (
     SLOT_MASK,
 )
 from .operation import operation
-from .queues import AtCapacity
+from .queues import AtCapacity, Survey
 from .store import Gone
 from .suitable import unsuitable
+from .tables import Reading
+
+#: Records that are pushed in one hold of the lock.
+_BATCH = 25
 
 
 class _Version:
@@ -86,13 +92,14 @@ class SharedMemoryEngine(Attachment):
                 )
         refused: list[Refused] = []
         bells: list[tuple[bytes, int]] = []
-        done = 0
+        done = holds = 0
+        # Before, as other processes wait for what is done inside.
+        now = self.clock()
         while True:
             store = self._store
             if self._slot < 0:
                 store = self._inside()
-            # Before, as others wait for what is done inside.
-            left, push, now = records[done:], self._queues.push, self.clock()
+            left, push = records[done : done + _BATCH], self._queues.push
             try:
                 try:
                     with self._channels:
@@ -102,16 +109,22 @@ class SharedMemoryEngine(Attachment):
                                 if bell:
                                     bells.append((record.queue, bell))
                             except AtCapacity:
-                                detail = f"the queue holds its capacity of {record.capacity}"
-                                refused.append(Refused(done, False, detail))
+                                refused.append(Refused(done, False, _at_capacity(record)))
                             except NoRoom as full:
-                                refused.append(Refused(done, True, self._full(CHANNELS, full)))
+                                detail = self._full(CHANNELS, full, len(record.payload))
+                                is_share = isinstance(full, OverShare)
+                                refused.append(Refused(done, True, detail, is_share))
                             done += 1
-                    break
+                    if done >= len(records):
+                        break
                 # As `CriticalSection.run`, and twice for the same reason.
                 except BaseException:
                     self._let_go(store)
                     raise
+            except Pause as pause:
+                if records[done] is left[0]:  # Else some were pushed, and others come as it is.
+                    holds += 1
+                    self._pause(pause.heap, holds)
             except Gone:
                 self._reopen(store)
             except BaseException:
@@ -125,27 +138,41 @@ class SharedMemoryEngine(Attachment):
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
+        taken: list[Popped] = []
+        holds = safe = 0
         while True:
             store = self._store
             if self._slot < 0:
                 store = self._inside()
-            # Before, as others wait for what is done inside.
+            # Before, as other processes wait for what is done inside.
             word = self._bell_word(bell) if bell is not None else 0
             try:
                 try:
                     with self._channels:
                         now = self.clock()
                         try:
-                            taken = self._queues.pop(queue, limit, word, now)
+                            self._queues.pop(taken, queue, limit, word, now)
                         except NoRoom:
-                            # No room for an empty queue to wait on: the waiter polls anyway.
-                            taken = []
+                            # No room for an empty queue to wait on: the receiver polls anyway.
+                            pass
                     break
                 except BaseException:
                     self._let_go(store)
                     raise
+            except Pause as pause:
+                safe = len(taken)
+                if safe >= limit:
+                    break
+                holds += 1
+                self._pause(pause.heap, holds)
             except Gone:
                 self._reopen(store)
+            except StoreCorrupt:
+                # What was taken in an earlier hold is not in the store any more.
+                del taken[safe:]
+                if not taken:
+                    raise
+                break
             except BaseException:
                 self._let_go(store)
                 raise
@@ -163,17 +190,17 @@ class SharedMemoryEngine(Attachment):
 
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
-        bell = self._put_back(queue, record)
+        bell = self._put_back(queue, record, self.clock())
         if bell:
             self._ring(queue, bell)
 
     @operation
-    def _put_back(self, queue: bytes, record: Popped) -> int:
+    def _put_back(self, queue: bytes, record: Popped, now: int) -> int:
         try:
             with self._channels:
-                return self._queues.restore(queue, record, self.clock())
+                return self._queues.restore(queue, record, now)
         except NoRoom as full:
-            raise StoreFull(self._full(CHANNELS, full)) from full
+            raise StoreFull(self._full(CHANNELS, full, len(record.payload))) from full
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """See `Engine.disarm`."""
@@ -224,17 +251,17 @@ class SharedMemoryEngine(Attachment):
         for what in (table, member):
             if not 0 < len(what) <= MAX_NAME:
                 raise ValueError(f"a table and a member have 1 to {MAX_NAME} bytes: {what!r}")
-        self._put(table, member, deadline, owner)
+        self._put(table, member, deadline, owner, self.clock())
 
     @operation
-    def _put(self, table: bytes, member: bytes, deadline: int, owner: bytes) -> None:
+    def _put(self, table: bytes, member: bytes, deadline: int, owner: bytes, now: int) -> None:
         try:
             with self._groups:
                 self._follow_flush()
                 word = self._processes.owner_word(owner) if owner else 0
-                self._tables.put(table, member, deadline, word, self.clock())
+                self._tables.put(table, member, deadline, word, now)
         except NoRoom as full:
-            raise StoreFull(self._full(GROUPS, full)) from full
+            raise StoreFull(self._full(GROUPS, full, len(member))) from full
 
     @operation
     def remove(self, table: bytes, member: bytes) -> bool:
@@ -261,7 +288,7 @@ class SharedMemoryEngine(Attachment):
             fresh = now < version.until
             if known and fresh and version.total == total:
                 return known
-            return self._members(table, known, fresh, total, now)
+            return self._members(table, known, fresh, total, now, Reading())
 
     @operation
     def _members(
@@ -271,6 +298,7 @@ class SharedMemoryEngine(Attachment):
         fresh: bool,
         total: tuple[int, int, int],
         now: int,
+        reading: Reading,
     ) -> Members:
         version = known.version if known else _NO_VERSION
         with self._groups:
@@ -280,8 +308,8 @@ class SharedMemoryEngine(Attachment):
             if known and fresh and version.table == marks and version.total[1:] == total[1:]:
                 version.total = total
                 return known
-            names, until = self._tables.members(table, now)
-        return Members(tuple(names), _Version(marks, total, until))
+            self._tables.read(table, reading, now)
+        return Members(tuple(reading.names), _Version(marks, total, reading.until))
 
     # ---- upkeep
 
@@ -291,41 +319,46 @@ class SharedMemoryEngine(Attachment):
         now = self.clock()
         if now >= self._next_look:
             self._look_after(now)
-        return self._statistics(queue, now)
+        return self._statistics(queue, Survey(now), now)
 
     @operation
-    def _statistics(self, queue: bytes | None, now: int) -> dict[str, int]:
+    def _statistics(self, queue: bytes | None, survey: Survey, now: int) -> dict[str, int]:
         with self._channels as heap:
             if queue is not None:
                 return self._queues.statistics(queue, now)
-            words = heap.words
-            expired, orphaned = words[EXPIRED], words[ORPHANED]
-            counts = {
-                "pushed": words[PUSHED],
-                "popped": words[GONE] - expired - orphaned - words[FLUSHED],
-                "expired": expired,
-                "refused": words[REFUSED],
-                "orphaned": orphaned,
-                "flushed": words[FLUSHED],
-                "pending": words[PUSHED] - words[GONE],
-                "high_water": words[HIGH_WATER],
-                "oldest_age": self._queues.counts.oldest_age(now),
-                "queues": words[NAMED],
-                "processes": len(self._processes.used()),
-                "recoveries": words[RECOVERIES],
-            }
-            used, total = heap.usage()
+            self._queues.survey(survey)
+            counts = self._counts(heap)
+            counts["oldest_age"] = survey.oldest
         with self._groups as heap:
             self._follow_flush()
-            groups_used, groups_total = heap.usage()
-            counts |= {
-                "members": heap.words[MEMBERS],
-                "tables": heap.words[NAMED],
-                "bytes_used": used + groups_used,
-                "bytes_total": total + groups_total,
-            }
+            used, total = heap.usage()
+            counts |= {"members": heap.words[MEMBERS], "tables": heap.words[NAMED]}
+            counts["bytes_used"] += used
+            counts["bytes_total"] += total
             counts["recoveries"] += heap.words[RECOVERIES]
         return counts
+
+    def _counts(self, heap: Heap) -> dict[str, int]:
+        """What is counted in the channels segment."""
+        words = heap.words
+        expired, orphaned = words[EXPIRED], words[ORPHANED]
+        used, total = heap.usage()
+        return {
+            "pushed": words[PUSHED],
+            "popped": words[GONE] - expired - orphaned - words[FLUSHED],
+            "expired": expired,
+            "refused": words[REFUSED],
+            "store_full": words[NO_ROOM],
+            "orphaned": orphaned,
+            "flushed": words[FLUSHED],
+            "pending": words[PUSHED] - words[GONE],
+            "high_water": words[HIGH_WATER],
+            "queues": words[NAMED],
+            "processes": len(self._processes.used()),
+            "recoveries": words[RECOVERIES],
+            "bytes_used": used,
+            "bytes_total": total,
+        }
 
     def flush(self) -> None:
         """See `Engine.flush`."""
@@ -348,14 +381,37 @@ class SharedMemoryEngine(Attachment):
         with self._groups:
             self._follow_flush()
 
-    def _full(self, kind: int, full: NoRoom) -> str:
+    def _full(self, kind: int, full: NoRoom, size: int) -> str:
+        """Why there is no room for ``size`` bytes, and what can be done."""
         option = "channel_memory" if kind == CHANNELS else "group_memory"
         cause = full.args[0]
+        if isinstance(full, OverShare):
+            held, free = full.args
+            return (
+                f"the queue would take {held:,} bytes of {option} and leave {max(free, 0):,}; a "
+                f"queue may take {SHARE} times what it leaves free; read it faster, send it less, "
+                f"or {_ENLARGE.format(option)}"
+            )
         if cause is not None:
             return (
                 f"the system gives the store no more memory ({cause.strerror}): "
                 f"{self.segment.space(self._place.directory)}; free some, use a smaller {option}, "
                 "another engine, or more shared memory (--shm-size for a container)"
             )
-        size = (self._channels if kind == CHANNELS else self._groups).heap.geometry.size
-        return f"all {size:,} bytes of {option} are in use; a larger store needs a larger {option}"
+        heap = (self._channels if kind == CHANNELS else self._groups).heap
+        total = heap.geometry.size
+        used = min(heap.usage()[0], total)
+        return (
+            f"{used:,} of {total:,} bytes of {option} are in use, and the rest has no room for "
+            f"{size:,} more with what goes along; {_ENLARGE.format(option)}"
+        )
+
+
+#: Opening it with another size changes nothing while the store is there.
+_ENLARGE = "to enlarge {0}, destroy() the store, which loses what it holds, and open it larger"
+
+
+def _at_capacity(record: Record) -> str:
+    if record.capacity < 1:
+        return f"its capacity is {record.capacity}, so that the queue takes no message"
+    return f"the queue holds its capacity of {record.capacity}"

@@ -5,16 +5,22 @@ When no extent is free and none can be reserved, the extent with the least live 
 handle, and makes every hole usable in the end: there is no fragmentation that could
 refuse a record while there is room for it.
 
-Everything here needs the segment's lock.
+Everything here needs the segment's lock, and nobody holds that for long. What may take long
+is made of many whole changes and *spends* the credit of its hold as it goes. When that is used
+up it raises `Pause`; the operation releases the lock, takes it anew and is called again, from
+its beginning: it finds done what was done. Until an extent that is being cleaned (CLEANING) is
+empty no new record is added, as that might take the room that its records move to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from ..engines.base import SHARE
 from ..exceptions import StoreCorrupt
 from .journal import Change
 from .layout import (
+    CLEANING,
     CURSOR,
     CURSOR_END,
     EXTENTS_USED,
@@ -29,7 +35,9 @@ from .layout import (
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
+    LEFTOVER,
     LENGTH_MASK,
+    LIVE,
     PAD_MASK,
     PAD_SHIFT,
     SPLIT,
@@ -40,10 +48,28 @@ from .log import WORTH_SPLITTING, Log
 
 #: Handles are reserved this many at a time: a page.
 _IDS_STEP = 512
+#: What one hold of the lock may spend, in opcodes of the interpreter, besides what a plain
+#: operation costs. Together they are at most 20,000, which is half a millisecond.
+HOLD = 10_000
+#: What steps cost at most: to pass over a record, to move one, to free one, or some of its pieces.
+PASS, MOVE, FREEING = 50, 500, 6_000
+
+
+class Pause(Exception):
+    """This hold has lasted long enough: release the lock, take it again, and call again."""
+
+    def __init__(self, heap: Heap) -> None:
+        super().__init__()
+        #: That of the segment whose lock it is.
+        self.heap = heap
 
 
 class NoRoom(Exception):
     """The segment is full. The argument is the OSError of the last `reserve`, or None."""
+
+
+class OverShare(NoRoom):
+    """There is room, but a queue would have too much of it: its bytes, and those then free."""
 
 
 class Heap(Log):
@@ -58,28 +84,77 @@ class Heap(Log):
         super().__init__(view, geometry)
         self._reserve = reserve
         self._refusal: OSError | None = None
+        #: What this hold may still spend. Who takes the lock sets it to HOLD.
+        self.credit = HOLD
+
+    # ---- long work
+
+    def spend(self, cost: int) -> None:
+        """Say what is to be done next, before it is; raises `Pause` if it is to wait.
+
+        Only between whole changes, and not after the one that the caller came for.
+        """
+        self.credit -= cost
+        if self.credit < 0:
+            # Not as long as another thread of this process may need.
+            raise Pause(self)
+
+    def settle(self) -> None:
+        """Free what is left of records that have gone. May `Pause`."""
+        words = self.words
+        while handle := words[LEFTOVER]:
+            self.spend(FREEING)
+            change: Change = {LEFTOVER: 0}
+            self.free(change, handle)
+            self.commit(change)
+
+    def is_split(self, address: int) -> bool:
+        """Whether the record at an address has pieces elsewhere."""
+        return self.words[address] & SPLIT > 0
+
+    # ---- room
+
+    def is_over_share(self, held: int, new: int) -> bool:
+        """Whether a queue of ``held`` bytes would leave others too little of the memory.
+
+        With ``new`` words that are not in use yet.
+        """
+        return held > SHARE * WORD * (self.free_words() - new)
+
+    def fits(self, length: int) -> bool:
+        """Whether a record of ``length`` words can be added as things are."""
+        words = self.words
+        return (
+            words[CURSOR] + length <= words[CURSOR_END]
+            and (words[FREE_ID] > 0 or words[IDS_USED] < words[IDS_RESERVED])
+            and not words[CLEANING]
+        )
 
     def room_for(self, length: int) -> None:
         """Make room for one record of ``length`` words, cleaning if need be, or raise `NoRoom`.
 
-        Must come before the change that calls `add`.
+        Must come before the change that calls `add`. May `Pause`.
         """
         if self.fits(length):
             return
         words = self.words
         self._refusal = None
-        if length > self._cleanable():
+        self.settle()
+        if length > self._spare():
             raise NoRoom(None)
-        for _ in range(4 * self.geometry.extents + 4):
+        while True:
             extents = self._extents_for(length)
+            self.spend(8 * PASS + extents * PASS // 2)
+            if words[CLEANING]:
+                self._clean()
+                continue
             if not self._has_ids(extents + 1):
                 self._reserve_ids(extents + 1)
             # One extent stays free: cleaning needs somewhere to move things to.
             if not extents or words[FREE_EXTENTS] > extents:
                 return
-            if not self._grow() and not self._clean():
-                break
-        raise NoRoom(self._refusal)
+            if not self._grow() and not self._begin_cleaning():
+                raise NoRoom(self._refusal)
 
     def _extents_for(self, length: int) -> int:
         """How many fresh extents a record may need besides the rest of the current one."""
@@ -127,6 +202,7 @@ class Heap(Log):
         change[FREE_EXTENT] = words[self._next + extent]
         change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
         change[self._live + extent] = self._extent
+        change[LIVE] = words[LIVE] + self._extent
         address = self._first + extent * self._extent
         words[address] = self._extent | kind << KIND_SHIFT | handle << ID_SHIFT
         words[address + 1] = field
@@ -168,35 +244,63 @@ class Heap(Log):
 
     # ---- cleaning
 
-    def _cleanable(self) -> int:
+    def _spare(self) -> int:
         """How many words free extents, growing and cleaning could give, at the very most."""
         words = self.words
-        lives = self._lives()
         top = self.end - max(words[IDS_RESERVED], self.end // 16)
-        extents = max(len(lives), (top - self._first) // self._extent)
+        extents = max(words[EXTENTS_USED], (top - self._first) // self._extent)
         # One extent stays free for cleaning.
-        return (extents - 1) * self._extent - sum(lives)
+        return int((extents - 1) * self._extent - words[LIVE])
 
-    def _clean(self) -> bool:
-        """Move what is live out of the extent with the most dead words; False: not worth it."""
+    def _begin_cleaning(self) -> bool:
+        """Choose the extent with the most dead words to be cleaned; False: not worth it."""
         words = self.words
+        lives = self._lives()
         current = self._current()
-        gains = [self._extent - live if live else 0 for live in self._lives()]
+        extent = -1
+        gain = 0
         if current >= 0:
             # What lies behind the cursor is not dead but still to be used.
-            gains[current] -= words[CURSOR_END] - words[CURSOR]
-        gain, extent = max(zip(gains, range(len(gains)), strict=True), default=(0, -1))
+            begun = words[CURSOR] - (words[CURSOR_END] - self._extent)
+            extent, gain = current, begun - lives[current]
+            lives[current] = 0
+        least = min(filter(None, lives), default=self._extent)
+        if self._extent - least > gain:
+            extent, gain = lives.index(least), self._extent - least
         if gain < self._extent // 16 or not words[FREE_EXTENTS]:
             return False
         if extent == current:
             self._turn_to_fresh_extent()
-        for address in self._walk(extent):
-            change: Change = {}
-            self._move(change, address)
-            self.commit(change)
-            if not words[self._live + extent]:
-                break
+        words[CLEANING] = self._first + extent * self._extent
         return True
+
+    def _clean(self) -> None:
+        """Move what is live out of the extent that is being cleaned. May `Pause`."""
+        words = self.words
+        if not self._has_ids(2):
+            self._reserve_ids(2)
+        address = words[CLEANING]
+        extent = (address - self._first) // self._extent
+        stop = self._first + (extent + 1) * self._extent
+        while address < stop:
+            words[CLEANING] = address
+            self.spend(PASS)
+            meta = words[address]
+            length = meta & LENGTH_MASK
+            if not length:
+                raise StoreCorrupt(f"extent {extent} has a record of no length")
+            handle = meta >> ID_SHIFT
+            if handle and words[self.end - handle] == address:
+                self.spend(MOVE)
+                change: Change = {}
+                self._move(change, address)
+                self.commit(change)
+                if not words[CLEANING]:
+                    return
+            address += length
+        # Not one that says it has live records and has none.
+        words[CLEANING] = 0
+        raise StoreCorrupt(f"extent {extent} has no records, and says that some are live")
 
     def _turn_to_fresh_extent(self) -> None:
         """Leave the current extent as it is and go on in a free one."""
@@ -214,21 +318,6 @@ class Heap(Log):
                 CURSOR_END: start + self._extent,
             }
         )
-
-    def _walk(self, extent: int) -> Iterator[int]:
-        """The addresses of the live records of an extent."""
-        words = self.words
-        address = self._first + extent * self._extent
-        stop = address + self._extent
-        while address < stop:
-            meta = words[address]
-            length = meta & LENGTH_MASK
-            if not length:
-                raise StoreCorrupt(f"extent {extent} has a record of no length")
-            handle = meta >> ID_SHIFT
-            if handle and words[self.end - handle] == address:
-                yield address
-            address += length
 
     def _move(self, change: Change, address: int) -> None:
         """Copy a record to the end of the log, to be live there with ``change``."""
@@ -256,6 +345,7 @@ class Heap(Log):
             data = view[(address + header) * WORD : stop * WORD - pad].tobytes()
             fields = tuple(words[address + 1 : address + header].tolist())
             self._place(change, handle, kind, fields, data, rest)
+            change[LIVE] -= length
         # Only now may the old extent be free: it must not be written to by this change.
         extent = (address - self._first) // self._extent
         change[self._live + extent] = words[self._live + extent] - length

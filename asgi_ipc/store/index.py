@@ -1,27 +1,27 @@
 """The hash table of a segment: buckets that hold the first handle of a chain of records.
 
+Names are hashed with a key that each store makes for itself: whoever may choose names can't
+choose such that fall into one bucket.
+
 Everything here needs the segment's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 
 from ..exceptions import StoreCorrupt
-from .heap import Heap
+from .heap import PASS, Heap
 from .journal import Change
-from .layout import HAND, T_WORDS, WORD
+from .layout import HASH_KEY_BYTES, T_WORDS, W_HASH_KEY, WORD
 
 #: Later than any deadline.
 NEVER = (1 << 64) - 1
 #: Nanoseconds after which a full store is searched again for what the dead left.
 SWEEP_AGAIN = 1_000_000_000
-#: Some buckets of which none is in use.
-_EMPTY = bytes(128 * WORD)
-#: No chain is longer; one that is has been made a circle. (Chains have a few records.)
-LONGEST_CHAIN = range(1 << 16)
-#: Words of the smallest record in the table: one of a table, without its name.
-_LEAST = T_WORDS
+#: Buckets that are looked at together: most of a table is empty, in most stores.
+_BLOCK = 256
 
 
 class Index:
@@ -33,37 +33,34 @@ class Index:
         self._link = link
         self._table = heap.geometry.hash_table
         self.buckets = heap.geometry.buckets
+        start = W_HASH_KEY * WORD
+        key = heap.bytes[start : start + HASH_KEY_BYTES].tobytes()
+        self._hash = hashlib.blake2b(key=key, digest_size=8)
+        #: No chain is longer: a segment has no room for more records that have names.
+        self.longest = range((heap.end - heap.geometry.first_extent) // T_WORDS)
 
-    def bucket(self, code: int) -> int:
-        """The word that holds the first handle for a hash code."""
-        return self._table + code % self.buckets
+    def home(self, name: bytes) -> int:
+        """The word that holds the first handle of the bucket of a name."""
+        code = self._hash.copy()
+        code.update(name)
+        return self._table + int.from_bytes(code.digest(), "little") % self.buckets
 
     def chain(self, bucket: int) -> Iterator[int]:
         """The handles of a bucket."""
         words, end, link = self._words, self._heap.end, self._link
         handle = words[bucket]
-        for _ in LONGEST_CHAIN:
+        for _ in self.longest:
             if not handle:
                 return
             yield handle
             handle = words[words[end - handle] + link]
         raise self.circle()
 
-    def records(self, buckets: Iterable[int]) -> Iterator[int]:
-        """The handles of many buckets; those of each as they are when it is come to."""
-        left = self._heap.end // _LEAST
-        for bucket in buckets:
-            handles = list(self.chain(bucket))
-            left -= len(handles)
-            if left < 0:
-                raise StoreCorrupt("the chains of the hash table meet")
-            yield from handles
-
     def unlink(self, change: Change, bucket: int, handle: int) -> None:
         """Take a record out of its chain with a change."""
         words, end, link = self._words, self._heap.end, self._link
         at = bucket
-        for _ in LONGEST_CHAIN:
+        for _ in self.longest:
             if words[at] == handle:
                 change[at] = words[words[end - handle] + link]
                 return
@@ -71,23 +68,23 @@ class Index:
             at = words[end - words[at]] + link
         raise self.circle()
 
-    def turn(self, share: int) -> tuple[list[int], int]:
-        """The buckets in use among the next ``share`` ones, and where the next turn begins.
+    def used(self, start: int, moved: Callable[[int], object]) -> Iterator[int]:
+        """The buckets in use, from number ``start`` on. May `Pause` between them.
 
-        A share of all buckets begins with the first.
+        ``moved`` is told where to go on then.
         """
-        start = 0 if share >= self.buckets else self._words[HAND] % self.buckets
-        stop = min(start + share, self.buckets)
-        first, last = self._table + start, self._table + stop
-        heads = self._heap.bytes[first * WORD : last * WORD].tobytes()
-        found = []
-        # Most of a table is empty, in most stores; to pass over that must cost nothing.
-        for at in range(0, len(heads), len(_EMPTY)):
-            block = heads[at : at + len(_EMPTY)]
-            if block != _EMPTY:
-                words = memoryview(block).cast("Q")
-                found += [bucket for bucket, head in enumerate(words, first + at // WORD) if head]
-        return found, stop % self.buckets
+        while start < self.buckets:
+            self._heap.spend(PASS)
+            at = self._table + start
+            stop = min(start + _BLOCK, self.buckets)
+            heads = self._words[at : self._table + stop].tolist()
+            if any(heads):
+                for number, first in enumerate(heads, start):
+                    if first:
+                        moved(number)
+                        yield self._table + number
+            moved(stop)
+            start = stop
 
     @staticmethod
     def circle() -> StoreCorrupt:

@@ -34,6 +34,17 @@ Change = dict[int, int]
 
 _packers = [Struct(f"{2 + 2 * count}Q").pack_into for count in range(JOURNAL_PAIRS + 1)]
 _START = JOURNAL_COUNT * WORD
+_is_of_journal = range(JOURNAL_COUNT, TABLES).__contains__
+
+
+class ChangeTooLarge(RuntimeError):
+    """A change of more words than the journal takes: a bug of ours, and nothing in the memory."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            f"a change of {count} words was to be made, and at most {JOURNAL_PAIRS} can be: a bug "
+            "of asgi_ipc, please report it; nothing was changed, and the store is sound"
+        )
 
 
 class Journal:
@@ -47,8 +58,12 @@ class Journal:
         """Carry out a change, wholly or not at all, and leave STATE at ``after``."""
         count = len(change)
         words = self._words
+        try:
+            pack = _packers[count]
+        except IndexError:
+            raise ChangeTooLarge(count) from None
         # Not live until STATE says so; pack_into, which blanks a field first, is harmless.
-        _packers[count](self._bytes, _START, count, after, *change, *change.values())
+        pack(self._bytes, _START, count, after, *change, *change.values())
         # One aligned 8-byte store, which no kill can split.
         words[STATE] = COMMITTED
         for offset, value in change.items():
@@ -62,13 +77,15 @@ class Journal:
         if count > JOURNAL_PAIRS:
             raise StoreCorrupt(f"the journal holds {count} changes, more than it has room for")
         pairs = words[JOURNAL : JOURNAL + 2 * count].tolist()
+        offsets = pairs[:count]
         # What is no change of ours must not be carried out halfway.
-        for offset in pairs[:count]:
-            if offset < CURSOR or JOURNAL_COUNT <= offset < TABLES or offset >= len(words):
-                raise StoreCorrupt(f"the journal changes word {offset}, which no change does")
+        if offsets and (
+            min(offsets) < CURSOR or max(offsets) >= len(words) or any(map(_is_of_journal, offsets))
+        ):
+            raise StoreCorrupt(f"the journal changes words that no change does, among {offsets}")
         if words[JOURNAL_AFTER] not in (IDLE, FORMATTING, DESTROYED):
             raise StoreCorrupt(f"the journal leaves the state at {words[JOURNAL_AFTER]}")
-        for offset, value in zip(pairs[:count], pairs[count:], strict=True):
+        for offset, value in zip(offsets, pairs[count:], strict=True):
             words[offset] = value
         # Before the end, so that no recovery goes uncounted; one that is killed counts too.
         words[RECOVERIES] += 1

@@ -7,14 +7,16 @@ has been read, or else to a fresh one. Readers free each that they leave.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from ..exceptions import StoreCorrupt
-from .heap import Heap
+from .heap import MOVE, Heap
 from .index import NEVER
 from .journal import Change
 from .layout import (
     BACKLOG,
     COUNT_SHIFT,
+    ENTRY_DEAD,
     ENTRY_DEADLINE,
     ENTRY_SIZE,
     ENTRY_WORDS,
@@ -23,17 +25,21 @@ from .layout import (
     L_LATEST,
     L_NEXT,
     L_QUEUE,
+    L_SEEN,
     L_STOP,
     L_WORDS,
     LANE,
     LANES,
     PLACE_MASK,
+    Q_BYTES,
     Q_GONE,
     Q_IN,
     Q_LANE_IN,
     Q_LANE_OUT,
     Q_OUT,
     Q_PUSHED,
+    Q_REACH,
+    WORD,
 )
 
 #: Messages that a queue has had before it gets a lane.
@@ -46,6 +52,9 @@ _SHARE = 16
 _SMALL_SHARE, _LARGE_SHARE = 64, 32
 #: Nanoseconds that an entry may expire before an older one. It keeps its room until that goes.
 _SLACK = 1_000_000_000
+#: Entries that are looked at before a lane is lengthened; if there are more, some with each
+#: message, which goes to the list meanwhile.
+_LOOK = 128
 #: Above this a lane is exchanged, before its counts overflow.
 WORN = 1 << 63
 
@@ -78,14 +87,18 @@ class LaneExtents:
         if words[queue + Q_LANE_IN]:
             into, out = words[queue + Q_IN], words[queue + Q_OUT]
             if into == out:
-                words[words[queue + Q_LANE_IN] + L_LATEST] = 0
+                lane = words[queue + Q_LANE_IN]
+                words[lane + L_LATEST], words[lane + L_SEEN] = 0, into
             if into < WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
                 return
-            self.drop(queue)
+            # With each message one extent: this comes after what the caller came for.
+            if not self.drop_one(queue):
+                return
         most = self._most if is_read else self._most_unread
         if words[queue + Q_PUSHED] < HOT or words[LANES] >= most:
             return
         change: Change = {LANES: words[LANES] + 1}
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] + self._extent * WORD
         lane = self._fresh(change, queue)
         if lane:
             place = lane + L_WORDS
@@ -99,14 +112,22 @@ class LaneExtents:
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
         if not 0 < lane <= PLACE_MASK - self._extent:
             return 0
-        self._words[lane + L_LATEST] = 0
+        words = self._words
+        words[lane + L_LATEST] = 0
+        words[lane + L_SEEN] = words[queue + Q_IN] & ~PLACE_MASK | lane + L_WORDS
         return lane
 
-    def entries(self, queue: int) -> Iterator[tuple[int, int]]:
-        """Where each entry is, oldest first, and where the one after it would be."""
+    def entries(self, queue: int, at: int = 0) -> Iterator[tuple[int, int]]:
+        """Where each entry is, oldest first, and where the one after it would be.
+
+        ``at`` is the place to begin at, which must not have been left behind.
+        """
         words = self._words
         lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
-        at = words[queue + Q_OUT] & PLACE_MASK
+        if at:
+            lane = self._heap.extent_of(at)
+        else:
+            at = words[queue + Q_OUT] & PLACE_MASK
         for _ in range(self._heap.geometry.extents):
             if lane == last:
                 break
@@ -140,15 +161,23 @@ class LaneExtents:
             at = following
 
     def drop(self, queue: int) -> None:
-        """Take the lane of a queue back. There must be nothing live in it."""
+        """Take the lane of a queue back. There must be nothing live in it. May `Pause`."""
+        while not self.drop_one(queue):
+            self._heap.spend(MOVE)
+
+    def drop_one(self, queue: int) -> bool:
+        """Take back the first extent of a lane with nothing live; True: it was the only one."""
         words, heap = self._words, self._heap
-        while words[queue + Q_LANE_OUT] != words[queue + Q_LANE_IN]:
-            change: Change = {}
-            self._leave(change, queue, words[queue + Q_OUT])
-            heap.commit(change)
-        change = {
+        if words[queue + Q_LANE_OUT] != words[queue + Q_LANE_IN]:
+            left: Change = {}
+            self._leave(left, queue, words[queue + Q_OUT])
+            heap.commit(left)
+            return False
+        change: Change = {
             queue + Q_PUSHED: words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT),
             queue + Q_GONE: words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT),
+            queue + Q_BYTES: words[queue + Q_BYTES] - self._extent * WORD,
+            queue + Q_REACH: 0,
             LANES: words[LANES] - 1,
         }
         heap.free(change, words[words[queue + Q_LANE_IN]] >> ID_SHIFT)
@@ -156,6 +185,7 @@ class LaneExtents:
             (queue + Q_LANE_IN, queue + Q_LANE_OUT, queue + Q_IN, queue + Q_OUT), 0
         )
         heap.commit(change)
+        return True
 
     def place(self, queue: int, length: int) -> int:
         """Where the next entry goes if it has that many words; 0 if nowhere."""
@@ -182,13 +212,15 @@ class LaneExtents:
         words = self._words
         if length > self.small and words[BACKLOG] >= self._most_large:
             return 0
-        change: Change = {BACKLOG: words[BACKLOG] + 1}
-        following = self._fresh(change, queue)
-        if not following:
+        held = words[queue + Q_BYTES] + self._extent * WORD
+        if self._heap.is_over_share(held, self._extent):
             return 0
-        # Last, as it takes longest.
         latest = self._latest(queue)
         if latest == NEVER:
+            return 0
+        change: Change = {BACKLOG: words[BACKLOG] + 1, queue + Q_BYTES: held}
+        following = self._fresh(change, queue)
+        if not following:
             return 0
         lane, into, place = words[queue + Q_LANE_IN], words[queue + Q_IN], following + L_WORDS
         # These have no meaning until the change gives the lane a next extent.
@@ -202,22 +234,40 @@ class LaneExtents:
     def _latest(self, queue: int) -> int:
         """When the last of a lane expires, or NEVER if some expire long before older ones.
 
-        Those would keep room that they need no more. In a list they do not.
+        Those would keep room that they need no more. In a list they do not. NEVER also if there
+        is more to look at than is done at a time.
         """
         words = self._words
-        lane, start, stop = words[queue + Q_LANE_IN], words[queue + Q_OUT], words[queue + Q_IN]
-        if lane != words[queue + Q_LANE_OUT]:
-            start = lane + L_WORDS
+        lane, stop = words[queue + Q_LANE_IN], words[queue + Q_IN] & PLACE_MASK
         latest = words[lane + L_LATEST]
-        if latest < NEVER:
-            for at, _ in self._entries_of(lane, start & PLACE_MASK, stop & PLACE_MASK):
-                deadline = words[at + ENTRY_DEADLINE]
-                if deadline + _SLACK < latest:
-                    # Not looked for again with each message, until the lane is empty.
-                    words[lane + L_LATEST] = latest = NEVER
-                    break
-                latest = max(latest, deadline)
-        return latest
+        if latest == NEVER:
+            return NEVER
+        out, seen = words[queue + Q_OUT], words[lane + L_SEEN]
+        if lane == words[queue + Q_LANE_OUT]:
+            if out >> COUNT_SHIFT >= seen >> COUNT_SHIFT:
+                seen = out  # What was seen has been read, and maybe written over.
+        elif not seen:
+            seen = out & ~PLACE_MASK | lane + L_WORDS
+        count, seen = seen >> COUNT_SHIFT, seen & PLACE_MASK
+        for at, following in islice(self._entries_of(lane, seen, stop), _LOOK):
+            deadline = words[at + ENTRY_DEADLINE]
+            count += not words[at] & ENTRY_DEAD
+            if deadline + _SLACK < latest:
+                # Not looked for again with each message, until the lane is empty.
+                words[lane + L_LATEST] = NEVER
+                return NEVER
+            latest = max(latest, deadline)
+            seen = following
+        # One change: what was passed must have been seen.
+        self._heap.commit({lane + L_LATEST: latest, lane + L_SEEN: count << COUNT_SHIFT | seen})
+        return latest if seen == stop else NEVER
+
+    def forget_places(self, change: Change, queue: int) -> None:
+        """Have the searches in a lane begin anew: with ``change`` the counts of OUT are others."""
+        change[queue + Q_REACH] = 0
+        lane = self._words[queue + Q_LANE_IN]
+        if lane:
+            change[lane + L_SEEN] = 0
 
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""
@@ -229,6 +279,7 @@ class LaneExtents:
         change[queue + Q_LANE_OUT] = following
         change[queue + Q_OUT] = out & ~PLACE_MASK | following + L_WORDS
         change[BACKLOG] = words[BACKLOG] - 1
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] - self._extent * WORD
         self._heap.free(change, words[lane] >> ID_SHIFT)
 
     def move_out(self, change: Change, queue: int, count: int, place: int) -> None:

@@ -17,18 +17,19 @@ Everything needs the segment's lock. Queues are given by their address.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from struct import Struct
 
 from ..engines.base import Popped
 from ..exceptions import StoreCorrupt
 from .counts import MILLISECOND, pending
-from .heap import Heap
-from .index import Index
+from .heap import MOVE, PASS, Heap, Pause
 from .journal import Change
 from .lane_extents import WORN, LaneExtents, strayed
 from .layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
+    ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     ENTRY_SIZE,
     ENTRY_WORDS,
@@ -41,26 +42,34 @@ from .layout import (
     KIND_SHIFT,
     L_STOP,
     L_WORDS,
+    NOTED_MASK,
+    NOTED_SHIFT,
+    ORPHANED,
     PLACE_MASK,
     POPPING,
     PUSHED,
     PUSHING,
-    Q_CHAIN,
     Q_EXPIRED,
     Q_HIGH_WATER,
     Q_IN,
     Q_LANE_IN,
     Q_LANE_OUT,
     Q_OUT,
+    Q_REACH,
     Q_SOONEST,
+    Q_WALK,
     QUEUE,
     RECOVERIES,
     SOONEST,
     STATE,
+    WALK_LANE,
+    WALK_SHIFT,
     WORD,
 )
 
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
+#: Entries that one change takes out of a lane, at most: of those that are live, and others.
+_MOST = 100
 
 #: Half the price of the constructor of a named tuple, which others wait for.
 _made = tuple.__new__
@@ -99,7 +108,8 @@ class Lanes(LaneExtents):
         lifetime = deadline - now
         if not 0 < lifetime < _LONGEST_LIFE:
             return -1
-        count = (into >> COUNT_SHIFT) - (out >> COUNT_SHIFT)
+        came = into >> COUNT_SHIFT
+        count = came - (out >> COUNT_SHIFT)
         at, oldest, end = into & PLACE_MASK, out & PLACE_MASK, lane + self._extent
         if count >= capacity or not lane < at < end:
             return -1
@@ -119,9 +129,10 @@ class Lanes(LaneExtents):
             words[queue + Q_SOONEST] = deadline
             if deadline < words[SOONEST]:
                 words[SOONEST] = deadline
-        words[STATE] = PUSHING | queue
-        words[queue + Q_IN] = (into >> COUNT_SHIFT) + 1 << COUNT_SHIFT | stop
-        words[PUSHED] = total = words[PUSHED] + 1
+        total = words[PUSHED]
+        words[STATE] = PUSHING | (came - total & NOTED_MASK) << NOTED_SHIFT | queue
+        words[queue + Q_IN] = came + 1 << COUNT_SHIFT | stop
+        words[PUSHED] = total = total + 1
         if count >= high:
             words[queue + Q_HIGH_WATER] = count + 1
         if total - words[GONE] > words[HIGH_WATER]:
@@ -139,9 +150,10 @@ class Lanes(LaneExtents):
         change[queue + Q_IN] = count << COUNT_SHIFT | stop
 
     def pop(self, taken: list[Popped], queue: int, room: int, now: int) -> bool:
-        """Take the oldest live messages out of a lane, at most ``room``; False if it is empty.
+        """Take the oldest messages out of a lane, at most ``room``; False if it is empty.
 
-        If a lane has several extents, out of the first.
+        Up to one that has expired, which `drop_front` drops, and if a lane has several extents,
+        out of the first: call both until there is no room left, or False.
         """
         words, view = self._words, self._bytes
         out, lane, last, into = _ends(view, (queue + Q_OUT) * WORD)
@@ -153,9 +165,11 @@ class Lanes(LaneExtents):
             stop = words[lane + L_STOP]
         if not lane < at < end:
             raise strayed()
-        gone = expired = 0
+        if room > _MOST:
+            room = _MOST
+        gone = 0
         wrapped = False
-        while room and at != stop:
+        while gone < room and at != stop:
             first, deadline = _entry(view, at * WORD)
             if first == ENTRY_WRAP:
                 if wrapped:
@@ -163,42 +177,105 @@ class Lanes(LaneExtents):
                 wrapped = True
                 at = lane + L_WORDS
                 continue
+            if deadline <= now or first & ENTRY_DEAD:
+                break
             size = first & ENTRY_SIZE
             start = at + ENTRY_WORDS
-            following = start + (size + 7 >> 3)
-            if following >= end:
+            at = start + (size + 7 >> 3)
+            if at >= end:
                 raise strayed()
-            if not first & ENTRY_DEAD:
-                gone += 1
-                if deadline > now:
-                    start *= WORD
-                    message = view[start : start + size].tobytes()
-                    taken.append(_made(Popped, (message, deadline)))
-                    room -= 1
-                else:
-                    expired += 1
-            at = following
-        count = (out >> COUNT_SHIFT) + gone
-        is_left = False
+            start *= WORD
+            message = view[start : start + size].tobytes()
+            taken.append(_made(Popped, (message, deadline)))
+            gone += 1
+        went = out >> COUNT_SHIFT
         if at == stop:
             if lane != last:
-                is_left = True
-            elif count != into >> COUNT_SHIFT:
+                change: Change = {GONE: words[GONE] + gone}
+                self.move_out(change, queue, went + gone, at)
+                self._heap.commit(change)
+                return True
+            if went + gone != into >> COUNT_SHIFT:
                 raise strayed()
-        if expired or is_left:
-            change: Change = {
-                GONE: words[GONE] + gone,
-                queue + Q_EXPIRED: words[queue + Q_EXPIRED] + expired,
-                EXPIRED: words[EXPIRED] + expired,
-            }
-            self.move_out(change, queue, count, at)
-            self._heap.commit(change)
-        else:
-            words[STATE] = POPPING | queue
-            words[queue + Q_OUT] = count << COUNT_SHIFT | at
-            words[GONE] += gone
-            words[STATE] = IDLE
+        total = words[GONE]
+        words[STATE] = POPPING | (went - total & NOTED_MASK) << NOTED_SHIFT | queue
+        words[queue + Q_OUT] = went + gone << COUNT_SHIFT | at
+        words[GONE] = total + gone
+        words[STATE] = IDLE
         return True
+
+    def drop_front(self, queue: int, now: int, are_orphans: bool = False) -> bool:
+        """Drop entries in front of a lane whose deadline has passed, or all as orphans.
+
+        One change, out of the first extent; True if there may be more.
+        """
+        words = self._words
+        lane, last = words[queue + Q_LANE_OUT], words[queue + Q_LANE_IN]
+        out, into = words[queue + Q_OUT], words[queue + Q_IN]
+        at = out & PLACE_MASK
+        if out == into or not lane:
+            return False
+        stop = words[lane + L_STOP] if lane != last else into & PLACE_MASK
+        live = 0
+        is_more, is_changed = True, False
+        for entry, following in islice(self._entries_of(lane, at, stop), _MOST):
+            if not words[entry] & ENTRY_DEAD:
+                if words[entry + ENTRY_DEADLINE] > now and not are_orphans:
+                    is_more = False
+                    break
+                live += 1
+            at, is_changed = following, True
+        if not is_changed:
+            return False
+        counted = (ORPHANED,) if are_orphans else (EXPIRED, queue + Q_EXPIRED)
+        change: Change = {word: words[word] + live for word in (GONE, *counted)}
+        self.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
+        self._heap.commit(change)
+        return is_more
+
+    def expire(self, queue: int, now: int, then: Change) -> None:
+        """Look for what has expired in a lane, from where WALK is on, and drop it.
+
+        Makes the change ``then`` at the end. May `Pause`.
+        """
+        words, heap = self._words, self._heap
+        while self.drop_front(queue, now):
+            heap.spend(_MOST * PASS)
+        at = words[queue + Q_WALK] & PLACE_MASK
+        passed = words[queue + Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
+        if not at or passed <= 0:
+            # OUT has come by, and all that was looked at has gone.
+            at = passed = 0
+        soonest = words[queue + Q_SOONEST]
+        try:
+            for entry, _ in self.entries(queue, at):
+                at = entry
+                heap.spend(PASS)
+                first, deadline = words[entry], words[entry + ENTRY_DEADLINE]
+                if first & ENTRY_DEAD:
+                    continue
+                if deadline > now:
+                    passed += 1
+                    soonest = min(soonest, deadline)
+                    continue
+                heap.spend(MOVE)
+                change: Change = {
+                    word: words[word] + 1 for word in (GONE, EXPIRED, queue + Q_EXPIRED)
+                }
+                change[entry] = first | ENTRY_DEAD
+                change[queue + Q_OUT] = words[queue + Q_OUT] + (1 << COUNT_SHIFT)
+                heap.commit(change)
+        except Pause:
+            # One change: what was passed must have been seen.
+            heap.commit(
+                {
+                    queue + Q_SOONEST: soonest,
+                    queue + Q_WALK: WALK_LANE << WALK_SHIFT | at,
+                    queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
+                }
+            )
+            raise
+        heap.commit({**then, queue + Q_SOONEST: soonest})
 
     def put_first(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
@@ -218,6 +295,7 @@ class Lanes(LaneExtents):
             return False
         self._write(start, payload, deadline, lifetime)
         change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
+        self.forget_places(change, queue)
         return True
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:
@@ -230,17 +308,20 @@ def recount(heap: Heap) -> None:
     """Count the move of an IN or OUT that STATE tells of, whose process was killed at it."""
     words = heap.words
     state = words[STATE]
-    queue = state & ~(PUSHING | POPPING)
+    queue = state & PLACE_MASK
     if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
-    index = Index(heap, Q_CHAIN)
-    buckets, _ = index.turn(index.buckets)
-    there_are = sum(pending(words, words[heap.end - handle]) for handle in index.records(buckets))
-    if state & PUSHING:
-        words[PUSHED] = words[GONE] + there_are
-    else:
-        words[GONE] = words[PUSHED] - there_are
+    end, total = (queue + Q_IN, PUSHED) if state & PUSHING else (queue + Q_OUT, GONE)
+    # The end moves, and the total by as much: what is between them now is what the total lacks,
+    # or has too much if only its store was seen.
+    difference = (words[end] >> COUNT_SHIFT) - words[total]
+    lacking = difference - (state >> NOTED_SHIFT) & NOTED_MASK
+    if lacking > NOTED_MASK // 2:
+        lacking -= NOTED_MASK + 1
+    if abs(lacking) > _MOST:
+        raise StoreCorrupt(f"{lacking} messages of a lane came or went at once")
+    words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
-    words[HIGH_WATER] = max(words[HIGH_WATER], there_are)
+    words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
     words[RECOVERIES] += 1
     words[STATE] = IDLE

@@ -11,15 +11,17 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
     5..6      STORE_ID        16 random bytes, the same in both segments and the lock file
     7         EXTENT_WORDS
     8         BUCKETS         length of the hash table
+    9..10     HASH_KEY        16 random bytes: names are hashed with them
     15        NODE            channels: NODE_BYTES bytes with which all identities begin, then zeros
     16        STATE           IDLE, COMMITTED, FORMATTING or DESTROYED; or PUSHING or POPPING
-                              with the offset of a queue, whose IN or OUT moves
+                              with the offset of a queue, whose IN or OUT moves, and the
+                              difference of two counts, by which to tell whether it has
     17..23    FOLDER          path of the store's directory; a zero and a digest if it is long
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..61    counters        PUSHED .. BACKLOG
-    62        JOURNAL_COUNT   pairs in the journal
-    63        JOURNAL_AFTER   the STATE that follows once they are applied
-    64        the journal     JOURNAL_COUNT offsets, then as many values
+    32..93    counters        PUSHED .. SLOTS_USED
+    94        JOURNAL_COUNT   pairs in the journal
+    95        JOURNAL_AFTER   the STATE that follows once they are applied
+    96        the journal     JOURNAL_COUNT offsets, then as many values
     ...       BUCKETS words   hash table: handle of the first record of each chain
     ...       EXTENTS words   live words in each extent
     ...       EXTENTS words   next extent on the free list, plus one
@@ -78,7 +80,8 @@ CHANNELS, GROUPS = 1, 2
 
 # Identification: words 0..15.
 W_MAGIC, W_BYTE_ORDER, W_VERSION, W_KIND, W_SIZE, W_STORE_ID = 0, 1, 2, 3, 4, 5
-W_EXTENT_WORDS, W_BUCKETS = 7, 8
+W_EXTENT_WORDS, W_BUCKETS, W_HASH_KEY = 7, 8, 9
+HASH_KEY_BYTES = 16
 W_NODE = 15
 W_FOLDER, FOLDER_WORDS = 17, 7
 
@@ -86,6 +89,9 @@ W_FOLDER, FOLDER_WORDS = 17, 7
 STATE = 16
 IDLE, COMMITTED, FORMATTING, DESTROYED = 0, 1, 2, 3
 PUSHING, POPPING = 1 << 62, 1 << 63
+#: Bits 0..31 of STATE while PUSHING or POPPING: the queue. From bit 32 (NOTED_SHIFT): the count of
+#: its IN less PUSHED, or of its OUT less GONE, as they were before, of which NOTED_MASK is kept.
+NOTED_SHIFT, NOTED_MASK = 32, (1 << 29) - 1
 
 # The heap: words 24..31.
 CURSOR = 24  #: where the next record goes
@@ -97,7 +103,7 @@ IDS_USED = 29  #: handles ever used since the last format
 FREE_ID = 30  #: first free handle, or 0
 IDS_RESERVED = 31  #: handles that have memory
 
-# Counters and hints: words 32..61.
+# Counters and hints: words 32..93.
 PUSHED = 32  #: records ever stored
 GONE = 33  #: records no longer stored, for whatever reason
 EXPIRED = 34  #: of those, past their deadline
@@ -116,21 +122,29 @@ HAND = 46  #: the bucket where the next sweep goes on
 NEXT_TEND = 47  #: when the store wants its next look-after (nanoseconds)
 NODES_USED = 48  #: wait nodes ever used since the last format
 FREE_NODE = 49  #: first free wait node plus one, or 0
-SWEPT = 50  #: when all was last looked after (nanoseconds)
-SWEPT_GONE = 51  #: what GONE was then
-SWEPT_DEATHS = 52  #: channels: what DEATHS was at the last look-after
+SWEPT = 50  #: when the last complete round of sweeping began (nanoseconds)
+SWEPT_GONE = 51  #: what GONE was at its end
+SWEPT_DEATHS = 52  #: what DEATHS (of the channels) was when it began
 
 LANES = 53  #: queues that have a lane
 TAGS = 54  #: queues ever made; no flush takes that back
 TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
 BACKLOG = 56  #: LANE records that lanes have besides their one
 
-REAP_HAND = 60  #: channels: the slot where the next look for dead processes goes on
-SLOTS_USED = 61  #: channels: slots below this were ever used
+LIVE = 57  #: words of all live records
+LEFTOVER = 58  #: handle of the first PIECE of a record that has gone, freed bit by bit; or 0
+CLEANING = 59  #: where the cleaning of an extent goes on, or 0
+NO_ROOM = 60  #: pushes refused because the store, or the queue's share of it, was full
+UNSEEN = 61  #: what SOONEST was when the round began, NEVER between rounds (see `rounds`)
+ROUND_BEGAN = 62  #: when the round of sweeping under way began (nanoseconds); 0: none is
+ROUND_DEATHS = 63  #: what DEATHS (of the channels) was then
+REAP_HAND = 64  #: channels: the slot where the next look for dead processes goes on
+SLOTS_USED = 65  #: channels: slots below this were ever used
 
 # The journal. Its count and what follows it stand in front: one write for all.
-JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 62, 63, 64
-JOURNAL_PAIRS = 512
+JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 94, 95, 96
+#: The largest change adds a record to every extent of a small store: two words each.
+JOURNAL_PAIRS = 640
 TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
 
 # A slot: one process. The generation grows when its owner joins and when it has gone.
@@ -168,8 +182,8 @@ SHAPE_MASK = (1 << ID_SHIFT) - 1  #: all but the handle
 FILLER, MESSAGE, PIECE, QUEUE, TABLE, MEMBER, LANE = 0, 1, 2, 3, 4, 5, 6
 
 # Words of a MESSAGE after META. LINK: handle of the next one, and above bit 32 the
-# milliseconds from push to deadline.
-M_LINK, M_DEADLINE, M_WORDS = 1, 2, 3
+# milliseconds from push to deadline. SIZE: bytes of the payload, whatever pieces it is in.
+M_LINK, M_DEADLINE, M_SIZE, M_WORDS = 1, 2, 3, 4
 LINK_MASK = (1 << 32) - 1
 
 # Words of a QUEUE. TAG is TAG_MARK and a number that no other queue of this store ever had:
@@ -184,14 +198,26 @@ Q_TAG, Q_OUT, Q_LANE_OUT, Q_HEADS, Q_LANE_IN, Q_IN = 1, 2, 3, 4, 5, 6
 Q_BELL, Q_WAIT_FIRST, Q_OWNER, Q_HIGH_WATER, Q_SOONEST = 7, 8, 9, 10, 11
 Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16
 Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
-Q_WORDS = 20
+# NO_ROOM: of those refused, how many for want of room. BYTES: memory that the queue's messages
+# take: of those in lists their words and handles, and all of the extents of the lane.
+Q_NO_ROOM, Q_BYTES = 20, 21
+# Looking for what has expired in a long queue is done bit by bit, and goes on at WALK: bits
+# 0..31 the last message of a list that was kept, or the place in the lane; above, which it is
+# (WALK_FRONT, WALK_LANE, WALK_BEHIND; 0: nothing is under way). UNSEEN is what SOONEST was before,
+# and NEVER if nothing is under way: no message of the queue expires before both. The place in the
+# lane is good until the count of OUT is REACH.
+Q_WALK, Q_REACH, Q_UNSEEN = 22, 23, 24
+Q_WORDS = 25
+WALK_SHIFT = 32
+WALK_FRONT, WALK_LANE, WALK_BEHIND = 1, 2, 3
 BEHIND_SHIFT, FRONT_SHIFT = 0, 32  #: first bit in HEADS
 TAG_MARK = 1 << 63
 
 # Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
 # where its own last entry ends; a deadline that is no sooner than those of
-# the extents before it, or NEVER. Then of an entry.
-L_QUEUE, L_NEXT, L_STOP, L_LATEST, L_WORDS = 1, 2, 3, 4, 5
+# the extents before it and of its own entries up to SEEN, or NEVER; a place, and the count that
+# OUT will have when it comes there. Then of an entry.
+L_QUEUE, L_NEXT, L_STOP, L_LATEST, L_SEEN, L_WORDS = 1, 2, 3, 4, 5, 6
 ENTRY_DEADLINE, ENTRY_WORDS = 1, 2
 ENTRY_SIZE, ENTRY_DEAD, ENTRY_LIFETIME_SHIFT = (1 << 31) - 1, 1 << 31, 32
 ENTRY_WRAP = (1 << 64) - 1
@@ -240,8 +266,9 @@ class Geometry(NamedTuple):
         """The geometry of a segment of ``size`` bytes."""
         end = size // WORD
         extent_words = (16 if size < SMALL_STORE else 64) * 1024 // WORD
-        # A channel costs kilobytes in practice and a membership about 120 bytes.
-        buckets = max(64, size // (4096 if kind == CHANNELS else 512))
+        # A channel costs kilobytes in practice and a membership about 120 bytes. A store full of
+        # nothing but empty queues has some ten of them in each bucket.
+        buckets = max(64, size // (2048 if kind == CHANNELS else 512))
         extents = end // extent_words
         extent_live = TABLES + buckets
         extent_next = extent_live + extents

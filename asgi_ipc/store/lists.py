@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..engines.base import Popped
 from .counts import Counts
-from .heap import Heap
+from .heap import FREEING, MOVE, PASS, Heap, Pause
 from .journal import Change
 from .lane_extents import WORN
 from .lanes import Lanes
@@ -19,26 +19,43 @@ from .layout import (
     BEHIND_SHIFT,
     ENTRY_WORDS,
     FRONT_SHIFT,
-    JOURNAL_PAIRS,
     LENGTH_MASK,
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
+    M_SIZE,
     M_WORDS,
     MESSAGE,
+    ORPHANED,
+    Q_BYTES,
     Q_GONE,
     Q_HEADS,
     Q_IN,
     Q_LANE_IN,
     Q_PUSHED,
+    Q_SOONEST,
     Q_TAIL,
+    Q_WALK,
     SPLIT,
+    WALK_BEHIND,
+    WALK_FRONT,
+    WALK_SHIFT,
+    WORD,
 )
 
-#: Leave this much of the journal for the words at the end of a change.
-_FULL_CHANGE = JOURNAL_PAIRS - 64
+#: Messages that one change takes off a list, at most. One in pieces goes alone.
+_BATCH = 16
+_TAKING = 150 * _BATCH
 #: Messages moved from list to lane at a time, if the list has at most so many.
 _REFILL, _SHORT = 2, 1024
+
+#: Where a search for what has expired is, of which list.
+WALKS = {FRONT_SHIFT: WALK_FRONT, BEHIND_SHIFT: WALK_BEHIND}
+
+
+def takes(size: int) -> int:
+    """The bytes of memory that a message of ``size`` bytes takes in a list, its handle included."""
+    return (M_WORDS + 1 + (size + 7 >> 3)) * WORD
 
 
 def head(words: memoryview, queue: int, which: int) -> int:
@@ -66,7 +83,9 @@ class Lists:
     ) -> None:
         """Put a message at the end of all with ``change``. There must be room."""
         words = self._words
-        message = self._heap.add(change, MESSAGE, (lifetime << 32, deadline), payload)
+        size = len(payload)
+        message = self._heap.add(change, MESSAGE, (lifetime << 32, deadline, size), payload)
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] + takes(size)
         if head(words, queue, BEHIND_SHIFT):
             tail = words[self._heap.end - words[queue + Q_TAIL]] + M_LINK
             change[tail] = words[tail] | message
@@ -79,36 +98,121 @@ class Lists:
     ) -> None:
         """Put a message in front of all with ``change``. There must be room."""
         words = self._words
-        fields = (lifetime << 32 | head(words, queue, FRONT_SHIFT), deadline)
+        size = len(payload)
+        fields = (lifetime << 32 | head(words, queue, FRONT_SHIFT), deadline, size)
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] + takes(size)
         message = self._heap.add(change, MESSAGE, fields, payload)
         set_head(words, change, queue, FRONT_SHIFT, message)
 
     def pop(self, taken: list[Popped], queue: int, which: int, limit: int, now: int) -> None:
-        """Take the oldest live messages off a list until there are ``limit`` in ``taken``."""
+        """Take the oldest live messages off a list until there are ``limit`` in ``taken``.
+
+        May `Pause`; what is in ``taken`` then has been taken.
+        """
+        while len(taken) < limit and head(self._words, queue, which):
+            taken += self._take(queue, which, limit - len(taken), now)
+
+    def clear(self, queue: int, which: int) -> None:
+        """Drop all of a list, as the owner of its queue has gone. May `Pause`."""
+        while head(self._words, queue, which):
+            self._take(queue, which, 1, 0, are_orphans=True)
+
+    def _take(
+        self, queue: int, which: int, limit: int, now: int, are_orphans: bool = False
+    ) -> list[Popped]:
+        """Take some of the oldest messages off a list with one change; at most ``limit`` are live.
+
+        Orphans are not looked at.
+        """
         words, heap = self._words, self._heap
-        change: Change = {}
-        gone = expired = 0
         message = head(words, queue, which)
-        while message and len(taken) < limit:
+        if heap.is_split(words[heap.end - message]):
+            heap.settle()
+            heap.spend(FREEING)
+        else:
+            heap.spend(_TAKING)
+        walk = words[queue + Q_WALK]
+        kept = walk & LINK_MASK if walk >> WALK_SHIFT == WALKS[which] else 0
+        live: list[Popped] = []
+        change: Change = {}
+        gone = freed = 0
+        while message and gone < _BATCH and len(live) < limit:
             at = words[heap.end - message]
+            is_split = heap.is_split(at)
+            if is_split and gone:
+                break
+            gone += 1
             deadline = words[at + M_DEADLINE]
-            if deadline > now:
-                taken.append(Popped(heap.payload(at, M_WORDS), deadline))
-            else:
-                expired += 1
+            if deadline > now and not are_orphans:
+                live.append(Popped(heap.payload(at, M_WORDS), deadline))
+            freed += takes(words[at + M_SIZE])
             following = words[at + M_LINK] & LINK_MASK
             heap.free(change, message)
-            gone += 1
+            if message == kept:
+                change[queue + Q_WALK] = walk & ~LINK_MASK
             message = following
-            if len(change) > _FULL_CHANGE:
-                set_head(words, change, queue, which, message)
-                self._counts.gone(change, queue, gone, expired)
-                heap.commit(change)
-                change, gone, expired = {}, 0, 0
-        if gone:
-            set_head(words, change, queue, which, message)
-            self._counts.gone(change, queue, gone, expired)
-            heap.commit(change)
+            if is_split:
+                break
+        set_head(words, change, queue, which, message)
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] - freed
+        if are_orphans:
+            change[ORPHANED] = words[ORPHANED] + gone
+            self._counts.gone(change, queue, gone, 0)
+        else:
+            self._counts.gone(change, queue, gone, gone - len(live))
+        heap.commit(change)
+        return live
+
+    def expire(self, queue: int, which: int, now: int, then: Change) -> None:
+        """Look for what has expired in a list, from where WALK is on, and drop it.
+
+        Makes the change ``then`` at the end. May `Pause`.
+        """
+        words, heap = self._words, self._heap
+        before = words[queue + Q_WALK] & LINK_MASK
+        if before:
+            message = words[words[heap.end - before] + M_LINK] & LINK_MASK
+        else:
+            message = head(words, queue, which)
+        soonest = words[queue + Q_SOONEST]
+        try:
+            while message:
+                heap.spend(2 * PASS)
+                at = words[heap.end - message]
+                following = words[at + M_LINK] & LINK_MASK
+                if words[at + M_DEADLINE] > now:
+                    soonest = min(soonest, words[at + M_DEADLINE])
+                    before = message
+                else:
+                    self._drop(queue, which, message, before, following)
+                message = following
+        except Pause:
+            # One change: what was passed must have been seen.
+            walk = WALKS[which] << WALK_SHIFT | before
+            heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})
+            raise
+        heap.commit({**then, queue + Q_SOONEST: soonest})
+
+    def _drop(self, queue: int, which: int, message: int, before: int, following: int) -> None:
+        """Drop a message that has expired, wherever in a list it is. May `Pause`."""
+        words, heap = self._words, self._heap
+        at = words[heap.end - message]
+        if heap.is_split(at):
+            heap.settle()
+            heap.spend(FREEING)
+        heap.spend(MOVE)
+        freed = takes(words[at + M_SIZE])
+        change: Change = {queue + Q_BYTES: words[queue + Q_BYTES] - freed}
+        heap.free(change, message)
+        self._counts.gone(change, queue, 1, 1)
+        if before:
+            link = words[heap.end - before] + M_LINK
+            change[link] = words[link] & ~LINK_MASK | following
+        else:
+            set_head(words, change, queue, which, following)
+        if not following and which == BEHIND_SHIFT:
+            change[queue + Q_TAIL] = before
+        heap.commit(change)
 
     def refill(self, queue: int) -> None:
         """Move some messages from a short list to the lane of its queue.
@@ -137,5 +241,12 @@ class Lists:
             lanes.append(change, queue, place, payload, deadline, link >> 32)
             set_head(words, change, queue, BEHIND_SHIFT, link & LINK_MASK)
             change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
+            change[queue + Q_BYTES] = words[queue + Q_BYTES] - takes(len(payload))
+            if deadline < words[queue + Q_SOONEST]:
+                # It may leave the part that a search for what has expired has still to see.
+                change[queue + Q_SOONEST] = deadline
+            walk = words[queue + Q_WALK]
+            if walk == WALK_BEHIND << WALK_SHIFT | message:
+                change[queue + Q_WALK] = WALK_BEHIND << WALK_SHIFT
             heap.free(change, message)
             heap.commit(change)

@@ -16,6 +16,7 @@ from ..engines.base import MAX_NAME, MAX_PAYLOAD
 from ..exceptions import StoreCorrupt
 from .journal import Change, Journal
 from .layout import (
+    CLEANING,
     CURSOR,
     CURSOR_END,
     EXTENTS_USED,
@@ -30,7 +31,9 @@ from .layout import (
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
+    LEFTOVER,
     LENGTH_MASK,
+    LIVE,
     PAD_MASK,
     PAD_SHIFT,
     PIECE,
@@ -46,6 +49,8 @@ _META_AND = tuple(Struct(f"{1 + n}Q").pack_into for n in range(_LONGEST_HEADER))
 
 #: A rest of an extent smaller than this many words is left empty rather than begun.
 WORTH_SPLITTING = 64
+#: Of a record that goes at most so many pieces are freed by one change.
+PIECES_A_CHANGE = 48
 
 
 class Log:
@@ -66,15 +71,20 @@ class Log:
     def format(self) -> None:
         """Empty the heap. Done again from the start if its process is killed."""
         words, geometry = self.words, self.geometry
-        for offset in range(CURSOR, IDS_RESERVED + 1):
+        for offset in (*range(CURSOR, IDS_RESERVED + 1), LIVE, LEFTOVER, CLEANING):
             words[offset] = 0
         start, stop = geometry.hash_table, geometry.slots
         self.bytes[start * WORD : stop * WORD] = bytes((stop - start) * WORD)
 
     def usage(self) -> tuple[int, int]:
         """Bytes in use, with everything that goes with them, and bytes in all."""
-        in_use = self._first + sum(self._lives()) + self.words[IDS_USED]
+        in_use = self._first + self.words[LIVE] + self.words[IDS_USED]
         return in_use * WORD, self.end * WORD
+
+    def free_words(self) -> int:
+        """Words that are not in use."""
+        words = self.words
+        return int(self.end - self._first - words[LIVE] - words[IDS_USED])
 
     def release(self) -> None:
         """Let go of the memory."""
@@ -126,13 +136,6 @@ class Log:
 
     # ---- changing
 
-    def fits(self, length: int) -> bool:
-        """Whether a record of ``length`` words can be added as things are."""
-        words = self.words
-        return words[CURSOR] + length <= words[CURSOR_END] and (
-            words[FREE_ID] > 0 or words[IDS_USED] < words[IDS_RESERVED]
-        )
-
     def add(self, change: Change, kind: int, fields: tuple[int, ...], payload: bytes) -> int:
         """Write a new record, to be live with ``change``; its handle. At most one a change."""
         words = self.words
@@ -156,14 +159,19 @@ class Log:
         view[start : start + size] = payload
         live = self._live + (address - self._first) // self._extent
         change[live] = words[live] + length
+        change[LIVE] = words[LIVE] + length
         change[CURSOR] = stop
         change[self.end - handle] = address
         return handle
 
     def free(self, change: Change, handle: int) -> None:
-        """Give up a record and its pieces with ``change``; several may go in one."""
+        """Give up a record with ``change``; several may go in one if none is in pieces.
+
+        Of one in pieces the first `PIECES_A_CHANGE` are freed, and the rest becomes LEFTOVER,
+        which must have been 0 (`Heap.settle`).
+        """
         words, get = self.words, change.get
-        while True:
+        for _ in range(PIECES_A_CHANGE):
             address = words[self.end - handle]
             meta = words[address]
             length = meta & LENGTH_MASK
@@ -173,6 +181,7 @@ class Log:
             if left < 0 or not length or self.end - handle in change:
                 raise StoreCorrupt(f"extent {extent} holds less than its records")
             change[live] = left
+            change[LIVE] = get(LIVE, words[LIVE]) - length
             change[self.end - handle] = FREE | get(FREE_ID, words[FREE_ID])
             change[FREE_ID] = handle
             if not left:
@@ -180,6 +189,7 @@ class Log:
             if not meta & SPLIT:
                 return
             handle = words[address + length - 1]
+        change[LEFTOVER] = handle
 
     # ---- extents
 
@@ -206,6 +216,8 @@ class Log:
 
     def _set_free(self, change: Change, extent: int) -> None:
         words, get = self.words, change.get
+        if words[CLEANING] and (words[CLEANING] - self._first) // self._extent == extent:
+            change[CLEANING] = 0
         change[self._next + extent] = get(FREE_EXTENT, words[FREE_EXTENT])
         change[FREE_EXTENT] = extent + 1
         change[FREE_EXTENTS] = get(FREE_EXTENTS, words[FREE_EXTENTS]) + 1
@@ -266,6 +278,7 @@ class Log:
             _META_AND[len(fields)](view, cursor * WORD, meta, *fields)
             live = self._live + extent
             change[live] = get(live, words[live]) + length
+            change[LIVE] = get(LIVE, words[LIVE]) + length
             change[self.end - handle] = cursor
             cursor += length
             if link == rest:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
+from .heap import Pause
 from .locks import Gone
 
 if TYPE_CHECKING:
@@ -21,18 +22,23 @@ def operation(
 ) -> Callable[Concatenate[Self, P], Result]:
     """Make an operation of a method that enters the store's segments.
 
-    It is joined first; it is called again in the next store if that one is gone; what an
-    exception leaves of its locks is given back; and upkeep follows, when it is due. (What runs
+    It is joined first; it is called again in the next store if that one is gone, and after each
+    `Pause`; what an exception leaves of its locks is given back; and upkeep follows, when it is
+    due. (What runs
     for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
     """
 
     @wraps(body)
     def operate(self: Self, *arguments: P.args, **named: P.kwargs) -> Result:
+        holds = 0
         while True:
             store = self._inside()
             try:
                 result = store.sidecar.section.run(body, self, *arguments, **named)
                 break
+            except Pause as pause:
+                holds += 1
+                self._pause(pause.heap, holds)
             except Gone:
                 self._reopen(store)
         now = self.clock()

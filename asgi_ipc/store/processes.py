@@ -66,6 +66,10 @@ class Processes:
         """Generation of a slot."""
         return self._words[self._at(slot) + SLOT_GENERATION]
 
+    def deaths(self) -> int:
+        """How many processes have gone so far. Takes no lock."""
+        return self._words[DEATHS]
+
     def owner_alive(self, word: int) -> bool:
         """Whether an owner word's process is still in its slot. Takes no lock."""
         slot = word & SLOT_MASK

@@ -10,12 +10,11 @@ is let go, or room is made.
 from __future__ import annotations
 
 from struct import Struct
-from zlib import crc32
 
 from ..engines.base import Popped, Record
 from .counts import MILLISECOND, Counts, pending
-from .heap import Heap, NoRoom
-from .index import LONGEST_CHAIN, NEVER, SWEEP_AGAIN, Index
+from .heap import PASS, Heap, NoRoom, OverShare
+from .index import NEVER, Index
 from .journal import Change
 from .lane_extents import HOT
 from .lanes import Lanes
@@ -23,35 +22,34 @@ from .layout import (
     BEHIND_SHIFT,
     FLUSHES,
     FRONT_SHIFT,
-    GONE,
     KIND_SHIFT,
+    LIVE,
     M_WORDS,
     NAMED,
     PAD_SHIFT,
     PUSHED,
     Q_BELL,
+    Q_BYTES,
     Q_CHAIN,
     Q_HEADS,
     Q_IDLE,
+    Q_IN,
     Q_LANE_IN,
+    Q_OUT,
     Q_OWNER,
     Q_PUSHED,
-    Q_REFUSED,
     Q_SOONEST,
     Q_TAG,
+    Q_UNSEEN,
     Q_WAIT_FIRST,
     Q_WORDS,
     QUEUE,
-    REFUSED,
     SHAPE_MASK,
-    SOONEST,
-    SWEPT,
-    SWEPT_GONE,
     TAG_MARK,
     TAGS,
     WORD,
 )
-from .lists import Lists
+from .lists import Lists, takes
 from .processes import Processes
 from .upkeep import Upkeep
 from .waiters import Waiters
@@ -59,6 +57,8 @@ from .waiters import Waiters
 _LONGEST_LIFE = (1 << 32) - 1
 #: TAG, OUT, HEADS and IN of a queue.
 _peek = Struct("2Q8xQ8xQ").unpack_from
+#: What a push costs that does not go through a lane; to make a queue costs twice as much.
+_PUSH = 400
 #: Queues whose place is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
@@ -75,6 +75,18 @@ class AtCapacity(Exception):
     """The queue holds as many live messages as the pusher allows."""
 
 
+class Survey:
+    """What is found by looking at all queues, over several holds of the lock."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.bucket = self.oldest = 0
+
+    def move(self, bucket: int) -> None:
+        """Go on there."""
+        self.bucket = bucket
+
+
 class Queues:
     """All queues of a store."""
 
@@ -83,14 +95,16 @@ class Queues:
         self._words = heap.words
         self._view = heap.bytes
         self._index = Index(heap, Q_CHAIN)
-        self._table = heap.geometry.hash_table
-        self._buckets = heap.geometry.buckets
+        #: While less than half of the memory is in use no queue has too large a share.
+        self._half = (heap.end - heap.geometry.first_extent) // 2
         self._processes = processes
         self._waiters = Waiters(heap, processes.bell_alive)
         self._lanes = Lanes(heap)
-        self.counts = Counts(heap, self._index, self._lanes)
+        self.counts = Counts(heap, self._lanes)
         self._lists = Lists(heap, self._lanes, self.counts)
-        self.upkeep = Upkeep(heap, self._index, processes, self._waiters, self._lanes, self.counts)
+        self.upkeep = Upkeep(
+            heap, self._index, processes, self._waiters, self._lanes, self._lists, self.counts
+        )
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._flushes = -1
@@ -114,8 +128,8 @@ class Queues:
         size = len(name)
         # The lower half of META, without the handle: kind, length and padding.
         shape = Q_WORDS + (size + 7 >> 3) | QUEUE << KIND_SHIFT | (-size & 7) << PAD_SHIFT
-        handle = words[self._table + crc32(name) % self._buckets]
-        for _ in LONGEST_CHAIN:
+        handle = words[self._index.home(name)]
+        for _ in self._index.longest:
             if not handle:
                 return 0
             address = words[end - handle]
@@ -130,8 +144,9 @@ class Queues:
         raise self._index.circle()
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
-        bucket = self._index.bucket(crc32(name))
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
+        self._heap.spend(2 * _PUSH)
+        bucket = self._index.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
         fields = [0] * (Q_WORDS - 1)
@@ -140,6 +155,7 @@ class Queues:
             (Q_CHAIN, words[bucket]),
             (Q_OWNER, word),
             (Q_SOONEST, NEVER),
+            (Q_UNSEEN, NEVER),
             (Q_IDLE, NEVER),
         ):
             fields[offset - 1] = value
@@ -169,7 +185,10 @@ class Queues:
     # ---- pushing and popping
 
     def push(self, record: Record, now: int) -> int:
-        """Append a message; the bell to ring for it, or 0. Raises `AtCapacity`, `NoRoom`."""
+        """Append a message; the bell to ring for it, or 0. Raises `AtCapacity`, `NoRoom`.
+
+        May `Pause`; then nothing is pushed yet.
+        """
         words = self._words
         name, payload, deadline, capacity, owner = record
         address = self.find(name)
@@ -179,14 +198,18 @@ class Queues:
                 return bell and self._take_bell(address)
             here = pending(words, address)
             if here >= capacity and (here := self.upkeep.expire(address, now)) >= capacity:
-                refused = words[address + Q_REFUSED] + 1
-                self._heap.commit({address + Q_REFUSED: refused, REFUSED: words[REFUSED] + 1})
+                self.counts.refusal(address, is_for_room=False)
                 raise AtCapacity
         elif capacity < 1:
-            self._heap.commit({REFUSED: words[REFUSED] + 1})
+            self.counts.refusal(address, is_for_room=False)
             raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
-        if not address or not self._heap.fits(length):
+        self._heap.spend(_PUSH)
+        if (
+            not address
+            or not self._heap.fits(length)
+            or (words[LIVE] + length > self._half and self._is_over_share(address, payload))
+        ):
             address = self._with_room(address, record, length, now)
             here = pending(words, address)
         change: Change = {}
@@ -207,6 +230,8 @@ class Queues:
 
     def _to_lane(self, address: int, is_read: bool) -> None:
         """Bring a queue whose messages are in a list nearer to using a lane for them."""
+        # After what the caller came for, so it can't wait. Others of a batch can.
+        self._heap.credit -= 3 * _PUSH
         self._lanes.renew(address, is_read)
         self._lists.refill(address)
 
@@ -225,40 +250,62 @@ class Queues:
             words[address + Q_BELL] = 0
         return bell
 
+    def _is_over_share(self, address: int, payload: bytes) -> bool:
+        """Whether a queue, 0 if there is none yet, would leave others too little (E3)."""
+        more = takes(len(payload))
+        held = self._words[address + Q_BYTES] if address else 0
+        return self._heap.is_over_share(held + more, more // WORD)
+
     def _with_room(self, address: int, record: Record, length: int, now: int) -> int:
         """The address of a queue once there is room for a message of that length, and a queue."""
-        name, owner = record.queue, record.owner
+        name, payload, owner = record.queue, record.payload, record.owner
         try:
             # Making room may move the queue, and remove it while it is empty.
-            while self._make_room(length, now) or not address:
-                address = self.find(name) or self._create(name, owner, now)
+            while True:
+                while self._make_room(length, now) or not address:
+                    address = self.find(name) or self._create(name, owner, now)
+                address = self.find(name)
+                if not self._is_over_share(address, payload):
+                    return address
+                if self.upkeep.rounds.soonest() > now:
+                    more = takes(len(payload))
+                    held = self._words[address + Q_BYTES] + more
+                    raise OverShare(held, self._heap.free_words() * WORD - more)
+                self.upkeep.sweep(now, everything=True)
+                address = self.find(name)
         except NoRoom:
-            self._heap.commit({REFUSED: self._words[REFUSED] + 1})
+            self.counts.refusal(self.find(name), is_for_room=True)
             raise
-        return self.find(name)
 
-    def pop(self, name: bytes, limit: int, bell: int, now: int) -> list[Popped]:
-        """Take up to ``limit`` live messages; if fewer are left, arm ``bell`` unless it is 0."""
+    def pop(self, taken: list[Popped], name: bytes, limit: int, bell: int, now: int) -> None:
+        """Take live messages until there are ``limit`` in ``taken``.
+
+        If there are fewer, arm ``bell`` unless it is 0. May `Pause`; what is in ``taken`` then
+        has been taken.
+        """
         words = self._words
-        taken: list[Popped] = []
         address = self.find(name)
         if not address:
             if not bell:
-                return taken
+                return
             address = self._create(name, b"", now)
-        if words[address + Q_HEADS] >> FRONT_SHIFT:
+        heads = words[address + Q_HEADS]
+        if heads >> FRONT_SHIFT:
             self._lists.pop(taken, address, FRONT_SHIFT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
-                if words[address + Q_HEADS]:
+                if heads:
                     self._lists.refill(address)
-                return taken
-        if words[address + Q_HEADS]:
+                return
+            if words[address + Q_IN] == words[address + Q_OUT]:
+                break
+            self._heap.spend(160 * PASS)
+            self._lanes.drop_front(address, now)
+        if heads and len(taken) < limit:
             self._lists.pop(taken, address, BEHIND_SHIFT, limit, now)
             self._to_lane(address, is_read=True)
         if bell and len(taken) < limit and words[address + Q_BELL] != bell:
             self._arm(address, bell)
-        return taken
 
     def _arm(self, address: int, bell: int) -> None:
         """Arm a bell after those that are armed on a queue already."""
@@ -271,7 +318,7 @@ class Queues:
             self._words[address + Q_BELL] = bell
 
     def restore(self, name: bytes, record: Popped, now: int) -> int:
-        """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`."""
+        """Put a message back in front; the bell to ring, or 0. Raises `NoRoom`. May `Pause`."""
         words, heap = self._words, self._heap
         payload, deadline = record
         lifetime = _lifetime(deadline, now)
@@ -323,29 +370,41 @@ class Queues:
     def _make_room(self, length: int, now: int) -> bool:
         """Room for a record, at the expense of whatever is dead if need be.
 
-        True if queues may have been removed for it. Raises `NoRoom`.
+        True if queues may have been removed for it. Raises `NoRoom`. May `Pause`.
         """
-        words = self._words
-        try:
-            self._heap.room_for(length)
-            return False
-        except NoRoom:
-            # A full store refuses fast: look again only if something has expired, enough
-            # has gone for queues to be empty, or a while has passed (orphans).
-            gone = words[GONE] - words[SWEPT_GONE]
-            if (
-                now < words[SOONEST]
-                and gone <= words[NAMED] // 64
-                and now < words[SWEPT] + SWEEP_AGAIN
-            ):
-                raise
+        rounds = self.upkeep.rounds
+        if rounds.awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not rounds.is_worth_it(now):
+                    raise
+            rounds.awaited = now
         self.upkeep.sweep(now, everything=True)
+        rounds.awaited = -1
         self._heap.room_for(length)
         return True
 
+    # ---- telling
+
     def statistics(self, name: bytes, now: int) -> dict[str, int]:
-        """Counts of one queue."""
+        """Counts of one queue. May `Pause`."""
         address = self.find(name)
         if address:
             self.upkeep.expire(address, now)
         return self.counts.of_queue(address, now)
+
+    def survey(self, survey: Survey) -> None:
+        """Drop what has expired everywhere, and find the oldest message. May `Pause`.
+
+        A queue that comes or goes meanwhile may be passed over.
+        """
+        words, end = self._words, self._heap.end
+        for bucket in self._index.used(survey.bucket, survey.move):
+            for handle in list(self._index.chain(bucket)):
+                self._heap.spend(2 * PASS)
+                address = words[end - handle]
+                if self.upkeep.expire(address, survey.now):
+                    self._heap.spend(4 * PASS)
+                    survey.oldest = max(survey.oldest, self.counts.age(address, survey.now))

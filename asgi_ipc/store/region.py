@@ -9,7 +9,7 @@ from types import TracebackType
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .belongings import NAMES
-from .heap import Heap
+from .heap import HOLD, Heap
 from .index import NEVER
 from .lanes import recount
 from .layout import (
@@ -29,8 +29,10 @@ from .layout import (
     NODES_USED,
     POPPING,
     PUSHING,
+    ROUND_BEGAN,
     SOONEST,
     STATE,
+    UNSEEN,
     WORD,
     Geometry,
 )
@@ -40,7 +42,7 @@ from .sidecar import Sidecar
 
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: What contradictory contents make Python raise.
-_CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
+_CONTRADICTIONS = (IndexError, ValueError, OverflowError, struct.error, StoreCorrupt)
 
 
 class Region:
@@ -106,7 +108,9 @@ class Region:
             if isinstance(error, _CONTRADICTIONS):
                 raise self._corrupt(error) from error
             raise
-        return self.heap
+        heap = self.heap
+        heap.credit = HOLD
+        return heap
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -157,7 +161,8 @@ class Region:
         self.heap.format()
         for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, LANES, BACKLOG):
             words[counter] = 0
-        words[SOONEST] = NEVER
+        words[ROUND_BEGAN] = 0
+        words[SOONEST] = words[UNSEEN] = NEVER
         self.heap.journal.set_state(IDLE)
 
     def close(self) -> None:

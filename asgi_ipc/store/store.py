@@ -38,11 +38,13 @@ from .layout import (
     DESTROYED,
     FLUSHES,
     GROUPS,
+    HASH_KEY_BYTES,
     MAGIC,
     VERSION,
     W_BUCKETS,
     W_BYTE_ORDER,
     W_EXTENT_WORDS,
+    W_HASH_KEY,
     W_KIND,
     W_MAGIC,
     W_NODE,
@@ -398,6 +400,8 @@ class Store:
         words[W_BYTE_ORDER], words[W_VERSION], words[W_KIND] = BYTE_ORDER, VERSION, kind
         words[W_SIZE], words[W_EXTENT_WORDS] = size, geometry.extent_words
         words[W_BUCKETS] = geometry.buckets
+        start = W_HASH_KEY * WORD
+        segment.view[start : start + HASH_KEY_BYTES] = secrets.token_bytes(HASH_KEY_BYTES)
         if kind == CHANNELS:
             segment.view[W_NODE * WORD : W_NODE * WORD + NODE_BYTES] = self._node
         region.format()

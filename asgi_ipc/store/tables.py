@@ -8,11 +8,11 @@ method is one or more whole changes: a kill leaves a table as before or after.
 from __future__ import annotations
 
 from collections.abc import Callable
-from zlib import crc32
 
+from ..engines.base import MAX_NAME
 from ..exceptions import StoreCorrupt
-from .heap import Heap, NoRoom
-from .index import NEVER, SWEEP_AGAIN, Index
+from .heap import MOVE, PASS, Heap, NoRoom, Pause
+from .index import NEVER, Index
 from .journal import Change
 from .layout import (
     CHANGES,
@@ -22,33 +22,65 @@ from .layout import (
     E_PREVIOUS,
     E_TABLE,
     E_WORDS,
-    HAND,
+    LENGTH_MASK,
     MEMBER,
     MEMBERS,
     NAMED,
+    PAD_MASK,
+    PAD_SHIFT,
     SOONEST,
-    SWEPT,
     T_CHAIN,
     T_COUNT,
     T_FIRST,
     T_VERSION,
     T_WORDS,
     TABLE,
+    WORD,
 )
+from .rounds import Rounds
+
+#: What a member costs to be read, and how many are at a time.
+_READ, _BATCH = 75, 32
+#: Words of the longest member.
+_LONGEST = E_WORDS + (MAX_NAME + 7 >> 3)
+#: After so many changes on the way, reading a table goes on to its end in one hold of the lock.
+_RESTARTS = 4
+
+
+class Reading:
+    """A list of members that is being read, over several holds of the lock."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        #: The soonest deadline among them.
+        self.until = NEVER
+        self.version = -1
+        self.restarts = -1
+        #: The member that comes next, the one before it, and how many are left.
+        self.handle = self.before = self.left = 0
+
+
+def member_name(table: bytes, member: bytes) -> bytes:
+    """What of a member is hashed; for no other pair of names the same."""
+    return b"%c%b%b" % (len(table), table, member)
 
 
 class Tables:
     """All tables of a store. ``alive(word)`` tells whether an owner word's process is."""
 
-    def __init__(self, heap: Heap, owner_alive: Callable[[int], bool]) -> None:
+    def __init__(
+        self, heap: Heap, owner_alive: Callable[[int], bool], deaths: Callable[[], int]
+    ) -> None:
         self._heap = heap
         self._words = heap.words
         self._index = Index(heap, T_CHAIN)
+        self.rounds = Rounds(heap, self._index, deaths)
         self._owner_alive = owner_alive
 
     def _bucket(self, table: bytes, member: bytes | None = None) -> int:
-        code = crc32(table) if member is None else crc32(member, crc32(table))
-        return self._index.bucket(code)
+        if member is None:
+            return self._index.home(table)
+        return self._index.home(member_name(table, member))
 
     def _find(self, bucket: int, kind: int, name: bytes, table: int = 0) -> int:
         """Handle of the table, or of the member of ``table``, with that name; or 0."""
@@ -67,7 +99,7 @@ class Tables:
     # ---- operations
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: int, now: int) -> None:
-        """Add or renew a member. Raises `NoRoom`."""
+        """Add or renew a member. Raises `NoRoom`. May `Pause`; then nothing is added yet."""
         words, heap = self._words, self._heap
         home = self._find(self._bucket(table), TABLE, table)
         if home:
@@ -135,32 +167,56 @@ class Tables:
         home = self._find(self._bucket(table), TABLE, table)
         return self._words[self._words_of(home) + T_VERSION] if home else 0
 
-    def members(self, table: bytes, now: int) -> tuple[list[bytes], int]:
-        """The live members, and the soonest deadline among them."""
+    def read(self, table: bytes, reading: Reading, now: int) -> None:
+        """Read on in the list of live members. May `Pause`.
+
+        It is that of one instant: if it changes on the way, reading begins again. Where that
+        happens time and again, it is read in one go, which takes as long as it is.
+        """
         words, heap = self._words, self._heap
         home = self._find(self._bucket(table), TABLE, table)
-        names: list[bytes] = []
-        soonest = NEVER
-        if not home:
-            return names, soonest
-        handle = words[self._words_of(home) + T_FIRST]
-        count = words[self._words_of(home) + T_COUNT]
-        if count > heap.end // E_WORDS:
-            raise StoreCorrupt("a table counts more members than there can be")
-        before = 0
+        version = words[self._words_of(home) + T_VERSION] if home else 0
+        if version != reading.version:
+            reading.version = version
+            reading.restarts += 1
+            reading.names = []
+            reading.until = NEVER
+            reading.handle = words[self._words_of(home) + T_FIRST] if home else 0
+            reading.before = 0
+            reading.left = words[self._words_of(home) + T_COUNT] if home else 0
+            if reading.left > heap.end // E_WORDS:
+                raise StoreCorrupt("a table counts more members than there can be")
+        while reading.left:
+            if reading.restarts < _RESTARTS:
+                heap.spend(_BATCH * _READ)
+            self._read_some(reading, now)
+
+    def _read_some(self, reading: Reading, now: int) -> None:
+        """Read the next few members of a list."""
+        words, view, end = self._words, self._heap.bytes, self._heap.end
+        names, until = reading.names, reading.until
+        before, handle = reading.before, reading.handle
+        count = min(reading.left, _BATCH)
+        alive: set[int] = {0}
         for _ in range(count):
-            at = words[heap.end - handle]
-            following = words[at + E_NEXT]
+            at = words[end - handle]
             if words[at + E_PREVIOUS] != before:
                 raise StoreCorrupt("the members of a table do not point back")
-            if self._is_live(at, now):
-                before = handle
-                names.append(heap.name(at, E_WORDS))
-                soonest = min(soonest, words[at + E_DEADLINE])
-            else:
-                self._drop(home, table, handle)
-            handle = following
-        return names, soonest
+            deadline, owner = words[at + E_DEADLINE], words[at + E_OWNER]
+            if owner not in alive and self._owner_alive(owner):
+                alive.add(owner)
+            if deadline > now and owner in alive:
+                # As `Log.name`, whose call others would wait for.
+                meta = words[at]
+                if meta & LENGTH_MASK > _LONGEST:
+                    raise StoreCorrupt(f"the record at {at} has a name longer than any")
+                stop = (at + (meta & LENGTH_MASK)) * WORD - (meta >> PAD_SHIFT & PAD_MASK)
+                names.append(view[(at + E_WORDS) * WORD : stop].tobytes())
+                if deadline < until:
+                    until = deadline
+            before, handle = handle, words[at + E_NEXT]
+        reading.until, reading.before, reading.handle = until, before, handle
+        reading.left -= count
 
     # ---- upkeep
 
@@ -207,39 +263,49 @@ class Tables:
     def _make_room(self, length: int, now: int) -> bool:
         """Room for a record, at the expense of whatever is dead if need be.
 
-        True if tables may have been removed for it. Raises `NoRoom`.
+        True if tables may have been removed for it. Raises `NoRoom`. May `Pause`.
         """
-        words = self._words
-        try:
-            self._heap.room_for(length)
-            return False
-        except NoRoom:
-            # A full store refuses fast: look again only where there can be something.
-            if now < words[SOONEST] and now < words[SWEPT] + SWEEP_AGAIN:
-                raise
+        if self.rounds.awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not self.rounds.is_worth_it(now):
+                    raise
+            self.rounds.awaited = now
         self.sweep(now)
+        self.rounds.awaited = -1
         self._heap.room_for(length)
         return True
 
-    def sweep(self, now: int, shares: int = 1) -> None:
-        """Look after one of ``shares`` parts: drop members that are dead, and empty tables."""
+    def sweep(self, now: int) -> None:
+        """Go on with the round: drop members that are dead, and empty tables.
+
+        May `Pause`; if it does not, the round is done.
+        """
+        try:
+            for bucket in self.rounds.go_on(now):
+                self._look_after(bucket, now)
+        except Pause:
+            self.rounds.pause()
+            raise
+
+    def _look_after(self, bucket: int, now: int) -> None:
+        """Drop what is dead of one bucket."""
         words, heap = self._words, self._heap
-        buckets, hand = self._index.turn(self._index.buckets // shares)
-        soonest = NEVER
-        for handle in self._index.records(buckets):
+        for handle in list(self._index.chain(bucket)):
+            heap.spend(2 * PASS)
             at = words[heap.end - handle]
             # Dropping the last member of a table may have dropped a later record.
             if at >= heap.end:
                 continue
             if heap.kind(at) == TABLE:
                 if not words[at + T_COUNT]:
+                    heap.spend(MOVE)
                     self._discard(handle, heap.name(at, T_WORDS))
             elif self._is_live(at, now):
-                soonest = min(soonest, words[at + E_DEADLINE])
+                self.rounds.saw(words[at + E_DEADLINE])
             else:
+                heap.spend(2 * MOVE)
                 home = words[at + E_TABLE]
                 self._drop(home, heap.name(words[heap.end - home], T_WORDS), handle)
-        change = {HAND: hand}
-        if shares == 1:
-            change[SOONEST], change[SWEPT] = soonest, now
-        heap.commit(change)

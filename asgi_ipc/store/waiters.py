@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..exceptions import StoreCorrupt
-from .heap import Heap
+from .heap import MOVE, Heap
 from .journal import Change
 from .layout import (
     FREE_NODE,
@@ -34,8 +33,6 @@ class Waiters:
         self._words = heap.words
         self._nodes = heap.geometry.nodes
         self._alive = alive
-        #: How many more nodes one sweep may meet: there are no more than these.
-        self.left = NODES
 
     def _at(self, node: int) -> int:
         return self._nodes + (node - 1) * NODE_WORDS
@@ -118,7 +115,7 @@ class Waiters:
         return True
 
     def drop_dead(self, queue: int, everybody: bool = False) -> bool:
-        """Forget the dead in front, or everybody; True if somebody is left."""
+        """Forget the dead in front, or everybody; True if somebody is left. May `Pause`."""
         words = self._words
         for _ in range(NODES + 1):
             bell = words[queue + Q_BELL]
@@ -126,10 +123,7 @@ class Waiters:
                 return False
             if not everybody and self._alive(bell):
                 return True
-            if words[queue + Q_WAIT_FIRST]:
-                self.left -= 1
-                if self.left < 0:
-                    raise StoreCorrupt("the lists of waiters meet")
+            self._heap.spend(MOVE)
             change: Change = {}
             self.take(change, queue)
             self._heap.commit(change)

@@ -26,6 +26,7 @@ from asgi_ipc.engines.base import (
     IDENTITY_BYTES,
     MAX_NAME,
     MAX_PAYLOAD,
+    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -42,7 +43,9 @@ PATIENCE = 30.0
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
 IDLE = 600 * 10**9
-COUNTS = ("pushed", "popped", "expired", "refused", "orphaned", "flushed", "high_water")
+COUNTS = (
+    "pushed", "popped", "expired", "refused", "store_full", "orphaned", "flushed", "high_water"
+)  # fmt: skip
 
 # The queue named by no byte keeps the counts of the store.
 SCHEMA = f"""
@@ -51,7 +54,8 @@ CREATE TABLE IF NOT EXISTS store (
     record_bytes INTEGER DEFAULT 0, member_bytes INTEGER DEFAULT 0,
     channel_memory INTEGER, group_memory INTEGER);
 CREATE TABLE IF NOT EXISTS queues (
-    name BLOB PRIMARY KEY, pending INTEGER DEFAULT 0, used INTEGER DEFAULT 0,
+    name BLOB PRIMARY KEY, pending INTEGER DEFAULT 0, bytes INTEGER DEFAULT 0,
+    used INTEGER DEFAULT 0,
     {", ".join(f"{name} INTEGER DEFAULT 0" for name in COUNTS)}) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, queue BLOB, payload BLOB, deadline INTEGER, pushed INTEGER);
@@ -65,11 +69,13 @@ CREATE INDEX IF NOT EXISTS members_by_deadline ON members (deadline);
 CREATE TRIGGER IF NOT EXISTS record_came AFTER INSERT ON records BEGIN
     INSERT OR IGNORE INTO queues (name) VALUES (NEW.queue);
     UPDATE queues SET pending = pending + 1, high_water = max(high_water, pending + 1),
+        bytes = bytes + length(NEW.payload) + {OVERHEAD},
         used = NEW.pushed WHERE name IN (NEW.queue, x'');
     UPDATE store SET record_bytes = record_bytes + length(NEW.payload) + {OVERHEAD};
 END;
 CREATE TRIGGER IF NOT EXISTS record_went AFTER DELETE ON records BEGIN
-    UPDATE queues SET pending = pending - 1 WHERE name IN (OLD.queue, x'');
+    UPDATE queues SET pending = pending - 1, bytes = bytes - length(OLD.payload) - {OVERHEAD}
+        WHERE name IN (OLD.queue, x'');
     UPDATE store SET record_bytes = record_bytes - length(OLD.payload) - {OVERHEAD};
 END;
 CREATE TRIGGER IF NOT EXISTS member_came AFTER INSERT ON members BEGIN
@@ -294,14 +300,18 @@ class SQLiteEngine:
     ) -> Iterator[Refused]:
         """Insert what fits; yield what does not (E3)."""
         for position, (queue, payload, deadline, capacity, _) in enumerate(records):
-            row = db.execute("SELECT pending FROM queues WHERE name = ?", (queue,)).fetchone()
+            sql = "SELECT pending, bytes FROM queues WHERE name = ?"
+            pending, held = db.execute(sql, (queue,)).fetchone() or (0, 0)
+            size = len(payload) + OVERHEAD
             used, total = db.execute("SELECT record_bytes, channel_memory FROM store").fetchone()
-            if (row[0] if row else 0) >= capacity:
+            if pending >= capacity:
                 yield Refused(position, False, f"the queue holds its capacity of {capacity}")
                 _count(db, queue, "refused", 1)
-            elif used + len(payload) + OVERHEAD > total:
-                yield Refused(position, True, f"{used} of {total} bytes of channel_memory in use")
+            elif used + size > total or held + size > SHARE * (total - used - size):  # E7
+                detail = f"{used} of {total} bytes of channel_memory in use, {held} by this queue"
+                yield Refused(position, True, detail, over_share=used + size <= total)
                 _count(db, queue, "refused", 1)
+                _count(db, queue, "store_full", 1)
             else:
                 sql = "INSERT INTO records (queue, payload, deadline, pushed) VALUES (?, ?, ?, ?)"
                 db.execute(sql, (queue, payload, deadline, now))

@@ -7,6 +7,7 @@ from asgi_ipc.store.counts import pending
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import BACKLOG, LANES, Q_OWNER, Q_WORDS, WORD
 
+from ..stores import sweep
 from .ledgers import GROUPS
 from .soak_workers import FORGOTTEN
 from .standstill import turns
@@ -59,9 +60,8 @@ def _traces(engine: SharedMemoryEngine, alive: set[bytes], processes: int) -> li
 
 def _unread(engine: SharedMemoryEngine) -> list[str]:
     """Queues and messages that the steady ones do not account for."""
-    with engine._channels:
-        # As when room is needed.
-        engine._queues.upkeep.sweep(engine.clock(), everything=True)
+    # As when room is needed.
+    sweep(engine, engine.clock(), everything=True)
     counts = engine.statistics()
     if counts["queues"] <= QUEUES and counts["pending"] <= PENDING:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import stores
 from .world import View, World, short
 
 FAR = 1 << 62
@@ -106,11 +107,8 @@ def push(*pairs: tuple[bytes, bytes], capacity: int = 10**6) -> Callable[[World]
 
 def sweep(world: World) -> None:
     """All buckets of both."""
-    channels, groups = world.regions
-    with channels:
-        world.engine._queues.upkeep.sweep(world.now, everything=True)
-    with groups:
-        world.engine._tables.sweep(world.now)
+    stores.sweep(world.engine, world.now, everything=True)
+    stores.sweep_groups(world.engine, world.now)
 
 
 def leave(world: World) -> None:

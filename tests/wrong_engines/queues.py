@@ -133,6 +133,16 @@ class GrowsForEver(Wrong):
         self._store.channel_memory = 1 << 40
 
 
+class LetsOneQueueHaveItAll(Wrong):
+    breaks = "E7"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        for record in records:
+            # As if what it has were another's.
+            self._store.queue(record.queue, self.clock()).bytes = -(1 << 40)
+        return super().push(records)
+
+
 class LosesRoomWithEachPop(Wrong):
     breaks = "E3"
 
@@ -180,7 +190,8 @@ class LetsTheDeadKeepTheirRoom(Wrong):
     def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
         super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
         store = weakref.proxy(self._store)
-        store.has_room = lambda size, now: store.record_bytes + size <= store.channel_memory
+        room = store.channel_memory
+        store.room = lambda queue, size, now: (store.record_bytes + size <= room, True)
 
 
 class CountsMicroseconds(Wrong):

@@ -12,7 +12,7 @@ from typing import Any
 import asgi_ipc.engines.memory as memory
 from asgi_ipc.engines.base import Bell, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
-from tests.wrong_engines import Wrong
+from tests.wrong_engines import BEGINNING, Wrong
 
 #: What leaking engines leak, to keep it from the garbage collector.
 leaked: list[object] = []
@@ -61,6 +61,29 @@ class KeepsTheRoomOfTheFlushed(Wrong):
         used = self._store.record_bytes
         super().flush()
         self._store.record_bytes = used // 10
+
+
+class CallsTheDeadPending(Wrong):
+    """As one would that counts what has expired when somebody comes by."""
+
+    breaks = "E20"
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        store = self._store
+        clock = store.clock
+        store.clock = lambda: BEGINNING
+        try:
+            counts = super().statistics(queue)
+        finally:
+            store.clock = clock
+        return counts
+
+
+class CountsNoRoomAsCapacity(Wrong):
+    breaks = "E20"
+
+    def statistics(self, queue: bytes | None = None) -> dict[str, int]:
+        return {**super().statistics(queue), "store_full": 0}
 
 
 class CountsPopsTwice(Wrong):

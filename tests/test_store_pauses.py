@@ -1,0 +1,43 @@
+"""Any operation may have to leave the rest to its next hold of the lock, at any of its steps.
+
+The tests of other modules once more, with pauses by chance wherever there may be one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from asgi_ipc.store import attachment
+from asgi_ipc.store.heap import Heap, Pause
+
+from .test_store_backlog import engine, test_any_order_of_events_gives_what_a_list_gives
+from .test_store_lanes import clock
+from .test_store_lanes import engine as whole
+from .test_store_model import test_any_sequence_of_operations_gives_what_a_model_gives
+
+__all__ = [
+    "clock",
+    "engine",
+    "test_any_order_of_events_gives_what_a_list_gives",
+    "test_any_sequence_of_operations_gives_what_a_model_gives",
+    "whole",
+]
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many there were."""
+    dice, count = random.Random(1), [0]
+
+    def spend(self: Heap, cost: int) -> None:
+        if dice.random() < 0.25:
+            count[0] += 1
+            raise Pause(self)
+
+    monkeypatch.setattr(Heap, "spend", spend)
+    monkeypatch.setattr(attachment, "_PAUSE", 0)
+    yield count
+    assert count[0] > 20
