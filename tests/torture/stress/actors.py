@@ -19,7 +19,7 @@ import anyio
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 
-from .notes import FINISH, MEMBER, RUN, Notes, World
+from .notes import FINISH, MEMBER, RUN, Interruption, Notes, World
 from .plan import CHANNELS, GROUPS
 
 _Result = TypeVar("_Result")
@@ -47,6 +47,9 @@ def cancelled_at(
         thrown = None
         try:
             yield found
+        except GeneratorExit:
+            coroutine.close()
+            raise
         except BaseException as error:
             thrown = error
 
@@ -57,7 +60,7 @@ async def receive(notes: Notes, layer: IPCChannelLayer, where: int, name: str) -
         message = await layer.receive(name)
     except Exception as error:
         notes.failed(f"receive on {where}", error, where)
-        return False
+        return isinstance(error, Interruption)
     notes.got(where, message)
     return True
 
@@ -73,7 +76,7 @@ async def new_channel(
             notes.failed("new_channel", error)
             await asyncio.sleep(0.001)
         else:
-            return notes.begin(layer, name, publish), name
+            return notes.begin(name, publish), name
 
 
 # Senders
@@ -154,7 +157,8 @@ async def receive_always(
                     notes.failed("group_add", error)
         else:
             name = f"channel{where}"
-        while await receive(notes, layer, where, name):
+        reader = notes.dice.choice(world.layers)
+        while await receive(notes, reader, where, name):
             pass
         if own:
             # The store was closed, and with it the process's right to the channel.
@@ -173,7 +177,8 @@ async def receive_impatiently(world: World, layer: IPCChannelLayer) -> None:
             where, name = await new_channel(notes, layer)
         else:
             name = name or f"channel{where}"
-        ok = await _cancelled_somehow(notes, layer, where, name)
+        reader = dice.choice(world.layers)
+        ok = await _cancelled_somehow(notes, reader, where, name)
         if own and ok is False:
             notes.left(where)
             name = ""
@@ -282,12 +287,15 @@ async def inherit(world: World) -> None:
     tasks = []
     while world.stage != FINISH:
         while world.inherited:
-            tasks.append(asyncio.ensure_future(_receive_inherited(world, *world.inherited.popleft())))
+            tasks.append(
+                asyncio.ensure_future(_receive_inherited(world, *world.inherited.popleft()))
+            )
         await asyncio.sleep(0.01)
 
 
-async def _receive_inherited(world: World, where: int, layer: IPCChannelLayer, name: str) -> None:
+async def _receive_inherited(world: World, where: int, name: str) -> None:
     notes = world.notes("inherit", where)
+    layer = notes.dice.choice(world.layers)
     while await receive(notes, layer, where, name):
         pass
     notes.left(where)

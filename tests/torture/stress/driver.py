@@ -24,7 +24,7 @@ from asgi_ipc import SyncIPCChannelLayer
 
 from ..standstill import Standstill
 from . import plants
-from .judge import Books
+from .judge import Books, Lost
 from .notes import DRAIN, FINISH, RUN
 from .plan import ENGINES, FEATURES, Plan, draw
 
@@ -34,6 +34,8 @@ ROUND = 2.0
 STALL = 4.0
 #: Seconds in which processes end that are told to, and in which they begin, counted likewise.
 ENDED = 10.0
+#: Whether the folder of a round that fails stays, with its ledgers.
+KEEP = bool(os.environ.get("STRESS_KEEP"))
 _ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -74,24 +76,23 @@ class Round:
             for _ in self.turns(lambda: self.bytes(), self.plan.seconds):
                 pass
             self.tell(DRAIN)
-            for _ in self.turns(lambda: self.bytes(), 120):
-                if not Books(self.folder, self.plan).missing():
-                    break
-            else:
+            waited_for = self.drain()
+            if waited_for:
                 self.show_stacks()
             self.tell(FINISH)
             self.finish()
             books = Books(self.folder, self.plan)
             if (self.folder / "faults").exists():
                 self.faults += _together((self.folder / "faults").read_text())
-            self.faults += books.faults()
+            self.faults += books.faults(waited_for)
             self.remove()
             return Outcome(self.plan, len(books.sent), books.got.total(), self.faults)
         finally:
             for worker in self.workers:
                 worker.kill()
                 worker.wait()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if not (KEEP and self.faults):
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start the processes, and wait until all have opened their layers."""
@@ -108,6 +109,15 @@ class Round:
                 return
             if any(worker.poll() is not None for worker in self.workers):
                 return
+
+    def drain(self) -> list[Lost]:
+        """Wait until all has arrived that was sent; what has not, and never will."""
+        books = Books(self.folder, self.plan)
+        for _ in self.turns(lambda: sum(map(len, books.missing().values())), 120):
+            books = Books(self.folder, self.plan)
+            if not books.missing():
+                break
+        return [each for those in books.missing().values() for each in those]
 
     def turns(self, progress: object, seconds: float) -> Iterator[None]:
         """Go on for so long, or until there has been no progress for too long."""
@@ -144,11 +154,13 @@ class Round:
         """Add to the faults where all threads of all processes are."""
         for worker in self.workers:
             if worker.poll() is None:
-                os.kill(worker.pid, signal.SIGUSR1)
+                os.killpg(worker.pid, signal.SIGUSR1)
         time.sleep(0.5)
         for path in self.folder.glob("*.stacks"):
-            text = path.read_text()
-            if text:
+            threads = path.read_text().split("\n\n")
+            busy = [each for each in threads if each and not _is_idle(each)]
+            if busy:
+                text = "\n\n".join(busy)
                 self.faults.append(f"stacks of process {path.stem}:\n{text[-12_000:]}")
 
     def remove(self) -> None:
@@ -159,6 +171,12 @@ class Round:
         left = self.folder / "store" / "stress"
         if left.exists():
             self.faults.append(f"destroy() left {os.listdir(left)}")
+
+
+def _is_idle(stack: str) -> bool:
+    """Whether a thread only waits for work that an executor may give it."""
+    first = stack.splitlines()[1:2]
+    return bool(first) and "concurrent/futures/thread.py" in first[0] and "_worker" in first[0]
 
 
 def _together(text: str) -> list[str]:

@@ -237,11 +237,11 @@ def number_of(world: World, name: str) -> int:
     """The number of a channel that was received on."""
     if name.startswith("channel"):
         return int(name[7:])
-    for where, known in list(world.names.items()):
-        if known == name:
-            return where
-    world.fault(f"a message came on {name}, which this process has not made")
-    return 0
+    where = world.own.get(name)
+    if where is None:
+        world.fault(f"a message came on {name}, which this process has not made")
+        return 0
+    return where
 
 
 class Sending:

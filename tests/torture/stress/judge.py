@@ -23,6 +23,8 @@ from .plan import CHANNELS, GROUPS, Plan
 
 #: Messages that a receive may take along into a handler's exception, by what it receives on.
 _LOST_ORDINARY, _LOST_OWN = 1, 64
+#: A capacity that no queue reaches in a round.
+ROOMY = 100_000
 
 
 class Lost(NamedTuple):
@@ -122,8 +124,12 @@ class Books:
             if self.got[lost] or at <= self.emptied:
                 continue
             if where in self.left:
-                # The last that were sent to it may have come too late, but no others.
-                if self.newest.get((where, lost.producer), -1) > lost.number:
+                # The last that were sent to it may have come too late, but no others. (What was
+                # dropped from its buffer since the last count was told to no caller.)
+                if (
+                    self.plan.own_capacity >= ROOMY
+                    and self.newest.get((where, lost.producer), -1) > lost.number
+                ):
                     dropped[self.opened[where]].append(lost)
             elif where in self.opened:
                 dropped[self.opened[where]].append(lost)
@@ -142,8 +148,8 @@ class Books:
                 missing[f"lost, with {counted} drops counted on their queue"] += those
         return missing
 
-    def faults(self) -> list[str]:
-        """All that is wrong."""
+    def faults(self, waited_for: Iterable[Lost] = ()) -> list[str]:
+        """All that is wrong; ``waited_for``: what receivers waited for to the end, in vain."""
         found = []
         twice = [each for each, count in self.got.items() if count > 1]
         if twice:
@@ -155,11 +161,12 @@ class Books:
             found.append(f"{len(self.disordered)} times out of order: {self.disordered[:3]}")
         for why, those in self.missing().items():
             found.append(f"{len(those)} messages {why}: {[self._told(each) for each in those[:3]]}")
-        if self.stranded:
-            told = [self._told(each) for each in self.stranded[:3]]
+        unread = sorted(set(self.stranded).intersection(waited_for))
+        if unread:
+            told = [self._told(each) for each in unread[:3]]
             found.append(
-                f"a wake-up was lost: {len(self.stranded)} messages lay unread while receivers"
-                f" waited for them: {told}"
+                f"a wake-up was lost: {len(unread)} messages lay unread while receivers waited"
+                f" for them: {told}"
             )
         return found
 

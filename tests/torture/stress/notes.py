@@ -28,6 +28,8 @@ OPENED, LEFT, MEMBER, EMPTIED, CHANCE, OVERFLOWED, REFUSED, FULL, STRANDED = b"O
 
 #: The stages of a round, in its first byte: all work; senders stop; all stops.
 RUN, DRAIN, FINISH = range(3)
+#: Numbers of forked children begin here.
+CHILDREN = 1000
 #: Own channels that a sender chooses from: the newest.
 _KNOWN = 24
 
@@ -52,12 +54,14 @@ class World:
         #: they share the store.
         self.names: dict[int, str] = {}
         self._names_read = 0
-        #: The queues of own channels by name: their numbers, and the layers that read them.
-        self.queues: dict[str, tuple[int, IPCChannelLayer]] = {}
+        #: Numbers of the own channels that were made here, and of their queues.
+        self.own: dict[str, int] = {}
+        self.queues: dict[str, int] = {}
+        self._counted: dict[tuple[int, int], int] = {}
         #: Own channels that the habitat of a thread has made; and those that one has left to
         #: the lasting one, when it ended.
-        self.open: defaultdict[int, dict[int, tuple[IPCChannelLayer, str]]] = defaultdict(dict)
-        self.inherited: deque[tuple[int, IPCChannelLayer, str]] = deque()
+        self.open: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        self.inherited: deque[tuple[int, str]] = deque()
         self._seats = itertools.count()
 
     @property
@@ -98,11 +102,13 @@ class World:
     def known(self) -> list[tuple[int, str]]:
         """The newest own channels, of other processes too."""
         try:
+            # Several threads may read the same lines.
+            start = self._names_read
             with (self.folder / "names").open("rb") as file:
-                file.seek(self._names_read)
+                file.seek(start)
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
-            self._names_read += len(whole)
+            self._names_read = start + len(whole)
             for line in whole.decode().splitlines():
                 where, name = line.split()
                 self.names[int(where)] = name
@@ -112,15 +118,15 @@ class World:
 
     def bequeath(self) -> None:
         """Leave the own channels of this thread's habitat to the lasting one."""
-        for where, (layer, name) in self.open.pop(threading.get_ident(), {}).items():
-            self.inherited.append((where, layer, name))
+        self.inherited += self.open.pop(threading.get_ident(), {}).items()
 
     def target(self, dice: Random) -> tuple[int, str]:
         """Where to send something."""
         known = self.known() if dice.random() < 0.6 else []
         if known:
             return dice.choice(known)
-        if dice.random() < 0.2:
+        # A forked child's groups are empty where it has a store of its own.
+        if dice.random() < 0.2 and (self.index < CHILDREN or self.plan.engine != "memory"):
             group = dice.choice(GROUPS)
             return group, f"group{group}"
         where = dice.randrange(CHANNELS)
@@ -137,12 +143,16 @@ class World:
     def is_documented(self, error: BaseException, receiving: bool = False) -> bool:
         """Whether a public call may raise this now."""
         if isinstance(error, Interruption):
-            return self.plan.has("handlers") and threading.current_thread() is threading.main_thread()
+            return (
+                self.plan.has("handlers") and threading.current_thread() is threading.main_thread()
+            )
         closed = self.closings > 0 or self.plan.has("destroy")
         if isinstance(error, StoreUnavailable):
             return closed
         # The process is another one to a store that it has opened again.
-        return receiving and closed and isinstance(error, ValueError) and "can't receive" in str(error)
+        return (
+            receiving and closed and isinstance(error, ValueError) and "can't receive" in str(error)
+        )
 
 
 class Notes:
@@ -166,7 +176,12 @@ class Notes:
         """A new message, noted as tried."""
         number = next(self._numbers)
         self._ledger.note(TRIED, where, self.producer, number)
-        return {"w": where, "p": self.producer, "n": number, "x": bytes(self.dice.choice((0, 9, 500)))}
+        return {
+            "w": where,
+            "p": self.producer,
+            "n": number,
+            "x": bytes(self.dice.choice((0, 9, 500))),
+        }
 
     def sent(self, message: dict[str, Any]) -> None:
         """Note that a message was accepted."""
@@ -192,15 +207,17 @@ class Notes:
 
     # Calls that several actors make
 
-    def begin(self, layer: IPCChannelLayer, name: str, publish: bool = True) -> int:
+    def begin(self, name: str, publish: bool = True) -> int:
         """Note a new own channel, before anything is sent to it; its number."""
-        where, queue = self.world.number(), name.partition("!")[0] + "!"
-        if queue not in self.world.queues:
-            self.world.queues[queue] = self.world.number(), layer
-        self.note(OPENED, where, self.world.queues[queue][0])
-        self.world.open[threading.get_ident()][where] = layer, name
+        world = self.world
+        where, queue = world.number(), name.partition("!")[0] + "!"
+        if queue not in world.queues:
+            world.queues[queue] = world.number()
+        self.note(OPENED, where, world.queues[queue])
+        world.own[name] = where
+        world.open[threading.get_ident()][where] = name
         if publish:
-            self.world.publish(where, name)
+            world.publish(where, name)
         return where
 
     def left(self, where: int) -> None:
@@ -223,12 +240,20 @@ class Notes:
             self.failed("send", error)
 
     def count(self) -> None:
-        """Note what the own queues of this process have dropped so far."""
-        for queue, (number, layer) in list(self.world.queues.items()):
+        """Note what the own queues of this process have dropped since the last time."""
+        world = self.world
+        # Those with an engine of their own have buffers of their own.
+        readers = [world.layers[0], *(world.layers[-1:] if world.plan.has("twins") else ())]
+        for queue, number in list(world.queues.items()):
             try:
-                counts = layer.sync.channel_statistics(queue)
+                counts = [layer.sync.channel_statistics(queue) for layer in readers]
             except Exception as error:
                 self.failed("channel_statistics", error)
                 return
-            self.note(OVERFLOWED, number, int(counts["overflow_count"]))
-            self.note(REFUSED, number, int(counts["channel_full_count"]))
+            self._count(OVERFLOWED, number, sum(int(each["overflow_count"]) for each in counts))
+            self._count(REFUSED, number, int(counts[0]["channel_full_count"]))
+
+    def _count(self, what: int, queue: int, count: int) -> None:
+        if self.world._counted.get((what, queue), 0) != count:
+            self.world._counted[what, queue] = count
+            self.note(what, queue, count)

@@ -20,9 +20,11 @@ GROUPS = range(8, 10)
 OWN = 16
 
 #: Every kind of habitat (`habitats`); those that this Python lacks are left out.
-KINDS = ("asyncio", "uvloop", "anyio", "sync", "raw") + (
-    ("taskgroup",) if sys.version_info >= (3, 11) else ()
-) + (("eager",) if sys.version_info >= (3, 12) else ())
+KINDS = (
+    ("asyncio", "uvloop", "anyio", "sync", "raw")
+    + (("taskgroup",) if sys.version_info >= (3, 11) else ())
+    + (("eager",) if sys.version_info >= (3, 12) else ())
+)
 #: What may be going on besides sending and receiving, and how often a round has it.
 FEATURES = {
     "abandon": 0.35,

@@ -16,11 +16,12 @@ import warnings
 from pathlib import Path
 from types import FrameType
 
+# What would otherwise be imported in the middle of a fork.
 import asgi_ipc
 from asgi_ipc import demux
 
 from . import habitats, plants
-from .notes import DRAIN, EMPTIED, FINISH, RUN, STRANDED, Interruption, World
+from .notes import CHILDREN, DRAIN, EMPTIED, FINISH, RUN, STRANDED, Interruption, World
 from .plan import CHANNELS, Plan, make_layers
 
 #: Seconds after which a lost wake-up is made good for where the round excuses it; else never.
@@ -129,6 +130,8 @@ def close_now_and_then(world: World) -> None:
             notes.dice.choice(world.layers).sync.close()
         except Exception as error:
             notes.failed("close", error)
+        if world.plan.engine == "memory":
+            notes.note(EMPTIED, 0)  # The store goes with the last layer that has it open.
 
 
 def destroy_now_and_then(world: World) -> None:
@@ -206,9 +209,12 @@ def fork_now_and_then(world: World) -> None:
 def _child(parent: World, number: int, dice: random.Random) -> None:
     plan = parent.plan
     parent.process = -1
-    faulthandler.cancel_dump_traceback_later()
-    _watch(parent.folder, plan)
-    index = (parent.index + 1) * 1000 + number
+    stacks = (parent.folder / f"{os.getpid()}.stacks").open("w")
+    faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
+    # The thread that would show its stacks later has not come along.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(plan.seconds + PATIENCE))
+    index = (parent.index + 1) * CHILDREN + number
     world = World(parent.folder, plan, index, parent.layers)
     world.closings = parent.closings
     until = time.monotonic() + 0.3 + 0.5 * dice.random()
@@ -222,6 +228,7 @@ def _child(parent: World, number: int, dice: random.Random) -> None:
         else:
             habitats.run_loop(world, kind, False, dice)
     # Its own channels end with it; nobody else can read them.
+    notes.count()
     for channels in list(world.open.values()):
         for where in list(channels):
             notes.left(where)
@@ -241,7 +248,7 @@ def interrupted(world: World) -> None:
             return
         # What asyncio itself loses when a handler raises in it is not ours to find.
         inside = frame.f_code.co_filename.startswith(_PACKAGE)
-        asleep = frame.f_code.co_filename.endswith("selectors.py")
+        asleep = frame.f_code.co_name == "select" and "selectors" in frame.f_code.co_filename
         if (inside or asleep) and not _in_finalizer(frame):
             raise Interruption
 
