@@ -7,7 +7,6 @@ receive returned is noted, whatever is cancelled next.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 import types
@@ -202,19 +201,14 @@ async def _cancelled_somehow(
         if way == "wait_for":
             return await asyncio.wait_for(once(), patience)
         if way == "scope":
-            result = None
             with anyio.move_on_after(patience):
-                result = await once()
-            return result
+                return await once()
+            return None
         if sys.version_info >= (3, 11) and way == "timeout":
             async with asyncio.timeout(patience):
                 return await once()
         if sys.version_info >= (3, 11) and way == "nested":
-            with contextlib.suppress(ExceptionGroup):
-                async with asyncio.TaskGroup() as group:
-                    inner = group.create_task(once())
-                    group.create_task(_fail_after(patience))
-            return inner.result() if not inner.cancelled() else None
+            return await _cancelled_by_sibling(once(), patience)
         task = asyncio.ensure_future(once())
         await asyncio.sleep(patience)
         task.cancel()
@@ -229,6 +223,18 @@ async def _cancelled_somehow(
 
 async def _wrapped(once: Coroutine[Any, Any, bool], suspension: int) -> bool:
     return await cancelled_at(once, suspension)
+
+
+async def _cancelled_by_sibling(once: Coroutine[Any, Any, bool], patience: float) -> bool | None:
+    inner: asyncio.Future[bool] | None = None
+    try:
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined]
+            inner = group.create_task(once)
+            group.create_task(_fail_after(patience))
+    except Exception as error:  # A group of exceptions, of which CPython 3.10 has no name.
+        if [type(each) for each in getattr(error, "exceptions", ())] != [ValueError]:
+            raise
+    return None if inner is None or inner.cancelled() else inner.result()
 
 
 async def _fail_after(seconds: float) -> None:
@@ -340,5 +346,5 @@ async def hold_up(world: World, layer: IPCChannelLayer) -> None:
 async def until(world: World, stage: int, seconds: float = 1e9) -> None:
     """Return when the round has reached a stage, or after some time."""
     end = time.monotonic() + seconds
-    while world.stage < stage and time.monotonic() < end:
+    while world.stage < stage and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.01)

@@ -8,6 +8,7 @@ differs, so a fault may take a few tries to come back.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -32,8 +33,10 @@ from .plan import ENGINES, FEATURES, Plan, draw
 ROUND = 2.0
 #: Seconds without progress, as `Standstill` counts them, after which nothing more will arrive.
 STALL = 4.0
-#: Seconds in which processes end that are told to, and in which they begin, counted likewise.
-ENDED = 10.0
+#: Seconds after which even what makes progress is given up: less than `worker.PATIENCE`.
+LONGEST = 60.0
+#: Rounds in which a planted fault must show.
+PLANTED = 20
 #: Whether the folder of a round that fails stays, with its ledgers.
 KEEP = bool(os.environ.get("STRESS_KEEP"))
 _ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +76,7 @@ class Round:
         try:
             self.start()
             # A process that stands still or has ended is told of when all are to end.
-            for _ in self.turns(lambda: self.bytes(), self.plan.seconds):
+            for _ in self.turns(self.bytes, self.plan.seconds):
                 pass
             self.tell(DRAIN)
             waited_for = self.drain()
@@ -104,7 +107,7 @@ class Round:
                     # In a process group of its own: its forked children end with it.
                     subprocess.Popen(command, cwd=_ROOT, stderr=errors, start_new_session=True)
                 )
-        for _ in self.turns(lambda: len(list(self.folder.glob("*.ready"))), 300):
+        for _ in self.turns(lambda: len(list(self.folder.glob("*.ready"))), LONGEST):
             if len(list(self.folder.glob("*.ready"))) == self.plan.processes:
                 return
             if any(worker.poll() is not None for worker in self.workers):
@@ -112,11 +115,19 @@ class Round:
 
     def drain(self) -> list[Lost]:
         """Wait until all has arrived that was sent; what has not, and never will."""
-        books = Books(self.folder, self.plan)
-        for _ in self.turns(lambda: sum(map(len, books.missing().values())), 120):
-            books = Books(self.folder, self.plan)
-            if not books.missing():
+        missing, read = self.missing(), -1
+        for _ in self.turns(self.bytes, LONGEST):
+            if self.bytes() != read:
+                # To read it all is as much work as to write it.
+                read = self.bytes()
+                missing = self.missing()
+            if not missing:
                 break
+        return missing
+
+    def missing(self) -> list[Lost]:
+        """What has not arrived yet, and is not explained."""
+        books = Books(self.folder, self.plan)
         return [each for those in books.missing().values() for each in those]
 
     def turns(self, progress: object, seconds: float) -> Iterator[None]:
@@ -136,7 +147,7 @@ class Round:
 
     def finish(self) -> None:
         """Wait for the processes to end; one that does not hangs."""
-        for _ in self.turns(lambda: sum(w.poll() is not None for w in self.workers), 300):
+        for _ in self.turns(lambda: sum(w.poll() is not None for w in self.workers), LONGEST):
             if all(worker.poll() is not None for worker in self.workers):
                 break
         hung = [worker for worker in self.workers if worker.poll() is None]
@@ -194,17 +205,28 @@ def stress(
     seconds: float,
     seed: int,
     first: int = 0,
-    plant: str = "",
     features: Sequence[str] | None = None,
     round_seconds: float = ROUND,
 ) -> Iterator[Outcome]:
     """Run rounds on an engine for about so long, at least one; those of a seed are alike."""
-    end, number = time.monotonic() + seconds, first
-    while True:
-        yield Round(draw(seed, number, engine, round_seconds, plant, features)).run()
-        number += 1
+    end = time.monotonic() + seconds
+    for number in itertools.count(first):
+        yield Round(draw(seed, number, engine, round_seconds, features)).run()
         if time.monotonic() >= end:
             return
+
+
+def caught(name: str, seed: int, rounds: int = PLANTED) -> str:
+    """What is said of a fault that is planted, or ``""`` if so many rounds don't show it."""
+    plant = plants.PLANTS[name]
+    for number in range(rounds):
+        plan = draw(seed, number, plant.engine, ROUND, plant.features)
+        # As fast as it goes: a fault that shows seldom shall show soon.
+        plan = plan._replace(plant=name, gc_threshold=700, switch_interval=0.005)
+        for fault in Round(plan._replace(**plant.changes)).run().faults:
+            if plant.shows in fault and not fault.startswith("stacks"):
+                return f"round {number}: {fault}"
+    return ""
 
 
 def told(outcome: Outcome) -> str:
@@ -212,6 +234,17 @@ def told(outcome: Outcome) -> str:
     plan = outcome.plan
     text = f"{plan} (seed {plan.seed}): {outcome.sent} sent, {outcome.arrived} arrived"
     return "\n".join([text, *(f"  FAULT: {fault}" for fault in outcome.faults)])
+
+
+def _plant_all(seed: int) -> int:
+    missed = 0
+    for name in plants.PLANTS:
+        began, said = time.monotonic(), caught(name, seed)
+        missed += not said
+        verdict = f"caught: {said[:120]}" if said else "MISSED"
+        sys.stdout.write(f"{name}: after {time.monotonic() - began:.0f} s {verdict}\n")
+        sys.stdout.flush()
+    return 1 if missed else 0
 
 
 def main(arguments: list[str]) -> int:
@@ -223,7 +256,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--round", type=int, default=None, help="just this one of the seed")
     parser.add_argument("--features", default=None, help=f"of {', '.join(FEATURES)}; not by chance")
     parser.add_argument("--round-seconds", type=float, default=ROUND)
-    parser.add_argument("--plant", default="", help="with this fault: " + ", ".join(plants.PLANTS))
+    parser.add_argument("--plants", action="store_true", help="plant faults, and see each found")
     parser.add_argument("--quiet", action="store_true", help="tell only of rounds that fail")
     parser.add_argument("--on", action="store_true", help="go on after a fault")
     options = parser.parse_args(arguments)
@@ -231,6 +264,8 @@ def main(arguments: list[str]) -> int:
     engines = ENGINES if options.engine == "all" else (options.engine,)
     features = None if options.features is None else [f for f in options.features.split(",") if f]
     sys.stdout.write(f"seed {seed}\n")
+    if options.plants:
+        return _plant_all(seed)
     seconds = 0.0 if options.round is not None else options.seconds / len(engines)
     failed = False
     for engine in engines:
@@ -240,7 +275,6 @@ def main(arguments: list[str]) -> int:
             seconds,
             seed,
             options.round or 0,
-            options.plant,
             features,
             options.round_seconds,
         ):

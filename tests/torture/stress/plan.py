@@ -122,7 +122,6 @@ def draw(
     number: int,
     engine: str,
     seconds: float,
-    plant: str = "",
     features: Sequence[str] | None = None,
 ) -> Plan:
     """Plan a round. ``features``: just these, instead of some by chance."""
@@ -154,7 +153,6 @@ def draw(
         tuple(drawn),
         dice.choice((700, 700, 100, 10, 1)),
         dice.choice((0.005, 0.005, 1e-4, 1e-6)),
-        plant,
     )
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 # What would otherwise be imported in the middle of a fork.
 import asgi_ipc
 from asgi_ipc import demux
+from asgi_ipc.engines import find
 
 from . import habitats, plants
 from .notes import CHILDREN, DRAIN, EMPTIED, FINISH, RUN, STRANDED, Interruption, World
@@ -45,9 +46,9 @@ def main(folder: Path, index: int) -> int:
     warnings.filterwarnings("ignore", category=ResourceWarning)
     sys.unraisablehook = lambda each: _unraisable(world, each)
     threading.excepthook = lambda each: world.fault(f"a thread died: {each.exc_value!r}")
-    world.layers = make_layers(plan, folder)
     if plan.plant:
-        plants.plant(plan.plant)
+        plants.plant(plan.plant, find(plan.options(folder)["engine"]))
+    world.layers = make_layers(plan, folder)
     if plan.has("logging"):
         logging.getLogger("asgi_ipc").addHandler(_Inquirer(world))
     (folder / f"{index}.ready").touch()
