@@ -112,6 +112,10 @@ class Refused(NamedTuple):
     detail: str
 
 
+#: The detail of a refusal at capacity by a queue whose owner has died.
+READER_GONE = "the process that reads it has ended"
+
+
 class Members(NamedTuple):
     """The live members of a table at some instant."""
 

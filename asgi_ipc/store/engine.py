@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..engines.base import (
     MAX_NAME,
     MAX_PAYLOAD,
+    READER_GONE,
     Bell,
     Capabilities,
     Members,
@@ -103,6 +104,10 @@ class SharedMemoryEngine(Attachment):
                                 bells.append((record.queue, bell))
                         except AtCapacity:
                             detail = f"the queue holds its capacity of {record.capacity}"
+                            if record.owner and not self._processes.owner_alive(
+                                self._processes.owner_word(record.owner)
+                            ):
+                                detail = READER_GONE
                             refused.append(Refused(done, False, detail))
                         except NoRoom as full:
                             refused.append(Refused(done, True, self._full(CHANNELS, full)))
