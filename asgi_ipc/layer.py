@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .core import LayerCore
+from .demux import Demultiplexer
 from .exceptions import RecordCorrupt
+from .later import carry_out, left
 from .loops import LoopListener, listener_here
 from .messages import SharedBody, decode
 from .names import channel_name, group_name
@@ -64,7 +66,7 @@ class IPCChannelLayer(LayerSurface):
         Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
         for a process-specific channel that this process did not make.
         """
-        demux = self._lease.demux or self._core.demux
+        demux = self._lease.demux or await self._opened()
         try:
             known = demux.channels.get(channel) if isinstance(channel, str) else None
             body = None
@@ -90,6 +92,8 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
+            if left:
+                carry_out()
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
@@ -204,12 +208,24 @@ class IPCChannelLayer(LayerSurface):
         """The part of a channel's name up to and including the ``!``, or all of it."""
         return channel_name(name).queue.decode("ascii")
 
+    async def _opened(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        if not self._core.blocking:
+            return self._core.demux
+        return await self._call(lambda: self._core.demux)
+
     async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Call what may call the engine: here if it answers at once, else in a thread."""
-        demux = self._lease.demux or self._core.demux
-        if not demux.blocking:
+        core = self._core
+        demux = self._lease.demux
+        if demux is None and not core.blocking:
+            demux = core.demux
+        if demux is not None and not demux.blocking:
             return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+        # Imported late: most engines answer in microseconds.
+        from .offload import in_thread
+
+        return await in_thread(demux, asyncio.get_running_loop(), function, *arguments)
 
 
 __all__ = ["IPCChannelLayer"]

@@ -1,6 +1,7 @@
 """Receiving from an engine that blocks, such as one that asks a server.
 
-Every call of the engine is made in a thread, so that the event loop goes on. What such a
+Every call of the engine is made in a thread of the layer's own, so that the event loop goes on
+and nobody else's work in the loop's default executor is kept waiting. What such a
 call takes off a queue is never lost: for a process-specific queue it goes to the buffers,
 whoever waits there by then; for an ordinary one, whose receiver may have been cancelled
 meanwhile, it goes back in front of the queue.
@@ -11,18 +12,72 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
-from .buffers import OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from .loop_waiters import Watch
+from .later import carry_out, left
+from .local_channels import OwnQueue
 from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
 
 _log = logging.getLogger("asgi_ipc")
+_Result = TypeVar("_Result")
+
+#: Calls of one engine that may wait at a time.
+_THREADS = 32
+
+
+def in_thread(
+    demux: Demultiplexer | None,
+    loop: asyncio.AbstractEventLoop,
+    function: Callable[..., _Result],
+    *arguments: Any,
+) -> asyncio.Future[_Result]:
+    """Call a function that may call the engine in one of the threads for that.
+
+    RuntimeError if the loop is closed or the interpreter ends. What an engine raises that is no
+    `Exception` becomes `StoreUnavailable`: in the loop it would end the whole program.
+    """
+    call = partial(_tame, function, *arguments)
+    if demux is None:
+        # What opens the store, and has no threads for that before.
+        once = ThreadPoolExecutor(1, thread_name_prefix="asgi_ipc")
+        try:
+            return loop.run_in_executor(once, call)
+        finally:
+            once.shutdown(wait=False)
+    executor = demux.executor
+    if executor is None:
+        made = ThreadPoolExecutor(_THREADS, thread_name_prefix="asgi_ipc")
+        executor = demux.executor = demux.executor or made
+    return loop.run_in_executor(executor, call)
+
+
+def _tame(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    try:
+        return function(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise tamed(error) from error
+    finally:
+        if left:
+            carry_out()
+
+
+def tamed(error: BaseException) -> Exception:
+    """An exception for those who wait, whatever the engine raised."""
+    if isinstance(error, Exception):
+        return error
+    tame = StoreUnavailable(f"a call of the engine ended in {error!r}; try again")
+    tame.__cause__ = error
+    return tame
 
 
 class OffloadingListener(LoopListener):
@@ -37,13 +92,17 @@ class OffloadingListener(LoopListener):
         """The next message on a process-specific channel of this process."""
         await self._opened()
         demux = self.demux
+        if demux.turns <= 0:
+            await self.give_way()
         while True:
-            with demux.lock:
+            with demux.exclusive():
+                demux.check_open()
                 channel = demux.channel(name)
                 own = channel.own
                 demux.notice_flush()
-                body = demux.take(channel)
+                body = own.take(channel)
                 if body is not None:
+                    demux.turns -= 1
                     if own.waiting:
                         demux.hand_over(own, self)
                     return body
@@ -57,7 +116,7 @@ class OffloadingListener(LoopListener):
                 self.give_up(channel, waiter)
                 raise
             if waiter.error is not None:
-                raise waiter.error
+                raise waiter.failure()
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue."""
@@ -67,15 +126,14 @@ class OffloadingListener(LoopListener):
             while settling := self._settling.get(queue):
                 # A cancelled receiver's record is on its way back to the front (S5).
                 await asyncio.wait(settling)
-            watch = self.watches.get(queue)
-            if watch is None:
-                watch = self.watches[queue] = Watch()
+            self.demux.check_open()
+            watch = self._watch(queue)
             waiter = self._waiter()
             # Before the look, since the bell may ring before its answer is here.
             watch.waiters.append(waiter)
             watch.touched = True
             pop = _Pop(self, queue, bell)
-            running = loop.run_in_executor(None, pop.run)
+            running = in_thread(self.demux, loop, pop.run)
             try:
                 record = await asyncio.shield(running)
                 if record is not None:
@@ -84,7 +142,7 @@ class OffloadingListener(LoopListener):
                 await waiter.future
             except BaseException:
                 if pop.cancel():
-                    running = loop.run_in_executor(None, pop.put_back)
+                    running = in_thread(self.demux, loop, pop.put_back)
                 self._settle(queue, running)
                 raise
             finally:
@@ -94,7 +152,7 @@ class OffloadingListener(LoopListener):
                 elif not watch.wake_one():
                     self._left(queue, watch)
             if waiter.error is not None:
-                raise waiter.error
+                raise waiter.failure()
 
     def _settle(self, queue: bytes, running: asyncio.Future[Any]) -> None:
         """Let the next receiver of a queue wait for what a cancelled one has begun."""
@@ -115,7 +173,7 @@ class OffloadingListener(LoopListener):
     async def _opened(self) -> Bell:
         if self.bell is None:
             loop = asyncio.get_running_loop()
-            bell = await loop.run_in_executor(None, self.demux.engine.bell)
+            bell = await in_thread(self.demux, loop, self.demux.engine.bell)
             if self.bell is not None:
                 bell.close()  # Another receiver was faster.
             else:
@@ -131,7 +189,7 @@ class OffloadingListener(LoopListener):
             return
         own.fetching_now, own.fetch_again = True, False
         try:
-            loop.run_in_executor(None, self._fetch_in_thread, own)
+            in_thread(self.demux, loop, self._fetch_in_thread, own)
         except RuntimeError:
             # The loop is ending and has no threads any more; its receivers have gone before it.
             own.fetching_now = False
@@ -144,8 +202,9 @@ class OffloadingListener(LoopListener):
             error: Exception | None = None
             try:
                 demux.fetch_blocking(own, self)
-            except Exception as caught:
-                error = caught
+            except BaseException as caught:
+                # Whatever it is: nobody else would fetch from this queue any more.
+                error = tamed(caught)
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
@@ -158,7 +217,7 @@ class OffloadingListener(LoopListener):
         loop = self.loop()
         if loop is not None and not loop.is_closed():
             try:
-                loop.run_in_executor(None, self._disarm_in_thread, queue, bell)
+                in_thread(self.demux, loop, self._disarm_in_thread, queue, bell)
             except RuntimeError:  # As above; but others wait for this ring.
                 threading.Thread(target=self._disarm_in_thread, args=(queue, bell)).start()
 
@@ -172,31 +231,29 @@ class _Pop:
     def __init__(self, listener: LoopListener, queue: bytes, bell: Bell) -> None:
         self._engine = listener.demux.engine
         self._queue, self._bell = queue, bell
-        self._lock = threading.Lock()
-        self._cancelled = False
         self._record: Popped | None = None
+        # What came first: the record, or the end of waiting for it. One step decides, and no
+        # lock that a collection could come back to.
+        self._first: dict[None, str] = {}
         #: The receiver has got the record.
         self.taken = False
 
     def run(self) -> Popped | None:
         """Look. In a thread."""
-        if self._cancelled:
+        if self._first:
             return None
         records = self._engine.pop(self._queue, 1, self._bell)
-        record = records[0] if records else None
-        with self._lock:
-            if not self._cancelled:
-                self._record = record
-                return record
-        if record is not None:
-            self._engine.restore(self._queue, record)
+        if not records:
+            return None
+        self._record = records[0]
+        if self._first.setdefault(None, "record") == "record":
+            return records[0]
+        self.put_back()
         return None
 
     def cancel(self) -> bool:
         """Nobody wants it any more. True: the record is here already, and to be put back."""
-        with self._lock:
-            self._cancelled = True
-            return self._record is not None and not self.taken
+        return self._first.setdefault(None, "cancelled") == "record" and not self.taken
 
     def put_back(self) -> None:
         """Put the record back. In a thread."""
@@ -208,4 +265,4 @@ class _Pop:
                 pass  # The store is gone, and the record with it.
 
 
-__all__ = ["OffloadingListener"]
+__all__ = ["OffloadingListener", "in_thread", "tamed"]

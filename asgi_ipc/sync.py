@@ -13,6 +13,7 @@ from typing import Any
 
 from .core import LayerCore
 from .exceptions import RecordCorrupt
+from .later import carry_out, left
 from .messages import SharedBody, decode
 from .names import ChannelName, channel_name
 from .options import seconds_or_none
@@ -73,6 +74,8 @@ class SyncIPCChannelLayer(LayerSurface):
                 found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
             else:
                 found = receive_now(demux, names)
+            if left:
+                carry_out()
             if found is None:
                 return None, None
             channel, body = found

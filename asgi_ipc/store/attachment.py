@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import mmap
 import os
 import secrets
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import ClassVar
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, Bell
-from ..exceptions import OptionError, StoreCorrupt, StoreUnavailable
+from ..engines.guards import OwnLock, WeakBag, own_lock
+from ..exceptions import OptionError, Reentered, StoreCorrupt, StoreUnavailable
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .journal import Change
 from .layout import (
@@ -40,6 +40,8 @@ from .segment import Segment
 from .sidecar import LONGEST_NAME
 from .store import Gone, Store
 from .tables import Tables
+
+_log = logging.getLogger("asgi_ipc")
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
@@ -110,13 +112,13 @@ class Attachment:
         self.clock = clock
         self._identity = secrets.token_bytes(IDENTITY_BYTES)
         self._ringer = Ringer()
-        self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
+        self._bells: WeakBag[FifoBell] = WeakBag()
         self._bell_numbers = 0
         self._next_look = 0
         # For opening, closing and bells; never held while inside the store.
-        self._lock = threading.RLock()
+        self._lock = own_lock()
         self._store: Store | None = None
-        self._closed = False
+        self._closed = self._opening = False
         self._recovered = False
         self._open()
         _engines.add(self)
@@ -124,17 +126,21 @@ class Attachment:
     # ---- opening and closing
 
     def _open(self) -> None:
-        while True:
-            store = Store(type(self), self._place, self._sizes, self._on_recovery)
-            try:
-                self._enter(store)
-                self._store = store
-                return
-            except Gone:  # removed between the opening and the joining
-                store.close()
-            except BaseException:
-                store.close()
-                raise
+        self._opening = True
+        try:
+            while True:
+                store = Store(type(self), self._place, self._sizes, self._on_recovery)
+                try:
+                    self._enter(store)
+                    self._store = store
+                    return
+                except Gone:  # removed between the opening and the joining
+                    store.close()
+                except BaseException:
+                    store.close()
+                    raise
+        finally:
+            self._opening = False
 
     def _enter(self, store: Store) -> None:
         self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
@@ -161,8 +167,24 @@ class Attachment:
         # Bells are rung after leaving the store: a killed process may have owed one.
         self._recovered = True
 
+    def inside(self) -> bool:
+        """See `Engine.inside`."""
+        return self._lock._is_owned() or self._in_store()
+
+    def _in_store(self) -> bool:
+        return self._channels.is_inside()
+
+    def _exclusive(self) -> OwnLock:
+        """``_lock``, for a method that begins with it. Raises `Reentered`."""
+        if self.inside():
+            raise Reentered
+        return self._lock
+
     def _reopen(self, store: Store | None) -> None:
         """The store is gone, or this is a forked child: get into the one there is."""
+        # In the middle of an entry, another thread may have the lock and wait for its end.
+        if self._opening if self._lock._is_owned() else self._in_store():
+            raise Reentered
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(f"the engine of {self._place.directory!r} is closed")
@@ -191,6 +213,8 @@ class Attachment:
         if store is None:
             self._reopen(None)
         elif self._slot < 0:
+            if self._in_store():
+                raise Reentered
             with self._lock:
                 try:
                     if self._slot < 0:
@@ -218,33 +242,36 @@ class Attachment:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._lock:
-            self._closed = True
-            store, self._store = self._store, None
-            for bell in list(self._bells):
-                bell.close()
-            self._ringer.close()
-            if store is None:
-                return
-            try:
-                if self._slot >= 0:
-                    with contextlib.suppress(Gone, StoreCorrupt), self._channels:
-                        self._processes.leave(self._slot)
-                    store.sidecar.release(FIRST_SLOT + self._slot)
-            except BaseException as error:
-                self._let_go(error)
-                raise
-            finally:
-                current = True
-                with contextlib.suppress(StoreUnavailable):
-                    current = store.is_current()
-                store.close()
-                if not current:
-                    store.remove_directory()
+        with self._exclusive():
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        store, self._store = self._store, None
+        for bell in self._bells.alive():
+            bell.close()
+        self._ringer.close()
+        if store is None:
+            return
+        try:
+            if self._slot >= 0:
+                with contextlib.suppress(Gone, StoreCorrupt), self._channels:
+                    self._processes.leave(self._slot)
+                store.sidecar.release(FIRST_SLOT + self._slot)
+        except BaseException as error:
+            self._let_go(error)
+            raise
+        finally:
+            current = True
+            with contextlib.suppress(StoreUnavailable):
+                current = store.is_current()
+            store.close()
+            if not current:
+                store.remove_directory()
 
     def destroy(self) -> None:
         """See `Engine.destroy`."""
-        with self._lock:
+        with self._exclusive():
             store = self._current()  # Never one that was taken away, while another stays.
             alive = set()
             try:
@@ -260,13 +287,13 @@ class Attachment:
                 if identity not in alive:
                     with contextlib.suppress(OSError):
                         os.unlink(path)
-            self.close()
+            self._close()
 
     def _after_fork_in_child(self) -> None:
         """Nothing of the parent's is this process's: not its slot, not its bells."""
-        self._lock = threading.RLock()
+        self._lock = own_lock()
         self._identity = secrets.token_bytes(IDENTITY_BYTES)
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.after_fork()
         self._bells.clear()
         self._bell_numbers = 0
@@ -278,7 +305,7 @@ class Attachment:
 
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
-        with self._lock:
+        with self._exclusive():
             self._current()
             self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
             bell = FifoBell(self._place, self._identity, self._bell_numbers)
@@ -311,6 +338,24 @@ class Attachment:
             self._groups.format()
 
     def _look_after(self, now: int) -> None:
+        """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
+
+        It comes before the caller's own work, which has nothing to do with it: a record that is
+        taken off a queue must reach its receiver.
+        """
+        try:
+            self._upkeep(now)
+        except Reentered:
+            pass  # In the middle of another call, which may be at it.
+        except Exception as error:
+            _log.error(
+                "upkeep of the store at %r failed, and is tried again: %s",
+                self._place.directory,
+                error,
+                exc_info=not isinstance(error, (StoreCorrupt, StoreUnavailable)),
+            )
+
+    def _upkeep(self, now: int) -> None:
         """See that the store still is the store, free what the dead left, drop what expired.
 
         Every process that waits or asks comes by about once a second; for what is the
@@ -321,7 +366,7 @@ class Attachment:
         current = store.is_current()
         if not current:
             self._reopen(store)
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.look()
         if not current:
             return
@@ -371,17 +416,17 @@ def _check_name(engine: type[Attachment]) -> None:
         )
 
 
-_engines: weakref.WeakSet[Attachment] = weakref.WeakSet()
+_engines: WeakBag[Attachment] = WeakBag()
 
 
 def _after_fork_in_child() -> None:
-    for engine in list(_engines):
+    for engine in _engines.alive():
         engine._after_fork_in_child()
 
 
 def _at_exit() -> None:
     """Leave properly, so that nobody has to find out that this process is dead."""
-    for engine in list(_engines):
+    for engine in _engines.alive():
         with contextlib.suppress(Exception):
             engine.close()
 

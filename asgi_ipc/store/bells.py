@@ -12,12 +12,13 @@ import errno
 import os
 import re
 import stat
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ..engines.base import IDENTITY_BYTES
+from ..engines.bell import ANY, AT_ONCE, rung_for
+from ..engines.guards import own_lock
 from ..exceptions import StoreUnavailable
 from .segment import Place
 
@@ -97,9 +98,13 @@ class FifoBell:
     def __init__(self, place: Place, identity: bytes, number: int) -> None:
         self.path = bell_path(place, identity, number)
         self.number = number
-        self._lock = threading.Lock()
+        # Held around each use of a descriptor: the number of one that another thread has just
+        # closed may belong to a stranger's socket by now.
+        self._lock = own_lock()
         self._reader = self._writer = -1
         self._lost = False
+        # It was closed by code that interrupted one of its methods, which will do it.
+        self._closing = False
         try:
             os.mkfifo(self.path, place.mode)
             try:
@@ -117,7 +122,7 @@ class FifoBell:
 
     def fileno(self) -> int:
         """The descriptor to wait for; -1 once closed, or lost."""
-        return -1 if self._lost else self._reader
+        return -1 if self._lost or self._closing else self._reader
 
     def look(self) -> None:
         """See whether the FIFO still hangs where others look for it; if not, it is lost.
@@ -133,33 +138,46 @@ class FifoBell:
             except OSError:
                 self._lost = True
 
-    def clear(self) -> None:
-        """Forget the rings so far."""
-        try:
-            while len(os.read(self._reader, 4096)) == 4096:
-                pass
-        except OSError:
-            pass  # There was none, or it is closed.
+    def clear(self) -> Collection[int] | None:
+        """Forget the rings so far, and return what they were for (`rung_for`)."""
+        rings = b""
+        with self._lock:
+            if self._reader >= 0:
+                try:
+                    rings = rest = os.read(self._reader, AT_ONCE)
+                    while len(rest) == AT_ONCE:
+                        rest = os.read(self._reader, AT_ONCE)
+                except OSError:
+                    pass  # There was none.
+        if self._closing:
+            self.close()
+        return rung_for(rings)
 
     def ring(self) -> None:
         """Ring it from this process."""
         with self._lock, contextlib.suppress(OSError):
             if self._writer >= 0:
-                os.write(self._writer, b"!")
+                os.write(self._writer, ANY)
+        if self._closing:
+            self.close()
 
     def close(self) -> None:
         """Take it down."""
+        if self._lock._is_owned():
+            self._closing = True
+            return
         # Once dropped or closed, the path may be another process's.
         if self._writer >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
             self.drop()
+        self._closing = False
 
     __del__ = close
 
     def after_fork(self) -> None:
         """In the child: it is the parent's, and so may be the thread that has the lock."""
-        self._lock = threading.Lock()
+        self._lock = own_lock()
         self.drop()
 
     def drop(self) -> None:
@@ -171,12 +189,12 @@ class FifoBell:
             self._reader = self._writer = -1
 
 
-def ring_once(path: str) -> bool:
+def ring_once(path: str, ring: bytes = ANY) -> bool:
     """Ring a bell that is seldom rung; False if nobody is there any more. Never blocks."""
     try:
         writer = _open_writer(path)
         try:
-            os.write(writer, b"!")
+            os.write(writer, ring)
         finally:
             os.close(writer)
     except BlockingIOError:
@@ -194,16 +212,20 @@ class Ringer:
 
     def __init__(self) -> None:
         self._writers: OrderedDict[int, int] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = own_lock()
+        self._closing = False
 
-    def ring(self, bell: int, path_of: Callable[[int], str]) -> bool:
+    def ring(self, bell: int, path_of: Callable[[int], str], ring: bytes = ANY) -> bool:
         """Ring once; False if nobody is there any more. Never blocks."""
+        if self._lock._is_owned():
+            # Python runs other code in the middle of this method; the writers are in its hands.
+            return ring_once(path_of(bell), ring)
         with self._lock:
             try:
                 writer = self._writers.get(bell, -1)
                 if writer < 0:
                     writer = self._open(bell, path_of(bell))
-                os.write(writer, b"!")
+                os.write(writer, ring)
             except BlockingIOError:
                 pass  # full of rings not yet heard
             except OSError as error:
@@ -212,6 +234,8 @@ class Ringer:
                 # Anything else (out of descriptors, say) must not fail a push that is
                 # done: the waiter looks again by itself within a second.
                 return error.errno not in _GONE
+        if self._closing:
+            self.close()
         return True
 
     def _open(self, bell: int, path: str) -> int:
@@ -222,12 +246,16 @@ class Ringer:
 
     def after_fork(self) -> None:
         """In the child: close what was inherited."""
-        self._lock = threading.Lock()
+        self._lock = own_lock()
         self.close()
 
     def close(self) -> None:
         """Close the writers."""
+        if self._lock._is_owned():
+            self._closing = True
+            return
         with self._lock:
+            self._closing = False
             while self._writers:
                 os.close(self._writers.popitem()[1])
 

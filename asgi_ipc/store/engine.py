@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..engines.base import (
     MAX_NAME,
     MAX_PAYLOAD,
+    READER_GONE,
     Bell,
     Capabilities,
     Members,
@@ -15,7 +16,8 @@ from ..engines.base import (
     Record,
     Refused,
 )
-from ..exceptions import StoreFull
+from ..engines.bell import ring_for
+from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .attachment import Attachment
 from .bells import bell_path
 from .heap import NoRoom
@@ -89,7 +91,10 @@ class SharedMemoryEngine(Attachment):
             if store is None:
                 store = self._inside()
             # Before, as others wait for what is done inside.
-            left, push, now = records[done:], self._queues.push, self.clock()
+            left, now = records[done:], self.clock()
+            if now >= self._next_look:
+                self._look_after(now)
+            push = self._queues.push
             try:
                 with self._channels:
                     for record in left:
@@ -99,6 +104,10 @@ class SharedMemoryEngine(Attachment):
                                 bells.append((record.queue, bell))
                         except AtCapacity:
                             detail = f"the queue holds its capacity of {record.capacity}"
+                            if record.owner and not self._processes.owner_alive(
+                                self._processes.owner_word(record.owner)
+                            ):
+                                detail = READER_GONE
                             refused.append(Refused(done, False, detail))
                         except NoRoom as full:
                             refused.append(Refused(done, True, self._full(CHANNELS, full)))
@@ -113,8 +122,6 @@ class SharedMemoryEngine(Attachment):
             self._ring(name, bell)
         if self._recovered:
             self._ring_all()
-        if now >= self._next_look:
-            self._look_after(now)
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
@@ -124,7 +131,12 @@ class SharedMemoryEngine(Attachment):
             if store is None:
                 store = self._inside()
             # Before, as others wait for what is done inside.
-            word = self._bell_word(bell) if bell is not None else 0
+            if bell is not None:
+                if (now := self.clock()) >= self._next_look:
+                    self._look_after(now)
+                word = self._bell_word(bell)
+            else:
+                word = 0
             try:
                 with self._channels:
                     now = self.clock()
@@ -141,8 +153,6 @@ class SharedMemoryEngine(Attachment):
                 raise
         if self._recovered:
             self._ring_all()
-        if word and now >= self._next_look:
-            self._look_after(now)
         return taken
 
     def peek(self, queue: bytes) -> bool:
@@ -187,17 +197,30 @@ class SharedMemoryEngine(Attachment):
             self._ring(queue, following)
 
     def _ring(self, queue: bytes, bell: int) -> None:
-        """Ring a bell that was taken off a queue; if nobody hears it, the next one."""
+        """Ring a bell that was taken off a queue; if nobody hears it, the next one.
+
+        What it rings for is done, so no error leaves it: a receiver that misses a ring looks
+        again by itself.
+        """
+        ring = ring_for(queue)
         for _ in range(NODES):
             if not bell:
                 return
-            if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._bell_path):
-                return
             try:
+                if self._processes.bell_alive(bell) and self._ringer.ring(
+                    bell, self._bell_path, ring
+                ):
+                    return
                 with self._channels:
                     bell = self._queues.next_bell(queue)
             except Gone:
-                pass
+                return  # Every receiver is rung when a store is removed.
+            except (ValueError, IndexError):
+                # Another thread is just letting go of the memory, where the bells have names.
+                self._ring_all()
+                return
+            except (Reentered, StoreCorrupt, StoreUnavailable):
+                return
             except BaseException as error:
                 self._let_go(error)
                 raise

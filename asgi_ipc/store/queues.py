@@ -246,6 +246,8 @@ class Queues:
             if not bell:
                 return taken
             address = self._create(name, b"", now)
+            # Remembered, so that `peek` can tell that it is empty.
+            self.find(name)
         if words[address + Q_HEADS] >> FRONT_SHIFT:
             self._lists.pop(taken, address, FRONT_SHIFT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from types import TracebackType
 
-from ..exceptions import StoreCorrupt, StoreUnavailable
+from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .heap import Heap
 from .index import NEVER
 from .lanes import recount
@@ -43,16 +43,6 @@ NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: What contradictory contents make Python raise.
 _CONTRADICTIONS = (LookupError, ValueError, OverflowError, struct.error, StoreCorrupt)
-
-
-class Reentered(StoreUnavailable):
-    """A signal's handler interrupted this thread inside the store, and wants to use it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a signal handler used the store while the code that it interrupted was inside it; "
-            "let the handler note what is to be done, and do it after it has returned"
-        )
 
 
 class Region:
@@ -115,6 +105,10 @@ class Region:
             sidecar.thread_lock.release()
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
+
+    def is_inside(self) -> bool:
+        """Whether the calling thread is inside the store, or in its opening."""
+        return self._sidecar.thread_lock._is_owned()
 
     def let_go(self, error: BaseException) -> None:
         """Leave the region if ``error`` came in such a moment that this thread is inside still.

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..engines.guards import own_lock
 from ..exceptions import StoreUnavailable
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
@@ -53,7 +54,7 @@ class Sidecar:
         self.key = key
         #: One thread of this process at a time; the locks do not tell threads apart. One
         #: that a thread may take again, as it then can be asked whether that has it.
-        self.thread_lock = threading.RLock()
+        self.thread_lock = own_lock()
         #: Whoever has it is inside a region of the store.
         self.inside = False
         self._descriptor = descriptor
@@ -240,7 +241,7 @@ def _after_fork_in_child() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
     for sidecar in _registry.values():
-        sidecar.thread_lock = threading.RLock()
+        sidecar.thread_lock = own_lock()
         sidecar.inside = False
         sidecar._locks.after_fork()
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..exceptions import StoreCorrupt, StoreUnavailable
+from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .bells import check_fifos
 from .layout import (
     BYTE_ORDER,
@@ -42,7 +42,7 @@ from .layout import (
 )
 from .locks import Gone as Gone
 from .place import check_owner, make_directory, removal, unusable
-from .region import NAMES, Reentered, Region
+from .region import NAMES, Region
 from .segment import Place, Segment
 from .sidecar import Record, open_sidecar
 
