@@ -71,14 +71,14 @@ def _worst_of_others(question: str, variant: str, number: str) -> Callable[[Resu
     return reached
 
 
-def _growth(what: str) -> Callable[[Results], float | None]:
+def _growth(what: str, question: str = "growth") -> Callable[[Results], float | None]:
     """The most that any operation gets dearer from the first of these sizes to another."""
 
     def reached(results: Results) -> float | None:
         grown = [
             results.median(*key)
             for key in results.all_keys()
-            if key.question == "growth"
+            if key.question == question
             and key.who == _OURS
             and key.variant.endswith(what)
             and key.number.endswith(DEARER)
@@ -141,6 +141,24 @@ TARGETS = [
             ("memberships", " memberships"),
             ("the size of the store", " store"),
         )
+    ),
+    Target(
+        "crowds",
+        "no message gets more than 1.5 times dearer with clients that wait",
+        _growth(" clients", "crowds"),
+        1.5,
+    ),
+    Target(
+        "crowds",
+        "50,000 clients that wait take under 1 % CPU",
+        _value("crowds", "50,000 clients", "idle CPU %"),
+        1.0,
+    ),
+    Target(
+        "crowds",
+        "and never hold the loop up for more than 10 ms",
+        _value("crowds", "50,000 clients", "longest block ms"),
+        10.0,
     ),
     Target(
         "contention",

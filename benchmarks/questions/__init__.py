@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import groups, growth, latency, parts, resources, synchronous, throughput
+from . import crowds, groups, growth, latency, parts, resources, synchronous, throughput
 from .base import Case, Question
 
 
 def all_questions() -> list[Question]:
     """All questions, the important ones first."""
-    modules = (latency, parts, throughput, groups, synchronous, growth, resources)
+    modules = (latency, parts, throughput, groups, synchronous, growth, crowds, resources)
     return [question for module in modules for question in module.QUESTIONS]
 
 

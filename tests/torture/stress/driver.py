@@ -11,6 +11,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -195,7 +196,9 @@ def _together(text: str) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for each in text.split("process ")[1:]:
         number, _, told = each.partition(": ")
-        kind = told.splitlines()[0] + told.rstrip().rpartition("\n")[2] if told else each
+        lines = told.splitlines() or [each]
+        # Which channel it was on makes no other kind of it.
+        kind = re.sub(r"\d+|0x\w+", "", lines[0] + lines[-1])
         kinds.setdefault(kind, []).append(f"process {number}: {told}".rstrip())
     return [f"{len(those)} times: {those[0]}" for those in kinds.values()]
 
