@@ -104,4 +104,4 @@ def test_dropped_group_messages_are_logged_but_not_each(caplog: pytest.LogCaptur
     assert record.levelname == "WARNING"
     assert "room" in record.getMessage()
     assert "1 of 2 channels (a)" in record.getMessage()
-    assert "1 dropped in this group of late" in record.getMessage()
+    assert "1 dropped since the last warning" in record.getMessage()
