@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc import StoreUnavailable, SyncIPCChannelLayer
+from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc.core import LayerCore
 
 from .doubles import PATIENCE, WATCHDOG, watchdog
 from .layers import drain, engine_of, options
