@@ -121,6 +121,12 @@ class Demultiplexer:
         """
         return self.lock._is_owned() or self._engine_is_entered()
 
+    def wait_for_lock(self) -> None:
+        """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
+        if self.is_inside():
+            raise Reentered
+        self.lock.acquire()
+
     def exclusive(self) -> OwnLock:
         """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
         if self.is_inside():
@@ -209,13 +215,13 @@ class Demultiplexer:
 
         A short cut: what is not as it usually is is left for `look`.
         """
-        items, engine, lock = channel.items, self.engine, self.lock
-        if not self.turns or lock._is_owned():
-            return None
-        with lock:
-            if items and items[0][1] > engine.clock() and engine.flushes == self.flushes:
-                self.turns -= 1
-                return items.popleft()[0]
+        engine, lock, turns = self.engine, self.lock, self.turns
+        if turns and not lock._is_owned():
+            with lock:
+                items = channel.items
+                if items and items[0][1] > engine.clock() and engine.flushes == self.flushes:
+                    self.turns = turns - 1
+                    return items.popleft()[0]
         return None
 
     def look(self, channel: LocalChannel, listener: Listener) -> Body | None:
@@ -305,10 +311,9 @@ class Demultiplexer:
     ) -> None:
         """Put what was fetched into the buffers, and fetch more as long as that may help."""
         corrupt: StoreCorrupt | None = None
-        here = listener if listener is not None and listener.runs_here() else None
         for _ in range(_ROUNDS):
             for payload, deadline in records:
-                corrupt = own.deliver(payload, deadline, here) or corrupt
+                corrupt = own.deliver(payload, deadline, listener) or corrupt
             if len(records) < own.batch:
                 self._drained(own, listener)
                 break

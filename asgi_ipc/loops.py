@@ -16,7 +16,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextvars import Context
 
 from .buffers import Listener
@@ -153,10 +153,15 @@ class LoopListener(Listener):
             await self.give_way()
         if self._spinner.worth_it():
             await self._look_out(name)
-        since = 0.0
+        since, lock = 0.0, demux.lock
         while True:
-            with demux.exclusive():
-                demux.check_open()
+            if lock._is_owned():
+                raise Reentered
+            try:
+                if not lock.acquire(False):
+                    demux.wait_for_lock()
+                if demux.closed:
+                    raise closed()
                 channel = demux.channels.get(name.full) or demux.channel(name)
                 own = channel.own
                 # Most who come back know that there is nothing, and that they will be told.
@@ -178,6 +183,10 @@ class LoopListener(Listener):
                 if not since and len(own.waiting[self]) == 1:
                     # With others waiting there is no spinning, and nothing to learn for it.
                     since = time.monotonic()
+            finally:
+                # Asked, as a signal's handler may raise just when it was taken.
+                if lock._is_owned():
+                    lock.release()
             try:
                 await waiter.future
             except BaseException:
@@ -233,16 +242,14 @@ class LoopListener(Listener):
         if waiter.error is not None:
             raise waiter.failure()
         demux, own = self.demux, channel.own
-        items, engine, lock = channel.items, demux.engine, demux.lock
-        if lock._is_owned():
-            return None
-        body = None
-        with lock:
+        items, engine = channel.items, demux.engine
+        with demux.lock:
             if items and items[0][1] > engine.clock() and engine.flushes == demux.flushes:
                 body = items.popleft()[0]
-                if own.armed_by is self and own.waiting and self not in own.waiting:
+                if own.waiting and self not in own.waiting:
                     demux.hand_over(own, self)
-        return body
+                return body
+        return None
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue.
@@ -361,11 +368,13 @@ class LoopListener(Listener):
             self._due.extend(self._queues())
             self._look_on()
         else:
-            names: list[bytes] = []
             for each in hints:
-                names.extend(own.name for own in demux.hinted.get(each, ()))
-                names.extend(self._hinted.get(each, ()))
-            self._look_at(names)
+                if each in self._hinted:
+                    self._wake(self._hinted[each])
+                if each in demux.hinted:
+                    self._fetch_for(demux.hinted[each])
+            if left:
+                carry_out()
 
     def _queues(self) -> list[bytes]:
         """All queues that are waited for here, or may be."""
@@ -373,31 +382,34 @@ class LoopListener(Listener):
 
     def _look_on(self) -> None:
         """Look at what is due, a slice in each turn of the loop."""
-        due = self._due
-        self._look_at([due.popleft() for _ in range(min(SLICE, len(due)))])
+        due, demux = self._due, self.demux
+        names = [due.popleft() for _ in range(min(SLICE, len(due)))]
+        self._wake(names)
+        self._fetch_for([demux.own[name] for name in names if name in demux.own])
         if due:
             asyncio.get_running_loop().call_soon(self._look_on)
+        if left:
+            carry_out()
 
-    def _look_at(self, names: Iterable[bytes]) -> None:
-        """Look at queues for which the bell has rung."""
-        demux = self.demux
-        own_queues = []
-        for queue in names:
-            own = demux.own.get(queue)
-            if own is not None:
-                own_queues.append(own)
+    def _wake(self, queues: Sequence[bytes]) -> None:
+        """Wake a receiver of each of these ordinary queues, for which the bell has rung."""
+        for queue in queues:
             watch = self.watches.get(queue)
             if watch is not None:
                 watch.armed = False
                 if not watch.wake_one(self) and watch.touched:
                     # Nobody here wants it. If it was for this queue, somebody else shall know.
                     self._disarm(queue, watch)
-        if own_queues:
-            with demux.exclusive():
-                for own in own_queues:
-                    self._fetch_own(own)
-        if left:
-            carry_out()
+
+    def _fetch_for(self, own_queues: Sequence[OwnQueue]) -> None:
+        """Fetch what is on these process-specific queues, for which the bell has rung."""
+        if self.demux.lock._is_owned():
+            # The loop runs in the middle of something else. The regular look comes again.
+            self._due.extend(own.name for own in own_queues)
+            return
+        with self.demux.lock:
+            for own in own_queues:
+                self._fetch_own(own)
 
     def _fetch_own(self, own: OwnQueue) -> bool:
         """Fetch what is on a process-specific queue, with the lock held; True if somebody here
@@ -426,7 +438,7 @@ class LoopListener(Listener):
         loop, demux = asyncio.get_running_loop(), self.demux
         # First, as a signal's handler may raise in what follows.
         self._set_timer(loop)
-        timer = self._timer
+        timer, waited = self._timer, self._is_waited()
         self.turns.resolve()
         if self.bell is not None and self.bell.fileno() < 0:
             self._lost_bell()
@@ -445,7 +457,7 @@ class LoopListener(Listener):
         demux.drops.sum_up()
         if left:
             carry_out_all()
-        if self._timer is timer and timer is not None and not self._is_waited():
+        if not waited and timer is not None and self._timer is timer:
             timer.cancel()
             self._timer = None
 

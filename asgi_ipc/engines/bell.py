@@ -24,7 +24,7 @@ ANY = bytes(RING_BYTES)
 #: Bytes that are read from a bell at once. Pipes hold as many at least, so rings can only have
 #: been lost for want of room if as many are read.
 AT_ONCE = 4096
-_ring = struct.Struct("=I").pack
+_ring, _hints = struct.Struct("=I").pack, struct.Struct("=I").unpack
 
 
 def hint(queue: bytes) -> int:
@@ -39,6 +39,8 @@ def ring_for(queue: bytes) -> bytes:
 
 def rung_for(rings: bytes) -> Collection[int] | None:
     """The hints of the queues that rings are for; None: look at all."""
+    if len(rings) == RING_BYTES:
+        return None if rings == ANY else _hints(rings)
     if len(rings) >= AT_ONCE or len(rings) % RING_BYTES:
         return None
     hints = set(memoryview(rings).cast("I"))
