@@ -18,7 +18,7 @@ import anyio
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 
-from .notes import FINISH, MEMBER, RUN, Interruption, Notes, World
+from .notes import CHILDREN, FINISH, MEMBER, RUN, Interruption, Notes, World
 from .plan import CHANNELS, GROUPS
 
 _Result = TypeVar("_Result")
@@ -75,7 +75,7 @@ async def new_channel(
             notes.failed("new_channel", error)
             await asyncio.sleep(0.001)
         else:
-            return notes.begin(name, publish), name
+            return notes.begin(layer, name, publish), name
 
 
 # Senders
@@ -156,7 +156,7 @@ async def receive_always(
                     notes.failed("group_add", error)
         else:
             name = f"channel{where}"
-        reader = notes.dice.choice(world.layers)
+        reader = world.reader(notes.dice, layer)
         while await receive(notes, reader, where, name):
             pass
         if own:
@@ -176,7 +176,7 @@ async def receive_impatiently(world: World, layer: IPCChannelLayer) -> None:
             where, name = await new_channel(notes, layer)
         else:
             name = name or f"channel{where}"
-        reader = dice.choice(world.layers)
+        reader = world.reader(dice, layer)
         ok = await _cancelled_somehow(notes, reader, where, name)
         if own and ok is False:
             notes.left(where)
@@ -190,7 +190,11 @@ async def _cancelled_somehow(
     """Receive once in one of many ways; None if it was cancelled."""
     dice = notes.dice
     patience = dice.choice((0, 0.0001, 0.001, 0.02))
-    way = dice.choice(("suspension", "task", "wait_for", "scope", "timeout", "nested"))
+    ways = ["suspension", "task", "wait_for", "timeout", "nested"]
+    if notes.world.index < CHILDREN:
+        # A scope imports something each time; a child may have inherited the lock of an import.
+        ways.append("scope")
+    way = dice.choice(ways)
 
     def once() -> Coroutine[Any, Any, bool]:
         return receive(notes, layer, where, name)
@@ -299,9 +303,9 @@ async def inherit(world: World) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _receive_inherited(world: World, where: int, name: str) -> None:
+async def _receive_inherited(world: World, where: int, layer: IPCChannelLayer, name: str) -> None:
     notes = world.notes("inherit", where)
-    layer = notes.dice.choice(world.layers)
+    layer = world.reader(notes.dice, layer)
     while await receive(notes, layer, where, name):
         pass
     notes.left(where)

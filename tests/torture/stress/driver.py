@@ -27,7 +27,7 @@ from asgi_ipc import SyncIPCChannelLayer
 from ..standstill import Standstill
 from . import plants
 from .judge import Books, Lost
-from .notes import DRAIN, FINISH, RUN
+from .notes import DRAIN, END, FINISH, RUN
 from .plan import ENGINES, FEATURES, Plan, draw
 
 #: Seconds of work of a round.
@@ -194,12 +194,11 @@ def _is_idle(stack: str) -> bool:
 def _together(text: str) -> list[str]:
     """Faults that processes wrote, each kind once and with its number."""
     kinds: dict[str, list[str]] = {}
-    for each in text.split("process ")[1:]:
-        number, _, told = each.partition(": ")
-        lines = told.splitlines() or [each]
-        # Which channel it was on makes no other kind of it.
-        kind = re.sub(r"\d+|0x\w+", "", lines[0] + lines[-1])
-        kinds.setdefault(kind, []).append(f"process {number}: {told}".rstrip())
+    for told in text.split(END)[:-1]:
+        lines = told.splitlines()
+        # Which process, channel or object it was makes no other kind of it.
+        kind = re.sub(r"[0-9a-f]{8,}|0x\w+|\d+", "", lines[0] + lines[-1])
+        kinds.setdefault(kind, []).append(told.rstrip())
     return [f"{len(those)} times: {those[0]}" for those in kinds.values()]
 
 

@@ -169,9 +169,13 @@ def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, Any]) -> Non
         try:
             loop.run_until_complete(task)
         except Interruption:
-            if not task.done():
-                continue
-        return
+            pass
+        except RuntimeError:
+            # So asyncio calls it if a handler has raised just when it was told to stop.
+            if task.done() or "stopped before" not in str(sys.exc_info()[1]):
+                raise
+        if task.done():
+            return
 
 
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:

@@ -12,6 +12,7 @@ from .notes import (
     CHANCE,
     EMPTIED,
     FULL,
+    LATER,
     LEFT,
     MEMBER,
     OPENED,
@@ -52,6 +53,7 @@ class Books:
         self.chances: Counter[int] = Counter()
         self.overflowed: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
+        self.later: Counter[int] = Counter()
         self.full: Counter[int] = Counter()
         #: By actor and channel, what it got of each producer last.
         self.disordered: list[str] = []
@@ -90,6 +92,8 @@ class Books:
                 self.overflowed[where] = max(number, self.overflowed[where])
             elif what == REFUSED:
                 self.refused[where] = max(number, self.refused[where])
+            elif what == LATER:
+                self.later[where] = max(number, self.later[where])
             elif what == FULL:
                 self.full[where] += 1
             elif what == STRANDED:
@@ -146,6 +150,9 @@ class Books:
             counted += max(0, self.refused[queue] - raised) * grouped[queue]
             if len(those) > counted:
                 missing[f"lost, with {counted} drops counted on their queue"] += those
+        if sum(map(len, missing.values())) <= self.later.total():
+            # A finalizer can't be told that its message was refused when its turn came.
+            missing.clear()
         return missing
 
     def faults(self, waited_for: Iterable[Lost] = ()) -> list[str]:

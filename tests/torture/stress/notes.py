@@ -24,10 +24,13 @@ from .plan import CHANNELS, GROUPS, OWN, Plan
 #: a queue; it is given up; its reader joined a group; a flush, closing or removal has ended; an
 #: exception may have cost a receiver messages; a queue's counts of drops.
 #: and a message that was read only when all had ended, though somebody had waited for it.
-OPENED, LEFT, MEMBER, EMPTIED, CHANCE, OVERFLOWED, REFUSED, FULL, STRANDED = b"OXMECVRFZ"
+#: And how many sends have failed that a call in the middle of another had to leave for later.
+OPENED, LEFT, MEMBER, EMPTIED, CHANCE, OVERFLOWED, REFUSED, FULL, STRANDED, LATER = b"OXMECVRFZA"
 
 #: The stages of a round, in its first byte: all work; senders stop; all stops.
 RUN, DRAIN, FINISH = range(3)
+#: What stands behind each fault that a process tells.
+END = "\x1e"
 #: Numbers of forked children begin here.
 CHILDREN = 1000
 #: Own channels that a sender chooses from: the newest.
@@ -60,8 +63,8 @@ class World:
         self._counted: dict[tuple[int, int], int] = {}
         #: Own channels that the habitat of a thread has made; and those that one has left to
         #: the lasting one, when it ended.
-        self.open: defaultdict[int, dict[int, str]] = defaultdict(dict)
-        self.inherited: deque[tuple[int, str]] = deque()
+        self.open: defaultdict[int, dict[int, tuple[IPCChannelLayer, str]]] = defaultdict(dict)
+        self.inherited: deque[tuple[int, IPCChannelLayer, str]] = deque()
         self._seats = itertools.count()
 
     @property
@@ -86,7 +89,7 @@ class World:
 
     def fault(self, text: str) -> None:
         """Tell the judge what ought not to have happened."""
-        line = f"process {self.index}: {text}\n".encode()
+        line = f"process {self.index}: {text}{END}".encode()
         with (self.folder / "faults").open("ab", buffering=0) as file:
             file.write(line)
 
@@ -116,9 +119,16 @@ class World:
             pass  # None has been made yet.
         return list(self.names.items())[-_KNOWN:]
 
+    def reader(self, dice: Random, layer: IPCChannelLayer) -> IPCChannelLayer:
+        """A layer that may receive on the own channels of another: it shares the engine."""
+        if not self.plan.has("twins"):
+            return dice.choice(self.layers)
+        return layer if layer is self.layers[-1] else dice.choice(self.layers[:-1])
+
     def bequeath(self) -> None:
         """Leave the own channels of this thread's habitat to the lasting one."""
-        self.inherited += self.open.pop(threading.get_ident(), {}).items()
+        for where, (layer, name) in self.open.pop(threading.get_ident(), {}).items():
+            self.inherited.append((where, layer, name))
 
     def target(self, dice: Random) -> tuple[int, str]:
         """Where to send something."""
@@ -207,7 +217,7 @@ class Notes:
 
     # Calls that several actors make
 
-    def begin(self, name: str, publish: bool = True) -> int:
+    def begin(self, layer: IPCChannelLayer, name: str, publish: bool = True) -> int:
         """Note a new own channel, before anything is sent to it; its number."""
         world = self.world
         where, queue = world.number(), name.partition("!")[0] + "!"
@@ -215,7 +225,7 @@ class Notes:
             world.queues[queue] = world.number()
         self.note(OPENED, where, world.queues[queue])
         world.own[name] = where
-        world.open[threading.get_ident()][where] = name
+        world.open[threading.get_ident()][where] = layer, name
         if publish:
             world.publish(where, name)
         return where
@@ -240,18 +250,25 @@ class Notes:
             self.failed("send", error)
 
     def count(self) -> None:
-        """Note what the own queues of this process have dropped since the last time."""
+        """Note what this process has dropped since the last time."""
         world = self.world
         # Those with an engine of their own have buffers of their own.
         readers = [world.layers[0], *(world.layers[-1:] if world.plan.has("twins") else ())]
-        for queue, number in list(world.queues.items()):
-            try:
+        dropped = 0
+        try:
+            for queue, number in list(world.queues.items()):
                 counts = [layer.sync.channel_statistics(queue) for layer in readers]
-            except Exception as error:
-                self.failed("channel_statistics", error)
-                return
-            self._count(OVERFLOWED, number, sum(int(each["overflow_count"]) for each in counts))
-            self._count(REFUSED, number, int(counts[0]["channel_full_count"]))
+                overflowed = sum(int(each["overflow_count"]) for each in counts)
+                dropped += overflowed
+                self._count(OVERFLOWED, number, overflowed)
+                self._count(REFUSED, number, int(counts[0]["channel_full_count"]))
+            if world.plan.has("finalizers"):
+                total = sum(
+                    int(layer.sync.global_statistics()["overflow_count"]) for layer in world.layers
+                )
+                self._count(LATER, world.index, max(0, total - len(world.layers) * dropped))
+        except Exception as error:
+            self.failed("statistics", error)
 
     def _count(self, what: int, queue: int, count: int) -> None:
         if self.world._counted.get((what, queue), 0) != count:

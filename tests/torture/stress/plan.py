@@ -65,8 +65,9 @@ class Plan(NamedTuple):
 
     @property
     def patient(self) -> bool:
-        """Whether nothing excuses a look: then a lost wake-up is never made good for."""
-        return not {"destroy", "handlers"} & set(self.features)
+        """Whether nothing may have to wait for the regular look: then it never comes, and a
+        wake-up that is lost is never made good for."""
+        return not {"destroy", "finalizers", "handlers"} & set(self.features)
 
     def has(self, feature: str) -> bool:
         """Whether something goes on in this round."""
