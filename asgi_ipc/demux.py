@@ -38,6 +38,7 @@ from .later import leave, register
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
+from .workers import Workers
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -109,8 +110,13 @@ class Demultiplexer:
         #: Listeners whose loop or thread has ended. Finalizers only append here: they run
         #: anywhere, even in the middle of something that holds the lock.
         self.dead: deque[Listener] = deque()
-        #: What runs the calls of an engine that blocks (`asgi_ipc.offload`).
-        self.executor: Any = None
+        self._workers: Workers | None = None
+
+    def workers(self) -> Workers:
+        """The threads that call an engine that blocks."""
+        if self._workers is None:
+            self._workers = Workers()
+        return self._workers
 
     # The lock
 
@@ -468,8 +474,8 @@ class Demultiplexer:
             self.dead.clear()
         for listener in listeners:
             listener.retire()
-        if self.executor is not None:
-            self.executor.shutdown(wait=False)
+        if self._workers is not None:
+            self._workers.stop()
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"

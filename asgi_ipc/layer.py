@@ -16,6 +16,7 @@ from .messages import SharedBody, decode
 from .names import channel_name, group_name
 from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
+from .workers import Workers
 
 _Result = TypeVar("_Result")
 
@@ -222,10 +223,15 @@ class IPCChannelLayer(LayerSurface):
             demux = core.demux
         if demux is not None and not demux.blocking:
             return function(*arguments)
-        # Imported late: most engines answer in microseconds.
-        from .offload import in_thread
-
-        return await in_thread(demux, asyncio.get_running_loop(), function, *arguments)
+        loop = asyncio.get_running_loop()
+        if demux is not None:
+            return await demux.workers().call(loop, function, *arguments)
+        # What opens the store, and has no threads of its own before.
+        opening = Workers()
+        try:
+            return await opening.call(loop, function, *arguments)
+        finally:
+            opening.stop()
 
 
 __all__ = ["IPCChannelLayer"]

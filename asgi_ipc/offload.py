@@ -10,12 +10,10 @@ meanwhile, it goes back in front of the queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
@@ -25,59 +23,9 @@ from .local_channels import OwnQueue
 from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
+from .workers import tamed
 
 _log = logging.getLogger("asgi_ipc")
-_Result = TypeVar("_Result")
-
-#: Calls of one engine that may wait at a time.
-_THREADS = 32
-
-
-def in_thread(
-    demux: Demultiplexer | None,
-    loop: asyncio.AbstractEventLoop,
-    function: Callable[..., _Result],
-    *arguments: Any,
-) -> asyncio.Future[_Result]:
-    """Call a function that may call the engine in one of the threads for that.
-
-    RuntimeError if the loop is closed or the interpreter ends. What an engine raises that is no
-    `Exception` becomes `StoreUnavailable`: in the loop it would end the whole program.
-    """
-    call = partial(_tame, function, *arguments)
-    if demux is None:
-        # What opens the store, and has no threads for that before.
-        once = ThreadPoolExecutor(1, thread_name_prefix="asgi_ipc")
-        try:
-            return loop.run_in_executor(once, call)
-        finally:
-            once.shutdown(wait=False)
-    executor = demux.executor
-    if executor is None:
-        made = ThreadPoolExecutor(_THREADS, thread_name_prefix="asgi_ipc")
-        executor = demux.executor = demux.executor or made
-    return loop.run_in_executor(executor, call)
-
-
-def _tame(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    try:
-        return function(*arguments)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise tamed(error) from error
-    finally:
-        if left:
-            carry_out()
-
-
-def tamed(error: BaseException) -> Exception:
-    """An exception for those who wait, whatever the engine raised."""
-    if isinstance(error, Exception):
-        return error
-    tame = StoreUnavailable(f"a call of the engine ended in {error!r}; try again")
-    tame.__cause__ = error
-    return tame
 
 
 class OffloadingListener(LoopListener):
@@ -133,7 +81,7 @@ class OffloadingListener(LoopListener):
             watch.waiters.append(waiter)
             watch.touched = True
             pop = _Pop(self, queue, bell)
-            running = in_thread(self.demux, loop, pop.run)
+            running = self.demux.workers().call(loop, pop.run)
             try:
                 record = await asyncio.shield(running)
                 if record is not None:
@@ -142,7 +90,7 @@ class OffloadingListener(LoopListener):
                 await waiter.future
             except BaseException:
                 if pop.cancel():
-                    running = in_thread(self.demux, loop, pop.put_back)
+                    running = self.demux.workers().call(loop, pop.put_back)
                 self._settle(queue, running)
                 raise
             finally:
@@ -173,7 +121,7 @@ class OffloadingListener(LoopListener):
     async def _opened(self) -> Bell:
         if self.bell is None:
             loop = asyncio.get_running_loop()
-            bell = await in_thread(self.demux, loop, self.demux.engine.bell)
+            bell = await self.demux.workers().call(loop, self.demux.engine.bell)
             if self.bell is not None:
                 bell.close()  # Another receiver was faster.
             else:
@@ -183,17 +131,15 @@ class OffloadingListener(LoopListener):
 
     def _fetch(self, own: OwnQueue) -> None:
         """Fetch in a thread. One at a time: who comes meanwhile waits for its answer."""
-        loop = self.loop()
-        if loop is None or own.fetching_now:
+        if own.fetching_now:
             own.fetch_again = True
             return
         own.fetching_now, own.fetch_again = True, False
         try:
-            in_thread(self.demux, loop, self._fetch_in_thread, own)
-        except RuntimeError:
-            # The loop is ending and has no threads any more; its receivers have gone before it.
+            self.demux.workers().do(partial(self._fetch_in_thread, own))
+        except BaseException:
             own.fetching_now = False
-            self.demux.hand_over(own, self)
+            raise
 
     def _fetch_in_thread(self, own: OwnQueue) -> None:
         demux = self.demux
@@ -212,17 +158,17 @@ class OffloadingListener(LoopListener):
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
+        if left:
+            carry_out()
 
     def _engine_disarm(self, queue: bytes, bell: Bell) -> None:
-        loop = self.loop()
-        if loop is not None and not loop.is_closed():
-            try:
-                in_thread(self.demux, loop, self._disarm_in_thread, queue, bell)
-            except RuntimeError:  # As above; but others wait for this ring.
-                threading.Thread(target=self._disarm_in_thread, args=(queue, bell)).start()
+        with contextlib.suppress(StoreUnavailable):  # It was closed, and all bells with it.
+            self.demux.workers().do(partial(self._disarm_in_thread, queue, bell))
 
     def _disarm_in_thread(self, queue: bytes, bell: Bell) -> None:
         super()._engine_disarm(queue, bell)
+        if left:
+            carry_out()
 
 
 class _Pop:
@@ -265,4 +211,4 @@ class _Pop:
                 pass  # The store is gone, and the record with it.
 
 
-__all__ = ["OffloadingListener", "in_thread", "tamed"]
+__all__ = ["OffloadingListener"]

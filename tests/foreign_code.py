@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,9 +29,8 @@ from types import FrameType
 from typing import Any
 
 from asgi_ipc import ChannelFull, StoreUnavailable, SyncIPCChannelLayer
+from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.layer import IPCChannelLayer
-
-from .doubles import BlockingEngine
 
 _REPOSITORY = Path(__file__).parent.parent
 SECONDS = 1.5
@@ -38,6 +38,12 @@ numbers = itertools.count()
 sent: list[int] = []
 errors: list[BaseException] = []
 calls: Counter[str] = Counter()
+
+
+class Blocking(MemoryEngine):
+    """Is called in threads."""
+
+    capabilities = MemoryEngine.capabilities._replace(blocking=True)
 
 
 class Foreign:
@@ -155,7 +161,7 @@ def tracing(foreign: Foreign) -> Iterator[None]:
         yield
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
 
 @contextlib.contextmanager
@@ -209,11 +215,11 @@ def use(layer: SyncIPCChannelLayer, name: str, until: float) -> None:
         layer.send(name, {"n": number})
         assert layer.receive([name]) == (name, {"n": number})
         layer.receive_many([name])
-        layer.group_add("room", name)
-        layer.group_send("room", {"n": -number})
+        layer.group_add(f"room.{name}", name)
+        layer.group_send(f"room.{name}", {"n": -number})
         assert layer.receive([name], block=True) == (name, {"n": -number})
-        layer.group_discard("room", name)
-        layer.group_channels("room")
+        layer.group_discard(f"room.{name}", name)
+        layer.group_channels(f"room.{name}")
         layer.global_statistics()
         layer.channel_statistics(name)
 
@@ -252,7 +258,7 @@ def main(engine: str, way: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"engine": engine}
         if engine == "blocking":
-            options["engine"] = BlockingEngine(
+            options["engine"] = Blocking(
                 "blocking", channel_memory=10_000_000, group_memory=1_000_000
             )
         elif engine == "sqlite":
@@ -290,11 +296,13 @@ def main(engine: str, way: str) -> None:
         found = []
         while (message := layer.receive(["ledger"])[1]) is not None:
             found.append(message["n"])
-        assert not errors, errors[:3]
+        for error in errors[:3]:
+            traceback.print_exception(error)
+        assert not errors
         assert sorted(found) == sorted(sent), (len(found), len(sent))
         assert calls["send"] > 3, calls
         layer.destroy()
-    print(dict(calls))
+    sys.stdout.write(f"{dict(calls)}\n")
 
 
 def guarded(function: Callable[..., object], *arguments: Any) -> None:
