@@ -123,6 +123,9 @@ class Books:
         chances = Counter({where: count * _LOST_ORDINARY for where, count in self.chances.items()})
         own_chances = _LOST_OWN * self.chances.total()
         grouped: Counter[int] = Counter()
+        raised: Counter[int] = Counter()
+        for where, count in self.full.items():
+            raised[self.opened.get(where, where)] += count
         for lost, at in self._due():
             where = lost.where
             if self.got[lost] or at <= self.emptied:
@@ -140,14 +143,16 @@ class Books:
             elif chances[where] > 0:
                 chances[where] -= 1
             else:
-                missing["lost"].append(lost)
+                dropped[where].append(lost)
         for members in self.members.values():
             grouped.update(self.opened[channel] for channel, _ in members)
         for queue, those in dropped.items():
-            counted = self.overflowed[queue] + own_chances
-            raised = sum(n for where, n in self.full.items() if self.opened.get(where) == queue)
-            # A message to a group is refused once for all its members on a queue.
-            counted += max(0, self.refused[queue] - raised) * grouped[queue]
+            # Refusals that were raised are no losses; others met groups, and finalizers, whose
+            # message may have been left for later. A record to a group is for all its members.
+            refused = max(0, self.refused[queue] - raised[queue]) * max(1, grouped[queue])
+            counted = self.overflowed[queue] + refused
+            if queue >= CHANNELS:
+                counted += own_chances
             if len(those) > counted:
                 missing[f"lost, with {counted} drops counted on their queue"] += those
         if sum(map(len, missing.values())) <= self.later.total():
