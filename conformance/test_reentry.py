@@ -19,13 +19,18 @@ from .tools import ENOUGH, deadline, pop, push, record
 _CALLS: dict[str, Callable[[Engine], object]] = {
     "push": lambda engine: push(engine, b"q", [b"x"]),
     "pop": lambda engine: engine.pop(b"q"),
-    "restore": lambda engine: [engine.restore(b"q", each) for each in engine.pop(b"q")],
+    "restore": lambda engine: _put_back(engine),
     "put": lambda engine: engine.put(b"t", b"m", deadline(engine)),
     "members": lambda engine: engine.members(b"t"),
     "remove": lambda engine: engine.remove(b"t", b"m"),
     "statistics": lambda engine: engine.statistics(),
     "flush": lambda engine: engine.flush(),
 }
+
+
+def _put_back(engine: Engine) -> None:
+    for each in engine.pop(b"q"):
+        engine.restore(b"q", each)
 
 
 @pytest.mark.clause("E25")

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -99,20 +100,14 @@ def test_a_ring_costs_the_same_however_many_queues_are_waited_for(
 
 async def _from_elsewhere(layer: IPCChannelLayer, name: str) -> None:
     """As another process would send it: by the store."""
-    from asgi_ipc import core
-
-    before = core.pass_directly
-    core.pass_directly = lambda *arguments: False
-    try:
+    with mock.patch("asgi_ipc.core.pass_directly", lambda *arguments: False):
         await layer.send(name, {})
-    finally:
-        core.pass_directly = before
 
 
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        (listener,) = layer._core.demux.loops.values()
+        listener: Any = next(iter(layer._core.demux.loops.values()))
         listener._tick()
         listener._tick()
 
@@ -133,10 +128,16 @@ def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCCha
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        (listener,) = layer._core.demux.loops.values()
+        listener: Any = next(iter(layer._core.demux.loops.values()))
         looks: list[bytes] = []
         before = listener._look_again
-        listener._look_again = lambda queue, looked: looks.append(queue) or before(queue, looked)
+
+        def look_again(queue: bytes, looked: bool) -> bool:
+            looks.append(queue)
+            found: bool = before(queue, looked)
+            return found
+
+        listener._look_again = look_again
         costs = []
         for _ in range(3 + 2000 // SLICE):
             looks.clear()

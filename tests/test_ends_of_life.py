@@ -139,7 +139,7 @@ def test_a_loop_that_is_held_up_has_one_regular_look_after_it() -> None:
         layer = IPCChannelLayer(engine=engine())
         layer._core.demux.look_again = 0.01
         (waits,) = await soon(layer.receive("a"))
-        (listener,) = layer._core.demux.loops.values()
+        listener: Any = next(iter(layer._core.demux.loops.values()))
         ticks = 0
         tick = listener._tick
 
@@ -239,7 +239,7 @@ def test_closing_in_another_thread_takes_no_descriptor_from_a_stranger() -> None
 
             in_thread(close)
             assert held.wait(PATIENCE)  # The loop is held up meanwhile.
-            heard = []
+            heard: list[int] = []
             for index, each in enumerate(pairs):
                 loop.add_reader(each, heard.append, index)
             await asyncio.sleep(0.01)
