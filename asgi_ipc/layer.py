@@ -35,9 +35,12 @@ class IPCChannelLayer(LayerSurface):
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
-    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. No other
-    method blocks; a layer may be used by any number of event loops and threads, and in
-    forked children. Every method may raise `StoreCorrupt` and `StoreUnavailable`.
+    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
+    wait for another process that is inside the store, normally for microseconds, and for nothing
+    else. A layer may be used by any number of event loops and threads, and in forked children.
+    Every method may raise `StoreCorrupt` and `StoreUnavailable`; called from code that Python runs
+    in the middle of another call (a finalizer, a signal handler), those that need an answer at once
+    raise `Reentered`, a `StoreUnavailable`, and the others are carried out after that call.
     """
 
     def _attach(self, core: LayerCore) -> None:
@@ -49,7 +52,7 @@ class IPCChannelLayer(LayerSurface):
     # Channels
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits (S7).
+        """Send a message to a channel; never waits for room (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
@@ -127,7 +130,7 @@ class IPCChannelLayer(LayerSurface):
         await self._call(self._core.group_discard, group, channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send a message to each channel of a group; never waits (S14).
+        """Send a message to each channel of a group; never waits for room (S14).
 
         For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
         `ValueError` and `MessageTooLarge` as `send` does.

@@ -25,7 +25,9 @@ class SyncIPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, for plain synchronous Python.
 
     Takes the options of `asgi_ipc.layer.IPCChannelLayer`. For any number of threads, and
-    forked children. Only `receive` with ``block=True`` waits for anybody.
+    forked children. Only `receive` with ``block=True`` waits for a message; every call waits for
+    another process that is inside the store, normally for microseconds. For calls in the middle of
+    calls see `asgi_ipc.layer.IPCChannelLayer`.
     """
 
     @classmethod
@@ -42,7 +44,7 @@ class SyncIPCChannelLayer(LayerSurface):
     # Channels
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits (S7).
+        """Send a message to a channel; never waits for room (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
@@ -119,7 +121,7 @@ class SyncIPCChannelLayer(LayerSurface):
         self._core.group_discard(group, channel)
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send a message to each channel of a group; never waits (S14).
+        """Send a message to each channel of a group; never waits for room (S14).
 
         For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
         `ValueError` and `MessageTooLarge` as `send` does.

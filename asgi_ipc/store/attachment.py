@@ -340,8 +340,8 @@ class Attachment:
     def _look_after(self, now: int) -> None:
         """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
 
-        It comes before the caller's own work, which has nothing to do with it: a record that is
-        taken off a queue must reach its receiver.
+        It comes before the caller's own work, or when that found nothing, and its errors are not
+        the caller's: a record that is taken off a queue must reach its receiver.
         """
         try:
             self._upkeep(now)

@@ -131,12 +131,7 @@ class SharedMemoryEngine(Attachment):
             if store is None:
                 store = self._inside()
             # Before, as others wait for what is done inside.
-            if bell is not None:
-                if (now := self.clock()) >= self._next_look:
-                    self._look_after(now)
-                word = self._bell_word(bell)
-            else:
-                word = 0
+            word = self._bell_word(bell) if bell is not None else 0
             try:
                 with self._channels:
                     now = self.clock()
@@ -153,6 +148,9 @@ class SharedMemoryEngine(Attachment):
                 raise
         if self._recovered:
             self._ring_all()
+        if word and not taken and now >= self._next_look:
+            # Not with records in hand: nothing may come between them and their receiver.
+            self._look_after(now)
         return taken
 
     def peek(self, queue: bytes) -> bool:

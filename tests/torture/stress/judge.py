@@ -18,6 +18,7 @@ from .notes import (
     OPENED,
     OVERFLOWED,
     REFUSED,
+    STORE,
     STRANDED,
 )
 from .plan import CHANNELS, GROUPS, Plan
@@ -155,9 +156,11 @@ class Books:
                 counted += own_chances
             if len(those) > counted:
                 missing[f"lost, with {counted} drops counted on their queue"] += those
-        if sum(map(len, missing.values())) <= self.later.total():
+        if self.plan.has("finalizers"):
             # A finalizer can't be told that its message was refused when its turn came.
-            missing.clear()
+            refused = max(0, self.refused[STORE] - self.full.total())
+            if sum(map(len, missing.values())) <= self.later.total() + refused:
+                missing.clear()
         return missing
 
     def faults(self, waited_for: Iterable[Lost] = ()) -> list[str]:

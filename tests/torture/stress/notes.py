@@ -27,6 +27,8 @@ from .plan import CHANNELS, GROUPS, OWN, Plan
 #: And how many sends have failed that a call in the middle of another had to leave for later.
 OPENED, LEFT, MEMBER, EMPTIED, CHANCE, OVERFLOWED, REFUSED, FULL, STRANDED, LATER = b"OXMECVRFZA"
 
+#: What counts for the whole store, where the number of a queue is asked for.
+STORE = 7
 #: The stages of a round, in its first byte: all work; senders stop; all stops.
 RUN, DRAIN, FINISH = range(3)
 #: What stands behind each fault that a process tells.
@@ -263,10 +265,11 @@ class Notes:
                 self._count(OVERFLOWED, number, overflowed)
                 self._count(REFUSED, number, int(counts[0]["channel_full_count"]))
             if world.plan.has("finalizers"):
-                total = sum(
-                    int(layer.sync.global_statistics()["overflow_count"]) for layer in world.layers
-                )
+                every = [layer.sync.global_statistics() for layer in world.layers]
+                total = sum(int(each["overflow_count"]) for each in every)
                 self._count(LATER, world.index, max(0, total - len(world.layers) * dropped))
+                # An engine forgets what it counted for a channel that nobody uses.
+                self._count(REFUSED, STORE, int(every[0]["channel_full_count"]))
         except Exception as error:
             self.failed("statistics", error)
 

@@ -94,7 +94,10 @@ def _watch(folder: Path, plan: Plan) -> None:
 
 def _unraisable(world: World, found: sys.UnraisableHookArgs) -> None:
     """What is raised where nobody can catch it: in finalizers, and in what is collected."""
-    if not isinstance(found.exc_value, Interruption) and os.getpid() == world.process:
+    # At the very end there is nothing left that anything could be done with.
+    if isinstance(found.exc_value, Interruption) or sys.is_finalizing():
+        return
+    if os.getpid() == world.process:
         told = f"{found.err_msg or 'unraisable'}: {found.object!r}"
         notes = world.notes("unraisable")
         if found.exc_value is not None:
