@@ -23,6 +23,11 @@ from .plan import CHANNELS, GROUPS
 
 _Result = TypeVar("_Result")
 
+
+class Enough(Exception):
+    """What a task fails with to have its siblings cancelled."""
+
+
 #: Loops whose tasks are all being cancelled.
 ending: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -236,14 +241,14 @@ async def _cancelled_by_sibling(once: Coroutine[Any, Any, bool], patience: float
             inner = group.create_task(once)
             group.create_task(_fail_after(patience))
     except Exception as error:  # A group of exceptions, of which CPython 3.10 has no name.
-        if [type(each) for each in getattr(error, "exceptions", ())] != [ValueError]:
+        if [type(each) for each in getattr(error, "exceptions", ())] != [Enough]:
             raise
     return None if inner is None or inner.cancelled() else inner.result()
 
 
 async def _fail_after(seconds: float) -> None:
     await asyncio.sleep(seconds)
-    raise ValueError("enough")
+    raise Enough
 
 
 def is_being_cancelled() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import os
 import random
 import sys
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
+import uvloop
 
 from asgi_ipc import IPCChannelLayer
 
@@ -180,8 +182,6 @@ def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, Any]) -> Non
 
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "uvloop":
-        import uvloop
-
         return uvloop.new_event_loop()
     loop = asyncio.new_event_loop()
     if kind == "eager" and sys.version_info >= (3, 12):
@@ -194,7 +194,8 @@ def _handler(world: World) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         message, error = str(context.get("message")), context.get("exception")
-        if any(each in message for each in _ABANDONED) or isinstance(error, Interruption):
+        ours = isinstance(error, (Interruption, actors.Enough))
+        if ours or any(each in message for each in _ABANDONED):
             return
         notes = world.notes("loop")
         if error is None:
@@ -257,8 +258,6 @@ class Sending:
         self.cycle = self
 
     def __del__(self) -> None:
-        import os
-
         world = self.world
         # A forked child collects what its parent does.
         if world.stage == RUN and os.getpid() == self.process:
