@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import random
@@ -16,7 +17,6 @@ import warnings
 from pathlib import Path
 from types import FrameType
 
-# What would otherwise be imported in the middle of a fork.
 import asgi_ipc
 from asgi_ipc import demux
 from asgi_ipc.engines import find
@@ -34,6 +34,8 @@ _PACKAGE = str(Path(asgi_ipc.__file__).parent)
 
 def main(folder: Path, index: int) -> int:
     """Live through a round."""
+    # What would otherwise be imported in the middle of a fork.
+    importlib.import_module("anyio._backends._asyncio")
     plan = Plan.load(folder)
     _watch(folder, plan)
     if plan.patient:
