@@ -252,7 +252,7 @@ class SQLiteEngine:
     # ---- what the layers see
 
     def inside(self) -> bool:
-        """Whether this thread holds a lock of any engine here: they may be on one database (E25)."""
+        """Whether this thread holds a lock of any engine: two may be on one database (E25)."""
         return _armed_lock._is_owned() or any(
             each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
         )
