@@ -24,7 +24,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Protocol
 
-from .engines.guards import WeakBag
+from .engines.guards import WeakBag, own_lock
 from .exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
 
 _log = logging.getLogger("asgi_ipc")
@@ -55,13 +55,17 @@ def is_inside() -> bool:
     return any(holder.is_inside() for holder in _holders.alive())
 
 
+#: Held by a thread that leaves something, and by one that finds that nothing is left. A thread may
+#: take it again, and waits for nothing while it has it.
+_guard = own_lock()
 #: The threads whose actions are being carried out.
 _busy: dict[int, object] = {}
 
 
 def leave(action: Action) -> None:
-    """Leave something to be done when this thread is on its way out. Takes no lock."""
-    left.setdefault(get_ident(), deque()).append(action)
+    """Leave something to be done when this thread is on its way out."""
+    with _guard:
+        left.setdefault(get_ident(), deque()).append(action)
 
 
 def carry_out() -> None:
@@ -84,8 +88,8 @@ def _carry_out(thread: int) -> None:
     if thread not in left or _busy.setdefault(thread, token) is not token:
         return
     try:
-        actions = left[thread]
-        while actions:
+        while not _is_done(thread):
+            actions = left[thread]
             try:
                 actions[0]()
             except Reentered:
@@ -96,11 +100,16 @@ def _carry_out(thread: int) -> None:
                 actions.popleft()  # It is begun, and must not come twice.
                 raise
             actions.popleft()
-        rest = left.pop(thread, None)
-        if rest:  # Left just now.
-            left.setdefault(thread, deque()).extendleft(reversed(rest))
     finally:
         _busy.pop(thread, None)
+
+
+def _is_done(thread: int) -> bool:
+    with _guard:
+        if left.get(thread):
+            return False
+        left.pop(thread, None)
+        return True
 
 
 def is_waiting() -> bool:
@@ -112,6 +121,8 @@ def is_waiting() -> bool:
 
 def _after_fork_in_child() -> None:
     """What the parent left the parent does."""
+    global _guard
+    _guard = own_lock()
     left.clear()
     _busy.clear()
 
