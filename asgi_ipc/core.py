@@ -20,7 +20,7 @@ from .demux import Demultiplexer
 from .direct import pass_directly
 from .engines.base import READER_GONE, Members, Record, Refused
 from .exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
-from .later import carry_out, leave, left
+from .later import carry_out, is_waiting, leave, left
 from .messages import encode
 from .names import ChannelName, channel_name, group_name
 from .options import Options
@@ -117,6 +117,10 @@ class LayerCore:
             engine = demux.engine
             capacity = room = self.capacity_of(full)
             deadline = engine.clock() + self._message_lifetime
+            if left and is_waiting():
+                record = Record(queue, header + body, deadline, capacity, owner)
+                leave(partial(self._push_late, {full: record}))
+                return
             own = demux.own.get(queue)
             if own is not None and owner:
                 if pass_directly(demux, own, (local,), body, deadline):
@@ -186,6 +190,8 @@ class LayerCore:
 
     def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> None:
         try:
+            if left and is_waiting():
+                raise Reentered
             action(*arguments)
         except Reentered:
             leave(partial(action, *arguments))
@@ -212,6 +218,8 @@ class LayerCore:
         demux = self.lease.demux or self.demux
         deadline = demux.engine.clock() + self._message_lifetime
         try:
+            if left and is_waiting():
+                raise Reentered
             self._broadcast(demux, group, table, body, deadline)
         except Reentered:
             leave(lambda: self._broadcast(self.demux, group, table, body, deadline))

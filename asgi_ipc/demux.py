@@ -484,9 +484,10 @@ class Demultiplexer:
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""
         for own in self.own.values():
-            holder, held = own.holder, own.held(self.engine.clock())
-            if holder is not None and held is not None and isinstance(held[0], bytes):
-                with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):
+            # The engine may be closed itself.
+            with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):
+                holder, held = own.holder, own.held(self.engine.clock())
+                if holder is not None and held is not None and isinstance(held[0], bytes):
                     self.engine.restore(own.name, Popped(holder.header + held[0], held[1]))
                     holder.items.popleft()
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .demux import Demultiplexer
-from .exceptions import StoreCorrupt, StoreUnavailable
+from .exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .local_channels import OwnQueue
 
 
@@ -78,6 +78,8 @@ def _is_drained(demux: Demultiplexer, own: OwnQueue, local_names: Sequence[bytes
     """
     try:
         demux.fetch(own, None, None)
+    except Reentered:
+        return False  # In the middle of another call, which may be at it.
     except (StoreCorrupt, StoreUnavailable) as error:
         demux.fail(own, error)  # The receivers have to know; the sender meets it, if it lasts.
         return False

@@ -18,13 +18,14 @@ the regular look of an event loop carries out.
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Protocol
 
-from .engines.guards import WeakBag
-from .exceptions import Reentered
+from .engines.guards import WeakBag, own_lock
+from .exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -54,9 +55,17 @@ def is_inside() -> bool:
     return any(holder.is_inside() for holder in _holders.alive())
 
 
+#: Held by a thread that leaves something, and by one that finds that nothing is left. A thread may
+#: take it again, and waits for nothing while it has it.
+_guard = own_lock()
+#: The threads whose actions are being carried out.
+_busy: dict[int, object] = {}
+
+
 def leave(action: Action) -> None:
-    """Leave something to be done when this thread is on its way out. Takes no lock."""
-    left.setdefault(get_ident(), deque()).append(action)
+    """Leave something to be done when this thread is on its way out."""
+    with _guard:
+        left.setdefault(get_ident(), deque()).append(action)
 
 
 def carry_out() -> None:
@@ -74,23 +83,50 @@ def carry_out_all() -> None:
 
 
 def _carry_out(thread: int) -> None:
-    # Taken whole: what is left meanwhile makes a list of its own.
-    actions = left.pop(thread, None)
-    if not actions:
+    # One at a time, whoever it is: what is left meanwhile is for it too.
+    token = object()
+    if thread not in left or _busy.setdefault(thread, token) is not token:
         return
     try:
-        while actions:
+        while not _is_done(thread):
+            actions = left[thread]
             try:
                 actions[0]()
             except Reentered:
                 return
-            except Exception:
-                _log.exception("what was left for later, as a lock was held, failed")
+            except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
+                _log.error("a call that was left for later, as a lock was held, failed: %s", error)
+            except BaseException:
+                actions.popleft()  # It is begun, and must not come twice.
+                raise
             actions.popleft()
     finally:
-        if actions:
-            actions.extend(left.pop(thread, ()))
-            left[thread] = actions
+        _busy.pop(thread, None)
 
 
-__all__ = ["carry_out", "carry_out_all", "is_inside", "leave", "left", "register"]
+def _is_done(thread: int) -> bool:
+    with _guard:
+        if left.get(thread):
+            return False
+        left.pop(thread, None)
+        return True
+
+
+def is_waiting() -> bool:
+    """Whether something that this thread has left is still to be done, so that what it does now
+    would come before it. Does what can be done."""
+    carry_out()
+    return get_ident() in left
+
+
+def _after_fork_in_child() -> None:
+    """What the parent left the parent does."""
+    global _guard
+    _guard = own_lock()
+    left.clear()
+    _busy.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["carry_out", "carry_out_all", "is_inside", "is_waiting", "leave", "left", "register"]

@@ -422,6 +422,8 @@ class LoopListener(Listener):
             return False
         try:
             self._fetch(own)
+        except Reentered:
+            pass  # The loop runs in the middle of something else; the regular look comes again.
         except Exception as error:
             # Here it would end in the loop's log; those who wait have to know.
             self.demux.fail(own, error)

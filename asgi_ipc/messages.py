@@ -28,6 +28,17 @@ _FLOAT_EXTRA = 9 - 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
 
+#: What msgpack raises for bytes that it can't unpack.
+_UNPACKING = (
+    msgpack.exceptions.UnpackException,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
 
@@ -85,8 +96,8 @@ def decode(body: bytes) -> dict[str, Any]:
     """The message that `encode` made these bytes of. Raises `RecordCorrupt` for any others."""
     try:
         message: dict[str, Any] = _unpack(body)
-    except Exception as error:
-        # Whatever it stumbles over, these bytes are not ours.
+    except _UNPACKING as error:
+        # These bytes are not ours. Not any exception: a signal handler's may come here.
         raise RecordCorrupt(f"a message of length {len(body)} can't be decoded: {error}") from error
     if type(message) is dict:
         return message

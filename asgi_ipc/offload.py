@@ -116,7 +116,8 @@ class OffloadingListener(LoopListener):
                 _log.error("on queue %s: a message is lost: %s", queue.decode("ascii"), error)
             # Any other error who looks next gets to know by itself.
 
-        running.add_done_callback(settled)
+        with contextlib.suppress(RuntimeError):  # The loop is closed, and no receiver comes.
+            running.add_done_callback(settled)
 
     async def _opened(self) -> Bell:
         if self.bell is None:

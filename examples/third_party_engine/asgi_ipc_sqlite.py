@@ -252,8 +252,10 @@ class SQLiteEngine:
     # ---- what the layers see
 
     def inside(self) -> bool:
-        """Whether this thread holds a lock (E25)."""
-        return any(lock._is_owned() for lock in (self._lock, self._reading, _armed_lock))
+        """Whether this thread holds a lock of any engine: two may be on one database (E25)."""
+        return _armed_lock._is_owned() or any(
+            each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
+        )
 
     @property
     def identity(self) -> bytes:
