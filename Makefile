@@ -53,6 +53,8 @@ conformance: $(READY)
 
 # The engines share what an operation stores: one is killed everywhere, the others sampled.
 torture: $(READY)
+	@$(BIN)/python -m tests.torture stress --seconds 600 --quiet
+	@$(BIN)/python -m tests.torture stress --plants
 	@$(BIN)/python -m tests.torture soak --seconds 120
 	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
 	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py tests/test_layer_model.py

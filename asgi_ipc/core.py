@@ -1,22 +1,26 @@
 """What both layers have in common: options, sending, groups, upkeep. Synchronous.
 
-Every call may wait a few microseconds for another process that is inside the store; on an
+Every call may wait for another process that is inside the store, normally for microseconds; on an
 engine that declares ``blocking`` it may take as long as the engine's server does.
+
+A call that Python makes in the middle of another one (`asgi_ipc.later`), and whose answer nobody
+has to wait for, is carried out once that one is on its way out.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from . import registry
 from .demux import Demultiplexer
 from .direct import pass_directly
-from .droplog import DropLog
-from .engines.base import Members, Record, Refused
-from .exceptions import ChannelFull, RecordCorrupt, StoreCorrupt, StoreFull
+from .engines.base import READER_GONE, Members, Record, Refused
+from .exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
+from .later import carry_out, is_waiting, leave, left
 from .messages import encode
 from .names import ChannelName, channel_name, group_name
 from .options import Options
@@ -53,14 +57,14 @@ class LayerCore:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.capacity_of = options.capacities.of
-        self.drops = DropLog()
         self.lease = registry.Lease(self.capacity_of)
         self._message_lifetime = options.message_lifetime
         self._plans: dict[bytes, tuple[Members, list[groups.Target]]] = {}
         self._planned_on: Demultiplexer | None = None
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
-        registry.acquire(self.lease, options)
+        #: Whether the engine may wait on a network, so that it is not called in an event loop.
+        self.blocking = registry.acquire(self.lease, options).blocking
         # The last layer that is collected closes the store as if it had been closed.
         weakref.finalize(self, registry.abandon, self.lease).atexit = False
 
@@ -109,24 +113,60 @@ class LayerCore:
         full, queue, local, _, owner, header = channel_name(channel)
         body = encode(message)
         demux = self.lease.demux or self.demux
-        engine = demux.engine
-        capacity = room = self.capacity_of(full)
-        deadline = engine.clock() + self._message_lifetime
-        own = demux.own.get(queue)
-        if own is not None and owner:
-            if pass_directly(demux, own, (local,), body, deadline):
+        try:
+            engine = demux.engine
+            capacity = room = self.capacity_of(full)
+            deadline = engine.clock() + self._message_lifetime
+            if left and is_waiting():
+                record = Record(queue, header + body, deadline, capacity, owner)
+                leave(partial(self._push_late, {full: record}))
                 return
-            if own.held(engine.clock()):
-                room -= 1
-        refused = engine.push((Record(queue, header + body, deadline, room, owner),))
-        if own is not None:
-            # The bell has been rung, but its loop may not get round to it before a receiver
-            # with no time to wait gives up: the next look shall be a real one.
-            own.certain = False
+            own = demux.own.get(queue)
+            if own is not None and owner:
+                if pass_directly(demux, own, (local,), body, deadline):
+                    return
+                if own.held(engine.clock()):
+                    room -= 1
+            try:
+                refused = engine.push((Record(queue, header + body, deadline, room, owner),))
+            except Reentered:
+                record = Record(queue, header + body, deadline, capacity, owner)
+                leave(partial(self._push_late, {full: record}))
+                return
+            if own is not None:
+                # The bell has been rung, but its loop may not get round to it before a receiver
+                # with no time to wait gives up: the next look shall be a real one.
+                own.certain = False
+        finally:
+            if left:
+                carry_out()
         if refused:
             self._refuse(full, capacity, refused[0])
 
+    def _push_late(self, records: dict[str, Record]) -> None:
+        """Push records by the channels or group they are for; what is refused is logged."""
+        demux = self.demux
+        refused = demux.engine.push(list(records.values()))
+        for record in records.values():
+            own = demux.own.get(record.queue)
+            if own is not None:
+                own.certain = False
+        names = list(records)
+        for each in refused:
+            name, detail = names[each.position], each.detail
+
+            def describe(count: int, name: str = name, detail: str = detail) -> str:
+                return (
+                    f"dropped a message for {name} that was sent from a finalizer or a signal"
+                    f" handler in the middle of another call: {detail}; {count} dropped since"
+                    " the last warning"
+                )
+
+            demux.drops.dropped(f"late {name}", 1, describe)
+
     def _refuse(self, channel: str, capacity: int, refused: Refused) -> None:
+        if refused.detail == READER_GONE:
+            raise ChannelFull(f"channel {channel} holds all that it may: {READER_GONE}")
         if refused.no_room:
             raise StoreFull(f"no room for a message to channel {channel}: {refused.detail}")
         raise ChannelFull(
@@ -141,12 +181,23 @@ class LayerCore:
         table, name = group_name(group), channel_name(channel)
         engine = self.demux.engine
         deadline = engine.clock() + self.options.membership_lifetime
-        engine.put(table, groups.member(name), deadline, name.owner)
+        self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
 
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, if it is in (S13)."""
         table, name = group_name(group), channel_name(channel)
-        self.demux.engine.remove(table, groups.member(name))
+        self._now_or_later(self.demux.engine.remove, table, groups.member(name))
+
+    def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> None:
+        try:
+            if left and is_waiting():
+                raise Reentered
+            action(*arguments)
+        except Reentered:
+            leave(partial(action, *arguments))
+        finally:
+            if left:
+                carry_out()
 
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
@@ -165,6 +216,21 @@ class LayerCore:
         table = group_name(group)
         body = encode(message)
         demux = self.lease.demux or self.demux
+        deadline = demux.engine.clock() + self._message_lifetime
+        try:
+            if left and is_waiting():
+                raise Reentered
+            self._broadcast(demux, group, table, body, deadline)
+        except Reentered:
+            leave(lambda: self._broadcast(self.demux, group, table, body, deadline))
+        finally:
+            if left:
+                carry_out()
+
+    def _broadcast(
+        self, demux: Demultiplexer, group: str, table: bytes, body: bytes, deadline: int
+    ) -> None:
+        """Send to all channels of a group. Raises `Reentered` if nothing was sent yet."""
         engine = demux.engine
         if demux is not self._planned_on:
             # What one engine gave as `Members` says nothing to another.
@@ -181,7 +247,6 @@ class LayerCore:
             self._plans[table] = members, plan
         if not plan:
             return
-        deadline = engine.clock() + self._message_lifetime
         mine, pushed, records = demux.own, [], []
         for target in plan:
             queue, header, room, owner, _, local_names = target
@@ -195,16 +260,23 @@ class LayerCore:
             records.append(Record(queue, header + body, deadline, room, owner))
         if not records:
             return
-        refused = engine.push(records)
+        try:
+            refused = engine.push(records)
+        except Reentered:
+            # Others have it already.
+            named = {f"group {group} ({n})": record for n, record in enumerate(records)}
+            leave(partial(self._push_late, named))
+            return
         for target in pushed if mine else ():
             own = mine.get(target.queue)
             if own is not None:
                 own.certain = False
         if refused:
-            self._dropped(group, plan, pushed, refused)
+            self._dropped(demux, group, plan, pushed, refused)
 
     def _dropped(
         self,
+        demux: Demultiplexer,
         group: str,
         plan: list[groups.Target],
         pushed: list[groups.Target],
@@ -213,29 +285,34 @@ class LayerCore:
         channels = [name for each in refused for name in pushed[each.position].channels]
         total = sum(len(target.channels) for target in plan)
         why = refused[0].detail
-        if not refused[0].no_room:
-            why = f"at its capacity of {pushed[refused[0].position].capacity} unread messages"
+        if not refused[0].no_room and why != READER_GONE:
+            why = f"at capacity ({pushed[refused[0].position].capacity} unread)"
 
         def describe(count: int) -> str:
             shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
             return (
-                f"group {group}: a message was dropped for {len(channels)} of {total} channels"
-                f" ({shown}): {why}; {count} dropped in this group of late"
+                f"group {group}: dropped a message for {len(channels)} of {total} channels"
+                f" ({shown}): {why}; {count} dropped since the last warning"
             )
 
-        self.drops.dropped(group, len(channels), describe)
+        demux.drops.dropped(group, len(channels), describe)
 
     # Upkeep
 
     def flush(self) -> None:
         """Remove all messages and memberships, for everyone (S17)."""
-        self.demux.engine.flush()
+        self._now_or_later(self.demux.engine.flush)
 
     def global_statistics(self) -> dict[str, float]:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
-        counts = demux.engine.statistics()
-        result = self._statistics(demux, counts, None)
+        try:
+            counts = demux.engine.statistics()
+            result = self._statistics(demux, counts, None)
+        finally:
+            if left:
+                carry_out()
+        result["overflow_count"] += self.lease.lost
         result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
         return result
 
@@ -249,8 +326,8 @@ class LayerCore:
     ) -> dict[str, float]:
         result: dict[str, float] = {ours: counts.get(theirs, 0) for ours, theirs in _COUNTS.items()}
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
-        with demux.lock:
-            here = demux.buffered(queue)
+        with demux.exclusive():
+            here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]
         # Fetched, but not received: to the caller they are still on their channel, or dropped. A
@@ -264,10 +341,13 @@ class LayerCore:
 
     def close(self) -> None:
         """Let go of the store; it stays. The next call opens it again. May be called twice."""
-        registry.release(self.lease)
+        self._now_or_later(registry.release, self.lease)
 
     def destroy(self) -> None:
         """Remove the store, for everyone, and close."""
+        self._now_or_later(self._destroy)
+
+    def _destroy(self) -> None:
         registry.acquire(self.lease, self.options)
         registry.destroy(self.lease)
 

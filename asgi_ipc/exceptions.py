@@ -36,6 +36,22 @@ class StoreUnavailable(Exception):
     """The store can't be opened or used: no permission, another version, gone, closed."""
 
 
+class Reentered(StoreUnavailable):
+    """A call from code that Python ran in the middle of another call of the same thread.
+
+    Such code is a finalizer (``__del__``), a garbage collection, a trace function or a signal
+    handler. The layers carry out later what they can; this is raised where the answer is
+    needed at once. Nothing was done.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a signal handler, a finalizer (__del__), a garbage collection or a trace function "
+            "called the channel layer while the code that it interrupted was inside the same "
+            "store; let it note what is to be done, and do that after it has returned"
+        )
+
+
 class StoreCorrupt(Exception):
     """The store's contents contradict themselves; nothing of it was carried out."""
 
@@ -59,6 +75,7 @@ __all__ = [
     "MessageTooLarge",
     "OptionError",
     "RecordCorrupt",
+    "Reentered",
     "StoreCorrupt",
     "StoreFull",
     "StoreUnavailable",

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from .core import LayerCore
+from .demux import Demultiplexer
 from .exceptions import RecordCorrupt
+from .later import carry_out, left
 from .loops import LoopListener, listener_here
 from .messages import SharedBody, decode
 from .names import channel_name, group_name
 from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
+from .workers import Workers
 
 _Result = TypeVar("_Result")
 
@@ -32,9 +35,12 @@ class IPCChannelLayer(LayerSurface):
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
-    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. No other
-    method blocks; a layer may be used by any number of event loops and threads, and in
-    forked children. Every method may raise `StoreCorrupt` and `StoreUnavailable`.
+    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
+    wait for another process that is inside the store, normally for microseconds, and for nothing
+    else. A layer may be used by any number of event loops and threads, and in forked children.
+    Every method may raise `StoreCorrupt` and `StoreUnavailable`; called from code that Python runs
+    in the middle of another call (a finalizer, a signal handler), those that need an answer at once
+    raise `Reentered`, a `StoreUnavailable`, and the others are carried out after that call.
     """
 
     def _attach(self, core: LayerCore) -> None:
@@ -46,7 +52,7 @@ class IPCChannelLayer(LayerSurface):
     # Channels
 
     async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits (S7).
+        """Send a message to a channel; never waits for room (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
@@ -64,7 +70,7 @@ class IPCChannelLayer(LayerSurface):
         Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
         for a process-specific channel that this process did not make.
         """
-        demux = self._lease.demux or self._core.demux
+        demux = self._lease.demux or await self._opened()
         try:
             known = demux.channels.get(channel) if isinstance(channel, str) else None
             body = None
@@ -90,6 +96,8 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
+            if left:
+                carry_out()
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
@@ -122,7 +130,7 @@ class IPCChannelLayer(LayerSurface):
         await self._call(self._core.group_discard, group, channel)
 
     async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send a message to each channel of a group; never waits (S14).
+        """Send a message to each channel of a group; never waits for room (S14).
 
         For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
         `ValueError` and `MessageTooLarge` as `send` does.
@@ -204,12 +212,29 @@ class IPCChannelLayer(LayerSurface):
         """The part of a channel's name up to and including the ``!``, or all of it."""
         return channel_name(name).queue.decode("ascii")
 
+    async def _opened(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        if not self._core.blocking:
+            return self._core.demux
+        return await self._call(lambda: self._core.demux)
+
     async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Call what may call the engine: here if it answers at once, else in a thread."""
-        demux = self._lease.demux or self._core.demux
-        if not demux.blocking:
+        core = self._core
+        demux = self._lease.demux
+        if demux is None and not core.blocking:
+            demux = core.demux
+        if demux is not None and not demux.blocking:
             return function(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+        loop = asyncio.get_running_loop()
+        if demux is not None:
+            return await demux.workers().call(loop, function, *arguments)
+        # What opens the store, and has no threads of its own before.
+        opening = Workers()
+        try:
+            return await opening.call(loop, function, *arguments)
+        finally:
+            opening.stop()
 
 
 __all__ = ["IPCChannelLayer"]

@@ -1,22 +1,28 @@
 """A process's own channels: what has been fetched for each, and is waited for.
 
-The lock, `LocalChannels.lock`, guards all that is here and in `asgi_ipc.demux`. Methods
-need it held unless they say otherwise.
+A queue that only this process reads, ``<prefix>.<client>!``, carries the messages of all local
+channels of that prefix. Each local channel has a buffer here, and the receivers that wait for it.
+
+The demultiplexer's lock guards all that is here; methods need it held unless they say otherwise.
+A signal's handler may raise between any two steps of them. So each is written in an order in
+which that loses no message, and `OwnQueue.sweep` puts right who was to be woken.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from .buffers import SWEEP_AT, Listener, LocalChannel, OwnQueue
-from .droplog import DropLog
-from .engines.base import Engine
+from .buffers import Buffered, Listener, Waiter
+from .engines.bell import hint
 from .envelope import MAX_LOCALS, address, unpack
 from .exceptions import StoreCorrupt
 from .messages import Body, SharedBody
-from .names import ChannelName
+
+if TYPE_CHECKING:
+    from .demux import Demultiplexer
 
 #: Records fetched at once from a queue that only this process reads.
 BATCH = 64
@@ -25,255 +31,391 @@ BATCH = 64
 _MOST_STRANGERS = MAX_LOCALS
 #: Nanoseconds between two looks for strangers whose messages have expired, once there are so many.
 _LOOK_AGAIN = 1_000_000_000
+#: Local channels of one queue that are remembered before idle ones are looked for.
+SWEEP_AT = 1024
+#: For each that is made beyond these, so many are looked at: then the idle ones never add up.
+_PER_NEW_ONE = 2
 
 
-class LocalChannels:
-    """The buffers of all local channels of one engine in this process."""
+class LocalChannel:
+    """A local channel: what has been fetched for it, and who waits for more."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        #: The capacities of the layers attached; a buffer is as large as the largest allows.
-        self.capacities: list[Callable[[str], int]] = []
-        self.drops = DropLog()
-        self.start_afresh()
+    __slots__ = ("header", "items", "known", "limit", "local", "own", "waiters")
 
-    def start_afresh(self) -> None:
-        """Forget everything, as in a forked child: what is here is the parent's."""
-        self.lock = threading.Lock()
-        self.own: dict[bytes, OwnQueue] = {}
-        #: Channels that somebody has received on, by their full names.
-        self.channels: dict[str, LocalChannel] = {}
-        self._numbers = itertools.count()
-        # No engine has this many: the first look finds a difference, and nothing to forget.
-        self._flushes = -1
+    def __init__(self, own: OwnQueue, local: bytes) -> None:
+        self.own = own
+        self.local = local
+        #: Somebody has received on it, and it was not forgotten since.
+        self.known = False
+        #: What stands in front of a message that is for this channel alone.
+        self.header = address([local])
+        self.items: deque[Buffered] = deque()
+        #: Messages in the buffer at which `OwnQueue.make_room` is asked.
+        self.limit = 1
+        self.waiters: deque[Waiter] = deque()
 
-    # Queues and channels
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return (self.own.name + self.local).decode("ascii", "replace")
 
-    def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
-        """The queue of that name, made if need be."""
-        own = self.own.get(name)
-        if own is None:
-            own = self.own[name] = OwnQueue(name, batch)
-        return own
 
-    def channel(self, name: ChannelName) -> LocalChannel:
-        """The local channel that somebody is about to receive on, made and noted if need be.
+class OwnQueue:
+    """A process-specific queue that this process reads, and its local channels."""
+
+    def __init__(self, demux: Demultiplexer, name: bytes, batch: int) -> None:
+        self.demux = demux
+        self.name = name
+        self.batch = batch
+        #: What rings for it say.
+        self.hint = hint(name)
+        self.locals: dict[bytes, LocalChannel] = {}
+        #: All names in `locals`, and perhaps more, in the order in which to look for idle ones.
+        self._order: deque[bytes] = deque()
+        #: Every channel with something in its buffer, and others; those that the sweep has yet to
+        #: visit are in the second.
+        self.filled: set[LocalChannel] = set()
+        self._to_sweep: set[LocalChannel] = set()
+        #: Who waits for any message of the queue, whatever its local channel.
+        self.anyone: deque[Waiter] = deque()
+        #: The waiters of each listener that are not woken yet, and what each waits for.
+        self.waiting: dict[Listener, dict[Waiter, LocalChannel | None]] = {}
+        #: An exception came in the middle of a change to these; see `_put_right`.
+        self.shaken = False
+        #: Whose bell was armed last; ``certain``: and has not rung, so the queue is empty. Whoever
+        #: knows better says so, with the lock or without.
+        self.armed_by: Listener | None = None
+        self.certain = False
+        #: Whoever looked last had to wait.
+        self.dry = False
+        #: For engines that block: held by the one who fetches, without the big lock.
+        self.fetching = threading.RLock()
+        self.fetching_now = self.fetch_again = False
+        #: The channel of the message that was last passed directly while nobody waited for it,
+        #: and the message's number (`asgi_ipc.direct`).
+        self.holder: LocalChannel | None = None
+        self._held = -1
+        self.passed_directly = 0
+        self.overflowed = 0
+        self.expired = 0
+        #: When strangers may be looked through again (`_stranger`).
+        self._strangers_at = 0
+        #: Messages dropped since then for more of them than are kept.
+        self.lost = 0
+        #: The channel of those: it keeps nothing.
+        self._nowhere = LocalChannel(self, b"")
+        self._nowhere.items = deque(maxlen=0)
+
+    # Channels
+
+    def channel(self, local: bytes) -> LocalChannel:
+        """The local channel that somebody is about to receive on, made if need be.
 
         To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
-        done here and not when a message arrives, since the one that is being looked at is
+        done here, and not when a message arrives, since the one that is being looked at is
         idle too until its receiver waits.
         """
-        own = self.queue(name.queue)
-        found = own.locals.get(name.local)
+        found = self.locals.get(local)
         if found is None:
-            if len(own.locals) >= own.sweep_at:
-                self.sweep(own)
-                own.sweep_at = max(SWEEP_AT, 2 * len(own.locals))
-            found = self._new_channel(own, name.local)
-        self.channels[name.full] = found
-        found.known = True
+            if len(self.locals) >= SWEEP_AT:
+                self.forget_idle(_PER_NEW_ONE)
+            found = self._new_channel(local)
         return found
 
-    def _new_channel(self, own: OwnQueue, local: bytes) -> LocalChannel:
-        made = own.locals[local] = LocalChannel(own, address([local]), self._limit(own, local))
+    def _new_channel(self, local: bytes) -> LocalChannel:
+        made = LocalChannel(self, local)
+        self._order.append(local)
+        self.locals[local] = made
         return made
 
-    def _limit(self, own: OwnQueue, local: bytes) -> int:
-        full = (own.name + local).decode("ascii")
-        return max((capacity(full) for capacity in self.capacities), default=1)
+    def forget_idle(self, number: int) -> None:
+        """Look at so many channels, in turn, and forget those that nobody uses."""
+        order = self._order
+        for _ in range(min(number, len(order))):
+            local = order[0]
+            channel = self.locals.get(local)
+            if channel is not None and not self._forget_if_idle(channel):
+                order.append(local)
+            order.popleft()
 
-    def sweep(self, own: OwnQueue) -> None:
-        """Forget what has expired unread, and channels that nobody uses; see to who waits."""
-        now = self.engine.clock()
-        for local, channel in list(own.locals.items()):
-            items = channel.items
-            if items and any(deadline <= now for _, deadline, _ in items):
-                live = [item for item in items if item[1] > now]
-                own.expired += len(items) - len(live)
-                items.clear()
-                items.extend(live)
-            if items and channel.waiters:
-                # Who was to be woken when a signal's handler raised.
-                own.wake_first(channel.waiters)
-            if not items and not channel.waiters:
-                del own.locals[local]
-                channel.known = False
-                self.channels.pop((own.name + local).decode("ascii"), None)
-        own.recount()
+    def _forget_if_idle(self, channel: LocalChannel) -> bool:
+        if channel.items or channel.waiters:
+            return False
+        channel.known = False
+        self.demux.channels.pop(channel.name, None)
+        self.filled.discard(channel)
+        self._to_sweep.discard(channel)
+        self.locals.pop(channel.local, None)
+        return True
+
+    def is_idle(self) -> bool:
+        """Whether nothing is lost if the queue is forgotten."""
+        return not (
+            self.waiting
+            or self.armed_by
+            or self.fetching_now
+            or any(channel.items or channel.waiters for channel in self.locals.values())
+        )
 
     # Putting
 
-    def deliver(
-        self, own: OwnQueue, payload: bytes, deadline: int, here: Listener | None
-    ) -> StoreCorrupt | None:
-        """Put a record into the buffers it is for."""
+    def deliver(self, payload: bytes, deadline: int, here: Listener | None) -> StoreCorrupt | None:
+        """Put a record into the buffers it is for; returns what is wrong with it."""
         try:
             local_names, body = unpack(payload)
         except StoreCorrupt as error:
             # Raised later: the rest of the batch is off the queue as well.
             return error
-        self.put(own, local_names, body, deadline, here)
+        self.put(local_names, body, deadline, here)
         return None
 
     def put(
-        self,
-        own: OwnQueue,
-        local_names: Sequence[bytes],
-        body: bytes,
-        deadline: int,
-        here: Listener | None,
+        self, local_names: Sequence[bytes], body: bytes, deadline: int, here: Listener | None
     ) -> None:
         """Put a message into the buffers of channels; wake a waiter of each.
 
         ``here`` is the listener of the event loop that runs here, or None.
         """
         shared = SharedBody(body) if len(local_names) > 1 else body
-        find, item = own.locals.get, (shared, deadline, next(self._numbers))
-        turn, woken = None, 0
+        find, item = self.locals.get, (shared, deadline, next(self.demux.numbers))
+        filled = self.filled.add
+        turn, mine = None, None
         try:
             for local in local_names:
-                channel = find(local) or self._stranger(own, local)
+                channel = find(local) or self._stranger(local)
                 items, waiters = channel.items, channel.waiters
-                if len(items) >= channel.limit and (
-                    len(items) > channel.limit or items[0] is not own.held(0)
-                ):
-                    items.popleft()
-                    self._overflowed(own, local, channel.limit)
+                if len(items) >= channel.limit:
+                    self.make_room(channel)
+                filled(channel)
                 items.append(item)
-                if waiters and waiters[0].listener is here:
+                if waiters and (waiter := waiters[0]).listener is here:
                     # As `wake_first` does it, but once for all of a broadcast.
                     if turn is None:
-                        turn = here.next_turn()
-                    awake = waiters[0].wake_in(turn)
-                    del waiters[0]
-                    woken += 1
+                        turn, mine = here.next_turn(), self.waiting.get(here)
+                    awake = waiter.wake_in(turn)
+                    waiters.popleft()
+                    if mine:
+                        mine.pop(waiter, None)
                     if awake:
                         continue
-                if waiters or own.anyone:
-                    own.wake_one(channel, here)
+                if waiters or self.anyone:
+                    self.wake_one(channel, here)
+        except BaseException:
+            self.shaken = True
+            raise
         finally:
-            if woken and here is not None:
-                own.not_waiting(here, woken)
+            if mine is not None and not mine and here is not None:
+                self.waiting.pop(here, None)
 
-    def _stranger(self, own: OwnQueue, local: bytes) -> LocalChannel:
-        """A channel on which nobody here has received yet, to be kept if there is room for it."""
-        if len(own.locals) >= _MOST_STRANGERS + len(self.channels):
-            now = self.engine.clock()
-            if now >= own.strangers_at:
-                self._sweep_strangers(own, now)
-            if len(own.locals) >= _MOST_STRANGERS + len(self.channels):
-                own.lost += 1
-                return own.nowhere
-        return self._new_channel(own, local)
+    def make_room(self, channel: LocalChannel) -> None:
+        """Drop the oldest of a buffer until one more message is within capacity.
 
-    def _sweep_strangers(self, own: OwnQueue, now: int) -> None:
-        """Forget the strangers whose messages have expired, and say how many were dropped."""
-        before = len(own.locals)
-        for local, channel in list(own.locals.items()):
+        Capacity is asked for each time, as layers with others come and go. This is the one
+        place that decides how much a buffer may hold.
+        """
+        limit = channel.limit = self.demux.limit(channel.name)
+        items = channel.items
+        while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
+            items.popleft()
+            self.overflowed += 1
+            self.demux.overflowed(channel)
+
+    def _stranger(self, local: bytes) -> LocalChannel:
+        """A channel on which this process has not received, to be kept if there is room for it."""
+        if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
+            now = self.demux.engine.clock()
+            if now >= self._strangers_at:
+                self._forget_strangers(now)
+            if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
+                self.lost += 1
+                return self._nowhere
+        return self._new_channel(local)
+
+    def _forget_strangers(self, now: int) -> None:
+        """Forget the strangers whose messages have expired, and count what was dropped."""
+        before = len(self.locals)
+        for channel in list(self.locals.values()):
             live = any(deadline > now for _, deadline, _ in channel.items)
-            if not (live or channel.known or channel.waiters):
-                own.expired += len(channel.items)
-                del own.locals[local]
-        if before - len(own.locals) < _MOST_STRANGERS // 2:
-            own.strangers_at = now + _LOOK_AGAIN
-        lost, own.lost = own.lost, 0
-        own.overflowed += lost
+            if not (live or channel.known):
+                self.expired += len(channel.items)
+                channel.items.clear()
+                self._forget_if_idle(channel)
+        if before - len(self.locals) < _MOST_STRANGERS // 2:
+            self._strangers_at = now + _LOOK_AGAIN
+        lost, self.lost = self.lost, 0
+        self.overflowed += lost
         if lost:
-            self.drops.dropped(
-                f"strangers {own.name!r}",
-                lost,
-                lambda count: (
-                    f"{count} messages were dropped for channels of {own.name.decode('ascii')} on"
-                    f" which this process has not received: it keeps those of {_MOST_STRANGERS}"
-                    " such channels"
-                ),
-            )
-
-    def _overflowed(self, own: OwnQueue, local: bytes, limit: int) -> None:
-        own.overflowed += 1
-        full = (own.name + local).decode("ascii", "replace")
-
-        def describe(count: int) -> str:
-            return (
-                f"channel {full} is read too slowly: over its capacity of {limit}, the oldest"
-                f" messages were dropped, {count} on channels {own.name.decode('ascii')} of late"
-            )
-
-        self.drops.dropped(f"overflow {own.name!r}", 1, describe)
+            self.demux.dropped_for_strangers(self, lost, _MOST_STRANGERS)
 
     # Taking
-
-    def fetched(self, channel: LocalChannel) -> Body | None:
-        """The next message of a channel if it is in the buffer already. Takes the lock itself.
-
-        A short cut: what is not as it usually is is left for `look`.
-        """
-        items, engine = channel.items, self.engine
-        with self.lock:
-            if items and items[0][1] > engine.clock() and engine.flushes == self._flushes:
-                return items.popleft()[0]
-        return None
-
-    def has_fetched(self, name: ChannelName) -> bool:
-        """Whether a channel, or for a name that ends in ``!`` any such, has something in its
-        buffer. Needs no lock."""
-        own = self.own.get(name.queue)
-        if own is None:
-            return False
-        if not name.local:
-            return any(each.items for each in tuple(own.locals.values()))
-        channel = own.locals.get(name.local)
-        return channel is not None and len(channel.items) > 0
 
     def take(self, channel: LocalChannel) -> Body | None:
         """The next live message in a channel's buffer."""
         items = channel.items
         while items:
-            body, deadline, _ = items.popleft()
-            if deadline > self.engine.clock():
-                return body
-            channel.own.expired += 1
+            if items[0][1] > self.demux.engine.clock():
+                return items.popleft()[0]
+            items.popleft()
+            self.expired += 1
         return None
 
-    def take_any(self, own: OwnQueue) -> tuple[bytes, Body] | None:
-        """The message that was fetched first of all in the buffers of a queue."""
+    def take_any(self) -> tuple[bytes, Body] | None:
+        """The message that was fetched first of all in the buffers of the queue."""
         while True:
-            heads = [(c.items[0][2], local) for local, c in own.locals.items() if c.items]
+            heads = [(channel.items[0][2], channel.local) for channel in self._with_items()]
             if not heads:
                 return None
             local = min(heads)[1]
-            body = self.take(own.locals[local])
+            body = self.take(self.locals[local])
             if body is not None:
                 return local, body
 
+    def _with_items(self) -> list[LocalChannel]:
+        for channels in (self.filled, self._to_sweep):
+            for channel in [each for each in channels if not each.items]:
+                channels.discard(channel)
+        return [*self.filled, *self._to_sweep]
+
+    def has_fetched(self) -> bool:
+        """Whether there is something in a buffer. Needs no lock."""
+        return any(each.items for each in (*self.filled.copy(), *self._to_sweep.copy()))
+
+    def buffered(self) -> int:
+        """Messages in all buffers."""
+        return sum(len(each.items) for each in (*self.filled, *self._to_sweep))
+
+    def clear(self) -> int:
+        """Empty the buffers; returns how many messages that takes away."""
+        dropped = self.buffered()
+        for channel in (*self.filled, *self._to_sweep):
+            channel.items.clear()
+        return dropped
+
+    # The message that was passed directly
+
+    def hold(self, channel: LocalChannel) -> None:
+        """Note that the only message of a channel was passed directly, and nobody waits."""
+        self.holder = channel
+        self._held = channel.items[0][2]
+
+    def held(self, now: int) -> Buffered | None:
+        """That message, if it still is there, to be counted as on the queue. Needs no lock."""
+        if self.holder is None:
+            return None
+        try:
+            first = self.holder.items[0]
+        except IndexError:
+            return None
+        return first if first[2] == self._held and first[1] > now else None
+
+    # Waiting
+
+    def wait(self, channel: LocalChannel | None, waiter: Waiter) -> None:
+        """Note who waits for a channel, or for any of the queue."""
+        mine = self.waiting.get(waiter.listener)
+        if mine is None:
+            mine = self.waiting[waiter.listener] = {}
+        # First, as a handler may raise in between: one who is noted here in vain costs a look.
+        mine[waiter] = channel
+        (self.anyone if channel is None else channel.waiters).append(waiter)
+
+    def not_waiting(self, waiter: Waiter) -> None:
+        """Forget a waiter that has been taken off its list."""
+        mine = self.waiting.get(waiter.listener)
+        if mine is not None:
+            mine.pop(waiter, None)
+            if not mine:
+                self.waiting.pop(waiter.listener, None)
+
+    def stop_waiting(self, channel: LocalChannel | None, waiter: Waiter) -> None:
+        """Forget a waiter that gives up."""
+        waiters = self.anyone if channel is None else channel.waiters
+        if waiter in waiters:
+            waiters.remove(waiter)
+        self.not_waiting(waiter)
+
+    def wake_one(self, channel: LocalChannel | None, here: Listener | None = None) -> None:
+        """Wake who waits longest for a channel, or else for any of the queue."""
+        if channel is None or not self.wake_first(channel.waiters, here):
+            self.wake_first(self.anyone, here)
+
+    def wake_first(self, waiters: deque[Waiter], here: Listener | None = None) -> bool:
+        """Wake the first on a list who still is there; False if there is nobody."""
+        try:
+            while waiters:
+                # Woken first, and then forgotten: a signal's handler may raise in between, and
+                # who is on no list is never woken. To wake somebody twice wakes nobody.
+                waiter = waiters[0]
+                woken = waiter.wake(here)
+                waiters.popleft()
+                self.not_waiting(waiter)
+                if woken:
+                    return True
+        except BaseException:
+            self.shaken = True
+            raise
+        return False
+
+    def wake_somebody(self) -> None:
+        """Wake one of all that wait, so that it looks."""
+        while self.waiting:
+            listener = next(iter(self.waiting))
+            mine = self.waiting[listener]
+            if not mine:
+                del self.waiting[listener]
+                continue
+            waiter, channel = next(iter(mine.items()))
+            awake = waiter.wake()
+            self.stop_waiting(channel, waiter)
+            if awake:
+                return
+
+    def waiters(self) -> Iterator[tuple[Waiter, LocalChannel | None]]:
+        """All who wait, with what each waits for."""
+        for mine in list(self.waiting.values()):
+            yield from list(mine.items())
+
     # Upkeep
 
-    def notice_flush(self) -> None:
-        """Empty the buffers if anybody has flushed the store since they were filled (S17).
+    def sweep(self, most: int) -> int:
+        """Visit at most so many channels with something in their buffers; returns how many.
 
-        Read before records are fetched. Those fetched while a flush goes on may be from
-        before it or after it; they are kept, as the receiver and the flush were at it
-        together, and may have come in either order.
+        What has expired is dropped, who was to be woken when a handler raised is woken, and
+        channels that nobody uses are forgotten. Cheap where nothing came since the last visit.
         """
-        flushes = self.engine.flushes
-        if flushes != self._flushes:
-            self._flushes = flushes
-            for own in self.own.values():
-                for channel in own.locals.values():
-                    channel.items.clear()
+        if self.shaken:
+            self._put_right()
+        if not self._to_sweep:
+            self._to_sweep, self.filled = self.filled, self._to_sweep
+        now = self.demux.engine.clock()
+        visits = min(most, len(self._to_sweep))
+        for _ in range(visits):
+            channel = next(iter(self._to_sweep))
+            items = channel.items
+            if items and any(deadline <= now for _, deadline, _ in items):
+                live = [item for item in items if item[1] > now]
+                self.expired += len(items) - len(live)
+                items.clear()
+                items.extend(live)
+            if items:
+                self.filled.add(channel)
+                if channel.waiters:
+                    self.wake_first(channel.waiters)
+            else:
+                self._forget_if_idle(channel)
+            self._to_sweep.discard(channel)
+        return visits
 
-    def buffered(self, queue: bytes | None = None) -> dict[str, int]:
-        """What this process holds for its local channels: of a queue, or of all."""
-        own = [o for o in self.own.values() if queue is None or o.name == queue]
-        self.notice_flush()
-        for each in own:
-            self.sweep(each)
-        return {
-            "pending": sum(each.buffered() for each in own),
-            "passed directly": sum(each.passed_directly for each in own),
-            "overflowed": sum(each.overflowed + each.lost for each in own),
-            "expired": sum(each.expired for each in own),
-        }
+    def _put_right(self) -> None:
+        """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""
+        self.shaken = False
+        listed: dict[Listener, dict[Waiter, LocalChannel | None]] = {}
+        for waiter in self.anyone:
+            listed.setdefault(waiter.listener, {})[waiter] = None
+        for channel in self.locals.values():
+            for waiter in channel.waiters:
+                listed.setdefault(waiter.listener, {})[waiter] = channel
+        self.waiting = listed
 
 
-__all__ = ["BATCH", "LocalChannels"]
+__all__ = ["BATCH", "SWEEP_AT", "LocalChannel", "OwnQueue"]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
+from typing import TYPE_CHECKING
 
 from .buffers import Listener, Waiter
+from .engines.bell import hint
+
+if TYPE_CHECKING:
+    from .loops import LoopListener
 
 #: None where no event loop runs.
 running_loop = asyncio._get_running_loop
@@ -15,8 +21,9 @@ class LoopWaiter(Waiter):
     """A receive in an event loop."""
 
     __slots__ = ("future",)
+    listener: LoopListener
 
-    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
         # Not through super(), as one is made for each wait.
         self.listener = listener
         self.woken = False
@@ -25,18 +32,15 @@ class LoopWaiter(Waiter):
 
     def wake(self, here: Listener | None = None) -> bool:
         """Resume it in its loop; False if it was woken or cancelled already."""
-        loop = self.future.get_loop()
-        # Known for most, and to ask is a system call up to CPython 3.11.
-        if here is self.listener or running_loop() is loop:
-            return self.wake_in(self.listener.next_turn())
-        self.woken = True
+        awake = not (self.woken or self.future.done())
         try:
-            loop.call_soon_threadsafe(_resume, [self.future])
+            self.listener.turns.resume(self.future, here is self.listener)
         except RuntimeError:
-            return False  # The loop is closed, and the receiver gone with it.
-        return True
+            awake = False  # The loop is closed, and the receiver gone with it.
+        self.woken = True
+        return awake
 
-    def wake_in(self, turn: list[asyncio.Future[None]]) -> bool:
+    def wake_in(self, turn: deque[asyncio.Future[None]]) -> bool:
         """See `Waiter.wake_in`."""
         # In this order: who is noted as woken and is in no turn would sleep for ever.
         turn.append(self.future)
@@ -49,54 +53,85 @@ class Turns:
     """Futures that a loop resolves in its next turn: those of receivers that were woken.
 
     Not at once: a signal's handler that raises in the midst of that would leave a future that
-    is done, and that nobody is told of. Those of a turn that was interrupted are resolved by
-    `catch_up`. Used in that loop only.
+    is done, and that nobody is told of. All that are woken before the loop comes to its next
+    turn share it, from whichever thread they are woken; what was left when a handler raised is
+    resolved by the regular look.
     """
 
-    def __init__(self) -> None:
-        self._pending: list[list[asyncio.Future[None]]] = []
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._woken: deque[asyncio.Future[None]] = deque()
+        #: `resolve` is going to run, and has not begun.
+        self._scheduled = False
 
-    def next_one(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Future[None]]:
-        """A list that is filled before anything else runs in the loop."""
-        futures: list[asyncio.Future[None]] = []
-        self._pending.append(futures)
-        loop.call_soon(self._resolve, futures)
-        return futures
+    def __len__(self) -> int:
+        return len(self._woken)
 
-    def _resolve(self, futures: list[asyncio.Future[None]]) -> None:
-        _resume(futures)
-        self._pending = [each for each in self._pending if each is not futures]
+    def resume(self, future: asyncio.Future[None], in_loop: bool = False) -> None:
+        """Resolve a future in the loop. From any thread; RuntimeError if the loop is closed."""
+        # First: whoever runs `resolve` takes it along, if it has not ended.
+        self._woken.append(future)
+        if not self._scheduled:
+            self._schedule(in_loop)
 
-    def catch_up(self) -> None:
-        """Resolve what is left over."""
-        for futures in self._pending:
-            self._resolve(futures)
+    def next_one(self) -> deque[asyncio.Future[None]]:
+        """The futures of the next turn, to be filled before anything else runs in the loop.
 
+        In that loop only.
+        """
+        if not self._scheduled:
+            self._schedule(True)
+        return self._woken
 
-def _resume(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
+    def _schedule(self, in_loop: bool) -> None:
+        loop = self._loop()
+        if loop is None:
+            raise RuntimeError("the event loop is gone")
+        # First: a loop in another thread may be done with it before we know.
+        self._scheduled = True
+        try:
+            if in_loop or (running_loop() is loop and asyncio.current_task(loop) is not None):
+                loop.call_soon(self.resolve)
+            else:
+                # It may sleep; also if it runs here and this is a signal's handler.
+                loop.call_soon_threadsafe(self.resolve)
+        except BaseException:
+            self._scheduled = False
+            raise
+
+    def resolve(self) -> None:
+        """Resolve all that are woken. In the loop."""
+        self._scheduled = False
+        woken = self._woken
+        while woken:
+            future = woken[0]
+            if not future.done():
+                future.set_result(None)
+            woken.popleft()
 
 
 class Watch:
     """An ordinary queue that receivers of one loop wait for. Used in that loop only."""
 
-    __slots__ = ("armed", "touched", "waiters")
+    __slots__ = ("armed", "hint", "touched", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, queue: bytes) -> None:
         self.waiters: deque[LoopWaiter] = deque()
+        #: What rings for it say.
+        self.hint = hint(queue)
         #: The bell is armed on it and has not rung since.
         self.armed = False
         #: The bell was armed on it and has not been disarmed since; it may ring.
         self.touched = False
 
-    def wake_one(self) -> bool:
-        """Wake who waits longest; False if nobody does."""
+    def wake_one(self, here: Listener | None = None) -> bool:
+        """Wake who waits longest; False if nobody does. ``here`` as for `Waiter.wake`."""
         while self.waiters:
             # In this order for the reason that `OwnQueue.wake_first` gives.
-            awake = self.waiters[0].wake()
-            self.waiters.popleft()
+            waiter = self.waiters[0]
+            awake = waiter.wake(here)
+            if self.waiters and self.waiters[0] is waiter:
+                self.waiters.popleft()
             if awake:
                 return True
         return False

@@ -31,6 +31,16 @@ _LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
 
+#: What msgpack raises for bytes that it can't unpack.
+_UNPACKING = (
+    msgpack.exceptions.UnpackException,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
+
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
 #: What objects consist of: of containers what they hold, of all else nothing.
@@ -108,10 +118,9 @@ def decode(body: bytes) -> dict[str, Any]:
                 if 0xCF not in body and size <= MESSAGE_LIMIT:
                     return message
         _check_decoded(message, body)
-    except RecursionError:
-        raise  # The caller has little stack left.
-    except Exception as error:
-        # Whatever it stumbles over, these bytes are not ours.
+    except _UNPACKING as error:
+        # These bytes are not ours. Not any exception: a signal handler's may come here, or there
+        # is little stack left.
         what = str(error) or type(error).__name__
         raise RecordCorrupt(f"a message of {len(body)} bytes can't be decoded: {what}") from error
     return message

@@ -1,6 +1,7 @@
 """Receiving from an engine that blocks, such as one that asks a server.
 
-Every call of the engine is made in a thread, so that the event loop goes on. What such a
+Every call of the engine is made in a thread of the layer's own, so that the event loop goes on
+and nobody else's work in the loop's default executor is kept waiting. What such a
 call takes off a queue is never lost: for a process-specific queue it goes to the buffers,
 whoever waits there by then; for an ordinary one, whose receiver may have been cancelled
 meanwhile, it goes back in front of the queue.
@@ -9,18 +10,20 @@ meanwhile, it goes back in front of the queue.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
+from functools import partial
 from typing import Any
 
-from .buffers import OwnQueue
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from .loop_waiters import Watch
+from .later import carry_out, left
+from .local_channels import OwnQueue
 from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
+from .workers import tamed
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -37,13 +40,17 @@ class OffloadingListener(LoopListener):
         """The next message on a process-specific channel of this process."""
         await self._opened()
         demux = self.demux
+        if demux.turns <= 0:
+            await self.give_way()
         while True:
-            with demux.lock:
+            with demux.exclusive():
+                demux.check_open()
                 channel = demux.channel(name)
                 own = channel.own
                 demux.notice_flush()
-                body = demux.take(channel)
+                body = own.take(channel)
                 if body is not None:
+                    demux.turns -= 1
                     if own.waiting:
                         demux.hand_over(own, self)
                     return body
@@ -57,7 +64,7 @@ class OffloadingListener(LoopListener):
                 self.give_up(channel, waiter)
                 raise
             if waiter.error is not None:
-                raise waiter.error
+                raise waiter.failure()
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """The next message on an ordinary queue."""
@@ -67,15 +74,14 @@ class OffloadingListener(LoopListener):
             while settling := self._settling.get(queue):
                 # A cancelled receiver's record is on its way back to the front (S5).
                 await asyncio.wait(settling)
-            watch = self.watches.get(queue)
-            if watch is None:
-                watch = self.watches[queue] = Watch()
+            self.demux.check_open()
+            watch = self._watch(queue)
             waiter = self._waiter()
             # Before the look, since the bell may ring before its answer is here.
             watch.waiters.append(waiter)
             watch.touched = True
             pop = _Pop(self, queue, bell)
-            running = loop.run_in_executor(None, pop.run)
+            running = self.demux.workers().call(loop, pop.run)
             try:
                 record = await asyncio.shield(running)
                 if record is not None:
@@ -84,7 +90,7 @@ class OffloadingListener(LoopListener):
                 await waiter.future
             except BaseException:
                 if pop.cancel():
-                    running = loop.run_in_executor(None, pop.put_back)
+                    running = self.demux.workers().call(loop, pop.put_back)
                 self._settle(queue, running)
                 raise
             finally:
@@ -94,7 +100,7 @@ class OffloadingListener(LoopListener):
                 elif not watch.wake_one():
                     self._left(queue, watch)
             if waiter.error is not None:
-                raise waiter.error
+                raise waiter.failure()
 
     def _settle(self, queue: bytes, running: asyncio.Future[Any]) -> None:
         """Let the next receiver of a queue wait for what a cancelled one has begun."""
@@ -110,12 +116,13 @@ class OffloadingListener(LoopListener):
                 _log.error("on queue %s: a message is lost: %s", queue.decode("ascii"), error)
             # Any other error who looks next gets to know by itself.
 
-        running.add_done_callback(settled)
+        with contextlib.suppress(RuntimeError):  # The loop is closed, and no receiver comes.
+            running.add_done_callback(settled)
 
     async def _opened(self) -> Bell:
         if self.bell is None:
             loop = asyncio.get_running_loop()
-            bell = await loop.run_in_executor(None, self.demux.engine.bell)
+            bell = await self.demux.workers().call(loop, self.demux.engine.bell)
             if self.bell is not None:
                 bell.close()  # Another receiver was faster.
             else:
@@ -127,17 +134,15 @@ class OffloadingListener(LoopListener):
 
     def _fetch(self, own: OwnQueue) -> None:
         """Fetch in a thread. One at a time: who comes meanwhile waits for its answer."""
-        loop = self.loop()
-        if loop is None or own.fetching_now:
+        if own.fetching_now:
             own.fetch_again = True
             return
         own.fetching_now, own.fetch_again = True, False
         try:
-            loop.run_in_executor(None, self._fetch_in_thread, own)
-        except RuntimeError:
-            # The loop is ending and has no threads any more; its receivers have gone before it.
+            self.demux.workers().do(partial(self._fetch_in_thread, own))
+        except BaseException:
             own.fetching_now = False
-            self.demux.hand_over(own, self)
+            raise
 
     def _fetch_in_thread(self, own: OwnQueue) -> None:
         demux = self.demux
@@ -146,8 +151,9 @@ class OffloadingListener(LoopListener):
             error: Exception | None = None
             try:
                 demux.fetch_blocking(own, self)
-            except Exception as caught:
-                error = caught
+            except BaseException as caught:
+                # Whatever it is: nobody else would fetch from this queue any more.
+                error = tamed(caught)
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
@@ -155,17 +161,17 @@ class OffloadingListener(LoopListener):
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
+        if left:
+            carry_out()
 
     def _engine_disarm(self, queue: bytes, bell: Bell) -> None:
-        loop = self.loop()
-        if loop is not None and not loop.is_closed():
-            try:
-                loop.run_in_executor(None, self._disarm_in_thread, queue, bell)
-            except RuntimeError:  # As above; but others wait for this ring.
-                threading.Thread(target=self._disarm_in_thread, args=(queue, bell)).start()
+        with contextlib.suppress(StoreUnavailable):  # It was closed, and all bells with it.
+            self.demux.workers().do(partial(self._disarm_in_thread, queue, bell))
 
     def _disarm_in_thread(self, queue: bytes, bell: Bell) -> None:
         super()._engine_disarm(queue, bell)
+        if left:
+            carry_out()
 
 
 class _Pop:
@@ -174,31 +180,29 @@ class _Pop:
     def __init__(self, listener: LoopListener, queue: bytes, bell: Bell) -> None:
         self._engine = listener.demux.engine
         self._queue, self._bell = queue, bell
-        self._lock = threading.Lock()
-        self._cancelled = False
         self._record: Popped | None = None
+        # What came first: the record, or the end of waiting for it. One step decides, and no
+        # lock that a collection could come back to.
+        self._first: dict[None, str] = {}
         #: The receiver has got the record.
         self.taken = False
 
     def run(self) -> Popped | None:
         """Look. In a thread."""
-        if self._cancelled:
+        if self._first:
             return None
         records = self._engine.pop(self._queue, 1, self._bell)
-        record = records[0] if records else None
-        with self._lock:
-            if not self._cancelled:
-                self._record = record
-                return record
-        if record is not None:
-            self._engine.restore(self._queue, record)
+        if not records:
+            return None
+        self._record = records[0]
+        if self._first.setdefault(None, "record") == "record":
+            return records[0]
+        self.put_back()
         return None
 
     def cancel(self) -> bool:
         """Nobody wants it any more. True: the record is here already, and to be put back."""
-        with self._lock:
-            self._cancelled = True
-            return self._record is not None and not self.taken
+        return self._first.setdefault(None, "cancelled") == "record" and not self.taken
 
     def put_back(self) -> None:
         """Put the record back. In a thread."""

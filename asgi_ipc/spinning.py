@@ -1,12 +1,13 @@
-"""Waiting without sleeping, where that has proved to be worth it.
+"""Adaptive spinning: waiting without sleeping, where that has proved to be worth it.
 
-To put a process to sleep and wake it takes longer than to bring it a message. Who was sent
-its last messages sooner than that looks out for the next one a while before it sleeps: then
-nobody has to ring a bell for it, and it has the message in a fraction of the time. Between
-two looks it gives way to whatever else wants to run, on its event loop and on its processor.
+Sleeping and waking takes longer than delivering a message. So a receiver whose last few waits
+were shorter than that spins for a while before it sleeps: then no sender has to signal it, and it
+has the message in a fraction of the time. Between two looks it gives way to whatever else wants
+to run, on its event loop and on its processor.
 
 That costs processor time where messages follow each other closely, and next to nothing where
-they don't: after one look-out in vain, the next comes after `_QUICK` short waits in a row.
+they don't: after one spin that brought nothing, the next comes after `_QUICK` short waits in a
+row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 
-#: Seconds of a look-out, and of the longest wait that counts as short: about what it takes to
+#: Seconds of a spin, and of the longest wait that counts as short: about what it takes to
 #: wake a process that sleeps and be woken by its answer.
 LIMIT = 0.0003
 _QUICK = 4
@@ -26,7 +27,7 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-#: Alone on a processor, who looks out only keeps others from sending.
+#: Alone on a processor, a receiver that spins only keeps others from sending.
 _POSSIBLE = hasattr(os, "sched_yield") and _processors() > 1
 
 
@@ -37,11 +38,11 @@ class Spinner:
 
     def __init__(self) -> None:
         self._quick = 0
-        #: Somebody looks out already; a second one would only cost more.
+        #: Another receiver spins already; a second one would only cost more.
         self.busy = False
 
     def worth_it(self) -> bool:
-        """Whether to look out before sleeping."""
+        """Whether to spin before sleeping."""
         return self._quick >= _QUICK and _POSSIBLE and not self.busy
 
     def waited(self, since: float) -> None:
@@ -49,7 +50,7 @@ class Spinner:
         self._quick = self._quick + 1 if time.monotonic() - since < LIMIT else 0
 
     def in_vain(self) -> None:
-        """Learn from a look-out that has brought nothing."""
+        """Learn from a spin that has brought nothing."""
         self._quick = 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from .core import LayerCore
 from .exceptions import RecordCorrupt
+from .later import carry_out, left
 from .messages import SharedBody, decode
 from .names import ChannelName, channel_name
 from .options import seconds_or_none
@@ -24,7 +25,9 @@ class SyncIPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, for plain synchronous Python.
 
     Takes the options of `asgi_ipc.layer.IPCChannelLayer`. For any number of threads, and
-    forked children. Only `receive` with ``block=True`` waits for anybody.
+    forked children. Only `receive` with ``block=True`` waits for a message; every call waits for
+    another process that is inside the store, normally for microseconds. For calls in the middle of
+    calls see `asgi_ipc.layer.IPCChannelLayer`.
     """
 
     @classmethod
@@ -41,7 +44,7 @@ class SyncIPCChannelLayer(LayerSurface):
     # Channels
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits (S7).
+        """Send a message to a channel; never waits for room (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
@@ -73,6 +76,8 @@ class SyncIPCChannelLayer(LayerSurface):
                 found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
             else:
                 found = receive_now(demux, names)
+            if left:
+                carry_out()
             if found is None:
                 return None, None
             channel, body = found
@@ -116,7 +121,7 @@ class SyncIPCChannelLayer(LayerSurface):
         self._core.group_discard(group, channel)
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send a message to each channel of a group; never waits (S14).
+        """Send a message to each channel of a group; never waits for room (S14).
 
         For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
         `ValueError` and `MessageTooLarge` as `send` does.

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 import weakref
 from collections.abc import Sequence
+from functools import partial
 
-from .buffers import Listener, OwnQueue, Waiter
+from .buffers import Listener, Waiter
 from .demux import Demultiplexer
 from .engines.base import Bell
-from .exceptions import StoreCorrupt, StoreUnavailable
-from .local_channels import BATCH
+from .exceptions import Reentered, StoreCorrupt, StoreUnavailable
+from .later import carry_out, leave, left
+from .local_channels import BATCH, OwnQueue
 from .messages import Body
 from .names import ChannelName
 from .spinning import LIMIT, Spinner
+
+
+class _Here:
+    """Something that lives as long as a thread. Kept in its `threading.local`."""
+
+    def __init__(self, listener: ThreadListener) -> None:
+        self.listener = listener
 
 
 class ThreadListener(Listener):
@@ -33,15 +41,23 @@ class ThreadListener(Listener):
         super().__init__(demux)
         self.bell = demux.engine.bell()
         self.spinner = Spinner()
-        self._thread = weakref.ref(threading.current_thread())
+        # Not the thread object: for threads that Python did not start that may never end.
+        here = demux.this_thread.here = _Here(self)
+        self._here = weakref.ref(here)
+        self._end = weakref.finalize(here, demux.dead.append, self)
+        self._end.atexit = False
 
     def alive(self) -> bool:
         """Whether the thread still runs."""
-        thread = self._thread()
-        return thread is not None and thread.is_alive()
+        return self._here() is not None
+
+    def forget(self) -> None:
+        """Be told of nothing any more. In a forked child: what is here is the parent's."""
+        self._end.detach()
 
     def retire(self) -> None:
         """Close the bell; whoever waits for it wakes up to that."""
+        self._end.detach()
         self.bell.ring()
         self.bell.close()
 
@@ -50,11 +66,22 @@ class ThreadListener(Listener):
         descriptor = self.bell.fileno()
         if descriptor < 0:
             return
-        # Not select(), which fails on descriptors of 1024 and above.
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(max(0.0, seconds) * 1000)
+        _poll(descriptor, max(0.0, seconds))
         self.bell.clear()
+
+
+def _poll(descriptor: int, seconds: float) -> None:
+    """Return when a descriptor is readable, or the time is over; negative: none, at once."""
+    # Asked each time: gevent puts another in its place, and eventlet takes it away. It is better
+    # than select(), which fails on descriptors of 1024 and above; not on eventlet's, though.
+    make = getattr(select, "poll", None)
+    if make is None:
+        select.select([descriptor] if descriptor >= 0 else [], [], [], seconds)
+        return
+    poll = make()
+    if descriptor >= 0:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 class ThreadWaiter(Waiter):
@@ -85,13 +112,13 @@ def receive_now(
             if records:
                 return name.full, records[0].payload
             continue
-        with demux.lock:
+        with demux.exclusive():
             own = _queue(demux, name)
             found = demux.look_any(own, listener)
         if found is None and demux.blocking:
             demux.fetch_blocking(own, listener)
             with demux.lock:
-                found = demux.take_any(own)
+                found = own.take_any()
         if found is not None:
             local, body = found
             return (own.name + local).decode("ascii"), body
@@ -137,7 +164,7 @@ def receive_waiting(
                 _dismiss(demux, waiters)
             for _, waiter in waiters:
                 if waiter.error is not None:
-                    raise waiter.error
+                    raise waiter.failure()
     finally:
         _disarm(demux, names, listener)
 
@@ -150,12 +177,11 @@ def _look_out(
     if end is not None:
         until = min(until, end)
     peek, has_fetched = demux.engine.peek, demux.has_fetched
-    let_threads_run = select.poll().poll
     found = None
     while not any(peek(name.queue) or has_fetched(name) for name in names):
         if time.monotonic() >= until or demux.closed:
             break
-        let_threads_run(0)  # time.sleep(0) may sleep much longer.
+        _poll(-1, 0)  # Let threads run. time.sleep(0) may sleep much longer.
         os.sched_yield()
     else:
         found = receive_now(demux, names)
@@ -171,18 +197,17 @@ def _queue(demux: Demultiplexer, name: ChannelName) -> OwnQueue:
 
 def _this_thread(demux: Demultiplexer) -> ThreadListener:
     """The listener of the thread that calls, made when it first has to wait."""
-    listener: ThreadListener | None = getattr(demux.this_thread, "listener", None)
+    here: _Here | None = getattr(demux.this_thread, "here", None)
+    listener = here.listener if here is not None else None
     if listener is None or listener.bell.fileno() < 0:
         old, listener = listener, ThreadListener(demux)
-        with demux.lock:
+        with demux.exclusive():
             gone = demux.clear_away()
             if old in demux.threads:
                 # The engine can't ring its bell any more.
                 demux.threads.remove(old)
                 gone.append(old)
             demux.threads.append(listener)
-        demux.this_thread.listener = listener
-        weakref.finalize(threading.current_thread(), demux.dead.append, listener).atexit = False
         for each in gone:
             each.retire()
     return listener
@@ -193,7 +218,8 @@ def _enlist(
 ) -> list[tuple[OwnQueue, ThreadWaiter]]:
     """Be woken, too, when another thread or loop fetches something for us."""
     waiters = []
-    with demux.lock:
+    with demux.exclusive():
+        demux.check_open()
         for name in names:
             if name.specific:
                 own, waiter = _queue(demux, name), ThreadWaiter(listener)
@@ -203,30 +229,35 @@ def _enlist(
 
 
 def _dismiss(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
-    if waiters:
-        with demux.lock:
-            for own, waiter in waiters:
-                demux.leave(own, None, waiter)
+    for own, waiter in waiters:
+        demux.tidy(demux.leave, own, None, waiter)
+    if left:
+        carry_out()
 
 
 def _unsettle(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
-    with demux.lock:
-        for name in names:
-            if name.specific:
-                _queue(demux, name).certain = False
+    for name in names:
+        own = demux.own.get(name.queue) if name.specific else None
+        if own is not None:
+            own.certain = False
 
 
 def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener) -> None:
     for name in names:
         if name.specific:
-            with demux.lock:
-                own = _queue(demux, name)
-                if own.armed_by is listener:
-                    own.armed_by, own.certain = None, False
+            demux.tidy(_give_up_bell, demux, name.queue, listener)
         try:
             demux.engine.disarm(name.queue, listener.bell)
+        except Reentered:
+            leave(partial(_disarm, demux, [name], listener))
         except (StoreCorrupt, StoreUnavailable):
             return  # Who looks next gets to know.
+
+
+def _give_up_bell(demux: Demultiplexer, queue: bytes, listener: ThreadListener) -> None:
+    own = demux.own.get(queue)
+    if own is not None and own.armed_by is listener:
+        own.armed_by, own.certain = None, False
 
 
 __all__ = ["ThreadListener", "ThreadWaiter", "receive_now", "receive_waiting"]

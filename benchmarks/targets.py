@@ -142,6 +142,31 @@ TARGETS = [
             ("the size of the store", " store"),
         )
     ),
+    # The caches of a processor hold a thousand clients, and not fifty thousand.
+    Target(
+        "crowds",
+        "a message to one of 50,000 clients that wait takes at most 3 times as long as of 1,000",
+        _value("crowds", "50,000 clients", "send" + DEARER),
+        3.0,
+    ),
+    Target(
+        "crowds",
+        "and a ring for one of as many ordinary channels 1.5 times",
+        _value("crowds", "50,000 clients", "ring" + DEARER),
+        1.5,
+    ),
+    Target(
+        "crowds",
+        "50,000 clients that wait take under 1 % CPU",
+        _value("crowds", "50,000 clients", "idle CPU %"),
+        1.0,
+    ),
+    Target(
+        "crowds",
+        "and never hold the loop up for more than 10 ms",
+        _value("crowds", "50,000 clients", "longest block ms"),
+        10.0,
+    ),
     Target(
         "contention",
         "8 processes get at least 0.7 times as much done as one",

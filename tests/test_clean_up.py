@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc.engines.base import Popped
+from asgi_ipc.exceptions import Reentered
 from asgi_ipc.store import critical_section, record_locks, semaphore_locks
 from asgi_ipc.store.critical_section import CriticalSection
 from asgi_ipc.store.engine import SharedMemoryEngine
@@ -527,7 +528,7 @@ def test_a_del_method_that_opens_a_store_while_one_is_opened_is_told_so(
         def __del__(self) -> None:
             try:
                 open_store(folder)
-            except critical_section.Reentered as error:
+            except Reentered as error:
                 told.append(error)
 
     def collects(*arguments: Any) -> Any:
@@ -560,7 +561,7 @@ def test_a_del_method_that_is_called_inside_is_told_so_and_harms_nothing(
     monkeypatch.setattr(engine._queues, "find", collects)
     engine.push([record(engine, b"other")])
     monkeypatch.undo()
-    assert {type(error) for error in told} == {critical_section.Reentered}
+    assert {type(error) for error in told} == {Reentered}
     assert "__del__" in str(told[0])
     assert_nothing_is_held(engine)
     use(engine)

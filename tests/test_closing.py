@@ -101,7 +101,7 @@ def test_a_layer_closed_again_and_again_under_threads_opens_anew_for_each(
     assert list((Path(options["engine_options"]["directory"]) / "store").glob("bell.*")) == []
 
 
-@pytest.mark.parametrize("call", ["push", "members"])
+@pytest.mark.parametrize("call", ["push", "ring", "members"])
 def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,13 +114,30 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
 
     engine = open_store(tmp_path, clock=lambda: close_now() and time.monotonic_ns())
     if call == "push":
-        # Just before the regular look after the store, when all is done.
+        # At the regular look after the store, before anything is done.
         records = [record(engine, b"a")]
         engine._next_look = 0
         monkeypatch.setattr(Store, "is_current", close_now)
         monkeypatch.setattr(engine, "clock", time.monotonic_ns)
         closing = True
-        assert engine.push(records) == []
+        with pytest.raises(StoreUnavailable, match="closed"):
+            engine.push(records)
+    elif call == "ring":
+        # When the push is done, and its bell is still to be rung.
+        other = open_store(tmp_path)
+        bell = other.bell()
+        assert other.pop(b"a", 1, bell) == []
+        words = engine._words
+
+        def closed_meanwhile(_: int) -> bool:
+            engine.close()
+            return bool(words[0])
+
+        monkeypatch.setattr(engine._processes, "bell_alive", closed_meanwhile)
+        assert engine.push([record(engine, b"a")]) == []
+        assert bell.clear() is None  # Rung, though not for that queue in particular.
+        assert len(other.pop(b"a", 2)) == 1
+        other.close()
     else:
         engine.members(b"t")
         closing = True

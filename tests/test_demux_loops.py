@@ -182,7 +182,7 @@ def test_who_waits_in_one_loop_is_served_when_the_loop_that_was_armed_goes(how: 
     assert demux.own[queue].armed_by is demux.loops[id(loop)]
     got: list[Any] = []
     thread = in_thread(lambda: got.append(run(layer.receive(second))))
-    while sum(demux.own[queue].waiting.values()) < 2:
+    while sum(map(len, demux.own[queue].waiting.values())) < 2:
         time.sleep(0.001)
     if how == "served":
         layer.sync.send(first, {})

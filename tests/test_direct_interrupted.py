@@ -70,7 +70,7 @@ def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
                 pass
             if not interrupted.happened:
                 break
-            assert not both.demux.lock.locked()
+            assert not both.demux.lock._is_owned()
             if not both.demux.has_fetched(channel_name(name)):
                 await both.layer.send(name, {"n": 1})
             # By the next regular look, if need be.

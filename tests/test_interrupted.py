@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from asyncio import CancelledError
-from collections import Counter
 
 import pytest
 
@@ -39,10 +38,11 @@ async def assert_counts_come_right(both: Pair) -> None:
     """By the next regular look each listener's count is what the lists say."""
     await asyncio.sleep(0.05)
     for own in both.demux.own.values():
-        listed = Counter(each.listener for waiters in own.waiter_lists() for each in waiters)
-        assert dict(own.waiting) == dict(listed)
+        lists = [own.anyone, *(channel.waiters for channel in own.locals.values())]
+        listed = {waiter for waiters in lists for waiter in waiters}
+        assert {waiter for waiter, _ in own.waiters()} == listed
     for listener in both.demux.loops.values():
-        assert listener._turns._pending == []
+        assert not len(listener.turns)
 
 
 def test_an_interrupted_send_leaves_nobody_asleep() -> None:

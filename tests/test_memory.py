@@ -69,7 +69,7 @@ def test_a_second_engine_of_a_prefix_shares_store_sizes_and_clock(
     assert len(other.pop(b"q")) == 1
     clock.now = 77
     assert other.clock() == 77
-    assert other.identity == engine.identity
+    assert other.identity != engine.identity
     assert other.statistics()["bytes_total"] == 1100
     other.close()
 

@@ -57,6 +57,10 @@ Processes (capability ``crosses_processes``)
        process uses the store. An owner that was never seen, or is already forgotten,
        counts as none.
   E18  All methods may be called from any thread at any time, in a forked child too.
+  E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
+       functions). A method that such code calls in the same thread does its work, or raises
+       `Reentered` and does nothing; it never waits for what its own thread holds. ``inside``
+       is True meanwhile.
 
 Upkeep
   E19  After `flush` no record and no member is left, for anyone, and `flushes` has grown
@@ -74,7 +78,7 @@ Upkeep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 #: Longest queue, table or member name, in bytes.
@@ -129,6 +133,10 @@ class Refused(NamedTuple):
         return "share" if self.over_share else "no room" if self.no_room else "capacity"
 
 
+#: The detail of a refusal at capacity by a queue whose owner has died.
+READER_GONE = "the process that reads it has ended"
+
+
 class Members(NamedTuple):
     """The live members of a table at some instant."""
 
@@ -166,8 +174,11 @@ class Bell(Protocol):
         Negative too once the engine can't ring it any more: close it and make another.
         """
 
-    def clear(self) -> None:
-        """Forget the rings so far."""
+    def clear(self) -> Collection[int] | None:
+        """Forget the rings so far, and return for which queues they were (E12).
+
+        Queues are told by `asgi_ipc.engines.bell.hint`. None: any queue may have been pushed to.
+        """
 
     def ring(self) -> None:
         """Ring it from this process, as a push would. Does nothing on a closed bell."""
@@ -177,7 +188,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E24.
+    """A store of queues and tables. See the module's clauses E1 to E25.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block briefly while
@@ -204,6 +215,13 @@ class Engine(Protocol):
 
         Read before each delivery, on the event loop too: it takes no lock and never waits.
         An engine that must ask somebody gives what it heard last.
+        """
+
+    def inside(self) -> bool:
+        """Return whether the calling thread is in the middle of a method of this engine (E25).
+
+        It holds a lock then that other threads may wait for, and must not wait for theirs. An
+        engine that holds no lock while Python code runs says False.
         """
 
     def clock(self) -> int:

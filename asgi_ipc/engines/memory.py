@@ -3,7 +3,8 @@
 Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the numbers in
 the comments are theirs. It is also the double to test an application with: no file, no
 shared memory, and a clock that a test may set. All engines of one prefix in a process
-share one store, which goes when the last of them is closed.
+share one store, which goes when the last of them is closed. A call that Python makes in the
+middle of another one, in the same thread, raises `Reentered` (E25).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-from ..exceptions import OptionError, StoreFull, StoreUnavailable
+from ..exceptions import OptionError, Reentered, StoreFull, StoreUnavailable
 from .base import (
     IDENTITY_BYTES,
     MAX_NAME,
@@ -31,7 +32,8 @@ from .base import (
     Record,
     Refused,
 )
-from .bell import PipeBell
+from .bell import PipeBell, ring_for
+from .guards import OwnLock, WeakBag, own_lock
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +79,22 @@ class _Store:
 
     def start_afresh(self) -> None:
         """Be as new, as in a forked child, where no other thread can be inside."""
-        self.lock = threading.Lock()
-        # Nobody shares it, so that its first bytes are those of no other store (E17).
+        self.lock = own_lock()
+        # No other engine has it, so that its first bytes are those of no other store (E17).
         self.identity = os.urandom(IDENTITY_BYTES)
         self.flushes += 1
         self.forget()
+
+    def exclusive(self) -> OwnLock:
+        """The lock, to be held with ``with``.
+
+        Raises `Reentered` if this thread holds it already: then Python runs other code in the
+        middle of a method, and half of a change is made.
+        """
+        lock = self.lock
+        if lock._is_owned():
+            raise Reentered
+        return lock
 
     def forget(self) -> None:
         """Drop all records, members, bells and counts."""
@@ -98,6 +111,9 @@ class _Store:
             # Idle queues are kept for their counts, but not for ever: each name of a
             # closed connection would stay. To sweep at each doubling costs next to nothing.
             if len(self.queues) >= self.sweep_at:
+                for each in self.queues.values():
+                    if each.bells:
+                        each.bells = deque(bell for bell in each.bells if bell.fileno() >= 0)
                 self.queues = {n: q for n, q in self.queues.items() if q.entries or q.bells}
                 self.sweep_at = max(64, 2 * len(self.queues))
             found = self.queues[name] = _Queue()
@@ -151,10 +167,10 @@ class _Store:
                 self.bury(each, now)
         return look()
 
-    def ring(self, queue: _Queue) -> None:
+    def ring(self, name: bytes, queue: _Queue) -> None:
         """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
         while queue.bells:
-            if queue.bells.popleft().try_ring():
+            if queue.bells.popleft().try_ring(ring_for(name)):
                 return
 
     def count(self, queue: _Queue, what: str, number: int = 1) -> None:
@@ -183,18 +199,24 @@ class _Store:
 
 #: The stores of this process. Weak: a store lives as long as an engine has it open.
 _stores: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
-_stores_lock = threading.Lock()
+#: One that a finalizer may take again: what it guards is one look and one entry.
+_stores_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
     """Give the child stores of its own (E17, E18): another thread may have been in ours."""
     global _stores_lock
-    _stores_lock = threading.Lock()
-    for store in _stores.values():
+    _stores_lock = threading.RLock()
+    for store in list(_stores.values()):
         store.start_afresh()
+    for engine in _engines.alive():
+        engine._identity = os.urandom(IDENTITY_BYTES)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+_engines: WeakBag[MemoryEngine] = WeakBag()
 
 
 class MemoryEngine:
@@ -221,19 +243,23 @@ class MemoryEngine:
                 raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
         if not callable(clock):
             raise OptionError(f"clock is {clock!r}; it must be callable and give nanoseconds")
-        self._bells: weakref.WeakSet[PipeBell] = weakref.WeakSet()
+        self._bells: WeakBag[PipeBell] = WeakBag()
+        self._identity = os.urandom(IDENTITY_BYTES)
+        # Not to be made while the lock is held: a collection may come between.
+        made = _Store(channel_memory, group_memory, clock)
         with _stores_lock:
             store = _stores.get(prefix)
             if store is None:
-                store = _stores[prefix] = _Store(channel_memory, group_memory, clock)
-            elif (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
-                _log.warning(
-                    "memory store %r is open with channel_memory=%d, group_memory=%d; it stays so",
-                    prefix,
-                    store.channel_memory,
-                    store.group_memory,
-                )
-            self._opened: _Store | None = store
+                store = _stores[prefix] = made
+        self._opened: _Store | None = store
+        _engines.add(self)
+        if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
+            _log.warning(
+                "memory store %r is open with channel_memory=%d, group_memory=%d; it stays so",
+                prefix,
+                store.channel_memory,
+                store.group_memory,
+            )
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -249,8 +275,14 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """Shared by the engines of this prefix: it is the process's."""
-        return self._store.identity
+        """Of this engine alone: another one of the same prefix reads queues of its own."""
+        self._store  # noqa: B018 (raises once it is closed)
+        return self._identity
+
+    def inside(self) -> bool:
+        """Whether the calling thread is in the middle of a method."""
+        store = self._opened
+        return store is not None and store.lock._is_owned()
 
     @property
     def flushes(self) -> int:
@@ -269,7 +301,7 @@ class MemoryEngine:
                 raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
         refused = []
         store = self._store
-        with store.lock:
+        with store.exclusive():
             now = store.clock()
             for index, record in enumerate(records):
                 queue = store.queue(record.queue, now)
@@ -294,13 +326,13 @@ class MemoryEngine:
                         (store.counts, store.pending),
                     ):
                         counts["high_water"] = max(counts["high_water"], pending)
-                    store.ring(queue)
+                    store.ring(record.queue, queue)
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """Take the oldest records; if they are fewer than asked, arm the bell."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             found = store.queue(queue, store.clock())
             taken = [found.entries.popleft() for _ in range(min(limit, len(found.entries)))]
             store.left(found, taken)
@@ -318,31 +350,32 @@ class MemoryEngine:
     def restore(self, queue: bytes, record: Popped) -> None:
         """Put a record back in front; it counts as never popped."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             now = store.clock()
             found = store.queue(queue, now)
             store.insert(found, _Entry(record.payload, record.deadline, now), front=True)
             store.count(found, "popped", -1)
             store.bury(found, now)  # It may have died in the caller's hands.
             if found.entries:
-                store.ring(found)
+                store.ring(queue, found)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """Stop waiting, and pass a ring on that came too late to be of use."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             found = store.queue(queue, store.clock())
             if bell in found.bells:
                 found.bells.remove(_ours(bell))
             elif found.entries:
-                store.ring(found)  # E14
+                store.ring(queue, found)  # E14
 
     def bell(self) -> Bell:
         """A pipe."""
-        store = self._store
-        with store.lock:
-            bell = PipeBell()
-            self._bells.add(bell)
+        self._store  # noqa: B018 (raises once it is closed)
+        bell = PipeBell()
+        self._bells.add(bell)
+        if self._opened is None:
+            bell.close()  # By another thread, just now.
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
@@ -350,7 +383,7 @@ class MemoryEngine:
         _check_name("table", table)
         _check_name("member", member)
         store = self._store
-        with store.lock:
+        with store.exclusive():
             now = store.clock()
             found = store.table(table, now)
             if found is None or member not in found.members:
@@ -371,7 +404,7 @@ class MemoryEngine:
     def remove(self, table: bytes, member: bytes) -> bool:
         """Take a member out."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             found = store.table(table, store.clock())
             if found is None or member not in found.members:
                 return False
@@ -381,7 +414,7 @@ class MemoryEngine:
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """The members, or what the caller knows already."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             found = store.table(table, store.clock())
             version = found.version if found is not None else 0
             if known is not None and known.version == version:
@@ -391,7 +424,7 @@ class MemoryEngine:
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """The counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             now = store.clock()
             for each in store.queues.values():
                 store.bury(each, now)
@@ -418,7 +451,7 @@ class MemoryEngine:
     def flush(self) -> None:
         """Drop records and members. Who waits goes on waiting: the bells stay armed."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             for queue in store.queues.values():
                 store.count(queue, "flushed", len(queue.entries))
                 store.drop(queue)
@@ -429,13 +462,13 @@ class MemoryEngine:
     def close(self) -> None:
         """Let go of the store and of the bells made here."""
         self._opened = None
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.close()
 
     def destroy(self) -> None:
         """Make the store as new for whoever else has it open, wake them all, and close."""
         store = self._store
-        with store.lock:
+        with store.exclusive():
             for queue in store.queues.values():
                 for bell in queue.bells:
                     bell.ring()  # What they are armed on is gone; they must look again.

@@ -8,15 +8,20 @@ import logging
 import mmap
 import os
 import secrets
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ..engines import BUILT_IN
 from ..engines.base import IDENTITY_BYTES, NODE_BYTES, Bell
-from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ..engines.guards import OwnLock, WeakBag, own_lock
+from ..exceptions import (
+    EngineUnavailable,
+    OptionError,
+    Reentered,
+    StoreCorrupt,
+    StoreUnavailable,
+)
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .belongings import NAMES
 from .heap import Heap, Pause
@@ -153,14 +158,14 @@ class Attachment:
         #: Begins with the bytes of the first store; none yet.
         self._identity = b""
         self._ringer = Ringer()
-        self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
+        self._bells: WeakBag[FifoBell] = WeakBag()
         self._bell_numbers = 0
-        self._next_look = self._after_ringing = 0
+        self._next_look = 0
         self._slot = -1
         # For opening, closing and bells; never held while inside the store.
-        self._lock = threading.RLock()
+        self._lock = own_lock()
         self._store: Store | None = None
-        self._closed = False
+        self._closed = self._opening = False
         self._recovered = False
         self._open()
         _engines.add(self)
@@ -168,21 +173,25 @@ class Attachment:
     # ---- opening and closing
 
     def _open(self) -> None:
-        while True:
-            node = self._identity[:NODE_BYTES]
-            store = Store(
-                type(self), self._place, self._sizes, self._on_recovery, node, make=self._makes
-            )
-            try:
-                self._enter(store)
-                return
-            except Gone:  # removed between the opening and the joining
-                self._store = None
-                store.close()
-            except BaseException:
-                self._store = None
-                store.close()
-                raise
+        self._opening = True
+        try:
+            while True:
+                node = self._identity[:NODE_BYTES]
+                store = Store(
+                    type(self), self._place, self._sizes, self._on_recovery, node, make=self._makes
+                )
+                try:
+                    self._enter(store)
+                    return
+                except Gone:  # removed between the opening and the joining
+                    self._store = None
+                    store.close()
+                except BaseException:
+                    self._store = None
+                    store.close()
+                    raise
+        finally:
+            self._opening = False
 
     def _enter(self, store: Store) -> None:
         self._channels, self._groups = store.regions[CHANNELS], store.regions[GROUPS]
@@ -241,18 +250,31 @@ class Attachment:
 
     def _on_recovery(self) -> None:
         # Bells are rung after leaving the store: a killed process may have owed one.
-        if not self._recovered:
-            self._recovered = True
-            # What comes by then comes by at once, so that nothing else has to be asked.
-            self._after_ringing, self._next_look = self._next_look, 0
+        self._recovered = True
 
     @staticmethod
     def _let_go(store: Store | None) -> None:
         if store is not None:
             store.sidecar.section.let_go()
 
+    def inside(self) -> bool:
+        """See `Engine.inside`."""
+        return self._lock._is_owned() or self._in_store()
+
+    def _in_store(self) -> bool:
+        return self._channels.is_inside()
+
+    def _exclusive(self) -> OwnLock:
+        """``_lock``, for a method that begins with it. Raises `Reentered`."""
+        if self.inside():
+            raise Reentered
+        return self._lock
+
     def _reopen(self, store: Store | None) -> None:
         """The store is gone, or this is a forked child: get into the one there is."""
+        # In the middle of an entry, another thread may have the lock and wait for its end.
+        if self._opening if self._lock._is_owned() else self._in_store():
+            raise Reentered
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(f"the engine of {self._place.directory!r} is closed")
@@ -289,6 +311,8 @@ class Attachment:
         if store is None:
             self._reopen(None)
         elif self._slot < 0:
+            if self._in_store():
+                raise Reentered
             with self._lock:
                 try:
                     if self._slot < 0:
@@ -316,28 +340,31 @@ class Attachment:
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._lock:
-            self._closed = True
-            slot, store = self._slot, self._store
-            self._slot = -1
-            self._store = None
-            for bell in list(self._bells):
-                bell.close()
-            self._ringer.close()
-            if store is None:
-                return
-            try:
-                if slot >= 0:
-                    with contextlib.suppress(Gone, StoreCorrupt):
-                        store.sidecar.section.run(self._leave, slot)
-                    store.sidecar.release(FIRST_SLOT + slot)
-            finally:
-                current = True
-                with contextlib.suppress(StoreUnavailable):
-                    current = store.is_current()
-                store.close()
-                if not current and self._makes:
-                    store.remove_directory()
+        with self._exclusive():
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        slot, store = self._slot, self._store
+        self._slot = -1
+        self._store = None
+        for bell in self._bells.alive():
+            bell.close()
+        self._ringer.close()
+        if store is None:
+            return
+        try:
+            if slot >= 0:
+                with contextlib.suppress(Gone, StoreCorrupt):
+                    store.sidecar.section.run(self._leave, slot)
+                store.sidecar.release(FIRST_SLOT + slot)
+        finally:
+            current = True
+            with contextlib.suppress(StoreUnavailable):
+                current = store.is_current()
+            store.close()
+            if not current and self._makes:
+                store.remove_directory()
 
     def _leave(self, slot: int) -> None:
         with self._channels:
@@ -345,7 +372,7 @@ class Attachment:
 
     def destroy(self) -> None:
         """See `Engine.destroy`."""
-        with self._lock:
+        with self._exclusive():
             store = self._current()  # Never one that was taken away, while another stays.
             alive = set()
             with contextlib.suppress(Gone, StoreCorrupt):
@@ -357,7 +384,7 @@ class Attachment:
                 if identity not in alive:
                     with contextlib.suppress(OSError):
                         store.directory.unlink(name)
-            self.close()
+            self._close()
 
     def _present(self) -> set[bytes]:
         """The identities of the processes that have a slot."""
@@ -366,9 +393,9 @@ class Attachment:
 
     def _after_fork_in_child(self) -> None:
         """Nothing of the parent's is this process's: not its slot, not its bells."""
-        self._lock = threading.RLock()
+        self._lock = own_lock()
         self._identity = new_identity(self._identity[:NODE_BYTES])
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.after_fork()
         self._bells.clear()
         self._bell_numbers = 0
@@ -380,9 +407,9 @@ class Attachment:
 
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
-        with self._lock:
+        with self._exclusive():
             directory = self._current().directory
-            used = {bell.number for bell in self._bells if bell.is_open}
+            used = {bell.number for bell in self._bells.alive() if bell.is_open}
             for _ in range(SLOT_MASK):
                 self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
                 if self._bell_numbers in used:
@@ -441,22 +468,35 @@ class Attachment:
             time.sleep(_PAUSE)
 
     def _look_after(self, now: int) -> None:
+        """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
+
+        It comes before the caller's own work, or when that found nothing, and its errors are not
+        the caller's: a record that is taken off a queue must reach its receiver.
+        """
+        try:
+            self._upkeep(now)
+        except Reentered:
+            pass  # In the middle of another call, which may be at it.
+        except Exception as error:
+            _log.error(
+                "upkeep of the store at %r failed, and is tried again: %s",
+                self._place.directory,
+                error,
+                exc_info=not isinstance(error, (StoreCorrupt, StoreUnavailable)),
+            )
+
+    def _upkeep(self, now: int) -> None:
         """See that the store still is the store, free what the dead left, drop what expired.
 
         Every process that waits or asks comes by about once a second; for what is the
         store's, the first of them does it for all.
         """
-        if self._recovered:
-            self._next_look = self._after_ringing
-            self._ring_all()
-            if now < self._next_look:
-                return
         self._next_look = now + _LOOK_EVERY
         store = self._inside()
         current = store.is_current() and not (self._makes and store.leave_if_lost())
         if not current:
             self._reopen(store)
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.look()
         if not current:
             return
@@ -566,17 +606,17 @@ def _check_name(engine: type[Attachment]) -> None:
         )
 
 
-_engines: weakref.WeakSet[Attachment] = weakref.WeakSet()
+_engines: WeakBag[Attachment] = WeakBag()
 
 
 def _after_fork_in_child() -> None:
-    for engine in list(_engines):
+    for engine in _engines.alive():
         engine._after_fork_in_child()
 
 
 def _at_exit() -> None:
     """Leave properly, so that nobody has to find out that this process is dead."""
-    for engine in list(_engines):
+    for engine in _engines.alive():
         with contextlib.suppress(Exception):
             engine.close()
 

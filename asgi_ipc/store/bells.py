@@ -12,13 +12,14 @@ import errno
 import os
 import re
 import stat
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from ..engines.base import IDENTITY_BYTES
+from ..engines.bell import ANY, AT_ONCE, rung_for
+from ..engines.guards import own_lock
 from ..exceptions import StoreUnavailable
 from .directory import StoreDirectory
 from .place import unusable
@@ -96,10 +97,13 @@ class FifoBell:
         self.name = bell_name(identity, number)
         self.path = os.path.join(directory.path, self.name)
         self.number = number
-        # Reentrant: a __del__ method that is called in here may ring.
-        self._lock = threading.RLock()
+        # Held around each use of a descriptor: the number of one that another thread has just
+        # closed may belong to a stranger's socket by now.
+        self._lock = own_lock()
         self._reader = self._writer = -1
         self._lost = False
+        # It was closed by code that interrupted one of its methods, which will do it.
+        self._closing = False
         self._directory = directory.share()
         #: Whether its number is in use.
         self.is_open = True
@@ -131,7 +135,7 @@ class FifoBell:
 
     def fileno(self) -> int:
         """The descriptor to wait for; -1 once closed, or lost."""
-        return -1 if self._lost else self._reader
+        return -1 if self._lost or self._closing else self._reader
 
     def look(self) -> None:
         """Find out whether the FIFO still lies where others look for it; if not, it is lost.
@@ -147,27 +151,40 @@ class FifoBell:
             except OSError:
                 self._lost = True
 
-    def clear(self) -> None:
-        """Forget the rings so far."""
-        try:
-            while len(os.read(self._reader, 4096)) == 4096:
-                pass
-        except OSError:
-            pass  # There was none, or it is closed.
+    def clear(self) -> Collection[int] | None:
+        """Forget the rings so far, and return what they were for (`rung_for`)."""
+        rings = b""
+        with self._lock:
+            if self._reader >= 0:
+                try:
+                    rings = rest = os.read(self._reader, AT_ONCE)
+                    while len(rest) == AT_ONCE:
+                        rest = os.read(self._reader, AT_ONCE)
+                except OSError:
+                    pass  # There was none.
+        if self._closing:
+            self.close()
+        return rung_for(rings)
 
     def ring(self) -> None:
         """Ring it from this process."""
         with self._lock, contextlib.suppress(OSError):
             if self._writer >= 0:
-                os.write(self._writer, b"!")
+                os.write(self._writer, ANY)
+        if self._closing:
+            self.close()
 
     def close(self) -> None:
         """Take it down."""
+        if self._lock._is_owned():
+            self._closing = True
+            return
         # Once dropped or closed, the path may be another process's.
         if self._writer >= 0:
             with contextlib.suppress(OSError):
                 self._directory.unlink(self.name)
             self.drop()
+        self._closing = False
 
     def __del__(self) -> None:
         if hasattr(self, "is_open"):  # Else it was never made.
@@ -175,7 +192,7 @@ class FifoBell:
 
     def after_fork(self) -> None:
         """In the child: it is the parent's, and so may be the thread that has the lock."""
-        self._lock = threading.RLock()
+        self._lock = own_lock()
         self.drop()
 
     def drop(self) -> None:
@@ -190,16 +207,16 @@ class FifoBell:
                 self._directory.close()
 
 
-def ring_once(directory: StoreDirectory, name: str) -> bool:
+def ring_once(directory: StoreDirectory, name: str, ring: bytes = ANY) -> bool:
     """Ring a bell that is seldom rung; False if it has no reader any more. Never blocks."""
-    return _ring_once(partial(open_writer, directory, name))
+    return _ring_once(partial(open_writer, directory, name), ring)
 
 
-def _ring_once(opened: Callable[[], int]) -> bool:
+def _ring_once(opened: Callable[[], int], ring: bytes) -> bool:
     try:
         writer = opened()
         try:
-            os.write(writer, b"!")
+            os.write(writer, ring)
         finally:
             os.close(writer)
     except BlockingIOError:
@@ -217,29 +234,28 @@ class Ringer:
 
     def __init__(self) -> None:
         self._writers: OrderedDict[int, int] = OrderedDict()
-        self._lock = threading.RLock()
-        self._ringing = False
+        self._lock = own_lock()
+        self._closing = False
 
-    def ring(self, bell: int, open_bell: Callable[[int], int]) -> bool:
+    def ring(self, bell: int, open_bell: Callable[[int], int], ring: bytes = ANY) -> bool:
         """Ring once; False if it has no reader any more. Never blocks.
 
         ``open_bell`` opens a bell for writing; raises OSError.
         """
+        if self._lock._is_owned():
+            # Python runs other code in the middle of this method, which has the writers in hand.
+            return _ring_once(partial(open_bell, bell), ring)
         with self._lock:
-            if self._ringing:
-                # A signal handler, or a __del__ method, that interrupted this very method.
-                return _ring_once(partial(open_bell, bell))
             try:
-                self._ringing = True
                 writer = self._writers.get(bell, -1)
-                if writer >= 0:
-                    try:
-                        os.write(writer, b"!")
-                        return True
-                    except BrokenPipeError:
-                        # Its number may have been given to another bell since.
-                        os.close(self._writers.pop(bell))
-                os.write(self._open(bell, open_bell), b"!")
+                try:
+                    if writer < 0:
+                        writer = self._open(bell, open_bell)
+                    os.write(writer, ring)
+                except BrokenPipeError:
+                    # Its number may have been given to another bell since.
+                    os.close(self._writers.pop(bell))
+                    os.write(self._open(bell, open_bell), ring)
             except BlockingIOError:
                 pass  # full of rings not yet heard
             except OSError as error:
@@ -248,8 +264,8 @@ class Ringer:
                 # Anything else (out of descriptors, say) must not fail a push that is
                 # done: the receiver looks again by itself within a second.
                 return error.errno not in _GONE
-            finally:
-                self._ringing = False
+        if self._closing:
+            self.close()
         return True
 
     def _open(self, bell: int, open_bell: Callable[[int], int]) -> int:
@@ -260,12 +276,16 @@ class Ringer:
 
     def after_fork(self) -> None:
         """In the child: close what was inherited."""
-        self._lock, self._ringing = threading.RLock(), False
+        self._lock = own_lock()
         self.close()
 
     def close(self) -> None:
         """Close the writers."""
+        if self._lock._is_owned():
+            self._closing = True
+            return
         with self._lock:
+            self._closing = False
             while self._writers:
                 os.close(self._writers.popitem()[1])
 

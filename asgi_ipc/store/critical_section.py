@@ -27,7 +27,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import ParamSpec, TypeVar
 
-from ..exceptions import StoreUnavailable
+from ..exceptions import Reentered, StoreUnavailable
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -36,17 +36,6 @@ Result = TypeVar("Result")
 PATIENCE = 1.0
 #: Seconds between two looks at the other threads, once this one is next.
 _PAUSE = 0.001
-
-
-class Reentered(StoreUnavailable):
-    """Code that interrupted this thread inside the store wants to use the store."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a signal handler or a __del__ method used the store while the code that it "
-            "interrupted was inside it; let it note what is to be done, and do that after it has "
-            "returned"
-        )
 
 
 class CriticalSection:
@@ -97,6 +86,10 @@ class CriticalSection:
             # Another exception may have come before that was done.
             self.let_go()
             raise
+
+    def is_inside(self) -> bool:
+        """Whether the caller interrupted this thread while it was inside."""
+        return self.thread_lock._is_owned() and is_interruption()  # type: ignore[attr-defined]
 
     # ---- the unusual
 
@@ -203,4 +196,4 @@ def _runs_the_store(top: FrameType) -> bool:
     return inside
 
 
-__all__ = ["PATIENCE", "CriticalSection", "Reentered", "is_interruption"]
+__all__ = ["PATIENCE", "CriticalSection", "is_interruption"]

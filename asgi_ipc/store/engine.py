@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..engines.base import (
     MAX_NAME,
     MAX_PAYLOAD,
+    READER_GONE,
     SHARE,
     Bell,
     Capabilities,
@@ -17,7 +18,8 @@ from ..engines.base import (
     Record,
     Refused,
 )
-from ..exceptions import StoreCorrupt, StoreFull
+from ..engines.bell import ring_for
+from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .attachment import Attachment
 from .bells import bell_name, open_writer
 from .heap import Heap, NoRoom, OverShare, Pause
@@ -93,12 +95,17 @@ class SharedMemoryEngine(Attachment):
         refused: list[Refused] = []
         bells: list[tuple[bytes, int]] = []
         done = holds = 0
-        # Before, as other processes wait for what is done inside.
-        now = self.clock()
+        now = 0
         while True:
             store = self._store
             if self._slot < 0:
                 store = self._inside()
+            if not now:
+                # Before, as other processes wait for what is done inside.
+                now = self.clock()
+                if now >= self._next_look:
+                    self._look_after(now)
+                    continue
             left, push = records[done : done + _BATCH], self._queues.push
             try:
                 try:
@@ -109,7 +116,7 @@ class SharedMemoryEngine(Attachment):
                                 if bell:
                                     bells.append((record.queue, bell))
                             except AtCapacity:
-                                refused.append(Refused(done, False, _at_capacity(record)))
+                                refused.append(Refused(done, False, self._at_capacity(record)))
                             except NoRoom as full:
                                 detail = self._full(CHANNELS, full, len(record.payload))
                                 is_share = isinstance(full, OverShare)
@@ -132,8 +139,8 @@ class SharedMemoryEngine(Attachment):
                 raise
         for name, bell in bells:
             self._ring(name, bell)
-        if now >= self._next_look:
-            self._look_after(now)
+        if self._recovered:
+            self._ring_all()
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
@@ -176,7 +183,10 @@ class SharedMemoryEngine(Attachment):
             except BaseException:
                 self._let_go(store)
                 raise
-        if now >= self._next_look:
+        if self._recovered:
+            self._ring_all()
+        if word and not taken and now >= self._next_look:
+            # Not with records in hand: nothing may come between them and their receiver.
             self._look_after(now)
         return taken
 
@@ -222,13 +232,27 @@ class SharedMemoryEngine(Attachment):
             self._ring(queue, following)
 
     def _ring(self, queue: bytes, bell: int) -> None:
-        """Ring a bell that was taken off a queue; if no process hears it, the next one."""
+        """Ring a bell that was taken off a queue; if no process hears it, the next one.
+
+        What it rings for is done, so no error leaves it: a receiver that misses a ring looks
+        again by itself.
+        """
+        ring = ring_for(queue)
         for _ in range(NODES):
             if not bell:
                 return
-            if self._processes.bell_alive(bell) and self._ringer.ring(bell, self._open_bell):
+            try:
+                if self._processes.bell_alive(bell) and self._ringer.ring(
+                    bell, self._open_bell, ring
+                ):
+                    return
+                bell = self._next_bell(queue)
+            except (ValueError, IndexError):
+                # Another thread is just letting go of the memory, where the bells have names.
+                self._ring_all()
                 return
-            bell = self._next_bell(queue)
+            except (Reentered, StoreCorrupt, StoreUnavailable):
+                return
 
     @operation
     def _next_bell(self, queue: bytes) -> int:
@@ -381,6 +405,15 @@ class SharedMemoryEngine(Attachment):
         with self._groups:
             self._follow_flush()
 
+    def _at_capacity(self, record: Record) -> str:
+        """Why a queue at capacity refuses a record."""
+        owner_word, owner = self._processes.owner_word, record.owner
+        if owner and not self._processes.owner_alive(owner_word(owner)):
+            return READER_GONE
+        if record.capacity < 1:
+            return f"its capacity is {record.capacity}, so that the queue takes no message"
+        return f"the queue holds its capacity of {record.capacity}"
+
     def _full(self, kind: int, full: NoRoom, size: int) -> str:
         """Why there is no room for ``size`` bytes, and what can be done."""
         option = "channel_memory" if kind == CHANNELS else "group_memory"
@@ -409,9 +442,3 @@ class SharedMemoryEngine(Attachment):
 
 #: Opening it with another size changes nothing while the store is there.
 _ENLARGE = "to enlarge {0}, destroy() the store, which loses what it holds, and open it larger"
-
-
-def _at_capacity(record: Record) -> str:
-    if record.capacity < 1:
-        return f"its capacity is {record.capacity}, so that the queue takes no message"
-    return f"the queue holds its capacity of {record.capacity}"

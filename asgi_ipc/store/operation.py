@@ -41,6 +41,8 @@ def operation(
                 self._pause(pause.heap, holds)
             except Gone:
                 self._reopen(store)
+        if self._recovered:
+            self._ring_all()
         now = self.clock()
         if now >= self._next_look:
             self._look_after(now)

@@ -289,6 +289,8 @@ class Queues:
             if not bell:
                 return
             address = self._create(name, b"", now)
+            # Remembered, so that `peek` can tell that it is empty.
+            self.find(name)
         heads = words[address + Q_HEADS]
         if heads >> FRONT_SHIFT:
             self._lists.pop(taken, address, FRONT_SHIFT, limit, now)

@@ -124,6 +124,10 @@ class Region:
         if error is not None and isinstance(error, _CONTRADICTIONS):
             raise self._corrupt(error) from error
 
+    def is_inside(self) -> bool:
+        """Whether the caller interrupted this thread inside the store, or in its opening."""
+        return self._section.is_inside()
+
     def _corrupt(self, error: BaseException) -> StoreCorrupt | Gone:
         if not self._sidecar.is_at(self._sidecar.path):
             return Gone()  # Somebody removed it to start afresh.

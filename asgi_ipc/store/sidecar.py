@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..exceptions import StoreUnavailable
-from .critical_section import CriticalSection, Reentered
+from ..exceptions import Reentered, StoreUnavailable
+from .critical_section import CriticalSection
 from .directory import StoreDirectory, check_links
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks

@@ -78,3 +78,5 @@ class Peer:
     most_prefilled: int = 1_000_000
     #: The same for members of a broadcast.
     most_members: int = 1_000_000
+    #: The same for receivers that wait at once in one process.
+    most_waiting: int = 1_000_000

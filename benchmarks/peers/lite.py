@@ -98,5 +98,7 @@ def peer() -> Peer:
         prepare=_prepare,
         used=_used,
         most_prefilled=1_000,
+        # Each would need a connection, or look by itself.
+        most_waiting=0,
         most_members=1_000,
     )

@@ -64,4 +64,6 @@ def peer() -> Peer:
         clean=flush,
         used=_used,
         most_prefilled=10_000,
+        # Each would need a connection, or look by itself.
+        most_waiting=0,
     )

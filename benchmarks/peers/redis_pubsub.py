@@ -35,4 +35,6 @@ def peer() -> Peer:
         # Every receiver gets every message, and one that nobody waits for is gone.
         shares_work=False,
         queues=False,
+        # As with the other, so that both are asked the same.
+        most_waiting=0,
     )

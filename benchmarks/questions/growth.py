@@ -7,6 +7,7 @@ fast for all of them.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -96,6 +97,30 @@ async def _in_store(bench: Bench, number: int) -> list[_Steps]:
     return [({"pair": there_and_back}, 10), (joining, 1)]
 
 
+async def _among_waiting(bench: Bench, number: int) -> list[_Steps]:
+    layer = bench.open()
+    names = [await layer.new_channel() for _ in range(number)]
+    received: asyncio.Queue[None] = asyncio.Queue()
+
+    async def receive(name: str) -> None:
+        while True:
+            await layer.receive(name)
+            received.put_nowait(None)
+
+    # They end with the event loop.
+    _receiving.extend(asyncio.create_task(receive(name)) for name in names)
+    await asyncio.sleep(0.1)
+    to, sent = itertools.cycle(names), message()
+
+    async def arrived() -> None:
+        await received.get()
+
+    return [({"send": lambda: layer.send(next(to), sent), "until received": arrived}, 20)]
+
+
+_receiving: list[asyncio.Task[None]] = []
+
+
 async def _by_turns(
     bench: Bench,
     prepare: Callable[[Bench, int], Awaitable[list[_Steps]]],
@@ -134,13 +159,15 @@ def _cases(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
         ("messages", _behind_messages, sizes((0, 1_000, 100_000), (0, 1_000))),
         ("channels", _among_channels, sizes((10, 1_000, 50_000), (10, 1_000))),
         ("memberships", _among_members, sizes((10, 1_000, 80_000), (10, 1_000))),
+        ("waiting clients", _among_waiting, sizes((1_000, 10_000, 50_000), (100, 1_000))),
         ("MiB store", _in_store, sizes((1, 100, 1024), (1, 1024))),
     )
     turns = round(settings.seconds / 2 / _TURN)
     cases: list[Case] = []
     for what, prepare, all_numbers in kinds:
         for peer in peers:
-            if not (peer.has_sizes if prepare is _in_store else peer.queues):
+            own_question = prepare in (_in_store, _among_waiting)
+            if not (peer.has_sizes if own_question else peer.queues):
                 continue
             numbers = [each for each in all_numbers if each <= peer.most_prefilled]
             roles = [
@@ -174,7 +201,7 @@ QUESTIONS = [
     Question(
         "growth",
         "Does an operation get dearer with messages queued on its channel, with other channels,"
-        " with memberships in its group, or with the size of the store?",
+        " with memberships in its group, with waiting clients, or with the size of the store?",
         _cases,
     ),
 ]

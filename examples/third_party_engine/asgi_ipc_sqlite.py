@@ -16,7 +16,6 @@ import secrets
 import sqlite3
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,8 +33,9 @@ from asgi_ipc.engines.base import (
     Record,
     Refused,
 )
-from asgi_ipc.engines.bell import PipeBell
-from asgi_ipc.exceptions import OptionError, StoreCorrupt, StoreFull, StoreUnavailable
+from asgi_ipc.engines.bell import PipeBell, ring_for
+from asgi_ipc.engines.guards import WeakBag, own_lock
+from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
 #: Seconds to wait for another process that is writing.
 PATIENCE = 30.0
@@ -124,12 +124,12 @@ class SQLiteEngine:
         self._folder = Path(directory).absolute() / prefix
         self._sizes = (channel_memory, group_memory)
         self._identity = secrets.token_bytes(IDENTITY_BYTES)
-        self._bells: weakref.WeakSet[PipeBell] = weakref.WeakSet()
+        self._bells: WeakBag[PipeBell] = WeakBag()
         self._last_clock = 0
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = own_lock()
         # The second is for `flushes`, which must not wait for a thread that writes.
-        self._reading = threading.Lock()
+        self._reading = own_lock()
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._next_tidy = 0
@@ -210,6 +210,8 @@ class SQLiteEngine:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, int]]:
         """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
+        if self.inside():
+            raise Reentered  # E25
         with self._lock, _translated():
             while True:
                 if self._closed:
@@ -255,6 +257,12 @@ class SQLiteEngine:
 
     # ---- what the layers see
 
+    def inside(self) -> bool:
+        """Whether this thread holds a lock of any engine: two may be on one database (E25)."""
+        return _armed_lock._is_owned() or any(
+            each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
+        )
+
     @property
     def identity(self) -> bytes:
         """See `asgi_ipc.engines.base.Engine`, here and below."""
@@ -265,6 +273,8 @@ class SQLiteEngine:
     @property
     def flushes(self) -> int:
         """Read past everybody who writes."""
+        if self.inside():
+            raise Reentered
         with self._reading, _translated():
             if self._reader is not None:
                 number: int = self._reader.execute("SELECT flushes FROM store").fetchone()[0]
@@ -356,7 +366,7 @@ class SQLiteEngine:
         with _armed_lock:
             key = (self._folder, queue)
             bells = _armed.get(key, deque())
-            while bells and not bells.popleft().try_ring():
+            while bells and not bells.popleft().try_ring(ring_for(queue)):
                 pass
             if not bells:
                 _armed.pop(key, None)
@@ -448,10 +458,12 @@ class SQLiteEngine:
 
     def close(self) -> None:
         """Let go."""
+        if self.inside():
+            raise Reentered
         with self._lock:
             self._closed = True
             self._disconnect()
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.close()
 
     def destroy(self) -> None:
@@ -507,8 +519,8 @@ def _translated() -> Iterator[None]:
 
 #: Bells of this process by store and queue, first armed first.
 _armed: dict[tuple[Path, bytes], deque[PipeBell]] = {}
-_armed_lock = threading.Lock()
-_engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
+_armed_lock = own_lock()
+_engines: WeakBag[SQLiteEngine] = WeakBag()
 _forking: list[SQLiteEngine] = []
 _fork_lock = threading.Lock()
 
@@ -516,7 +528,7 @@ _fork_lock = threading.Lock()
 def _before_fork() -> None:
     """SQLite must not be carried across a fork, not even to close it: so nothing is open."""
     _fork_lock.acquire()
-    _forking.extend(sorted(_engines, key=id))
+    _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
         engine._disconnect()
@@ -537,7 +549,7 @@ def _after_fork_in_child() -> None:
     _armed.clear()  # The parent's bells ring in the parent.
     for engine in _forking:
         engine._identity = secrets.token_bytes(IDENTITY_BYTES)  # E17
-        for bell in list(engine._bells):
+        for bell in engine._bells.alive():
             bell.close()
     _after_fork_in_parent()
 

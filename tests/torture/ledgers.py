@@ -22,7 +22,7 @@ QUIET, ANSWER = 254, 255
 
 #: What a line of a ledger says.
 TRIED, SENT, GOT, JOINED, LEFT = b"TSGJL"
-_LINE = struct.Struct("<BBxxIQd")
+_LINE = struct.Struct("<BxHIQd")
 
 #: Which message: where it was sent, by whom, and its number among all that he sent.
 Key = tuple[int, int, int]

@@ -278,3 +278,10 @@ class PeeksAtItsOwnOnly(WrongAmongMany):
 
     def peek(self, queue: bytes) -> bool:
         return queue in self.own and super().peek(queue)
+
+
+class ForgetsWhatComesInBetween(Wrong):
+    breaks = "E25"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        return [] if self.inside() else super().push(records)

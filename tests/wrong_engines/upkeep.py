@@ -155,7 +155,7 @@ class WorksWhenClosed(Wrong):
     breaks = "E21"
 
     def close(self) -> None:
-        for bell in list(self._bells):
+        for bell in self._bells.alive():
             bell.close()
 
 

@@ -69,7 +69,8 @@ class RingsForTheRefused(Wrong):
     def push(self, records: Sequence[Record]) -> list[Refused]:
         refused = super().push(records)
         for each in refused:
-            self._store.ring(self._store.queue(records[each.position].queue, BEGINNING))
+            name = records[each.position].queue
+            self._store.ring(name, self._store.queue(name, BEGINNING))
         return refused
 
 
@@ -177,7 +178,7 @@ class AlwaysPassesOn(Wrong):
         if bell in bells_of(self, queue):
             bells_of(self, queue).remove(bell)
         else:
-            self._store.ring(self._store.queue(queue, BEGINNING))
+            self._store.ring(queue, self._store.queue(queue, BEGINNING))
 
 
 class SeesNothing(Wrong):
