@@ -33,7 +33,7 @@ help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
 	@echo "make test    lint, types and all tests (JOBS processes)"
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
-	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour)"
+	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour and more; SAMPLE=n)"
 	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
 	@echo "make lint    lint and types only"
 	@echo "make format  put the code into the one format"
@@ -52,19 +52,21 @@ conformance: $(READY)
 		$(if $(filter command,$(firstword $(origin ENGINE))),--engine '$(ENGINE)') $(ARGS)
 
 # The engines share what an operation stores: one is killed everywhere, the others sampled.
+# SAMPLE=n makes all of it a run of some twenty minutes: about n kills for each operation.
 torture: $(READY)
-	@$(BIN)/python -m tests.torture stress --seconds 600 --quiet
+	@$(BIN)/python -m tests.torture stress --seconds $(if $(SAMPLE),90,600) --quiet
 	@$(BIN)/python -m tests.torture stress --plants
-	@$(BIN)/python -m tests.torture soak --seconds 120
-	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
-	@MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_model.py tests/test_layer_model.py
-	@$(BIN)/python -m tests.torture plants --sample 400
-	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap
+	@$(BIN)/python -m tests.torture soak --seconds $(if $(SAMPLE),20,120)
+	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
+	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
+		tests/test_model.py tests/test_layer_model.py
+	@$(BIN)/python -m tests.torture plants --sample $(or $(SAMPLE),400)
+	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))
 	@$(BIN)/python -m tests.torture forged
-	@$(BIN)/python -m tests.torture damage --rounds $(DAMAGE)
-	@$(BIN)/python -m tests.torture births --sample 300
-	@$(BIN)/python -m tests.torture kill --quiet --engine posix --engine sysv --sample 50
-	@$(BIN)/python -m tests.torture kill --quiet --engine mmap
+	@$(BIN)/python -m tests.torture damage --rounds $(if $(SAMPLE),1000,$(DAMAGE))
+	@$(BIN)/python -m tests.torture births --sample $(or $(SAMPLE),300)
+	@$(BIN)/python -m tests.torture kill --quiet --engine posix --engine sysv --sample $(or $(SAMPLE),50)
+	@$(BIN)/python -m tests.torture kill --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))
 
 # What is set up is kept in a cache folder; Debian's packages are taken as root on Debian alone.
 platforms: $(READY)
