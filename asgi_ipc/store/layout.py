@@ -160,9 +160,9 @@ SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free
 # boot, or 0 where the system does not tell; with it a PID can be told from a later owner of the
 # same number. JOINED is on the clock of deadlines. COUNTS are reserved for counters of the
 # process's own (messages delivered, messages dropped in its buffers, ...), zero when it joins.
-PROCESS_WORDS = 16
+PROCESS_WORDS = 12
 P_PID, P_STARTED, P_JOINED = 0, 1, 2
-P_COUNTS, P_COUNTERS = 8, 8  # offset of the first, and how many
+P_COUNTS, P_COUNTERS = 3, 9  # offset of the first, and how many
 
 # A wait node: one bell armed on one queue.
 NODES = 1024
