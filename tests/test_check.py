@@ -96,6 +96,15 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
     "owner table": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_TABLE, "point back"),
     "deadline": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_DEADLINE, "sooner"),
     "members": (1, lambda heap: layout.MEMBERS, "members"),
+    "live in all": (0, lambda heap: layout.LIVE, "counted in all"),
+    "leftover": (0, lambda heap: layout.LEFTOVER, "left of a record"),
+    "cleaning": (0, lambda heap: layout.CLEANING, "nothing to clean"),
+    "bytes": (0, lambda heap: queue(heap) + layout.Q_BYTES, "bytes and counts"),
+    "size": (0, lambda heap: queue(heap, layout.MESSAGE) + layout.M_SIZE, "another size"),
+    "walk": (0, lambda heap: queue(heap) + layout.Q_WALK, "searched, and not where"),
+    "unseen": (0, lambda heap: queue(heap) + layout.Q_UNSEEN, "searched, and not where"),
+    "key": (0, lambda heap: layout.W_HASH_KEY, "found by its name"),
+    "key of groups": (1, lambda heap: layout.W_HASH_KEY, "found by its name"),
 }
 
 
