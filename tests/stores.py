@@ -16,7 +16,7 @@ from asgi_ipc.store.check import check
 from asgi_ipc.store.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Pause
-from asgi_ipc.store.layout import CHANNELS, GROUPS
+from asgi_ipc.store.layout import CHANNELS, GROUPS, WORD
 from asgi_ipc.store.region import Region
 from asgi_ipc.store.segment import Place
 from conformance.forks import in_child, killed_at, start, wait
@@ -31,6 +31,7 @@ __all__ = [
     "locators_in",
     "open_store",
     "record",
+    "room",
     "start",
     "sweep",
     "sweep_groups",
@@ -47,6 +48,12 @@ def open_store(
     """A small store in a directory of the test's own."""
     sizes = {"channel_memory": 512 * KIB, "group_memory": 256 * KIB}
     return engine("store", directory=directory, **(sizes | options))
+
+
+def room(engine: SharedMemoryEngine) -> int:
+    """The bytes of channel_memory that records may take; its tables take the others."""
+    heap = engine._channels.heap
+    return (heap.end - heap.geometry.first_extent) * WORD
 
 
 def record(

@@ -20,7 +20,7 @@ from .awkward import ENGINES, a_prefix, refuses, works
 from .namespaces import CANT_PLAY, NO_SHM, run_on
 from .stores import open_store, record
 
-SMALL_SHM = "mount -t tmpfs -o size=1m none /dev/shm"
+SMALL_SHM = "mount -t tmpfs -o size=2m none /dev/shm"
 
 
 def fill(engine: str, options: dict[str, Any], said: str, **sizes: Any) -> None:
@@ -50,7 +50,7 @@ def fill(engine: str, options: dict[str, Any], said: str, **sizes: Any) -> None:
 @pytest.mark.parametrize(
     ("engine", "options"), [("posix", {}), ("mmap", {"directory": "/dev/shm/here"})]
 )
-def test_a_megabyte_of_shared_memory_fills_up_and_says_what_to_do(
+def test_two_megabytes_of_shared_memory_fill_up_and_it_says_what_to_do(
     engine: str, options: dict[str, str]
 ) -> None:
     run_on(SMALL_SHM, fill, engine, options, "KiB free")

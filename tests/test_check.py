@@ -22,6 +22,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.place import place_for, removal
+from asgi_ipc.store.sidecar import Sidecar
 
 from .stores import in_child, killed_at, open_store, record
 
@@ -96,6 +97,15 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
     "owner table": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_TABLE, "point back"),
     "deadline": (1, lambda heap: queue(heap, layout.MEMBER) + layout.E_DEADLINE, "sooner"),
     "members": (1, lambda heap: layout.MEMBERS, "members"),
+    "live in all": (0, lambda heap: layout.LIVE, "counted in all"),
+    "leftover": (0, lambda heap: layout.LEFTOVER, "left of a record"),
+    "cleaning": (0, lambda heap: layout.CLEANING, "nothing to clean"),
+    "bytes": (0, lambda heap: queue(heap) + layout.Q_BYTES, "bytes and counts"),
+    "size": (0, lambda heap: queue(heap, layout.MESSAGE) + layout.M_SIZE, "another size"),
+    "walk": (0, lambda heap: queue(heap) + layout.Q_WALK, "searched, and not where"),
+    "unseen": (0, lambda heap: queue(heap) + layout.Q_UNSEEN, "searched, and not where"),
+    "key": (0, lambda heap: layout.W_HASH_KEY, "found by its name"),
+    "key of groups": (1, lambda heap: layout.W_HASH_KEY, "found by its name"),
 }
 
 
@@ -245,6 +255,36 @@ def test_the_command_that_the_error_of_a_corrupt_store_names_removes_it(
 def test_the_command_names_no_directory_where_none_was_given() -> None:
     place = place_for("/dev/shm", "my.site", None, None, None)
     assert removal("posix", place) == "python -m asgi_ipc check my.site --engine posix --remove"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_the_second_of_two_removals_spares_the_fresh_store(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(tmp_path, kind).close()
+    lock_opening = Sidecar._lock_opening
+    is_first = True
+
+    def overtaken(self: Sidecar) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            in_child(lambda: removed_and_made_anew(tmp_path, kind))
+        lock_opening(self)
+
+    monkeypatch.setattr(Sidecar, "_lock_opening", overtaken)
+    with pytest.raises(StoreUnavailable, match="just removed by another process"):
+        remove("store", kind.name, {"directory": tmp_path})
+    engine = open_store(tmp_path, kind)
+    assert [each.payload for each in engine.pop(b"q")] == [b"fresh"]
+    engine.destroy()
+
+
+def removed_and_made_anew(directory: Path, kind: type[SharedMemoryEngine]) -> None:
+    remove("store", kind.name, {"directory": directory})
+    engine = open_store(directory, kind)
+    assert engine.push([record(engine, b"q", b"fresh")]) == []
+    engine.close()
 
 
 def test_a_sound_store_is_not_removed(engine: SharedMemoryEngine, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.store import processes, record_locks
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.layout import (
+    DEATHS,
     NEXT_TEND,
     P_COUNTERS,
     P_COUNTS,
@@ -217,8 +218,7 @@ def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(
     def sweep(*_: object) -> None:
         """Not what is looked at here."""
 
-    monkeypatch.setattr(engine._queues.upkeep, "sweep", sweep)
-    monkeypatch.setattr(engine._tables, "sweep", sweep)
+    monkeypatch.setattr(engine, "_sweep", sweep)
     looks = 0
     while len(engine._processes.used()) > 1:
         look_is_due(engine)
@@ -243,6 +243,69 @@ def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(
 
     assert wait(start(join)) == 0
     assert heap.words[SLOTS_USED] == SLOTS
+    engine.destroy()
+
+
+def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a debugger, or on a machine that swaps."""
+    now = 10**15
+
+    def clock() -> int:
+        nonlocal now
+        now += 2_000_000_000
+        return now
+
+    engine = open_store(tmp_path, clock=clock)
+    plant(engine, 40)
+    inside = most = looks = 0
+    look_after = engine._look_after
+
+    def nested(at: int) -> None:
+        nonlocal inside, most, looks
+        inside += 1
+        looks += 1
+        most = max(most, inside)
+        assert most < 50
+        look_after(at)
+        inside -= 1
+
+    monkeypatch.setattr(engine, "_look_after", nested)
+    for call in CALLS.values():
+        look_is_due(engine)
+        call(engine)
+    assert looks >= len(CALLS)
+    assert most == 1
+    assert len(engine._processes.used()) == 1
+    monkeypatch.undo()
+    assert_sound(engine)
+    engine.destroy()
+
+
+def test_a_look_ends_though_processes_die_all_the_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that is complete is due again; the next look goes on."""
+    engine = open_store(tmp_path)
+    rounds = 0
+    for swept in (engine._queues.upkeep, engine._tables):
+        sweep = swept.sweep
+
+        def dies(now: int, sweep: Callable[[int], None] = sweep) -> None:
+            nonlocal rounds
+            rounds += 1
+            assert rounds < 1_000
+            sweep(now)
+            engine._words[DEATHS] += 1
+
+        monkeypatch.setattr(swept, "sweep", dies)
+    look_is_due(engine)
+    engine.push([record(engine, b"q")])
+    assert rounds > 2
+    assert engine._words[NEXT_TEND] < engine.clock() + 1_000_000_000
+    monkeypatch.undo()
+    assert_sound(engine)
     engine.destroy()
 
 

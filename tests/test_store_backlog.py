@@ -13,7 +13,7 @@ from asgi_ipc.store import lane_extents, lanes, layout, lists
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
-from .stores import KIB, assert_sound, in_child, open_store, record, sweep
+from .stores import KIB, assert_sound, in_child, open_store, record, room, sweep
 from .test_store_lanes import SECOND, Clock, clock, give_lane, in_front, in_list, pop, push, word
 from .test_store_lanes import engine as whole
 
@@ -210,8 +210,8 @@ def test_a_backlog_of_small_ones_takes_all_that_a_queue_may_have(whole: SharedMe
     words, count = whole._channels.words, 0
     while not whole.push([record(whole, b"q", b"%200d" % count)]):
         count += 1
-    assert words[layout.BACKLOG] > 100
-    assert 200 * count > 0.8 * 2048 * KIB * 7 // 8
+    assert words[layout.BACKLOG] > 0.85 * room(whole) // (16 * KIB)
+    assert 200 * count > 0.75 * room(whole)
     assert (words[layout.LANES], words[layout.BACKLOG]) == (1, extents(whole) - 1)
     assert_sound(whole)
     assert pop(whole, 10**5) == [b"%200d" % number for number in range(count)]

@@ -16,7 +16,7 @@ from asgi_ipc.engines.mmap import MmapSegment
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.store.engine import SharedMemoryEngine
 
-from .stores import KIB, assert_sound, open_store, record
+from .stores import KIB, assert_sound, open_store, record, room
 
 FAR = 1 << 62
 
@@ -106,7 +106,7 @@ def test_very_many_small_channels_fill_the_store_and_empty_it_again(tmp_path: Pa
         while not engine.push([Record(b"channel-%d" % len(names), b"", FAR, 1)]):
             names.append(b"channel-%d" % len(names))
         # A queue of one message has 31 words and two handles.
-        assert len(names) > 512 * KIB // 320
+        assert len(names) > room(engine) // 300
         assert_sound(engine)
         random.Random(1).shuffle(names)
         for name in names:
@@ -127,7 +127,7 @@ def test_one_channel_may_have_seven_eighths(tmp_path: Path) -> None:
             stored += 1
         assert refused[0].reason == "share"
         # Four words and a handle.
-        assert stored > 512 * KIB * 5 // 8 // 40
+        assert stored > room(engine) * 7 // 8 // 48
         assert engine.statistics(b"a")["pending"] == stored
         assert_sound(engine)
         assert len(engine.pop(b"a", 10**6)) == stored
@@ -335,7 +335,7 @@ import sys
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.{module} import {engine} as Engine
 from asgi_ipc.exceptions import StoreUnavailable
-engine = Engine("tiny", channel_memory=100 << 20, group_memory=20 << 20, {options})
+engine = Engine("tiny", channel_memory=50 << 20, group_memory=10 << 20, {options})
 far = engine.clock() + 10**12
 stored = 0
 while True:

@@ -15,7 +15,7 @@ from asgi_ipc.store import lane_extents, lanes, layout, lists, queues
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.lane_extents import HOT
 
-from .stores import KIB, assert_sound, in_child, open_store, record, sweep
+from .stores import KIB, assert_sound, in_child, open_store, record, room, sweep
 
 SECOND = 1_000_000_000
 
@@ -393,12 +393,12 @@ def test_lanes_take_at_most_their_share_and_give_it_back_when_room_is_needed(
         pop(engine, HOT, name)
     have = [name for name in names if word(engine, layout.Q_LANE_IN, name)]
     assert len(have) == engine._channels.heap.geometry.extents // 16 > 2
-    room = 0
+    stored = 0
     # A queue may not have it all.
-    while not engine.push([record(engine, b"fill%d" % (room // 5_000 % 8), bytes(5_000))]):
-        room += 5_000
+    while not engine.push([record(engine, b"fill%d" % (stored % 8), bytes(5_000))]):
+        stored += 1
     assert engine._channels.words[layout.LANES] == 0
-    assert room > 0.85 * 2048 * KIB
+    assert stored * 5_000 > 0.88 * room(engine)
 
 
 def test_a_lane_whose_counts_grow_large_is_exchanged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -93,6 +94,11 @@ def remove_store(place: Place, factory: type[Attachment]) -> list[str]:
         if sidecar is None:
             raise StoreUnavailable(f"there is no store at {place.directory!r}")
         with sidecar.opening():
+            if not sidecar.is_at(os.path.join(place.directory, sidecar.name)):
+                # At its path there may be the lock file of a fresh store by now.
+                raise StoreUnavailable(
+                    f"the store at {place.directory!r} was just removed by another process"
+                )
             record = sidecar.read()
             left = []
             if record:

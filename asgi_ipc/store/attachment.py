@@ -39,7 +39,7 @@ from .layout import (
     SMALLEST,
 )
 from .locks import FIRST_SLOT
-from .operation import operation
+from .operation import upkeep_step
 from .place import place_for, removal, temporary_folder
 from .processes import Processes, started
 from .queues import Queues
@@ -519,7 +519,7 @@ class Attachment:
                 break
         return dead
 
-    @operation
+    @upkeep_step
     def _reap_some(self) -> tuple[list[bytes], bool]:
         return self._reap_slice()
 
@@ -533,7 +533,7 @@ class Attachment:
             self._next_look = now + _GO_ON_AFTER
             self._sweep_again(self._next_look)
 
-    @operation
+    @upkeep_step
     def _begin_sweep(self, now: int) -> bool:
         """Note when the next sweep is due; False if another process has begun this one."""
         with self._channels as heap:
@@ -542,7 +542,7 @@ class Attachment:
             heap.commit({NEXT_TEND: now + _LOOK_EVERY})
         return True
 
-    @operation
+    @upkeep_step
     def _sweep_again(self, when: int) -> None:
         with self._channels as heap:
             heap.commit({NEXT_TEND: when})
@@ -555,12 +555,11 @@ class Attachment:
             is_complete, is_due = self._sweep_hold(kind, now)
             if is_complete and not is_due:
                 return True
-            if not is_complete:
-                if holds >= (_SWEEP_HOLDS_AFTER_DEATH if is_due else _SWEEP_HOLDS):
-                    return not is_due
-                self._pause(self._channels.heap, holds)
+            if holds >= (_SWEEP_HOLDS_AFTER_DEATH if is_due else _SWEEP_HOLDS):
+                return not is_due
+            self._pause(self._channels.heap, holds)
 
-    @operation
+    @upkeep_step
     def _sweep_hold(self, kind: int, now: int) -> tuple[bool, bool]:
         """Sweep for one hold; whether the round is complete, and whether one is due for a death."""
         swept: _Swept = self._queues.upkeep if kind == CHANNELS else self._tables

@@ -27,7 +27,23 @@ def operation(
     due. (What runs
     for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
     """
+    return _repeated(body, then_upkeep=True)
 
+
+def upkeep_step(
+    body: Callable[Concatenate[Self, P], Result],
+) -> Callable[Concatenate[Self, P], Result]:
+    """Make such an operation of a part of upkeep, which upkeep does not follow.
+
+    Where one hold takes longer than upkeep is put off for (a debugger, a machine that swaps),
+    upkeep would begin again inside itself with each hold, until the stack is exhausted.
+    """
+    return _repeated(body, then_upkeep=False)
+
+
+def _repeated(
+    body: Callable[Concatenate[Self, P], Result], then_upkeep: bool
+) -> Callable[Concatenate[Self, P], Result]:
     @wraps(body)
     def operate(self: Self, *arguments: P.args, **named: P.kwargs) -> Result:
         holds = 0
@@ -43,9 +59,10 @@ def operation(
                 self._reopen(store)
         if self._recovered:
             self._ring_all()
-        now = self.clock()
-        if now >= self._next_look:
-            self._look_after(now)
+        if then_upkeep:
+            now = self.clock()
+            if now >= self._next_look:
+                self._look_after(now)
         return result
 
     return cast(Callable[Concatenate[Self, P], Result], operate)

@@ -82,7 +82,7 @@ def public_token(store_id: bytes, purpose: str) -> str:
 
 
 class Segment(Protocol):
-    """One block of shared memory, attached to this process. See G1 to G6."""
+    """One block of shared memory, attached to this process. See G1 to G7."""
 
     @property
     def view(self) -> memoryview:

@@ -24,6 +24,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.check import check
 from asgi_ipc.store.store import Gone
 
+from .. import stores
 from .forgeries import FORGERIES, Forgery
 from .target import FAR, MIB, Target
 from .world import Finding
@@ -42,10 +43,8 @@ def _look(target: Target) -> None:
 
 
 def _sweep(target: Target) -> None:
-    with target.engine._channels:
-        target.engine._queues.upkeep.sweep(target.now, everything=True)
-    with target.engine._groups:
-        target.engine._tables.sweep(target.now)
+    stores.sweep(target.engine, target.now, everything=True)
+    stores.sweep_groups(target.engine, target.now)
 
 
 def _check(target: Target) -> None:

@@ -234,7 +234,10 @@ class Cutter(Examiner):
             data = group[0].before
             for store in group:
                 if self.dice.random() < 0.5:
-                    data = mix(data, store.after, store.where)
+                    # A word is stored whole, also in bytes that an earlier store had changed.
+                    word = store.where[0] // WORD * WORD
+                    whole = [*range(word, word + WORD)] if store.is_word else store.where
+                    data = mix(data, store.after, whole)
                 elif not store.is_word:
                     words = {offset // WORD for offset in store.where}
                     taken = {word for word in words if self.dice.random() < 0.5}

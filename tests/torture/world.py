@@ -168,7 +168,10 @@ class World:
             # All but what identifies the store, which may have been made afresh meanwhile.
             region.segment.view[_HEAD:] = data[_HEAD:]
         # So that the same is done each time, as a process does that has just come.
-        self.engine._queues._known.clear()
+        engine = self.engine
+        engine._queues._known.clear()
+        if engine._recovered:
+            engine._recovered, engine._next_look = False, engine._after_ringing
 
     @property
     def store(self) -> Store:
