@@ -17,22 +17,28 @@ the regular look of an event loop carries out.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Protocol
 
-from .engines.guards import WeakBag, own_lock
+from .engines.guards import WeakBag
 from .exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
 
 _log = logging.getLogger("asgi_ipc")
 
 Action = Callable[[], object]
 
-#: What each thread has left, by its ident. Empty most of the time, which is all that a call asks.
-left: dict[int, deque[Action]] = {}
+#: What was left, in that order, with the ident of the thread. Empty most of the time, which is all
+#: that a call asks.
+left: dict[int, tuple[int, Action]] = {}
+_numbers = itertools.count()
+#: Seconds for which a thread waits for another one that carries out what it has left. That one ends
+#: unless it waits for this very thread, by way of the lock of a log handler, say.
+_PATIENCE = 1.0
+_FAILED = "a call that was left for later, as a lock was held, failed: %s"
 
 
 class Holder(Protocol):
@@ -55,76 +61,92 @@ def is_inside() -> bool:
     return any(holder.is_inside() for holder in _holders.alive())
 
 
-#: Held by a thread that leaves something, and by one that finds that nothing is left. A thread may
-#: take it again, and waits for nothing while it has it.
-_guard = own_lock()
-#: The threads whose actions are being carried out.
-_busy: dict[int, object] = {}
+class _Turn:
+    """The carrying out of what one thread has left."""
+
+    def __init__(self) -> None:
+        self.by = get_ident()
+        #: Taken until it is over.
+        self.over = Lock()
+        self.over.acquire()
+
+
+#: By threads: who carries out what they have left just now.
+_turns: dict[int, _Turn] = {}
 
 
 def leave(action: Action) -> None:
     """Leave something to be done when this thread is on its way out."""
-    with _guard:
-        left.setdefault(get_ident(), deque()).append(action)
+    # In one step and without a lock, for whose holder the caller would have to wait.
+    left[next(_numbers)] = get_ident(), action
 
 
 def carry_out() -> None:
     """Do what this thread has left; nothing if it still is inside."""
-    if not is_inside():
-        _carry_out(get_ident())
+    if is_inside():
+        return
+    thread = get_ident()
+    turn = _carry_out(thread)
+    if turn is not None and turn.by != thread and turn.over.acquire(timeout=_PATIENCE):
+        # It was an event loop's regular look, and what this thread does next comes after it.
+        _carry_out(thread)
 
 
 def carry_out_all() -> None:
     """Do what is left of all threads."""
     if is_inside():
         return
-    for thread in list(left):
+    for thread in dict.fromkeys(thread for thread, _ in left.copy().values()):
         _carry_out(thread)
 
 
-def _carry_out(thread: int) -> None:
-    # One at a time, whoever it is: what is left meanwhile is for it too.
-    token = object()
-    if thread not in left or _busy.setdefault(thread, token) is not token:
-        return
-    try:
-        while not _is_done(thread):
-            actions = left[thread]
-            try:
-                actions[0]()
-            except Reentered:
-                return
-            except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
-                _log.error("a call that was left for later, as a lock was held, failed: %s", error)
-            except BaseException:
-                actions.popleft()  # It is begun, and must not come twice.
-                raise
-            actions.popleft()
-    finally:
-        _busy.pop(thread, None)
+def _carry_out(thread: int) -> _Turn | None:
+    """Do what a thread has left, unless that is being done: then the turn that is at it."""
+    # Again and again, as something may be left in the last moment of a turn.
+    while _left_by(thread):
+        turn = _Turn()
+        try:
+            other = _turns.setdefault(thread, turn)
+            if other is not turn:
+                return other
+            # What is left meanwhile is for this turn too.
+            while actions := _left_by(thread):
+                for number, action in actions:
+                    if number not in left:
+                        continue  # This is a child now that the action before has forked.
+                    try:
+                        action()
+                    except Reentered:
+                        return None
+                    except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
+                        _log.error(_FAILED, error)
+                    except BaseException:
+                        left.pop(number, None)  # It is begun, and must not come twice.
+                        raise
+                    left.pop(number, None)
+        finally:
+            if _turns.get(thread) is turn:
+                del _turns[thread]
+            turn.over.release()
+    return None
 
 
-def _is_done(thread: int) -> bool:
-    with _guard:
-        if left.get(thread):
-            return False
-        left.pop(thread, None)
-        return True
+def _left_by(thread: int) -> list[tuple[int, Action]]:
+    # A copy of a dict is made in one step.
+    return [(number, action) for number, (by, action) in left.copy().items() if by == thread]
 
 
 def is_waiting() -> bool:
     """Whether something that this thread has left is still to be done, so that what it does now
     would come before it. Does what can be done."""
     carry_out()
-    return get_ident() in left
+    return bool(_left_by(get_ident()))
 
 
 def _after_fork_in_child() -> None:
     """What the parent left the parent does."""
-    global _guard
-    _guard = own_lock()
     left.clear()
-    _busy.clear()
+    _turns.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -249,7 +249,7 @@ def test_a_pipe_bell_is_mute_in_a_forked_child() -> None:
 
 def test_a_pipe_bells_descriptors_are_not_inherited_and_do_not_block() -> None:
     bell = PipeBell()
-    for descriptor in (bell._reader, bell._writer):
+    for descriptor in bell._descriptors._pair:
         assert not os.get_inheritable(descriptor)
         assert not os.get_blocking(descriptor)
     bell.close()

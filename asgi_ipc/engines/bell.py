@@ -15,7 +15,7 @@ import struct
 from collections.abc import Collection
 from zlib import crc32
 
-from .guards import own_lock
+from .guards import Descriptors
 
 #: Length of a ring.
 RING_BYTES = 4
@@ -47,6 +47,18 @@ def rung_for(rings: bytes) -> Collection[int] | None:
     return None if 0 in hints else hints
 
 
+def read_rings(reader: int, _: int) -> bytes:
+    """All that can be read from a bell at once."""
+    rings = b""
+    try:
+        rings = rest = os.read(reader, AT_ONCE)
+        while len(rest) == AT_ONCE:
+            rest = os.read(reader, AT_ONCE)
+    except OSError:
+        pass  # There is no more.
+    return rings
+
+
 class PipeBell:
     """A `asgi_ipc.engines.base.Bell` over a pipe, good for the process that made it.
 
@@ -55,20 +67,17 @@ class PipeBell:
     """
 
     def __init__(self) -> None:
-        # os.pipe gives close-on-exec descriptors; a program we start has no business here.
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
         self._process = os.getpid()
-        # Held around each use of a descriptor: the number of one that another thread has
-        # just closed may belong to somebody's socket by now.
-        self._lock = own_lock()
-        # It was closed by code that interrupted one of its methods, which will do it.
-        self._closing = False
+        self._descriptors = Descriptors()
+        # os.pipe gives close-on-exec descriptors; a program we start has no business here.
+        reader, writer = os.pipe()
+        self._descriptors.set(reader, writer)
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
 
     def fileno(self) -> int:
         """The readable end, or -1 once closed."""
-        return -1 if self._closing else self._reader
+        return self._descriptors.reader()
 
     def ring(self) -> None:
         """Make it readable; on a closed bell do nothing."""
@@ -78,53 +87,32 @@ class PipeBell:
         """Ring, and return whether the bell can be heard: False once closed, or after a fork."""
         if self._process != os.getpid():
             return False
-        with self._lock:
-            if self._writer < 0:
-                return False
+
+        def write(_: int, writer: int) -> bool:
             try:
-                os.write(self._writer, ring)
+                os.write(writer, ring)
             except BlockingIOError:
                 pass  # Full of rings that nobody has cleared: it is readable, which is all.
-        if self._closing:
-            self.close()
-        return True
+            return True
+
+        return self._descriptors.use(write, False)
 
     def clear(self) -> Collection[int] | None:
         """Forget the rings so far, and return what they were for (`rung_for`)."""
         if self._process != os.getpid():
             return ()
-        rings = b""
-        with self._lock:
-            if self._reader >= 0:
-                try:
-                    rings = rest = os.read(self._reader, AT_ONCE)
-                    while len(rest) == AT_ONCE:
-                        rest = os.read(self._reader, AT_ONCE)
-                except BlockingIOError:
-                    pass
-        if self._closing:
-            self.close()
-        return rung_for(rings)
+        return rung_for(self._descriptors.use(read_rings, b""))
 
     def close(self) -> None:
         """Give the descriptors back. May be called twice, and in a forked child."""
         if self._process != os.getpid():
-            # The lock may have been held by a thread that does not exist here.
-            self._lock = own_lock()
-        elif self._lock._is_owned():
-            self._closing = True
-            return
-        with self._lock:
-            for descriptor in (self._reader, self._writer):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._reader = self._writer = -1
-            self._closing = False
+            self._descriptors.after_fork()
+        else:
+            self._descriptors.close()
 
     def __del__(self) -> None:
-        # os.pipe may have failed, and then there is nothing to close.
-        if hasattr(self, "_closing"):
+        if hasattr(self, "_descriptors"):
             self.close()
 
 
-__all__ = ["ANY", "AT_ONCE", "PipeBell", "hint", "ring_for", "rung_for"]
+__all__ = ["ANY", "AT_ONCE", "PipeBell", "hint", "read_rings", "ring_for", "rung_for"]

@@ -9,12 +9,15 @@ never end. So each lock of ours can be asked whether the calling thread holds it
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar, cast
 
 _Kept = TypeVar("_Kept")
+_Result = TypeVar("_Result")
 
 
 class OwnLock(Protocol):
@@ -42,6 +45,63 @@ class OwnLock(Protocol):
 def own_lock() -> OwnLock:
     """A new lock, free."""
     return cast(OwnLock, threading.RLock())
+
+
+class Descriptors:
+    """Two descriptors that any thread may use, and any may close, without waiting for another.
+
+    The number of a descriptor that is closed may belong to a stranger's socket the next moment. So
+    who closes them while others use them leaves that to the last of these. A lock would do, too;
+    but then a thread that holds another lock would wait for this one, while code that interrupts
+    the holder of this one waits for that.
+    """
+
+    def __init__(self) -> None:
+        self._pair: tuple[int, int] = (-1, -1)
+        #: Has the pair while it is open. What takes it closes it.
+        self._open: list[tuple[int, int]] = []
+        self._users: dict[object, None] = {}
+        self.is_closing = False
+
+    def set(self, reader: int, writer: int) -> None:
+        """Be these from now on."""
+        self._pair = reader, writer
+        self._open.append(self._pair)
+
+    def reader(self) -> int:
+        """The first, or -1 once closed."""
+        return -1 if self.is_closing else self._pair[0]
+
+    def use(self, action: Callable[[int, int], _Result], otherwise: _Result) -> _Result:
+        """Call it with both, which stay open meanwhile; ``otherwise`` if they are closed."""
+        token = object()
+        try:
+            self._users[token] = None
+            # Asked after that, as `close` notes that it is wanted before it asks for users.
+            if self.is_closing:
+                return otherwise
+            return action(*self._pair)
+        finally:
+            self._users.pop(token, None)
+            if self.is_closing:
+                self.close()
+
+    def close(self) -> None:
+        """Close them, now or after the last use of them. May be called twice."""
+        self.is_closing = True
+        if self._users:
+            return
+        try:
+            pair = self._open.pop()
+        except IndexError:
+            return
+        for descriptor in pair:
+            os.close(descriptor)
+
+    def after_fork(self) -> None:
+        """In the child: close them, as no thread of the parent's uses them here."""
+        self._users.clear()
+        self.close()
 
 
 class WeakBag(Generic[_Kept]):
@@ -83,4 +143,4 @@ class WeakBag(Generic[_Kept]):
         return len(self._references)
 
 
-__all__ = ["OwnLock", "WeakBag", "own_lock"]
+__all__ = ["Descriptors", "OwnLock", "WeakBag", "own_lock"]

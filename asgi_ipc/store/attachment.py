@@ -24,6 +24,7 @@ from ..exceptions import (
 )
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .belongings import NAMES
+from .directory import StoreDirectory
 from .heap import Heap, Pause
 from .journal import Change
 from .layout import (
@@ -437,8 +438,18 @@ class Attachment:
         self._recovered = False
         store = self._store
         if store is not None:
-            for _, name in bells_in(store.directory):
-                ring_once(store.directory, name)
+            directory = store.directory.share()
+        else:
+            # Another thread has just closed it; who waits in other processes is still to be told.
+            try:
+                directory = StoreDirectory.open(self._place, make=False)
+            except (OSError, StoreUnavailable):
+                return
+        try:
+            for _, name in bells_in(directory):
+                ring_once(directory, name)
+        finally:
+            directory.close()
 
     # ---- upkeep
 

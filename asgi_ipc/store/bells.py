@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from ..engines.base import IDENTITY_BYTES
-from ..engines.bell import ANY, AT_ONCE, rung_for
-from ..engines.guards import own_lock
+from ..engines.bell import ANY, read_rings, rung_for
+from ..engines.guards import Descriptors, own_lock
 from ..exceptions import StoreUnavailable
 from .directory import StoreDirectory
 from .place import unusable
@@ -97,13 +97,8 @@ class FifoBell:
         self.name = bell_name(identity, number)
         self.path = os.path.join(directory.path, self.name)
         self.number = number
-        # Held around each use of a descriptor: the number of one that another thread has just
-        # closed may belong to a stranger's socket by now.
-        self._lock = own_lock()
-        self._reader = self._writer = -1
+        self._descriptors = Descriptors()
         self._lost = False
-        # It was closed by code that interrupted one of its methods, which will do it.
-        self._closing = False
         self._directory = directory.share()
         #: Whether its number is in use.
         self.is_open = True
@@ -121,21 +116,26 @@ class FifoBell:
             raise
 
     def _open(self, directory: StoreDirectory) -> None:
-        self._reader = directory.open_file(self.name, os.O_RDONLY)
-        status = os.fstat(self._reader)
-        self._writer = directory.open_file(self.name, os.O_WRONLY)
+        reader = directory.open_file(self.name, os.O_RDONLY)
+        try:
+            writer = directory.open_file(self.name, os.O_WRONLY)
+        except BaseException:
+            os.close(reader)
+            raise
+        self._descriptors.set(reader, writer)
+        status = os.fstat(reader)
         # Before anything is changed: a member of the group may have put another file there.
         if (
             not _is_bell(status, directory.place)
             or status.st_uid != os.geteuid()
-            or not os.path.samestat(status, os.fstat(self._writer))
+            or not os.path.samestat(status, os.fstat(writer))
         ):
             raise OSError(errno.EEXIST, "another user put something else there")
-        directory.finish_file(self._reader, status)
+        directory.finish_file(reader, status)
 
     def fileno(self) -> int:
         """The descriptor to wait for; -1 once closed, or lost."""
-        return -1 if self._lost or self._closing else self._reader
+        return -1 if self._lost else self._descriptors.reader()
 
     def look(self) -> None:
         """Find out whether the FIFO still lies where others look for it; if not, it is lost.
@@ -143,68 +143,51 @@ class FifoBell:
         It can't be put back. A receiver that waits for it sees that it has no descriptor any
         more and makes another; until it is closed, its descriptors stay open.
         """
-        with self._lock:
-            if self._reader < 0:
-                return
+
+        def is_elsewhere(reader: int, _: int) -> bool:
             try:
-                self._lost = not os.path.samestat(os.lstat(self.path), os.fstat(self._reader))
+                return not os.path.samestat(os.lstat(self.path), os.fstat(reader))
             except OSError:
-                self._lost = True
+                return True
+
+        self._lost = self._descriptors.use(is_elsewhere, self._lost)
 
     def clear(self) -> Collection[int] | None:
         """Forget the rings so far, and return what they were for (`rung_for`)."""
-        rings = b""
-        with self._lock:
-            if self._reader >= 0:
-                try:
-                    rings = rest = os.read(self._reader, AT_ONCE)
-                    while len(rest) == AT_ONCE:
-                        rest = os.read(self._reader, AT_ONCE)
-                except OSError:
-                    pass  # There was none.
-        if self._closing:
-            self.close()
-        return rung_for(rings)
+        return rung_for(self._descriptors.use(read_rings, b""))
 
     def ring(self) -> None:
         """Ring it from this process."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._writer >= 0:
-                os.write(self._writer, ANY)
-        if self._closing:
-            self.close()
+        self._descriptors.use(_ring_any, None)
 
     def close(self) -> None:
         """Take it down."""
-        if self._lock._is_owned():
-            self._closing = True
-            return
         # Once dropped or closed, the path may be another process's.
-        if self._writer >= 0:
+        if not self._descriptors.is_closing:
             with contextlib.suppress(OSError):
                 self._directory.unlink(self.name)
             self.drop()
-        self._closing = False
 
     def __del__(self) -> None:
         if hasattr(self, "is_open"):  # Else it was never made.
             self.close()
 
     def after_fork(self) -> None:
-        """In the child: it is the parent's, and so may be the thread that has the lock."""
-        self._lock = own_lock()
+        """In the child: it is the parent's."""
+        self._descriptors.after_fork()
         self.drop()
 
     def drop(self) -> None:
         """Close the descriptors and leave the FIFO to the process that owns it."""
-        with self._lock:
-            for descriptor in (self._reader, self._writer):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._reader = self._writer = -1
-            if self.is_open:
-                self.is_open = False
-                self._directory.close()
+        self._descriptors.close()
+        if self.is_open:
+            self.is_open = False
+            self._directory.close()
+
+
+def _ring_any(_: int, writer: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(writer, ANY)
 
 
 def ring_once(directory: StoreDirectory, name: str, ring: bytes = ANY) -> bool:
@@ -242,10 +225,20 @@ class Ringer:
 
         ``open_bell`` opens a bell for writing; raises OSError.
         """
-        if self._lock._is_owned():
-            # Python runs other code in the middle of this method, which has the writers in hand.
+        is_heard = self._ring(bell, open_bell, ring)
+        if self._closing:
+            self.close()
+        return is_heard
+
+    def _ring(self, bell: int, open_bell: Callable[[int], int], ring: bytes) -> bool:
+        lock = self._lock
+        # Never waits: Python may run other code in the middle of this method, which has the
+        # writers in hand, and that may wait for what the caller holds.
+        if lock._is_owned():
             return _ring_once(partial(open_bell, bell), ring)
-        with self._lock:
+        try:
+            if not lock.acquire(False):
+                return _ring_once(partial(open_bell, bell), ring)
             try:
                 writer = self._writers.get(bell, -1)
                 try:
@@ -264,8 +257,10 @@ class Ringer:
                 # Anything else (out of descriptors, say) must not fail a push that is
                 # done: the receiver looks again by itself within a second.
                 return error.errno not in _GONE
-        if self._closing:
-            self.close()
+        finally:
+            # Asked, as a signal's handler may raise just when it was taken.
+            if lock._is_owned():
+                lock.release()
         return True
 
     def _open(self, bell: int, open_bell: Callable[[int], int]) -> int:
@@ -281,13 +276,19 @@ class Ringer:
 
     def close(self) -> None:
         """Close the writers."""
-        if self._lock._is_owned():
-            self._closing = True
+        # Noted first: who rings just now asks for it afterwards.
+        self._closing = True
+        lock = self._lock
+        if lock._is_owned():
             return
-        with self._lock:
-            self._closing = False
-            while self._writers:
-                os.close(self._writers.popitem()[1])
+        try:
+            if lock.acquire(False):
+                self._closing = False
+                while self._writers:
+                    os.close(self._writers.popitem()[1])
+        finally:
+            if lock._is_owned():
+                lock.release()
 
 
 def open_writer(directory: StoreDirectory, name: str) -> int:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 
 from ..exceptions import StoreUnavailable
 from .place import check_owner, described, unusable
@@ -27,8 +26,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PASS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
-_count_lock = threading.Lock()
-
 
 class StoreDirectory:
     """The open directory of one store. It is closed when all that share it have closed it."""
@@ -37,7 +34,9 @@ class StoreDirectory:
         self.place = place
         self.path = place.directory
         self._descriptor = descriptor
-        self._users = 1
+        # One entry for each user, and one that the last of them takes to close it: no lock, which
+        # code that interrupts its holder would wait for in vain.
+        self._users, self._is_last = [None], [None]
 
     @classmethod
     def open(cls, place: Place, make: bool = True) -> StoreDirectory:
@@ -63,15 +62,15 @@ class StoreDirectory:
 
     def share(self) -> StoreDirectory:
         """Return it for one user more, who closes it in turn."""
-        with _count_lock:
-            self._users += 1
+        self._users.append(None)
         return self
 
     def close(self) -> None:
         """Close it for one user."""
-        with _count_lock:
-            self._users -= 1
+        with contextlib.suppress(IndexError):  # Another has just closed it.
+            self._users.pop()
             if not self._users:
+                self._is_last.pop()
                 descriptor, self._descriptor = self._descriptor, -1
                 os.close(descriptor)
 

@@ -185,21 +185,21 @@ class Lanes(LaneExtents):
             if at >= end:
                 raise strayed()
             start *= WORD
-            message = view[start : start + size].tobytes()
-            taken.append(_made(Popped, (message, deadline)))
+            taken.append(_made(Popped, (view[start : start + size].tobytes(), deadline)))
             gone += 1
         went = out >> COUNT_SHIFT
+        goes = went + gone
         if at == stop:
             if lane != last:
                 change: Change = {GONE: words[GONE] + gone}
-                self.move_out(change, queue, went + gone, at)
+                self.move_out(change, queue, goes, at)
                 self._heap.commit(change)
                 return True
-            if went + gone != into >> COUNT_SHIFT:
+            if goes != into >> COUNT_SHIFT:
                 raise strayed()
         total = words[GONE]
         words[STATE] = POPPING | (went - total & NOTED_MASK) << NOTED_SHIFT | queue
-        words[queue + Q_OUT] = went + gone << COUNT_SHIFT | at
+        words[queue + Q_OUT] = goes << COUNT_SHIFT | at
         words[GONE] = total + gone
         words[STATE] = IDLE
         return True

@@ -292,7 +292,7 @@ class Queues:
             # Remembered, so that `peek` can tell that it is empty.
             self.find(name)
         heads = words[address + Q_HEADS]
-        if heads >> FRONT_SHIFT:
+        if heads and heads >> FRONT_SHIFT:
             self._lists.pop(taken, address, FRONT_SHIFT, limit, now)
         while self._lanes.pop(taken, address, limit - len(taken), now):
             if len(taken) >= limit:
