@@ -21,7 +21,7 @@ from functools import cache
 from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
-from .belongings import folder_mark
+from .belongings import folder_mark, folder_said
 from .files import SHM, FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
@@ -55,13 +55,18 @@ _FOLDER = slice(72, 128)
 def folder_of_marks(token: str, known: Iterable[str]) -> str | None:
     """Return the directory of the store whose marks have that token in their name.
 
-    A long path is not written down, and only recognized among the ``known`` ones.
+    A long path is not written down, and only recognized among the ``known`` ones. Marks of
+    another user, and what is no plain file, say nothing.
     """
-    with contextlib.suppress(OSError), open(f"{SHM}/asgi_ipc.{token}.marks", "rb") as file:
-        said = file.read(_FOLDER.stop)[_FOLDER]
-        if said.startswith(b"/"):
-            return os.fsdecode(said.rstrip(b"\0"))
-        return next((each for each in known if folder_mark(each) == said), None)
+    path = f"{SHM}/asgi_ipc.{token}.marks"
+    with contextlib.suppress(OSError):
+        if not _is_own(path):
+            return None
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            said = file.read(_FOLDER.stop)[_FOLDER]
+        return folder_said(said) or next(
+            (each for each in known if folder_mark(each) == said), None
+        )
     return None
 
 
