@@ -37,6 +37,8 @@ from .segment import Place, public_token
 
 #: How the file of a semaphore begins: in the GNU C library, and in musl.
 _BEGINNINGS = "sem.", ""
+#: How the name of a semaphore itself begins.
+_SEMAPHORES = "asgi_ipc."
 #: More than a semaphore takes on any system.
 _SIZE = 64
 #: What is used of a class that Python keeps for itself.
@@ -71,7 +73,7 @@ def folder_of_marks(token: str, known: Iterable[str]) -> str | None:
 
 
 def _semaphore(store_id: bytes, byte: int) -> str:
-    return f"asgi_ipc.{public_token(store_id, 'locks')}.{byte}"
+    return f"{_SEMAPHORES}{public_token(store_id, 'locks')}.{byte}"
 
 
 def _marks(store_id: bytes) -> str:
@@ -99,6 +101,14 @@ def _is_own(path: str) -> bool:
         and status.st_nlink == 1
         and not status.st_mode & 0o022
     )
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether there is a file, and it is not this user's alone."""
+    try:
+        return not _is_own(path)
+    except FileNotFoundError:
+        return False
 
 
 def _make_semaphore(path: str, mode: int) -> None:
@@ -164,8 +174,12 @@ class SemaphoreLocks(RecordLocks):
             open_semaphore(f"/{name}").release()
 
     def _attach(self, store_id: bytes) -> None:
-        found = [path for path in _files(store_id) if os.path.lexists(path)]
-        foreign = [path for path in found if not _is_own(path)]
+        foreign = [path for path in _files(store_id) if _is_foreign(path)]
+        if foreign:
+            # The name that the other C library has is not taken, and anybody may take it.
+            with contextlib.suppress(OSError, StoreUnavailable):
+                opened = f"{SHM}/{_beginning()}{_SEMAPHORES}", _marks(store_id)
+                foreign = [path for path in foreign if path.startswith(opened)]
         if foreign:
             raise StoreUnavailable(
                 f"{foreign[0]!r} is not a file of this user's alone and was left as it is; choose "
