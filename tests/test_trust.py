@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import itertools
+import mmap
 import os
 import pwd
 import random
@@ -860,6 +861,26 @@ def test_root_looks_at_a_users_store_and_nothing_of_it_is_changed(
     assert after == before
     assert record_of(Place(str(shared / "store"), 0o660, GROUP, False)) is not None
     as_user(OWNER, lambda: members_store(shared, kind).destroy())
+
+
+@pytest.mark.parametrize("kind", [PosixEngine, MmapEngine])
+def test_memory_that_is_cut_in_the_moment_it_is_opened_is_a_documented_error(
+    kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = members_store(shared, kind)
+
+    def cut(descriptor: int, size: int) -> mmap.mmap:
+        os.ftruncate(descriptor, size // 2)
+        return mapped(descriptor, size)
+
+    mapped = mmap.mmap
+    before = dict(sidecar._registry)
+    monkeypatch.setattr(mmap, "mmap", cut)
+    with pytest.raises(StoreUnavailable, match="cut while it was opened"):
+        members_store(shared, kind)
+    assert sidecar._registry == before
+    monkeypatch.undo()
+    engine.destroy()
 
 
 # ---- the doctor, run by root
