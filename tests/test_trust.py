@@ -883,6 +883,29 @@ def test_memory_that_is_cut_in_the_moment_it_is_opened_is_a_documented_error(
     engine.destroy()
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
+    kind: type[SharedMemoryEngine], below: bool, monkeypatch: pytest.MonkeyPatch, ground: Path
+) -> None:
+    """As a process that makes a store leaves it if it is killed, or a member has renamed it."""
+    monkeypatch.setattr(kind, "default_parent", classmethod(lambda _: str(ground)))
+    folder = ground / f"asgi_ipc-group-{GROUP}"
+    folder.mkdir(mode=0o700)
+    if below:
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o770)
+        folder /= "store"
+        folder.mkdir(mode=0o700)
+    for call in (check, remove):
+        with pytest.raises(StoreUnavailable, match="there is no store"):
+            call("store", kind.name, {"group": GROUP})
+    result = look_at_store(kind.name, "store", {"group": GROUP})
+    assert result["works"]
+    assert "there is none" in result["detail"]
+    status = folder.lstat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o700, 0)
+
+
 # ---- the doctor, run by root
 
 

@@ -208,6 +208,8 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
     try:
         status = os.fstat(folder)
         if (made or own) and _is_unfinished(folder, status, mode, place):
+            if not make:  # Who only looks finishes nothing; and there is nothing in it.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             if place.gid is not None:
                 os.fchown(folder, -1, place.gid)
             os.fchmod(folder, mode)
@@ -218,7 +220,7 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
         if made:
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=above)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise unusable("make the directory", path, error) from error
         raise
     return folder
