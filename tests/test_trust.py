@@ -32,7 +32,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
-from asgi_ipc.store import sidecar
+from asgi_ipc.store import directory, sidecar
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
@@ -904,6 +904,26 @@ def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
     assert "there is none" in result["detail"]
     status = folder.lstat()
     assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o700, 0)
+
+
+def test_a_folder_on_the_way_that_another_makes_just_now_is_refused(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.chmod(0o1777)
+    real = directory.check_way
+
+    def check_way(path: str, place: Place) -> None:
+        try:
+            real(path, place)
+        except FileNotFoundError:
+            as_user(MEMBER, lambda: (ground / "new").mkdir(mode=0o777))
+            monkeypatch.undo()
+            raise
+
+    monkeypatch.setattr(directory, "check_way", check_way)
+    with pytest.raises(StoreUnavailable, match=f"belongs to user {MEMBER}"):
+        open_store(ground / "new" / "folder")
+    assert list((ground / "new").iterdir()) == []
 
 
 # ---- the doctor, run by root

@@ -170,6 +170,9 @@ def _open_base(place: Place, make: bool) -> int:
     except OSError as error:
         raise unusable("reach the directory", path, error) from error
     try:
+        if not place.private:
+            # What was missing on the way may have been made since, by another user.
+            check_way(os.path.dirname(path), place)
         above = os.open(os.path.dirname(path), _PASS)
     except OSError as error:
         raise unusable("make the directory", path, error) from error
