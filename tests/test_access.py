@@ -17,10 +17,12 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store import semaphore_locks
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.locks import SEMAPHORE
 from asgi_ipc.store.segment import public_token
+from asgi_ipc.store.semaphore_locks import no_new_ones
 
 from .doubles import watchdog  # noqa: F401
 from .stores import KIB, assert_sound, open_store, record, start
@@ -86,6 +88,43 @@ def test_another_user_can_not_keep_processes_out_by_taking_names_beside_the_sema
             os.close(tell)
             for path in paths:
                 path.unlink(missing_ok=True)
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["sem.asgi_ipc.{}.1", "sem.asgi_ipc.{}.2", "asgi_ipc.{}.marks"])
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_name_that_another_user_takes_while_a_store_is_made_is_left_to_him(
+    what: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if no_new_ones() is not None or semaphore_locks._beginning() != "sem.":
+        pytest.skip("no such semaphores here")
+    real = semaphore_locks.SemaphoreLocks._create
+    taken: list[Path] = []
+
+    def create(locks: semaphore_locks.SemaphoreLocks, store_id: bytes) -> None:
+        if len(taken) < times:
+            path = Path("/dev/shm") / what.format(public_token(store_id, "locks"))
+            path.touch()
+            os.chown(path, NOBODY, NOBODY)
+            taken.append(path)
+        real(locks, store_id)
+
+    monkeypatch.setattr(semaphore_locks.SemaphoreLocks, "_create", create)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        try:
+            if times == 1:
+                open_store(Path(name)).destroy()
+            else:
+                with pytest.raises(StoreUnavailable, match="names were taken 10 times") as told:
+                    open_store(Path(name))
+                assert str(taken[-1]) in str(told.value)
+            assert len(taken) == min(times, 10)
+            tokens = {path.name.split(".")[-2] for path in taken}
+            left = [path for path in Path("/dev/shm").iterdir() if tokens & {*path.name.split(".")}]
+            assert sorted(left) == sorted(taken)
+        finally:
+            for path in taken:
+                path.unlink()
 
 
 @needs_root

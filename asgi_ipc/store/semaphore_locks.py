@@ -145,6 +145,8 @@ class SemaphoreLocks(RecordLocks):
         if create:
             try:
                 self._create(store_id)
+            except FileExistsError:
+                raise  # Taken, and tried again with the names of another id.
             except OSError as error:
                 raise StoreUnavailable(
                     f"can't make semaphores in {free_space(SHM)}: {error.strerror}; make room "
