@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,114 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.store import semaphore_locks
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.locks import SEMAPHORE
+from asgi_ipc.store.segment import public_token
+from asgi_ipc.store.semaphore_locks import no_new_ones
 
 from .doubles import watchdog  # noqa: F401
-from .stores import KIB, assert_sound, open_store, record
+from .stores import KIB, assert_sound, open_store, record, start
 from .users import NOBODY, as_nobody, needs_root, public_path
 
 __all__ = ["public_path"]
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("all_the_time", [False, True])
+def test_another_user_can_not_keep_processes_out_by_taking_names_beside_the_semaphores(
+    kind: type[SharedMemoryEngine], all_the_time: bool
+) -> None:
+    """Each C library has another name for them, and that of the one not in use is free."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        engine = open_store(Path(name), kind)
+        assert engine._store is not None
+        if engine._store.sidecar.kind != SEMAPHORE:
+            engine.destroy()
+            pytest.skip("no semaphores here")
+        engine.push([record(engine, b"a", b"kept")])
+        token = public_token(engine._store.store_id, "locks")
+        paths = [
+            path
+            for beginning in ("", "sem.")
+            for byte in (1, 2)
+            if not (path := Path(f"/dev/shm/{beginning}asgi_ipc.{token}.{byte}")).exists()
+        ]
+        assert len(paths) == 2
+        engine.close()
+        ready, tell = os.pipe()
+
+        def plant() -> None:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            while True:
+                for path in paths:
+                    path.touch()
+                os.write(tell, b"!")
+                if not all_the_time:
+                    return
+                for path in paths:
+                    path.unlink()
+
+        child = start(plant)
+        try:
+            assert os.read(ready, 1)
+            os.set_blocking(ready, False)
+            for _ in range(300 if all_the_time else 1):
+                open_store(Path(name), kind).close()
+                with contextlib.suppress(BlockingIOError):
+                    os.read(ready, 4096)
+            again = open_store(Path(name), kind)
+            assert again.pop(b"a")[0].payload == b"kept"
+            again.destroy()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(ready)
+            os.close(tell)
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["sem.asgi_ipc.{}.1", "sem.asgi_ipc.{}.2", "asgi_ipc.{}.marks"])
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_name_that_another_user_takes_while_a_store_is_made_is_left_to_him(
+    what: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if no_new_ones() is not None or semaphore_locks._beginning() != "sem.":
+        pytest.skip("no such semaphores here")
+    real = semaphore_locks.SemaphoreLocks._create
+    taken: list[Path] = []
+
+    def create(locks: semaphore_locks.SemaphoreLocks, store_id: bytes) -> None:
+        if len(taken) < times:
+            path = Path("/dev/shm") / what.format(public_token(store_id, "locks"))
+            path.touch()
+            os.chown(path, NOBODY, NOBODY)
+            taken.append(path)
+        real(locks, store_id)
+
+    monkeypatch.setattr(semaphore_locks.SemaphoreLocks, "_create", create)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        try:
+            if times == 1:
+                open_store(Path(name)).destroy()
+            else:
+                with pytest.raises(StoreUnavailable, match="names were taken 10 times") as told:
+                    open_store(Path(name))
+                assert str(taken[-1]) in str(told.value)
+            assert len(taken) == min(times, 10)
+            tokens = {path.name.split(".")[-2] for path in taken}
+            left = [path for path in Path("/dev/shm").iterdir() if tokens & {*path.name.split(".")}]
+            assert sorted(left) == sorted(taken)
+        finally:
+            for path in taken:
+                path.unlink()
 
 
 @needs_root

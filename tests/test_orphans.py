@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import shutil
@@ -16,13 +17,14 @@ import pytest
 from asgi_ipc.doctor.orphans import Orphan, find_orphans, remove_orphan
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
-from asgi_ipc.store import belongings
+from asgi_ipc.store import belongings, layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.segment import public_token
 
 from .doubles import watchdog  # noqa: F401
 from .namespaces import run_on
 from .stores import assert_gone, open_store, record, start, wait
+from .users import NOBODY, needs_root
 
 if not (os.path.isdir("/dev/shm") and os.path.exists("/proc/sysvipc/shm")):
     pytest.skip("this system does not list its shared memory", allow_module_level=True)
@@ -217,3 +219,84 @@ def test_without_a_prefix_the_command_says_what_to_do() -> None:
     assert status == 2
     assert "PREFIX" in said
     assert "--orphans" in said
+
+
+# ---- what other users put there
+
+
+def as_root_finds(part: str) -> None:
+    """Nothing that others have put there keeps root from finding what is root's."""
+    folder = Path(tempfile.mkdtemp(prefix="o-", dir="/dev/shm"))
+    folder.chmod(0o755)
+    mine = open_store(folder, PosixEngine)
+    names = names_of(mine)
+    mine.close()
+    shutil.rmtree(folder / "store")
+    shared = open_store(folder / "shared", PosixEngine, group=NOBODY)
+    (memory, _) = names_of(shared)["posix"]
+    shared.close()
+
+    def put() -> None:
+        if part == "a name that is no text":
+            descriptor = os.open(b"/dev/shm/\xff", os.O_RDWR | os.O_CREAT, 0o600)
+            os.ftruncate(descriptor, 4096)
+            kept = mmap.mmap(descriptor, 4096)
+            os.write(tell, b"!")
+            os.read(go, 1)
+            kept.close()
+            return
+        said = b"/a\0b" if part == "no path" else os.fsencode(folder / "shared/store")
+        if part == "memory of the group":
+            view = os.open(f"/dev/shm{memory}", os.O_RDWR)
+            os.pwrite(view, b"/a\0b".ljust(40, b"\0"), layout.W_FOLDER * layout.WORD)
+        elif part == "memory given to root":
+            import sysv_ipc
+
+            segment = sysv_ipc.SharedMemory(4711, sysv_ipc.IPC_CREX, mode=0o600, size=4096)
+            head = bytearray(512)
+            head[layout.W_MAGIC * 8 : layout.W_MAGIC * 8 + len(layout.MAGIC)] = layout.MAGIC
+            head[layout.W_FOLDER * 8 : layout.W_FOLDER * 8 + 4] = b"/a\0b"
+            segment.write(bytes(head))
+            segment.uid = 0
+        else:
+            # A link to what root made and the group may write.
+            os.link(f"/dev/shm{memory}", "/dev/shm/asgi_ipc.0123456789abcdef.1")
+            marks = Path("/dev/shm/asgi_ipc.0123456789abcdef.marks")
+            if part == "a FIFO":
+                os.mkfifo(marks, 0o666)
+            else:
+                marks.write_bytes(bytes(72) + said.ljust(56, b"\0"))
+                marks.chmod(0o666)
+        os.write(tell, b"!")
+
+    def member() -> None:
+        os.setgroups([NOBODY])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        put()
+
+    ready, tell = os.pipe()
+    go, say = os.pipe()
+    child = start(member)
+    assert os.read(ready, 1)
+    status, said = run("--orphans")
+    os.write(say, b"!")
+    assert wait(child) == 0
+    assert status == 1, said
+    for name in (*names["posix"], *names["locks"]):
+        assert f": {name}: there is no store at '{folder}/store' any more\n" in said
+    run("--orphans", "--remove")
+    assert of(names) == []
+    assert os.path.exists(f"/dev/shm{memory}"), "it is of a store"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("a name that is no text", "a FIFO", "marks of a group's store", "no path"),
+        *("memory of the group", "memory given to root"),
+    ],
+)
+def test_what_other_users_put_there_stops_nobody(part: str) -> None:
+    run_on("mount -t tmpfs none /dev/shm", as_root_finds, part, kinds=NAMESPACES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import itertools
+import mmap
 import os
 import pwd
 import random
@@ -23,13 +24,15 @@ from typing import Any
 import pytest
 
 from asgi_ipc.check import check, remove
+from asgi_ipc.doctor.attempt import NotTried
 from asgi_ipc.doctor.engines import look_at_store
-from asgi_ipc.doctor.stores import record_of
+from asgi_ipc.doctor.stores import clear_away, record_of
+from asgi_ipc.doctor.trying import private_folder
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
-from asgi_ipc.store import sidecar
+from asgi_ipc.store import directory, sidecar
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
@@ -858,3 +861,122 @@ def test_root_looks_at_a_users_store_and_nothing_of_it_is_changed(
     assert after == before
     assert record_of(Place(str(shared / "store"), 0o660, GROUP, False)) is not None
     as_user(OWNER, lambda: members_store(shared, kind).destroy())
+
+
+@pytest.mark.parametrize("kind", [PosixEngine, MmapEngine])
+def test_memory_that_is_cut_in_the_moment_it_is_opened_is_a_documented_error(
+    kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = members_store(shared, kind)
+
+    def cut(descriptor: int, size: int) -> mmap.mmap:
+        os.ftruncate(descriptor, size // 2)
+        return mapped(descriptor, size)
+
+    mapped = mmap.mmap
+    before = dict(sidecar._registry)
+    monkeypatch.setattr(mmap, "mmap", cut)
+    with pytest.raises(StoreUnavailable, match="cut while it was opened"):
+        members_store(shared, kind)
+    assert sidecar._registry == before
+    monkeypatch.undo()
+    engine.destroy()
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
+    kind: type[SharedMemoryEngine], below: bool, monkeypatch: pytest.MonkeyPatch, ground: Path
+) -> None:
+    """As a process that makes a store leaves it if it is killed, or a member has renamed it."""
+    monkeypatch.setattr(kind, "default_parent", classmethod(lambda _: str(ground)))
+    folder = ground / f"asgi_ipc-group-{GROUP}"
+    folder.mkdir(mode=0o700)
+    if below:
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o770)
+        folder /= "store"
+        folder.mkdir(mode=0o700)
+    for call in (check, remove):
+        with pytest.raises(StoreUnavailable, match="there is no store"):
+            call("store", kind.name, {"group": GROUP})
+    result = look_at_store(kind.name, "store", {"group": GROUP})
+    assert result["works"]
+    assert "there is none" in result["detail"]
+    status = folder.lstat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o700, 0)
+
+
+def test_a_folder_on_the_way_that_another_makes_just_now_is_refused(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.chmod(0o1777)
+    real = directory.check_way
+
+    def check_way(path: str, place: Place) -> None:
+        try:
+            real(path, place)
+        except FileNotFoundError:
+            as_user(MEMBER, lambda: (ground / "new").mkdir(mode=0o777))
+            monkeypatch.undo()
+            raise
+
+    monkeypatch.setattr(directory, "check_way", check_way)
+    with pytest.raises(StoreUnavailable, match=f"belongs to user {MEMBER}"):
+        open_store(ground / "new" / "folder")
+    assert list((ground / "new").iterdir()) == []
+
+
+# ---- the doctor, run by root
+
+
+def test_the_doctor_removes_nothing_that_a_member_puts_in_place_of_its_store(
+    kind: type[SharedMemoryEngine], shared: Path
+) -> None:
+    """In a folder that a member may write to he can rename what he may not look into."""
+    prefix = "doctor-0123456789ab"
+    theirs = shared / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o750)
+    (theirs / "precious").write_text("precious")
+    as_user(MEMBER, lambda: os.rename(theirs, shared / prefix))
+    clear_away(kind, prefix, {"directory": str(shared), "group": GROUP})
+    assert (shared / prefix / "precious").read_text() == "precious"
+
+
+def test_a_store_of_the_doctor_s_that_was_left_is_cleared_away(
+    kind: type[SharedMemoryEngine], shared: Path
+) -> None:
+    def crash() -> None:
+        engine = kind(
+            "doctor-0123456789ab",
+            directory=shared,
+            group=GROUP,
+            channel_memory=512 * KIB,
+            group_memory=256 * KIB,
+        )
+        engine.pop(b"a", 1, engine.bell())
+        os._exit(0)
+
+    in_child(crash)
+    clear_away(kind, "doctor-0123456789ab", {"directory": str(shared), "group": GROUP})
+    assert list(shared.iterdir()) == []
+
+
+@pytest.mark.parametrize("who", ["members", "all", "owner"])
+def test_the_doctor_tries_nothing_by_path_where_others_can_put_something_else(
+    who: str, shared: Path
+) -> None:
+    if who == "all":
+        shared.chmod(0o777)
+    elif who == "owner":
+        os.chown(shared, MEMBER, GROUP)
+        shared.chmod(0o755)
+    for parent in (shared, shared / "not there"):
+        with pytest.raises(NotTried, match="can rename"), private_folder(str(parent)):
+            raise AssertionError
+    assert list(shared.iterdir()) == []
+    shared.chmod(0o755)
+    os.chown(shared, 0, 0)
+    with private_folder(str(shared)) as folder:
+        assert os.path.isdir(folder)
+    assert list(shared.iterdir()) == []

@@ -54,12 +54,9 @@ def try_memory(
                 finally:
                     attempt(partial(_unlink, factory, place, locator))
             return found
-    except (Failed, ValueError, StoreUnavailable) as error:
-        advice = error.advice if isinstance(error, Failed) else ""
-        return [
-            entry(check_name, title, "", str(error), advice, needed)
-            for check_name, title, _ in checks
-        ]
+    except (Failed, NotTried, ValueError, StoreUnavailable) as error:
+        refusal = error if isinstance(error, (Failed, NotTried)) else Failed(str(error))
+        return [entry(check_name, title, "", refusal, needed) for check_name, title, _ in checks]
 
 
 def try_full(needed: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ..engines import names
@@ -105,11 +105,11 @@ def _look(engine: str, locator: str, memory: Segment, known: list[str]) -> Orpha
     if folder is None:
         reason = "it does not say where its store is, as the path is long"
         return Orphan(engine, locator, reason, "name PREFIX and the option directory to tell")
-    return _of_store(engine, locator, folder, memory.owner(), store_id)
+    return _of_store(engine, locator, folder, memory.owner(), store_id.__eq__)
 
 
 def _of_store(
-    engine: str, name: str, folder: str, owner: Owner, store_id: bytes | None
+    engine: str, name: str, folder: str, owner: Owner, is_its_id: Callable[[bytes], bool]
 ) -> Orphan | None:
     """Return an orphan if there is no store in that folder, or one with another id."""
     group = owner.gid if owner.mode & 0o060 else None
@@ -120,7 +120,7 @@ def _of_store(
         return Orphan(engine, name, f"its store at {folder!r} can't be looked at", str(error))
     if record is None:
         return Orphan(engine, name, f"there is no store at {folder!r} any more", "")
-    if store_id is not None and record.store_id != store_id:
+    if not is_its_id(record.store_id):
         return Orphan(engine, name, f"the store at {folder!r} is another one by now", "")
     return None
 
@@ -142,15 +142,15 @@ def _locks(known: list[str]) -> Iterator[Orphan]:
                 kept = "name PREFIX and the option directory to tell"
             yield from (Orphan("locks", path, reason, kept) for path in sorted(paths))
             continue
+
+        def is_its_id(store_id: bytes, token: str = token) -> bool:
+            return public_token(store_id, "locks") == token
+
         for path in sorted(paths):
-            orphan = _of_store("locks", path, folder, Owner.of(os.lstat(path)), None)
-            if orphan is None:
-                record = record_of(Place(folder, 0o600, None, private=False))
-                if record and public_token(record.store_id, "locks") != token:
-                    reason = f"the store at {folder!r} is another one by now"
-                    orphan = Orphan("locks", path, reason, "")
-            if orphan:
-                yield orphan
+            with contextlib.suppress(FileNotFoundError):
+                orphan = _of_store("locks", path, folder, Owner.of(os.lstat(path)), is_its_id)
+                if orphan:
+                    yield orphan
 
 
 def _kept_if_mapped(orphan: Orphan, mapped: set[str]) -> Orphan:
@@ -173,7 +173,9 @@ def _mapped() -> set[str]:
     found = set()
     for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if process.isdigit() and int(process) != os.getpid():
-            with contextlib.suppress(OSError), open(f"/proc/{process}/maps") as table:
+            # Of the names that are mapped anybody may choose one, in any encoding.
+            path = f"/proc/{process}/maps"
+            with contextlib.suppress(OSError), open(path, errors="surrogateescape") as table:
                 for line in table:
                     if "asgi_ipc." in line or "/SYSV" in line:
                         found.add(line.split(maxsplit=5)[5].split(" (deleted)")[0].strip())

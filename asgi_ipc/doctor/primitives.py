@@ -64,11 +64,8 @@ def try_in(parent: str, private: bool = True, needed: bool = True) -> list[dict[
                 may_be_missing = name in ("semaphore", "flock", "flock_killed")
                 attempt = partial(_in_folder, check, place)
                 found.append(tried(name, title, parent, attempt, needed and not may_be_missing))
-    except Failed as error:
-        return [
-            entry(name, title, parent, str(error), error.advice, needed)
-            for name, title, _ in checks
-        ]
+    except (Failed, NotTried) as refusal:
+        return [entry(name, title, parent, refusal, needed) for name, title, _ in checks]
     works = {each["name"]: each["works"] for each in found}
     if works["flock"] and works["flock_killed"]:
         for each in found:

@@ -11,6 +11,7 @@ from typing import Any
 from ..engines import find
 from ..exceptions import OptionError, StoreUnavailable
 from ..store.attachment import Attachment
+from ..store.bells import bells_in
 from ..store.belongings import remove_memory
 from ..store.directory import StoreDirectory, remove_if_empty
 from ..store.place import named_folder, place_for
@@ -123,7 +124,10 @@ def remove_store(place: Place, factory: type[Attachment]) -> list[str]:
 
 
 def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> None:
-    """Remove a store of the doctor's own that an attempt, killed or crashed, has left."""
+    """Remove a store of the doctor's own that an attempt, killed or crashed, has left.
+
+    Nothing else: where a group may write, a member may have put another folder in its place.
+    """
     place = place_of(factory, prefix, options)
     with contextlib.suppress(OSError, StoreUnavailable):
         if record_of(place):
@@ -131,7 +135,7 @@ def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any
     with contextlib.suppress(OSError, StoreUnavailable):
         directory = StoreDirectory.open(place, make=False)
         try:
-            for name in directory.names():
+            for _, name in bells_in(directory):
                 directory.unlink(name)
         finally:
             directory.close()

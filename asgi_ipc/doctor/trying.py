@@ -9,7 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .attempt import Failed, attempt
+from ..exceptions import StoreUnavailable
+from ..store.directory import check_way
+from ..store.segment import Place
+from .attempt import Failed, NotTried, attempt
 
 #: The advice where a folder can't do what a store needs.
 ELSEWHERE = "name a directory on another file system with engine_options['directory']"
@@ -26,17 +29,17 @@ def tried(
 
 
 def entry(
-    name: str, title: str, where: str, detail: str, advice: str = "", needed: bool = True
+    name: str, title: str, where: str, refusal: Failed | NotTried, needed: bool = True
 ) -> dict[str, Any]:
-    """Return the entry of something that does not work and needs no attempt to know it."""
+    """Return the entry of something that does not work, or was not tried, without an attempt."""
     return {
         "name": name,
         "title": title,
         "where": where,
         "needed": needed,
-        "works": False,
-        "detail": detail,
-        "advice": advice,
+        "works": False if isinstance(refusal, Failed) else None,
+        "detail": str(refusal),
+        "advice": refusal.advice if isinstance(refusal, Failed) else "",
     }
 
 
@@ -45,11 +48,14 @@ def private_folder(parent: str) -> Iterator[str]:
     """Make a folder in ``parent`` itself, which is made too if it is not there; remove both.
 
     Another folder would not do: a directory that is named can be a mount point, be on another
-    file system than the one above it, or have other rights. Raises `Failed`.
+    file system than the one above it, or have other rights. Raises `Failed`; and `NotTried` where
+    other users can put something else in the folder's place, as what is tried there is reached
+    and removed by its path. The engine, which does neither, is tried there all the same.
     """
     folder = os.path.join(parent, f"asgi_ipc-doctor-{secrets.token_hex(8)}")
 
     def make() -> str:
+        _check_alone(parent)
         made = ""
         with contextlib.suppress(FileExistsError):
             os.mkdir(parent, 0o700)
@@ -66,12 +72,26 @@ def private_folder(parent: str) -> Iterator[str]:
 
     made = attempt(lambda: _or_failed(make))
     try:
+        if made["works"] is None:
+            raise NotTried(made["detail"])
         if not made["works"]:
             raise Failed(f"no folder can be made there: {made['detail']}", ELSEWHERE)
         yield folder
     finally:
         if made["works"]:
             attempt(remove)
+
+
+def _check_alone(parent: str) -> None:
+    """Raise `NotTried` if another user can rename what lies in a folder, or the folder."""
+    place = Place(parent, 0o700, None)
+    try:
+        try:
+            check_way(parent, place)
+        except FileNotFoundError:
+            check_way(os.path.dirname(parent), place)
+    except StoreUnavailable as error:
+        raise NotTried(f"other users can rename what lies there, in {parent!r}") from error
 
 
 def _or_failed(make: Callable[[], str]) -> str:

@@ -187,8 +187,13 @@ def folder_mark(path: str) -> bytes:
 
 def folder_in(head: bytes) -> str | None:
     """Return the path of the store's directory that memory names, if it was short enough."""
-    name = head[_FOLDER].rstrip(b"\0")
-    return os.fsdecode(name) if name.startswith(b"/") else None
+    return folder_said(head[_FOLDER])
+
+
+def folder_said(mark: bytes) -> str | None:
+    """Return the path that a `folder_mark` is of; None if it is a digest, or no path at all."""
+    name = mark.rstrip(b"\0")
+    return os.fsdecode(name) if name.startswith(b"/") and b"\0" not in name else None
 
 
 def is_folder_in(head: bytes, path: str) -> bool:

@@ -169,6 +169,9 @@ def _open_base(place: Place, make: bool) -> int:
     except OSError as error:
         raise unusable("reach the directory", path, error) from error
     try:
+        if not place.private:
+            # What was missing on the way may have been made since, by another user.
+            check_way(os.path.dirname(path), place)
         above = os.open(os.path.dirname(path), _PASS)
     except OSError as error:
         raise unusable("make the directory", path, error) from error
@@ -207,6 +210,8 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
     try:
         status = os.fstat(folder)
         if (made or own) and _is_unfinished(folder, status, mode, place):
+            if not make:  # Who only looks finishes nothing; and there is nothing in it.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             if place.gid is not None:
                 os.fchown(folder, -1, place.gid)
             os.fchmod(folder, mode)
@@ -217,7 +222,7 @@ def _enter(above: int, path: str, place: Place, make: bool, own: bool) -> int:
         if made:
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=above)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise unusable("make the directory", path, error) from error
         raise
     return folder

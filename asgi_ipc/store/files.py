@@ -54,6 +54,8 @@ class FileMemory:
                     self._map = mmap.mmap(descriptor, status.st_size)
                 except OverflowError as error:
                     raise too_large(status.st_size) from error
+                except ValueError as error:
+                    raise OSError(errno.EIO, "it was cut while it was opened") from error
         except BaseException:
             os.close(descriptor)
             raise

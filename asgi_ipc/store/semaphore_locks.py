@@ -21,7 +21,7 @@ from functools import cache
 from typing import ClassVar
 
 from ..exceptions import StoreUnavailable
-from .belongings import folder_mark
+from .belongings import folder_mark, folder_said
 from .files import SHM, FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
@@ -37,6 +37,8 @@ from .segment import Place, public_token
 
 #: How the file of a semaphore begins: in the GNU C library, and in musl.
 _BEGINNINGS = "sem.", ""
+#: How the name of a semaphore itself begins.
+_SEMAPHORES = "asgi_ipc."
 #: More than a semaphore takes on any system.
 _SIZE = 64
 #: What is used of a class that Python keeps for itself.
@@ -55,18 +57,23 @@ _FOLDER = slice(72, 128)
 def folder_of_marks(token: str, known: Iterable[str]) -> str | None:
     """Return the directory of the store whose marks have that token in their name.
 
-    A long path is not written down, and only recognized among the ``known`` ones.
+    A long path is not written down, and only recognized among the ``known`` ones. Marks of
+    another user, and what is no plain file, say nothing.
     """
-    with contextlib.suppress(OSError), open(f"{SHM}/asgi_ipc.{token}.marks", "rb") as file:
-        said = file.read(_FOLDER.stop)[_FOLDER]
-        if said.startswith(b"/"):
-            return os.fsdecode(said.rstrip(b"\0"))
-        return next((each for each in known if folder_mark(each) == said), None)
+    path = f"{SHM}/asgi_ipc.{token}.marks"
+    with contextlib.suppress(OSError):
+        if not _is_own(path):
+            return None
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            said = file.read(_FOLDER.stop)[_FOLDER]
+        return folder_said(said) or next(
+            (each for each in known if folder_mark(each) == said), None
+        )
     return None
 
 
 def _semaphore(store_id: bytes, byte: int) -> str:
-    return f"asgi_ipc.{public_token(store_id, 'locks')}.{byte}"
+    return f"{_SEMAPHORES}{public_token(store_id, 'locks')}.{byte}"
 
 
 def _marks(store_id: bytes) -> str:
@@ -94,6 +101,14 @@ def _is_own(path: str) -> bool:
         and status.st_nlink == 1
         and not status.st_mode & 0o022
     )
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether there is a file, and it is not this user's alone."""
+    try:
+        return not _is_own(path)
+    except FileNotFoundError:
+        return False
 
 
 def _make_semaphore(path: str, mode: int) -> None:
@@ -130,6 +145,8 @@ class SemaphoreLocks(RecordLocks):
         if create:
             try:
                 self._create(store_id)
+            except FileExistsError:
+                raise  # Taken, and tried again with the names of another id.
             except OSError as error:
                 raise StoreUnavailable(
                     f"can't make semaphores in {free_space(SHM)}: {error.strerror}; make room "
@@ -159,8 +176,12 @@ class SemaphoreLocks(RecordLocks):
             open_semaphore(f"/{name}").release()
 
     def _attach(self, store_id: bytes) -> None:
-        found = [path for path in _files(store_id) if os.path.lexists(path)]
-        foreign = [path for path in found if not _is_own(path)]
+        foreign = [path for path in _files(store_id) if _is_foreign(path)]
+        if foreign:
+            # The name that the other C library has is not taken, and anybody may take it.
+            with contextlib.suppress(OSError, StoreUnavailable):
+                opened = f"{SHM}/{_beginning()}{_SEMAPHORES}", _marks(store_id)
+                foreign = [path for path in foreign if path.startswith(opened)]
         if foreign:
             raise StoreUnavailable(
                 f"{foreign[0]!r} is not a file of this user's alone and was left as it is; choose "

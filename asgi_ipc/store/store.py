@@ -410,6 +410,13 @@ class Store:
 
     def _no_memory(self, error: Exception) -> StoreUnavailable:
         asked = sum(self._sizes.values())
+        if isinstance(error, FileExistsError):
+            return StoreUnavailable(
+                f"can't make a store: its names were taken {_TRIES} times ({error.filename!r}), by "
+                f"another program or user, while it was made in "
+                f"{self._segment.space(self.place.directory)}; end that one, or choose another "
+                "engine"
+            )
         told = getattr(error, "strerror", None) or error
         remedy = (
             "use a smaller channel_memory and group_memory, another engine, or more shared "
