@@ -81,7 +81,7 @@ def _outside() -> int:
     return level
 
 
-class Missing(Exception):
+class Missing(StoreUnavailable):
     """The memory of a store that processes use can't be found from here."""
 
 
@@ -161,12 +161,12 @@ class Store:
                     if linked and self._open():
                         return
                 self._release()
-            except Missing as error:
+            except Missing:
                 self._release()
                 # Processes that have the memory notice that it was removed, and leave it.
                 limit = limit or time.monotonic() + _NOTICE
                 if time.monotonic() > limit or not self._make:
-                    raise StoreUnavailable(str(error)) from error
+                    raise
                 time.sleep(0.05)
             except OSError as error:
                 self._release()
@@ -203,7 +203,10 @@ class Store:
             if not reason:
                 return True
             if not self._make:
-                raise StoreUnavailable(f"the store at {self.place.directory!r} {reason}")
+                raise StoreUnavailable(
+                    f"the store at {self.place.directory!r} {reason}; the next process to open it "
+                    "makes it afresh"
+                )
             self._remove_old(record, reason)
             if record.ready:
                 # Others may still be inside: they must see that this is not the store.
