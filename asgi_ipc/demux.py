@@ -68,7 +68,6 @@ class Demultiplexer:
         self.name = name
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
-        self.drops = DropLog()
         self.blocking = engine.capabilities.blocking
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
         self._engine_is_entered = getattr(engine, "inside", _never)
@@ -89,6 +88,7 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.forget()
         self.lock = own_lock()
+        self.drops = DropLog()
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what rings for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
