@@ -34,7 +34,7 @@ from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .engines.guards import OwnLock, own_lock
 from .exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
-from .later import leave, register
+from .later import leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
@@ -409,7 +409,8 @@ class Demultiplexer:
     def fail(self, own: OwnQueue, error: Exception) -> None:
         """Let an error that nobody's own call met be raised by all who wait for the queue."""
         if not own.waiting and not self.closed:
-            leave(partial(_log.error, "on queue %s: %s", own.name.decode("ascii"), error))
+            text = "on queue %s: %s"
+            leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
             waiter.error = error
             waiter.wake()
@@ -452,7 +453,7 @@ class Demultiplexer:
             dropped = sum(own.clear() for own in self.own.values())
             if not first:
                 text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
-                leave(partial(_log.warning, text, self.name, dropped))
+                leave(partial(tell, _log.warning, text, self.name, dropped))
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a
@@ -491,7 +492,7 @@ class Demultiplexer:
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"
-            leave(partial(_log.warning, text, self.name, self.lost))
+            leave(partial(tell, _log.warning, text, self.name, self.lost))
 
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""

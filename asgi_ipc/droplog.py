@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .engines.guards import own_lock
-from .later import leave
+from .later import leave, tell
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -84,7 +84,7 @@ class DropLog:
             with self._lock:
                 count, each.count = each.count, 0
             if count:
-                _log.warning("%s", each.describe(count))
+                tell(_log.warning, "%s", each.describe(count))
 
 
 __all__ = ["INTERVAL", "DropLog"]

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import traceback
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from typing import Protocol
+from typing import Any, Protocol
 
 from .engines.guards import WeakBag, own_lock
 from .exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
@@ -68,6 +70,16 @@ def leave(action: Action) -> None:
         left.setdefault(get_ident(), deque()).append(action)
 
 
+def tell(write: Callable[..., object], *arguments: Any) -> None:
+    """Write a log line. What a handler raises is shown, as `logging` does with what its own raise:
+    the call on whose way out this is may have a message in hand."""
+    try:
+        write(*arguments)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr:
+            traceback.print_exc()
+
+
 def carry_out() -> None:
     """Do what this thread has left; nothing if it still is inside."""
     if not is_inside():
@@ -95,7 +107,8 @@ def _carry_out(thread: int) -> None:
             except Reentered:
                 return
             except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
-                _log.error("a call that was left for later, as a lock was held, failed: %s", error)
+                text = "a call that was left for later, as a lock was held, failed: %s"
+                tell(_log.error, text, error)
             except BaseException:
                 actions.popleft()  # It is begun, and must not come twice.
                 raise
@@ -129,4 +142,13 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["carry_out", "carry_out_all", "is_inside", "is_waiting", "leave", "left", "register"]
+__all__ = [
+    "carry_out",
+    "carry_out_all",
+    "is_inside",
+    "is_waiting",
+    "leave",
+    "left",
+    "register",
+    "tell",
+]
