@@ -15,6 +15,7 @@ import struct
 from collections.abc import Collection
 from zlib import crc32
 
+from ..exceptions import StoreUnavailable
 from .guards import own_lock
 
 #: Length of a ring.
@@ -56,7 +57,13 @@ class PipeBell:
 
     def __init__(self) -> None:
         # os.pipe gives close-on-exec descriptors; a program we start has no business here.
-        self._reader, self._writer = os.pipe()
+        try:
+            self._reader, self._writer = os.pipe()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"can't make a wake-up pipe ({error.strerror}); raise this process's limit of open"
+                " files (ulimit -n)"
+            ) from error
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._process = os.getpid()
