@@ -201,11 +201,14 @@ class LayerCore:
 
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
-        members = self.demux.engine.members(group_name(group))
         try:
+            members = self.demux.engine.members(group_name(group))
             return [groups.channel(member).full for member in members.names]
         except RecordCorrupt as error:
             raise self.corrupt(error) from error
+        finally:
+            if left:
+                carry_out()
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all channels of a group (S14).
@@ -319,7 +322,11 @@ class LayerCore:
     def channel_statistics(self, channel: str) -> dict[str, float]:
         """Counts for a channel's non-local part (A5, O3)."""
         demux, queue = self.demux, channel_name(channel).queue
-        return self._statistics(demux, demux.engine.statistics(queue), queue)
+        try:
+            return self._statistics(demux, demux.engine.statistics(queue), queue)
+        finally:
+            if left:
+                carry_out()
 
     def _statistics(
         self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None

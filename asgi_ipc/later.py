@@ -23,6 +23,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -78,6 +79,18 @@ def tell(write: Callable[..., object], *arguments: Any) -> None:
     except Exception:
         if logging.raiseExceptions and sys.stderr:
             traceback.print_exc()
+
+
+def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Write a log line: at once, or when this thread has let go of our locks.
+
+    Another thread may hold the lock of a log handler, which uses the layer and waits for ours.
+    """
+    line = partial(tell, partial(write, *arguments, **options))
+    if is_inside():
+        leave(line)
+    else:
+        line()
 
 
 def carry_out() -> None:
@@ -151,4 +164,5 @@ __all__ = [
     "left",
     "register",
     "tell",
+    "tell_outside",
 ]
