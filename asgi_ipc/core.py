@@ -337,9 +337,9 @@ class LayerCore:
             here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]
-        # Fetched, but not received: to the caller they are still on their channel, or dropped. A
-        # message that many here share was fetched once, so there may seem to be more of these.
-        fetched_only = here["pending"] + here["expired"] + here["overflowed"]
+        # Fetched, but not received: to the caller they are still on their channel, or dropped. What
+        # several channels here share was fetched once: their copies say nothing of how often.
+        fetched_only = here["pending"] + here["expired"] + here["overflowed"] - here["copies"]
         result["received_count"] = max(0, result["received_count"] - fetched_only)
         result["messages_pending"] += here["pending"]
         result["expired_count"] += here["expired"]

@@ -103,7 +103,7 @@ class Demultiplexer:
         #: So many more messages may be found without waiting, until the loop gets its turn.
         self.turns = TURNS
         #: What was counted on queues that are forgotten.
-        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0}
+        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0, "copies dropped": 0}
         #: Listeners by the id of their event loop.
         self.loops, self.threads = {}, []
         self.this_thread: Any = threading.local()
@@ -465,7 +465,8 @@ class Demultiplexer:
             each.sweep(len(each.filled) + 1)
             for what, count in _counts(each).items():
                 total[what] += count
-        return {"pending": sum(each.buffered() for each in own), **total}
+        copies = sum(each.copies() for each in own) + total.pop("copies dropped")
+        return {"pending": sum(each.buffered() for each in own), "copies": copies, **total}
 
     def shut(self, engine_stays: bool = False) -> None:
         """Let go of all listeners, and let who still waits raise. Called without the lock.
@@ -510,6 +511,7 @@ def _counts(own: OwnQueue) -> dict[str, int]:
         "passed directly": own.passed_directly,
         "overflowed": own.overflowed + own.lost,
         "expired": own.expired,
+        "copies dropped": own.copies_dropped,
     }
 
 
