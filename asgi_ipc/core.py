@@ -201,11 +201,14 @@ class LayerCore:
 
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
-        members = self.demux.engine.members(group_name(group))
         try:
+            members = self.demux.engine.members(group_name(group))
             return [groups.channel(member).full for member in members.names]
         except RecordCorrupt as error:
             raise self.corrupt(error) from error
+        finally:
+            if left:
+                carry_out()
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all channels of a group (S14).
@@ -319,7 +322,11 @@ class LayerCore:
     def channel_statistics(self, channel: str) -> dict[str, float]:
         """Counts for a channel's non-local part (A5, O3)."""
         demux, queue = self.demux, channel_name(channel).queue
-        return self._statistics(demux, demux.engine.statistics(queue), queue)
+        try:
+            return self._statistics(demux, demux.engine.statistics(queue), queue)
+        finally:
+            if left:
+                carry_out()
 
     def _statistics(
         self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None
@@ -330,9 +337,9 @@ class LayerCore:
             here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]
-        # Fetched, but not received: to the caller they are still on their channel, or dropped. A
-        # message that many here share was fetched once, so there may seem to be more of these.
-        fetched_only = here["pending"] + here["expired"] + here["overflowed"]
+        # Fetched, but not received: to the caller they are still on their channel, or dropped. What
+        # several channels here share was fetched once: their copies say nothing of how often.
+        fetched_only = here["pending"] + here["expired"] + here["overflowed"] - here["copies"]
         result["received_count"] = max(0, result["received_count"] - fetched_only)
         result["messages_pending"] += here["pending"]
         result["expired_count"] += here["expired"]

@@ -34,7 +34,7 @@ from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .engines.guards import OwnLock, own_lock
 from .exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
-from .later import leave, register
+from .later import leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
@@ -68,7 +68,6 @@ class Demultiplexer:
         self.name = name
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
-        self.drops = DropLog()
         self.blocking = engine.capabilities.blocking
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
         self._engine_is_entered = getattr(engine, "inside", _never)
@@ -89,6 +88,7 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.forget()
         self.lock = own_lock()
+        self.drops = DropLog()
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what rings for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
@@ -103,7 +103,7 @@ class Demultiplexer:
         #: So many more messages may be found without waiting, until the loop gets its turn.
         self.turns = TURNS
         #: What was counted on queues that are forgotten.
-        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0}
+        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0, "copies dropped": 0}
         #: Listeners by the id of their event loop.
         self.loops, self.threads = {}, []
         self.this_thread: Any = threading.local()
@@ -409,7 +409,8 @@ class Demultiplexer:
     def fail(self, own: OwnQueue, error: Exception) -> None:
         """Let an error that nobody's own call met be raised by all who wait for the queue."""
         if not own.waiting and not self.closed:
-            leave(partial(_log.error, "on queue %s: %s", own.name.decode("ascii"), error))
+            text = "on queue %s: %s"
+            leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
             waiter.error = error
             waiter.wake()
@@ -452,7 +453,7 @@ class Demultiplexer:
             dropped = sum(own.clear() for own in self.own.values())
             if not first:
                 text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
-                leave(partial(_log.warning, text, self.name, dropped))
+                leave(partial(tell, _log.warning, text, self.name, dropped))
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a
@@ -464,7 +465,8 @@ class Demultiplexer:
             each.sweep(len(each.filled) + 1)
             for what, count in _counts(each).items():
                 total[what] += count
-        return {"pending": sum(each.buffered() for each in own), **total}
+        copies = sum(each.copies() for each in own) + total.pop("copies dropped")
+        return {"pending": sum(each.buffered() for each in own), "copies": copies, **total}
 
     def shut(self, engine_stays: bool = False) -> None:
         """Let go of all listeners, and let who still waits raise. Called without the lock.
@@ -491,7 +493,7 @@ class Demultiplexer:
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"
-            leave(partial(_log.warning, text, self.name, self.lost))
+            leave(partial(tell, _log.warning, text, self.name, self.lost))
 
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""
@@ -509,6 +511,7 @@ def _counts(own: OwnQueue) -> dict[str, int]:
         "passed directly": own.passed_directly,
         "overflowed": own.overflowed + own.lost,
         "expired": own.expired,
+        "copies dropped": own.copies_dropped,
     }
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from .later import leave
+from .later import leave, tell
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -90,7 +90,7 @@ class DropLog:
                 except IndexError:
                     break  # Another thread took it.
             if count:
-                _log.warning("%s", each.describe(count))
+                tell(_log.warning, "%s", each.describe(count))
 
 
 __all__ = ["INTERVAL", "DropLog"]

@@ -20,9 +20,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 from threading import Lock, get_ident
-from typing import Protocol
+from typing import Any, Protocol
 
 from .engines.guards import WeakBag
 from .exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
@@ -81,6 +84,28 @@ def leave(action: Action) -> None:
     left[next(_numbers)] = get_ident(), action
 
 
+def tell(write: Callable[..., object], *arguments: Any) -> None:
+    """Write a log line. What a handler raises is shown, as `logging` does with what its own raise:
+    the call on whose way out this is may have a message in hand."""
+    try:
+        write(*arguments)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr:
+            traceback.print_exc()
+
+
+def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Write a log line: at once, or when this thread has let go of our locks.
+
+    Another thread may hold the lock of a log handler, which uses the layer and waits for ours.
+    """
+    line = partial(tell, partial(write, *arguments, **options))
+    if is_inside():
+        leave(line)
+    else:
+        line()
+
+
 def carry_out() -> None:
     """Do what this thread has left; nothing if it still is inside."""
     if is_inside():
@@ -119,7 +144,7 @@ def _carry_out(thread: int) -> _Turn | None:
                     except Reentered:
                         return None
                     except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
-                        _log.error(_FAILED, error)
+                        tell(_log.error, _FAILED, error)
                     except BaseException:
                         left.pop(number, None)  # It is begun, and must not come twice.
                         raise
@@ -151,4 +176,14 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["carry_out", "carry_out_all", "is_inside", "is_waiting", "leave", "left", "register"]
+__all__ = [
+    "carry_out",
+    "carry_out_all",
+    "is_inside",
+    "is_waiting",
+    "leave",
+    "left",
+    "register",
+    "tell",
+    "tell_outside",
+]

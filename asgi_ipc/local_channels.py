@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .buffers import Buffered, Listener, Waiter
@@ -98,6 +98,8 @@ class OwnQueue:
         self.passed_directly = 0
         self.overflowed = 0
         self.expired = 0
+        #: How many of the dropped were copies of a message that several channels had.
+        self.copies_dropped = 0
         #: When strangers may be looked through again (`_stranger`).
         self._strangers_at = 0
         #: Messages dropped since then for more of them than are kept.
@@ -182,7 +184,7 @@ class OwnQueue:
         turn, mine = None, None
         try:
             for local in local_names:
-                channel = find(local) or self._stranger(local)
+                channel = find(local) or self._stranger(local, shared)
                 items, waiters = channel.items, channel.waiters
                 if len(items) >= channel.limit:
                     self.make_room(channel)
@@ -216,11 +218,11 @@ class OwnQueue:
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
-            items.popleft()
+            self.copies_dropped += _copies([items.popleft()])
             self.overflowed += 1
             self.demux.overflowed(channel)
 
-    def _stranger(self, local: bytes) -> LocalChannel:
+    def _stranger(self, local: bytes, body: Body) -> LocalChannel:
         """A channel on which this process has not received, to be kept if there is room for it."""
         if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
             now = self.demux.engine.clock()
@@ -228,6 +230,7 @@ class OwnQueue:
                 self._forget_strangers(now)
             if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
                 self.lost += 1
+                self.copies_dropped += type(body) is SharedBody
                 return self._nowhere
         return self._new_channel(local)
 
@@ -238,6 +241,7 @@ class OwnQueue:
             live = any(deadline > now for _, deadline, _ in channel.items)
             if not (live or channel.known):
                 self.expired += len(channel.items)
+                self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
                 self._forget_if_idle(channel)
         if before - len(self.locals) < _MOST_STRANGERS // 2:
@@ -255,7 +259,7 @@ class OwnQueue:
         while items:
             if items[0][1] > self.demux.engine.clock():
                 return items.popleft()[0]
-            items.popleft()
+            self.copies_dropped += _copies([items.popleft()])
             self.expired += 1
         return None
 
@@ -283,6 +287,10 @@ class OwnQueue:
     def buffered(self) -> int:
         """Messages in all buffers."""
         return sum(len(each.items) for each in (*self.filled, *self._to_sweep))
+
+    def copies(self) -> int:
+        """How many of them are copies of a message that several channels had."""
+        return sum(_copies(each.items) for each in (*self.filled, *self._to_sweep))
 
     def clear(self) -> int:
         """Empty the buffers; returns how many messages that takes away."""
@@ -395,6 +403,7 @@ class OwnQueue:
             if items and any(deadline <= now for _, deadline, _ in items):
                 live = [item for item in items if item[1] > now]
                 self.expired += len(items) - len(live)
+                self.copies_dropped += _copies(items) - _copies(live)
                 items.clear()
                 items.extend(live)
             if items:
@@ -416,6 +425,10 @@ class OwnQueue:
             for waiter in channel.waiters:
                 listed.setdefault(waiter.listener, {})[waiter] = channel
         self.waiting = listed
+
+
+def _copies(items: Iterable[Buffered]) -> int:
+    return sum(type(item[0]) is SharedBody for item in items)
 
 
 __all__ = ["BATCH", "SWEEP_AT", "LocalChannel", "OwnQueue"]

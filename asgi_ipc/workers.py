@@ -97,9 +97,10 @@ def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -
 def tamed(error: BaseException) -> Exception:
     """An exception for the receivers, whatever an engine raised.
 
-    In an event loop what is no `Exception` would end the whole program.
+    In an event loop what is no `Exception` would end the whole program, and no future takes a
+    `StopIteration`: who waits for it would wait for ever.
     """
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     tame = StoreUnavailable(f"a call of the engine ended in {error!r}; try again")
     tame.__cause__ = error

@@ -103,6 +103,26 @@ def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("capacity", [3, 100])
+def test_copies_that_nobody_reads_do_not_hide_what_was_received(capacity: int) -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(engine=engine(), capacity=capacity)
+        read, *left = [await layer.new_channel() for _ in range(4)]
+        for channel in (read, *left):
+            await layer.group_add("news", channel)
+        for number in range(10):
+            await layer.group_send("news", {"n": number})
+            assert await layer.receive(read) == {"n": number}
+        for statistics in (await layer.global_statistics(), await layer.channel_statistics(read)):
+            assert statistics["messages_count"] == statistics["received_count"] == 10
+            held = min(10, capacity)
+            assert statistics["messages_pending"] == 3 * held
+            assert statistics["overflow_count"] == 3 * (10 - held)
+        await layer.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_what_expires_in_a_buffer_is_not_delivered_and_counted(kind: Any) -> None:
     async def main() -> None:

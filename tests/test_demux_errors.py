@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
-from asgi_ipc.engines.base import Popped, Record
+from asgi_ipc.engines.base import Bell, Popped, Record
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.names import channel_name
 
 from .doubles import (
     KINDS,
+    PATIENCE,
+    BlockingEngine,
     CountingEngine,
     MuteEngine,
     engine,
@@ -171,3 +173,23 @@ def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixtu
     run(main())
     assert "says that its message starts" in caplog.text
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("error", [StopIteration("none"), KeyboardInterrupt(), SystemExit(1)])
+def test_whatever_an_engine_that_blocks_raises_reaches_who_called_it(error: BaseException) -> None:
+    class Failing(BlockingEngine):
+        def _block(self) -> None:
+            raise error
+
+        def bell(self) -> Bell:
+            raise error
+
+    async def main() -> None:
+        layer = IPCChannelLayer(engine=engine(Failing))
+        for call in (layer.send("channel", {}), layer.receive("channel"), layer.flush()):
+            with pytest.raises(StoreUnavailable) as raised:
+                await asyncio.wait_for(call, PATIENCE)
+            assert raised.value.__cause__ is error
+        await layer.close()
+
+    run(main())

@@ -284,3 +284,34 @@ def test_a_forked_child_starts_with_nothing_of_its_parents() -> None:
     before = layer.client_prefix
     run(parent())
     layer.sync.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_thread_notes_a_drop_may_drop_messages_too() -> None:
+    def drop() -> None:
+        signal.alarm(int(PATIENCE))
+        layer.group_add("news", "full")  # The memory engine of a child is empty.
+        layer.group_send("news", {})
+        layer.group_send("news", {})
+        assert layer.global_statistics()["channel_full_count"] == 1
+
+    layer = SyncIPCChannelLayer(fresh(), engine="memory", capacity=1)
+    layer.group_add("news", "full")
+    layer.group_send("news", {})
+    inside, forked = threading.Event(), threading.Event()
+
+    def slow_clock() -> float:
+        inside.set()
+        forked.wait(PATIENCE)
+        return time.monotonic()
+
+    layer._core.demux.drops._clock = slow_clock
+    thread = threading.Thread(target=layer.group_send, args=("news", {}))
+    thread.start()
+    assert inside.wait(PATIENCE)
+    try:
+        in_child(drop)
+    finally:
+        forked.set()
+        thread.join(PATIENCE)
+    layer.close()

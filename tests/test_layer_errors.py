@@ -106,3 +106,35 @@ def test_dropped_group_messages_are_logged_but_not_each(caplog: pytest.LogCaptur
     assert "room" in record.getMessage()
     assert "1 of 2 channels (a)" in record.getMessage()
     assert "1 dropped since the last warning" in record.getMessage()
+
+
+class _Raising(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(f"can't write {record.getMessage()}")
+
+
+def test_what_a_handler_of_log_lines_raises_costs_nobody_a_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(engine=engine(), capacity=1)
+        await layer.group_add("room", "a")
+        channel = await layer.new_channel()
+        await layer.send(channel, {})
+        await layer.flush()
+        await layer.send(channel, {"n": 1})
+        # Which notices the flush, and tells of what it has dropped.
+        assert await layer.receive(channel) == {"n": 1}
+        for _ in range(2):
+            await layer.group_add("room", "a")
+            await layer.group_send("room", {})
+        assert (await layer.global_statistics())["channel_full_count"] == 1
+        await layer.close()
+
+    logger, handler = logging.getLogger("asgi_ipc"), _Raising()
+    logger.addHandler(handler)
+    try:
+        run(main())
+    finally:
+        logger.removeHandler(handler)
+    assert "can't write" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -253,3 +254,14 @@ def test_a_pipe_bells_descriptors_are_not_inherited_and_do_not_block() -> None:
         assert not os.get_inheritable(descriptor)
         assert not os.get_blocking(descriptor)
     bell.close()
+
+
+def test_a_bell_that_finds_no_descriptors_says_what_to_do(
+    engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", full)
+    with pytest.raises(StoreUnavailable, match=r"Too many open files.*ulimit -n"):
+        engine.bell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import select
 import shutil
@@ -22,6 +23,7 @@ from asgi_ipc import ChannelFull, IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
+from asgi_ipc.later import is_inside
 from asgi_ipc.store import layout
 from asgi_ipc.store.engine import SharedMemoryEngine
 
@@ -381,3 +383,30 @@ def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too
     own.close()
     engine.destroy()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("specific", [True, False], ids=["specific", "ordinary"])
+def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
+    tmp_path: Path, specific: bool
+) -> None:
+    """Another thread may have the lock of a log handler, and wait for ours to use the layer."""
+    lines: list[tuple[str, bool]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, log_record: logging.LogRecord) -> None:
+            lines.append((log_record.getMessage(), is_inside()))
+
+    layer = SyncIPCChannelLayer(**options(MmapEngine, tmp_path))
+    channel = f"some.{layer._core.client_prefix}!" if specific else "some"
+    layer.receive([channel])
+    logger, handler = logging.getLogger("asgi_ipc"), Handler()
+    logger.addHandler(handler)
+    try:
+        shutil.rmtree(tmp_path / "store")
+        engine_of(layer)._next_look = 0
+        layer.receive([channel], block=True, timeout=0.01)
+    finally:
+        logger.removeHandler(handler)
+    assert any("was removed" in line for line, _ in lines)
+    assert not any(inside for _, inside in lines)
+    layer.destroy()

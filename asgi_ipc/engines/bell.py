@@ -15,6 +15,7 @@ import struct
 from collections.abc import Collection
 from zlib import crc32
 
+from ..exceptions import StoreUnavailable
 from .guards import Descriptors
 
 #: Length of a ring.
@@ -70,7 +71,13 @@ class PipeBell:
         self._process = os.getpid()
         self._descriptors = Descriptors()
         # os.pipe gives close-on-exec descriptors; a program we start has no business here.
-        reader, writer = os.pipe()
+        try:
+            reader, writer = os.pipe()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"can't make a wake-up pipe ({error.strerror}); raise this process's limit of open"
+                " files (ulimit -n)"
+            ) from error
         self._descriptors.set(reader, writer)
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)

@@ -22,6 +22,7 @@ from ..exceptions import (
     StoreCorrupt,
     StoreUnavailable,
 )
+from ..later import tell_outside
 from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
 from .belongings import NAMES
 from .directory import StoreDirectory
@@ -283,7 +284,8 @@ class Attachment:
                 return  # another thread did it
             if store:
                 self._slot, self._store = -1, None
-                _log.warning(
+                tell_outside(
+                    _log.warning,
                     "the store at %r was removed, or replaced by another process; what it held "
                     "is lost, and this process goes on in the store that is there now",
                     self._place.directory,
@@ -489,11 +491,12 @@ class Attachment:
         except Reentered:
             pass  # In the middle of another call, which may be at it.
         except Exception as error:
-            _log.error(
+            tell_outside(
+                _log.error,
                 "upkeep of the store at %r failed, and is tried again: %s",
                 self._place.directory,
                 error,
-                exc_info=not isinstance(error, (StoreCorrupt, StoreUnavailable)),
+                exc_info=None if isinstance(error, (StoreCorrupt, StoreUnavailable)) else error,
             )
 
     def _upkeep(self, now: int) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines.base import NODE_BYTES
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from ..later import tell_outside
 from .bells import check_fifos
 from .belongings import (
     attach_own,
@@ -123,7 +124,7 @@ class Store:
             raise
         finally:
             for level, text in self._notes:
-                _log.log(level, "%s", text)
+                tell_outside(_log.log, level, "%s", text)
         self.store_id = self._record.store_id
         try:
             for text in self._warnings:
