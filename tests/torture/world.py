@@ -170,8 +170,7 @@ class World:
         # So that the same is done each time, as a process does that has just come.
         engine = self.engine
         engine._queues._known.clear()
-        if engine._recovered:
-            engine._recovered, engine._next_look = False, engine._after_ringing
+        engine._recovered = False
 
     @property
     def store(self) -> Store:

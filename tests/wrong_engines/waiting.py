@@ -100,7 +100,7 @@ class HasNoNumberForAClosedBell(Wrong):
         class OpenForEver(PipeBell):
             def __init__(self) -> None:
                 super().__init__()
-                self.number = self._reader
+                self.number = super().fileno()
 
             def fileno(self) -> int:
                 return self.number
