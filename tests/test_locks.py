@@ -78,7 +78,12 @@ def test_record_locks_are_the_rule(tmp_path: Path) -> None:
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, function: str, code: int) -> None:
-    def refuse(*_: object) -> None:
+    call = getattr(fcntl, function)
+
+    def refuse(descriptor: int, command: int, *arguments: Any) -> Any:
+        # Reserving memory asks for a descriptor's flags.
+        if function == "fcntl" and command in (fcntl.F_GETFL, fcntl.F_SETFL):
+            return call(descriptor, command, *arguments)
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, function, refuse)
