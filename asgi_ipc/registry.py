@@ -11,6 +11,8 @@ import atexit
 import contextlib
 import os
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 
@@ -21,9 +23,20 @@ from .exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .later import carry_out_all, is_inside, left
 from .options import Options
 
-# Held while an engine is opened, so that it is opened once; not while one is closed, which waits
-# for the threads that are in it.
+# Guards what follows. Not held while an engine is opened, which may take long, nor while one is
+# closed, which waits for the threads that are in it.
 _lock = threading.RLock()
+
+
+class _Opening:
+    """Held while an engine is opened, so that it is opened once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
+#: Kept by those who open, or wait for it.
+_opening: weakref.WeakValueDictionary[Hashable, _Opening] = weakref.WeakValueDictionary()
 _shared: dict[Hashable, Demultiplexer] = {}
 #: Who holds each of them.
 _leases: dict[Hashable, set[Lease]] = {}
@@ -31,6 +44,8 @@ _leases: dict[Hashable, set[Lease]] = {}
 _abandoned: deque[Lease] = deque()
 #: All that may be in use, for forked children.
 _all: WeakBag[Demultiplexer] = WeakBag()
+#: Seconds that the end of the process waits for who opens a store.
+_PATIENCE = 1.0
 #: The process ends, and has let go of everything.
 _ended = False
 
@@ -58,43 +73,68 @@ def acquire(lease: Lease, options: Options) -> Demultiplexer:
     """
     _check_outside()
     _let_go_of_abandoned()
+    opened = not _is_instance(options.engine)
+    key: Hashable
+    if opened:
+        key = (find(options.engine), options.prefix, repr(sorted(options.engine_options.items())))
+    else:
+        key = ("instance", id(options.engine))
     with _lock:
-        if lease.demux is not None:
-            return lease.demux
-        if _ended and threading.current_thread() is not threading.main_thread():
-            raise StoreUnavailable(
-                f"the store of prefix {options.prefix!r} can't be opened by a thread while the"
-                " process ends; end the thread before"
-            )
-        instance = _is_instance(options.engine)
-        key: Hashable
-        if instance:
-            key = ("instance", id(options.engine))
-        else:
-            arguments = repr(sorted(options.engine_options.items()))
-            key = (find(options.engine), options.prefix, arguments)
-        demux = _shared.get(key)
-        if demux is None:
-            engine = open_engine(
-                options.engine,
-                options.prefix,
-                channel_memory=options.channel_memory,
-                group_memory=options.group_memory,
-                engine_options=options.engine_options,
-            )
-            demux = _shared.get(key)
-            if demux is not None:
-                # Whoever was warned while it was opened has used the layer.
-                engine.close()
-            else:
-                demux = _shared[key] = Demultiplexer(engine, repr(options.prefix))
+        opening = _opening.get(key)
+        if opening is None:
+            opening = _opening[key] = _Opening()
+    with opening.lock:
+        with _lock:
+            if (demux := _attach(lease, key, opened)) is not None:
+                return demux
+            _check_goes_on(options)
+        engine = open_engine(
+            options.engine,
+            options.prefix,
+            channel_memory=options.channel_memory,
+            group_memory=options.group_memory,
+            engine_options=options.engine_options,
+        )
+        with _lock:
+            if (demux := _attach(lease, key, opened)) is None and not _is_ending():
+                _shared[key] = made = Demultiplexer(engine, repr(options.prefix))
                 _leases[key] = set()
-                _all.add(demux)
-        lease.key, lease.opened = key, not instance
+                _all.add(made)
+                demux = _attach(lease, key, opened)
+                assert demux is not None
+                return demux
+        # Whoever was warned while it was opened has used the layer; or the process ends.
+        if opened:
+            engine.close()
+        _check_goes_on(options)
+        assert demux is not None
+        return demux
+
+
+def _is_ending() -> bool:
+    """Whether the process ends, and this is a thread that nobody waits for."""
+    return _ended and threading.current_thread() is not threading.main_thread()
+
+
+def _check_goes_on(options: Options) -> None:
+    if _is_ending():
+        raise StoreUnavailable(
+            f"the store of prefix {options.prefix!r} can't be opened by a thread while the"
+            " process ends; end the thread before"
+        )
+
+
+def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
+    """Fill a lease if the engine is open, with `_lock` held."""
+    if lease.demux is not None:
+        return lease.demux
+    demux = _shared.get(key)
+    if demux is not None:
+        lease.key, lease.opened = key, opened
         _leases[key].add(lease)
         demux.capacities.append(lease.capacity)
         lease.demux = demux
-        return demux
+    return demux
 
 
 def release(lease: Lease) -> None:
@@ -181,6 +221,11 @@ def _close_all() -> None:
     """At exit: what lies in the file system for us to be woken by goes with us."""
     global _ended
     _ended = True
+    # Who is about to open a store lets go of it when it sees that. An engine may hang in that.
+    end = time.monotonic() + _PATIENCE
+    for opening in list(_opening.values()):
+        if opening.lock.acquire(timeout=max(0.0, end - time.monotonic())):
+            opening.lock.release()
     with _lock:
         ending = [
             (demux, any(lease.opened for lease in _leases[key]), _empty(key))
@@ -196,8 +241,8 @@ def _close_all() -> None:
 
 
 def _start_afresh() -> None:
-    global _lock
-    _lock = threading.RLock()
+    global _lock, _opening
+    _lock, _opening = threading.RLock(), weakref.WeakValueDictionary()
     for demux in _all.alive():
         demux.start_afresh()
 

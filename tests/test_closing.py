@@ -192,3 +192,50 @@ def test_the_interpreter_exits_with_receivers_waiting_and_leaves_nothing(
     folder = Path(options["engine_options"]["directory"]) / "store"
     assert list(folder.glob("bell.*")) == []
     keeper.close()
+
+
+_FREEZING = """
+import asyncio, threading, time
+from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.engines.memory import MemoryEngine
+
+frozen = threading.Event()
+
+
+class Freezing(MemoryEngine):
+    capabilities = MemoryEngine.capabilities._replace(blocking=True)
+
+    def __init__(self, prefix, **options):
+        super().__init__(prefix, **options)
+        if frozen.is_set():
+            time.sleep(1000)
+
+
+async def main():
+    layer = IPCChannelLayer("one", engine=Freezing)
+    await layer.close()
+    frozen.set()
+    try:
+        await asyncio.wait_for(layer.send("channel", {}), 0.2)
+    except asyncio.TimeoutError:
+        print("it hangs")
+    other = IPCChannelLayer("two", engine="memory")
+    await other.send("channel", {})
+    await other.close()
+    print("the other works")
+
+
+asyncio.run(main())
+"""
+
+
+def test_an_engine_that_hangs_as_it_is_opened_holds_up_no_other_and_not_the_end() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _FREEZING],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == ["it hangs", "the other works"]
