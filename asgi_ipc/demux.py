@@ -68,6 +68,8 @@ class Demultiplexer:
         self.name = name
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
+        #: Who holds it; the registry's affair.
+        self.leases: set[Any] = set()
         self.blocking = engine.capabilities.blocking
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
         self._engine_is_entered = getattr(engine, "inside", _never)

@@ -38,8 +38,6 @@ class _Opening:
 #: Kept by those who open, or wait for it.
 _opening: weakref.WeakValueDictionary[Hashable, _Opening] = weakref.WeakValueDictionary()
 _shared: dict[Hashable, Demultiplexer] = {}
-#: Who holds each of them.
-_leases: dict[Hashable, set[Lease]] = {}
 #: Leases whose layer was collected without being closed. Finalizers only append here.
 _abandoned: deque[Lease] = deque()
 #: All that may be in use, for forked children.
@@ -95,15 +93,16 @@ def acquire(lease: Lease, options: Options) -> Demultiplexer:
             group_memory=options.group_memory,
             engine_options=options.engine_options,
         )
+        made = Demultiplexer(engine, repr(options.prefix))
+        _all.add(made)
         with _lock:
-            if (demux := _attach(lease, key, opened)) is None and not _is_ending():
-                _shared[key] = made = Demultiplexer(engine, repr(options.prefix))
-                _leases[key] = set()
-                _all.add(made)
+            # In one step: a finalizer that uses the layer opens it in the middle of all of this.
+            if not _is_ending() and _shared.setdefault(key, made) is made:
                 demux = _attach(lease, key, opened)
                 assert demux is not None
                 return demux
-        # Whoever was warned while it was opened has used the layer; or the process ends.
+            demux = _attach(lease, key, opened)
+        # Whoever was warned while it was opened, say, has used the layer; or the process ends.
         if opened:
             engine.close()
         _check_goes_on(options)
@@ -131,7 +130,7 @@ def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
     demux = _shared.get(key)
     if demux is not None:
         lease.key, lease.opened = key, opened
-        _leases[key].add(lease)
+        demux.leases.add(lease)
         demux.capacities.append(lease.capacity)
         lease.demux = demux
     return demux
@@ -143,6 +142,7 @@ def release(lease: Lease) -> None:
     Raises `Reentered` if this thread is in the middle of something that the closing waits for.
     """
     _check_outside()
+    _check_unlocked()
     _let_go_of_abandoned()
     _release(lease)
 
@@ -150,11 +150,12 @@ def release(lease: Lease) -> None:
 def destroy(lease: Lease) -> None:
     """Remove the store. All who share it here find it closed, and open it anew on next use."""
     _check_outside()
+    _check_unlocked()
     with _lock:
         demux = lease.demux
         if demux is None:
             return
-        leases = _empty(lease.key)
+        leases = _empty(lease.key, demux)
     demux.shut()
     _note_lost(demux, leases)
     demux.engine.destroy()
@@ -174,8 +175,14 @@ def _check_outside() -> None:
         raise Reentered
 
 
+def _check_unlocked() -> None:
+    """Raise `Reentered` if this thread is in the middle of opening or closing a layer."""
+    if _lock._is_owned():  # type: ignore[attr-defined]
+        raise Reentered
+
+
 def _let_go_of_abandoned() -> None:
-    while _abandoned:
+    while _abandoned and not _lock._is_owned():  # type: ignore[attr-defined]
         try:
             lease = _abandoned.popleft()
         except IndexError:
@@ -188,12 +195,12 @@ def _release(lease: Lease) -> None:
         demux = lease.demux
         if demux is None:
             return
-        if len(_leases[lease.key]) > 1:
-            _leases[lease.key].discard(lease)
+        if len(demux.leases) > 1:
+            demux.leases.discard(lease)
             demux.capacities.remove(lease.capacity)
             lease.demux = None
             return
-        leases = _empty(lease.key)
+        leases = _empty(lease.key, demux)
     demux.shut(engine_stays=not lease.opened)
     _note_lost(demux, leases)
     if lease.opened:
@@ -205,11 +212,13 @@ def _note_lost(demux: Demultiplexer, leases: set[Lease]) -> None:
         lease.lost += demux.lost
 
 
-def _empty(key: Hashable) -> set[Lease]:
-    _shared.pop(key, None)
-    leases = _leases.pop(key, set())
-    for lease in leases:
-        lease.demux = None
+def _empty(key: Hashable, demux: Demultiplexer) -> set[Lease]:
+    if _shared.get(key) is demux:
+        del _shared[key]
+    leases: set[Lease] = demux.leases
+    for lease in list(leases):
+        if lease.demux is demux:
+            lease.demux = None
     return leases
 
 
@@ -228,7 +237,7 @@ def _close_all() -> None:
             opening.lock.release()
     with _lock:
         ending = [
-            (demux, any(lease.opened for lease in _leases[key]), _empty(key))
+            (demux, any(lease.opened for lease in demux.leases), _empty(key, demux))
             for key, demux in list(_shared.items())
         ]
     for demux, opened, _ in ending:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer, registry
+from asgi_ipc.demux import Demultiplexer
 from asgi_ipc.engines.memory import MemoryEngine
 
 from .doubles import engine, fresh, run, watchdog
@@ -121,3 +123,29 @@ def test_two_layers_of_a_process_differ_and_each_receives_on_the_others_channels
         await two.close()
 
     run(main())
+
+
+def test_a_layer_that_a_finalizer_uses_while_it_is_being_opened_can_be_closed_and_opened_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefix = fresh()
+    layer = SyncIPCChannelLayer(prefix, engine="memory")
+    layer.close()
+    messages = iter([{"n": 0}])
+
+    def made(*arguments: Any) -> Demultiplexer:
+        demux = Demultiplexer(*arguments)
+        for message in messages:
+            layer.send("channel", message)
+        return demux
+
+    monkeypatch.setattr(registry, "Demultiplexer", made)
+    other = SyncIPCChannelLayer(prefix, engine="memory")
+    other.send("channel", {"n": 1})
+    assert layer.receive(["channel"]) == ("channel", {"n": 0})
+    assert layer.receive(["channel"]) == ("channel", {"n": 1})
+    other.close()
+    layer.close()
+    layer.send("channel", {"n": 2})
+    assert layer.receive(["channel"]) == ("channel", {"n": 2})
+    layer.close()

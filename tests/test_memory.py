@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import logging
 import os
 import select
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from asgi_ipc.engines import memory
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Record
 from asgi_ipc.engines.bell import PipeBell
 from asgi_ipc.engines.memory import MemoryEngine
@@ -265,3 +270,73 @@ def test_a_bell_that_finds_no_descriptors_says_what_to_do(
     monkeypatch.setattr(os, "pipe", full)
     with pytest.raises(StoreUnavailable, match=r"Too many open files.*ulimit -n"):
         engine.bell()
+
+
+class _Interrupted(BaseException):
+    pass
+
+
+def test_an_exception_at_any_step_leaves_sums_that_agree_with_what_is_stored() -> None:
+    """As a signal's handler may raise: here at each line, by a trace function."""
+
+    def work() -> None:
+        now = engine.clock()
+        for number in range(3):
+            record = Record(b"q", b"payload %d" % number, now + 100 + number, 10)
+            engine.push([record, record._replace(queue=b"r")])
+        time.now += 101
+        engine.put(b"table", b"one", time.now + 10)
+        engine.put(b"table", b"two", time.now + 1000)
+        restored = engine.pop(b"q")[0]
+        engine.restore(b"q", restored)
+        time.now += 20
+        engine.members(b"table")
+        engine.remove(b"table", b"two")
+        engine.statistics()
+        engine.flush()
+
+    def lines_until(end: int) -> bool:
+        """Whether the work was interrupted, at that line."""
+        passed = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
+            nonlocal passed
+            if frame.f_code.co_filename != memory.__file__:
+                return trace
+            passed += event == "line"
+            if passed == end:
+                sys.settrace(None)
+                raise _Interrupted
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            work()
+        except _Interrupted:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    time = Clock()
+    for end in itertools.count(1):
+        engine = MemoryEngine("sums", channel_memory=1000, group_memory=100, clock=time)
+        interrupted = lines_until(end)
+        store = engine._store
+        while store.lock._is_owned():
+            store.lock.release()  # A tracer may raise between a body and its with's end.
+        counts = engine.statistics()
+        entries = [entry for queue in store.queues.values() for entry in queue.entries]
+        members = [member for table in store.tables.values() for member in table.members]
+        assert counts["pending"] == store.pending == len(entries), end
+        assert store.record_bytes == sum(len(entry.payload) for entry in entries), end
+        assert store.member_bytes == sum(map(len, members)), end
+        time.now += 10_000
+        assert engine.statistics()["pending"] == store.pending == 0, end
+        assert not engine.members(b"table").names, end
+        assert engine.statistics()["bytes_used"] == 0, end
+        engine.close()
+        if not interrupted:
+            break
+    assert end > 100

@@ -103,9 +103,27 @@ class _Store:
         self.counts: Counter[str] = Counter()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
+        # A change has begun and not ended, if nobody is inside: an exception came in between.
+        self.changing = False
+
+    def put_right(self) -> None:
+        """Make the sums agree with records and members, after an exception amid a change."""
+        self.record_bytes = self.member_bytes = self.pending = 0
+        for queue in self.queues.values():
+            queue.bytes = sum(len(entry.payload) for entry in queue.entries)
+            queue.soonest = min((entry.deadline for entry in queue.entries), default=_NEVER)
+            self.record_bytes += queue.bytes
+            self.pending += len(queue.entries)
+        for table in self.tables.values():
+            table.version = next(_versions)
+            table.soonest = min(table.members.values(), default=_NEVER)
+            self.member_bytes += sum(map(len, table.members))
+        self.changing = False
 
     def queue(self, name: bytes, now: int) -> _Queue:
         """The queue of that name, made if need be, and with no dead record in it (E4)."""
+        if self.changing:
+            self.put_right()
         found = self.queues.get(name)
         if found is None:
             # Idle queues are kept for their counts, but not for ever: each name of a
@@ -124,12 +142,14 @@ class _Store:
         """Remove the records whose deadline has passed, wherever in the queue they are."""
         if now < queue.soonest:
             return
+        self.changing = True
         live = deque(entry for entry in queue.entries if entry.deadline > now)
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
         self.left(queue, dead)
         queue.entries = live  # At once: who peeks has no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
+        self.changing = False
 
     def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
         """Count what these records took as free."""
@@ -140,6 +160,7 @@ class _Store:
 
     def insert(self, queue: _Queue, entry: _Entry, front: bool = False) -> None:
         """Add a record."""
+        self.changing = True
         if front:
             queue.entries.appendleft(entry)
         else:
@@ -148,12 +169,15 @@ class _Store:
         queue.bytes += len(entry.payload)
         self.record_bytes += len(entry.payload)
         self.pending += 1
+        self.changing = False
 
     def drop(self, queue: _Queue) -> None:
         """Take all records out."""
+        self.changing = True
         self.left(queue, queue.entries)
         queue.entries.clear()
         queue.soonest = _NEVER
+        self.changing = False
 
     def room(self, queue: _Queue, size: int, now: int) -> tuple[bool, bool]:
         """Whether a record fits, and whether its queue may have it, once the dead are out (E4)."""
@@ -180,6 +204,8 @@ class _Store:
 
     def table(self, name: bytes, now: int) -> _Table | None:
         """The table of that name, if it has live members, and without the others (E9)."""
+        if self.changing:
+            self.put_right()
         found = self.tables.get(name)
         if found is not None and now >= found.soonest:
             dead = [member for member, deadline in found.members.items() if deadline <= now]
@@ -190,11 +216,13 @@ class _Store:
 
     def take_out(self, name: bytes, table: _Table, member: bytes) -> None:
         """Remove a member, and its table with the last one."""
+        self.changing = True
         del table.members[member]
         table.version = next(_versions)
         self.member_bytes -= len(member)
         if not table.members:
             del self.tables[name]
+        self.changing = False
 
 
 #: The stores of this process. Weak: a store lives as long as an engine has it open.
@@ -334,8 +362,10 @@ class MemoryEngine:
         store = self._store
         with store.exclusive():
             found = store.queue(queue, store.clock())
+            store.changing = True
             taken = [found.entries.popleft() for _ in range(min(limit, len(found.entries)))]
             store.left(found, taken)
+            store.changing = False
             store.count(found, "popped", len(taken))
             # Still under the lock: no push comes between this look and the arming (E12).
             if bell is not None and len(taken) < limit and bell not in found.bells:
@@ -395,11 +425,13 @@ class MemoryEngine:
                         f"{store.member_bytes} of {store.group_memory} bytes are in use by"
                         " memberships; choose a larger group_memory or a shorter group_expiry"
                     )
+                store.changing = True
                 found = store.tables.setdefault(table, _Table())
                 found.version = next(_versions)
                 store.member_bytes += len(member)
             found.members[member] = deadline
             found.soonest = min(found.soonest, deadline)
+            store.changing = False
 
     def remove(self, table: bytes, member: bytes) -> bool:
         """Take a member out."""
@@ -426,6 +458,8 @@ class MemoryEngine:
         store = self._store
         with store.exclusive():
             now = store.clock()
+            if store.changing:
+                store.put_right()
             for each in store.queues.values():
                 store.bury(each, now)
             if queue is None:
@@ -455,8 +489,9 @@ class MemoryEngine:
             for queue in store.queues.values():
                 store.count(queue, "flushed", len(queue.entries))
                 store.drop(queue)
+            store.changing = True
             store.tables.clear()
-            store.member_bytes = 0
+            store.put_right()
             store.flushes += 1
 
     def close(self) -> None:
