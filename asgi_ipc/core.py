@@ -89,7 +89,7 @@ class LayerCore:
             whose = "it was not made by new_channel()"
         return ValueError(
             f"can't receive on process-specific channel {name.full}: {whose};"
-            " only the process that made such a channel receives on it"
+            " only the process that made such a channel receives on it, until it closes the layer"
         )
 
     def corrupt(self, error: RecordCorrupt) -> StoreCorrupt:

@@ -209,9 +209,9 @@ class Demultiplexer:
 
         def describe(count: int) -> str:
             return (
-                f"channel {name} is read too slowly: its buffer holds its capacity of {limit}"
-                f" messages, so the oldest was dropped; {count} dropped on channels {queue} since"
-                " the last warning"
+                f"channel {name} is read too slowly, or no more (a consumer that failed stays in"
+                f" its groups): its buffer holds its capacity of {limit} messages, so the oldest"
+                f" was dropped; {count} dropped on channels {queue} since the last warning"
             )
 
         self.drops.dropped(f"overflow {queue}", 1, describe)

@@ -174,8 +174,9 @@ class IPCChannelLayer(LayerSurface):
     async def close(self) -> None:
         """Let go of the store; it stays for others. The next call opens it again.
 
-        Who waits in `receive` gets `StoreUnavailable`, unless another layer of this
-        process is on the same store. An engine passed in as an instance stays open.
+        Who waits in `receive` gets `StoreUnavailable`, and names from `new_channel` are of no more
+        use, unless another layer of this process is on the same store. An engine passed in as an
+        instance stays open.
         """
         await self._call(self._core.close)
 

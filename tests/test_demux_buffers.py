@@ -104,7 +104,9 @@ def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
 
 
 @pytest.mark.parametrize("capacity", [3, 100])
-def test_copies_that_nobody_reads_do_not_hide_what_was_received(capacity: int) -> None:
+def test_copies_that_nobody_reads_do_not_hide_what_was_received(
+    capacity: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=capacity)
         read, *left = [await layer.new_channel() for _ in range(4)]
@@ -118,9 +120,12 @@ def test_copies_that_nobody_reads_do_not_hide_what_was_received(capacity: int) -
             held = min(10, capacity)
             assert statistics["messages_pending"] == 3 * held
             assert statistics["overflow_count"] == 3 * (10 - held)
+        if capacity == 3:
+            assert "is read too slowly, or no more (a consumer that failed stays" in caplog.text
         await layer.close()
 
-    run(main())
+    with caplog.at_level(logging.WARNING, "asgi_ipc"):
+        run(main())
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])

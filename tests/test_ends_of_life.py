@@ -276,6 +276,18 @@ def test_an_engine_by_name_and_one_that_was_passed_in_have_each_their_own_channe
     run(main())
 
 
+def test_a_name_ends_with_its_layer_and_the_error_says_so() -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(fresh(), engine="memory")
+        name = await layer.new_channel()
+        await layer.close()
+        with pytest.raises(ValueError, match=r"belongs to process .* until it closes the layer"):
+            await layer.receive(name)
+        await layer.close()
+
+    run(main())
+
+
 def test_what_closing_drops_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     layer = IPCChannelLayer(fresh(), engine="memory")
 
