@@ -161,6 +161,8 @@ def _acquire(lock: threading.RLock) -> bool:
 _WAITING: CodeType = _acquire.__code__
 #: Where the code of this package lies, as its code objects say.
 _FOLDER = os.path.dirname(_WAITING.co_filename) + os.sep
+#: What calls a user's code, which makes calls of its own: no operation is under way in there.
+_CALLERS = os.path.join(_FOLDER, "django", "")
 #: What may stand between two frames of one operation: this, and ``contextlib``.
 _BETWEEN = _FOLDER, contextlib.contextmanager.__code__.co_filename
 
@@ -171,10 +173,15 @@ def is_interruption() -> bool:
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_FOLDER):
+        if _is_ours(frame):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_ours(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    return path.startswith(_FOLDER) and not path.startswith(_CALLERS)
 
 
 def _other_threads_inside() -> bool:
@@ -191,7 +198,7 @@ def _runs_the_store(top: FrameType) -> bool:
     while frame is not None:
         if frame.f_code is _WAITING:
             return False
-        inside = inside or frame.f_code.co_filename.startswith(_FOLDER)
+        inside = inside or _is_ours(frame)
         frame = frame.f_back
     return inside
 
