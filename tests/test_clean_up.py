@@ -590,23 +590,6 @@ def test_what_a_thread_left_defers_no_later_call(engine: SharedMemoryEngine) -> 
     assert layer.receive(["a"]) == ("a", {"n": 2})
 
 
-def test_what_a_thread_left_a_handler_of_a_consumer_takes_over(engine: SharedMemoryEngine) -> None:
-    """Its frames stand on those of our mixin, which are no operation that it interrupts."""
-    consumers = pytest.importorskip("asgi_ipc.django.consumers")
-
-    class Consumer:
-        _thread_connections: tuple[Any, ...] = ()
-
-        async def heard(self, message: dict[str, Any]) -> None:
-            leave_it_held(engine)
-            use(engine)
-            assert not engine.inside()
-
-    dispatch = consumers.DirectDispatchMixin.dispatch
-    asyncio.run(dispatch(Consumer(), {"type": "heard"}))
-    assert_nothing_is_held(engine)
-
-
 # ---- the demultiplexer's lock, which no later call takes over
 
 #: Opcodes after which the interpreter lets signal handlers run.
@@ -634,10 +617,20 @@ def checked(code: CodeType) -> frozenset[int]:
     return frozenset(after | {each.offset for each in found if each.opname == "JUMP_BACKWARD"})
 
 
+def suspend_and_close(layer: IPCChannelLayer, own: str) -> None:
+    receive = layer.receive(own)
+    try:
+        receive.send(None)
+    except StopIteration:
+        pass
+    finally:
+        receive.close()
+
+
 LAYER_CALLS: dict[str, Callable[[IPCChannelLayer, str], object]] = {
-    "direct send": lambda layer, own: layer.sync.send(own, {}),
+    "send": lambda layer, own: layer.sync.send(own, {}),
     "broadcast": lambda layer, own: layer.sync.group_send("g", {}),
-    "receive": lambda layer, own: asyncio.run(asyncio.wait_for(layer.receive(own), 0.01)),
+    "receive": suspend_and_close,
     "receive in a thread": lambda layer, own: layer.sync.receive([own[: own.index("!") + 1]]),
     "statistics": lambda layer, own: layer.sync.global_statistics(),
 }
@@ -647,15 +640,15 @@ LAYER_CALLS: dict[str, Callable[[IPCChannelLayer, str], object]] = {
 # What is raised while something is thrown away is reported, and goes no further.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("name", LAYER_CALLS)
-def test_a_signal_handler_that_raises_leaves_no_lock_of_a_demultiplexer(name: str) -> None:
-    layer = IPCChannelLayer(f"clean-up-{os.getpid()}", engine="memory", capacity=10**6)
-    own = asyncio.run(layer.new_channel())
-    with contextlib.suppress(asyncio.TimeoutError):
-        asyncio.run(asyncio.wait_for(layer.receive(own), 0.01))
-    layer.sync.group_add("g", own)
-    for place in itertools.count(1):
-        left, places = place, list[str]()
+def test_a_signal_handler_that_raises_leaves_no_lock_of_a_demultiplexer(
+    name: str, unread: bool
+) -> None:
+    places: list[str] = []
+
+    def struck(call: Callable[[], object], place: int) -> bool:
+        left = place
 
         def each(code: CodeType, offset: int) -> None:
             nonlocal left
@@ -667,13 +660,29 @@ def test_a_signal_handler_that_raises_leaves_no_lock_of_a_demultiplexer(name: st
 
         trace_opcodes(each)
         try:
-            LAYER_CALLS[name](layer, own)
-        except (Interruption, asyncio.TimeoutError):
+            call()
+        except Interruption:
             pass
         finally:
             trace_nothing()
-        assert not later.is_inside(), places
-        if left > 0:
-            break
-    assert place > 10
-    layer.sync.close()
+        return left <= 0
+
+    async def main() -> None:
+        layer = IPCChannelLayer(f"clean-up-{os.getpid()}", engine="memory", capacity=10**6)
+        own = await layer.new_channel()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive(own), 0.01)
+        await layer.group_add("g", own)
+        place = 1
+        any_own = own[: own.index("!") + 1]
+        while struck(lambda: LAYER_CALLS[name](layer, own), place):
+            assert not later.is_inside(), places[-1]
+            place += 1
+            while layer.sync.receive([any_own])[0]:
+                pass
+            if unread:
+                await layer.send(own, {})
+        assert place > 10
+        await layer.close()
+
+    asyncio.run(main())

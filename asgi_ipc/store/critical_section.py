@@ -161,8 +161,6 @@ def _acquire(lock: threading.RLock) -> bool:
 _WAITING: CodeType = _acquire.__code__
 #: Where the code of this package lies, as its code objects say.
 _FOLDER = os.path.dirname(_WAITING.co_filename) + os.sep
-#: What calls a user's code, which makes calls of its own: no operation is under way in there.
-_CALLERS = os.path.join(_FOLDER, "django", "")
 #: What may stand between two frames of one operation: this, and ``contextlib``.
 _BETWEEN = _FOLDER, contextlib.contextmanager.__code__.co_filename
 
@@ -173,15 +171,10 @@ def is_interruption() -> bool:
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
     while frame is not None:
-        if _is_ours(frame):
+        if frame.f_code.co_filename.startswith(_FOLDER):
             return True
         frame = frame.f_back
     return False
-
-
-def _is_ours(frame: FrameType) -> bool:
-    path = frame.f_code.co_filename
-    return path.startswith(_FOLDER) and not path.startswith(_CALLERS)
 
 
 def _other_threads_inside() -> bool:
@@ -198,7 +191,7 @@ def _runs_the_store(top: FrameType) -> bool:
     while frame is not None:
         if frame.f_code is _WAITING:
             return False
-        inside = inside or _is_ours(frame)
+        inside = inside or frame.f_code.co_filename.startswith(_FOLDER)
         frame = frame.f_back
     return inside
 
