@@ -184,9 +184,11 @@ class LoopListener(Listener):
                     # With others waiting there is no spinning, and nothing to learn for it.
                     since = time.monotonic()
             finally:
-                # Asked, as a signal's handler may raise just when it was taken.
-                if lock._is_owned():
+                # Not asked whether it was taken: a signal's handler may raise after the answer.
+                try:
                     lock.release()
+                except RuntimeError:
+                    pass
             try:
                 await waiter.future
             except BaseException:

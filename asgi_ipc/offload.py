@@ -20,6 +20,7 @@ from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .later import carry_out, left
 from .local_channels import OwnQueue
+from .loop_waiters import running_loop
 from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
@@ -80,7 +81,7 @@ class OffloadingListener(LoopListener):
             # Before the look, since the bell may ring before its answer is here.
             watch.waiters.append(waiter)
             watch.touched = True
-            pop = _Pop(self, queue, bell)
+            pop, is_collected = _Pop(self, queue, bell), False
             running = self.demux.workers().call(loop, pop.run)
             try:
                 record = await asyncio.shield(running)
@@ -89,6 +90,7 @@ class OffloadingListener(LoopListener):
                     return record.payload
                 await waiter.future
             except BaseException:
+                is_collected = running_loop() is not loop
                 if pop.cancel():
                     running = self.demux.workers().call(loop, pop.put_back)
                 self._settle(queue, running)
@@ -96,9 +98,9 @@ class OffloadingListener(LoopListener):
             finally:
                 if not waiter.woken and waiter in watch.waiters:
                     watch.waiters.remove(waiter)
-                    self._left(queue, watch)
+                    self._left(queue, watch, is_collected)
                 elif not watch.wake_one():
-                    self._left(queue, watch)
+                    self._left(queue, watch, is_collected)
             if waiter.error is not None:
                 raise waiter.failure()
 

@@ -7,6 +7,10 @@ that failed lives on and does nothing; then that one does; or it ends at once in
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dis
+import functools
 import itertools
 import os
 import select
@@ -22,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer, later
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import Reentered
 from asgi_ipc.store import critical_section, record_locks, semaphore_locks
@@ -565,3 +570,119 @@ def test_a_del_method_that_is_called_inside_is_told_so_and_harms_nothing(
     assert "__del__" in str(told[0])
     assert_nothing_is_held(engine)
     use(engine)
+
+
+def test_what_a_thread_left_defers_no_later_call(engine: SharedMemoryEngine) -> None:
+    layer = SyncIPCChannelLayer(engine=engine)
+    layer.group_add("group", "a")
+    for call in (
+        lambda: layer.send("a", {"n": 1}),
+        lambda: layer.group_add("group", "b"),
+        lambda: layer.group_discard("group", "b"),
+        lambda: layer.group_send("group", {"n": 2}),
+        lambda: layer.receive(["a"]),
+        lambda: layer.global_statistics(),
+    ):
+        leave_it_held(engine)
+        call()
+        assert not later.left
+        assert_nothing_is_held(engine)
+    assert layer.receive(["a"]) == ("a", {"n": 2})
+
+
+# ---- the demultiplexer's lock, which no later call takes over
+
+#: Opcodes after which the interpreter lets signal handlers run.
+_CHECKED = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME"}
+
+
+@functools.cache
+def checked(code: CodeType) -> frozenset[int]:
+    """The places in a function where an exception of a handler seems to come from.
+
+    Right after such an opcode, if the same `except` is responsible there, and at jumps backward.
+    """
+    bytecode: Any = dis.Bytecode(code)
+
+    def target(offset: int) -> int:
+        entries = bytecode.exception_entries
+        return next((each.target for each in entries if each.start <= offset < each.end), -1)
+
+    found = list(bytecode)
+    after = {
+        then.offset
+        for first, then in itertools.pairwise(found)
+        if first.opname in _CHECKED and target(first.offset) == target(then.offset)
+    }
+    return frozenset(after | {each.offset for each in found if each.opname == "JUMP_BACKWARD"})
+
+
+def suspend_and_close(layer: IPCChannelLayer, own: str) -> None:
+    receive = layer.receive(own)
+    try:
+        receive.send(None)
+    except StopIteration:
+        pass
+    finally:
+        receive.close()
+
+
+LAYER_CALLS: dict[str, Callable[[IPCChannelLayer, str], object]] = {
+    "send": lambda layer, own: layer.sync.send(own, {}),
+    "broadcast": lambda layer, own: layer.sync.group_send("g", {}),
+    "receive": suspend_and_close,
+    "receive in a thread": lambda layer, own: layer.sync.receive([own[: own.index("!") + 1]]),
+    "statistics": lambda layer, own: layer.sync.global_statistics(),
+}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="its opcodes are others")
+# What is raised while something is thrown away is reported, and goes no further.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("unread", [False, True])
+@pytest.mark.parametrize("name", LAYER_CALLS)
+def test_a_signal_handler_that_raises_leaves_no_lock_of_a_demultiplexer(
+    name: str, unread: bool
+) -> None:
+    places: list[str] = []
+
+    def struck(call: Callable[[], object], place: int) -> bool:
+        left = place
+
+        def each(code: CodeType, offset: int) -> None:
+            nonlocal left
+            if "asgi_ipc" in code.co_filename and offset in checked(code):
+                left -= 1
+                if left == 0:
+                    places.append(f"{code.co_name} at {offset}")
+                    raise Interruption
+
+        trace_opcodes(each)
+        try:
+            call()
+        except Interruption:
+            pass
+        finally:
+            trace_nothing()
+        return left <= 0
+
+    async def main() -> None:
+        layer = IPCChannelLayer(f"clean-up-{os.getpid()}", engine="memory", capacity=10**6)
+        own = await layer.new_channel()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive(own), 0.01)
+        await layer.group_add("g", own)
+        place = 1
+        any_own = own[: own.index("!") + 1]
+        while struck(lambda: LAYER_CALLS[name](layer, own), place):
+            assert not later.is_inside(), places[-1]
+            place += 1
+            while layer.sync.receive([any_own])[0]:
+                pass
+            if unread:
+                await layer.send(own, {})
+        assert place > 10
+        await layer.close()
+
+    asyncio.run(main())

@@ -247,6 +247,30 @@ def test_a_message_that_is_there_is_received_without_waiting_for_the_bells_loop(
     run(main())
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("specific", [True, False])
+def test_a_receive_that_is_collected_when_no_loop_runs_raises_nothing(
+    kind: Any, specific: bool
+) -> None:
+    layer = IPCChannelLayer(engine=engine(kind))
+    loop = asyncio.new_event_loop()
+    channel = loop.run_until_complete(layer.new_channel()) if specific else "c"
+    receive = layer.receive(channel)
+
+    async def suspend() -> None:
+        # To the look, past the making of a bell.
+        for _ in range(1 + layer._core.blocking):
+            receive.send(None)
+            await asyncio.sleep(0.05)
+
+    loop.run_until_complete(suspend())
+    receive.close()  # As a collection does it, in any thread.
+    loop.run_until_complete(layer.send(channel, {"n": 1}))
+    assert loop.run_until_complete(asyncio.wait_for(layer.receive(channel), PATIENCE)) == {"n": 1}
+    loop.run_until_complete(layer.close())
+    loop.close()
+
+
 def test_a_layer_works_on_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
     loop = uvloop.new_event_loop()

@@ -258,9 +258,11 @@ class Ringer:
                 # done: the receiver looks again by itself within a second.
                 return error.errno not in _GONE
         finally:
-            # Asked, as a signal's handler may raise just when it was taken.
-            if lock._is_owned():
+            # Not asked whether it was taken: a signal's handler may raise after the answer.
+            try:
                 lock.release()
+            except RuntimeError:
+                pass
         return True
 
     def _open(self, bell: int, open_bell: Callable[[int], int]) -> int:
@@ -287,8 +289,10 @@ class Ringer:
                 while self._writers:
                     os.close(self._writers.popitem()[1])
         finally:
-            if lock._is_owned():
+            try:
                 lock.release()
+            except RuntimeError:
+                pass
 
 
 def open_writer(directory: StoreDirectory, name: str) -> int:

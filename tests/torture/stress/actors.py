@@ -125,18 +125,20 @@ async def send_cancelled(world: World, layer: IPCChannelLayer) -> None:
 
         async def once(where: int = where, name: str = name, message: Any = message) -> None:
             call = layer.group_send if where in GROUPS else layer.send
-            await cancelled_at(call(name, message), notes.dice.randint(1, 2))
-            notes.sent(message)
+            # Met here, as the task that waits for this one may be abandoned.
+            try:
+                await cancelled_at(call(name, message), notes.dice.randint(1, 2))
+                notes.sent(message)
+            except ChannelFull:
+                notes.full(where)
+            except Exception as error:
+                notes.failed("send", error)
 
         try:
             await asyncio.ensure_future(once())
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-        except ChannelFull:
-            notes.full(where)
-        except Exception as error:
-            notes.failed("send", error)
         await asyncio.sleep(0.005 * notes.dice.random())
     notes.close()
 
