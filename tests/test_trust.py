@@ -33,10 +33,11 @@ from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
-from asgi_ipc.store import directory, sidecar
+from asgi_ipc.store import directory, layout, sidecar
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.files import FileMemory
 from asgi_ipc.store.segment import Place, public_token
 
 from .doubles import watchdog  # noqa: F401
@@ -882,6 +883,46 @@ def test_memory_that_is_cut_in_the_moment_it_is_opened_is_a_documented_error(
     assert sidecar._registry == before
     monkeypatch.undo()
     engine.destroy()
+
+
+@pytest.mark.parametrize("kind", [PosixEngine, MmapEngine])
+@pytest.mark.parametrize("which", [layout.CHANNELS, layout.GROUPS])
+def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
+    kind: type[SharedMemoryEngine], which: int, shared: Path
+) -> None:
+    size = 1 << 36
+
+    def stretch() -> None:
+        engine = members_store(shared, kind)
+        assert engine._store is not None
+        memory = engine._store.regions[which].segment
+        assert isinstance(memory, FileMemory)
+        os.ftruncate(memory._descriptor, size)
+        geometry = layout.Geometry.of(which, size)
+        for word, value in {
+            layout.W_SIZE: size,
+            layout.W_EXTENT_WORDS: geometry.extent_words,
+            layout.W_BUCKETS: geometry.buckets,
+            # Who enters writes all of what a store begins with.
+            layout.STATE: layout.FORMATTING,
+        }.items():
+            engine._store.regions[which].words[word] = value
+        os._exit(0)
+
+    as_user(MEMBER, stretch)
+
+    def victim() -> None:
+        for opened in (
+            lambda: members_store(shared, kind),
+            lambda: check("store", kind.name, {"directory": str(shared), "group": GROUP}),
+        ):
+            with pytest.raises(StoreUnavailable, match="stretched"):
+                opened()
+
+    as_user(OWNER, victim)
+    in_child(victim)
+    remove("store", kind.name, {"directory": str(shared), "group": GROUP})
+    as_user(OWNER, lambda: members_store(shared, kind).destroy())
 
 
 @pytest.mark.parametrize("below", [False, True])
