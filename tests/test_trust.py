@@ -37,6 +37,7 @@ from asgi_ipc.store import directory, layout, sidecar
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.file_locks import FileLocks
 from asgi_ipc.store.files import FileMemory
 from asgi_ipc.store.segment import Place, public_token
 
@@ -966,6 +967,22 @@ def test_a_folder_on_the_way_that_another_makes_just_now_is_refused(
     with pytest.raises(StoreUnavailable, match=f"belongs to user {MEMBER}"):
         open_store(ground / "new" / "folder")
     assert list((ground / "new").iterdir()) == []
+
+
+def test_a_fifo_put_in_place_of_a_lock_keeps_its_rights(shared: Path) -> None:
+    (shared / "store").mkdir()
+    os.chown(shared / "store", 0, GROUP)
+    (shared / "store").chmod(0o770)
+    fifo = shared / "store" / f"lock.{bytes(16).hex()}.1"
+    os.mkfifo(fifo, 0o600)
+    os.chown(fifo, 0, 0)
+    opened = StoreDirectory.open(Place(str(shared / "store"), 0o660, GROUP, private=False))
+    locks = FileLocks(str(shared / "store" / "lock"), -1, opened)
+    with pytest.raises(StoreUnavailable, match="not a plain file"):
+        locks.prepare(bytes(16), create=True)
+    status = fifo.lstat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o600, 0)
+    opened.close()
 
 
 # ---- the doctor, run by root
