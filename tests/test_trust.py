@@ -28,14 +28,17 @@ from asgi_ipc.doctor.attempt import NotTried
 from asgi_ipc.doctor.engines import look_at_store
 from asgi_ipc.doctor.stores import clear_away, record_of
 from asgi_ipc.doctor.trying import private_folder
+from asgi_ipc.engines.bell import ANY
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
-from asgi_ipc.store import directory, sidecar
+from asgi_ipc.store import directory, layout, sidecar
 from asgi_ipc.store.belongings import locators
 from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.store.file_locks import FileLocks
+from asgi_ipc.store.files import FileMemory
 from asgi_ipc.store.segment import Place, public_token
 
 from .doubles import watchdog  # noqa: F401
@@ -652,7 +655,7 @@ def test_a_bell_whose_two_ends_would_be_two_fifos_is_made_anew(
         assert len(swapped) == 2
         assert bell.number == 2
         bell.ring()
-        assert os.read(bell.fileno(), 10) == b"!"
+        assert os.read(bell.fileno(), 10) == ANY
         bell.close()
         engine.destroy()
 
@@ -883,6 +886,46 @@ def test_memory_that_is_cut_in_the_moment_it_is_opened_is_a_documented_error(
     engine.destroy()
 
 
+@pytest.mark.parametrize("kind", [PosixEngine, MmapEngine])
+@pytest.mark.parametrize("which", [layout.CHANNELS, layout.GROUPS])
+def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
+    kind: type[SharedMemoryEngine], which: int, shared: Path
+) -> None:
+    size = 1 << 36
+
+    def stretch() -> None:
+        engine = members_store(shared, kind)
+        assert engine._store is not None
+        memory = engine._store.regions[which].segment
+        assert isinstance(memory, FileMemory)
+        os.ftruncate(memory._descriptor, size)
+        geometry = layout.Geometry.of(which, size)
+        for word, value in {
+            layout.W_SIZE: size,
+            layout.W_EXTENT_WORDS: geometry.extent_words,
+            layout.W_BUCKETS: geometry.buckets,
+            # Who enters writes all of what a store begins with.
+            layout.STATE: layout.FORMATTING,
+        }.items():
+            engine._store.regions[which].words[word] = value
+        os._exit(0)
+
+    as_user(MEMBER, stretch)
+
+    def victim() -> None:
+        for opened in (
+            lambda: members_store(shared, kind),
+            lambda: check("store", kind.name, {"directory": str(shared), "group": GROUP}),
+        ):
+            with pytest.raises(StoreUnavailable, match="stretched"):
+                opened()
+
+    as_user(OWNER, victim)
+    in_child(victim)
+    remove("store", kind.name, {"directory": str(shared), "group": GROUP})
+    as_user(OWNER, lambda: members_store(shared, kind).destroy())
+
+
 @pytest.mark.parametrize("below", [False, True])
 def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
     kind: type[SharedMemoryEngine], below: bool, monkeypatch: pytest.MonkeyPatch, ground: Path
@@ -924,6 +967,22 @@ def test_a_folder_on_the_way_that_another_makes_just_now_is_refused(
     with pytest.raises(StoreUnavailable, match=f"belongs to user {MEMBER}"):
         open_store(ground / "new" / "folder")
     assert list((ground / "new").iterdir()) == []
+
+
+def test_a_fifo_put_in_place_of_a_lock_keeps_its_rights(shared: Path) -> None:
+    (shared / "store").mkdir()
+    os.chown(shared / "store", 0, GROUP)
+    (shared / "store").chmod(0o770)
+    fifo = shared / "store" / f"lock.{bytes(16).hex()}.1"
+    os.mkfifo(fifo, 0o600)
+    os.chown(fifo, 0, 0)
+    opened = StoreDirectory.open(Place(str(shared / "store"), 0o660, GROUP, private=False))
+    locks = FileLocks(str(shared / "store" / "lock"), -1, opened)
+    with pytest.raises(StoreUnavailable, match="not a plain file"):
+        locks.prepare(bytes(16), create=True)
+    status = fifo.lstat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o600, 0)
+    opened.close()
 
 
 # ---- the doctor, run by root

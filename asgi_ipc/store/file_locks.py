@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -215,8 +216,9 @@ class FileLocks:
 
 
 def _is_new(status: os.stat_result) -> bool:
-    """Whether a file may be given group and mode: this user's, empty and nowhere else."""
-    return status.st_uid == os.geteuid() and status.st_nlink == 1 and not status.st_size
+    """Whether a file may be given group and mode: a plain one, this user's, empty, one name."""
+    mine = status.st_uid == os.geteuid() and status.st_nlink == 1
+    return mine and stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def _is_locked(directory: StoreDirectory, name: str) -> bool:

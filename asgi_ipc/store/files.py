@@ -11,7 +11,7 @@ import stat
 from functools import cached_property
 
 from ..exceptions import StoreUnavailable
-from .file_systems import granule, refusal
+from .file_systems import granule, mount_of, refusal
 from .segment import Owner
 
 #: Where Linux has POSIX shared memory and semaphores as files. Elsewhere there is no such folder.
@@ -88,6 +88,14 @@ class FileMemory:
         with contextlib.suppress(OSError):
             return not self._had_name or os.fstat(self._descriptor).st_nlink > 0
         return True
+
+    def is_stretched(self, length: int) -> bool:
+        """Whether the file has fewer blocks than `reserve` of its first bytes must have taken.
+
+        False where the system does not tell.
+        """
+        taken = os.fstat(self._descriptor).st_blocks * 512
+        return 0 < taken < length and mount_of(self._descriptor) is not None
 
     def reserve(self, offset: int, length: int) -> None:
         """Have the file system set these bytes aside: a later touch can't raise SIGBUS.

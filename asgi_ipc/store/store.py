@@ -33,6 +33,7 @@ from .belongings import (
 )
 from .boot import boot_identity as boot_identity
 from .directory import StoreDirectory, remove_if_empty
+from .files import FileMemory
 from .layout import (
     BYTE_ORDER,
     CHANNELS,
@@ -318,6 +319,7 @@ class Store:
                     if not segment.view.nbytes:
                         raise FileNotFoundError(errno.ENOENT, "it has no bytes any more", locator)
                     check_layout(kind, segment, locator)
+                    self._check_taken(kind, segment, locator)
                     regions[kind] = self._region(kind, segment)
                 except BaseException:
                     segment.close()
@@ -337,6 +339,23 @@ class Store:
                 )
                 self._warnings.append(text)
                 self._notes.append((logging.WARNING, text))
+
+    def _check_taken(self, kind: int, segment: Segment, locator: str) -> None:
+        """Refuse memory that a member of the group has made larger than it was.
+
+        It costs him nothing, and who uses it would take all the memory of the machine for it.
+        """
+        fixed = Geometry.of(kind, segment.view.nbytes).first_extent * WORD
+        if (
+            self.place.gid is not None
+            and isinstance(segment, FileMemory)
+            and segment.is_stretched(fixed)
+        ):
+            raise StoreUnavailable(
+                f"{locator!r} has {segment.view.nbytes:,} bytes, and of the {fixed:,} that a store "
+                "of that size begins with not all were ever taken: a member of the group has "
+                "stretched it; remove it and the lock file, or choose another prefix"
+            )
 
     def _region(self, kind: int, segment: Segment) -> Region:
         def command() -> str:
