@@ -24,7 +24,7 @@ from asgi_ipc.store.segment import public_token
 from asgi_ipc.store.semaphore_locks import _beginning, no_new_ones
 
 from .doubles import watchdog
-from .stores import assert_meet, in_child, open_store, record
+from .stores import assert_meet, in_child, open_store, record, unlink_memory
 
 __all__ = ["watchdog"]
 
@@ -262,6 +262,33 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
     assert_meet(engine, second)
     second.close()
     engine.destroy()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_store_whose_memory_alone_is_gone_and_that_nobody_uses_is_made_afresh(
+    kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``ipcrm``, or a cleaner: who opens it has a seat by then, and is no user yet."""
+    monkeypatch.setattr("asgi_ipc.store.store._NOTICE", 0.0)
+    engine = open_store(shared, kind)
+    files = files_of(engine)
+    unlink_memory(engine)
+
+    def other() -> None:
+        forget_what_is_open()
+        with pytest.raises(StoreUnavailable, match="processes use it"):
+            open_store(shared, kind)
+
+    in_child(other)
+    # Without the look at what is lost, as if it were killed.
+    assert engine._store is not None
+    engine._store.close()
+    engine._store, engine._slot = None, -1
+    assert all(path.exists() for path in files)
+    engine = open_store(shared, kind)
+    assert not any(path.exists() for path in files)
+    engine.destroy()
+    assert list(shared.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ENGINES)

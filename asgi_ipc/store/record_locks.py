@@ -22,7 +22,7 @@ from .mutex import HintedMutex, Mutex
 #: a struct flock is laid out.
 _OTHER_HOLDER = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
 #: Where the bytes begin that are locked only to see whether locks work.
-_TRIAL = 1 << 20
+TRIAL = 1 << 20
 
 
 class RecordLocks:
@@ -102,10 +102,13 @@ class RecordLocks:
 
     def in_use(self, store_id: bytes) -> bool:
         """See `Locks.in_use`."""
-        slots = FIRST_SLOT, _TRIAL - FIRST_SLOT
-        if self._held or not self.try_lock(*slots):
+        return self._held_between(FIRST_SLOT, TRIAL)
+
+    def _held_between(self, first: int, end: int) -> bool:
+        """Whether a slot is held here, or by another process any byte from ``first`` to ``end``."""
+        if self._held or not self.try_lock(first, end - first):
             return True
-        self.unlock(*slots)
+        self.unlock(first, end - first)
         return False
 
     def remove(self, store_id: bytes) -> None:
@@ -133,7 +136,7 @@ def record_locks_fail(path: str, descriptor: int) -> str | None:
     imitates Linux, and has been known to hand one lock to several processes (WSL1).
     """
     # Bytes of this trial's own, so that others who try at the same time don't count.
-    byte = _TRIAL + secrets.randbelow(_TRIAL)
+    byte = TRIAL + secrets.randbelow(TRIAL)
 
     def take() -> bool:
         try:

@@ -23,9 +23,9 @@ from typing import ClassVar
 from ..exceptions import StoreUnavailable
 from .belongings import folder_mark
 from .files import SHM, FileMemory, free_space, give
-from .locks import CHANNELS_LOCK, GROUPS_LOCK, SEMAPHORE
+from .locks import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
-from .record_locks import RecordLocks, record_locks_fail
+from .record_locks import TRIAL, RecordLocks, record_locks_fail
 from .robust_mutex import (
     MARKS_SIZE,
     SEATS,
@@ -198,7 +198,11 @@ class SemaphoreLocks(RecordLocks):
 
     def in_use(self, store_id: bytes) -> bool:
         """See `Locks.in_use`."""
-        return self._seat >= 0 or super().in_use(store_id)
+        if self._seat < 0:
+            return super().in_use(store_id)
+        # Who looks has sat down already, and is no user for that: the memory may be gone.
+        own = _FIRST_SEAT + self._seat
+        return self._held_between(FIRST_SLOT, own) or self._held_between(own + 1, TRIAL)
 
     def after_fork(self) -> None:
         """See `Locks.after_fork`. A seat is taken when it is first needed."""
