@@ -24,7 +24,7 @@ from .store.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from .store.region import Region
 from .store.segment import Place
 from .store.sidecar import READY
-from .store.store import Gone, Store, boot_identity
+from .store.store import Gone, Missing, Store
 
 HELP = "check that a store is sound"
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
@@ -42,7 +42,7 @@ def check(
     """
     factory, place = _find(prefix, engine, engine_options or {})
     record = record_of(place)
-    if record is None or record.ready != READY or record.boot_id != boot_identity():
+    if record is None or record.ready != READY:
         raise StoreUnavailable(
             f"there is no store at {place.directory!r}; name the engine and the engine options "
             "that the processes use"
@@ -107,7 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the store if it is not sound: its processes go on with a fresh one",
+        help="remove the store if it is not sound, or its memory is gone: its processes go on with "
+        "a fresh one",
     )
     parser.add_argument(
         "--orphans",
@@ -127,7 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write("name the PREFIX of the store to check, or use --orphans\n")
         return 2
     try:
-        found = check(*which)
+        try:
+            found = check(*which)
+        except Missing as error:
+            # Whether it was removed by hand or is out of sight, who says --remove must know.
+            if not arguments.remove:
+                raise
+            found = [str(error)]
         sys.stdout.write("".join(f"{text}\n" for text in found) or "sound\n")
         if found and arguments.remove:
             left = remove(*which)

@@ -23,7 +23,7 @@ from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.place import place_for, removal
 
-from .stores import in_child, killed_at, open_store, record
+from .stores import in_child, killed_at, open_store, record, unlink_memory
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
@@ -240,6 +240,37 @@ def test_the_command_that_the_error_of_a_corrupt_store_names_removes_it(
     engine.put(b"t", b"m", 1 << 62)
     engine.destroy()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_the_command_that_the_error_of_removed_memory_names_removes_the_store(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes have not noticed, as none of them has made a call."""
+    monkeypatch.setattr("asgi_ipc.store.store._NOTICE", 0.0)
+    idle = fill(open_store(tmp_path, kind))
+    unlink_memory(idle)
+
+    def other() -> None:
+        with pytest.raises(StoreUnavailable, match=r"removed by hand.*or run: python") as caught:
+            open_store(tmp_path, kind)
+        program, *arguments = shlex.split(str(caught.value).rpartition("or run: ")[2])
+        assert program == "python"
+        assert run(tmp_path, "store", "--engine", kind.name)[0] == 2
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout.endswith("removed\n"), done.stderr
+        newcomer = open_store(tmp_path, kind)
+        newcomer.push([record(newcomer, b"a", b"afresh")])
+        newcomer.close()
+
+    in_child(other)
+    idle._next_look = 0
+    idle.statistics()
+    assert idle.pop(b"a")[0].payload == b"afresh"
+    idle.destroy()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_names_no_directory_where_none_was_given() -> None:

@@ -41,6 +41,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_boot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("asgi_ipc.store.store.boot_identity", lambda: b"another boot id!")
+    patch.setattr("asgi_ipc.doctor.engines.boot_identity", lambda: b"another boot id!")
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -59,11 +60,25 @@ def test_another_boot_identity_is_refused_while_the_store_is_used(
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match=r"another boot.*still use it; .*boot_id"):
                 open_store(tmp_path, kind)
+        options = {"directory": str(tmp_path)}
+        with pytest.raises(StoreUnavailable, match=r"another boot.*still use it; .*boot_id"):
+            check("store", kind.name, options)
+        looked = look_at_store(kind.name, "store", options)
+        assert not looked["works"]
+        assert "another boot" in looked["detail"]
+        assert "still use it" in looked["detail"]
 
     in_child(other)
     assert mine.pop(b"a")[0].payload == b"kept"
     assert_sound(mine)
-    mine.destroy()
+    mine.close()
+    with monkeypatch.context() as patch:
+        other_boot(patch)
+        options = {"directory": str(tmp_path)}
+        with pytest.raises(StoreUnavailable, match=r"another boot.*makes it afresh"):
+            check("store", kind.name, options)
+        assert "made afresh" in look_at_store(kind.name, "store", options)["detail"]
+    open_store(tmp_path, kind).destroy()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -181,8 +181,16 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
                         "end them, or choose another prefix",
                     )
                 return f"{what}; nobody uses it, and it will be made afresh"
-            if record.ready != READY or record.boot_id != boot_identity():
-                return "it is unfinished or from before a reboot, and will be made afresh"
+            if record.ready != READY:
+                return "it is unfinished, and will be made afresh"
+            if record.boot_id != boot_identity():
+                what = "it is of another boot of this machine, or of another machine or container"
+                if in_use(place_of(factory, prefix, options), record):
+                    raise Failed(
+                        f"{what}; processes still use it",
+                        "let all its processes see one boot id, or name another directory",
+                    )
+                return f"{what}; nobody uses it, and it will be made afresh"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its sizes are others than these
                 engine: Any = factory.of_existing(prefix, **_TINY, **options)

@@ -81,7 +81,7 @@ def _outside() -> int:
     return level
 
 
-class Missing(Exception):
+class Missing(StoreUnavailable):
     """The memory of a store that processes use can't be found from here."""
 
 
@@ -163,9 +163,11 @@ class Store:
                 self._release()
             except Missing as error:
                 self._release()
+                if not self._make:
+                    raise
                 # Processes that have the memory notice that it was removed, and leave it.
                 limit = limit or time.monotonic() + _NOTICE
-                if time.monotonic() > limit or not self._make:
+                if time.monotonic() > limit:
                     raise StoreUnavailable(str(error)) from error
                 time.sleep(0.05)
             except OSError as error:
@@ -203,7 +205,10 @@ class Store:
             if not reason:
                 return True
             if not self._make:
-                raise StoreUnavailable(f"the store at {self.place.directory!r} {reason}")
+                raise StoreUnavailable(
+                    f"the store at {self.place.directory!r} {reason}; the next process to open it "
+                    "makes it afresh"
+                )
             self._remove_old(record, reason)
             if record.ready:
                 # Others may still be inside: they must see that this is not the store.
