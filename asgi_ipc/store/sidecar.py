@@ -95,8 +95,9 @@ class Sidecar:
             return None
         if len(data) < _FORMAT.size or not data.startswith(_MAGIC):
             raise StoreUnavailable(
-                f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; "
-                "choose another prefix or engine_options['directory']"
+                f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; remove it, "
+                "if no other program needs it, or choose another prefix or "
+                "engine_options['directory']"
             )
         _check_machine(self.path, data)
         _, version, kind, ready, _, store_id, boot_id, engine = _FORMAT.unpack(data)

@@ -216,6 +216,15 @@ class Store:
                 return False
         elif not self._make:
             raise self._none()
+        elif self.sidecar.in_use(b""):
+            # It was emptied by hand: those who are inside must see that this is not the store.
+            text = (
+                f"the lock file of the store at {self.place.directory!r} was emptied while "
+                "processes used it; it was replaced, and they will follow"
+            )
+            self._notes.append((logging.WARNING, text))
+            self.sidecar.unlink()
+            return False
         self._create(boot)
         return True
 
