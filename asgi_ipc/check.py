@@ -9,8 +9,10 @@ and 2 if there is no store that can be checked.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .arguments import add_engine_arguments
@@ -28,6 +30,8 @@ from .store.store import Gone, Missing, Store
 
 HELP = "check that a store is sound"
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
+#: Seconds until a check that has not ended says why that may be.
+_PATIENCE = 5.0
 _UNUSABLE = (EngineUnavailable, OptionError, StoreUnavailable, OSError)
 
 
@@ -129,7 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         try:
-            found = check(*which)
+            with _said_if_it_takes_long():
+                found = check(*which)
         except Missing as error:
             # Whether it was removed by hand or is out of sight, who says --remove must know.
             if not arguments.remove:
@@ -143,6 +148,22 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 1 if found else 0
+
+
+@contextlib.contextmanager
+def _said_if_it_takes_long() -> Iterator[None]:
+    """A process that is stopped inside the store keeps all others out, this one too."""
+    text = (
+        f"no answer for {_PATIENCE:g} seconds: the store is large, or a process is stopped inside "
+        "it (state T in ps); if so continue that (kill -CONT) or end it\n"
+    )
+    timer = threading.Timer(_PATIENCE, lambda: (sys.stderr.write(text), sys.stderr.flush()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _run_orphans(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from asgi_ipc.engines.mmap import MmapEngine
 
 from .awkward import every_engine, refuses, works
 from .namespaces import run_on
+from .stores import in_child
 
 # ---- the temporary folder
 
@@ -122,3 +124,28 @@ def test_where_no_fifo_can_be_made_the_engine_says_so_when_it_is_opened(
         directory=str(tmp_path),
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@every_engine
+@pytest.mark.parametrize(
+    ("limit", "most", "remedy"),
+    [
+        (resource.RLIMIT_FSIZE, 1 << 16, "ulimit -f"),
+        (resource.RLIMIT_FSIZE, 0, "ulimit -f"),
+        (resource.RLIMIT_AS, 64 << 20, "ulimit -v"),  # above what the process has
+    ],
+)
+def test_a_limit_of_the_process_is_named_and_not_the_room_that_there_is(
+    engine: str, limit: int, most: int, remedy: str, tmp_path: Path
+) -> None:
+    if engine == "sysv" and limit == resource.RLIMIT_FSIZE and most:
+        pytest.skip("its memory is no file")
+
+    def limited() -> None:
+        has = 0
+        if limit == resource.RLIMIT_AS:
+            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(limit, (most + has, most + has))
+        refuses(StoreUnavailable, engine, remedy, directory=str(tmp_path))
+
+    in_child(limited)

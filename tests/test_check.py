@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc.check import check, remove
+from asgi_ipc.doctor.engines import look_at_store
 from asgi_ipc.engines.mmap import MmapEngine
 from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
@@ -24,7 +26,7 @@ from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.place import place_for, removal
 from asgi_ipc.store.sidecar import Sidecar
 
-from .stores import in_child, killed_at, open_store, record, unlink_memory
+from .stores import in_child, killed_at, open_store, record, start, unlink_memory, wait
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
@@ -281,6 +283,40 @@ def test_the_command_that_the_error_of_removed_memory_names_removes_the_store(
     assert idle.pop(b"a")[0].payload == b"afresh"
     idle.destroy()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_is_kept_out_by_a_stopped_process_says_so(
+    engine: SharedMemoryEngine, tmp_path: Path
+) -> None:
+    def stops() -> None:
+        other = open_store(tmp_path)
+
+        def inside() -> None:
+            with other._channels:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        assert other._store is not None
+        other._store.sidecar.section.run(inside)
+        other.close()
+
+    stopped = start(stops)
+    os.waitpid(stopped, os.WUNTRACED)
+    try:
+        command = [sys.executable, "-m", "asgi_ipc", "check", "store", "--engine", "mmap"]
+        command += ["--engine-option", f"directory={str(tmp_path)!r}"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as checks:
+            assert checks.stderr is not None
+            assert checks.stdout is not None
+            assert "kill -CONT" in checks.stderr.readline()
+            os.kill(stopped, signal.SIGCONT)
+            assert checks.stdout.read() == "sound\n"
+        looked = look_at_store("mmap", "store", {"directory": str(tmp_path)})
+        assert looked["works"], looked
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+        wait(stopped)
 
 
 def test_the_command_names_no_directory_where_none_was_given() -> None:

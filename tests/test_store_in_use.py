@@ -152,6 +152,39 @@ def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newcomer(
+    kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = open_store(tmp_path, kind)
+    lock = tmp_path / "store" / "lock"
+
+    def comes() -> None:
+        newcomer = open_store(tmp_path, kind)
+        newcomer.push([record(newcomer, b"a", b"afresh")])
+        newcomer.close()
+
+    def refused() -> None:
+        with pytest.raises(StoreUnavailable, match=r"not a lock file.*remove it"):
+            open_store(tmp_path, kind)
+
+    def spoil(data: bytes) -> None:
+        # In another process: to close the file here would drop the locks that this one has.
+        in_child(lambda: lock.write_bytes(data))
+
+    for spoiled in (b"", secrets.token_bytes(100)):
+        spoil(spoiled)
+        if spoiled:
+            in_child(refused)
+            lock.unlink()
+        in_child(comes)
+        mine._next_look = 0
+        mine.statistics()
+        assert "was removed, or replaced" in messages(caplog, logging.WARNING)[-1]
+        assert mine.pop(b"a")[0].payload == b"afresh"
+    mine.destroy()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_newcomer_waits_for_those_who_have_removed_memory_to_notice(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,26 @@ def test_it_makes_place_once_nobody_uses_it(kind: type[SharedMemoryEngine], tmp_
     engine.destroy()
 
 
+def test_the_lock_file_of_formats_before_4_is_understood(
+    kind: type[SharedMemoryEngine], tmp_path: Path
+) -> None:
+    """It also said what the memory was called, and the engine's name came after that."""
+    open_store(tmp_path, kind).close()
+    lock = tmp_path / "store" / "lock"
+    head = lock.read_bytes()[:18]
+    open_store(tmp_path, kind).destroy()
+    (tmp_path / "store").mkdir(mode=0o700)
+    lock.touch(mode=0o600)
+    said = head[:14] + struct.pack("<H", 3) + head[16:]
+    rest = 1, b"i" * 16, b"b" * 16, b"/asgi_ipc.1.c", b"/asgi_ipc.1.g", kind.name.encode()
+    lock.write_bytes(said + struct.pack("<I16s16s60s60s16s", *rest))
+    assert store_in(tmp_path, kind)[1].engine == kind.name
+    with pytest.warns(RuntimeWarning, match=r"is of format 3.*made place for a fresh one"):
+        engine = open_store(tmp_path, kind)
+    assert_sound(engine)
+    engine.destroy()
+
+
 def test_a_killed_process_does_not_use_it(kind: type[SharedMemoryEngine], tmp_path: Path) -> None:
     def use_and_be_killed() -> None:
         child = os.fork()

@@ -29,7 +29,10 @@ class NotTried(Exception):
     """It can't be tried here, and why."""
 
 
-def attempt(check: Callable[[], str | None]) -> dict[str, Any]:
+def attempt(
+    check: Callable[[], str | None],
+    if_it_hangs: str = "something in the system hangs; look at the kernel's log",
+) -> dict[str, Any]:
     """Call ``check`` in a forked process; what became of it.
 
     ``works`` is True, False or None (could not be tried), ``detail`` what ``check``
@@ -55,10 +58,7 @@ def attempt(check: Callable[[], str | None]) -> dict[str, Any]:
         works, detail, advice = json.loads(told)
         return {"works": works, "detail": detail, "advice": advice}
     if told is None:
-        return _failure(
-            f"gave no answer within {PATIENCE:g} seconds",
-            "something in the system hangs; look at the kernel's log",
-        )
+        return _failure(f"gave no answer within {PATIENCE:g} seconds", if_it_hangs)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     how = f"crashed with {signal.Signals(number).name}" if number else "ended without an answer"
     return _failure(how, "look at the kernel's log, and report it as a bug of asgi_ipc")

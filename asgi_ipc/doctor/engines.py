@@ -204,7 +204,11 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         detail = f"it can be used{_locked_by(lock)}"
         return json.dumps({"detail": detail, "lock": lock, "statistics": counts})
 
-    result |= attempt(look)
+    result |= attempt(
+        look,
+        "a process is stopped inside the store, it seems (state T in ps): continue it (kill -CONT) "
+        "or end it",
+    )
     if result["works"] and result["detail"].startswith("{"):
         result |= json.loads(result["detail"])
     return result

@@ -157,6 +157,10 @@ def described(uid: int) -> str:
 _REMEDIES = {
     errno.EMFILE: "raise this process's limit of open files (ulimit -n), or close some",
     errno.ENFILE: "raise the system's limit of open files (sysctl fs.file-max on Linux)",
+    errno.EFBIG: "use a smaller channel_memory and group_memory, or raise this process's limit of "
+    "the size of a file (ulimit -f)",
+    errno.ENOMEM: "use a smaller channel_memory and group_memory, or another engine, or raise this "
+    "process's limit of memory (ulimit -v) if it has one",
 }
 
 

@@ -25,6 +25,7 @@ from .belongings import folder_mark, folder_said
 from .files import SHM, FileMemory, free_space, give
 from .locks import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
 from .mutex import Mutex
+from .place import remedy_for
 from .record_locks import TRIAL, RecordLocks, record_locks_fail
 from .robust_mutex import (
     MARKS_SIZE,
@@ -148,9 +149,10 @@ class SemaphoreLocks(RecordLocks):
             except FileExistsError:
                 raise  # Taken, and tried again with the names of another id.
             except OSError as error:
+                usual = "make room there, or name an engine_options['directory'] that does not lie "
                 raise StoreUnavailable(
-                    f"can't make semaphores in {free_space(SHM)}: {error.strerror}; make room "
-                    "there, or name an engine_options['directory'] that does not lie there"
+                    f"can't make semaphores in {free_space(SHM)}: {error.strerror}; "
+                    f"{remedy_for(error, usual + 'there')}"
                 ) from error
         try:
             self._attach(store_id)

@@ -38,6 +38,8 @@ _FORMAT = struct.Struct(f"<14sHHHH16s16s{LONGEST_NAME}s")
 #: Its beginning: magic, version, kind of lock, whether ready, and the `machine` that wrote it (0
 #: before format 4, which only 64-bit machines of one byte order wrote).
 _HEAD = struct.Struct("<14sHHHH")
+#: Where the engine's name was before format 4, behind what its memory was called.
+_OLD_ENGINE, _FIRST_WITHOUT = 174, 4
 
 
 #: What the lock file says of the memory. Do not change.
@@ -93,8 +95,9 @@ class Sidecar:
             return None
         if len(data) < _FORMAT.size or not data.startswith(_MAGIC):
             raise StoreUnavailable(
-                f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; "
-                "choose another prefix or engine_options['directory']"
+                f"{self.path!r} is not a lock file of asgi_ipc and was left as it is; remove it, "
+                "if no other program needs it, or choose another prefix or "
+                "engine_options['directory']"
             )
         _check_machine(self.path, data)
         _, version, kind, ready, _, store_id, boot_id, engine = _FORMAT.unpack(data)
@@ -111,6 +114,8 @@ class Sidecar:
                 f"process uses {NAMES[self.kind]}; end the other processes and remove it, "
                 "or choose another engine_options['directory']"
             )
+        if version < _FIRST_WITHOUT:
+            engine = os.pread(self._descriptor, LONGEST_NAME, _OLD_ENGINE)
         name = engine.rstrip(b"\0").decode("ascii", "replace")
         return Record(ready, store_id, boot_id, name, version)
 

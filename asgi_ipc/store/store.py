@@ -163,12 +163,14 @@ class Store:
                     if linked and self._open():
                         return
                 self._release()
-            except Missing:
+            except Missing as error:
                 self._release()
+                if not self._make:
+                    raise
                 # Processes that have the memory notice that it was removed, and leave it.
                 limit = limit or time.monotonic() + _NOTICE
-                if time.monotonic() > limit or not self._make:
-                    raise
+                if time.monotonic() > limit:
+                    raise StoreUnavailable(str(error)) from error
                 time.sleep(0.05)
             except OSError as error:
                 self._release()
@@ -216,6 +218,15 @@ class Store:
                 return False
         elif not self._make:
             raise self._none()
+        elif self.sidecar.in_use(b""):
+            # It was emptied by hand: those who are inside must see that this is not the store.
+            text = (
+                f"the lock file of the store at {self.place.directory!r} was emptied while "
+                "processes used it; it was replaced, and they will follow"
+            )
+            self._notes.append((logging.WARNING, text))
+            self.sidecar.unlink()
+            return False
         self._create(boot)
         return True
 
