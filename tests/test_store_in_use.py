@@ -427,7 +427,7 @@ def test_a_bell_that_got_the_number_of_another_is_rung_all_the_same(
         assert bell.number == 1
         assert receiver.pop(b"a", 1, bell) == []
         sender.push([record(sender, b"a", b"%d" % number)])
-        assert os.read(bell.fileno(), 10) == b"!"
+        assert os.read(bell.fileno(), 10)
         assert receiver.pop(b"a")[0].payload == b"%d" % number
         bell.close()
     sender.close()

@@ -59,8 +59,8 @@ _log = logging.getLogger("asgi_ipc")
 _LOOK_EVERY = 1_000_000_000
 #: Seconds between two holds of the lock by one call, and after how many holds that begins.
 _PAUSE, _WITHOUT_PAUSE = 0.0001, 8
-#: How many holds of a lock a look goes on sweeping for; and how many if a process has gone, whose
-#: queues and memberships are to go within seconds: some 10,000.
+#: How many holds of a lock a look goes on sweeping for; and how many if a process has gone: enough
+#: for some 700 of its memberships, which no reader sees any more. More would hold up the caller.
 _SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
 #: Nanoseconds until that is gone on with if it was not enough.
 _GO_ON_AFTER = 50_000_000
