@@ -985,6 +985,28 @@ def test_a_fifo_put_in_place_of_a_lock_keeps_its_rights(shared: Path) -> None:
     opened.close()
 
 
+def test_a_private_file_put_in_place_of_the_lock_file_is_not_given_to_the_group(
+    kind: type[SharedMemoryEngine], shared: Path
+) -> None:
+    """It is empty still, and its writer has it open."""
+    private = shared / "private"
+    descriptor = os.open(private, os.O_RDWR | os.O_CREAT, 0o600)
+    os.fchown(descriptor, 0, 0)
+
+    def put() -> None:
+        (shared / "store").mkdir()
+        (shared / "store").chmod(0o770)
+        os.rename(private, shared / "store" / "lock")
+
+    as_user(MEMBER, put)
+    in_child(lambda: members_store(shared, kind).close())
+    status = os.fstat(descriptor)
+    assert (stat.S_IMODE(status.st_mode), status.st_gid, status.st_size) == (0o600, 0, 0)
+    assert status.st_ino != (shared / "store" / "lock").stat().st_ino
+    os.close(descriptor)
+    in_child(lambda: members_store(shared, kind).destroy())
+
+
 # ---- the doctor, run by root
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 
 from ..exceptions import OptionError, StoreUnavailable
 from .segment import Owner, Place
@@ -104,8 +105,6 @@ def removal(engine: str, place: Place) -> str:
 
     ``engine`` is what ``--engine`` takes for it.
     """
-    import shlex
-
     folder, prefix = os.path.split(place.directory)
     words = ["python", "-m", "asgi_ipc", "check", prefix, "--engine", engine]
     if not place.private:

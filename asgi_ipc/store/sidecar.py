@@ -11,6 +11,7 @@ nor which bytes are locked changes with the version: a store of another one can 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import struct
@@ -25,6 +26,7 @@ from .directory import StoreDirectory, check_links
 from .lock_choice import choose
 from .locks import NAMES, OPENING, Locks
 from .place import described, unusable
+from .segment import Place
 from .suitable import machine, told
 
 _MAGIC = b"asgi_ipc lock\n"
@@ -244,15 +246,17 @@ def open_sidecar(directory: StoreDirectory, make: bool = True, name: str = "lock
             # Before it is opened: a descriptor of another lock file that this process has open
             # could not be closed again without dropping the locks on that.
             directory.check_file(name, status) if status.st_size else check_links(name, status)
-        flags = os.O_RDWR | (os.O_CREAT if make else 0)
-        descriptor = directory.open_file(name, flags, directory.place.mode)
+        descriptor, is_mine = _open(directory, name, make)
         try:
             status = os.fstat(descriptor)
             known = _known(directory, name, status, descriptor)
             if known:
                 return known._adopt(descriptor)
-            if make and _is_new(status):
+            if is_mine:
                 status = directory.finish_file(descriptor, status)
+            elif make and _is_unfinished(status, directory.place):
+                directory.unlink(name)
+                raise FileNotFoundError(errno.ENOENT, "it was unfinished, and is made again", name)
             directory.check_file(name, status)
             path = os.path.join(directory.path, name)
             try:
@@ -286,10 +290,25 @@ def _known(
     return known
 
 
-def _is_new(status: os.stat_result) -> bool:
-    """Whether a file may be given group and mode: a plain one, this user's, empty, one name."""
-    mine = status.st_uid == os.geteuid() and status.st_nlink == 1
-    return mine and stat.S_ISREG(status.st_mode) and not status.st_size
+def _open(directory: StoreDirectory, name: str, make: bool) -> tuple[int, bool]:
+    """Open a lock file; that, and whether it was made just now."""
+    if make:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        with contextlib.suppress(FileExistsError):
+            return directory.open_file(name, flags, directory.place.mode), True
+    return directory.open_file(name, os.O_RDWR), False
+
+
+def _is_unfinished(status: os.stat_result, place: Place) -> bool:
+    """Whether a file is as a process of this user leaves it that is killed at making it.
+
+    It may also be another one of this user's that a member of the group has put there. So it is
+    not given to the group, but removed, which the member might have done as well.
+    """
+    if status.st_uid != os.geteuid() or status.st_nlink != 1 or status.st_size:
+        return False
+    right = place.gid in (None, status.st_gid) and status.st_mode & 0o777 == place.mode
+    return stat.S_ISREG(status.st_mode) and not right
 
 
 def _may_close(descriptor: int) -> bool:
