@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .buffers import Listener, Waiter
 from .droplog import DropLog
@@ -38,7 +38,9 @@ from .later import leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
-from .workers import Workers
+
+if TYPE_CHECKING:
+    from .workers import Workers
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -117,6 +119,9 @@ class Demultiplexer:
     def workers(self) -> Workers:
         """The threads that call an engine that blocks."""
         if self._workers is None:
+            # Imported late: it brings asyncio, which most engines do not need.
+            from .workers import Workers
+
             self._workers = Workers()
         return self._workers
 

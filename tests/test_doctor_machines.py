@@ -40,7 +40,7 @@ def check_small_shm() -> None:
 
 
 def test_with_too_little_shared_memory_for_the_layer_it_says_so() -> None:
-    run_on("mount -t tmpfs -o size=200k none /dev/shm", check_small_shm)
+    run_on("mount -t tmpfs -o size=500k none /dev/shm", check_small_shm)
 
 
 def check_tiny_shm() -> None:

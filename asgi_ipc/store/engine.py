@@ -185,7 +185,7 @@ class SharedMemoryEngine(Attachment):
                 raise
         if self._recovered:
             self._ring_all()
-        if word and not taken and now >= self._next_look:
+        if not taken and now >= self._next_look:
             # Not with records in hand: nothing may come between them and their receiver.
             self._look_after(now)
         return taken

@@ -70,7 +70,7 @@ async def _parts(bench: Bench, seconds: float) -> dict[str, Any]:
         with engine._channels:
             for _ in range(10):
                 queues.push(record, now)
-                queues.pop(b"work", 1, 0, now)
+                queues.pop([], b"work", 1, 0, now)
 
     for _ in range(100):
         push()

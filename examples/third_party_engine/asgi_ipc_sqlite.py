@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ from asgi_ipc.engines.base import (
     IDENTITY_BYTES,
     MAX_NAME,
     MAX_PAYLOAD,
+    NODE_BYTES,
     SHARE,
     Bell,
     Capabilities,
@@ -123,7 +125,7 @@ class SQLiteEngine:
             directory = Path(state).expanduser() / "asgi_ipc_sqlite"
         self._folder = Path(directory).absolute() / prefix
         self._sizes = (channel_memory, group_memory)
-        self._identity = secrets.token_bytes(IDENTITY_BYTES)
+        self._identity = self._new_identity()
         self._bells: WeakBag[PipeBell] = WeakBag()
         self._last_clock = 0
         self._closed = False
@@ -262,6 +264,12 @@ class SQLiteEngine:
         return _armed_lock._is_owned() or any(
             each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
         )
+
+    def _new_identity(self) -> bytes:
+        # The first bytes are those of all processes in the store, also if it is made anew (E17).
+        path = os.fsencode(os.path.realpath(self._folder))
+        node = hashlib.blake2b(path, digest_size=NODE_BYTES).digest()
+        return node + secrets.token_bytes(IDENTITY_BYTES - NODE_BYTES)
 
     @property
     def identity(self) -> bytes:
@@ -548,7 +556,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _armed.clear()  # The parent's bells ring in the parent.
     for engine in _forking:
-        engine._identity = secrets.token_bytes(IDENTITY_BYTES)  # E17
+        engine._identity = engine._new_identity()  # E17
         for bell in engine._bells.alive():
             bell.close()
     _after_fork_in_parent()
