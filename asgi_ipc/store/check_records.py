@@ -148,6 +148,8 @@ class Records:
             extent = words[geometry.extent_next + extent - 1]
         if listed != words[FREE_EXTENTS] or sum(free) != listed:
             yield "the list of free extents does not agree with its count"
+        if used and not listed and not words[CLEANING]:
+            yield "no extent is free to move records to, and none is being cleaned"
         cursor, end = words[CURSOR], words[CURSOR_END]
         current = -1
         if end:

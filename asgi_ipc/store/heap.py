@@ -269,9 +269,10 @@ class Heap(Log):
             extent, gain = lives.index(least), self._extent - least
         if gain < self._extent // 16 or not words[FREE_EXTENTS]:
             return False
+        change: Change = {CLEANING: self._first + extent * self._extent}
         if extent == current:
-            self._turn_to_fresh_extent()
-        words[CLEANING] = self._first + extent * self._extent
+            self._turn_to_fresh_extent(change)
+        self.commit(change)
         return True
 
     def _clean(self) -> None:
@@ -302,22 +303,20 @@ class Heap(Log):
         words[CLEANING] = 0
         raise StoreCorrupt(f"extent {extent} has no records, and says that some are live")
 
-    def _turn_to_fresh_extent(self) -> None:
-        """Leave the current extent as it is and go on in a free one."""
+    def _turn_to_fresh_extent(self, change: Change) -> None:
+        """Leave the current extent as it is and go on in a free one, with ``change``.
+
+        It may be the last: nothing else may be added there before cleaning is under way.
+        """
         words = self.words
         rest = words[CURSOR_END] - words[CURSOR]
         if rest:
             words[words[CURSOR]] = rest | FILLER << KIND_SHIFT
         extent = words[FREE_EXTENT] - 1
         start = self._first + extent * self._extent
-        self.commit(
-            {
-                FREE_EXTENT: words[self._next + extent],
-                FREE_EXTENTS: words[FREE_EXTENTS] - 1,
-                CURSOR: start,
-                CURSOR_END: start + self._extent,
-            }
-        )
+        change[FREE_EXTENT] = words[self._next + extent]
+        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
+        change[CURSOR], change[CURSOR_END] = start, start + self._extent
 
     def _move(self, change: Change, address: int) -> None:
         """Copy a record to the end of the log, to be live there with ``change``."""

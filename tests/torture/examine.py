@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .scenarios import SCENARIOS
 from .steps import Scenario
-from .world import ENGINES, NEVER, Finding, View, World, brief
+from .world import ENGINES, NEVER, Finding, View, World, brief, expect
 
 State = tuple[bytes, bytes]
 
@@ -109,6 +109,10 @@ class Examiner(ABC):
                     raise Finding(f"the check finds {found}")
                 if exercise:
                     world.exercise(view, scenario.full)
+                if scenario.go_on:
+                    world.load(state)
+                    scenario.go_on(world)
+                    expect(world.findings(), [], "the check after going on")
             except Exception as error:
                 raise Finding(
                     f"{scenario.name}, {where}: {type(error).__name__}: {error}"

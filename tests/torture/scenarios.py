@@ -14,6 +14,7 @@ from asgi_ipc.store import layout
 from asgi_ipc.store.locks import FIRST_SLOT
 
 from .lane_scenarios import LANE_SCENARIOS
+from .pause_scenarios import PAUSE_SCENARIOS
 from .steps import (
     FAR,
     Scenario,
@@ -298,6 +299,7 @@ SCENARIOS = [
         rung,
     ),
     *LANE_SCENARIOS,
+    *PAUSE_SCENARIOS,
     Scenario("put", lambda world: world.engine.put(b"t", b"new", FAR), changes(put(b"t", b"new"))),
     Scenario(
         "put into a new table",

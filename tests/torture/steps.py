@@ -24,6 +24,8 @@ class Scenario:
     full: bool = False
     #: It is so long that a run visits every so-manieth opcode only.
     stride: int = 1
+    #: How the next process goes on with what is left to do; raises `Finding` if it can't.
+    go_on: Callable[[World], object] | None = None
 
 
 def changes(*steps: Callable[[View], object]) -> Callable[[World, View], list[View]]:
