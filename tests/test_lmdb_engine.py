@@ -14,7 +14,7 @@ __all__ = ["watchdog"]
 _ENGINE = "benchmarks.lmdb_store.engine:LMDBEngine"
 
 
-@pytest.mark.parametrize("module", ["queues", "tables", "upkeep", "crash"])
+@pytest.mark.parametrize("module", ["queues", "tables", "waiting", "processes", "upkeep", "crash"])
 def test_it_passes_the_suite(module: str) -> None:
     arguments = ["-p", "asgi_ipc.conformance.plugin", "--engine", _ENGINE, "-p", "no:randomly"]
     code, said = run_elsewhere(ROOT, *arguments, f"conformance/test_{module}.py", path=str(ROOT))

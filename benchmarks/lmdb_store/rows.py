@@ -23,10 +23,7 @@ class Row:
     def __init_subclass__(cls) -> None:
         classes = [each for each in reversed(cls.__mro__) if issubclass(each, Row)]
         cls._names = tuple(
-            name
-            for each in classes
-            if each is not Row
-            for name in inspect.get_annotations(each)
+            name for each in classes if each is not Row for name in inspect.get_annotations(each)
         )
         cls._packed = struct.Struct(f"<{len(cls._names)}q")
 
