@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from asgi_ipc.engines.memory import MemoryEngine
 from benchmarks import __main__ as program
 from benchmarks import floors, plot
+from benchmarks.peers import redis_core
+from benchmarks.place import Place
 from benchmarks.questions import all_questions
 
 from .doubles import watchdog
@@ -51,3 +54,25 @@ def test_all_questions_are_answered_by_an_engine_and_the_floors(
 def test_an_unknown_question_is_named_with_those_there_are() -> None:
     with pytest.raises(SystemExit, match=r"No such question: speed\. There are: pair, "):
         program.main(["--only", "pair,speed"])
+
+
+def test_an_engine_that_is_named_is_measured_and_one_that_is_not_here_left_out() -> None:
+    from benchmarks.peers.base import Resources
+
+    named, absent = program._wanted("nothing", "tests.test_benchmarks:Named,absent.engine:Absent")
+    resources = Resources("", "", "")
+    assert named.name == "asgi_ipc tests.test_benchmarks:Named"
+    assert named.unavailable(resources) is None
+    assert not named.crosses_processes
+    assert "can't be imported" in (absent.unavailable(resources) or "")
+
+
+class Named(MemoryEngine):
+    """An engine of somebody else's."""
+
+
+def test_redis_gets_settings_under_which_idle_readers_live() -> None:
+    place = Place("", "", "socket", "")
+    (host,) = redis_core.hosts(place)
+    assert host["socket_timeout"] is None
+    assert host["max_connections"] >= 10_000

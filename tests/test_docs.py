@@ -263,7 +263,32 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    assert not blocks(document, "python") or document in (ENGINE, DOCS / "format.md")
+    run_here = (ENGINE, DOCS / "format.md", DOCS / "django.md")
+    assert not blocks(document, "python") or document in run_here
+
+
+def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
+    pytest.importorskip("channels")
+    (code,) = blocks(DOCS / "django.md", "python")
+    driver = """
+import asyncio
+from channels import consumer
+from django.conf import settings
+
+settings.configure()
+
+async def no_hop():
+    raise AssertionError("it hopped")
+
+async def send(message):
+    print(message)
+
+consumer.aclose_old_connections = no_hop
+chat = Chat()
+chat.base_send = send
+asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
+"""
+    assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
 
 
 def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_sound(

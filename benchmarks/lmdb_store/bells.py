@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+import weakref
 
 _GONE = (errno.ENXIO, errno.ENOENT, errno.EPIPE)
 
@@ -20,6 +21,7 @@ class FifoBell:
         #: Lest end-of-file comes.
         self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         self._lock = threading.Lock()
+        _bells.add(self)
 
     def fileno(self) -> int:
         """See `asgi_ipc.engines.base.Bell`, here and below."""
@@ -42,10 +44,30 @@ class FifoBell:
                 self._reader = self._writer = -1
                 os.unlink(self.path)
 
+    def leave_to_parent(self) -> None:
+        """Close a forked child's descriptors: a bell is heard by the process that made it."""
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError):
+            os.close(self._reader)
+            os.close(self._writer)
+        self._reader = self._writer = -1
+
     def __del__(self) -> None:
         # The constructor may have failed before there was anything to close.
         if hasattr(self, "_lock"):
             self.close()
+
+
+#: Of this process.
+_bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for bell in list(_bells):
+        bell.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def ring(path: str) -> bool:

@@ -82,16 +82,25 @@ class Change:
                 cursor.delete()
             queue.bells -= 1
 
+    def is_armed(self, name: bytes, path: str) -> bool:
+        """Whether a bell is armed on a queue."""
+        return self._find_bell(name, path) is not None
+
     def take_bell(self, name: bytes, path: str) -> bool:
         """Disarm a bell; whether it was armed."""
+        found = self._find_bell(name, path)
+        if found is not None:
+            found.delete()
+        return found is not None
+
+    def _find_bell(self, name: bytes, path: str) -> Any:
         cursor, key = self.cursor(b"bells"), head_of(name)
         more = cursor.set_range(key)
         while more and cursor.key()[:-8] == key:
             if cursor.value() == path.encode():
-                cursor.delete()
-                return True
+                return cursor
             more = cursor.next()
-        return False
+        return None
 
     def table(self, name: bytes) -> TableRow | None:
         """A table, with nothing dead in it (E9); None if nothing is left."""

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import lmdb
 
@@ -155,10 +155,13 @@ class LMDBEngine:
                     if len(taken) == limit:
                         break
             change.count(found, "popped", len(taken))
-            # No push comes between this look and the arming (E12).
-            if isinstance(bell, FifoBell) and len(taken) < limit:
-                if change.take_bell(queue, bell.path):
-                    found.bells -= 1
+            # No push comes between this look and the arming. To arm a bell that is armed
+            # changes nothing (E12).
+            if (
+                isinstance(bell, FifoBell)
+                and len(taken) < limit
+                and not change.is_armed(queue, bell.path)
+            ):
                 key = head_of(queue) + change.changed().to_bytes(8, "big")
                 change.transaction.put(key, bell.path.encode(), db=change.databases[b"bells"])
                 found.bells += 1
@@ -316,16 +319,29 @@ def _check_name(name: bytes) -> None:
         raise ValueError(f"name {name!r} has {len(name)} bytes; 1 to {MAX_NAME} are allowed")
 
 
-def _after_fork_in_child() -> None:
-    """Open anew: an environment must not be used, nor closed, by a child."""
-    global _lock
-    _lock = threading.RLock()
+def _before_fork() -> None:
+    """Let no thread be in a transaction, which the child could not end."""
+    _lock.acquire()
     for shared in opened.values():
-        shared.identity = os.urandom(IDENTITY_BYTES)
-        shared.lock = threading.RLock()
-        _inherited.append(shared.environment)
-        shared.environment, shared.databases = shared._open()
+        shared.lock.acquire()
 
 
-_inherited: list[Any] = []
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _after_fork_in_parent() -> None:
+    for shared in opened.values():
+        shared.lock.release()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Open anew: an environment is good for the process that opened it."""
+    for shared in opened.values():
+        shared.identity = os.urandom(IDENTITY_BYTES)  # E17
+        shared.again()
+    _after_fork_in_parent()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -48,6 +48,9 @@ def running(
         stack.callback(made.remove)
         for number in range(workers):
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
+            # Inherited by connections. uvicorn takes a descriptor for a UNIX socket and would not
+            # ask for it, so that small frames would wait for acknowledgements.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             ports.append(listening.getsockname()[1])
             command = ["-m", "uvicorn", "--factory", "benchmarks.site.chat:application"]
             command += ["--fd", str(listening.fileno()), "--log-level", "warning", "--loop", loop]
