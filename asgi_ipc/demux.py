@@ -34,7 +34,7 @@ from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .engines.guards import OwnLock, own_lock
 from .exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
-from .later import leave, register, tell
+from .later import is_inside, leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
@@ -131,19 +131,20 @@ class Demultiplexer:
 
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
-        if self.is_inside():
+        # In the middle of another layer's calls, too: that thread may wait for a lock there.
+        if is_inside():
             raise Reentered
         self.lock.acquire()
 
     def exclusive(self) -> OwnLock:
         """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
-        if self.is_inside():
+        if is_inside():
             raise Reentered
         return self.lock
 
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
-        if self.is_inside():
+        if is_inside():
             leave(partial(self.tidy, action, *arguments))
             return
         with self.lock:

@@ -39,6 +39,10 @@ from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull,
 
 #: Seconds to wait for another process that is writing.
 PATIENCE = 30.0
+#: Seconds to wait for a thread that forks. It may wait itself, with all engines locked: in what
+#: other modules do before a fork, for a lock of theirs. If that is held by this very thread, in
+#: whose middle a finalizer uses the engine, neither would ever go on.
+FORK_PATIENCE = 1.0
 #: Bytes that a record or member counts besides its own.
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
@@ -208,11 +212,27 @@ class SQLiteEngine:
                 _remove(path)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
+    def _locked(self) -> Iterator[None]:
+        """Be the only thread of this process in the store."""
         if self.inside():
             raise Reentered  # E25
-        with self._lock, _translated():
+        lock = self._lock
+        try:
+            while not lock.acquire(timeout=FORK_PATIENCE):
+                if _forking:
+                    # Until the fork is over, or each finalizer of a collection would wait so long.
+                    _tired_of_fork.add(threading.get_ident())
+                    raise Reentered
+            yield
+        finally:
+            # Not asked whether it was taken: a signal's handler may raise after the answer.
+            with contextlib.suppress(RuntimeError):
+                lock.release()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
+        with self._locked(), _translated():
             while True:
                 if self._closed:
                     raise StoreUnavailable("this SQLite engine is closed; open another")  # E21
@@ -259,8 +279,10 @@ class SQLiteEngine:
 
     def inside(self) -> bool:
         """Whether this thread holds a lock of any engine: two may be on one database (E25)."""
-        return _armed_lock._is_owned() or any(
-            each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
+        return (
+            threading.get_ident() in _tired_of_fork
+            or _armed_lock._is_owned()
+            or any(each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive())
         )
 
     @property
@@ -458,9 +480,7 @@ class SQLiteEngine:
 
     def close(self) -> None:
         """Let go."""
-        if self.inside():
-            raise Reentered
-        with self._lock:
+        with self._locked():
             self._closed = True
             self._disconnect()
         for bell in self._bells.alive():
@@ -523,6 +543,8 @@ _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
 _forking: list[SQLiteEngine] = []
 _fork_lock = threading.Lock()
+#: Threads that have waited long enough for the fork that goes on.
+_tired_of_fork: set[int] = set()
 
 
 def _before_fork() -> None:
@@ -531,23 +553,22 @@ def _before_fork() -> None:
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
-        engine._disconnect()
-        engine._reading.acquire()
-    _armed_lock.acquire()
+        engine._disconnect()  # Nobody connects again without the lock.
 
 
 def _after_fork_in_parent() -> None:
-    _armed_lock.release()
     while _forking:
-        engine = _forking.pop()
-        engine._reading.release()
-        engine._lock.release()
+        _forking.pop()._lock.release()
+    _tired_of_fork.clear()
     _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
+    global _armed_lock
+    _armed_lock = own_lock()
     _armed.clear()  # The parent's bells ring in the parent.
     for engine in _forking:
+        engine._reading = own_lock()
         engine._identity = secrets.token_bytes(IDENTITY_BYTES)  # E17
         for bell in engine._bells.alive():
             bell.close()
