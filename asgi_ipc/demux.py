@@ -409,12 +409,15 @@ class Demultiplexer:
                 pass  # Who looks now gets to know.
         own.wake_somebody()
 
-    def fail(self, own: OwnQueue, error: Exception) -> None:
-        """Let an error that nobody's own call met be raised by all who wait for the queue."""
+    def fail(self, own: OwnQueue, error: Exception, listener: Listener | None = None) -> None:
+        """Let an error that nobody's own call met be raised by all who wait for the queue, or by
+        those of one listener."""
         if not own.waiting and not self.closed:
             text = "on queue %s: %s"
             leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
+            if listener not in (None, waiter.listener):
+                continue
             waiter.error = error
             waiter.wake()
             own.stop_waiting(channel, waiter)

@@ -432,9 +432,16 @@ class LoopListener(Listener):
             self._fetch(own)
         except Reentered:
             pass  # The loop runs in the middle of something else; the regular look comes again.
-        except Exception as error:
+        except (StoreCorrupt, StoreUnavailable) as error:
             # Here it would end in the loop's log; those who wait have to know.
             self.demux.fail(own, error)
+        except Exception as error:
+            # A signal's handler may have raised it, for this thread alone: others look themselves.
+            self.demux.fail(own, error, self)
+            own.certain = False
+            own.wake_somebody()
+            if not here:
+                raise
         return True
 
     def _fetch(self, own: OwnQueue) -> None:

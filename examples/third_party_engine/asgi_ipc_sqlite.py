@@ -14,13 +14,16 @@ import os
 import re
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
+from asgi_ipc.engines import guards
 from asgi_ipc.engines.base import (
     IDENTITY_BYTES,
     MAX_NAME,
@@ -34,15 +37,16 @@ from asgi_ipc.engines.base import (
     Refused,
 )
 from asgi_ipc.engines.bell import PipeBell, ring_for
-from asgi_ipc.engines.guards import WeakBag, own_lock
+from asgi_ipc.engines.guards import OwnLock, WeakBag, own_lock
 from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
 #: Seconds to wait for another process that is writing.
 PATIENCE = 30.0
 #: Seconds to wait for a thread that forks. It may wait itself, with all engines locked: in what
 #: other modules do before a fork, for a lock of theirs. If that is held by this very thread, in
-#: whose middle a finalizer uses the engine, neither would ever go on.
-FORK_PATIENCE = 1.0
+#: whose middle a finalizer uses the engine, neither would ever go on. The first number is for
+#: what layers do later if they have to, the second for what has an answer.
+FORK_PATIENCE = (1.0, 10.0)
 #: Bytes that a record or member counts besides its own.
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
@@ -212,17 +216,14 @@ class SQLiteEngine:
                 _remove(path)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, answers: bool = True) -> Iterator[None]:
         """Be the only thread of this process in the store."""
         if self.inside():
             raise Reentered  # E25
         lock = self._lock
         try:
-            while not lock.acquire(timeout=FORK_PATIENCE):
-                if _forking:
-                    # Until the fork is over, or each finalizer of a collection would wait so long.
-                    _tired_of_fork.add(threading.get_ident())
-                    raise Reentered
+            if not lock.acquire(False):
+                _wait(lock, FORK_PATIENCE[answers])
             yield
         finally:
             # Not asked whether it was taken: a signal's handler may raise after the answer.
@@ -230,9 +231,9 @@ class SQLiteEngine:
                 lock.release()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, int]]:
+    def _transaction(self, answers: bool = True) -> Iterator[tuple[sqlite3.Connection, int]]:
         """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
-        with self._locked(), _translated():
+        with self._locked(answers), _translated():
             while True:
                 if self._closed:
                     raise StoreUnavailable("this SQLite engine is closed; open another")  # E21
@@ -279,10 +280,8 @@ class SQLiteEngine:
 
     def inside(self) -> bool:
         """Whether this thread holds a lock of any engine: two may be on one database (E25)."""
-        return (
-            threading.get_ident() in _tired_of_fork
-            or _armed_lock._is_owned()
-            or any(each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive())
+        return _armed_lock._is_owned() or any(
+            each._lock._is_owned() or each._reading._is_owned() for each in _engines.alive()
         )
 
     @property
@@ -317,7 +316,7 @@ class SQLiteEngine:
             if len(record.payload) > MAX_PAYLOAD:
                 raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
         try:
-            with self._transaction() as (db, now):
+            with self._transaction(answers=False) as (db, now):
                 refused = list(self._insert(db, now, records))
         except StoreFull as error:
             return [Refused(position, True, str(error)) for position in range(len(records))]
@@ -416,7 +415,7 @@ class SQLiteEngine:
         """A renewal is an update, which fires no trigger: the members stay the same (E11)."""
         _check_name(table)
         _check_name(member)
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             found = db.execute(
                 "UPDATE members SET deadline = ? WHERE tab = ? AND name = ?",
                 (deadline, table, member),
@@ -429,7 +428,7 @@ class SQLiteEngine:
 
     def remove(self, table: bytes, member: bytes) -> bool:
         """True if it was there."""
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             sql = "DELETE FROM members WHERE tab = ? AND name = ?"
             return db.execute(sql, (table, member)).rowcount > 0
 
@@ -472,7 +471,7 @@ class SQLiteEngine:
 
     def flush(self) -> None:
         """Empty it."""
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             db.execute("UPDATE queues SET flushed = flushed + pending")
             db.execute("DELETE FROM records")
             db.execute("DELETE FROM members")
@@ -496,6 +495,27 @@ class SQLiteEngine:
             _remove(path)
             with contextlib.suppress(OSError):
                 self._folder.rmdir()  # Unless somebody has made a new store in it.
+
+
+def _wait(lock: OwnLock, patience: float) -> None:
+    """Take the lock, which another thread has. Raises `Reentered` if that one forks, and may wait
+    for this one."""
+    me = threading.get_ident()
+    while me not in _tired_of_fork:
+        if lock.acquire(timeout=patience):
+            return
+        if _forking and _is_called_by_others():
+            # Until the fork is over, or each finalizer of a collection would wait so long.
+            _tired_of_fork.add(me)
+    raise Reentered
+
+
+def _is_called_by_others() -> bool:
+    """Whether code of others is on this thread's stack, and so maybe a lock of others held."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -543,6 +563,13 @@ _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
 _forking: list[SQLiteEngine] = []
 _fork_lock = threading.Lock()
+#: Where the code lies that holds no lock of others: this, the package, and what runs a thread.
+_OURS = (
+    __file__,
+    os.path.dirname(os.path.dirname(guards.__file__)) + os.sep,
+    threading.__file__,
+    contextlib.__file__,
+)
 #: Threads that have waited long enough for the fork that goes on.
 _tired_of_fork: set[int] = set()
 

@@ -119,7 +119,8 @@ class World:
                 self.names[int(where)] = name
         except FileNotFoundError:
             pass  # None has been made yet.
-        return list(self.names.items())[-_KNOWN:]
+        # In one step, as other threads and finalizers publish meanwhile.
+        return list(self.names.copy().items())[-_KNOWN:]
 
     def reader(self, dice: Random, layer: IPCChannelLayer) -> IPCChannelLayer:
         """A layer that may receive on the own channels of another: it shares the engine."""
