@@ -193,3 +193,36 @@ def test_whatever_an_engine_that_blocks_raises_reaches_who_called_it(error: Base
         await layer.close()
 
     run(main())
+
+
+def test_a_loop_that_polls_no_bell_keeps_no_descriptor() -> None:
+    async def receive() -> None:
+        layer, loop = engine(), asyncio.get_running_loop()
+        layer = IPCChannelLayer(engine=layer)
+        name, before = await layer.new_channel(), len(os.listdir("/proc/self/fd"))
+
+        def refuse(*_: object) -> None:
+            raise MemoryError
+
+        loop.add_reader = refuse  # type: ignore[assignment]
+        for _ in range(10):
+            with pytest.raises(MemoryError):
+                await layer.receive(name)
+        assert len(os.listdir("/proc/self/fd")) == before
+        await layer.close()
+
+    asyncio.run(receive())
+
+
+def test_what_a_signals_handler_raises_in_a_loop_is_for_the_receivers_of_that_loop() -> None:
+    """A handler runs in the middle of a fetch in one loop; the receivers of others look again."""
+    demux = Demultiplexer(engine())
+    here, elsewhere = Listener(demux), Listener(demux)
+    own = demux.queue(b"specific.00!")
+    mine, theirs = Waiter(here), Waiter(elsewhere)
+    for waiter in (mine, theirs):
+        own.wait(own.channel(b"x"), waiter)
+    demux.fail(own, KeyError("of a handler"), here)
+    assert isinstance(mine.error, KeyError)
+    assert theirs.error is None
+    assert [waiter for waiter, _ in own.waiters()] == [theirs]

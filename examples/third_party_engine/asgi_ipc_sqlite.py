@@ -47,6 +47,7 @@ PATIENCE = 30.0
 #: whose middle a finalizer uses the engine, neither would ever go on. The first number is for
 #: what layers do later if they have to, the second for what has an answer.
 FORK_PATIENCE = (1.0, 10.0)
+FORK_PATIENCE_AGAIN = 0.1
 #: Bytes that a record or member counts besides its own.
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
@@ -501,13 +502,11 @@ def _wait(lock: OwnLock, patience: float) -> None:
     """Take the lock, which another thread has. Raises `Reentered` if that one forks, and may wait
     for this one."""
     me = threading.get_ident()
-    while me not in _tired_of_fork:
-        if lock.acquire(timeout=patience):
-            return
+    # Less until the fork is over, or each finalizer of a collection would wait so long.
+    while not lock.acquire(timeout=FORK_PATIENCE_AGAIN if me in _tired_of_fork else patience):
         if _forking and _is_called_by_others():
-            # Until the fork is over, or each finalizer of a collection would wait so long.
             _tired_of_fork.add(me)
-    raise Reentered
+            raise Reentered
 
 
 def _is_called_by_others() -> bool:
