@@ -28,6 +28,7 @@ from .policy import groups
 
 #: Groups whose broadcast plan is remembered.
 _REMEMBERED = 1024
+_Plan = tuple[Members, list[groups.Target]]
 #: Our names for what engines count (`asgi_ipc.engines.base.Engine.statistics`).
 _COUNTS = {
     "messages_count": "pushed",
@@ -59,8 +60,9 @@ class LayerCore:
         self.capacity_of = options.capacities.of
         self.lease = registry.Lease(self.capacity_of)
         self._message_lifetime = options.message_lifetime
-        self._plans: dict[bytes, tuple[Members, list[groups.Target]]] = {}
-        self._planned_on: Demultiplexer | None = None
+        #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
+        #: the middle of a broadcast while this one opens the layer again.
+        self._plans: tuple[Demultiplexer | None, dict[bytes, _Plan]] = None, {}
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
@@ -235,19 +237,21 @@ class LayerCore:
     ) -> None:
         """Send to all channels of a group. Raises `Reentered` if nothing was sent yet."""
         engine = demux.engine
-        if demux is not self._planned_on:
+        planned_on, plans = self._plans
+        if planned_on is not demux:
             # What one engine gave as `Members` says nothing to another.
-            self._plans, self._planned_on = {}, demux
-        known, plan = self._plans.get(table, _NO_PLAN)
+            plans = {}
+            self._plans = demux, plans
+        known, plan = plans.get(table, _NO_PLAN)
         members = engine.members(table, known)
         if members is not known:
             try:
                 plan = groups.plan(members.names, self.capacity_of)
             except RecordCorrupt as error:
                 raise self.corrupt(error) from error
-            if len(self._plans) >= _REMEMBERED:
-                self._plans.clear()
-            self._plans[table] = members, plan
+            if len(plans) >= _REMEMBERED:
+                plans.clear()
+            plans[table] = members, plan
         if not plan:
             return
         mine, pushed, records = demux.own, [], []

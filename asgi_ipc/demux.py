@@ -34,7 +34,7 @@ from .droplog import DropLog
 from .engines.base import Bell, Engine, Popped
 from .engines.guards import OwnLock, own_lock
 from .exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
-from .later import leave, register, tell
+from .later import is_inside, leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
@@ -136,19 +136,20 @@ class Demultiplexer:
 
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
-        if self.is_inside():
+        # In the middle of another layer's calls, too: that thread may wait for a lock there.
+        if is_inside():
             raise Reentered
         self.lock.acquire()
 
     def exclusive(self) -> OwnLock:
         """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
-        if self.is_inside():
+        if is_inside():
             raise Reentered
         return self.lock
 
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
-        if self.is_inside():
+        if is_inside():
             leave(partial(self.tidy, action, *arguments))
             return
         with self.lock:
@@ -413,12 +414,15 @@ class Demultiplexer:
                 pass  # Who looks now gets to know.
         own.wake_somebody()
 
-    def fail(self, own: OwnQueue, error: Exception) -> None:
-        """Let an error that nobody's own call met be raised by all who wait for the queue."""
+    def fail(self, own: OwnQueue, error: Exception, listener: Listener | None = None) -> None:
+        """Let an error that nobody's own call met be raised by all who wait for the queue, or by
+        those of one listener."""
         if not own.waiting and not self.closed:
             text = "on queue %s: %s"
             leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
+            if listener not in (None, waiter.listener):
+                continue
             waiter.error = error
             waiter.wake()
             own.stop_waiting(channel, waiter)

@@ -106,13 +106,13 @@ def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) 
         line()
 
 
-def carry_out() -> None:
+def carry_out(patience: float = _PATIENCE) -> None:
     """Do what this thread has left; nothing if it still is inside."""
     if is_inside():
         return
     thread = get_ident()
     turn = _carry_out(thread)
-    if turn is not None and turn.by != thread and turn.over.acquire(timeout=_PATIENCE):
+    if turn is not None and turn.by != thread and turn.over.acquire(timeout=patience):
         # It was an event loop's regular look, and what this thread does next comes after it.
         _carry_out(thread)
 

@@ -178,11 +178,11 @@ class IPCChannelLayer(LayerSurface):
         use, unless another layer of this process is on the same store. An engine passed in as an
         instance stays open.
         """
-        await self._call(self._core.close)
+        await self._call_apart(self._core.close)
 
     async def destroy(self) -> None:
         """Remove the store, for everyone, and close."""
-        await self._call(self._core.destroy)
+        await self._call_apart(self._core.destroy)
 
     @property
     def sync(self) -> SyncIPCChannelLayer:
@@ -230,12 +230,18 @@ class IPCChannelLayer(LayerSurface):
         loop = asyncio.get_running_loop()
         if demux is not None:
             return await demux.workers().call(loop, function, *arguments)
-        # What opens the store, and has no threads of its own before.
-        opening = Workers()
+        return await self._call_apart(function, *arguments)
+
+    async def _call_apart(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """The same for what opens the store or lets go of it, in a thread of its own: before there
+        are no others, and in the end they may all wait for a server that has gone."""
+        if not self._core.blocking:
+            return function(*arguments)
+        apart = Workers()
         try:
-            return await opening.call(loop, function, *arguments)
+            return await apart.call(asyncio.get_running_loop(), function, *arguments)
         finally:
-            opening.stop()
+            apart.stop()
 
 
 __all__ = ["IPCChannelLayer"]

@@ -131,9 +131,15 @@ class LoopListener(Listener):
                 f"can't poll a wake-up bell ({error.strerror}); raise this process's limit of open"
                 " files (ulimit -n), or open the layer again if it was closed"
             ) from error
-        # In a context of its own: the caller's would live as long as the loop polls.
-        Context().run(loop.add_reader, self._descriptor, self._rung)
-        self.bell = bell
+        try:
+            # In a context of its own: the caller's would live as long as the loop polls.
+            Context().run(loop.add_reader, self._descriptor, self._rung)
+            self.bell = bell
+        finally:
+            # The loop can't, as it is closed or out of memory; or a signal's handler has raised.
+            if self.bell is not bell:
+                self._unhook()
+                bell.close()
 
     def _unhook(self) -> None:
         """Poll no more. In the loop, or when it does not run."""
@@ -426,9 +432,16 @@ class LoopListener(Listener):
             self._fetch(own)
         except Reentered:
             pass  # The loop runs in the middle of something else; the regular look comes again.
-        except Exception as error:
+        except (StoreCorrupt, StoreUnavailable) as error:
             # Here it would end in the loop's log; those who wait have to know.
             self.demux.fail(own, error)
+        except Exception as error:
+            # A signal's handler may have raised it, for this thread alone: others look themselves.
+            self.demux.fail(own, error, self)
+            own.certain = False
+            own.wake_somebody()
+            if not here:
+                raise
         return True
 
     def _fetch(self, own: OwnQueue) -> None:

@@ -23,6 +23,9 @@ _Job = Callable[[], object]
 
 #: Calls of one engine that may wait at a time.
 MOST = 32
+#: Seconds for which a call waits until another thread has carried out what it has left. Long, as
+#: here nothing is held that the other one could wait for; but an engine may hang.
+_PATIENCE = 60.0
 
 
 class Workers:
@@ -59,7 +62,8 @@ class Workers:
             except BaseException as caught:
                 error = tamed(caught)
             if left:
-                carry_out()
+                # What the same caller asks for next another thread may do.
+                carry_out(_PATIENCE)
             with contextlib.suppress(RuntimeError):  # The loop is closed, and nobody waits.
                 loop.call_soon_threadsafe(_settle, future, result, error)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
 from asgi_ipc.engines.base import Bell, Popped, Record
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.local_channels import OwnQueue
+from asgi_ipc.loops import LoopListener
 from asgi_ipc.names import channel_name
 
 from .doubles import (
@@ -193,3 +197,65 @@ def test_whatever_an_engine_that_blocks_raises_reaches_who_called_it(error: Base
         await layer.close()
 
     run(main())
+
+
+def test_a_loop_that_polls_no_bell_keeps_no_descriptor() -> None:
+    async def receive() -> None:
+        layer, loop = IPCChannelLayer(engine=engine()), asyncio.get_running_loop()
+        name, before = await layer.new_channel(), len(os.listdir("/proc/self/fd"))
+
+        def refuse(*_: object) -> None:
+            raise MemoryError
+
+        loop.add_reader = refuse  # type: ignore[assignment]
+        for _ in range(10):
+            with pytest.raises(MemoryError):
+                await layer.receive(name)
+        assert len(os.listdir("/proc/self/fd")) == before
+        await layer.close()
+
+    asyncio.run(receive())
+
+
+def test_what_a_signals_handler_raises_in_a_loop_is_for_the_receivers_of_that_loop() -> None:
+    class Interrupted(CountingEngine):
+        thread: threading.Thread | None = None
+
+        def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+            if self.thread is threading.current_thread():
+                raise KeyError("of a handler")
+            return super().pop(queue, limit, bell)
+
+    interrupted = engine(Interrupted)
+    layer = IPCChannelLayer(engine=interrupted)
+    demux, got = layer._core.demux, []
+
+    def elsewhere(name: str) -> None:
+        got.append(run(layer.receive(name)))
+
+    async def until_waiting(queue: bytes, listeners: int) -> OwnQueue:
+        while queue not in demux.own or len(demux.own[queue].waiting) < listeners:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return demux.own[queue]
+
+    async def here() -> None:
+        name, other = await layer.new_channel(), await layer.new_channel()
+        queue = channel_name(other).queue
+        thread = in_thread(elsewhere, other)
+        await until_waiting(queue, 1)
+        receiving = asyncio.ensure_future(layer.receive(name))
+        own = await until_waiting(queue, 2)
+        interrupted.thread = threading.current_thread()
+        listener = next(each for each in demux.loops.values() if each.runs_here())
+        assert isinstance(listener, LoopListener)
+        with demux.lock:
+            listener._fetch_own(own)
+        with pytest.raises(KeyError):
+            await receiving
+        interrupted.thread = None
+        await layer.send(other, {"n": 1})
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert got == [{"n": 1}]
+        await layer.close()
+
+    run(here())

@@ -176,3 +176,49 @@ def test_a_full_disk_is_a_full_store(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     finally:
         engine.destroy()
     assert os.listdir(tmp_path) == []
+
+
+#: Another module takes a lock of its own before a fork, after the engine has taken all of its own:
+#: what is registered first comes last. Who holds that lock uses the engine, as a finalizer may.
+_FORK_IN_THE_MIDDLE = """
+import os, sys, threading, time
+foreign, holding = threading.Lock(), threading.Event()
+os.register_at_fork(
+    before=foreign.acquire, after_in_parent=foreign.release, after_in_child=foreign.release
+)
+import asgi_ipc_sqlite
+from asgi_ipc import SyncIPCChannelLayer
+
+options = dict(engine=asgi_ipc_sqlite.SQLiteEngine, engine_options={"directory": sys.argv[1]})
+layer = SyncIPCChannelLayer(**options)
+
+def send():
+    with foreign:
+        holding.set()
+        while not asgi_ipc_sqlite._forking:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        for number in range(5):
+            layer.send("channel", {"n": number})
+    layer.send("channel", {"n": 5})
+
+thread = threading.Thread(target=send)
+thread.start()
+holding.wait()
+child = os.fork()
+if not child:
+    layer.send("other", {})
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+thread.join()
+print([layer.receive(["channel"], True, 10)[1]["n"] for _ in range(6)])
+print(layer.receive(["other"], True, 10)[0])
+layer.close()
+"""
+
+
+def test_a_fork_ends_though_another_thread_holds_a_lock_that_it_waits_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _FORK_IN_THE_MIDDLE, str(tmp_path)]
+    there = {**os.environ, "PYTHONPATH": str(EXAMPLE)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=there)
+    assert done.stdout == "0\n[0, 1, 2, 3, 4, 5]\nother\n", done.stderr

@@ -26,7 +26,7 @@ class OwnLock(Protocol):
     Made by `own_lock`. Ask ``_is_owned()`` first: the holder itself is let in again.
     """
 
-    def acquire(self, blocking: bool = True) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it."""
 
     def release(self) -> None:

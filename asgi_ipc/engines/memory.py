@@ -79,7 +79,9 @@ class _Store:
 
     def start_afresh(self) -> None:
         """Be as new, as in a forked child, where no other thread can be inside."""
-        self.lock = own_lock()
+        #: That of all stores of the process: with one for each, two threads could each wait for
+        #: the other's, as a finalizer in the middle of one store's methods uses another store.
+        self.lock = _lock
         # No other engine has it, so that its first bytes are those of no other store (E17).
         self.identity = os.urandom(IDENTITY_BYTES)
         self.flushes += 1
@@ -229,12 +231,13 @@ class _Store:
 _stores: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
 #: One that a finalizer may take again: what it guards is one look and one entry.
 _stores_lock = threading.RLock()
+_lock = own_lock()
 
 
 def _after_fork_in_child() -> None:
     """Give the child stores of its own (E17, E18): another thread may have been in ours."""
-    global _stores_lock
-    _stores_lock = threading.RLock()
+    global _lock, _stores_lock
+    _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
         store.start_afresh()
     for engine in _engines.alive():

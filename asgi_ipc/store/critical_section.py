@@ -94,7 +94,13 @@ class CriticalSection:
     # ---- the unusual
 
     def wait(self) -> threading.RLock:
-        """Wait for the thread lock, however long another thread is inside, and take it."""
+        """Wait for the thread lock, however long another thread is inside, and take it.
+
+        Raises `Reentered` in code that interrupted this thread inside another store: the thread
+        that is inside this one may wait for that.
+        """
+        if is_interruption():
+            raise Reentered
         while True:
             lock = self.thread_lock
             if not _acquire(lock):

@@ -15,13 +15,16 @@ import os
 import re
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
+from asgi_ipc.engines import guards
 from asgi_ipc.engines.base import (
     IDENTITY_BYTES,
     MAX_NAME,
@@ -36,11 +39,17 @@ from asgi_ipc.engines.base import (
     Refused,
 )
 from asgi_ipc.engines.bell import PipeBell, ring_for
-from asgi_ipc.engines.guards import WeakBag, own_lock
+from asgi_ipc.engines.guards import OwnLock, WeakBag, own_lock
 from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
 #: Seconds to wait for another process that is writing.
 PATIENCE = 30.0
+#: Seconds to wait for a thread that forks. It may wait itself, with all engines locked: in what
+#: other modules do before a fork, for a lock of theirs. If that is held by this very thread, in
+#: whose middle a finalizer uses the engine, neither would ever go on. The first number is for
+#: what layers do later if they have to, the second for what has an answer.
+FORK_PATIENCE = (1.0, 10.0)
+FORK_PATIENCE_AGAIN = 0.1
 #: Bytes that a record or member counts besides its own.
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
@@ -210,11 +219,24 @@ class SQLiteEngine:
                 _remove(path)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, int]]:
-        """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
+    def _locked(self, answers: bool = True) -> Iterator[None]:
+        """Be the only thread of this process in the store."""
         if self.inside():
             raise Reentered  # E25
-        with self._lock, _translated():
+        lock = self._lock
+        try:
+            if not lock.acquire(False):
+                _wait(lock, FORK_PATIENCE[answers])
+            yield
+        finally:
+            # Not asked whether it was taken: a signal's handler may raise after the answer.
+            with contextlib.suppress(RuntimeError):
+                lock.release()
+
+    @contextlib.contextmanager
+    def _transaction(self, answers: bool = True) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """Be alone in the store, with nothing dead in it (E4, E9); all of it or nothing."""
+        with self._locked(answers), _translated():
             while True:
                 if self._closed:
                     raise StoreUnavailable("this SQLite engine is closed; open another")  # E21
@@ -303,7 +325,7 @@ class SQLiteEngine:
             if len(record.payload) > MAX_PAYLOAD:
                 raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
         try:
-            with self._transaction() as (db, now):
+            with self._transaction(answers=False) as (db, now):
                 refused = list(self._insert(db, now, records))
         except StoreFull as error:
             return [Refused(position, True, str(error)) for position in range(len(records))]
@@ -402,7 +424,7 @@ class SQLiteEngine:
         """A renewal is an update, which fires no trigger: the members stay the same (E11)."""
         _check_name(table)
         _check_name(member)
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             found = db.execute(
                 "UPDATE members SET deadline = ? WHERE tab = ? AND name = ?",
                 (deadline, table, member),
@@ -415,7 +437,7 @@ class SQLiteEngine:
 
     def remove(self, table: bytes, member: bytes) -> bool:
         """True if it was there."""
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             sql = "DELETE FROM members WHERE tab = ? AND name = ?"
             return db.execute(sql, (table, member)).rowcount > 0
 
@@ -458,7 +480,7 @@ class SQLiteEngine:
 
     def flush(self) -> None:
         """Empty it."""
-        with self._transaction() as (db, _):
+        with self._transaction(answers=False) as (db, _):
             db.execute("UPDATE queues SET flushed = flushed + pending")
             db.execute("DELETE FROM records")
             db.execute("DELETE FROM members")
@@ -466,9 +488,7 @@ class SQLiteEngine:
 
     def close(self) -> None:
         """Let go."""
-        if self.inside():
-            raise Reentered
-        with self._lock:
+        with self._locked():
             self._closed = True
             self._disconnect()
         for bell in self._bells.alive():
@@ -484,6 +504,25 @@ class SQLiteEngine:
             _remove(path)
             with contextlib.suppress(OSError):
                 self._folder.rmdir()  # Unless somebody has made a new store in it.
+
+
+def _wait(lock: OwnLock, patience: float) -> None:
+    """Take the lock, which another thread has. Raises `Reentered` if that one forks, and may wait
+    for this one."""
+    me = threading.get_ident()
+    # Less until the fork is over, or each finalizer of a collection would wait so long.
+    while not lock.acquire(timeout=FORK_PATIENCE_AGAIN if me in _tired_of_fork else patience):
+        if _forking and _is_called_by_others():
+            _tired_of_fork.add(me)
+            raise Reentered
+
+
+def _is_called_by_others() -> bool:
+    """Whether code of others is on this thread's stack, and so maybe a lock of others held."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -531,6 +570,15 @@ _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
 _forking: list[SQLiteEngine] = []
 _fork_lock = threading.Lock()
+#: Where the code lies that holds no lock of others: this, the package, and what runs a thread.
+_OURS = (
+    __file__,
+    os.path.dirname(os.path.dirname(guards.__file__)) + os.sep,
+    threading.__file__,
+    contextlib.__file__,
+)
+#: Threads that have waited long enough for the fork that goes on.
+_tired_of_fork: set[int] = set()
 
 
 def _before_fork() -> None:
@@ -539,23 +587,22 @@ def _before_fork() -> None:
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
-        engine._disconnect()
-        engine._reading.acquire()
-    _armed_lock.acquire()
+        engine._disconnect()  # Nobody connects again without the lock.
 
 
 def _after_fork_in_parent() -> None:
-    _armed_lock.release()
     while _forking:
-        engine = _forking.pop()
-        engine._reading.release()
-        engine._lock.release()
+        _forking.pop()._lock.release()
+    _tired_of_fork.clear()
     _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
+    global _armed_lock
+    _armed_lock = own_lock()
     _armed.clear()  # The parent's bells ring in the parent.
     for engine in _forking:
+        engine._reading = own_lock()
         engine._identity = engine._new_identity()  # E17
         for bell in engine._bells.alive():
             bell.close()

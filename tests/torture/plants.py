@@ -346,7 +346,10 @@ PAUSE_PLANTS = [
         altered(
             Heap,
             "_clean",
-            ("self.spend(MOVE)", "words[CLEANING] = 0; self.spend(MOVE); words[CLEANING] = address"),
+            (
+                "self.spend(MOVE)",
+                "words[CLEANING] = 0; self.spend(MOVE); words[CLEANING] = address",
+            ),
         ),
         "clean over several holds",
     ),
@@ -355,8 +358,10 @@ PAUSE_PLANTS = [
         altered(
             Heap,
             "_begin_cleaning",
-            ("self._turn_to_fresh_extent(change)", "self._turn_to_fresh_extent(own := {}); "
-             "self.commit(own)"),
+            (
+                "self._turn_to_fresh_extent(change)",
+                "self._turn_to_fresh_extent(own := {}); self.commit(own)",
+            ),
         ),
         "clean the current extent over several holds",
     ),
@@ -412,8 +417,10 @@ PAUSE_PLANTS = [
         altered(
             Lanes,
             "push",
-            ("if deadline < soonest:", "if deadline < soonest:\n"
-             "            words[queue + Q_SOONEST] = deadline"),
+            (
+                "if deadline < soonest:",
+                "if deadline < soonest:\n            words[queue + Q_SOONEST] = deadline",
+            ),
         ),
         "push through a lane what expires first",
     ),
@@ -422,8 +429,10 @@ PAUSE_PLANTS = [
         altered(
             Lists,
             "expire",
-            ("heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})",
-             "heap.commit({queue + Q_WALK: walk}); heap.commit({queue + Q_SOONEST: soonest})"),
+            (
+                "heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})",
+                "heap.commit({queue + Q_WALK: walk}); heap.commit({queue + Q_SOONEST: soonest})",
+            ),
         ),
         "search a list over several holds",
     ),
@@ -432,8 +441,10 @@ PAUSE_PLANTS = [
         altered(
             Lists,
             "expire",
-            ("heap.commit({**then, queue + Q_SOONEST: soonest})",
-             "heap.commit(then); heap.commit({queue + Q_SOONEST: soonest})"),
+            (
+                "heap.commit({**then, queue + Q_SOONEST: soonest})",
+                "heap.commit(then); heap.commit({queue + Q_SOONEST: soonest})",
+            ),
         ),
         "search a list over several holds",
     ),
@@ -442,10 +453,12 @@ PAUSE_PLANTS = [
         altered(
             Lanes,
             "expire",
-            ("        heap.commit(\n            {\n                queue + Q_SOONEST",
-             "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, queue + Q_REACH: "
-             "(words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
-             "        heap.commit(\n            {\n                queue + Q_SOONEST"),
+            (
+                "        heap.commit(\n            {\n                queue + Q_SOONEST",
+                "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, queue + Q_REACH: "
+                "(words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
+                "        heap.commit(\n            {\n                queue + Q_SOONEST",
+            ),
         ),
         "search a lane over several holds",
     ),
@@ -454,8 +467,10 @@ PAUSE_PLANTS = [
         altered(
             Upkeep,
             "_search",
-            ("self._heap.commit(", "self._heap.commit({address + Q_SOONEST: NEVER}); "
-             "self._heap.commit("),
+            (
+                "self._heap.commit(",
+                "self._heap.commit({address + Q_SOONEST: NEVER}); self._heap.commit(",
+            ),
         ),
         "search a list over several holds",
     ),
@@ -475,8 +490,10 @@ PAUSE_PLANTS = [
         altered(
             Processes,
             "leave",
-            ("self._heap.commit(", "self._heap.commit({at + SLOT_IDENTITY: 0}); "
-             "self._heap.commit("),
+            (
+                "self._heap.commit(",
+                "self._heap.commit({at + SLOT_IDENTITY: 0}); self._heap.commit(",
+            ),
         ),
         "reap more than one hold may",
     ),

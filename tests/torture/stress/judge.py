@@ -54,6 +54,8 @@ class Books:
         self.chances: Counter[int] = Counter()
         self.overflowed: Counter[int] = Counter()
         self.refused: Counter[int] = Counter()
+        #: What each store of the round has refused on all its queues.
+        self.refused_by: Counter[int] = Counter()
         self.later: Counter[int] = Counter()
         self.full: Counter[int] = Counter()
         #: By actor and channel, what it got of each producer last.
@@ -91,6 +93,8 @@ class Books:
                 self.chances[where] += 1
             elif what == OVERFLOWED:
                 self.overflowed[where] = max(number, self.overflowed[where])
+            elif what == REFUSED and where == STORE:
+                self.refused_by[producer] = max(number, self.refused_by[producer])
             elif what == REFUSED:
                 self.refused[where] = max(number, self.refused[where])
             elif what == LATER:
@@ -158,7 +162,7 @@ class Books:
                 missing[f"lost, with {counted} drops counted on their queue"] += those
         if self.plan.has("finalizers"):
             # A finalizer can't be told that its message was refused when its turn came.
-            refused = max(0, self.refused[STORE] - self.full.total())
+            refused = max(0, self.refused_by.total() - self.full.total())
             if sum(map(len, missing.values())) <= self.later.total() + refused:
                 missing.clear()
         return missing

@@ -119,7 +119,8 @@ class World:
                 self.names[int(where)] = name
         except FileNotFoundError:
             pass  # None has been made yet.
-        return list(self.names.items())[-_KNOWN:]
+        # In one step, as other threads and finalizers publish meanwhile.
+        return list(self.names.copy().items())[-_KNOWN:]
 
     def reader(self, dice: Random, layer: IPCChannelLayer) -> IPCChannelLayer:
         """A layer that may receive on the own channels of another: it shares the engine."""
@@ -269,11 +270,13 @@ class Notes:
                 total = sum(int(each["overflow_count"]) for each in every)
                 self._count(LATER, world.index, max(0, total - len(world.layers) * dropped))
                 # An engine forgets what it counted for a channel that nobody uses.
-                self._count(REFUSED, STORE, int(every[0]["channel_full_count"]))
+                # Of each store for itself: a forked child has one of its own on this engine.
+                store = world.index if world.plan.engine == "memory" else 0
+                self._count(REFUSED, STORE, int(every[0]["channel_full_count"]), store)
         except Exception as error:
             self.failed("statistics", error)
 
-    def _count(self, what: int, queue: int, count: int) -> None:
+    def _count(self, what: int, queue: int, count: int, producer: int | None = None) -> None:
         if self.world._counted.get((what, queue), 0) != count:
             self.world._counted[what, queue] = count
-            self.note(what, queue, count)
+            self.note(what, queue, count, producer)
