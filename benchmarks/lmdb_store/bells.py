@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
-import weakref
+from collections.abc import Collection
+
+from asgi_ipc.engines.bell import ANY, read_rings, ring_for, rung_for
+from asgi_ipc.engines.guards import Descriptors, WeakBag
 
 _GONE = (errno.ENXIO, errno.ENOENT, errno.EPIPE)
 
@@ -16,68 +18,66 @@ class FifoBell:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Its path went with a store that was destroyed: nobody can ring it any more.
+        self.is_lost = False
+        self._process = os.getpid()
+        self._descriptors = Descriptors()
         os.mkfifo(path, 0o600)
-        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        #: Lest end-of-file comes.
-        self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        self._lock = threading.Lock()
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # The writer is there lest end-of-file comes.
+        self._descriptors.set(reader, os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         _bells.add(self)
 
     def fileno(self) -> int:
         """See `asgi_ipc.engines.base.Bell`, here and below."""
-        return self._reader
+        return -1 if self.is_lost else self._descriptors.reader()
 
-    def clear(self) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            while os.read(self._reader, 4096):
-                pass
+    def clear(self) -> Collection[int] | None:
+        return rung_for(self._descriptors.use(read_rings, b""))
 
     def ring(self) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            os.write(self._writer, b"!")
+        def write(_: int, writer: int) -> None:
+            with contextlib.suppress(OSError):
+                os.write(writer, ANY)
+
+        self._descriptors.use(write, None)
 
     def close(self) -> None:
-        with self._lock, contextlib.suppress(OSError):
-            if self._reader >= 0:
-                os.close(self._reader)
-                os.close(self._writer)
-                self._reader = self._writer = -1
+        if self._process == os.getpid() and not self._descriptors.is_closing:
+            with contextlib.suppress(OSError):
                 os.unlink(self.path)
+        self._descriptors.close()
 
     def leave_to_parent(self) -> None:
         """Close a forked child's descriptors: a bell is heard by the process that made it."""
-        self._lock = threading.Lock()
-        with contextlib.suppress(OSError):
-            os.close(self._reader)
-            os.close(self._writer)
-        self._reader = self._writer = -1
+        self._descriptors.after_fork()
 
     def __del__(self) -> None:
         # The constructor may have failed before there was anything to close.
-        if hasattr(self, "_lock"):
+        if hasattr(self, "_descriptors"):
             self.close()
 
 
 #: Of this process.
-_bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
+_bells: WeakBag[FifoBell] = WeakBag()
 
 
 def _after_fork_in_child() -> None:
-    for bell in list(_bells):
+    for bell in _bells.alive():
         bell.leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def ring(path: str) -> bool:
-    """Ring a bell; False if nobody hears it."""
+def ring(path: str, queue: bytes) -> bool:
+    """Ring a bell for a queue; False if nobody hears it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         return error.errno not in _GONE
     try:
-        os.write(descriptor, b"!")
+        os.write(descriptor, ring_for(queue))
     except OSError as error:
         return error.errno not in _GONE
     finally:

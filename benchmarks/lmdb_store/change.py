@@ -6,9 +6,9 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from asgi_ipc.engines.base import Popped
+from asgi_ipc.engines.base import SHARE, Popped
 
-from .rows import MIDDLE, NEVER, STORE, QueueRow, StoreRow, TableRow, head_of
+from .rows import MIDDLE, NEVER, OVERHEAD, STORE, QueueRow, StoreRow, TableRow, head_of
 
 
 class Change:
@@ -53,7 +53,8 @@ class Change:
         """Account for a record that has been deleted."""
         queue.pending -= 1
         self.store.pending -= 1
-        self.store.record_bytes -= len(record.payload)
+        queue.bytes -= len(record.payload) + OVERHEAD
+        self.store.record_bytes -= len(record.payload) + OVERHEAD
 
     def insert(self, name: bytes, number: int, payload: bytes, deadline: int) -> None:
         """Store a record."""
@@ -62,7 +63,8 @@ class Change:
         key = head_of(name) + number.to_bytes(8, "big")
         self.transaction.put(key, value, db=self.databases[b"records"])
         queue.soonest = min(queue.soonest, deadline)
-        self.store.record_bytes += len(payload)
+        queue.bytes += len(payload) + OVERHEAD
+        self.store.record_bytes += len(payload) + OVERHEAD
         for counts in (queue, self.store):
             counts.pending += 1
             counts.high_water = max(counts.high_water, counts.pending)
@@ -130,7 +132,7 @@ class Change:
         """Remove a member."""
         self.transaction.delete(head_of(name) + member, db=self.databases[b"members"])
         table.count -= 1
-        self.store.member_bytes -= len(member)
+        self.store.member_bytes -= len(member) + OVERHEAD
         table.version = self.changed()
 
     def keep(self, name: bytes, table: TableRow) -> None:
@@ -166,9 +168,17 @@ class Change:
                 queue.soonest = min(queue.soonest, record.deadline)
 
 
-def has_room(change: Change, size: int) -> bool:
-    """Whether a record fits, once the dead have made room for it (E4)."""
-    if change.store.record_bytes + size > change.store.channel_memory:
+def has_room(change: Change, queue: QueueRow, payload: bytes) -> bool:
+    """Whether a record fits beside all others and in its queue's share (E7).
+
+    The dead make room for it first (E4).
+    """
+    if not _fits(change.store, queue, len(payload) + OVERHEAD):
         for name in change.names(b"queues"):
             change.queue(name)
-    return change.store.record_bytes + size <= change.store.channel_memory
+    return _fits(change.store, queue, len(payload) + OVERHEAD)
+
+
+def _fits(store: StoreRow, queue: QueueRow, size: int) -> bool:
+    free = store.channel_memory - store.record_bytes - size
+    return free >= 0 and queue.bytes + size <= SHARE * free

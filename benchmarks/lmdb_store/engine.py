@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import struct
 import tempfile
-import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import lmdb
 
 from asgi_ipc.engines.base import (
-    IDENTITY_BYTES,
     MAX_NAME,
     MAX_PAYLOAD,
     Bell,
@@ -26,14 +24,16 @@ from asgi_ipc.engines.base import (
     Record,
     Refused,
 )
-from asgi_ipc.exceptions import OptionError, StoreFull, StoreUnavailable
+from asgi_ipc.engines.guards import WeakBag, own_lock
+from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
 from .bells import FifoBell, ring
 from .change import Change, has_room
 from .opening import Opened, alone, opened
-from .rows import NEVER, QueueRow, TableRow, head_of
+from .rows import NEVER, OVERHEAD, QueueRow, TableRow, head_of
 
-_lock = threading.RLock()
+#: Held by a thread that opens or closes an environment; taken before the lock of an `Opened`.
+_lock = own_lock()
 
 
 class LMDBEngine:
@@ -56,16 +56,18 @@ class LMDBEngine:
                 raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
         folder = os.path.join(directory or memory, f"lmdb-{prefix.encode().hex()}")
-        self._bells: weakref.WeakSet[FifoBell] = weakref.WeakSet()
-        self._numbers = 0
+        self._bells: WeakBag[FifoBell] = WeakBag()
+        self._numbers = itertools.count()
         self._closed = False
-        with _lock, alone(folder):
-            try:
+        if self.inside():
+            raise Reentered
+        try:
+            with _lock, alone(folder):
                 self._shared = opened.get(folder) or Opened(folder, (channel_memory, group_memory))
-            except (lmdb.Error, OSError) as error:
-                raise StoreUnavailable(f"the LMDB store {folder}: {error}") from error
-            opened[folder] = self._shared
-            self._shared.users += 1
+                opened[folder] = self._shared
+                self._shared.users += 1
+        except (lmdb.Error, OSError) as error:
+            raise StoreUnavailable(f"the LMDB store {folder}: {error}") from error
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -73,30 +75,49 @@ class LMDBEngine:
         return None
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[Change]:
-        """Be alone in the store; all that is changed or nothing. Rings after that."""
+    def _change(self, *, is_alone: bool = False) -> Iterator[Change]:
+        """Be alone in the store; all that is changed or nothing. Rings after that.
+
+        With ``is_alone`` the caller, in `alone`, has asked `inside`.
+        """
+        if not is_alone and self.inside():
+            raise Reentered  # E25
         shared = self._shared
         while True:
-            with shared.lock:
+            with shared.lock, _translated():
                 self._check()
+                environment = shared.environment
                 with shared.environment.begin(write=True) as transaction:
                     change = Change(transaction, shared.databases, self.clock())
+                    shared.flushes = change.store.flushes
                     if not change.store.destroyed:
                         yield change
                         change.write_back()
+                        shared.flushes = change.store.flushes
                         break
-            with _lock, alone(shared.folder), shared.lock:
-                shared.again()
+            others_out = contextlib.nullcontext() if is_alone else alone(shared.folder)
+            with _lock, others_out, shared.lock, _translated():
+                self._check()
+                if shared.environment is environment:
+                    shared.again()
         for name, path in change.ringing:
-            if not ring(path) and not change.store.destroyed:
+            if not ring(path, name) and not change.store.destroyed:
                 with self._change() as next_one:
                     next_one.ring(name)
 
     @contextlib.contextmanager
     def _look(self) -> Iterator[Change]:
         """Read, whatever other processes write meanwhile."""
+        if self.inside():
+            raise Reentered
+        with self._shared.lock, self._glance() as look:
+            yield look
+
+    @contextlib.contextmanager
+    def _glance(self) -> Iterator[Change]:
+        """Read; the caller holds the lock."""
         shared = self._shared
-        with shared.lock:
+        with _translated():
             self._check()
             with shared.environment.begin() as transaction:
                 yield Change(transaction, shared.databases, 0)
@@ -105,16 +126,31 @@ class LMDBEngine:
         if self._closed:
             raise StoreUnavailable("this LMDB engine is closed; open another")  # E21
 
+    def inside(self) -> bool:
+        """See `asgi_ipc.engines.base.Engine`, here and below.
+
+        Of any engine here: two may share an environment.
+        """
+        everybody = opened.copy().values()
+        return _lock._is_owned() or any(each.lock._is_owned() for each in everybody)
+
     @property
     def identity(self) -> bytes:
-        """See `asgi_ipc.engines.base.Engine`, here and below."""
         self._check()
         return self._shared.identity
 
     @property
     def flushes(self) -> int:
-        with self._look() as look:
-            return look.store.flushes
+        self._check()
+        shared = self._shared
+        # Who holds the lock may be waiting for another process.
+        if not self.inside() and shared.lock.acquire(blocking=False):
+            try:
+                with self._glance() as look:
+                    shared.flushes = max(shared.flushes, look.store.flushes)
+            finally:
+                shared.lock.release()
+        return shared.flushes
 
     def clock(self) -> int:
         return time.monotonic_ns()
@@ -124,6 +160,12 @@ class LMDBEngine:
             _check_name(record.queue)
             if len(record.payload) > MAX_PAYLOAD:
                 raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
+        try:
+            return self._insert(records)
+        except StoreFull as error:
+            return [Refused(at, True, str(error)) for at in range(len(records))]
+
+    def _insert(self, records: Sequence[Record]) -> list[Refused]:
         refused = []
         with self._change() as change:
             for at, (name, payload, deadline, capacity, _) in enumerate(records):
@@ -131,9 +173,15 @@ class LMDBEngine:
                 if queue.pending >= capacity:
                     detail = f"the queue holds its capacity of {capacity} records"
                     refused.append(Refused(at, False, detail))
-                elif not has_room(change, len(payload)):
-                    detail = f"{store.record_bytes} of {store.channel_memory} bytes are in use"
-                    refused.append(Refused(at, True, detail))
+                elif not has_room(change, queue, payload):
+                    free = store.channel_memory - store.record_bytes
+                    detail = (
+                        f"{free} of {store.channel_memory} bytes of channel_memory are free, and"
+                        f" the queue has {queue.bytes}"
+                    )
+                    over_share = len(payload) + OVERHEAD <= free
+                    refused.append(Refused(at, True, detail, over_share))
+                    change.count(queue, "store_full")
                 else:
                     change.insert(name, queue.back, payload, deadline)
                     queue.back += 1
@@ -168,9 +216,17 @@ class LMDBEngine:
         return taken
 
     def peek(self, queue: bytes) -> bool:
-        with self._look() as look:
-            value = look.transaction.get(head_of(queue), db=look.databases[b"queues"])
-            return value is not None and QueueRow(value).pending > 0
+        self._check()
+        lock = self._shared.lock
+        if self.inside() or not lock.acquire(blocking=False):
+            return True
+        try:
+            with self._glance() as look:
+                value = look.transaction.get(head_of(queue), db=look.databases[b"queues"])
+                # What destroyed a store may have made another one, with records.
+                return bool(look.store.destroyed or (value and QueueRow(value).pending))
+        finally:
+            lock.release()
 
     def restore(self, queue: bytes, record: Popped) -> None:
         with self._change() as change:
@@ -190,12 +246,18 @@ class LMDBEngine:
                 change.ring(queue)  # E14
 
     def bell(self) -> Bell:
-        self._check()
-        with _lock:
-            self._numbers += 1
-            name = f"bell.{self._shared.identity.hex()}.{id(self):x}.{self._numbers}"
-            bell = FifoBell(os.path.join(self._shared.folder, name))
+        with self._change():
+            pass  # Not in the folder of a store that has been destroyed.
+        shared = self._shared
+        with shared.lock:
+            self._check()
+            name = f"bell.{shared.identity.hex()}.{id(self):x}.{next(self._numbers)}"
+            try:
+                bell = FifoBell(os.path.join(shared.folder, name))
+            except OSError as error:
+                raise StoreUnavailable(f"can't make a bell: {error}") from error
             self._bells.add(bell)
+            shared.bells.add(bell)
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
@@ -206,11 +268,12 @@ class LMDBEngine:
             key, members = head_of(table) + member, change.databases[b"members"]
             if found is None or change.transaction.get(key, db=members) is None:
                 store = change.store
-                if store.member_bytes + len(member) > store.group_memory:
+                size = len(member) + OVERHEAD
+                if store.member_bytes + size > store.group_memory:
                     for name in change.names(b"tables"):
                         change.table(name)
                     found = change.table(table)
-                if store.member_bytes + len(member) > store.group_memory:
+                if store.member_bytes + size > store.group_memory:
                     raise StoreFull(
                         f"{store.member_bytes} of {store.group_memory} bytes of group_memory are"
                         " in use; destroy() the store and open it larger"
@@ -220,7 +283,7 @@ class LMDBEngine:
                     found.soonest = NEVER
                 found.version = change.changed()
                 found.count += 1
-                store.member_bytes += len(member)
+                store.member_bytes += size
             found.soonest = min(found.soonest, deadline)
             change.transaction.put(key, struct.pack("<q", deadline), db=members)
             change.keep(table, found)
@@ -271,7 +334,7 @@ class LMDBEngine:
             for name in change.names(b"queues"):
                 queue = change.queue(name)
                 change.count(queue, "flushed", queue.pending)
-                queue.pending, queue.soonest = 0, NEVER
+                queue.pending, queue.bytes, queue.soonest = 0, 0, NEVER
             for database in (b"records", b"tables", b"members"):
                 change.transaction.drop(change.databases[database], delete=False)
             store = change.store
@@ -279,11 +342,13 @@ class LMDBEngine:
             store.flushes += 1
 
     def close(self) -> None:
+        if self.inside():
+            raise Reentered
         with _lock, self._shared.lock:
             if self._closed:
                 return
             self._closed = True
-            for bell in list(self._bells):
+            for bell in self._bells.alive():
                 bell.close()
             self._shared.users -= 1
             if not self._shared.users and opened.get(self._shared.folder) is self._shared:
@@ -291,9 +356,12 @@ class LMDBEngine:
                 self._shared.environment.close()
 
     def destroy(self) -> None:
+        self._check()
+        if self.inside():
+            raise Reentered
         folder = self._shared.folder
         with _lock, alone(folder):
-            with self._change() as change:
+            with self._change(is_alone=True) as change:
                 change.store.destroyed = 1
                 change.store.flushes += 1
                 for name in change.names(b"queues"):
@@ -301,9 +369,22 @@ class LMDBEngine:
                         change.ring(name)
             # Others go on to hear their bells, until they look and find another store.
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.unlink(folder + ".lock")
         self.close()
-        with contextlib.suppress(OSError):
-            os.unlink(folder + ".lock")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """LMDB's errors as ours."""
+    try:
+        yield
+    except lmdb.MapFullError as error:
+        raise StoreFull(f"the LMDB map is full: {error}") from error
+    except lmdb.CorruptedError as error:
+        raise StoreCorrupt(f"LMDB: {error}") from error
+    except (lmdb.Error, OSError) as error:
+        raise StoreUnavailable(f"LMDB: {error}") from error
 
 
 def _members(change: Change, name: bytes, table: TableRow | None, known: Members | None) -> Members:
@@ -335,7 +416,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """Open anew: an environment is good for the process that opened it."""
     for shared in opened.values():
-        shared.identity = os.urandom(IDENTITY_BYTES)  # E17
+        shared.identity = shared.new_identity()  # E17
         shared.again()
     _after_fork_in_parent()
 

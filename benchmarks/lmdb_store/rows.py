@@ -6,6 +6,8 @@ import inspect
 import struct
 from typing import ClassVar
 
+#: Bytes that a record or member counts besides its own.
+OVERHEAD = 64
 #: A deadline that no clock reaches.
 NEVER = (1 << 63) - 1
 #: The first number of a queue; records that are put back get lower ones.
@@ -43,6 +45,7 @@ class Counts(Row):
     popped: int
     expired: int
     refused: int
+    store_full: int
     orphaned: int
     flushed: int
     high_water: int
@@ -61,6 +64,7 @@ class QueueRow(Counts):
     """A queue."""
 
     soonest: int
+    bytes: int
     front: int
     back: int
     bells: int
