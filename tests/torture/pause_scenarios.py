@@ -68,12 +68,13 @@ def much_dead_in_front(world: World) -> None:
     sweep(world)
     before = world.save()
     count = 0
-    while not engine.push([world.record(b"kept", bytes(1_500))]):
+    # Of several queues, as one may not have that much.
+    while not engine.push([world.record(b"kept %d" % (count % 5), bytes(1_500))]):
         count += 1
     world.load(before)
     for number in range(count):
         is_kept = number < count - 6 or number == count - 1
-        world.push(b"kept" if is_kept else b"fill", bytes(1_500))
+        world.push(b"kept %d" % (number % 5) if is_kept else b"fill", bytes(1_500))
     engine.pop(b"fill", 5)
 
 
@@ -128,6 +129,12 @@ def round_of(kind: int) -> Callable[[World], object]:
         expect(heap.words[layout.ROUND_BEGAN], 0, "the round under way")
 
     return go_round
+
+
+def lane_without_old(world: World) -> None:
+    """A queue has a lane, and nothing has expired."""
+    laned(world)
+    sweep(world)
 
 
 def a_round_under_way(world: World) -> None:
@@ -193,7 +200,8 @@ def search_before_a_refill(world: World) -> None:
     """A search has come by the lane, and not by the list, the first of which expires first."""
     allow_one_lane(world)
     for number in range(HOT):
-        world.push(b"lane", b"%d" % number, lifetime=LONG + number * 1_000)
+        # The first four go to the lane.
+        world.push(b"lane", b"%d" % number, lifetime=(2 if number < 4 else 1) * LONG + number)
     world.push(b"lane", b"old", lifetime=100)
     world.now += 200
     begin_search(world, b"lane", 550, layout.WALK_BEHIND)
@@ -309,11 +317,18 @@ PAUSE_SCENARIOS = [
         "push through a lane what expires first",
         lambda world: world.engine.push([world.record(b"lane", b"new", 1_000_000)]),
         changes(pushed(b"lane", b"new")),
-        lambda world: (laned(world), sweep(world)),
+        lane_without_old,
     ),
     Scenario(
         "search a list over several holds",
         slowly(lambda world: world.engine.statistics(b"search"), 1_500),
+        changes(),
+        old_in_list,
+        go_on=search(b"search"),
+    ),
+    Scenario(
+        "search a list in one hold",
+        lambda world: world.engine.statistics(b"search"),
         changes(),
         old_in_list,
         go_on=search(b"search"),
