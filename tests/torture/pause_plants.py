@@ -211,8 +211,11 @@ PAUSE_PLANTS = [
             (
                 "words[row + P_PID],",
                 (
-                    "self._heap.commit({self._at(slot) + SLOT_IDENTITY: low, "
-                    "self._at(slot) + SLOT_IDENTITY + 1: high})\n    words[row + P_PID],"
+                    "at = self._at(slot)\n"
+                    "    self._heap.commit({at + SLOT_IDENTITY: low, "
+                    "at + SLOT_IDENTITY + 1: high, "
+                    "SLOTS_USED: max(words[SLOTS_USED], slot + 1)})\n"
+                    "    words[row + P_PID],"
                 ),
             ),
         ),

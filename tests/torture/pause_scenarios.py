@@ -13,6 +13,7 @@ from asgi_ipc.store import layout, log, region
 from asgi_ipc.store.heap import HOLD, Pause
 from asgi_ipc.store.lane_extents import HOT
 from asgi_ipc.store.locks import FIRST_SLOT
+from asgi_ipc.store.tables import member_name
 
 from .lane_states import allow_one_lane, expect_lane, laned
 from .steps import Scenario, changes, popped, push, pushed, sweep
@@ -114,7 +115,10 @@ def members_in_order(world: World) -> None:
     """The same of tables."""
     sweep(world)
     index = world.engine._tables._index
-    names = sorted((b"round %d" % number for number in range(12)), key=index.home)
+    names = sorted(
+        (b"round %d" % number for number in range(12)),
+        key=lambda name: index.home(member_name(name, b"m")),
+    )
     for number, name in enumerate(names):
         world.engine.put(name, b"m", world.now + LONG // 10 + number * 1_000)
 
@@ -148,11 +152,11 @@ def a_round_under_way(world: World) -> None:
 # ---- searching
 
 
-def old_and_new(queue: bytes) -> Callable[[World], None]:
+def old_and_new(queue: bytes, pairs: int = 12) -> Callable[[World], None]:
     """Of the messages of a queue every other one has expired; each of the others lives longer."""
 
     def fill(world: World) -> None:
-        for number in range(12):
+        for number in range(pairs):
             world.push(queue, b"live %d" % number, lifetime=LONG + number * 1_000)
             world.push(queue, b"old", lifetime=100)
         world.now += 200
@@ -164,6 +168,12 @@ def old_in_list(world: World) -> None:
     """They are in a list."""
     world.give_no_lanes()
     old_and_new(b"search")(world)
+
+
+def few_old_in_list(world: World) -> None:
+    """So few are in a list that one hold does for all of them."""
+    world.give_no_lanes()
+    old_and_new(b"search", 3)(world)
 
 
 def old_in_lane(world: World) -> None:
@@ -330,7 +340,7 @@ PAUSE_SCENARIOS = [
         "search a list in one hold",
         lambda world: world.engine.statistics(b"search"),
         changes(),
-        old_in_list,
+        few_old_in_list,
         go_on=search(b"search"),
     ),
     Scenario(
