@@ -114,7 +114,7 @@ PAUSE_PLANTS = [
     ),
     Plant(
         "a push through a lane does not lower SOONEST",
-        altered(Lanes, "push", ("words[SOONEST] = deadline", "pass")),
+        altered(Lanes, "push", ("commit({SOONEST: deadline, ", "commit({")),
         "push through a lane what expires first",
     ),
     Plant(
@@ -123,8 +123,8 @@ PAUSE_PLANTS = [
             Lanes,
             "push",
             (
-                "if deadline < soonest:",
-                "if deadline < soonest:\n        words[queue + Q_SOONEST] = deadline",
+                "self._heap.commit({SOONEST",
+                "words[queue + Q_SOONEST] = deadline; self._heap.commit({SOONEST",
             ),
         ),
         "push through a lane what expires first",

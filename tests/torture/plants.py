@@ -317,6 +317,7 @@ PLANTS = [
 def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str, n: int) -> None:
     (scenario,) = [each for each in SCENARIOS if each.name == plant.scenario]
     runner = examiner(engine, n)
+    runner.most_judged = max(n, runner.most_judged)
     plant.plant()
     for each in runner.world.regions:
         # Held since before the planting.
