@@ -126,6 +126,22 @@ def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path
         heap.words[word] = kept
 
 
+def test_a_store_that_has_no_extent_to_move_records_to_is_found(
+    engine: SharedMemoryEngine, tmp_path: Path
+) -> None:
+    words = engine._channels.words
+    forged = {layout.FREE_EXTENT: 0, layout.FREE_EXTENTS: 0}
+    kept = {word: words[word] for word in forged}
+    assert kept[layout.FREE_EXTENTS], "there should be one"
+    try:
+        for word, value in forged.items():
+            words[word] = value
+        assert "none is being cleaned" in "\n".join(checked(engine, tmp_path))
+    finally:
+        for word, value in kept.items():
+            words[word] = value
+
+
 #: Words of a store of 64 GiB, forged, and what is said of them.
 VAST: list[tuple[dict[int, int], str]] = [
     ({}, ""),

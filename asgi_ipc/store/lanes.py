@@ -125,11 +125,12 @@ class Lanes(LaneExtents):
         start = (at + ENTRY_WORDS) * WORD
         view[start : start + size] = payload
         if deadline < soonest:
-            # First, as the messages must not expire before these say so; and that of the store
-            # before that of the queue, which tells the next push that there is nothing to lower.
+            # First, as the messages must not expire before these say so.
             if deadline < words[SOONEST]:
-                words[SOONEST] = deadline
-            words[queue + Q_SOONEST] = deadline
+                # One change: that of the queue tells the next push that both are as low.
+                self._heap.commit({SOONEST: deadline, queue + Q_SOONEST: deadline})
+            else:
+                words[queue + Q_SOONEST] = deadline
         total = words[PUSHED]
         words[STATE] = PUSHING | (came - total & NOTED_MASK) << NOTED_SHIFT | queue
         words[queue + Q_IN] = came + 1 << COUNT_SHIFT | stop

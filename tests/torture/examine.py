@@ -44,6 +44,8 @@ class Examiner(ABC):
 
     #: What its ends are called.
     ends = "ends"
+    #: Different states of one scenario that a sampled run of kills looks at.
+    most_judged = 16
 
     def __init__(self, engine: str, sample: int = 0, seed: int = 0) -> None:
         """``sample``: about how many ends for each scenario, or 0 for all there are."""

@@ -25,8 +25,6 @@ from .world import Finding, View, brief
 
 #: Unfinished states of one scenario whose recovery is killed too: others go the same way.
 _MOST_SECOND = 1
-#: Different states of one scenario that a sampled run looks at.
-_MOST_JUDGED = 16
 
 
 def killed(operate: Callable[[], object], opcode: int, prepare: Callable[[], object]) -> bool:
@@ -91,13 +89,13 @@ class Torturer(Examiner):
             if state not in seen:
                 seen[state] = None
                 # Those of a long operation are alike.
-                if not self.sample or len(seen) < _MOST_JUDGED:
+                if not self.sample or len(seen) < self.most_judged:
                     self.judge(scenario, state, allowed, f"killed before opcode {opcode}")
         unfinished = [state for state in seen if self.unfinished(state)]
         for state in self.dice.sample(unfinished, min(len(unfinished), _MOST_SECOND)):
             judged = 0
             for opcode, second in self.kills(state, self.recover, scenario.stride):
-                if second not in seen and (not self.sample or judged < _MOST_JUDGED):
+                if second not in seen and (not self.sample or judged < self.most_judged):
                     seen[second] = None
                     judged += 1
                     where = f"killed before opcode {opcode} of the recovery"

@@ -13,6 +13,7 @@ from asgi_ipc.store import layout, log, region
 from asgi_ipc.store.heap import HOLD, Pause
 from asgi_ipc.store.lane_extents import HOT
 from asgi_ipc.store.locks import FIRST_SLOT
+from asgi_ipc.store.tables import member_name
 
 from .lane_states import allow_one_lane, expect_lane, laned
 from .steps import Scenario, changes, popped, push, pushed, sweep
@@ -68,12 +69,13 @@ def much_dead_in_front(world: World) -> None:
     sweep(world)
     before = world.save()
     count = 0
-    while not engine.push([world.record(b"kept", bytes(1_500))]):
+    # Of several queues, as one may not have that much.
+    while not engine.push([world.record(b"kept %d" % (count % 5), bytes(1_500))]):
         count += 1
     world.load(before)
     for number in range(count):
         is_kept = number < count - 6 or number == count - 1
-        world.push(b"kept" if is_kept else b"fill", bytes(1_500))
+        world.push(b"kept %d" % (number % 5) if is_kept else b"fill", bytes(1_500))
     engine.pop(b"fill", 5)
 
 
@@ -113,7 +115,10 @@ def members_in_order(world: World) -> None:
     """The same of tables."""
     sweep(world)
     index = world.engine._tables._index
-    names = sorted((b"round %d" % number for number in range(12)), key=index.home)
+    names = sorted(
+        (b"round %d" % number for number in range(12)),
+        key=lambda name: index.home(member_name(name, b"m")),
+    )
     for number, name in enumerate(names):
         world.engine.put(name, b"m", world.now + LONG // 10 + number * 1_000)
 
@@ -130,6 +135,12 @@ def round_of(kind: int) -> Callable[[World], object]:
     return go_round
 
 
+def lane_without_old(world: World) -> None:
+    """A queue has a lane, and nothing has expired."""
+    laned(world)
+    sweep(world)
+
+
 def a_round_under_way(world: World) -> None:
     """A round has come by half of the queues."""
     in_order(world)
@@ -141,11 +152,11 @@ def a_round_under_way(world: World) -> None:
 # ---- searching
 
 
-def old_and_new(queue: bytes) -> Callable[[World], None]:
+def old_and_new(queue: bytes, pairs: int = 12) -> Callable[[World], None]:
     """Of the messages of a queue every other one has expired; each of the others lives longer."""
 
     def fill(world: World) -> None:
-        for number in range(12):
+        for number in range(pairs):
             world.push(queue, b"live %d" % number, lifetime=LONG + number * 1_000)
             world.push(queue, b"old", lifetime=100)
         world.now += 200
@@ -157,6 +168,12 @@ def old_in_list(world: World) -> None:
     """They are in a list."""
     world.give_no_lanes()
     old_and_new(b"search")(world)
+
+
+def few_old_in_list(world: World) -> None:
+    """So few are in a list that one hold does for all of them."""
+    world.give_no_lanes()
+    old_and_new(b"search", 3)(world)
 
 
 def old_in_lane(world: World) -> None:
@@ -193,7 +210,8 @@ def search_before_a_refill(world: World) -> None:
     """A search has come by the lane, and not by the list, the first of which expires first."""
     allow_one_lane(world)
     for number in range(HOT):
-        world.push(b"lane", b"%d" % number, lifetime=LONG + number * 1_000)
+        # The first four go to the lane.
+        world.push(b"lane", b"%d" % number, lifetime=(2 if number < 4 else 1) * LONG + number)
     world.push(b"lane", b"old", lifetime=100)
     world.now += 200
     begin_search(world, b"lane", 550, layout.WALK_BEHIND)
@@ -309,13 +327,20 @@ PAUSE_SCENARIOS = [
         "push through a lane what expires first",
         lambda world: world.engine.push([world.record(b"lane", b"new", 1_000_000)]),
         changes(pushed(b"lane", b"new")),
-        lambda world: (laned(world), sweep(world)),
+        lane_without_old,
     ),
     Scenario(
         "search a list over several holds",
         slowly(lambda world: world.engine.statistics(b"search"), 1_500),
         changes(),
         old_in_list,
+        go_on=search(b"search"),
+    ),
+    Scenario(
+        "search a list in one hold",
+        lambda world: world.engine.statistics(b"search"),
+        changes(),
+        few_old_in_list,
         go_on=search(b"search"),
     ),
     Scenario(

@@ -7,14 +7,13 @@ of them: a store torn within C code is nothing that a kill between two opcodes c
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from struct import pack_into
-from textwrap import dedent
-from typing import Any, NamedTuple
+from typing import Any
 
 from asgi_ipc.exceptions import StoreCorrupt
 from asgi_ipc.store import belongings, lanes, layout, region, store
@@ -25,29 +24,17 @@ from asgi_ipc.store.index import Index
 from asgi_ipc.store.journal import Journal
 from asgi_ipc.store.lanes import Lanes
 from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
-from asgi_ipc.store.lists import Lists
 from asgi_ipc.store.log import Log
-from asgi_ipc.store.processes import Processes
 from asgi_ipc.store.region import Region
-from asgi_ipc.store.rounds import Rounds
 from asgi_ipc.store.sidecar import Record, Sidecar
-from asgi_ipc.store.upkeep import Upkeep
 from asgi_ipc.store.waiters import Waiters
 
 from . import births, damage, kill, prefixes
 from .examine import Examiner
+from .pause_plants import PAUSE_PLANTS
+from .planting import Plant
 from .scenarios import SCENARIOS
 from .world import Finding
-
-
-class Plant(NamedTuple):
-    """A bug, and how it is found."""
-
-    name: str
-    plant: Callable[[], None]
-    #: A scenario that stumbles over it.
-    scenario: str
-    finders: tuple[str, ...] = ("kill", "prefixes")
 
 
 def _journal(change: Any, words: Any, view: Any) -> None:
@@ -294,220 +281,6 @@ def ready_too_soon() -> None:
     belongings.MAGIC = bytes(8)  # type: ignore[attr-defined]
 
 
-def altered(owner: Any, name: str, *replacements: tuple[str, str]) -> Callable[[], None]:
-    """A plant that replaces parts of the source of a function, each of which must be there once."""
-
-    def plant() -> None:
-        function = getattr(owner, name)
-        source = dedent(inspect.getsource(function))
-        for old, new in replacements:
-            if source.count(old) != 1:
-                raise LookupError(f"{source.count(old)} times in {name}: {old!r}")
-            source = source.replace(old, new)
-        made: dict[str, Any] = {}
-        exec(compile(source, f"<altered {name}>", "exec"), function.__globals__, made)
-        setattr(owner, name, made[name])
-
-    return plant
-
-
-def recount_off_by_one() -> None:
-    """What a kill left uncounted is counted twice."""
-    recount = lanes.recount
-
-    def wrong(heap: Heap) -> None:
-        total = layout.PUSHED if heap.words[STATE] & layout.PUSHING else layout.GONE
-        before = heap.words[total]
-        recount(heap)
-        heap.words[total] += heap.words[total] - before
-
-    region.recount = wrong  # type: ignore[attr-defined]
-
-
-#: Bugs in what is left to do between two holds of the lock.
-PAUSE_PLANTS = [
-    Plant(
-        "what is left of a record is forgotten",
-        altered(Log, "free", ("change[LEFTOVER] = handle", "pass")),
-        "free a record bit by bit",
-    ),
-    Plant(
-        "what is left of a record is forgotten before it is freed",
-        altered(Heap, "settle", ("self.free(", "self.commit(change); self.free(")),
-        "free two records bit by bit",
-    ),
-    Plant(
-        "a record goes before what is left of another",
-        altered(Lists, "_take", ("heap.settle()", "pass")),
-        "free two records bit by bit",
-    ),
-    Plant(
-        "cleaning is forgotten when it pauses",
-        altered(
-            Heap,
-            "_clean",
-            (
-                "self.spend(MOVE)",
-                "words[CLEANING] = 0; self.spend(MOVE); words[CLEANING] = address",
-            ),
-        ),
-        "clean over several holds",
-    ),
-    Plant(
-        "the last free extent is taken before cleaning begins",
-        altered(
-            Heap,
-            "_begin_cleaning",
-            (
-                "self._turn_to_fresh_extent(change)",
-                "self._turn_to_fresh_extent(own := {}); self.commit(own)",
-            ),
-        ),
-        "clean the current extent over several holds",
-    ),
-    Plant(
-        "cleaning goes on behind what was not moved",
-        altered(Heap, "_clean", ("words[CLEANING] = address", "words[CLEANING] = address + 1")),
-        "clean over several holds",
-    ),
-    Plant(
-        "a round notes how far it came before what it saw",
-        altered(
-            Rounds,
-            "pause",
-            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
-        ),
-        "a round over several holds",
-    ),
-    Plant(
-        "a round of tables notes how far it came before what it saw",
-        altered(
-            Rounds,
-            "pause",
-            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
-        ),
-        "a round of tables over several holds",
-    ),
-    Plant(
-        "a round forgets what earlier holds saw",
-        altered(Rounds, "pause", ("min(self._words[SOONEST], self._soonest)", "self._soonest")),
-        "a round over several holds",
-    ),
-    Plant(
-        "a round begins before it notes what is unseen",
-        altered(
-            Rounds,
-            "go_on",
-            ("UNSEEN: min(words[SOONEST], words[UNSEEN]),", ""),
-        ),
-        "a round over several holds",
-    ),
-    Plant(
-        "what comes during a round does not lower SOONEST",
-        altered(Counts, "arrival", ("change[SOONEST] = deadline", "pass")),
-        "push what expires first during a round",
-    ),
-    Plant(
-        "a push through a lane does not lower SOONEST",
-        altered(Lanes, "push", ("words[SOONEST] = deadline", "pass")),
-        "push through a lane what expires first",
-    ),
-    Plant(
-        "a push through a lane lowers SOONEST of the queue first",
-        altered(
-            Lanes,
-            "push",
-            (
-                "if deadline < soonest:",
-                "if deadline < soonest:\n            words[queue + Q_SOONEST] = deadline",
-            ),
-        ),
-        "push through a lane what expires first",
-    ),
-    Plant(
-        "a search of a list moves before it notes what it saw",
-        altered(
-            Lists,
-            "expire",
-            (
-                "heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})",
-                "heap.commit({queue + Q_WALK: walk}); heap.commit({queue + Q_SOONEST: soonest})",
-            ),
-        ),
-        "search a list over several holds",
-    ),
-    Plant(
-        "a search of a list ends before it notes what it saw",
-        altered(
-            Lists,
-            "expire",
-            (
-                "heap.commit({**then, queue + Q_SOONEST: soonest})",
-                "heap.commit(then); heap.commit({queue + Q_SOONEST: soonest})",
-            ),
-        ),
-        "search a list over several holds",
-    ),
-    Plant(
-        "a search of a lane moves before it notes what it saw",
-        altered(
-            Lanes,
-            "expire",
-            (
-                "        heap.commit(\n            {\n                queue + Q_SOONEST",
-                "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, queue + Q_REACH: "
-                "(words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
-                "        heap.commit(\n            {\n                queue + Q_SOONEST",
-            ),
-        ),
-        "search a lane over several holds",
-    ),
-    Plant(
-        "a search begins before it notes what is unseen",
-        altered(
-            Upkeep,
-            "_search",
-            (
-                "self._heap.commit(",
-                "self._heap.commit({address + Q_SOONEST: NEVER}); self._heap.commit(",
-            ),
-        ),
-        "search a list over several holds",
-    ),
-    Plant(
-        "a pop leaves a search at what it took",
-        altered(Lists, "_take", ("if message == kept:", "if False:")),
-        "pop where a search is",
-    ),
-    Plant(
-        "a refill hides a message from a search",
-        altered(Lists, "refill", ("if deadline < words[queue + Q_SOONEST]:", "if False:")),
-        "push that refills a lane which a search has passed",
-    ),
-    Plant("a recount off by one", recount_off_by_one, "pop from a lane", ("prefixes",)),
-    Plant(
-        "a slot is given up before it is counted",
-        altered(
-            Processes,
-            "leave",
-            (
-                "self._heap.commit(",
-                "self._heap.commit({at + SLOT_IDENTITY: 0}); self._heap.commit(",
-            ),
-        ),
-        "reap more than one hold may",
-    ),
-    Plant(
-        "a reap goes on before it has looked",
-        altered(
-            Processes,
-            "reap",
-            ("dead = []", "dead = []; self._heap.commit({REAP_HAND: last if last < ever else 0})"),
-        ),
-        "reap more than one hold may",
-    ),
-]
-
 PLANTS = [
     Plant("journal skipped", no_journal, "push"),
     Plant("journal applied before the commit word", applied_too_soon, "push"),
@@ -544,6 +317,7 @@ PLANTS = [
 def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str, n: int) -> None:
     (scenario,) = [each for each in SCENARIOS if each.name == plant.scenario]
     runner = examiner(engine, n)
+    runner.most_judged = max(n, runner.most_judged)
     plant.plant()
     for each in runner.world.regions:
         # Held since before the planting.
@@ -589,6 +363,9 @@ def caught(plant: Plant, finder: str, engine: str = "mmap", sample: int = 0) -> 
             _FINDERS[finder](plant, engine, sample)
         except Finding as finding:
             text = str(finding)
+        except Exception:
+            # Of the plant itself: it breaks more than it should.
+            traceback.print_exc()
         finally:
             os.write(writer, text.encode()[:4000])
             os._exit(0)

@@ -32,7 +32,7 @@ from .steps import (
     sweep,
     without,
 )
-from .world import LARGE, SECOND, World, until
+from .world import LARGE, SECOND, World, expect, until
 
 # ---- getting there
 
@@ -199,6 +199,16 @@ def join(world: World) -> None:
     engine._processes._sidecar.release(FIRST_SLOT + slot)
 
 
+def meet_joiner(world: World) -> None:
+    """What is known of a process is there when it is in its slot."""
+    processes = world.engine._processes
+    for slot in processes.used():
+        if processes.identity(slot) == JOINER:
+            row = world.engine._channels.heap.geometry.processes + slot * layout.PROCESS_WORDS
+            joined = world.engine._channels.words[row + layout.P_JOINED]
+            expect(joined, world.now, "when the process joined")
+
+
 SCENARIOS = [
     Scenario("push", push((b"a", b"new")), changes(pushed(b"a", b"new"))),
     Scenario("push to a new queue", push((b"q", b"new")), changes(pushed(b"q", b"new"))),
@@ -330,7 +340,7 @@ SCENARIOS = [
     Scenario("list a table", lambda world: world.engine.members(b"t"), changes()),
     Scenario("count", lambda world: world.engine.statistics(b"old"), changes()),
     Scenario("flush", lambda world: world.engine.flush(), changes(emptied)),
-    Scenario("join", join, changes(lambda view: view.processes.add(JOINER))),
+    Scenario("join", join, changes(lambda view: view.processes.add(JOINER)), go_on=meet_joiner),
     Scenario(
         "leave",
         leave,

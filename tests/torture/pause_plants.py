@@ -1,0 +1,251 @@
+"""Bugs, planted in what is left to do between two holds of the lock, and in what a kill leaves.
+
+See `plants`, which runs them.
+"""
+
+from __future__ import annotations
+
+from asgi_ipc.store import lanes, layout, region
+from asgi_ipc.store.counts import Counts
+from asgi_ipc.store.heap import Heap
+from asgi_ipc.store.lanes import Lanes
+from asgi_ipc.store.layout import STATE
+from asgi_ipc.store.lists import Lists
+from asgi_ipc.store.log import Log
+from asgi_ipc.store.processes import Processes
+from asgi_ipc.store.rounds import Rounds
+from asgi_ipc.store.upkeep import Upkeep
+
+from .planting import Plant, altered
+
+
+def recount_off_by_one() -> None:
+    """What a kill left uncounted is counted twice."""
+    recount = lanes.recount
+
+    def wrong(heap: Heap) -> None:
+        total = layout.PUSHED if heap.words[STATE] & layout.PUSHING else layout.GONE
+        before = heap.words[total]
+        recount(heap)
+        heap.words[total] += heap.words[total] - before
+
+    region.recount = wrong  # type: ignore[attr-defined]
+
+
+#: Bugs in what is left to do between two holds of the lock.
+PAUSE_PLANTS = [
+    Plant(
+        "what is left of a record is forgotten",
+        altered(Log, "free", ("change[LEFTOVER] = handle", "pass")),
+        "free a record bit by bit",
+    ),
+    Plant(
+        "what is left of a record is forgotten before it is freed",
+        altered(Heap, "settle", ("self.free(", "self.commit(change); self.free(")),
+        "free two records bit by bit",
+    ),
+    Plant(
+        "a record goes before what is left of another",
+        altered(Lists, "_take", ("heap.settle()", "pass")),
+        "free two records bit by bit",
+    ),
+    Plant(
+        "cleaning is over before the extent is empty",
+        altered(Heap, "_clean", ("self.commit(change)", "self.commit({**change, CLEANING: 0})")),
+        "clean over several holds",
+    ),
+    Plant(
+        "the last free extent is taken before cleaning begins",
+        altered(
+            Heap,
+            "_begin_cleaning",
+            (
+                "self._turn_to_fresh_extent(change)",
+                "self._turn_to_fresh_extent(own := {}); self.commit(own)",
+            ),
+        ),
+        "clean the current extent over several holds",
+    ),
+    Plant(
+        "cleaning passes a record before it is moved",
+        altered(
+            Heap,
+            "_clean",
+            ("self._move(", "words[CLEANING] = address + length; self._move("),
+        ),
+        "clean over several holds",
+    ),
+    Plant(
+        "a round notes how far it came before what it saw",
+        altered(
+            Rounds,
+            "pause",
+            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
+        ),
+        "a round over several holds",
+    ),
+    Plant(
+        "a round of tables notes how far it came before what it saw",
+        altered(
+            Rounds,
+            "pause",
+            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
+        ),
+        "a round of tables over several holds",
+        ("prefixes",),  # Of few pauses, that a sample of kills may miss.
+    ),
+    Plant(
+        "a round forgets what earlier holds saw",
+        altered(Rounds, "pause", ("min(self._words[SOONEST], self._soonest)", "self._soonest")),
+        "a round over several holds",
+    ),
+    Plant(
+        "a round begins before it notes what is unseen",
+        altered(
+            Rounds,
+            "go_on",
+            ("UNSEEN: min(words[SOONEST], words[UNSEEN]),", ""),
+        ),
+        "a round over several holds",
+    ),
+    Plant(
+        "what comes during a round does not lower SOONEST",
+        altered(Counts, "arrival", ("change[SOONEST] = deadline", "pass")),
+        "push what expires first during a round",
+    ),
+    Plant(
+        "a push through a lane does not lower SOONEST",
+        altered(Lanes, "push", ("commit({SOONEST: deadline, ", "commit({")),
+        "push through a lane what expires first",
+    ),
+    Plant(
+        "a push through a lane lowers SOONEST of the queue first",
+        altered(
+            Lanes,
+            "push",
+            (
+                "self._heap.commit({SOONEST",
+                "words[queue + Q_SOONEST] = deadline; self._heap.commit({SOONEST",
+            ),
+        ),
+        "push through a lane what expires first",
+    ),
+    Plant(
+        "a search of a list moves before it notes what it saw",
+        altered(
+            Lists,
+            "expire",
+            (
+                "heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})",
+                "heap.commit({queue + Q_WALK: walk}); heap.commit({queue + Q_SOONEST: soonest})",
+            ),
+        ),
+        "search a list over several holds",
+    ),
+    Plant(
+        "a search of a list ends before it notes what it saw",
+        altered(
+            Lists,
+            "expire",
+            (
+                "heap.commit({**then, queue + Q_SOONEST: soonest})",
+                "heap.commit(then); heap.commit({queue + Q_SOONEST: soonest})",
+            ),
+        ),
+        "search a list in one hold",
+    ),
+    Plant(
+        "a search of a lane moves before it notes what it saw",
+        altered(
+            Lanes,
+            "expire",
+            (
+                "    except Pause:\n",
+                (
+                    "    except Pause:\n"
+                    "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, "
+                    "queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
+                ),
+            ),
+        ),
+        "search a lane over several holds",
+    ),
+    Plant(
+        "a search begins before it notes what is unseen",
+        altered(
+            Upkeep,
+            "_search",
+            (
+                "self._heap.commit(",
+                "self._heap.commit({address + Q_SOONEST: NEVER}); self._heap.commit(",
+            ),
+        ),
+        "search a list over several holds",
+    ),
+    Plant(
+        "a pop leaves a search at what it took",
+        altered(Lists, "_take", ("if message == kept:", "if False:")),
+        "pop where a search is",
+    ),
+    Plant(
+        "a refill hides a message from a search",
+        altered(Lists, "refill", ("if deadline < words[queue + Q_SOONEST]:", "if False:")),
+        "push that refills a lane which a search has passed",
+    ),
+    Plant("a recount off by one", recount_off_by_one, "pop from a lane", ("prefixes",)),
+    Plant(
+        "a recount counts what was counted",
+        altered(region, "recount", ("words[total] += lacking", "words[total] += 1")),
+        "push through a lane",
+        ("prefixes",),
+    ),
+    Plant(
+        "a push through a lane notes the count after its move",
+        altered(Lanes, "push", ("(came - total &", "(came + 1 - total &")),
+        "push through a lane",
+    ),
+    Plant(
+        "a process is in its slot before its row is written",
+        altered(
+            Processes,
+            "_settle",
+            (
+                "words[row + P_PID],",
+                (
+                    "at = self._at(slot)\n"
+                    "    self._heap.commit({at + SLOT_IDENTITY: low, "
+                    "at + SLOT_IDENTITY + 1: high, "
+                    "SLOTS_USED: max(words[SLOTS_USED], slot + 1)})\n"
+                    "    words[row + P_PID],"
+                ),
+            ),
+        ),
+        "join",
+    ),
+    Plant(
+        "a slot is taken and not counted as used",
+        altered(Processes, "_settle", ("SLOTS_USED: max(words[SLOTS_USED], slot + 1),", "")),
+        "join",
+    ),
+    Plant(
+        "a slot is given up before it is counted",
+        altered(
+            Processes,
+            "leave",
+            (
+                "self._heap.commit(",
+                "self._heap.commit({at + SLOT_IDENTITY: 0}); self._heap.commit(",
+            ),
+        ),
+        "reap more than one hold may",
+    ),
+    Plant(
+        "a reap goes on before it has looked",
+        altered(
+            Processes,
+            "reap",
+            ("dead = []", "dead = []; self._heap.commit({REAP_HAND: last if last < ever else 0})"),
+        ),
+        "reap more than one hold may",
+    ),
+]
