@@ -47,7 +47,7 @@ from .stores import open_store, record, start, wait
 __all__ = ["watchdog"]
 
 #: Seconds in which another process must have done its few operations.
-PROMPTLY = 10.0
+PROMPTLY = 60.0
 FAR = 1 << 62
 SHM = Path("/dev/shm")
 KINDS = {"fcntl": FCNTL, "flock": FLOCK, "semaphore": SEMAPHORE}
