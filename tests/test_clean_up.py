@@ -14,6 +14,7 @@ import functools
 import itertools
 import os
 import select
+import signal
 import shutil
 import sys
 import tempfile
@@ -414,7 +415,9 @@ def test_struck_at_any_opcode_of_the_clean_up_the_store_works(
                 other.ask(f"after a process that was struck at opcode {opcode}, and ended")
                 if status == 77:
                     break
-                assert status == 0
+                # Some interpreters die, now and then, where a trace function raises: an end like
+                # any other, after which the helper has just gone on.
+                assert status in (0, -signal.SIGSEGV)
         else:
             with helper(fail) as victim:
                 victim.ask("preparing")
