@@ -14,8 +14,8 @@ import functools
 import itertools
 import os
 import select
-import signal
 import shutil
+import signal
 import sys
 import tempfile
 import threading
