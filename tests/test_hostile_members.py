@@ -175,6 +175,26 @@ def work(shared: Path, kind: type[SharedMemoryEngine], seed: int, until: float) 
     sys.stderr.write(f"{kind.name}: {done} calls, {corrupt} times corrupt\n")
 
 
+def in_the_middle_of(use: Callable[[Callable[[], None]], None], act: Callable[[], None]) -> None:
+    """Have the victim use a store, and a member act where it pauses."""
+    ready, tell = os.pipe()
+    go, say = os.pipe()
+
+    def pause() -> None:
+        os.write(tell, b"x")
+        os.read(go, 1)
+
+    child = as_user(VICTIM, lambda: use(pause))
+    try:
+        assert select.select([ready], [], [], HANG)[0]
+        assert wait(as_user(MEMBER, act)) == 0
+    finally:
+        os.write(say, b"x")
+        for descriptor in (ready, tell, go, say):
+            os.close(descriptor)
+    assert wait(child, 2 * HANG) == 0
+
+
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_member_that_writes_anything_anywhere_harms_no_process(
     kind: type[SharedMemoryEngine], shared: Path
@@ -216,17 +236,14 @@ def test_a_member_that_replaces_or_floods_wake_ups_delays_and_harms_nothing_else
     victim.write_text("precious")
     victim.chmod(0o600)
     os.chown(victim, VICTIM, GROUP)
-    ready, tell = os.pipe()
-    go, say = os.pipe()
 
-    def use() -> None:
+    def use(pause: Callable[[], None]) -> None:
         little_memory()
         signal.alarm(HANG)
         engine, other = opened(shared, kind), opened(shared, kind)
         bell = other.bell()
         assert other.pop(b"waited for", 1, bell) == []
-        os.write(tell, b"x")
-        os.read(go, 1)
+        pause()
         for number in range(3):
             assert engine.push([record(engine, b"waited for", b"%d" % number)]) == []
             bell.clear()
@@ -272,25 +289,16 @@ def test_a_member_that_replaces_or_floods_wake_ups_delays_and_harms_nothing_else
                 os.mkfifo(shared / "store" / "elsewhere", 0o666)
                 path.symlink_to(shared / "store" / "elsewhere")
 
-    child = as_user(VICTIM, use)
-    try:
-        assert select.select([ready], [], [], HANG)[0]
-        assert wait(as_user(MEMBER, attack)) == 0
-    finally:
-        os.write(say, b"x")
-        for descriptor in (ready, tell, go, say):
-            os.close(descriptor)
-    assert wait(child, 2 * HANG) == 0
+    in_the_middle_of(use, attack)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_member_that_takes_all_slots_keeps_newcomers_out_and_says_so(
     kind: type[SharedMemoryEngine], shared: Path
 ) -> None:
-    def use() -> None:
+    def use(pause: Callable[[], None]) -> None:
         engine = opened(shared, kind)
-        os.write(tell, b"x")
-        os.read(go, 1)
+        pause()
         engine.push([record(engine, b"a", b"here")])
         assert engine.pop(b"a")[0].payload == b"here"
         # What it claims belongs to no process, so the regular look frees it.
@@ -308,17 +316,7 @@ def test_a_member_that_takes_all_slots_keeps_newcomers_out_and_says_so(
             opened(shared, kind)
         os._exit(0)
 
-    ready, tell = os.pipe()
-    go, say = os.pipe()
-    child = as_user(VICTIM, use)
-    try:
-        assert select.select([ready], [], [], HANG)[0]
-        assert wait(as_user(MEMBER, take)) == 0
-    finally:
-        os.write(say, b"x")
-        for descriptor in (ready, tell, go, say):
-            os.close(descriptor)
-    assert wait(child, 2 * HANG) == 0
+    in_the_middle_of(use, take)
 
 
 @pytest.mark.parametrize("kind", ENGINES)

@@ -24,8 +24,8 @@ def operation(
 
     It is joined first; it is called again in the next store if that one is gone, and after each
     `Pause`; what an exception leaves of its locks is given back; and upkeep follows, when it is
-    due. (What runs
-    for every message, `push`, `pop` and `disarm`, has these lines of its own, two calls less.)
+    due. (What runs for every message, `push`, `pop` and `disarm`, has these lines of its own, two
+    calls less.)
     """
     return _repeated(body, then_upkeep=True)
 
