@@ -152,7 +152,7 @@ TARGETS = [
     Target(
         "crowds",
         "and a ring for one of as many ordinary channels 1.5 times",
-        _value("crowds", "50,000 clients", "ring" + DEARER),
+        _value("crowds", "50,000 clients", "signal" + DEARER),
         1.5,
     ),
     Target(

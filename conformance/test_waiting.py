@@ -1,4 +1,4 @@
-"""Bells, and who is signalled when, and looking without waiting: E12 to E14, E24, in one process."""
+"""Bells, when each is signalled, and looking without waiting: E12 to E14, E24, in one process."""
 
 from __future__ import annotations
 

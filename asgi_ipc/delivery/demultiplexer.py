@@ -13,9 +13,9 @@ buffer (S6: two at a time would mix up the order), never across an await. Lock o
 first this lock, then the engine's, which never calls back. Methods need it held unless
 they say otherwise.
 
-Python may run other code while it is held (`asgi_ipc.engines.deferred`). Such code meets the lock in one
-of three ways: what only tidies up is left for later (`tidy`), a message goes to the store, and
-what needs an answer raises `Reentered` (`exclusive`).
+Python may run other code while it is held (`asgi_ipc.engines.deferred`). Such code meets the lock
+in one of three ways: what only tidies up is left for later (`tidy`), a message goes to the store,
+and what needs an answer raises `Reentered` (`exclusive`).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ what is on it if it is process-specific, and wakes a receiver of an ordinary one
 leaves sees to it that the signal it waited for wakes somebody else, here or in another process.
 
 About once a second a loop with waiting receivers looks at what it waits for without having been
-signalled, lest a signal was lost with the process that was about to signal. That look comes in slices, so
-that it costs next to nothing however many queues and receivers there are.
+signalled, lest a signal was lost with the process that was about to send it. That look comes in
+slices, so that it costs next to nothing however many queues and receivers there are.
 """
 
 from __future__ import annotations

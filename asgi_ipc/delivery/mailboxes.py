@@ -82,8 +82,8 @@ class OwnQueue:
         self.waiting: dict[Listener, dict[Waiter, LocalChannel | None]] = {}
         #: An exception came in the middle of a change to these; see `_repair`.
         self.shaken = False
-        #: Whose bell was armed last; ``certain``: and has not signalled, so the queue is empty. Whoever
-        #: knows better says so, with the lock or without.
+        #: Whose bell was armed last; ``certain``: it has not been signalled, so the queue is empty.
+        #: Code that knows better says so, with the lock or without.
         self.armed_by: Listener | None = None
         self.certain = False
         #: Whoever looked last had to wait.
@@ -323,7 +323,7 @@ class OwnQueue:
         mine = self.waiting.get(waiter.listener)
         if mine is None:
             mine = self.waiting[waiter.listener] = {}
-        # First, as a handler may raise in between: one who is noted here without result costs a look.
+        # First, as a handler may raise in between: a waiter noted here for nothing costs a look.
         mine[waiter] = channel
         (self.anyone if channel is None else channel.waiters).append(waiter)
 

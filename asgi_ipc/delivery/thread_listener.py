@@ -1,8 +1,8 @@
 """Waiting in a thread, without any event loop: what the synchronous layer receives with.
 
-A thread has one bell and waits for it with `select.poll`, never longer than
-`asgi_ipc.delivery.demultiplexer.LOOK_AGAIN` at a time. When it stops waiting it disarms the bell, since
-nobody would hear it any more.
+A thread has one bell and waits for it with `select.poll`, at most `LOOK_AGAIN` seconds at a time
+(`asgi_ipc.delivery.demultiplexer`). When it stops waiting it disarms the bell, since no receiver
+would hear it any more.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ChannelName(NamedTuple):
     specific: bool
     #: Identity of the only process that may receive from it, or ``b""``.
     owner: bytes
-    #: What stands in front of a message to it alone (`asgi_ipc.encoding.envelope`); ``b""`` if no ``!``.
+    #: What stands in front of a message to it alone (`.envelope`); ``b""`` if no ``!``.
     header: bytes
 
 

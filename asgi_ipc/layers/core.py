@@ -3,8 +3,8 @@
 Every call may wait for another process that is inside the store, normally for microseconds; on an
 engine that declares ``blocking`` it may take as long as the engine's server does.
 
-A call that Python makes in the middle of another one (`asgi_ipc.engines.deferred`), and whose answer nobody
-has to wait for, is carried out once that one is on its way out.
+A call that Python makes in the middle of another one, and whose answer nobody has to wait for, is
+carried out once that one is on its way out (`asgi_ipc.engines.deferred`).
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ class LayerCore:
                 leave(partial(self._push_late, {full: record}))
                 return
             if own is not None:
-                # The bell has been signalled, but its loop may not get round to it before a receiver
-                # with no time to wait gives up: the next look shall be a real one.
+                # The bell has been signalled, but its loop may not get round to it before a
+                # receiver with no time to wait gives up: the next look shall be a real one.
                 own.certain = False
         finally:
             if left:

@@ -142,7 +142,7 @@ class SyncIPCChannelLayer(LayerSurface):
         self._core.flush()
 
     def global_statistics(self) -> dict[str, float]:
-        """Counts for the whole store; see `asgi_ipc.layers.aio.IPCChannelLayer.global_statistics`."""
+        """Counts for the whole store; see `.aio.IPCChannelLayer.global_statistics`."""
         return self._core.global_statistics()
 
     def channel_statistics(self, channel: str) -> dict[str, float]:

@@ -72,7 +72,7 @@ async def _crowd(
     bench: Bench, number: int, turns: int, seconds: float, mine: int, of: int
 ) -> dict[str, Any]:
     layer, sent = bench.open(), message()
-    found: dict[str, list[float]] = {"send": [], "deliver": [], "ring": []}
+    found: dict[str, list[float]] = {"send": [], "deliver": [], "signal": []}
     clients = _Clients(layer, [await layer.new_channel() for _ in range(number)])
     for turn, whose in itertools.product(range(1 + turns), range(of)):
         await bench.sync()
@@ -108,7 +108,7 @@ async def _crowd(
             if time.monotonic() > end:
                 break
         if turn and each_took:
-            found["ring"].append(statistics.median(each_took))
+            found["signal"].append(statistics.median(each_took))
     await bench.sync()
     return {**found, "idle": idle, "block": block}
 
@@ -116,7 +116,7 @@ async def _crowd(
 def _compared(results: list[Any]) -> Answer:
     first, this = results
     answer: Answer = {}
-    for key, name in (("send", "send"), ("deliver", "send and receive"), ("ring", "ring")):
+    for key, name in (("send", "send"), ("deliver", "send and receive"), ("signal", "signal")):
         answer[f"{name} µs"] = micro(statistics.median(this[key]))
         ratios = [mine / its for mine, its in zip(this[key], first[key], strict=True)]
         answer[name + DEARER] = statistics.median(ratios)

@@ -113,7 +113,7 @@ def test_a_signal_costs_the_same_however_many_queues_are_waited_for(
 
 async def _from_elsewhere(layer: IPCChannelLayer, name: str) -> None:
     """As another process would send it: by the store."""
-    with mock.patch("asgi_ipc.layers.core.pass_directly", return_value=False):
+    with mock.patch("asgi_ipc.layers.core.loop_back", return_value=False):
         await layer.send(name, {})
 
 

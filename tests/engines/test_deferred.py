@@ -71,7 +71,7 @@ def bell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     engine.destroy()
 
 
-@pytest.mark.parametrize("call", ["ring", "clear"])
+@pytest.mark.parametrize("call", ["signal", "clear"])
 def test_a_bell_does_not_wait_for_another_thread_in_the_middle_of_it(
     bell: Any, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +113,7 @@ def test_descriptors_are_closed_once_whatever_interrupts() -> None:
     os.close(other)
 
 
-@pytest.mark.parametrize("then", ["ring", "close"])
+@pytest.mark.parametrize("then", ["signal", "close"])
 def test_signalling_others_does_not_wait_for_another_thread_that_signals(then: str) -> None:
     reader, writer = os.pipe()
     signaller = Signaller()
@@ -124,13 +124,13 @@ def test_signalling_others_does_not_wait_for_another_thread_that_signals(then: s
 
     stopped = Stopped(lambda: signaller.signal(1, opened))
     with stopped:
-        if then == "ring":
+        if then == "signal":
             assert signaller.signal(1, opened)
             assert os.read(reader, 100) == bells.ANY
         else:
             signaller.close()
     assert os.read(reader, 100) == bells.ANY
-    assert len(signaller._writers) == (then == "ring")
+    assert len(signaller._writers) == (then == "signal")
     signaller.close()
     assert not signaller._writers
     os.close(reader)

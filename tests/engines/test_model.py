@@ -263,7 +263,7 @@ class Comparison(RuleBasedStateMachine):
 def test_any_sequence_of_operations_does_what_the_model_does(
     kind: Any, hot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_ipc.engines.shm.queues.lane_extents.HOT", hot)
+    monkeypatch.setattr("asgi_ipc.engines.shm.queues.ring_extents.HOT", hot)
     machine = type("Machine", (Comparison,), {"kind": kind})
     machine.TestCase.settings = settings(  # type: ignore[attr-defined]
         max_examples=int(os.environ.get("MODEL_EXAMPLES", "12")),

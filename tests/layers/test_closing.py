@@ -115,7 +115,7 @@ def test_a_layer_closed_again_and_again_under_threads_opens_anew_for_each(
     assert list((Path(options["engine_options"]["directory"]) / "store").glob("bell.*")) == []
 
 
-@pytest.mark.parametrize("call", ["push", "ring", "members"])
+@pytest.mark.parametrize("call", ["push", "signal", "members"])
 def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +136,7 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
         closing = True
         with pytest.raises(StoreUnavailable, match="closed"):
             engine.push(records)
-    elif call == "ring":
+    elif call == "signal":
         # When the push is done, and its bell is still to be signalled.
         other = open_store(tmp_path)
         bell = other.bell()

@@ -262,13 +262,13 @@ def _wake_up(location: Location) -> str:
 
     def signal(other: Other) -> None:
         other.tell("ready")
-        other.expect("ring")
+        other.expect("signal")
         other.tell("heard" if signal_once(directory, bell.name) else "nobody there")
 
     with Other(signal) as other:
         other.expect("ready")
         start = time.monotonic()
-        other.tell("ring")
+        other.tell("signal")
         if not select.select([bell.fileno()], [], [], PATIENCE / 2)[0]:
             raise Failed("the FIFO was written to, but its reader not woken", ELSEWHERE)
         took = time.monotonic() - start

@@ -106,8 +106,8 @@ def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
             if record:
                 if record.engine != factory.name:
                     raise StoreUnavailable(
-                        f"the store at {location.directory!r} was made by engine {record.engine!r}, "
-                        f"this is {factory.name!r}; name that engine"
+                        f"the store at {location.directory!r} was made by engine "
+                        f"{record.engine!r}, this is {factory.name!r}; name that engine"
                     )
                 # For a newcomer, if this process is killed now.
                 lock_file.write(record._replace(ready=REMOVED))

@@ -303,7 +303,7 @@ def _check_folder(path: str, status: os.stat_result, location: Location, trusted
     ):
         raise StoreUnavailable(
             f"other users can rename what lies in {path!r} (mode {status.st_mode & 0o7777:o}, "
-            f"group {status.st_gid}), and so put another folder in place of {location.directory!r}: "
+            f"group {status.st_gid}), and so replace {location.directory!r}: "
             f"take the right away (chmod go-w {path}), or name another engine_options['directory']"
         )
 

@@ -429,8 +429,8 @@ class SharedMemoryEngine(Attachment):
         if cause is not None:
             return (
                 f"the system gives the store no more memory ({cause.strerror}): "
-                f"{self.segment.space(self._location.directory)}; free some, use a smaller {option}, "
-                "another engine, or more shared memory (--shm-size for a container)"
+                f"{self.segment.space(self._location.directory)}; free some, use a smaller "
+                f"{option}, another engine, or more shared memory (--shm-size for a container)"
             )
         heap = (self._channels if kind == CHANNELS else self._groups).heap
         total = heap.geometry.size

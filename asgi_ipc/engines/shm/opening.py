@@ -209,8 +209,8 @@ class Store:
                 return True
             if not self._make:
                 raise StoreUnavailable(
-                    f"the store at {self.location.directory!r} {reason}; the next process to open it "
-                    "makes it afresh"
+                    f"the store at {self.location.directory!r} {reason}; the next process "
+                    "to open it makes it afresh"
                 )
             self._remove_old(record, reason)
             if record.ready:
@@ -277,7 +277,8 @@ class Store:
             return "was being destroyed by a process that was killed"
         if self.lock_file.in_use(record.store_id):
             raise StoreUnavailable(
-                f"the store at {self.location.directory!r} {why}, and processes still use it; {remedy}"
+                f"the store at {self.location.directory!r} {why}, and processes still "
+                f"use it; {remedy}"
             )
         if record.version != VERSION and record.engine == self._engine.name:
             self._warnings.append(
@@ -347,8 +348,8 @@ class Store:
             if locked_segment.heap.geometry.size != self._sizes[kind]:
                 option = "channel_memory" if kind == CHANNELS else "group_memory"
                 text = (
-                    f"the store at {self.location.directory!r} was made with {option}="
-                    f"{locked_segment.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
+                    f"the store at {self.location.directory!r} was made with "
+                    f"{option}={locked_segment.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
                     "is ignored; to change it destroy() the store, which drops what it holds"
                 )
                 self._warnings.append(text)

@@ -83,9 +83,9 @@ def check_own(memory: Segment, location: Location, locator: str, store_id: bytes
         )
     if location.gid is not None and owner.mode & 0o060 != 0o060:
         raise Foreign(
-            f"{locator!r} is not open to group {location.gid} (mode {owner.mode:o}), so it is not the "
-            "memory of the group's store, and was left as it is; remove the lock file, or choose "
-            "another prefix"
+            f"{locator!r} is not open to group {location.gid} (mode {owner.mode:o}), so it is not "
+            "the memory of the group's store, and was left as it is; remove the lock file, or "
+            "choose another prefix"
         )
     head = memory.head(HEAD)
     if head[_ID] == store_id:

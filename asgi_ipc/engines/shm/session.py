@@ -483,7 +483,8 @@ class Attachment:
             raise StoreCorrupt(
                 f"the {NAMES[heap.geometry.kind]} of the store at {self._location.directory!r} "
                 "contradict themselves (an operation on them does not end); to start afresh remove "
-                f"it with destroy(), or with this command: {removal(self.argument(), self._location)}"
+                "it with destroy(), or with this command: "
+                f"{removal(self.argument(), self._location)}"
             )
         # Waiters that are awake get in as it is; those asleep need longer to come.
         if holds > _WITHOUT_PAUSE:

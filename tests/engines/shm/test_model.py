@@ -122,7 +122,7 @@ OPERATIONS = [
 def test_any_sequence_of_operations_gives_what_a_model_gives(
     tmp_path: Path, hot: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_ipc.engines.shm.queues.lane_extents.HOT", hot)
+    monkeypatch.setattr("asgi_ipc.engines.shm.queues.ring_extents.HOT", hot)
     dice = random.Random(seed)
     now = [10**12]
     size = dice.choice([256, 512, 1024, 6 * 1024]) * KIB

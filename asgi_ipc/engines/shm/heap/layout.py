@@ -51,7 +51,7 @@ in which the entries go round; a backlog has more, linked by NEXT, and goes on i
 STOP of the one before. IN and OUT of the queue say where the next entry goes and where the
 oldest is, LANE_IN and LANE_OUT in which records that is::
 
-    bits 0..31   place: word offset
+    bits 0..31   offset: in words
     bits 32..63  count: messages that ever came in, or went out, through this ring
 
 All of a ring is older than all of the list. What is put back to a queue when there is no room

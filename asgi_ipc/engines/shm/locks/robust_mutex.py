@@ -5,33 +5,34 @@ killed. Three things make up for that:
 
 - a *slot* for each process: one byte of the lock file, on which the process holds a record lock
   for life. The kernel releases record locks, so other processes can tell whether it is alive;
-- a *mark* for each slot: a byte in shared memory, the process's intent flag. A process sets its
-  mark before it tries the semaphore, and clears it only when it does not have the semaphore;
-- a *gate*: a record lock that serialises waiting and recovery.
+- an *intent flag* for each slot: a byte in shared memory. A process sets its flag before it tries
+  the semaphore, and clears it only when it does not have the semaphore;
+- a *recovery lock*: a record lock that serialises waiting and recovery.
 
-So a semaphore that is taken has a marked holder, at every instant. A process that waits for long
-takes the recovery lock and looks for a mark whose process is dead. If it finds one, that process may have
-died with the semaphore. It recovers (*recovers*) the lock:
+So a semaphore that is taken has a flagged holder, at every instant. A process that waits for long
+takes the recovery lock and looks for a flag whose process is dead. If it finds one, that process
+may have died with the semaphore. It recovers the lock:
 
-1. It sets its own mark and closes the lock. A process that finds the lock closed clears its mark
+1. It sets its own flag and closes the lock. A process that finds the lock closed clears its flag
    and queues at the recovery lock.
-2. After `_SETTLE` the mark of every process that had found the lock open can be seen. The mender
-   waits for each living one, until it has seen that mark clear once.
-3. Now no other living process has the semaphore or is about to try it. If the mender can't take
-   it, a dead process has it, and the mender releases it for the dead one.
-4. It clears the marks of the dead and opens the lock.
+2. After `_SETTLE` the flag of every process that had found the lock open can be seen. The
+   recovering process waits for each living one, until it has seen that flag clear once.
+3. Now no other living process has the semaphore or is about to try it. If the recovering
+   process can't take it, a dead process has it; the recovering process releases it for the dead one.
+4. It clears the flags of the dead and opens the lock.
 
-Step 3 is sound whatever made the mender begin. So a waiting process begins also when the
-semaphore is taken and no process is marked, which no process's death alone brings about.
+Step 3 is sound whatever made the process begin. So a waiting process begins also when the
+semaphore is taken and no process is flagged, which no process's death alone brings about.
 
-A mender that dies leaves the lock closed; the next process at the recovery lock begins again. A process
-that is stopped (SIGSTOP) while it has the semaphore keeps all others out, as with any lock; one
-that is stopped between setting its mark and trying the semaphore keeps others from recovering.
+A recovering process that dies leaves the lock closed; the next process at the recovery lock begins
+again. A process that is stopped (SIGSTOP) while it has the semaphore keeps all others out, as with
+any lock; one that is stopped between setting its flag and trying the semaphore keeps others from
+recovering.
 
 **What an exception leaves.** It may come between any two steps of every method. A process that
-has the semaphore is marked all the same, and its next `lock` takes over what it finds that this
+has the semaphore is flagged all the same, and its next `lock` takes over what it finds that this
 process has; `unlock` may be called again until it returns. If the process ends instead, it is a
-dead one that is marked.
+dead one that is flagged.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Slots(Protocol):
 class RobustMutex:
     """One such lock, in this process. One thread at a time may call it.
 
-    ``number`` is 0 for the first lock with these marks, 1 for the second; ``recovery_lock`` its byte.
+    ``number`` is 0 for the first lock with these flags, 1 for the second; ``recovery_lock`` is the
+    byte of its recovery lock.
     """
 
     def __init__(

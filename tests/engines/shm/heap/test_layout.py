@@ -43,7 +43,7 @@ def test_the_bits_of_words_are_those_of_the_diagram() -> None:
     assert bits["padding"] == spread(layout.PAD_MASK, layout.PAD_SHIFT)
     assert 1 << bits["split"][0] == layout.SPLIT
     assert bits["its"] == (layout.ID_SHIFT, 63)
-    assert bits["place"] == spread(layout.OFFSET_MASK)
+    assert bits["offset"] == spread(layout.OFFSET_MASK)
     assert bits["count"] == (layout.COUNT_SHIFT, 63)
     assert bits["size"] == spread(layout.ENTRY_SIZE)
     assert 1 << bits["dead"][0] == layout.ENTRY_DEAD

@@ -249,7 +249,8 @@ def test_two_processes_share_a_store_locked_with_flock(
     flocked: SharedMemoryEngine, tmp_path: Path
 ) -> None:
     script = (
-        "import sys; from tests.tools.flock_engine import *; from asgi_ipc.engines.base import Record\n"
+        "import sys; from tests.tools.flock_engine import *\n"
+        "from asgi_ipc.engines.base import Record\n"
         f"e = {type(flocked).__name__}('store', channel_memory=1 << 19, group_memory=1 << 18,"
         f" directory={str(tmp_path)!r})\n"
         "assert e.pop(b'a')[0].payload == b'hello'\n"
