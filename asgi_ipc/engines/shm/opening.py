@@ -347,10 +347,10 @@ class Store:
         for kind, locked_segment in locked_segments.items() if self._make else ():
             if locked_segment.heap.geometry.size != self._sizes[kind]:
                 option = "channel_memory" if kind == CHANNELS else "group_memory"
+                size = locked_segment.heap.geometry.size
                 text = (
-                    f"the store at {self.location.directory!r} was made with "
-                    f"{option}={locked_segment.heap.geometry.size}; that size stays, and {self._sizes[kind]} "
-                    "is ignored; to change it destroy() the store, which drops what it holds"
+                    f"the store at {self.location.directory!r} was made with {option}={size}; "
+                    f"that size stays, and {self._sizes[kind]} is ignored; to change it destroy() the store, which drops what it holds"
                 )
                 self._warnings.append(text)
                 self._notes.append((logging.WARNING, text))

@@ -18,7 +18,7 @@ may have died with the semaphore. It recovers the lock:
 2. After `_SETTLE` the flag of every process that had found the lock open can be seen. The
    recovering process waits for each living one, until it has seen that flag clear once.
 3. Now no other living process has the semaphore or is about to try it. If the recovering
-   process can't take it, a dead process has it; the recovering process releases it for the dead one.
+   process can't take it, a dead process has it, and it is released on the dead one's behalf.
 4. It clears the flags of the dead and opens the lock.
 
 Step 3 is sound whatever made the process begin. So a waiting process begins also when the
