@@ -2,7 +2,7 @@
 
 `PipeBell` is a pipe that a selector can wait for. Any engine may use it that learns of a push
 by other means than the kernel's (a thread that listens to a server, say): such a thread calls
-`PipeBell.ring`.
+`PipeBell.signal`.
 
 A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros, for "any
 queue". So a receiver of thousands of queues looks at one of them, and not at all.

@@ -219,7 +219,7 @@ for engine in ("shelf:ShelfEngine", {expression}):
 
 def test_the_commands_for_porters_are_such_as_work(tmp_path: Path) -> None:
     text = (DOCS / "porting.md").read_text()
-    text += (ROOT / "asgi_ipc" / "store" / "segment_example.py").read_text()
+    text += (ROOT / "asgi_ipc" / "engines" / "shm" / "segment_example.py").read_text()
     commands = set(re.findall(r"\bpython -m (asgi_ipc\.conformance.*?)[`\n]", text))
     assert len(commands) >= 4
     for command in commands:
@@ -340,7 +340,7 @@ def test_no_line_is_too_long(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
-    """Such as `sidecar.py` and `Journal.commit`: who renames it finds it here."""
+    """Such as `lock_file.py` and `Journal.commit`: who renames it finds it here."""
     sources = "\n".join(path.read_text() for path in (ROOT / "asgi_ipc").rglob("*.py"))
     files = {
         path.name

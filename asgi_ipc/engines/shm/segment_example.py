@@ -50,7 +50,7 @@ class ExampleSegment:
 
         ``size`` is a multiple of 4096 and at least 256 KiB, often 100 MB. All bytes are
         zero; nothing need be reserved yet, and sparse memory is best. `owner` must tell
-        ``directory.place.mode`` and, unless None, ``directory.place.gid``: set both after
+        ``directory.location.mode`` and, unless None, ``directory.location.gid``: set both after
         creating, as the umask is not to be trusted, and before another user could attach that
         should not. Files in the store's directory are made with `StoreDirectory.open_file`,
         and changed through their descriptor, never by path.

@@ -167,7 +167,7 @@ def test_what_a_killed_process_held_is_gone_within_seconds(tmp_path: Path) -> No
 
         in_child(child)
         engine._next_look = 0
-        engine._channels.words[47] = 0  # NEXT_TEND: time has passed
+        engine._channels.words[47] = 0  # NEXT_SWEEP: time has passed
         assert engine.members(b"t").names == (b"another",)
         assert engine.pop(b"its own") == []
         numbers = engine.statistics()

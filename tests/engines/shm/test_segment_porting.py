@@ -123,7 +123,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         check=False,
     )
     found: dict[str, set[str]] = {name: set() for name in [*WRONG, "Right"]}
-    line = r"^(PASSED|FAILED|ERROR) \S*::\w+\[tests\.wrong_segments:(\w+)"
+    line = r"^(PASSED|FAILED|ERROR) \S*::\w+\[tests\.tools\.wrong_segments:(\w+)"
     for outcome, engine in re.findall(line, done.stdout, re.M):
         found[engine].add(outcome)
     assert found["Right"], done.stdout[-3000:] + done.stderr[-3000:]

@@ -254,7 +254,7 @@ class SemaphoreLocks(RecordLocks):
     # ---- slots
 
     def take_slot(self) -> None:
-        """See `Slots.sit_down`."""
+        """See `Slots.take_slot`."""
         try:
             slot, left_flagged = self._find_slot()
         except BaseException:
