@@ -231,9 +231,9 @@ class _Checker:
         if queues != words[NAMED]:
             yield f"there are {queues} queues and {words[NAMED]} are counted"
         if rings != words[RINGS]:
-            yield f"there are {rings} lanes and {words[RINGS]} are counted"
+            yield f"there are {rings} rings and {words[RINGS]} are counted"
         if behind != words[BACKLOG]:
-            yield f"lanes have {behind} extents more and {words[BACKLOG]} are counted"
+            yield f"rings have {behind} extents more and {words[BACKLOG]} are counted"
         if messages != words[PUSHED] - words[GONE]:
             yield f"there are {messages} messages and {words[PUSHED] - words[GONE]} are counted"
         for node in self.nodes(words[FREE_NODE], "the list of free nodes"):
@@ -303,22 +303,22 @@ class _Checker:
             handle = words[ring] >> ID_SHIFT
             self.records.reach(handle)
             if ring != self.records.address(handle) or self.records.kind(handle) != RING:
-                yield f"the lane of queue {name!r} is none"
+                yield f"the ring of queue {name!r} is none"
                 return
             if words[ring + L_QUEUE] != words[at] >> ID_SHIFT:
-                yield f"the lane of queue {name!r} is another's"
+                yield f"the ring of queue {name!r} is another's"
         if extents[-1] != words[at + Q_RING_IN]:
-            yield f"the lane of queue {name!r} does not end where messages come in"
+            yield f"the ring of queue {name!r} does not end where messages come in"
         count, soonest = 0, soonest_of(words, at)
         for entry, _ in Rings(self.heap).entries(at):
             if not words[entry] & ENTRY_DEAD:
                 count += 1
                 if words[entry + ENTRY_DEADLINE] < soonest:
-                    yield f"the lane of queue {name!r} has a message that expires sooner"
+                    yield f"the ring of queue {name!r} has a message that expires sooner"
         if count and soonest < self.soonest:
             yield f"queue {name!r} may expire sooner than the store says"
         if count != (words[at + Q_IN] >> COUNT_SHIFT) - (words[at + Q_OUT] >> COUNT_SHIFT):
-            yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
+            yield f"the ring of queue {name!r} has {count} messages and counts otherwise"
 
     def nodes(self, first: int, what: str) -> Iterator[int]:
         """The wait nodes of a list."""

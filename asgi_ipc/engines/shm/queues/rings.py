@@ -322,7 +322,7 @@ def recount(heap: Heap) -> None:
     if lacking > NOTED_MASK // 2:
         lacking -= NOTED_MASK + 1
     if abs(lacking) > _MOST:
-        raise StoreCorrupt(f"{lacking} messages of a lane came or went at once")
+        raise StoreCorrupt(f"{lacking} messages of a ring came or went at once")
     words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
     words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
