@@ -577,6 +577,8 @@ _OURS = (
     threading.__file__,
     contextlib.__file__,
 )
+#: Connections that a fork carried along: they are neither used nor closed, so never collected.
+_carried: list[sqlite3.Connection | None] = []
 #: Threads that have waited long enough for the fork that goes on.
 _tired_of_fork: set[int] = set()
 
@@ -601,7 +603,12 @@ def _after_fork_in_child() -> None:
     global _armed_lock
     _armed_lock = own_lock()
     _armed.clear()  # The parent's bells signal in the parent.
-    for engine in _forking:
+    for engine in _engines.alive():
+        if engine not in _forking:
+            # Opened by another thread while this one was about to fork, and so maybe in use.
+            engine._lock = own_lock()
+            _carried.extend((engine._db, engine._reader))
+            engine._db = engine._reader = None
         engine._reading = own_lock()
         engine._identity = engine._new_identity()  # E17
         for bell in engine._bells.alive():
