@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -151,6 +152,9 @@ class Demultiplexer:
         """Do something with the lock held: now, or when this thread has let go of it."""
         if is_inside():
             leave(partial(self.tidy, action, *arguments))
+            return
+        # When the interpreter ends, a thread that holds the lock may never run again.
+        if sys.is_finalizing() and not self.lock.acquire(False):
             return
         with self.lock:
             action(*arguments)

@@ -64,6 +64,8 @@ class LoopListener(Listener):
         self._descriptor = -1
         self._spinner = Spinner()
         # Told of the loop's end; detached by `retire`, or it would keep all of this.
+        # A handler may raise once it is registered, and before it is noted here.
+        self._end: weakref.finalize[..., object] | None = None
         self._end = weakref.finalize(loop, demux.dead.append, self)
         self._end.atexit = False
 
@@ -85,11 +87,13 @@ class LoopListener(Listener):
 
     def forget(self) -> None:
         """Be told of nothing any more. In a forked child: what is here is the parent's."""
-        self._end.detach()
+        if self._end is not None:
+            self._end.detach()
 
     def retire(self) -> None:
         """Stop listening, in the loop if it may run elsewhere."""
-        self._end.detach()
+        if self._end is not None:
+            self._end.detach()
         bell, self.bell = self.bell, None
         loop = self.loop()
         if loop is not None and loop.is_running() and running_loop() is not loop:

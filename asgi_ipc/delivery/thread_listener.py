@@ -44,6 +44,8 @@ class ThreadListener(Listener):
         # Not the thread object: for threads that Python did not start that may never end.
         here = demux.this_thread.here = _Here(self)
         self._here = weakref.ref(here)
+        # A handler may raise once it is registered, and before it is noted here.
+        self._end: weakref.finalize[..., object] | None = None
         self._end = weakref.finalize(here, demux.dead.append, self)
         self._end.atexit = False
 
@@ -53,11 +55,13 @@ class ThreadListener(Listener):
 
     def forget(self) -> None:
         """Be told of nothing any more. In a forked child: what is here is the parent's."""
-        self._end.detach()
+        if self._end is not None:
+            self._end.detach()
 
     def retire(self) -> None:
         """Close the bell; whoever waits for it wakes up to that."""
-        self._end.detach()
+        if self._end is not None:
+            self._end.detach()
         self.bell.signal()
         self.bell.close()
 

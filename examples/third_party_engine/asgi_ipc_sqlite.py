@@ -227,6 +227,14 @@ class SQLiteEngine:
         try:
             if not lock.acquire(False):
                 _wait(lock, FORK_PATIENCE[answers])
+            # An engine that the forking thread does not wait for is newer than the fork.
+            while _is_forking and self not in _forking:
+                lock.release()
+                if _fork_lock._is_owned():
+                    raise Reentered
+                _wait(_fork_lock, FORK_PATIENCE[answers])
+                _fork_lock.release()
+                _wait(lock, FORK_PATIENCE[answers])
             yield
         finally:
             # Not asked whether it was taken: a signal's handler may raise after the answer.
@@ -512,7 +520,7 @@ def _wait(lock: OwnLock, patience: float) -> None:
     me = threading.get_ident()
     # Less until the fork is over, or each finalizer of a collection would wait so long.
     while not lock.acquire(timeout=FORK_PATIENCE_AGAIN if me in _tired_of_fork else patience):
-        if _forking and _is_called_by_others():
+        if _is_forking and _is_called_by_others():
             _tired_of_fork.add(me)
             raise Reentered
 
@@ -568,8 +576,10 @@ def _translated() -> Iterator[None]:
 _armed: dict[tuple[Path, bytes], deque[PipeBell]] = {}
 _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
+#: Whether a thread is about to fork, and the engines that it has locked or waits to lock.
+_is_forking = False
 _forking: list[SQLiteEngine] = []
-_fork_lock = threading.Lock()
+_fork_lock = own_lock()
 #: Where the code lies that holds no lock of others: this, the package, and what runs a thread.
 _OURS = (
     __file__,
@@ -577,15 +587,16 @@ _OURS = (
     threading.__file__,
     contextlib.__file__,
 )
-#: Connections that a fork carried along: they are neither used nor closed, so never collected.
-_carried: list[sqlite3.Connection | None] = []
 #: Threads that have waited long enough for the fork that goes on.
 _tired_of_fork: set[int] = set()
 
 
 def _before_fork() -> None:
     """SQLite must not be carried across a fork, not even to close it: so nothing is open."""
+    global _is_forking
     _fork_lock.acquire()
+    # Before the engines are listed: one that comes later sees it (`_locked`), and waits.
+    _is_forking = True
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
@@ -593,6 +604,8 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    global _is_forking
+    _is_forking = False
     while _forking:
         _forking.pop()._lock.release()
     _tired_of_fork.clear()
@@ -603,12 +616,7 @@ def _after_fork_in_child() -> None:
     global _armed_lock
     _armed_lock = own_lock()
     _armed.clear()  # The parent's bells signal in the parent.
-    for engine in _engines.alive():
-        if engine not in _forking:
-            # Opened by another thread while this one was about to fork, and so maybe in use.
-            engine._lock = own_lock()
-            _carried.extend((engine._db, engine._reader))
-            engine._db = engine._reader = None
+    for engine in _forking:
         engine._reading = own_lock()
         engine._identity = engine._new_identity()  # E17
         for bell in engine._bells.alive():
