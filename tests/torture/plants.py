@@ -252,6 +252,8 @@ def endless_chain() -> None:
 
     Index.chain = chain  # type: ignore[method-assign]
     damage.LIMIT = 0.3
+    # One damage of some hundred is a circle that the next calls come to.
+    damage.Spoiler.kinds = ("circle",)
 
 
 def nameless_error() -> None:
@@ -331,7 +333,7 @@ def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str
 
 def _spoil(plant: Plant, engine: str, sample: int) -> None:
     plant.plant()
-    damage.run(engine, 4 * sample or 2_000, 0, lambda text: None)
+    damage.run(engine, 4 * sample or 2_000, 0, lambda text: None, enough=1)
 
 
 def _bear(plant: Plant, engine: str, sample: int) -> None:

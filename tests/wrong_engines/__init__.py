@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +50,16 @@ class WorksNowhere(MemoryEngine):
     @classmethod
     def unavailable(cls) -> str | None:
         return "it needs a flux capacitor; install one"
+
+
+class RaisesInAThread(MemoryEngine):
+    """Where no test of the suite sees it."""
+
+    def close(self) -> None:
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+        super().close()
 
 
 class LittersTheRun(MemoryEngine):
