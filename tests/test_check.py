@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shlex
@@ -21,6 +22,7 @@ from asgi_ipc.engines.posix import PosixEngine
 from asgi_ipc.engines.sysv import SysVEngine
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from asgi_ipc.store import layout
+from asgi_ipc.store.directory import StoreDirectory
 from asgi_ipc.store.engine import SharedMemoryEngine
 from asgi_ipc.store.heap import Heap
 from asgi_ipc.store.place import place_for, removal
@@ -383,3 +385,20 @@ def test_what_can_not_be_checked_is_said(
         call("another", "mmap", {"directory": tmp_path})
     with pytest.raises(EngineUnavailable, match="nothing to check"):
         call("store", "memory")
+
+
+@pytest.mark.parametrize("call", [check, remove])
+def test_a_lock_file_that_the_system_refuses_to_open_is_said(
+    call: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As that of another user is, in the instant before it is given to the group.
+    open_store(tmp_path).close()
+
+    def refused(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "lock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreDirectory, "open_file", refused)
+        with pytest.raises(StoreUnavailable, match=r"open the lock file in .*Permission denied"):
+            call("store", "mmap", {"directory": tmp_path})
+    remove("store", "mmap", {"directory": tmp_path})

@@ -14,7 +14,7 @@ from ..store.attachment import Attachment
 from ..store.bells import bells_in
 from ..store.belongings import remove_memory
 from ..store.directory import StoreDirectory, remove_if_empty
-from ..store.place import named_folder, place_for
+from ..store.place import named_folder, place_for, unusable
 from ..store.segment import Place
 from ..store.sidecar import REMOVED, Record, Sidecar, open_sidecar
 from .attempt import attempt
@@ -77,11 +77,15 @@ def _lock_file(place: Place) -> Iterator[Sidecar | None]:
     """Open a store's lock file, if there is one, and make nothing."""
     with contextlib.ExitStack() as stack:
         sidecar = None
-        with contextlib.suppress(FileNotFoundError):
+        try:
             directory = StoreDirectory.open(place, make=False)
             stack.callback(directory.close)
             sidecar = open_sidecar(directory, make=False)
             stack.callback(sidecar.close)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise unusable("open the lock file in", place.directory, error) from error
         yield sidecar
 
 

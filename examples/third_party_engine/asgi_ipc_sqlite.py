@@ -144,7 +144,17 @@ class SQLiteEngine:
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._next_tidy = 0
-        _engines.add(self)
+        # Not while a thread forks, with the locks of all there are: a child would have this one's
+        # taken, and the database open.
+        if _births._is_owned():
+            raise Reentered  # E25
+        try:
+            if not _births.acquire(False):
+                _wait(_births, FORK_PATIENCE[True])
+            _engines.add(self)
+        finally:
+            with contextlib.suppress(RuntimeError):
+                _births.release()
         with self._transaction():
             pass  # Whatever is wrong shows now (E23).
 
@@ -570,6 +580,8 @@ _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
 _forking: list[SQLiteEngine] = []
 _fork_lock = threading.Lock()
+#: Of a thread that adds an engine, or forks.
+_births = own_lock()
 #: Where the code lies that holds no lock of others: this, the package, and what runs a thread.
 _OURS = (
     __file__,
@@ -584,6 +596,7 @@ _tired_of_fork: set[int] = set()
 def _before_fork() -> None:
     """SQLite must not be carried across a fork, not even to close it: so nothing is open."""
     _fork_lock.acquire()
+    _births.acquire()
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
@@ -594,6 +607,7 @@ def _after_fork_in_parent() -> None:
     while _forking:
         _forking.pop()._lock.release()
     _tired_of_fork.clear()
+    _births.release()
     _fork_lock.release()
 
 

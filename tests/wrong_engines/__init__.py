@@ -84,6 +84,8 @@ class WrongAmongMany(MmapEngine):
     """Breaks what it says, where processes share a store or are killed."""
 
     breaks: ClassVar[str]
+    #: As `pytest -k` takes it: the tests among which is the one that sees it.
+    seen_by: ClassVar[str] = "test_processes or test_crash"
 
 
 def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:
