@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,15 @@ def holdings(directory: Path) -> tuple[int, set[str], set[str]]:
 def _seen_by_us(names: set[str]) -> set[str]:
     """Those that this process made or has mapped; others run tests at the same time."""
     return {f"shm {name}" for name in names if name in _made}
+
+
+@pytest.fixture(autouse=True)
+def little_garbage() -> Iterator[None]:
+    """Leave what there is out of the collections, of which each failure takes some."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 #: Names of the shared memory that this process made.
