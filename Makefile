@@ -60,7 +60,7 @@ torture: $(READY)
 	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/system/test_faults.py
 	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
 		tests/engines/test_model.py tests/layers/test_model.py
-	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),100,400)
+	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),250,400)
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))
 	@$(BIN)/python -m tests.torture forged
 	@$(BIN)/python -m tests.torture damage --rounds $(if $(SAMPLE),1000,$(DAMAGE))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Bell, Engine, Record
 
-from .tools import ENOUGH, patient
+from .tools import ENOUGH, CheckedThread, patient
 
 if TYPE_CHECKING:
     from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
@@ -210,7 +210,7 @@ class Actor:
                 self.push(b"fire", [b"x"], capacity=10)
                 self.pop(b"fire")
 
-        thread = threading.Thread(target=fire)
+        thread = CheckedThread(fire)
         thread.start()
         try:
             done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ def killed_at(
 
         status = 1
         try:
+            # A collection would run finalizers, whose opcodes are none of the operation's.
+            gc.disable()
             prepare()
             trace_opcodes(count)
             operation()

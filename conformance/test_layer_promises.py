@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,7 @@ import asgi_ipc
 
 from .case import in_loop
 from .receiving import all_of, within
-from .tools import ENOUGH, patient
+from .tools import ENOUGH, CheckedThread, patient
 
 if TYPE_CHECKING:
     from .case import Case
@@ -69,7 +68,6 @@ def test_event_loops_in_several_threads_share_one_layer(case: Case) -> None:
     """The sync server, `async_to_sync` and one layer that outlives each of their loops."""
     layer = case.sync_layer()  # Keeps the store open from loop to loop.
     both = case.layer()
-    failures: list[BaseException] = []
 
     async def talk(name: str) -> None:
         channel = await both.new_channel()
@@ -81,18 +79,14 @@ def test_event_loops_in_several_threads_share_one_layer(case: Case) -> None:
         await both.group_discard("g", channel)
 
     def run(name: str) -> None:
-        try:
-            for _ in range(3):
-                asyncio.run(talk(name))
-        except BaseException as error:
-            failures.append(error)
+        for _ in range(3):
+            asyncio.run(talk(name))
 
-    threads = [threading.Thread(target=run, args=(f"thread {n}",)) for n in range(4)]
+    threads = [CheckedThread(run, f"thread {n}") for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures, failures
     assert list(layer.group_channels("g")) == []
     asyncio.run(case.close_layers())
 

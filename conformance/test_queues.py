@@ -11,7 +11,7 @@ import pytest
 
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Popped, Refused
 
-from .tools import ENOUGH, in_time, let_pass, pop, push, record, signalled
+from .tools import ENOUGH, CheckedThread, in_time, let_pass, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -65,13 +65,15 @@ def test_threads_that_push_and_pop_share_the_records_out(case: Case, shared: boo
             if over and not found:
                 return
 
-    writers = [threading.Thread(target=write, args=(engines[n], n)) for n in (1, 2)]
-    readers = [threading.Thread(target=read, args=(engines[n], taken[n])) for n in range(4)]
+    writers = [CheckedThread(write, engines[n], n) for n in (1, 2)]
+    readers = [CheckedThread(read, engines[n], taken[n]) for n in range(4)]
     for thread in (*readers, *writers):
         thread.start()
-    for thread in writers:
-        thread.join()
-    pushed.set()
+    try:
+        for thread in writers:
+            thread.join()
+    finally:
+        pushed.set()
     for thread in readers:
         thread.join()
     everything = sorted(payload for mine in taken for payload in mine)

@@ -5,7 +5,6 @@ Among them what asgiref 1.1's conformance tests look for.
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import pytest
 import asgi_ipc
 
 from .case import in_loop
-from .tools import ENOUGH, patient
+from .tools import ENOUGH, CheckedThread, patient
 
 if TYPE_CHECKING:
     from asgi_ipc import SyncIPCChannelLayer
@@ -66,7 +65,7 @@ def test_a_blocking_receive_waits_for_what_comes_later(case: Case) -> None:
         found.append(layer.receive(["a", "b", "c!"], block=True))
 
     for channel in ("b", "a", "c!local"):
-        thread = threading.Thread(target=wait)
+        thread = CheckedThread(wait)
         thread.start()
         time.sleep(0.05)
         assert thread.is_alive()
@@ -326,7 +325,7 @@ def test_threads_share_the_messages_out(case: Case) -> None:
                 return
             found.append(message)
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
+    threads = [CheckedThread(read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for number in range(100):

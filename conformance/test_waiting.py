@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .tools import ENOUGH, pop, push, record, signalled
+from .tools import ENOUGH, CheckedThread, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Bell, Engine
@@ -131,7 +130,7 @@ def test_a_thread_that_relies_on_its_bell_misses_no_record(engine: Engine) -> No
         engine.disarm(b"question", bell)
         bell.close()
 
-    thread = threading.Thread(target=answer)
+    thread = CheckedThread(answer)
     thread.start()
     bell = engine.bell()
     for number in range(rounds):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgi_ipc.engines.base import Record
 
@@ -102,6 +103,30 @@ def signalled(bell: Bell, timeout: float = 0.0) -> bool:
         return False
     bell.clear()
     return True
+
+
+class CheckedThread(threading.Thread):
+    """A thread whose exception `join` raises, so that it fails the test that started the thread.
+
+    Else pytest reports it as a warning, in the test that runs when it happens.
+    """
+
+    def __init__(self, target: Callable[..., object], *args: Any) -> None:
+        super().__init__(target=target, args=args)
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run the target, and keep what it raises."""
+        try:
+            super().run()
+        except BaseException as error:
+            self._error = error
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end, and raise what the target raised."""
+        super().join(timeout)
+        if self._error is not None:
+            raise self._error
 
 
 def eventually(condition: Callable[[], bool], seconds: float = ENOUGH) -> bool:

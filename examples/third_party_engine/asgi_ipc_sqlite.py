@@ -144,7 +144,17 @@ class SQLiteEngine:
         self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._next_tidy = 0
-        _engines.add(self)
+        # Not while a thread forks, with the locks of all there are: a child would have this one's
+        # taken, and the database open.
+        if _births._is_owned():
+            raise Reentered  # E25
+        try:
+            if not _births.acquire(False):
+                _wait(_births, FORK_PATIENCE[True])
+            _engines.add(self)
+        finally:
+            with contextlib.suppress(RuntimeError):
+                _births.release()
         with self._transaction():
             pass  # Whatever is wrong shows now (E23).
 
@@ -226,14 +236,6 @@ class SQLiteEngine:
         lock = self._lock
         try:
             if not lock.acquire(False):
-                _wait(lock, FORK_PATIENCE[answers])
-            # An engine that the forking thread does not wait for is newer than the fork.
-            while _is_forking and self not in _forking:
-                lock.release()
-                if _fork_lock._is_owned():
-                    raise Reentered
-                _wait(_fork_lock, FORK_PATIENCE[answers])
-                _fork_lock.release()
                 _wait(lock, FORK_PATIENCE[answers])
             yield
         finally:
@@ -520,7 +522,7 @@ def _wait(lock: OwnLock, patience: float) -> None:
     me = threading.get_ident()
     # Less until the fork is over, or each finalizer of a collection would wait so long.
     while not lock.acquire(timeout=FORK_PATIENCE_AGAIN if me in _tired_of_fork else patience):
-        if _is_forking and _is_called_by_others():
+        if _forking and _is_called_by_others():
             _tired_of_fork.add(me)
             raise Reentered
 
@@ -576,10 +578,10 @@ def _translated() -> Iterator[None]:
 _armed: dict[tuple[Path, bytes], deque[PipeBell]] = {}
 _armed_lock = own_lock()
 _engines: WeakBag[SQLiteEngine] = WeakBag()
-#: Whether a thread is about to fork, and the engines that it has locked or waits to lock.
-_is_forking = False
 _forking: list[SQLiteEngine] = []
-_fork_lock = own_lock()
+_fork_lock = threading.Lock()
+#: Of a thread that adds an engine, or forks.
+_births = own_lock()
 #: Where the code lies that holds no lock of others: this, the package, and what runs a thread.
 _OURS = (
     __file__,
@@ -593,10 +595,8 @@ _tired_of_fork: set[int] = set()
 
 def _before_fork() -> None:
     """SQLite must not be carried across a fork, not even to close it: so nothing is open."""
-    global _is_forking
     _fork_lock.acquire()
-    # Before the engines are listed: one that comes later sees it (`_locked`), and waits.
-    _is_forking = True
+    _births.acquire()
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
@@ -604,11 +604,10 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    global _is_forking
-    _is_forking = False
     while _forking:
         _forking.pop()._lock.release()
     _tired_of_fork.clear()
+    _births.release()
     _fork_lock.release()
 
 

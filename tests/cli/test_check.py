@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shlex
@@ -16,6 +17,7 @@ import pytest
 
 from asgi_ipc.cli.check import check, remove
 from asgi_ipc.cli.doctor.engines import look_at_store
+from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.heap import Heap
@@ -390,3 +392,20 @@ def test_what_can_not_be_checked_is_said(
         call("another", "mmap", {"directory": tmp_path})
     with pytest.raises(EngineUnavailable, match="nothing to check"):
         call("store", "memory")
+
+
+@pytest.mark.parametrize("call", [check, remove])
+def test_a_lock_file_that_the_system_refuses_to_open_is_said(
+    call: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As that of another user is, in the instant before it is given to the group.
+    open_store(tmp_path).close()
+
+    def refused(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "lock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreDirectory, "open_file", refused)
+        with pytest.raises(StoreUnavailable, match=r"open the lock file in .*Permission denied"):
+            call("store", "mmap", {"directory": tmp_path})
+    remove("store", "mmap", {"directory": tmp_path})

@@ -217,6 +217,38 @@ layer.close()
 """
 
 
+#: While a thread forks, with the locks of all engines, another opens one and uses it.
+_BIRTH_IN_THE_MIDDLE = """
+import os, sys, threading, time
+thread = threading.Thread(target=lambda: late.append(opened()))
+os.register_at_fork(before=lambda: (thread.start(), time.sleep(0.3)))
+import asgi_ipc_sqlite
+
+def opened():
+    return asgi_ipc_sqlite.SQLiteEngine(
+        "store", channel_memory=1 << 20, group_memory=1 << 20, directory=sys.argv[1]
+    )
+
+engine, late = opened(), []
+child = os.fork()
+if not child:
+    print(len(list(asgi_ipc_sqlite._engines.alive())), flush=True)
+    engine.statistics()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+thread.join()
+late[0].statistics()
+engine.destroy()
+"""
+
+
+def test_no_engine_is_carried_across_a_fork_that_began_without_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _BIRTH_IN_THE_MIDDLE, str(tmp_path)]
+    there = {**os.environ, "PYTHONPATH": str(EXAMPLE)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=there)
+    assert done.stdout == "1\n0\n", done.stderr
+
+
 def test_a_fork_ends_though_another_thread_holds_a_lock_that_it_waits_for(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", _FORK_IN_THE_MIDDLE, str(tmp_path)]
     there = {**os.environ, "PYTHONPATH": str(EXAMPLE)}

@@ -12,12 +12,18 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import posix_ipc
 import pytest
 import sysv_ipc
+
+import asgi_ipc
+
+_PACKAGE = os.path.dirname(asgi_ipc.__file__) + os.sep
 
 #: What is wrapped, by module.
 CALLS: dict[Any, tuple[str, ...]] = {
@@ -47,11 +53,21 @@ ERRORS = (
 )
 
 
+def _lines_of_ours() -> Iterator[tuple[str, int]]:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            yield frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+
+
 class Faults:
     """Counts the calls made, and lets one of them fail."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        #: By what lines of the package each call came about.
+        self.ways: list[tuple[Any, ...]] = []
         self._fail_at = -1
         self._error = 0
         self._active = False
@@ -66,6 +82,7 @@ class Faults:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._active and name not in NEVER_FAILS:
                 self.calls.append(name)
+                self.ways.append((name, *_lines_of_ours()))
                 if len(self.calls) - 1 == self._fail_at:
                     raise self._as_raised(name, args)
             return original(*args, **kwargs)
@@ -87,6 +104,7 @@ class Faults:
     def failing(self, at: int, error: int) -> Iterator[None]:
         """Let call number ``at`` fail; with -1 only count."""
         self.calls.clear()
+        self.ways.clear()
         self._fail_at, self._error, self._active = at, error, True
         try:
             yield

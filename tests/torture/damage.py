@@ -23,6 +23,7 @@ from typing import Any
 
 from asgi_ipc.engines.base import Members, Popped
 from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.hash_table import Index
 from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.opening import Gone
@@ -60,6 +61,13 @@ TABLES = [b"t", b"single", b"old", b"only the dead", b"new"]
 class Spoiler:
     """Spoils words of a segment, knowing what they are."""
 
+    #: Its methods, each as often as it is named here.
+    kinds: tuple[str, ...] = (
+        "control", "control", "journal", "handle", "handle", "record", "record", "record",
+        "record", "bucket", "circle", "extent", "slot", "node", "ring", "ring", "any_word",
+        "stretch",
+    )  # fmt: skip
+
     def __init__(self, heap: Heap, dice: random.Random) -> None:
         self.heap = heap
         self.words = heap.words
@@ -67,12 +75,7 @@ class Spoiler:
 
     def spoil(self) -> None:
         """One damage of some kind."""
-        kinds = [
-            self.control, self.control, self.journal, self.handle, self.handle, self.record,
-            self.record, self.record, self.record, self.bucket, self.extent, self.slot, self.node,
-            self.ring, self.ring, self.any_word, self.stretch,
-        ]  # fmt: skip
-        self.dice.choice(kinds)()
+        getattr(self, self.dice.choice(self.kinds))()
 
     def value(self, old: int) -> int:
         """Something to put in the place of a word."""
@@ -183,6 +186,20 @@ class Spoiler:
         """The beginning of a chain."""
         geometry = self.heap.geometry
         self.put(geometry.hash_table + self.dice.randrange(geometry.buckets))
+
+    def circle(self) -> None:
+        """A chain of one record that is its own successor, where calls look for another name."""
+        words, dice, geometry = self.words, self.dice, self.heap.geometry
+        names, link = (
+            (NAMES, layout.Q_CHAIN)
+            if geometry.kind == layout.CHANNELS
+            else (TABLES, layout.T_CHAIN)
+        )
+        index = Index(self.heap, link)
+        bucket, other = index.home(dice.choice(names)), self._some_handle()
+        at = words[self.heap.end - other] + link
+        if geometry.first_extent <= at < self.heap.end:
+            words[bucket] = words[at] = other
 
     def extent(self) -> None:
         """What is said of an extent."""
@@ -330,20 +347,24 @@ def unfinished(world: World, dice: random.Random) -> list[State]:
     return states
 
 
-def run(engine: str, rounds: int, seed: int, say: Callable[[str], object]) -> Tally:
-    """So many rounds on one engine. Raises `Finding` with all that was found."""
+def run(
+    engine: str, rounds: int, seed: int, say: Callable[[str], object], enough: int = 20
+) -> Tally:
+    """So many rounds on one engine, or until ``enough`` of them found something.
+
+    Raises `Finding` with all that was found.
+    """
     # Each round may wreck what its process has open, so a few hundred share a child.
     found: list[str] = []
     total = Tally()
     begun = time.monotonic()
     for first in range(seed, seed + rounds, 500):
         count = min(500, seed + rounds - first)
-        done, corrupt, text = _batch(engine, first, count)
+        done, corrupt, texts = _batch(engine, first, count, enough - len(found))
         total = total.plus(Tally(done, corrupt, done * _CALLS))
-        if text:
-            found.append(text)
-            if len(found) > 20:
-                break
+        found += texts
+        if len(found) >= enough:
+            break
     took = time.monotonic() - begun
     say(
         f"{engine}: {total.ends} spoiled stores, {total.operations} calls, {total.states} of them "
@@ -354,13 +375,13 @@ def run(engine: str, rounds: int, seed: int, say: Callable[[str], object]) -> Ta
     return total
 
 
-def _batch(engine: str, first: int, count: int) -> tuple[int, int, str]:
+def _batch(engine: str, first: int, count: int, enough: int) -> tuple[int, int, list[str]]:
     """Rounds in a child: how many, how many calls were refused, and what was found."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         os.close(reader)
-        _work(engine, first, count, writer)
+        _work(engine, first, count, enough, writer)
     os.close(writer)
     done = corrupt = 0
     texts: list[str] = []
@@ -376,10 +397,10 @@ def _batch(engine: str, first: int, count: int) -> tuple[int, int, str]:
         texts.append(f"a round after {first + done} on {engine}: signal {os.WTERMSIG(status)}")
     elif os.WEXITSTATUS(status):
         texts.append(f"round {first + done} on {engine}: it hung or failed; see its traceback")
-    return done, corrupt, "\n\n".join(texts[:5])
+    return done, corrupt, texts
 
 
-def _work(engine: str, first: int, count: int, writer: int) -> None:
+def _work(engine: str, first: int, count: int, enough: int, writer: int) -> None:
     """The child's part. Does not return."""
     status = 1
     world = None
@@ -399,6 +420,9 @@ def _work(engine: str, first: int, count: int, writer: int) -> None:
             except BaseException:
                 text = traceback.format_exc()[-3000:].encode()
             os.write(writer, struct.pack("<III", number, corrupt, len(text)) + text)
+            enough -= bool(text)
+            if not enough:
+                break
         faulthandler.cancel_dump_traceback_later()
         status = 0
     except BaseException:

@@ -24,7 +24,7 @@ from .steps import Scenario
 from .world import Finding, View, brief
 
 #: Unfinished states of one scenario whose recovery is killed too: others go the same way.
-_MOST_SECOND = 1
+MOST_SECOND = 1
 
 
 def killed(operate: Callable[[], object], opcode: int, prepare: Callable[[], object]) -> bool:
@@ -92,7 +92,7 @@ class Torturer(Examiner):
                 if not self.sample or len(seen) < self.most_judged:
                     self.judge(scenario, state, allowed, f"killed before opcode {opcode}")
         unfinished = [state for state in seen if self.unfinished(state)]
-        for state in self.dice.sample(unfinished, min(len(unfinished), _MOST_SECOND)):
+        for state in self.dice.sample(unfinished, min(len(unfinished), MOST_SECOND)):
             judged = 0
             for opcode, second in self.kills(state, self.recover, scenario.stride):
                 if second not in seen and (not self.sample or judged < self.most_judged):

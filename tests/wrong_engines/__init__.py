@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pkgutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -51,6 +52,16 @@ class WorksNowhere(MemoryEngine):
         return "it needs a flux capacitor; install one"
 
 
+class RaisesInAThread(MemoryEngine):
+    """Where no test of the suite sees it."""
+
+    def close(self) -> None:
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+        super().close()
+
+
 class LittersTheRun(MemoryEngine):
     """Leaves what bears the name of the run and not that of the test."""
 
@@ -73,6 +84,8 @@ class WrongAmongMany(MmapEngine):
     """Breaks what it says, where processes share a store or are killed."""
 
     breaks: ClassVar[str]
+    #: As `pytest -k` takes it: the tests among which is the one that sees it.
+    seen_by: ClassVar[str] = "test_processes or test_crash"
 
 
 def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:

@@ -7,6 +7,7 @@ processes or a kill, whatever the clause they break.
 from __future__ import annotations
 
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -143,6 +144,7 @@ class TakesAfterItAnswers(WrongAmongMany):
     """As one would that deletes at the next call what it gave with this one."""
 
     breaks = "E16"
+    seen_by = "a_reader_killed"
 
     def __init__(self, prefix: str, **options: Any) -> None:
         super().__init__(prefix, **options)
@@ -160,6 +162,7 @@ class TakesAfterItAnswers(WrongAmongMany):
 
 class NamesNoStoreInItsIdentity(WrongAmongMany):
     breaks = "E17"
+    seen_by = "begin_with_the_same_bytes"
 
     def _enter(self, store: Store) -> None:
         self._identity = self._identity or os.urandom(IDENTITY_BYTES)
@@ -168,6 +171,7 @@ class NamesNoStoreInItsIdentity(WrongAmongMany):
 
 class TakesAnotherIdentityInAFreshStore(WrongAmongMany):
     breaks = "E17"
+    seen_by = "although_the_store_is_replaced"
 
     def _open(self) -> None:
         self._identity = b""
@@ -243,15 +247,19 @@ class TornJournal(Journal):
     """Carries a change out word by word, and writes down nothing."""
 
     def commit(self, change: Change, after: int = IDLE) -> None:
-        for offset, value in change.items():
+        stop = random.randrange(len(change)) if change else 0
+        for number, (offset, value) in enumerate(change.items()):
             self._words[offset] = value
-            if "pytest" not in sys.modules:
-                time.sleep(0.001)  # Where the kill shall come, to a process that is killed.
+            if number == stop and "pytest" not in sys.modules:
+                # Where the kill shall come, to a process that is killed: it is here most of its
+                # time, however busy the machine is.
+                time.sleep(0.03)
         self._words[STATE] = after
 
 
 class WritesNoJournal(WrongAmongMany):
     breaks = "E16"
+    seen_by = "a_writer_killed"
 
     def __init__(self, prefix: str, **options: Any) -> None:
         with mock.patch("asgi_ipc.engines.shm.heap.log.Journal", TornJournal):

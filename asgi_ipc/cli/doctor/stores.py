@@ -11,7 +11,7 @@ from typing import Any
 from asgi_ipc.engines import find
 from asgi_ipc.engines.shm.bells import bells_in
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
-from asgi_ipc.engines.shm.location import location_for, named_folder
+from asgi_ipc.engines.shm.location import location_for, named_folder, unusable
 from asgi_ipc.engines.shm.lock_file import REMOVED, LockFile, Record, open_lock_file
 from asgi_ipc.engines.shm.ownership import remove_memory
 from asgi_ipc.engines.shm.segment import Location
@@ -78,11 +78,15 @@ def _lock_file(location: Location) -> Iterator[LockFile | None]:
     """Open a store's lock file, if there is one, and make nothing."""
     with contextlib.ExitStack() as stack:
         lock_file = None
-        with contextlib.suppress(FileNotFoundError):
+        try:
             directory = StoreDirectory.open(location, make=False)
             stack.callback(directory.close)
             lock_file = open_lock_file(directory, make=False)
             stack.callback(lock_file.close)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise unusable("open the lock file in", location.directory, error) from error
         yield lock_file
 
 

@@ -28,6 +28,7 @@ from tests.tools.stores import (
 Operation = Callable[[SharedMemoryEngine], object]
 
 LARGE = os.urandom(40_000)
+SECOND = 1_000_000_000
 
 #: An operation, and by how much it may change (pending records, members): not, or wholly.
 OPERATIONS: dict[str, tuple[Operation, tuple[int, int]]] = {
@@ -111,18 +112,23 @@ def test_a_killed_flush_happened_wholly_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(tmp_path: Path) -> None:
-    engine = open_store(tmp_path)
+    # Time stands still while a victim runs: a second that ends there would have the victim do
+    # the upkeep as well, and be killed in a commit of that, before anything is pushed.
+    now = 10**15
+    engine = open_store(tmp_path, clock=lambda: now)
     try:
         engine.push([record(engine, b"a")])
         found = 0
         for opcode in range(200, 1_500, 7):
-            before = counts(engine)[0]
+            now += 2 * SECOND
+            before = counts(engine)[0]  # Does the upkeep that is due.
             if not killed_at(lambda: engine.push([record(engine, b"a")]), opcode, joined(engine)):
                 break
             if engine._channels.words[STATE] != COMMITTED:
                 continue
             found += 1
-            for second in range(60, 600, 20):
+            # Other opcodes of the recovery for each first kill, and all of them after a few.
+            for second in range(60 + 7 * found % 60, 600, 60):
                 if not killed_at(lambda: engine.statistics(b"a"), second):
                     break
             assert_sound(engine)
