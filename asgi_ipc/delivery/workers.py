@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..engines.deferred import carry_out, left
 from ..exceptions import StoreUnavailable
@@ -69,6 +69,29 @@ class Workers:
 
         self.do(job)
         return future
+
+    async def result(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[..., _Result], *arguments: Any
+    ) -> _Result:
+        """Call a function in a thread, and await its result.
+
+        asyncio logs the exception of a future that is collected with the receiver's coroutine. So
+        the future's result tells of the error.
+        """
+
+        def outcome() -> tuple[_Result, None] | tuple[None, Exception]:
+            try:
+                return function(*arguments), None
+            except BaseException as caught:
+                return None, tamed(caught)
+
+        result, error = await self.call(loop, outcome)
+        if error is None:
+            return cast("_Result", result)
+        try:
+            raise error
+        finally:
+            del error  # Its traceback has this frame.
 
     def _work(self) -> None:
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -230,21 +229,8 @@ class IPCChannelLayer(LayerSurface):
             return function(*arguments)
         loop = asyncio.get_running_loop()
         if demux is not None:
-            return await self._settled(demux.workers().call(loop, function, *arguments))
+            return await demux.workers().result(loop, function, *arguments)
         return await self._call_apart(function, *arguments)
-
-    @staticmethod
-    async def _settled(future: asyncio.Future[_Result]) -> _Result:
-        """Await the result of a call that a thread makes."""
-        try:
-            return await future
-        finally:
-            # A caller that was collected asks for no result; an error would go to the log.
-            if not future.done():
-                with contextlib.suppress(RuntimeError):  # The loop is closed.
-                    future.cancel()
-            elif not future.cancelled():
-                future.exception()
 
     async def _call_apart(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """The same for what opens the store or lets go of it, in a thread of its own: before there
@@ -253,8 +239,7 @@ class IPCChannelLayer(LayerSurface):
             return function(*arguments)
         apart = Workers()
         try:
-            loop = asyncio.get_running_loop()
-            return await self._settled(apart.call(loop, function, *arguments))
+            return await apart.result(asyncio.get_running_loop(), function, *arguments)
         finally:
             apart.stop()
 
