@@ -108,7 +108,7 @@ class WrongLock(NamedTuple):
     tests: str
 
 
-_CLEAN_UP = "tests/engines/shm/locks/test_clean_up.py::test_"
+_CLEAN_UP = "tests/engines/shm/test_clean_up.py::test_"
 _STACK = f"{_CLEAN_UP}out_of_stack_at_any_depth_the_store_works_while_the_process_lives_on"
 _MUTEX = "tests/engines/shm/locks/test_robust_mutex.py::test_"
 _PROCESSES = "tests/engines/shm/test_processes.py::test_"

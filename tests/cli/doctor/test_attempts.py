@@ -118,7 +118,7 @@ class Hanging(PosixEngine):
 
 
 def check_taken_along(name: str, said: str) -> None:
-    path = f"tests.cli.test_doctor_attempts:{name}"
+    path = f"tests.cli.doctor.test_attempts:{name}"
     for patience in (2, 30):  # On a busy machine the others may need more.
         before = f"from asgi_ipc.cli.doctor import attempt; attempt.PATIENCE = {patience}"
         found = report("--engine", path, before=before, status=1)
@@ -143,7 +143,7 @@ def test_ended_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "asgi_ipc", "doctor"),
-            *("--engine", "tests.cli.test_doctor_attempts:Hanging"),
+            *("--engine", "tests.cli.doctor.test_attempts:Hanging"),
             # Others try theirs at the same time; in here there is no other.
             *("--engine-option", f"directory={tmp_path / 'here'}"),
         ],

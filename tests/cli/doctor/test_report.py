@@ -112,8 +112,8 @@ class Foreign(MemoryEngine):
 
 
 def test_an_engine_of_another_package_is_tried_by_its_path() -> None:
-    found = report("--engine", "tests.cli.test_doctor_report:Foreign")
-    assert "within one process" in of(found, "tests.cli.test_doctor_report:Foreign")["detail"]
+    found = report("--engine", "tests.cli.doctor.test_report:Foreign")
+    assert "within one process" in of(found, "tests.cli.doctor.test_report:Foreign")["detail"]
 
 
 def test_a_directory_given_as_an_option_is_where_it_looks(tmp_path: Path) -> None:
