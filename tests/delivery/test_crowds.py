@@ -27,6 +27,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.layers import demux_of
 
 __all__ = ["at_leisure", "engine", "engine_options", "layer", "watchdog"]
 
@@ -120,7 +121,7 @@ async def _from_elsewhere(layer: IPCChannelLayer, name: str) -> None:
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        listener: Any = next(iter(layer._core.demux.loops.values()))
+        listener: Any = next(iter(demux_of(layer).loops.values()))
         listener._tick()
         listener._tick()
 
@@ -130,7 +131,7 @@ def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCCha
         return await opcodes(tick)
 
     async def main() -> None:
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         few = await at(layer, 100, look, "clients")
         many = await at(layer, 20_000, look, "clients")
         assert many <= few * _SAME, (few, many)
@@ -141,7 +142,7 @@ def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCCha
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        listener: Any = next(iter(layer._core.demux.loops.values()))
+        listener: Any = next(iter(demux_of(layer).loops.values()))
         looks: list[bytes] = []
         before = listener._look_again
 
@@ -161,7 +162,7 @@ def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCCha
         return 0
 
     async def main() -> None:
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         await at(layer, 2000, look, "ordinary")
 
     run(main())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
+from asgi_ipc.delivery.demultiplexer import Demultiplexer
 from asgi_ipc.delivery.loop_listener import LoopListener
 from asgi_ipc.delivery.mailboxes import OwnQueue
 from asgi_ipc.encoding.names import channel_name
@@ -30,6 +31,7 @@ from tests.tools.doubles import (
     way,
     without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     soon,
 )
@@ -62,7 +64,7 @@ def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_late
     async def main() -> None:
         store = engine(FailingEngine)
         layer = IPCChannelLayer(engine=store)
-        layer._core.demux.look_again = 0.05
+        demux_of(layer).look_again = 0.05
         channels = [await layer.new_channel(), "a", "b"]
         tasks = await soon(*map(layer.receive, channels))
         store.down = True
@@ -116,7 +118,7 @@ def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bo
             raised.append(str(error))
 
     thread = in_thread(wait)
-    while not layer._core.demux.threads:
+    while not demux_of(layer).threads:
         time.sleep(0.001)
     layer.sync.close()
     thread.join(60)
@@ -229,7 +231,8 @@ def test_what_a_signals_handler_raises_in_a_loop_is_for_the_receivers_of_that_lo
 
     interrupted = engine(Interrupted)
     layer = IPCChannelLayer(engine=interrupted)
-    demux, got = layer._core.demux, []
+    demux: Demultiplexer = demux_of(layer)
+    got: list[Any] = []
 
     def elsewhere(name: str) -> None:
         got.append(run(layer.receive(name)))

@@ -21,6 +21,7 @@ from tests.tools.doubles import (
     way,
     without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
@@ -96,7 +97,7 @@ def test_a_receive_cancelled_after_it_was_woken_passes_the_message_on(kind: Any)
         layer = patient(IPCChannelLayer(engine=engine(kind)))
         for channel in (await layer.new_channel(), "c"):
             first, second = await soon(layer.receive(channel), layer.receive(channel))
-            listener = layer._core.demux.loops[id(asyncio.get_running_loop())]
+            listener = demux_of(layer).loops[id(asyncio.get_running_loop())]
             assert isinstance(listener, LoopListener)
             await layer.send(channel, {"n": 1})
             listener._signalled()
@@ -116,7 +117,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
         sizes = {"channel_memory": 10**6, "group_memory": 10**6}
         one = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
         two = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
-        assert one._core.demux is not two._core.demux
+        assert demux_of(one) is not demux_of(two)
         for how in ("cancelled while it waits", "cancelled when woken", "got a message"):
             (first,) = await soon(one.receive("c"))
             (second,) = await soon(two.receive("c"))
@@ -126,7 +127,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
                 await asyncio.sleep(0.2)
             elif how == "cancelled when woken":
                 await two.send("c", {"n": 1})
-                listener = one._core.demux.loops[id(asyncio.get_running_loop())]
+                listener = demux_of(one).loops[id(asyncio.get_running_loop())]
                 listener._signalled()
                 first.cancel()
             else:
@@ -160,7 +161,7 @@ def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
         two = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
         (second,) = await soon(two.receive("c"))
         (first,) = await soon(one.receive("c"))
-        listener = one._core.demux.loops[id(asyncio.get_running_loop())]
+        listener = demux_of(one).loops[id(asyncio.get_running_loop())]
         await two.send("c", {"n": 1})
         assert listener.bell is not None
         listener.bell.signal()  # For any queue.
@@ -199,7 +200,7 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
         await layer.send(channel, {"n": 3})
         assert sorted([(await four)["n"], (await five)["n"]]) == [2, 3]
         await asyncio.gather(one, two, return_exceptions=True)
-        (own,) = layer._core.demux.own.values()
+        (own,) = demux_of(layer).own.values()
         assert [len(each.waiters) for each in own.locals.values()] == [1, 0]
         assert not own.anyone
         assert len(list(own.waiters())) == 1
@@ -226,7 +227,7 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
 def test_who_waits_goes_the_short_way_only_while_it_is_open(spoil: Any) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
-        demux = layer._core.demux
+        demux = demux_of(layer)
         names = [await layer.new_channel() for _ in range(2)]
         waiting, given_up = await soon(*(layer.receive(name) for name in names))
         given_up.cancel()

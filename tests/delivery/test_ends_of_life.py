@@ -30,6 +30,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     soon,
 )
@@ -106,7 +107,7 @@ def test_threads_that_python_did_not_start_leave_no_descriptors() -> None:
     for _ in range(20):
         call_in_a_thread_that_python_did_not_start(wait)
     assert descriptors() <= files + 4
-    assert len(layer._core.demux.threads) <= 3
+    assert len(demux_of(layer).threads) <= 3
     layer.close()
 
 
@@ -114,7 +115,7 @@ def test_names_that_somebody_received_on_once_are_forgotten() -> None:
     layer = SyncIPCChannelLayer(engine=engine(), expiry=0.01)
     for number in range(2000):
         assert layer.receive([f"name.{number}!"]) == (None, None)
-    demux = layer._core.demux
+    demux = demux_of(layer)
     assert len(demux.own) < 200
     assert len(demux.hinted) == len(demux.own)
     layer.close()
@@ -123,13 +124,13 @@ def test_names_that_somebody_received_on_once_are_forgotten() -> None:
 def test_channels_that_were_waited_for_once_are_forgotten_by_the_regular_look() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
-        layer._core.demux.look_again = 0.001
+        demux_of(layer).look_again = 0.001
         names = [await layer.new_channel() for _ in range(300)]
         tasks = await soon(*(layer.receive(name) for name in names))
         for task in tasks[1:]:
             task.cancel()
         await asyncio.gather(*tasks[1:], return_exceptions=True)
-        demux = layer._core.demux
+        demux = demux_of(layer)
         (own,) = demux.own.values()
         for _ in range(1000):
             await asyncio.sleep(0.01)
@@ -146,9 +147,9 @@ def test_channels_that_were_waited_for_once_are_forgotten_by_the_regular_look() 
 def test_a_loop_that_is_held_up_has_one_regular_look_after_it() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
-        layer._core.demux.look_again = 0.01
+        demux_of(layer).look_again = 0.01
         (waits,) = await soon(layer.receive("a"))
-        listener: Any = next(iter(layer._core.demux.loops.values()))
+        listener: Any = next(iter(demux_of(layer).loops.values()))
         ticks = 0
         tick = listener._tick
 
@@ -358,7 +359,7 @@ def test_sends_to_waiting_clients_are_taken_whether_the_regular_look_has_been_or
 ) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(**options)
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         names = [await layer.new_channel() for _ in range(300)]
         tasks = await soon(*(layer.receive(name) for name in names))
         for number, name in enumerate(names):

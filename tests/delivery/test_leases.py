@@ -17,6 +17,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.layers import demux_of
 
 __all__ = ["watchdog"]
 
@@ -28,9 +29,9 @@ def test_layers_on_one_store_share_the_engine_until_the_last_closes() -> None:
         two = IPCChannelLayer(prefix, engine=MemoryEngine)
         three = SyncIPCChannelLayer(prefix, engine="asgi_ipc.engines.memory:MemoryEngine")
         other = IPCChannelLayer(fresh(), engine="memory")
-        assert one._core.demux is two._core.demux is three._core.demux
-        assert one._core.demux is not other._core.demux
-        used = one._core.demux.engine
+        assert demux_of(one) is demux_of(two) is demux_of(three)
+        assert demux_of(one) is not demux_of(other)
+        used = demux_of(one).engine
         channel = await one.new_channel()
         await two.send(channel, {"n": 1})
         assert await two.receive(channel) == {"n": 1}
@@ -64,7 +65,7 @@ def test_a_closed_layer_opens_again_when_it_is_used() -> None:
 def test_an_engine_passed_in_stays_open() -> None:
     mine = engine()
     layer, other = IPCChannelLayer(engine=mine), SyncIPCChannelLayer(engine=mine)
-    assert layer._core.demux is other._core.demux
+    assert demux_of(layer) is demux_of(other)
     layer.sync.close()
     other.close()
     mine.push([])

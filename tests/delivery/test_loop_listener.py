@@ -24,6 +24,7 @@ from tests.tools.doubles import (
     way,
     without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
@@ -163,7 +164,7 @@ def test_a_loop_that_closes_leaves_its_bell_to_nobody() -> None:
         for _ in range(3):
             run(wait_and_get())
         run(rest())
-    assert len(layer._core.demux.loops) == 1
+    assert len(demux_of(layer).loops) == 1
     layer.sync.close()
 
 
@@ -188,7 +189,7 @@ def test_closed_loops_leave_no_descriptors_behind() -> None:
 def test_who_waits_in_one_loop_is_served_when_the_loop_that_was_armed_goes(how: str) -> None:
     layer = patient(IPCChannelLayer(engine=engine()))
     first, second = run(layer.new_channel()), run(layer.new_channel())
-    demux, queue = layer._core.demux, channel_name(first).queue
+    demux, queue = demux_of(layer), channel_name(first).queue
     loop = asyncio.new_event_loop()
     task = loop.create_task(layer.receive(first))
     loop.run_until_complete(asyncio.sleep(0.05))
@@ -272,7 +273,7 @@ def test_a_receive_that_is_collected_when_no_loop_runs_raises_nothing(
 
     async def suspend() -> None:
         # To the look, past the making of a bell.
-        for _ in range(1 + layer._core.blocking):
+        for _ in range(1 + demux_of(layer).engine.capabilities.blocking):
             receive.send(None)
             await asyncio.sleep(0.05)
 

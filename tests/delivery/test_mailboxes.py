@@ -23,6 +23,7 @@ from tests.tools.doubles import (
     way,
     without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
@@ -184,7 +185,7 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten(
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         channel = channel_name(await layer.new_channel())
-        own = layer._core.demux.queue(channel.queue)
+        own = demux_of(layer).queue(channel.queue)
         for last in range(2):
             for number in range(5):
                 await layer.send(f"{channel.queue.decode()}{number}", {})
@@ -195,7 +196,7 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten(
             await layer.send(channel.full, {})
             assert await receive == {}
             own.locals.clear()
-            layer._core.demux.channels.clear()
+            demux_of(layer).channels.clear()
             await layer.close()
 
     run(main())
@@ -209,7 +210,7 @@ def test_idle_local_channels_are_forgotten() -> None:
             channel = await layer.new_channel()
             await layer.send(channel, {})
             await layer.receive(channel)
-        assert len(layer._core.demux.own[queue].locals) <= 1100
+        assert len(demux_of(layer).own[queue].locals) <= 1100
         await layer.close()
 
     run(main())

@@ -36,6 +36,7 @@ from tests.tools.doubles import (
     way,
     without_loopback,
 )
+from tests.tools.layers import demux_of
 
 __all__ = ["watchdog", "way", "without_loopback"]
 
@@ -125,7 +126,7 @@ def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
         assert layer.sync.receive(["x"], block=True)[0] == "x"
     run(receive())
     thread.join(60)
-    assert layer._core.demux.engine.calls["peek"] == 0
+    assert demux_of(layer).engine.calls["peek"] == 0
     layer.sync.close()
 
 
@@ -138,7 +139,7 @@ def test_no_bell_is_armed_for_who_spins(side: Any) -> None:
     got: list[Any] = []
     for number in range(20):
         thread = in_thread(lambda: got.append(receive("x")))
-        calls = layer._core.demux.engine.calls
+        calls = demux_of(layer).engine.calls
         before = calls["peek"]
         while calls["peek"] < before + 3:
             time.sleep(0.001)
@@ -157,8 +158,8 @@ def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None
         for _ in range(50):
             await asyncio.sleep(0)
         # Only the first of them all spins.
-        assert layer._core.demux.loops[id(asyncio.get_running_loop())]._spinner.busy
-        assert layer._core.demux.engine.calls["armed"] >= 3
+        assert demux_of(layer).loops[id(asyncio.get_running_loop())]._spinner.busy
+        assert demux_of(layer).engine.calls["armed"] >= 3
         for number, channel in enumerate((*own[::-1], "b", "a")):
             await layer.send(channel, {"n": number})
         assert [each["n"] for each in await asyncio.gather(*tasks)] == [2, 1, 0, 4, 3]
@@ -210,7 +211,7 @@ def test_cancelled_it_loses_nothing_and_the_next_may_spin(specific: bool) -> Non
 def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     layer, receive = side
-    calls = layer._core.demux.engine.calls
+    calls = demux_of(layer).engine.calls
     got: list[Any] = []
     for number in range(5):
         before = calls["armed"]
@@ -228,7 +229,7 @@ def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.Mon
 def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
     """A layer to which an engine was passed in leaves that open."""
     layer, receive = side
-    store = layer._core.demux.engine
+    store = demux_of(layer).engine
     raised: list[str] = []
 
     def spin() -> None:
@@ -286,7 +287,7 @@ def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
 
     def play_back() -> None:
         layer = SyncIPCChannelLayer(prefix, **options)
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         for number in range(rounds):
             _, ball = layer.receive(["there"], block=True)
             assert ball == {"n": number}

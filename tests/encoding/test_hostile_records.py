@@ -21,6 +21,7 @@ from asgi_ipc.exceptions import RecordCorrupt, StoreCorrupt
 from tests.tools.doubles import (
     engine,
 )
+from tests.tools.layers import demux_of
 from tests.tools.stores import (
     in_child,
 )
@@ -165,7 +166,7 @@ def test_messages_for_strangers_take_bounded_memory_and_harm_no_known_channel(
     mine = f"specific.{layer.client_prefix}!"
     queue = mine.encode()
     numbers = itertools.count()
-    demux = layer._core.demux
+    demux = demux_of(layer)
 
     def forge(count: int) -> None:
         names = [b"%07d" % next(numbers) for _ in range(count)]

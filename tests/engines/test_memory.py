@@ -21,21 +21,12 @@ from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Record
 from asgi_ipc.engines.bell import PipeBell
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import OptionError, StoreFull, StoreUnavailable
-
-
-class Clock:
-    """Nanoseconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000
-
-    def __call__(self) -> int:
-        return self.now
+from tests.tools.clocks import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000)
 
 
 @pytest.fixture

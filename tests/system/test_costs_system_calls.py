@@ -29,6 +29,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.layers import demux_of
 
 __all__ = ["at_leisure", "engine", "layer", "other", "watchdog"]
 
@@ -51,7 +52,7 @@ def engine_options(kind: int, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def lock_round(layer: IPCChannelLayer, kind: int) -> list[str]:
     """The system calls that taking and giving back a lock costs."""
-    store = layer._core.demux.engine
+    store = demux_of(layer).engine
     assert isinstance(store, SharedMemoryEngine)
     assert store._store is not None
     if store._store.lock_file.kind != kind:

@@ -22,6 +22,7 @@ from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.locks import base
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.policy import groups
+from tests.tools.layers import demux_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -305,7 +306,7 @@ def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_soun
         layer.send("c", {"n": 1})
         assert run(tmp_path, "-c", code) == ""
         assert layer.receive(["c"]) == ("c", {"n": 1})
-        layer._core.demux.engine._channels.words[layout.NAMED] += 1  # type: ignore[attr-defined]
+        demux_of(layer).engine._channels.words[layout.NAMED] += 1
         assert "queues" in run(tmp_path, "-c", code)
         with pytest.raises(StoreUnavailable, match="no store"):
             check(prefix)

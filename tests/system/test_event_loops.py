@@ -20,6 +20,7 @@ from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.layers import (
+    demux_of,
     engine_of,
     options,
 )
@@ -182,7 +183,7 @@ def test_receivers_cancelled_at_every_await_under_load_lose_and_double_nothing(
         assert own == list(range(count))
         assert (one, two) == (sorted(one), sorted(two))
         assert sorted(one + two) == list(range(count))
-        demux = layer._core.demux
+        demux = demux_of(layer)
         assert not any(each.waiting for each in demux.own.values())
         await asyncio.sleep(0.1)
         for listener in demux.loops.values():

@@ -25,6 +25,7 @@ from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.layers import (
+    demux_of,
     drain,
     engine_of,
     options,
@@ -284,7 +285,7 @@ def test_a_forked_child_starts_with_nothing_of_its_parents() -> None:
                 await layer.send(mine, {"n": 3})
                 assert await asyncio.wait_for(task, PATIENCE) == {"n": 3}
 
-            assert not layer._core.demux.own
+            assert not demux_of(layer).own
             asyncio.run(main())
         except BaseException:
             import traceback
@@ -318,7 +319,7 @@ def test_a_child_forked_while_a_thread_notes_a_drop_may_drop_messages_too() -> N
         forked.wait(PATIENCE)
         return time.monotonic()
 
-    layer._core.demux.drops._clock = slow_clock
+    demux_of(layer).drops._clock = slow_clock
     thread = threading.Thread(target=layer.group_send, args=("news", {}))
     thread.start()
     assert inside.wait(PATIENCE)

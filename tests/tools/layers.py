@@ -14,7 +14,7 @@ from tests.tools.stores import (
     KIB,
 )
 
-__all__ = ["drain", "engine_of", "options"]
+__all__ = ["demux_of", "drain", "engine_of", "options"]
 
 
 ENGINES = ["posix", "sysv", "mmap"]
@@ -37,8 +37,14 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str
     assert list(tmp_path.iterdir()) == []
 
 
+def demux_of(layer: IPCChannelLayer | SyncIPCChannelLayer) -> Any:
+    """This process's share of the layer's store, a `Demultiplexer`, with all that is inside it."""
+    return layer._core.demux
+
+
 def engine_of(layer: IPCChannelLayer | SyncIPCChannelLayer) -> SharedMemoryEngine:
-    return cast(SharedMemoryEngine, layer._core.demux.engine)
+    """The layer's store, which is one in shared memory."""
+    return cast(SharedMemoryEngine, demux_of(layer).engine)
 
 
 def drain(layer: SyncIPCChannelLayer, channel: str) -> list[int]:

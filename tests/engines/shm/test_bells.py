@@ -10,7 +10,7 @@ import pytest
 from asgi_ipc.engines.bell import ANY
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from tests.tools.hostile import OWNER, as_user, ground, home, kind, members_store, shared
+from tests.tools.hostile import OWNER, as_user, ground, home, members_store, shared
 from tests.tools.stores import (
     record,
 )
@@ -18,7 +18,7 @@ from tests.tools.users import (
     needs_root,
 )
 
-__all__ = ["ground", "home", "kind", "shared"]
+__all__ = ["ground", "home", "shared"]
 
 
 @needs_root

@@ -18,6 +18,7 @@ from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.exceptions import StoreFull
+from tests.tools.clocks import Clock
 from tests.tools.costs import (
     countable,
     holds,
@@ -35,19 +36,6 @@ MOST = 20_000
 FAR = 1 << 62
 #: More than one hold could ever see to, of whatever it is.
 MANY = 3_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10**12
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ from tests.tools.hostile import (
     clear_up,
     ground,
     home,
-    kind,
     members_store,
     shared,
 )
@@ -49,7 +48,7 @@ from tests.tools.users import (
     needs_root,
 )
 
-__all__ = ["ground", "home", "kind", "shared"]
+__all__ = ["ground", "home", "shared"]
 
 pytestmark = needs_root
 

@@ -48,13 +48,6 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     return made
 
 
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
-    """Each engine."""
-    found: type[SharedMemoryEngine] = request.param
-    return found
-
-
 def holdings(directory: Path) -> tuple[int, set[str], set[str]]:
     """Descriptors, files and memory that there are."""
     gc.collect()

@@ -33,12 +33,6 @@ from tests.tools.stores import (
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
-    found: type[SharedMemoryEngine] = request.param
-    return found
-
-
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has removed its memory under it notices without result: it is the test itself."""

@@ -31,7 +31,6 @@ from tests.tools.hostile import (
     clear_up,
     ground,
     home,
-    kind,
     members_store,
     private_store,
     shared,
@@ -43,7 +42,7 @@ from tests.tools.users import (
     needs_root,
 )
 
-__all__ = ["ground", "home", "kind", "shared"]
+__all__ = ["ground", "home", "shared"]
 
 pytestmark = needs_root
 

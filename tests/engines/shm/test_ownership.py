@@ -33,7 +33,6 @@ from tests.tools.hostile import (
     assert_secret_is_kept,
     ground,
     home,
-    kind,
     members_store,
     private_store,
     shared,
@@ -46,7 +45,7 @@ from tests.tools.users import (
     needs_root,
 )
 
-__all__ = ["ground", "home", "kind", "shared"]
+__all__ = ["ground", "home", "shared"]
 
 pytestmark = needs_root
 

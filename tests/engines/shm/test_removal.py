@@ -32,6 +32,7 @@ from tests.tools.doubles import (
     run,
 )
 from tests.tools.layers import (
+    demux_of,
     engine_of,
 )
 from tests.tools.stores import (
@@ -232,7 +233,7 @@ def test_whose_bell_was_taken_away_gets_another_that_signals(
 
     async def scenario() -> None:
         mine = await layer.new_channel()
-        demux = layer._core.demux
+        demux = demux_of(layer)
         waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
         await asyncio.sleep(0.05)
         listener = next(iter(demux.loops.values()))
@@ -265,7 +266,7 @@ def test_a_thread_whose_bell_was_taken_away_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     layer = SyncIPCChannelLayer(**options(kind, tmp_path))
-    demux = layer._core.demux
+    demux = demux_of(layer)
     found: list[Any] = []
     thread = threading.Thread(
         target=lambda: found.append(layer.receive(["a"], block=True, timeout=WATCHDOG)),
@@ -299,7 +300,7 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
 
     async def scenario() -> None:
         mine = await layer.new_channel()
-        demux = layer._core.demux
+        demux = demux_of(layer)
         demux.look_again = 1000.0  # Destroying wakes whoever waits.
         await layer.group_add("g", mine)
         for round_ in range(3):
@@ -410,7 +411,7 @@ def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
             lines.append((log_record.getMessage(), is_inside()))
 
     layer = SyncIPCChannelLayer(**options(MmapEngine, tmp_path))
-    channel = f"some.{layer._core.client_prefix}!" if specific else "some"
+    channel = f"some.{layer.client_prefix}!" if specific else "some"
     layer.receive([channel])
     logger, handler = logging.getLogger("asgi_ipc"), Handler()
     logger.addHandler(handler)

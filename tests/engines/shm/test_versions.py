@@ -47,12 +47,6 @@ def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(fcntl_locks, "record_locks_fail", lambda *_: "switched off")
 
 
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
-    found: type[SharedMemoryEngine] = request.param
-    return found
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield

@@ -15,7 +15,7 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.locks.flock_locks import FileLocks
 from asgi_ipc.engines.shm.segment import Location, public_token
 from asgi_ipc.exceptions import StoreUnavailable
-from tests.tools.hostile import GROUP, MEMBER, OWNER, as_user, ground, kind, members_store, shared
+from tests.tools.hostile import GROUP, MEMBER, OWNER, as_user, ground, members_store, shared
 from tests.tools.stores import (
     open_store,
     record,
@@ -24,7 +24,7 @@ from tests.tools.users import (
     needs_root,
 )
 
-__all__ = ["ground", "kind", "shared"]
+__all__ = ["ground", "shared"]
 
 pytestmark = needs_root
 

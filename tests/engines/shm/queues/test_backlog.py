@@ -13,20 +13,20 @@ from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues import linked_list, ring_extents, rings
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull
-from tests.engines.shm.queues.test_rings import (
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
+    FULL,
     SECOND,
-    Clock,
-    clock,
+    extents,
     give_ring,
     in_front,
     in_list,
+    payloads,
     pop,
     push,
     word,
 )
-from tests.engines.shm.queues.test_rings import (
-    engine as whole,
-)
+from tests.tools.queues import engine as whole
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -37,15 +37,12 @@ from tests.tools.stores import (
     sweep,
 )
 
-__all__ = ["clock", "whole"]
+__all__ = ["whole"]
 
 # The engine has extents of 16 KiB.
 
 #: Nanoseconds: a second, and what may stand before it in a ring that gets longer.
 LONGER = 3 * SECOND // 2
-#: Of these, 16 fill an extent.
-SIZE = 1_000
-FULL = 16
 
 
 @pytest.fixture
@@ -53,17 +50,6 @@ def engine(whole: SharedMemoryEngine) -> SharedMemoryEngine:
     """One that gives a ring of large messages four extents at most."""
     whole._queues._rings._most_large = 3
     return whole
-
-
-def payloads(count: int, size: int = SIZE) -> list[bytes]:
-    return [b"%d:" % number + bytes(size - 4) for number in range(count)]
-
-
-def extents(engine: SharedMemoryEngine) -> int:
-    """Those of the one ring that there is."""
-    words = engine._channels.words
-    found: int = words[layout.RINGS] + words[layout.BACKLOG]
-    return found
 
 
 def test_a_backlog_goes_on_in_more_extents_and_gives_each_back(

@@ -11,19 +11,16 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.exceptions import StoreFull
-from tests.engines.shm.queues.test_backlog import (
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
     FULL,
-    extents,
-    payloads,
-)
-from tests.engines.shm.queues.test_rings import (
     SECOND,
-    Clock,
-    clock,
     engine,
+    extents,
     give_ring,
     in_front,
     in_list,
+    payloads,
     pop,
     push,
     word,
@@ -38,7 +35,7 @@ from tests.tools.stores import (
 )
 
 # The engine has extents of 16 KiB.
-__all__ = ["clock", "engine"]
+__all__ = ["engine"]
 
 
 def put_back(engine: SharedMemoryEngine, *taken: Popped) -> None:

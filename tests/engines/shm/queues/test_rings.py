@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import select
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,16 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues import linked_list, queues, ring_extents, rings
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
+    SECOND,
+    engine,
+    give_ring,
+    in_list,
+    pop,
+    push,
+    word,
+)
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -25,62 +35,7 @@ from tests.tools.stores import (
     sweep,
 )
 
-SECOND = 1_000_000_000
-
-
-class Clock:
-    """Nanoseconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 10**15
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
-    # 16 KiB for an extent, and so for a ring.
-    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
-    engine._next_look = 1 << 63
-    yield engine
-    assert_sound(engine)
-    engine.destroy()
-
-
-def push(engine: SharedMemoryEngine, *payloads: bytes, queue: bytes = b"q", **more: int) -> None:
-    assert engine.push([record(engine, queue, each, **more) for each in payloads]) == []  # type: ignore[arg-type]
-
-
-def pop(engine: SharedMemoryEngine, limit: int = 1, queue: bytes = b"q") -> list[bytes]:
-    return [each.payload for each in engine.pop(queue, limit)]
-
-
-def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
-    with engine._channels as heap:
-        found: int = heap.words[engine._queues.find(queue) + offset]
-        return found
-
-
-def give_ring(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
-    push(engine, *[b"%d" % number for number in range(HOT - 1)], queue=queue)
-    assert not word(engine, layout.Q_RING_IN, queue)
-    push(engine, b"one more", queue=queue)
-    assert word(engine, layout.Q_RING_IN, queue)
-    assert len(pop(engine, HOT, queue)) == HOT
-
-
-def in_list(engine: SharedMemoryEngine) -> bool:
-    return bool(word(engine, layout.Q_HEADS) & layout.LINK_MASK)
-
-
-def in_front(engine: SharedMemoryEngine, queue: bytes = b"q") -> bool:
-    return word(engine, layout.Q_HEADS, queue) >> layout.FRONT_SHIFT > 0
+__all__ = ["engine"]
 
 
 def test_no_ring_lies_where_its_ends_could_not_be_told(
