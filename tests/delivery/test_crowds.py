@@ -6,7 +6,6 @@ import asyncio
 import resource
 import threading
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -23,6 +22,7 @@ from tests.tools.costs import (
 )
 from tests.tools.doubles import (
     PATIENCE,
+    by_the_store,
     in_thread,
     run,
     watchdog,
@@ -114,7 +114,7 @@ def test_a_signal_costs_the_same_however_many_queues_are_waited_for(
 
 async def _from_elsewhere(layer: IPCChannelLayer, name: str) -> None:
     """As another process would send it: by the store."""
-    with mock.patch("asgi_ipc.layers.core.loop_back", return_value=False):
+    with by_the_store():
         await layer.send(name, {})
 
 

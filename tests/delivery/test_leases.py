@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -12,8 +16,10 @@ from asgi_ipc.delivery import leases
 from asgi_ipc.delivery.demultiplexer import Demultiplexer
 from asgi_ipc.engines.memory import MemoryEngine
 from tests.tools.doubles import (
+    PATIENCE,
     engine,
     fresh,
+    in_thread,
     run,
     watchdog,
 )
@@ -154,4 +160,40 @@ def test_a_layer_that_a_finalizer_uses_while_it_is_being_opened_can_be_closed_an
     layer.close()
     layer.send("channel", {"n": 2})
     assert layer.receive(["channel"]) == ("channel", {"n": 2})
+    layer.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_it_works_in_a_child_forked_while_others_hold_every_lock() -> None:
+    layer = SyncIPCChannelLayer(fresh(), engine="memory")
+    layer.receive(["c"], block=True, timeout=0.01)
+    demux = demux_of(layer)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with demux.lock, leases._lock:
+            held.set()
+            done.wait(2 * PATIENCE)
+
+    holder = in_thread(hold)
+    assert held.wait(PATIENCE)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(int(PATIENCE))
+                threading.Timer(0.05, layer.send, ("c", {"n": 1})).start()
+                assert layer.receive(["c", "x!"], block=True) == ("c", {"n": 1})
+                layer.close()
+                os._exit(0)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc(file=sys.__stderr__)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        done.set()
+        holder.join(PATIENCE)
     layer.close()

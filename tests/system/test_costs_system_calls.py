@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.delivery import loop_listener
-from asgi_ipc.delivery.spinning import Spinner
-from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.locks.base import FCNTL, NAMES, SEMAPHORE
 from tests.tools.costs import (
     MESSAGE,
+    RECORD_LOCKS,
+    SEMAPHORE,
     Members,
     Trip,
     at_leisure,
     countable,
     engine,
+    in_a_hurry,
+    kind_of_lock,
     layer,
     other,
     settle,
@@ -29,42 +29,31 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
-from tests.tools.layers import demux_of
 
-__all__ = ["at_leisure", "engine", "layer", "other", "watchdog"]
+__all__ = ["at_leisure", "engine", "in_a_hurry", "layer", "other", "watchdog"]
 
 pytestmark = countable
 
 
-@pytest.fixture(params=[SEMAPHORE, FCNTL], ids=lambda kind: NAMES[kind])
-def kind(request: pytest.FixtureRequest) -> int:
+@pytest.fixture(params=[SEMAPHORE, RECORD_LOCKS])
+def kind(request: pytest.FixtureRequest) -> str:
     """Of the locks."""
-    kind: int = request.param
+    kind: str = request.param
     return kind
 
 
 @pytest.fixture
-def engine_options(kind: int, tmp_path: Path) -> dict[str, str]:
+def engine_options(kind: str, tmp_path: Path) -> dict[str, str]:
     # In a folder that is named, and not in shared memory, semaphores are not used.
     return {} if kind == SEMAPHORE else {"directory": str(tmp_path)}
 
 
 @pytest.fixture
-def lock_round(layer: IPCChannelLayer, kind: int) -> list[str]:
+def lock_round(layer: IPCChannelLayer, kind: str) -> list[str]:
     """The system calls that taking and giving back a lock costs."""
-    store = demux_of(layer).engine
-    assert isinstance(store, SharedMemoryEngine)
-    assert store._store is not None
-    if store._store.lock_file.kind != kind:
-        pytest.skip(f"this system has no {NAMES[kind]}, or no folder that needs none")
+    if kind_of_lock(layer) != kind:
+        pytest.skip(f"this system has no {kind}, or no folder that needs none")
     return [] if kind == SEMAPHORE else ["lockf", "lockf"]
-
-
-@pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages follow each other closely, so that who waits spins for the next one."""
-    monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
-    monkeypatch.setattr(loop_listener, "LIMIT", 1e6)
 
 
 def test_a_send_to_a_receiver_that_is_awake_is_one_lock_round_and_nothing_else(

@@ -29,9 +29,11 @@ from tests.tools.layers import (
     drain,
     engine_of,
     options,
+    set_drop_clock,
 )
 from tests.tools.stores import (
     assert_sound,
+    has_open_writers,
     in_child,
     wait,
 )
@@ -234,7 +236,7 @@ def test_a_forked_child_inherits_no_descriptor_for_good(options: dict[str, Any])
         time.sleep(0.01)
     layer.send("a", {"n": 1})  # Which opens a writer to the other's bell.
     wait(child)
-    assert engine_of(layer)._signaller._writers
+    assert has_open_writers(engine_of(layer))
     layer.receive(["nothing"], block=True, timeout=0.01)  # Which makes a bell.
 
     def heir() -> None:
@@ -319,7 +321,7 @@ def test_a_child_forked_while_a_thread_notes_a_drop_may_drop_messages_too() -> N
         forked.wait(PATIENCE)
         return time.monotonic()
 
-    demux_of(layer).drops._clock = slow_clock
+    set_drop_clock(layer, slow_clock)
     thread = threading.Thread(target=layer.group_send, args=("news", {}))
     thread.start()
     assert inside.wait(PATIENCE)

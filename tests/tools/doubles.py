@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -50,10 +51,19 @@ def watchdog() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.fixture
-def without_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def by_the_store() -> Iterator[None]:
     """What a process sends to itself goes through the store, as if another process sent it."""
-    monkeypatch.setattr(core, "loop_back", lambda *arguments: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "loop_back", lambda *arguments: False)
+        yield
+
+
+@pytest.fixture
+def without_loopback() -> Iterator[None]:
+    """The same for all of a test."""
+    with by_the_store():
+        yield
 
 
 @pytest.fixture(params=[True, False], ids=["directly", "by_the_store"])

@@ -12,11 +12,7 @@ from asgi_ipc.cli.doctor.memory import try_memory
 from asgi_ipc.engines.shm import boot, file_systems
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
-from tests.engines.shm.test_disks import (
-    COPYING,
-    as_root,
-    on_disk,
-)
+from tests.tools.disks import COPYING, as_root, on_disk
 from tests.tools.doctor_runs import (
     doctor,
     of,

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from asgi_ipc.engines import bell as bells
 from asgi_ipc.engines.bell import ANY
+from asgi_ipc.engines.shm.bells import Signaller
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from tests.tools.hostile import OWNER, as_user, ground, home, members_store, shared
+from tests.tools.stopped import Stopped
 from tests.tools.stores import (
     record,
 )
@@ -88,3 +91,27 @@ def test_a_bell_whose_two_ends_would_be_two_fifos_is_made_anew(
         engine.destroy()
 
     as_user(OWNER, scenario)
+
+
+@pytest.mark.parametrize("then", ["signal", "close"])
+def test_signalling_others_does_not_wait_for_another_thread_that_signals(then: str) -> None:
+    reader, writer = os.pipe()
+    signaller = Signaller()
+
+    def opened(_: int) -> int:
+        stopped.here()
+        return os.dup(writer)
+
+    stopped = Stopped(lambda: signaller.signal(1, opened))
+    with stopped:
+        if then == "signal":
+            assert signaller.signal(1, opened)
+            assert os.read(reader, 100) == bells.ANY
+        else:
+            signaller.close()
+    assert os.read(reader, 100) == bells.ANY
+    assert len(signaller._writers) == (then == "signal")
+    signaller.close()
+    assert not signaller._writers
+    os.close(reader)
+    os.close(writer)

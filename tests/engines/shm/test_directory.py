@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm import directory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
+from tests.tools.commands import check, look_at_store, remove
 from tests.tools.hostile import (
     GROUP,
     MEMBER,

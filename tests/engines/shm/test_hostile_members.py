@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 from asgi_ipc import ChannelFull, SyncIPCChannelLayer
-from asgi_ipc.cli.check import check, remove
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.layout import SMALLEST
@@ -31,6 +30,7 @@ from asgi_ipc.engines.shm.opening import Gone
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
+from tests.tools.commands import check, remove
 from tests.tools.stores import (
     assert_sound,
     open_store,

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm import lock_file, session
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from tests.tools.commands import check, expect_version, look_at_store, remove, restart
 from tests.tools.stores import (
     KIB,
     assert_meet,
@@ -41,7 +40,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_boot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("asgi_ipc.engines.shm.opening.boot_identity", lambda: b"another boot id!")
-    patch.setattr("asgi_ipc.cli.doctor.engines.boot_identity", lambda: b"another boot id!")
+    restart(patch, b"another boot id!")
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -334,8 +333,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             else:
                 patch.setattr("asgi_ipc.engines.shm.ownership.VERSION", 99)
                 patch.setattr("asgi_ipc.engines.shm.opening.VERSION", 99)
-                patch.setattr("asgi_ipc.cli.check.VERSION", 99)
-                patch.setattr("asgi_ipc.cli.doctor.engines.VERSION", 99)
+                expect_version(patch, 99)
             with pytest.raises(StoreUnavailable):
                 check("store", kind.name, options)
             look_at_store(kind.name, "store", options)

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm import lock_file
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import StoreUnavailable
+from tests.tools.commands import check, look_at_store, remove
 from tests.tools.hostile import (
     ENGINES,
     GROUP,

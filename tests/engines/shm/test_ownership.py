@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
-from asgi_ipc.cli.doctor.stores import record_of
 from asgi_ipc.engines.shm import lock_file
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
@@ -25,6 +22,7 @@ from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from tests.tools.commands import check, look_at_store, record_of, remove
 from tests.tools.hostile import (
     GROUP,
     MEMBER,

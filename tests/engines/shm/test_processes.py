@@ -10,7 +10,6 @@ from types import CodeType
 
 import pytest
 
-from asgi_ipc.cli.check import check
 from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES, Popped
 from asgi_ipc.engines.shm import processes
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
@@ -33,6 +32,7 @@ from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.processes import started
 from asgi_ipc.exceptions import StoreUnavailable
 from conformance.opcodes import trace_nothing, trace_opcodes
+from tests.tools.commands import check
 from tests.tools.doubles import (
     watchdog,
 )

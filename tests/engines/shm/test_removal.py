@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -34,6 +34,7 @@ from tests.tools.doubles import (
 from tests.tools.layers import (
     demux_of,
     engine_of,
+    stop_looking,
 )
 from tests.tools.stores import (
     KIB,
@@ -243,7 +244,7 @@ def test_whose_bell_was_taken_away_gets_another_that_signals(
         # From here on a wake-up is needed: nobody looks again by himself.
         demux.look_again = 1000.0
         await asyncio.sleep(1.2)  # The last of the looks that were planned before.
-        cast(Any, listener)._timer and cast(Any, listener)._timer.cancel()
+        stop_looking(listener)
 
         def send() -> None:
             other = SyncIPCChannelLayer(**made)

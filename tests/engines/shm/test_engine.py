@@ -1,19 +1,23 @@
-"""Options of the store: bad ones are named with their value, and leave nothing behind."""
+"""The engine: bad options are named with their value, and any thread may close it at any time."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asgi_ipc import StoreUnavailable
 from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.engines.shm.opening import Store
 from asgi_ipc.exceptions import OptionError
 from tests.tools.stores import (
     assert_meet,
     open_store,
+    record,
 )
 
 
@@ -122,3 +126,49 @@ def test_two_engines_with_the_longest_name_share_a_store(tmp_path: Path) -> None
     assert_meet(first, second)
     second.close()
     first.destroy()
+
+
+@pytest.mark.parametrize("call", ["push", "signal", "members"])
+def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = False
+
+    def close_now(*_: object) -> bool:
+        if closing:
+            engine.close()
+        return True
+
+    engine = open_store(tmp_path, clock=lambda: close_now() and time.monotonic_ns())
+    if call == "push":
+        # At the regular look after the store, before anything is done.
+        records = [record(engine, b"a")]
+        engine._next_look = 0
+        monkeypatch.setattr(Store, "is_current", close_now)
+        monkeypatch.setattr(engine, "clock", time.monotonic_ns)
+        closing = True
+        with pytest.raises(StoreUnavailable, match="closed"):
+            engine.push(records)
+    elif call == "signal":
+        # When the push is done, and its bell is still to be signalled.
+        other = open_store(tmp_path)
+        bell = other.bell()
+        assert other.pop(b"a", 1, bell) == []
+        words = engine._words
+
+        def closed_meanwhile(_: int) -> bool:
+            engine.close()
+            return bool(words[0])
+
+        monkeypatch.setattr(engine._processes, "bell_alive", closed_meanwhile)
+        assert engine.push([record(engine, b"a")]) == []
+        assert bell.clear() is None  # Signalled, though not for that queue in particular.
+        assert len(other.pop(b"a", 2)) == 1
+        other.close()
+    else:
+        engine.members(b"t")
+        closing = True
+        with pytest.raises(StoreUnavailable, match="closed"):
+            engine.members(b"t")
+    monkeypatch.undo()
+    open_store(tmp_path).destroy()
