@@ -14,7 +14,7 @@ from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.heap import Pause
-from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, NAMED, WORD
+from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, NAMED, NEXT_SWEEP, WORD
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.ownership import locators
@@ -34,6 +34,7 @@ __all__ = [
     "in_child",
     "killed_at",
     "locators_in",
+    "maintain",
     "open_store",
     "record",
     "room",
@@ -158,3 +159,10 @@ def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
     for giver, taker in ((first, second), (second, first)):
         giver.push([record(giver, b"meet", b"here")])
         assert [each.payload for each in taker.pop(b"meet")] == [b"here"]
+
+
+def maintain(engine: SharedMemoryEngine) -> None:
+    """Do now what comes once a second."""
+    engine._next_look = 0
+    engine._channels.words[NEXT_SWEEP] = 0
+    engine.statistics()
