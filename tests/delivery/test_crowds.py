@@ -25,11 +25,10 @@ from tests.tools.doubles import (
     by_the_store,
     in_thread,
     run,
-    watchdog,
 )
 from tests.tools.layers import demux_of
 
-__all__ = ["at_leisure", "engine", "engine_options", "layer", "watchdog"]
+__all__ = ["at_leisure", "engine", "engine_options", "layer"]
 
 pytestmark = [countable, pytest.mark.usefixtures("at_leisure")]
 

@@ -14,15 +14,10 @@ from asgi_ipc.engines.base import Record
 from tests.tools.doubles import (
     engine,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
 from tests.tools.receivers import (
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -27,16 +27,11 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
 from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -28,14 +28,11 @@ from tests.tools.doubles import (
     fresh,
     in_thread,
     run,
-    watchdog,
 )
 from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     soon,
 )
-
-__all__ = ["watchdog"]
 
 
 @pytest.fixture(params=["posix", "memory"])

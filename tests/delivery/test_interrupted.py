@@ -16,7 +16,6 @@ from asgi_ipc.delivery.spinning import Spinner
 from tests.tools.doubles import (
     PATIENCE,
     run,
-    watchdog,
 )
 from tests.tools.interruptions import (
     RESUMING,
@@ -27,8 +26,6 @@ from tests.tools.receivers import (
     Pair,
     soon,
 )
-
-__all__ = ["watchdog"]
 
 
 @pytest.fixture(autouse=True)

@@ -21,11 +21,8 @@ from tests.tools.doubles import (
     fresh,
     in_thread,
     run,
-    watchdog,
 )
 from tests.tools.layers import demux_of
-
-__all__ = ["watchdog"]
 
 
 def test_layers_on_one_store_share_the_engine_until_the_last_closes() -> None:

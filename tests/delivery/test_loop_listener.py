@@ -20,17 +20,12 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
 from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 

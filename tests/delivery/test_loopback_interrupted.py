@@ -16,7 +16,6 @@ from asgi_ipc.encoding.names import channel_name
 from tests.tools.doubles import (
     PATIENCE,
     run,
-    watchdog,
 )
 from tests.tools.interruptions import (
     Interruption,
@@ -29,8 +28,6 @@ from tests.tools.receivers import (
 from tests.tools.stores import (
     in_child,
 )
-
-__all__ = ["watchdog"]
 
 
 def test_cancelled_when_it_was_just_handed_over_it_is_there_for_the_next() -> None:

@@ -11,14 +11,11 @@ from asgi_ipc import SyncIPCChannelLayer
 from tests.tools.doubles import (
     PATIENCE,
     run,
-    watchdog,
 )
 from tests.tools.receivers import (
     Pair,
     rest,
 )
-
-__all__ = ["watchdog"]
 
 _SECOND = 1_000_000_000
 

@@ -13,14 +13,11 @@ from tests.tools.doubles import (
     BlockingEngine,
     engine,
     run,
-    watchdog,
 )
 from tests.tools.receivers import (
     Pair,
     rest,
 )
-
-__all__ = ["watchdog"]
 
 
 def test_who_waits_gets_it_without_the_store() -> None:

@@ -32,13 +32,8 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
 from tests.tools.layers import demux_of
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 
 class Peeking(CountingEngine):

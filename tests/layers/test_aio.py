@@ -18,10 +18,7 @@ from tests.tools.doubles import (
     engine,
     fresh,
     run,
-    watchdog,
 )
-
-__all__ = ["watchdog"]
 
 
 @pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])

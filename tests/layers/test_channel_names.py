@@ -12,10 +12,7 @@ from asgi_ipc.encoding.names import channel_name
 from tests.tools.doubles import (
     fresh,
     run,
-    watchdog,
 )
-
-__all__ = ["watchdog"]
 
 
 def test_new_channels_are_this_processs_and_never_the_same() -> None:

@@ -21,7 +21,6 @@ from tests.tools.doubles import (
     CountingEngine,
     fresh,
     run,
-    watchdog,
 )
 from tests.tools.layers import (
     engine_of,
@@ -31,7 +30,7 @@ from tests.tools.stores import (
     assert_sound,
 )
 
-__all__ = ["options", "watchdog"]
+__all__ = ["options"]
 
 
 @pytest.mark.parametrize("how", ["close", "destroy"])

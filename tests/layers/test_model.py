@@ -23,12 +23,7 @@ from tests.tools.doubles import (
     PATIENCE,
     fresh,
     patient,
-    watchdog,
-    way,
-    without_loopback,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 _SECOND = 10**9
 _EXPIRY = 60

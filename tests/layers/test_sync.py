@@ -22,10 +22,7 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
 )
-
-__all__ = ["watchdog"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
