@@ -65,7 +65,7 @@ async def at(layer: IPCChannelLayer, count: int, measured: Any, kind: str) -> in
 
 
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
-def test_sending_to_one_after_another_of_those_who_wait_costs_the_same_for_each(
+def test_sending_to_waiting_receivers_in_turn_costs_the_same_for_each(
     layer: IPCChannelLayer,
 ) -> None:
     """In one go, without letting any of them run."""

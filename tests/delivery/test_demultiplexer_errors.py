@@ -53,9 +53,7 @@ class FailingEngine(MuteEngine):
         return super().peek(queue)
 
 
-def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_later_are_served() -> (
-    None
-):
+def test_when_the_store_is_gone_waiting_receivers_fail_and_later_ones_are_served() -> None:
     async def main() -> None:
         store = engine(FailingEngine)
         layer = IPCChannelLayer(engine=store)
@@ -75,7 +73,7 @@ def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_late
     run(main())
 
 
-def test_an_engine_that_fails_when_its_bell_signals_fails_those_who_wait() -> None:
+def test_an_engine_that_fails_after_a_signal_fails_the_waiting_receivers() -> None:
     class Failing(CountingEngine):
         broken = False
 
@@ -100,7 +98,7 @@ def test_an_engine_that_fails_when_its_bell_signals_fails_those_who_wait() -> No
 
 
 @pytest.mark.parametrize("specific", [False, True])
-def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bool) -> None:
+def test_a_waiting_thread_learns_that_its_layer_was_closed(specific: bool) -> None:
     """Also one to which an engine was passed in, which stays open."""
     layer = patient(IPCChannelLayer(engine=engine()))
     channel = run(layer.new_channel()).partition("!")[0] + "!" if specific else "x"
@@ -120,7 +118,7 @@ def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bo
     assert raised == ["the channel layer was closed while this receive waited"]
 
 
-def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> None:
+def test_each_of_several_receivers_gets_the_error_of_a_closed_layer() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         channels = [await layer.new_channel() for _ in range(3)]
@@ -135,7 +133,7 @@ def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> Non
 
 @pytest.mark.parametrize("payload", [b"", b"\1", b"\xff\xff\xff\xff", b"\1\0\0\0\xff\x80"])
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
+def test_a_corrupt_record_is_an_error_for_its_receiver_and_harms_no_other(
     kind: Any, payload: bytes
 ) -> None:
     async def main() -> None:
@@ -161,7 +159,7 @@ def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
     run(main())
 
 
-def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_without_a_receiver_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         corrupt = engine()
         layer = IPCChannelLayer(engine=corrupt)
@@ -178,7 +176,7 @@ def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("error", [StopIteration("none"), KeyboardInterrupt(), SystemExit(1)])
-def test_whatever_an_engine_that_blocks_raises_reaches_who_called_it(error: BaseException) -> None:
+def test_an_exception_of_a_blocking_engine_reaches_its_caller(error: BaseException) -> None:
     class Failing(BlockingEngine):
         def _block(self) -> None:
             raise error

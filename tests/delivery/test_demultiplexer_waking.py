@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("way")
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("specific", [True, False])
-def test_who_waits_is_woken(kind: Any, specific: bool) -> None:
+def test_a_waiting_receiver_is_woken(kind: Any, specific: bool) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(kind))
         channel = await layer.new_channel() if specific else "c"
@@ -104,7 +104,7 @@ def test_a_receive_cancelled_after_it_was_woken_passes_the_message_on(kind: Any)
     run(main())
 
 
-def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
+def test_a_receiver_that_leaves_passes_the_signal_to_another_process() -> None:
     """Two demultiplexers on one store stand for two processes (E14)."""
 
     async def main() -> None:
@@ -139,7 +139,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
 
 
 @pytest.mark.parametrize("linger", [0.01, 1000.0])
-def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
+def test_a_signal_without_a_receiver_here_goes_to_another_process(
     linger: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two engines on one store stand for two processes.
@@ -174,7 +174,7 @@ def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
     run(main())
 
 
-def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> None:
+def test_receivers_of_one_channel_are_served_and_cancelled_like_a_single_one() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         other, channel = await layer.new_channel(), await layer.new_channel()
@@ -219,7 +219,7 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
     ],
     ids=["a message", "a ring", "another's bell", "nobody", "forgotten", "closed"],
 )
-def test_who_waits_goes_the_short_way_only_while_it_is_open(spoil: Any) -> None:
+def test_a_receiver_takes_the_fast_path_only_while_it_is_open(spoil: Any) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
         demux = demux_of(layer)

@@ -108,7 +108,7 @@ def test_threads_that_python_did_not_start_leave_no_descriptors() -> None:
     layer.close()
 
 
-def test_names_that_somebody_received_on_once_are_forgotten() -> None:
+def test_names_received_on_once_are_forgotten() -> None:
     layer = SyncIPCChannelLayer(engine=engine(), expiry=0.01)
     for number in range(2000):
         assert layer.receive([f"name.{number}!"]) == (None, None)
@@ -221,7 +221,7 @@ def test_each_receiver_of_a_closed_layer_has_a_traceback_of_its_own() -> None:
     run(main())
 
 
-def test_closing_in_another_thread_takes_no_descriptor_from_a_stranger() -> None:
+def test_closing_in_another_thread_closes_no_descriptor_of_a_stranger() -> None:
     """The number of a descriptor that a loop still polls must not be given out anew."""
 
     async def main() -> None:
@@ -314,7 +314,7 @@ def test_what_closing_drops_is_counted_and_logged(caplog: pytest.LogCaptureFixtu
     layer.sync.close()
 
 
-def test_a_flush_by_another_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flush_by_another_process_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     prefix = fresh()
     one, two = (
         SyncIPCChannelLayer(engine=MemoryEngine(prefix, channel_memory=10**6, group_memory=10**6))
@@ -327,7 +327,7 @@ def test_a_flush_by_another_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "was flushed" in caplog.text
 
 
-def test_a_larger_capacity_that_comes_later_holds_for_the_buffers_there_are() -> None:
+def test_a_larger_capacity_set_later_holds_for_existing_mailboxes() -> None:
     async def main() -> None:
         small = IPCChannelLayer(fresh(), engine="memory", capacity=10)
         own = await small.new_channel()
@@ -351,7 +351,7 @@ def test_a_larger_capacity_that_comes_later_holds_for_the_buffers_there_are() ->
     run(main())
 
 
-def test_sends_to_waiting_clients_are_taken_whether_the_regular_look_has_been_or_not(
+def test_sends_to_waiting_clients_arrive_before_and_after_the_regular_look(
     options: dict[str, Any],
 ) -> None:
     async def main() -> None:

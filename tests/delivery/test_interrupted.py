@@ -52,7 +52,7 @@ async def assert_counts_come_right(both: Pair) -> None:
         assert not len(listener.turns)
 
 
-def test_an_interrupted_send_leaves_nobody_asleep() -> None:
+def test_an_interrupted_send_leaves_no_receiver_asleep() -> None:
     async def main() -> None:
         for call in itertools.count(1):
             both = pair()
@@ -73,7 +73,7 @@ def test_an_interrupted_send_leaves_nobody_asleep() -> None:
     run(main())
 
 
-def test_an_interrupted_broadcast_leaves_nobody_asleep() -> None:
+def test_an_interrupted_broadcast_leaves_no_receiver_asleep() -> None:
     async def main() -> None:
         for call in itertools.count(1):
             both = pair()
@@ -108,7 +108,7 @@ def test_an_interrupted_broadcast_leaves_nobody_asleep() -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "with_others"])
-def test_an_interrupted_receive_keeps_nobody_else_asleep(alone: bool) -> None:
+def test_an_interrupted_receive_leaves_no_other_receiver_asleep(alone: bool) -> None:
     async def main() -> None:
         for call in itertools.count(1):
             both = pair()
@@ -139,7 +139,7 @@ def test_an_interrupted_receive_keeps_nobody_else_asleep(alone: bool) -> None:
     run(main())
 
 
-def test_an_interrupted_signal_for_ordinary_channels_leaves_nobody_asleep() -> None:
+def test_an_interrupted_signal_for_ordinary_channels_leaves_no_receiver_asleep() -> None:
     async def main() -> None:
         for call in itertools.count(1):
             both = pair()
@@ -167,7 +167,7 @@ def test_an_interrupted_signal_for_ordinary_channels_leaves_nobody_asleep() -> N
     run(main())
 
 
-def test_one_that_is_cancelled_when_it_was_just_woken_keeps_no_other_asleep() -> None:
+def test_a_receiver_cancelled_just_after_it_was_woken_leaves_no_other_asleep() -> None:
     async def main() -> None:
         both = Pair()
         names, tasks = await both.readers(3)
@@ -182,7 +182,7 @@ def test_one_that_is_cancelled_when_it_was_just_woken_keeps_no_other_asleep() ->
     run(main())
 
 
-def test_a_regular_look_that_never_came_is_begun_anew_by_who_waits_next() -> None:
+def test_the_next_receiver_restarts_a_regular_look_that_never_came() -> None:
     async def main() -> None:
         both = pair()
         (first,) = await soon(both.layer.receive("a"))

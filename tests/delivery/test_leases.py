@@ -78,7 +78,7 @@ def test_an_engine_passed_in_stays_open() -> None:
     mine.close()
 
 
-def test_a_layer_that_is_dropped_without_closing_lets_go_of_its_store() -> None:
+def test_a_layer_that_is_dropped_without_closing_releases_its_store() -> None:
     class Disposable(MemoryEngine):
         closed = 0
 

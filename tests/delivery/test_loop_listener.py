@@ -60,7 +60,7 @@ def test_loops_in_threads_share_a_layer(kind: Any, specific: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_each_loop_is_woken_as_asyncio_demands_from_wherever(kind: Any) -> None:
+def test_each_loop_is_woken_as_asyncio_demands_from_any_thread(kind: Any) -> None:
     """Its debug mode tells if a loop is touched from outside."""
     layer = IPCChannelLayer(engine=engine(kind))
     names: list[str] = []
@@ -100,7 +100,7 @@ def test_each_loop_is_woken_as_asyncio_demands_from_wherever(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 100])
-def test_a_broadcast_asks_but_once_which_loop_runs(
+def test_a_broadcast_asks_once_which_loop_runs(
     members: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to CPython 3.11 that is a system call."""
@@ -134,7 +134,7 @@ def test_a_broadcast_asks_but_once_which_loop_runs(
     run(main())
 
 
-def test_a_loop_that_closes_leaves_its_bell_to_nobody() -> None:
+def test_a_loop_that_closes_leaves_its_bell_to_no_other() -> None:
     """A loop that got its message leaves its bell armed; another must not wait for it."""
 
     async def receive(channel: str) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_closed_loops_leave_no_descriptors_behind() -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "served", "closed"])
-def test_who_waits_in_one_loop_is_served_when_the_loop_that_was_armed_goes(how: str) -> None:
+def test_a_receiver_is_served_when_the_loop_whose_bell_was_armed_closes(how: str) -> None:
     layer = patient(IPCChannelLayer(engine=engine()))
     first, second = run(layer.new_channel()), run(layer.new_channel())
     demux, queue = demux_of(layer), channel_name(first).queue
@@ -217,7 +217,7 @@ async def listen_shortly(layer: IPCChannelLayer) -> None:
     assert await nothing(layer, "c")
 
 
-def test_a_loop_that_rests_is_not_relied_upon() -> None:
+def test_a_loop_that_does_not_run_is_not_relied_upon() -> None:
     layer = patient(IPCChannelLayer(engine=engine()))
     channel = run(layer.new_channel())
     resting = asyncio.new_event_loop()

@@ -59,7 +59,7 @@ def test_a_thread_gets_nothing_that_was_fetched_before_a_flush(kind: Any) -> Non
     layer.close()
 
 
-def test_a_buffer_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mailbox_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=3)
         slow, waiting = await layer.new_channel(), await layer.new_channel()
@@ -83,7 +83,7 @@ def test_a_buffer_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptur
     assert "capacity of 3" in caplog.text
 
 
-def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
+def test_without_a_receiver_messages_stay_where_capacity_counts_them() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=3)
         channel = await layer.new_channel()
@@ -102,7 +102,7 @@ def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
 
 
 @pytest.mark.parametrize("capacity", [3, 100])
-def test_copies_that_nobody_reads_do_not_hide_what_was_received(
+def test_unread_copies_do_not_hide_what_was_received(
     capacity: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -127,7 +127,7 @@ def test_copies_that_nobody_reads_do_not_hide_what_was_received(
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_what_expires_in_a_buffer_is_not_delivered_and_counted(kind: Any) -> None:
+def test_what_expires_in_a_mailbox_is_counted_and_not_delivered(kind: Any) -> None:
     async def main() -> None:
         for expiry in (0.2, 2, 20):  # On a slow machine the first may be too short.
             layer = IPCChannelLayer(engine=engine(kind), expiry=expiry)
@@ -154,7 +154,7 @@ def test_what_expires_in_a_buffer_is_not_delivered_and_counted(kind: Any) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_flush_by_anybody_empties_the_buffers(kind: Any) -> None:
+def test_a_flush_by_any_process_empties_the_mailboxes(kind: Any) -> None:
     async def main() -> None:
         blocking = engine(kind)
         layer = IPCChannelLayer(engine=blocking)

@@ -79,7 +79,9 @@ def waited(spinner: Spinner, seconds: float, times: int = 1) -> None:
         spinner.waited(time.monotonic() - seconds)
 
 
-def test_it_is_worth_it_after_some_short_waits_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spinning_is_worth_it_after_some_short_waits_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", True)
     spinner = Spinner()
     waited(spinner, 0, 3)
@@ -96,14 +98,14 @@ def test_it_is_worth_it_after_some_short_waits_in_a_row(monkeypatch: pytest.Monk
     assert not spinner.worth_it()
 
 
-def test_it_never_is_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spinning_is_never_worth_it_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", False)
     spinner = Spinner()
     waited(spinner, 0, 100)
     assert not spinner.worth_it()
 
 
-def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", True)
     layer = patient(IPCChannelLayer(engine=engine(Peeking)))
 
@@ -129,7 +131,7 @@ def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("always")
-def test_no_bell_is_armed_for_who_spins(side: Any) -> None:
+def test_a_spinning_receiver_arms_no_bell(side: Any) -> None:
     layer, receive = side
     got: list[Any] = []
     for number in range(20):
@@ -145,7 +147,7 @@ def test_no_bell_is_armed_for_who_spins(side: Any) -> None:
 
 
 @pytest.mark.usefixtures("always", "way")
-def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None:
+def test_the_loop_runs_while_one_receiver_spins_and_the_next_waits_by_its_bell() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
         own = [await layer.new_channel() for _ in range(3)]
@@ -182,7 +184,7 @@ def test_a_message_that_another_receiver_fetched_is_seen() -> None:
 
 @pytest.mark.usefixtures("always", "way")
 @pytest.mark.parametrize("specific", [False, True])
-def test_cancelled_it_loses_nothing_and_the_next_may_spin(specific: bool) -> None:
+def test_a_cancelled_spin_loses_nothing_and_the_next_receiver_may_spin(specific: bool) -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
         channel = await layer.new_channel() if specific else "x"
@@ -203,7 +205,9 @@ def test_cancelled_it_loses_nothing_and_the_next_may_spin(specific: bool) -> Non
     run(main())
 
 
-def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_has_spun_for_a_while_sleeps_and_is_woken(
+    side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     layer, receive = side
     calls = demux_of(layer).engine.calls
@@ -221,7 +225,7 @@ def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("what", ["layer", "engine"])
-def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
+def test_spinning_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
     """A layer to which an engine was passed in leaves that open."""
     layer, receive = side
     store = demux_of(layer).engine
@@ -242,7 +246,7 @@ def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) ->
 
 
 @pytest.mark.parametrize("looks_out", [False, True])
-def test_threads_of_one_process_that_play_ball_all_get_on(
+def test_threads_that_pass_a_message_around_all_make_progress(
     looks_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if looks_out:
@@ -270,7 +274,7 @@ def test_threads_of_one_process_that_play_ball_all_get_on(
 
 @pytest.mark.parametrize("looks_out", [None, True])
 @pytest.mark.parametrize("name", ["posix", "sysv", "mmap"])
-def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
+def test_a_message_passed_between_processes_is_never_lost_whether_they_spin_or_sleep(
     name: str, looks_out: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every pace around that at which they begin to spin, and cease to."""

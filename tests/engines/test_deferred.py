@@ -79,7 +79,7 @@ def test_descriptors_are_closed_once_whatever_interrupts() -> None:
     os.close(other)
 
 
-def test_what_a_thread_sends_comes_after_what_a_loop_does_for_it() -> None:
+def test_what_a_loop_does_for_a_thread_comes_before_what_the_thread_sends_next() -> None:
     layer = SyncIPCChannelLayer(fresh(), engine="memory")
 
     def slow() -> None:
@@ -98,7 +98,7 @@ def test_what_a_thread_sends_comes_after_what_a_loop_does_for_it() -> None:
     layer.close()
 
 
-def test_who_waits_for_what_a_loop_does_for_it_does_not_wait_for_ever(
+def test_a_thread_does_not_wait_forever_for_what_a_loop_does_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deferred, "_PATIENCE", 0.05)

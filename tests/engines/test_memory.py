@@ -146,7 +146,7 @@ def test_what_a_flush_drops_is_counted(engine: MemoryEngine) -> None:
     assert engine.statistics()["flushed"] == 2
 
 
-def test_destroying_wakes_who_waits_and_leaves_the_others_a_fresh_store(
+def test_destroying_wakes_receivers_and_leaves_the_others_a_fresh_store(
     engine: MemoryEngine, request: pytest.FixtureRequest
 ) -> None:
     other = MemoryEngine(request.node.name, channel_memory=1000, group_memory=100)
@@ -215,7 +215,7 @@ def test_closing_an_engine_closes_its_bells(engine: MemoryEngine) -> None:
         engine.bell()
 
 
-def test_a_pipe_bell_says_whether_somebody_can_hear_it() -> None:
+def test_a_pipe_bell_says_whether_it_can_be_heard() -> None:
     bell = PipeBell()
     assert bell.try_signal()
     assert signals(bell)

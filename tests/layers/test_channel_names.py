@@ -49,14 +49,16 @@ def test_a_prefix_that_makes_no_valid_name_is_refused(prefix: Any) -> None:
         ("a!", "not made by new_channel"),
     ],
 )
-def test_receiving_on_somebody_elses_channel_is_an_error_at_once(channel: str, why: str) -> None:
+def test_receiving_on_a_channel_of_another_process_is_an_error_at_once(
+    channel: str, why: str
+) -> None:
     layer = IPCChannelLayer(fresh(), engine="memory")
     with pytest.raises(ValueError, match=why):
         run(layer.receive(channel))
     layer.sync.close()
 
 
-def test_both_layers_tell_whose_a_channel_is_in_the_same_words_and_digits() -> None:
+def test_both_layers_name_the_owner_of_a_channel_alike() -> None:
     layer = IPCChannelLayer(fresh(), engine="memory")
     queue = "specific." + "ab" * 16 + "!"
     whose = f"belongs to process {'ab' * 14}, and this is {layer.client_prefix[:28]};"

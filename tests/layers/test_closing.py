@@ -35,7 +35,7 @@ __all__ = ["options"]
 
 @pytest.mark.parametrize("how", ["close", "destroy"])
 @pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
-def test_who_waits_while_the_layer_closes_gets_to_know(kind: Any, how: str) -> None:
+def test_a_waiting_receiver_learns_that_its_layer_closes(kind: Any, how: str) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(fresh(), engine=kind)
         tasks = [

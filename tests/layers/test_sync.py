@@ -180,7 +180,7 @@ def test_a_thread_and_a_loop_share_a_process_specific_queue(kind: Any) -> None:
     sync.close()
 
 
-def test_a_thread_that_leaves_lets_the_signal_go_to_another_process() -> None:
+def test_a_thread_that_leaves_passes_the_signal_to_another_process() -> None:
     """Two engines on one store stand for two processes (E14)."""
     prefix = fresh()
     sizes = {"channel_memory": 10**6, "group_memory": 10**6}

@@ -166,7 +166,7 @@ def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_signal(
 
 
 @pytest.mark.usefixtures("in_a_hurry")
-def test_a_receiver_that_spins_is_not_signalled_for_and_takes_the_message_in_one_lock_round(
+def test_a_spinning_receiver_is_not_signalled_and_takes_its_message_in_one_lock_round(
     layer: IPCChannelLayer, other: IPCChannelLayer, lock_round: list[str]
 ) -> None:
     async def main() -> None:

@@ -87,7 +87,7 @@ def busy_threads(layer: IPCChannelLayer, count: int = 3) -> Iterator[None]:
     assert errors == []
 
 
-def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, Any]) -> None:
+def test_forks_amid_threads_that_use_the_layer_harm_no_process(options: dict[str, Any]) -> None:
     layer = IPCChannelLayer(**options)
 
     def child(number: int) -> None:
@@ -124,7 +124,7 @@ def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, An
     layer.sync.close()
 
 
-def test_a_forked_child_that_only_exits_takes_nothing_along(options: dict[str, Any]) -> None:
+def test_a_forked_child_that_only_exits_loses_nothing(options: dict[str, Any]) -> None:
     layer = IPCChannelLayer(**options)
 
     async def scenario() -> None:

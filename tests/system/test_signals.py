@@ -85,7 +85,9 @@ def another_process(options: dict[str, Any]) -> Iterator[Callable[[], bool]]:
         os.close(say_in)
 
 
-def test_an_exception_from_a_signal_handler_leaves_nobody_blocked(options: dict[str, Any]) -> None:
+def test_an_exception_from_a_signal_handler_leaves_no_process_blocked(
+    options: dict[str, Any],
+) -> None:
     dice = random.Random(1)
     layer = SyncIPCChannelLayer(**options)
     received: collections.Counter[int] = collections.Counter()

@@ -37,7 +37,7 @@ def watchdog() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_killed_and_stopped_processes_harm_nobody(engine: str) -> None:
+def test_killed_and_stopped_processes_harm_no_other(engine: str) -> None:
     for seconds in LONGER:
         report = soak(engine, seconds)
         assert report.faults == [], str(report)
@@ -112,7 +112,7 @@ def test_a_killed_reader_excuses_one_lost_message_of_its_channels_and_its_time()
     assert unexplained([Missing(1, after=9.0, before=9.5)], [reader]) == [0]
 
 
-def test_who_could_be_excused_by_several_readers_leaves_others_theirs() -> None:
+def test_a_loss_that_several_readers_could_excuse_leaves_the_others_theirs() -> None:
     both = Chance(frozenset({1, 2}), after=0.0, before=1.0)
     one = Chance(frozenset({1}), after=0.0, before=1.0)
     lost = [Missing(channel, after=0.5, before=0.6) for channel in (1, 2)]
@@ -121,7 +121,7 @@ def test_who_could_be_excused_by_several_readers_leaves_others_theirs() -> None:
     assert unexplained(lost, [one, one]) == [1]
 
 
-def test_a_machine_that_stands_still_is_no_standstill() -> None:
+def test_a_paused_machine_is_not_a_standstill() -> None:
     still = Standstill()
     for _ in range(3):
         still.look(1, 60.0)

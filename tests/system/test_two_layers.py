@@ -74,7 +74,7 @@ for layer in layers:
 
 @pytest.mark.parametrize("where", ["layer", "engine"])
 @pytest.mark.parametrize("engine", ["memory", "posix"])
-def test_two_threads_each_amid_one_layer_use_the_other_and_neither_waits_for_ever(
+def test_two_threads_inside_one_layer_each_use_the_other_without_deadlock(
     engine: str, where: str, tmp_path: Path
 ) -> None:
     why = available().get(engine)

@@ -132,7 +132,7 @@ def check_taken_along(name: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"), [("Crashing", "crashed with SIGSEGV"), ("Hanging", "no answer within")]
 )
-def test_an_engine_that_crashes_or_hangs_takes_nobody_along_and_leaves_nothing(
+def test_an_engine_that_crashes_or_hangs_stops_no_other_and_leaves_nothing(
     name: str, said: str
 ) -> None:
     fresh = "mount -t tmpfs none /dev/shm; mount -t tmpfs none /tmp; unset TMPDIR"

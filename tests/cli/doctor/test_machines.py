@@ -100,7 +100,9 @@ def test_locks_that_do_not_work_are_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fifo_that_wakes_nobody_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fifo_that_wakes_no_reader_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.PATIENCE", 1)
     monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.ring_once", lambda path: True)
     found = {each["name"]: each for each in try_in(str(tmp_path))}

@@ -167,7 +167,7 @@ def test_a_long_path_is_recognized_if_it_is_named_and_kept_otherwise(
     assert of(names, (str(long / "store"),)) == []
 
 
-def test_another_programs_memory_is_none(folder: Path) -> None:
+def test_memory_of_another_program_is_no_orphan(folder: Path) -> None:
     import posix_ipc
     import sysv_ipc
 
@@ -308,5 +308,5 @@ def as_root_finds(part: str) -> None:
         *("memory of the group", "memory given to root"),
     ],
 )
-def test_what_other_users_put_there_stops_nobody(part: str) -> None:
+def test_what_other_users_put_there_stops_no_command(part: str) -> None:
     run_on("mount -t tmpfs none /dev/shm", as_root_finds, part, kinds=NAMESPACES)

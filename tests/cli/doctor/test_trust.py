@@ -39,7 +39,7 @@ def test_the_doctor_removes_nothing_that_a_member_puts_in_place_of_its_store(
     assert (shared / prefix / "precious").read_text() == "precious"
 
 
-def test_a_store_of_the_doctor_s_that_was_left_is_cleared_away(
+def test_a_store_that_the_doctor_left_is_cleared_away(
     kind: type[SharedMemoryEngine], shared: Path
 ) -> None:
     def crash() -> None:

@@ -26,7 +26,7 @@ __all__ = ["ground", "home", "shared"]
 
 @needs_root
 @pytest.mark.parametrize("what", ["file", "another FIFO", "hard link", "symlink", "directory"])
-def test_a_bell_of_others_is_not_written_to(
+def test_what_was_put_in_place_of_a_bell_is_not_written_to(
     kind: type[SharedMemoryEngine], what: str, shared: Path, home: Path
 ) -> None:
     fifo = home / "fifo"
@@ -64,7 +64,7 @@ def test_a_bell_of_others_is_not_written_to(
 
 
 @needs_root
-def test_a_bell_whose_two_ends_would_be_two_fifos_is_made_anew(
+def test_a_bell_whose_ends_would_be_two_fifos_is_made_again(
     kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swapped: list[str] = []

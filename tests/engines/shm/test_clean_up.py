@@ -447,7 +447,7 @@ def leave_it_held(engine: SharedMemoryEngine) -> None:
     engine._channels.__enter__()
 
 
-def test_what_a_thread_left_it_takes_over_itself(engine: SharedMemoryEngine) -> None:
+def test_a_thread_takes_over_what_it_left(engine: SharedMemoryEngine) -> None:
     leave_it_held(engine)
     use(engine)
     assert_nothing_is_held(engine)
@@ -456,7 +456,7 @@ def test_what_a_thread_left_it_takes_over_itself(engine: SharedMemoryEngine) -> 
 
 
 @pytest.mark.parametrize("alive", [False, True], ids=["ended", "alive"])
-def test_what_a_thread_left_another_thread_takes_over(
+def test_another_thread_takes_over_what_a_thread_left(
     engine: SharedMemoryEngine, alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(critical_section, "PATIENCE", 0.05)
@@ -535,7 +535,7 @@ def test_a_del_method_that_is_called_while_a_bell_is_signalled_signals_too(
         bell.close()
 
 
-def test_a_del_method_that_opens_a_store_while_one_is_opened_is_told_so(
+def test_a_del_method_that_opens_a_store_while_one_is_opened_gets_an_error(
     engine: SharedMemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Exception] = []
@@ -558,7 +558,7 @@ def test_a_del_method_that_opens_a_store_while_one_is_opened_is_told_so(
     assert len(told) == 1
 
 
-def test_a_del_method_that_is_called_inside_is_told_so_and_harms_nothing(
+def test_a_del_method_that_is_called_inside_gets_an_error_and_harms_nothing(
     engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Exception] = []

@@ -155,7 +155,7 @@ def test_a_link_put_in_place_after_any_call_leads_nowhere(
 
 
 @pytest.mark.parametrize("what", ["store", "bell"])
-def test_a_member_who_swaps_all_the_time_gets_at_nothing(
+def test_a_member_that_swaps_links_all_the_time_reaches_nothing(
     what: str, shared: Path, home: Path
 ) -> None:
     child = os.fork()
@@ -240,7 +240,7 @@ def test_a_directory_in_one_where_others_can_rename_is_refused(
 
 
 @pytest.mark.parametrize("whose", [OWNER, MEMBER, 0], ids=["owner", "member", "root"])
-def test_a_link_on_the_way_is_followed_if_no_other_user_can_turn_it(
+def test_a_link_on_the_way_is_followed_if_no_other_user_can_replace_it(
     kind: type[SharedMemoryEngine], whose: int, ground: Path, home: Path
 ) -> None:
     ground.chmod(0o1777)
@@ -352,7 +352,7 @@ def test_honest_members_share_a_store_whatever_their_umask(
 
 
 @pytest.mark.parametrize("below", [False, True])
-def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
+def test_looking_does_not_open_an_empty_folder_to_the_group(
     kind: type[SharedMemoryEngine], below: bool, monkeypatch: pytest.MonkeyPatch, ground: Path
 ) -> None:
     """As a process that makes a store leaves it if it is killed, or a member has renamed it."""
@@ -374,7 +374,7 @@ def test_who_only_looks_does_not_open_an_empty_folder_to_the_group(
     assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o700, 0)
 
 
-def test_a_folder_on_the_way_that_another_makes_just_now_is_refused(
+def test_a_folder_on_the_way_that_another_user_makes_meanwhile_is_refused(
     ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.chmod(0o1777)

@@ -360,7 +360,7 @@ def test_a_killed_process_is_cleared_away_though_calls_fail(
     engine.destroy()
 
 
-def test_an_error_that_stays_is_told_each_time_and_forgotten_when_it_goes(
+def test_an_error_that_lasts_is_raised_each_time_and_forgotten_afterwards(
     faults: Faults, tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path)

@@ -130,7 +130,7 @@ def test_memory_that_can_not_be_seen_from_here_is_refused_while_the_store_is_use
     mine.destroy()
 
 
-def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
+def test_removed_memory_is_replaced_once_its_processes_have_left_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine = open_store(tmp_path, kind)
@@ -151,7 +151,7 @@ def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newcomer(
+def test_processes_whose_lock_file_was_spoiled_and_removed_meet_the_newcomer(
     kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine = open_store(tmp_path, kind)
@@ -184,7 +184,7 @@ def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newco
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_newcomer_waits_for_those_who_have_removed_memory_to_notice(
+def test_a_newcomer_waits_until_processes_notice_that_their_memory_was_removed(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asgi_ipc.engines.shm.opening._NOTICE", 60.0)
@@ -281,7 +281,7 @@ def test_processes_whose_store_is_destroyed_under_them_say_so(
     first.destroy()
 
 
-def test_a_store_whose_remover_was_killed_makes_place_though_others_are_inside(
+def test_a_store_whose_remover_was_killed_is_replaced_though_others_use_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle = open_store(tmp_path, kind)
@@ -390,7 +390,7 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
         os.close(each)
 
 
-def test_numbers_of_bells_are_used_again_but_never_two_at_a_time(
+def test_numbers_of_bells_are_reused_but_never_held_twice(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "SLOT_MASK", 5)
@@ -411,7 +411,7 @@ def test_numbers_of_bells_are_used_again_but_never_two_at_a_time(
     engine.destroy()
 
 
-def test_a_bell_that_got_the_number_of_another_is_signalled_all_the_same(
+def test_a_bell_that_got_the_number_of_a_closed_one_is_signalled(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that was kept open for the one before it must not stand for it."""

@@ -50,7 +50,7 @@ pytestmark = needs_root
 
 @pytest.mark.parametrize("what", ["a store", "a store of the group", "blank"])
 @pytest.mark.parametrize("ready", [0, 1])
-def test_a_name_that_is_another_memory_s_by_chance_or_on_purpose_removes_nothing(
+def test_a_name_that_belongs_to_other_memory_removes_nothing(
     kind: type[SharedMemoryEngine],
     what: str,
     ready: int,
@@ -136,7 +136,7 @@ def test_memory_that_also_has_another_name_is_refused_and_left(
     as_user(OWNER, scenario)
 
 
-def test_a_member_who_may_not_remove_the_memory_is_told_before_anything_is_marked(
+def test_a_member_that_may_not_remove_the_memory_is_refused_before_anything_is_changed(
     kind: type[SharedMemoryEngine], shared: Path
 ) -> None:
     as_user(OWNER, lambda: members_store(shared, kind).close())

@@ -142,7 +142,7 @@ def process(function: Callable[[], object]) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", REMOVALS)
-def test_waiting_processes_find_together_again_after(
+def test_waiting_processes_meet_again_after(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     """Three processes: two that wait, in a loop and in a thread, and one that comes later."""
@@ -210,7 +210,7 @@ def test_waiting_processes_find_together_again_after(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [lock_file, whole_directory, moved_away])
-def test_who_destroys_without_having_noticed_destroys_the_store_there_is(
+def test_a_process_that_missed_a_removal_destroys_the_present_store(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     unaware = open_store(tmp_path, kind)
@@ -226,7 +226,7 @@ def test_who_destroys_without_having_noticed_destroys_the_store_there_is(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [bells, whole_directory])
-def test_whose_bell_was_taken_away_gets_another_that_signals(
+def test_a_loop_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     made = options(kind, tmp_path)
@@ -263,7 +263,7 @@ def test_whose_bell_was_taken_away_gets_another_that_signals(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [bells, whole_directory])
-def test_a_thread_whose_bell_was_taken_away_gets_another_that_signals(
+def test_a_thread_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     layer = SyncIPCChannelLayer(**options(kind, tmp_path))
@@ -293,7 +293,7 @@ def test_a_thread_whose_bell_was_taken_away_gets_another_that_signals(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
+def test_a_receiver_goes_on_in_the_new_store_after_the_old_was_destroyed(
     kind: type[SharedMemoryEngine], tmp_path: Path
 ) -> None:
     made = options(kind, tmp_path)
@@ -332,7 +332,7 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_store_of_the_last_boot_is_started_afresh_by_all_who_open_it(
+def test_a_store_of_the_last_boot_is_recreated_once_for_all_that_open_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = open_store(tmp_path, kind)
@@ -367,7 +367,7 @@ def test_steps_of_the_wall_clock_change_nothing(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too(
+def test_fifos_of_killed_processes_are_removed_even_if_the_remover_is_killed(
     kind: type[SharedMemoryEngine], tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path, kind)
@@ -401,9 +401,7 @@ def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too
 
 
 @pytest.mark.parametrize("specific", [True, False], ids=["specific", "ordinary"])
-def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
-    tmp_path: Path, specific: bool
-) -> None:
+def test_a_removed_store_is_logged_while_no_lock_is_held(tmp_path: Path, specific: bool) -> None:
     """Another thread may have the lock of a log handler, and wait for ours to use the layer."""
     lines: list[tuple[str, bool]] = []
 

@@ -113,7 +113,7 @@ def test_a_store_is_never_used_with_both_kinds_of_lock(
     assert sorted((tmp_path / "store").iterdir()) == before
 
 
-def test_who_can_use_both_kinds_follows_the_store(
+def test_a_process_that_can_use_both_kinds_uses_the_stores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

@@ -57,7 +57,7 @@ def again(directory: Path, engine: SharedMemoryEngine) -> SharedMemoryEngine:
 @pytest.mark.parametrize("kind", [base.FCNTL, base.FLOCK])
 @pytest.mark.parametrize("left_by_a_killed_one", [False, True])
 @pytest.mark.parametrize("refusals", [0, 3, 1000])
-def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
+def test_a_held_lock_is_tried_a_few_times_and_then_waited_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: int,
@@ -117,7 +117,9 @@ def test_two_processes_share_a_store_locked_with_flock(
     assert flocked.statistics()["processes"] == 1
 
 
-def test_a_holder_killed_inside_stops_nobody(flocked: SharedMemoryEngine, tmp_path: Path) -> None:
+def test_a_holder_killed_inside_blocks_no_other(
+    flocked: SharedMemoryEngine, tmp_path: Path
+) -> None:
     def dies(name: str) -> None:
         engine = again(tmp_path, flocked)
         with getattr(engine, name):
@@ -132,7 +134,9 @@ def test_a_holder_killed_inside_stops_nobody(flocked: SharedMemoryEngine, tmp_pa
     assert_sound(flocked)
 
 
-def test_the_living_are_told_from_the_killed(flocked: SharedMemoryEngine, tmp_path: Path) -> None:
+def test_living_processes_are_told_from_killed_ones(
+    flocked: SharedMemoryEngine, tmp_path: Path
+) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -31,7 +31,7 @@ pytestmark = needs_root
 
 @pytest.mark.parametrize("size", [0, 1, 100])
 @pytest.mark.parametrize("recorded", [1, 2, 3])
-def test_locks_that_were_cut_or_changed_are_refused_in_words(
+def test_locks_that_were_cut_or_changed_are_refused_with_a_remedy(
     size: int, recorded: int, ground: Path
 ) -> None:
     """Of a store with semaphores, which lies in shared memory."""

@@ -154,7 +154,7 @@ def test_what_expired_behind_a_live_one_is_passed_over_extent_by_extent(
     assert extents(engine) == 1
 
 
-def test_a_ring_of_which_only_the_dead_are_left_goes_with_all_its_extents(
+def test_a_ring_of_expired_records_alone_is_removed_with_all_its_extents(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_ring(engine)
@@ -184,7 +184,7 @@ def test_an_empty_ring_gets_no_more_extents(engine: SharedMemoryEngine, clock: C
     assert pop(engine, 9) == [b"next"]
 
 
-def test_a_backlog_goes_with_the_owner_of_its_queue(
+def test_a_backlog_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:
@@ -309,7 +309,7 @@ def test_a_backlog_of_large_ones_takes_less_as_they_may_leave_extents_half_empty
     assert pop(whole, 99) == sent
 
 
-def test_a_queue_of_large_ones_that_nobody_reads_yet_gets_no_ring(
+def test_an_unread_queue_of_large_messages_gets_no_ring(
     engine: SharedMemoryEngine,
 ) -> None:
     sent = payloads(2 * HOT)
@@ -333,7 +333,7 @@ def test_a_flush_takes_a_backlog_too(engine: SharedMemoryEngine) -> None:
     assert extents(engine) == 4
 
 
-def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -> None:
+def test_a_link_to_another_queues_extent_is_reported(tmp_path: Path, clock: Clock) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     give_ring(engine, b"other")
@@ -348,7 +348,7 @@ def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -
     engine.destroy()
 
 
-def test_a_ring_that_counts_more_than_it_holds_is_told(tmp_path: Path, clock: Clock) -> None:
+def test_a_ring_that_counts_more_than_it_holds_is_reported(tmp_path: Path, clock: Clock) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     push(engine, b"1")

@@ -226,7 +226,7 @@ def test_what_is_in_front_counts_for_capacity(engine: SharedMemoryEngine) -> Non
     assert len(pop(engine, 9)) == 3
 
 
-def test_what_is_in_front_goes_with_the_owner_of_its_queue(
+def test_what_is_in_front_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:
@@ -270,7 +270,7 @@ def test_what_finds_no_room_is_refused_and_all_is_as_before(engine: SharedMemory
     assert pop(engine, 9) == [b"1", b"2"]
 
 
-def test_an_idle_ring_goes_while_something_is_in_front_of_it(
+def test_an_idle_ring_is_removed_while_a_record_is_in_front_of_it(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_ring(engine)

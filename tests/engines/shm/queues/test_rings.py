@@ -74,7 +74,7 @@ def test_a_queue_gets_a_ring_once_it_was_used(engine: SharedMemoryEngine) -> Non
     assert pop(engine) == [b"through it"]
 
 
-def test_what_nobody_reads_yet_moves_to_the_ring_as_more_comes(engine: SharedMemoryEngine) -> None:
+def test_unread_messages_move_to_the_ring_as_more_come(engine: SharedMemoryEngine) -> None:
     sent = [b"%d" % number for number in range(3 * HOT)]
     push(engine, *sent[: HOT + 1])
     assert in_list(engine)
@@ -91,7 +91,7 @@ def test_a_queue_that_found_no_ring_gets_one_when_it_is_read(engine: SharedMemor
     assert word(engine, layout.Q_RING_IN)
 
 
-def test_queues_that_nobody_reads_leave_half_of_the_rings_to_others(
+def test_unread_queues_leave_half_of_the_rings_to_others(
     engine: SharedMemoryEngine,
 ) -> None:
     names = [b"q%d" % number for number in range(20)]
@@ -290,7 +290,7 @@ def test_a_flush_is_not_outlived_by_what_is_remembered(
     other.close()
 
 
-def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
+def test_a_queue_made_again_is_not_taken_for_the_old_one(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
@@ -310,7 +310,7 @@ def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
     other.close()
 
 
-def test_an_idle_ring_goes_and_the_queue_stays_with_who_waits(
+def test_an_idle_ring_is_removed_and_its_queue_keeps_its_waiters(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     bell = engine.bell()
@@ -332,7 +332,7 @@ def bell_rang(bell: Bell, within: float = 10) -> bool:
     return bool(select.select([bell], [], [], within)[0])
 
 
-def test_who_waits_in_line_is_signalled_in_turn(engine: SharedMemoryEngine) -> None:
+def test_waiting_bells_are_signalled_in_turn(engine: SharedMemoryEngine) -> None:
     give_ring(engine)
     bells = [engine.bell() for _ in range(3)]
     for bell in [*bells, *bells]:
@@ -383,7 +383,7 @@ def test_a_ring_whose_counts_grow_large_is_exchanged(
     assert exchanged > 2
 
 
-def test_a_ring_goes_with_the_owner_of_its_queue(
+def test_a_ring_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:
