@@ -508,7 +508,7 @@ def test_closing_releases_the_memory_and_may_be_done_twice(ground: Ground) -> No
             view[0]
     assert len(os.listdir("/dev/fd")) == descriptors
     assert files_used() == files
-    assert ground.exists(locator), "to let go is not to remove"
+    assert ground.exists(locator), "closing is not removing"
 
 
 @pytest.mark.clause("G6")

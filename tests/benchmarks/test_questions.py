@@ -1,4 +1,4 @@
-"""That every benchmark can be run and comes to a result; how fast anything is, no test says."""
+"""Each benchmark runs and comes to a result. No test says how fast anything is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The suite's command and its plug-in: what they say, and that nobody else has them."""
+"""The suite's command and its plug-in: what they say, and that no other tests get them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thousands of waiting clients and channels: what is done for one does not grow with the others."""
+"""Thousands of waiting clients and channels: the cost for one does not grow with the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside one process: how seldom the engine is asked, however many wait."""
+"""A demultiplexer asks its engine seldom, however many receivers wait."""
 
 from __future__ import annotations
 

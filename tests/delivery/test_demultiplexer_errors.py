@@ -1,4 +1,4 @@
-"""Inside one process: who waits gets to know what went wrong, and nobody else."""
+"""A receiver gets the error that concerns it, and no other receiver does."""
 
 from __future__ import annotations
 

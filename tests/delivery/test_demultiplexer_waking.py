@@ -1,4 +1,4 @@
-"""Inside one process: who waits is woken, and a wake-up that nobody took goes to the next."""
+"""A waiting receiver is woken, and a wake-up that it does not take goes to the next one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A signal's handler that raises while somebody waits, is woken, or is about to wait.
+"""A signal handler that raises while a receiver waits, is woken, or begins to wait.
 
-Nobody sleeps for ever for that. What the handler does is played by a trace function, which
-raises at each call in turn.
+No receiver sleeps on because of it. A trace function plays the handler, and raises at each call
+in turn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.tools.receivers import (
 
 
 @pytest.fixture(autouse=True)
-def nobody_looks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_receiver_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or who waits spins, and needs nobody to wake it."""
     monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
 

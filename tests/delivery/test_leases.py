@@ -1,4 +1,4 @@
-"""Layers that share a store: who opens and closes its engine, and what the others see of it."""
+"""Layers that share a store: which opens and closes its engine, and what the others see of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside one process: event loops in several threads, at rest, closed, or of another kind."""
+"""Event loops of several threads in one process: at rest, closed, or of another kind."""
 
 from __future__ import annotations
 

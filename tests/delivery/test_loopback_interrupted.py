@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: cancelled, interrupted and forked."""
+"""Loopback that is cancelled, interrupted or forked loses no message and wakes its receiver."""
 
 from __future__ import annotations
 

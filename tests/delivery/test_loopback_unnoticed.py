@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: that nobody can tell."""
+"""Loopback changes nothing that a caller can notice: order, capacity, expiry, statistics."""
 
 from __future__ import annotations
 

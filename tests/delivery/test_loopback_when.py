@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: when."""
+"""When a message of a process to itself bypasses the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside one process: what was fetched for others, or lies far back, until somebody reads it."""
+"""Mailboxes: messages that were fetched for others, or lie far back, until they are read."""
 
 from __future__ import annotations
 

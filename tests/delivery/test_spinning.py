@@ -1,4 +1,4 @@
-"""Looking out for a message instead of sleeping: when, for how long, and that nothing is lost."""
+"""Spinning for a message instead of sleeping: when, for how long, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -245,11 +245,11 @@ def test_spinning_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: s
     assert len(raised) == 1
 
 
-@pytest.mark.parametrize("looks_out", [False, True])
+@pytest.mark.parametrize("spins", [False, True])
 def test_threads_that_pass_a_message_around_all_make_progress(
-    looks_out: bool, monkeypatch: pytest.MonkeyPatch
+    spins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if looks_out:
+    if spins:
         monkeypatch.setattr(Spinner, "worth_it", lambda self: True)
     layer = patient(SyncIPCChannelLayer(engine=engine()))
     rounds = 300
@@ -272,13 +272,13 @@ def test_threads_that_pass_a_message_around_all_make_progress(
 # Between processes
 
 
-@pytest.mark.parametrize("looks_out", [None, True])
+@pytest.mark.parametrize("spins", [None, True])
 @pytest.mark.parametrize("name", ["posix", "sysv", "mmap"])
 def test_a_message_passed_between_processes_is_never_lost_whether_they_spin_or_sleep(
-    name: str, looks_out: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, spins: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every pace around that at which they begin to spin, and cease to."""
-    if looks_out:
+    if spins:
         monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     options: dict[str, Any] = {"engine": name, "engine_options": {"directory": str(tmp_path)}}
     prefix = f"spin{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""What never waits for another thread: code that interrupts it may wait for ours."""
+"""Calls that never wait for another thread, in whatever code they are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is peculiar to the memory engine and its bell; the contract is conformance/'s affair."""
+"""The memory engine and its bell, beyond the contract that the conformance suite tests."""
 
 from __future__ import annotations
 

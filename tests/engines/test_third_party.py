@@ -1,4 +1,4 @@
-"""examples/third_party_engine, as somebody else would use it: installed, and far from here."""
+"""examples/third_party_engine, as another author would use it: installed, and far from here."""
 
 from __future__ import annotations
 

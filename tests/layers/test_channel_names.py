@@ -1,4 +1,4 @@
-"""What a layer says to names: of channels it makes, of others' channels, valid and not."""
+"""Names of channels: those a layer makes, those of other processes, and invalid ones."""
 
 from __future__ import annotations
 

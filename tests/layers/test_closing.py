@@ -1,4 +1,4 @@
-"""A layer closed while it is used: by threads, by who waits, by the interpreter's end."""
+"""A layer closed while it is used: by threads, by receivers, as the interpreter ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How members are written, and who gets a broadcast; without any engine."""
+"""How members are written, and which receive a broadcast; without any engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The system calls of operations: one lock round for each, and none to wake who is awake."""
+"""System calls: one lock round for an operation, and none to wake a receiver that is awake."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_no_line_is_too_long(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
-    """Such as `sidecar.py` and `Journal.commit`: who renames it finds it here."""
+    """Such as `lock_file.py` and `Journal.commit`: a renaming fails here until documents follow."""
     sources = "\n".join(path.read_text() for path in (ROOT / "asgi_ipc").rglob("*.py"))
     files = {
         path.name

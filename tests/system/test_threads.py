@@ -1,4 +1,4 @@
-"""Threads that use one layer at once: with loops of their own, and beside another process."""
+"""Threads that use one layer at once, with event loops of their own and beside another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two layers of one process, of which a finalizer uses one in the middle of a call of the other."""
+"""Two layers of one process: a finalizer uses one in the middle of a call of the other."""
 
 from __future__ import annotations
 

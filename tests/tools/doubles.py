@@ -66,7 +66,7 @@ def without_loopback() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[True, False], ids=["directly", "by_the_store"])
+@pytest.fixture(params=[True, False], ids=["bypassing", "by_the_store"])
 def way(request: pytest.FixtureRequest) -> None:
     """Both ways in which what a process sends to itself may reach it."""
     if not request.param:

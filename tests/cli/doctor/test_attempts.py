@@ -43,7 +43,7 @@ def hang() -> str:
 
 
 def give_up() -> str:
-    raise Failed("broken", "mend it")
+    raise Failed("broken", "repair it")
 
 
 def decline() -> str:

@@ -1,4 +1,4 @@
-"""The doctor on systems that this one is not: what they lack is told, and stops nothing."""
+"""The doctor on systems unlike this one: it reports what they lack, and stops at nothing."""
 
 from __future__ import annotations
 

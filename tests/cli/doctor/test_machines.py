@@ -1,4 +1,4 @@
-"""The doctor on machines that lack something: it finds what, and says what to do about it."""
+"""The doctor on machines that lack something: it finds what, and names a remedy."""
 
 from __future__ import annotations
 

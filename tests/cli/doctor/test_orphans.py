@@ -1,4 +1,4 @@
-"""Memory and locks whose store's folder was removed by hand: found, named, removed; no other is."""
+"""Memory and locks of stores whose folder was removed by hand are found, named and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may: what another user, or somebody who was here first, can do to a default store."""
+"""What another user, or one who was here first, can do to a default store: nothing."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_something_else_in_place_of_a_bell_stops_no_sender(
     assert victim.read_text() == "precious"
     assert what != "file" or path.read_text() == "precious"
     assert_sound(engine)
-    # The waiter finds out, so that it can hang up another.
+    # The waiting process notices, so that it can install another.
     bell.look()
     assert (bell.fileno() < 0) == (what != "full")
     other.close()

@@ -279,7 +279,7 @@ def test_out_of_stack_at_any_depth_the_store_works_when_the_process_then_ends(
 
 
 def test_out_of_stack_while_the_lock_is_waited_for(engine: SharedMemoryEngine) -> None:
-    """The gate of a semaphore is given back too."""
+    """The recovery lock of a semaphore is released too."""
     reader, writer = os.pipe()
 
     def fail(number: int) -> None:

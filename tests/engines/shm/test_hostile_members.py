@@ -263,7 +263,7 @@ def test_a_member_that_replaces_or_floods_wake_ups_delays_and_harms_nothing_else
         engine.flush()  # Signals all there are.
         assert victim.read_text() == "precious"
         assert os.stat(victim).st_mode & 0o777 == 0o600
-        # It hangs up another where its own is not what others signal.
+        # It installs another where its own is not what others signal.
         bell.look()
         again = bell if bell.fileno() >= 0 else other.bell()
         assert other.pop(b"again", 1, again) == []

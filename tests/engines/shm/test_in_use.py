@@ -1,4 +1,4 @@
-"""A store in use is never replaced: what can't join it is told why; what is unused makes place."""
+"""A store in use is never replaced; a newcomer that cannot join it gets the reason."""
 
 from __future__ import annotations
 

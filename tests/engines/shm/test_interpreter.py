@@ -1,4 +1,4 @@
-"""Interpreters that can't share memory soundly: those beside the main one, and those of 32 bits."""
+"""Interpreters that cannot share memory soundly: sub-interpreters, and those of 32 bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a store: what is refused, what is made afresh, and that there is never a second one."""
+"""Opening a store: what is refused, what is recreated, and that there is never a second one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a store: many, dead ones that nobody waited for, and what is known of each."""
+"""The processes of a store: many, dead ones, and what is recorded of each."""
 
 from __future__ import annotations
 

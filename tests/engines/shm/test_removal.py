@@ -1,4 +1,4 @@
-"""A store taken away while it is used: everyone notices and goes on together, or says so."""
+"""A store removed while it is used: each process notices and joins the others, or says so."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_waiting_processes_meet_again_after(
                 for name, task in zip(("mine", "loop"), tasks, strict=True):
                     await asyncio.wait_for(task, WATCHDOG / 3)
                     await first.send("answers", {"from": name})
-                # Its answers may have gone astray, so they are given until they arrive.
+                # Its answers may be lost, so they are given until they arrive.
                 loop = asyncio.get_running_loop()
                 later = loop.run_in_executor(None, later_finished)
                 while not later.done():

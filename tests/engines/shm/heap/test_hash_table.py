@@ -1,4 +1,4 @@
-"""Names that somebody chose fall into no one bucket; chains are as long as there are records."""
+"""Chosen names do not share a bucket; a chain is no longer than there are records."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The lock that is a semaphore and marks: nobody is kept out by the dead, and never two are in.
+"""The robust mutex: dead processes keep no other out, and two never hold it.
 
-Real processes, and real SIGKILL before every opcode of whoever takes it, gives it back, recovers
-it or takes a slot.
+Real processes, and real SIGKILL before every opcode of a process that takes the mutex, releases
+it, recovers it or takes a slot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which stores have semaphores, and what becomes of a store whose semaphores can't be seen."""
+"""Which stores have semaphores, and what happens to a store whose semaphores are not seen."""
 
 from __future__ import annotations
 

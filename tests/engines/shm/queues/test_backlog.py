@@ -1,4 +1,4 @@
-"""Rings of several extents: what a busy queue has while its reader is behind."""
+"""Rings of several extents: a busy queue whose reader is behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was taken and is put back comes first, wherever there is room for it."""
+"""A record that was taken and is put back comes first, wherever there is room for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rings: a busy queue behaves as any other, whichever way its messages go."""
+"""Rings: a queue with a ring behaves like any other, whichever way its records go."""
 
 from __future__ import annotations
 
