@@ -252,7 +252,7 @@ def test_dead_records_make_room_before_any_is_refused(case: Case, queues: int) -
         return False
 
     assert in_time(engine, fill, 4 if engine.capabilities.blocking else 0.8), "it is never full"
-    # Nobody has looked at the old queues since.
+    # The old queues were not looked at since.
     push(engine, b"new", [b"y" * (1 << 18)])
     push(engine, b"new", [b"z" * 1000] * 300)
     assert len(pop(engine, b"new")) == 301

@@ -531,7 +531,7 @@ def test_an_attached_process_keeps_memory_that_is_removed(ground: Ground) -> Non
     assert not ground.exists(locator)
     second.view[1] = 2
     assert first.view[:2].tobytes() == second.view[:2].tobytes() == b"\x01\x02"
-    # Whoever comes later gets other memory, under the same locator, too.
+    # A later creator gets other memory, under the same locator, too.
     later = ground.create(locator)
     assert not any(later.view)
     later.view[0] = 9

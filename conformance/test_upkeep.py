@@ -194,7 +194,7 @@ def test_use_does_not_wear_the_store_out(case: Case) -> None:
     engine = case.open(channel_memory=1 << 19, group_memory=1 << 19)
     for turn in range(120):
         names = [b"queue %d of turn %d" % (number, turn) for number in range(150)]
-        # Of some nobody ever asks again, and they die soon.
+        # Some are never asked about again, and expire soon.
         batch = [record(engine, name, b"x" * 9, seconds=0.02) for name in names[:30]]
         batch += [record(engine, name, b"x" * n) for n, name in enumerate(names[30:])]
         refused = engine.push(batch)

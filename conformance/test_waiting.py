@@ -183,7 +183,7 @@ def test_a_bell_that_is_armed_already_keeps_its_turn(engine: Engine) -> None:
 
 @pytest.mark.clause("E13")
 def test_each_record_of_a_batch_signals_for_itself(engine: Engine) -> None:
-    """Else the second record would lie there with somebody asleep beside it."""
+    """Otherwise the second record would lie there beside a sleeping receiver."""
     bells = [waiting(engine, b"q") for _ in range(3)]
     push(engine, b"q", [b"1", b"2"])
     assert signalled(bells[0], ENOUGH)

@@ -71,7 +71,7 @@ def test_an_engine_that_is_named_is_measured_and_one_that_is_not_here_left_out()
 
 
 class Named(MemoryEngine):
-    """An engine of somebody else's."""
+    """An engine of another package."""
 
 
 def test_redis_gets_settings_under_which_idle_readers_live() -> None:

@@ -52,7 +52,7 @@ def test_members_of_a_group_in_one_process_get_one_record_and_a_message_each() -
         await layer.group_send("g", {"list": []})
         messages = await asyncio.gather(*tasks)
         assert messages == [{"list": []}] * 20
-        assert len({id(message["list"]) for message in messages}) == 20  # Nobody shares.
+        assert len({id(message["list"]) for message in messages}) == 20  # None is shared.
         assert counting.calls["records"] == 1
         assert counting.calls["pop"] <= 2
         await layer.close()

@@ -150,7 +150,7 @@ def test_a_corrupt_record_is_an_error_for_its_receiver_and_harms_no_other(
         with pytest.raises(StoreCorrupt):
             await task
         await asyncio.to_thread(corrupt.push, [bad, good])
-        if kind is CountingEngine:  # Else it is somebody else's call that meets it.
+        if kind is CountingEngine:  # Otherwise another call meets it.
             with pytest.raises(StoreCorrupt):
                 await layer.receive(channel)
         assert await layer.receive(channel) == {}

@@ -182,7 +182,7 @@ def test_receivers_of_one_channel_are_served_and_cancelled_like_a_single_one() -
             layer.receive(other), *(layer.receive(channel) for _ in range(6))
         )
         one, two, three, four, five = rest
-        # Who came first did not find others, and would see to those who come now.
+        # The first receiver found no others, and would serve those that come now.
         await layer.send(channel, {"n": 0})
         assert await zero == {"n": 0}
         # Not woken, and just woken.

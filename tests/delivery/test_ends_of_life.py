@@ -303,7 +303,7 @@ def test_what_closing_drops_is_counted_and_logged(caplog: pytest.LogCaptureFixtu
         (waits,) = await soon(layer.receive(own))
         await layer.send(own, {"n": 1})
         assert await waits == {"n": 1}
-        await layer.send(own, {"n": 2})  # Nobody waits for it: it lies in the buffer.
+        await layer.send(own, {"n": 2})  # No receiver waits for it: it lies in the mailbox.
         await layer.close()
 
     with caplog.at_level(logging.WARNING, "asgi_ipc"):

@@ -30,7 +30,7 @@ from tests.tools.receivers import (
 
 @pytest.fixture(autouse=True)
 def no_receiver_spins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or who waits spins, and needs nobody to wake it."""
+    """Otherwise a receiver spins, and needs no waking."""
     monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
 
 

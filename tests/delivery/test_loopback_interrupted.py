@@ -62,7 +62,7 @@ def test_what_a_signal_handler_sends_wakes_a_loop_that_sleeps() -> None:
 def test_after_an_interrupted_send_every_receiver_is_woken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Or who waits spins, and needs nobody to wake it.
+    # Otherwise a receiver spins, and needs no waking.
     monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
 
     async def main() -> None:

@@ -62,7 +62,7 @@ def test_a_broadcast_to_waiting_members_bypasses_the_store() -> None:
         await both.layer.group_send("g", {"list": []})
         messages = await asyncio.gather(*tasks)
         assert messages == [{"list": []}] * 3
-        assert len({id(message["list"]) for message in messages}) == 3  # Nobody shares.
+        assert len({id(message["list"]) for message in messages}) == 3  # None is shared.
         assert both.pushed == 2
         assert await both.other.receive(theirs) == {"list": []}
         assert await both.other.receive("ordinary") == {"list": []}

@@ -50,7 +50,7 @@ class Peeking(CountingEngine):
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever receives spins until something comes, also on one processor."""
+    """Every receiver spins until something comes, also on one processor."""
     monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     for module in (loop_listener, thread_listener):
         monkeypatch.setattr(module, "LIMIT", 1e6)

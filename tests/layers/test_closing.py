@@ -116,7 +116,7 @@ import asyncio, contextlib, sys, threading, time
 from asgi_ipc import IPCChannelLayer, StoreUnavailable
 layer = IPCChannelLayer(**{options!r})
 ready = threading.Semaphore(0)
-# Who still waits may be told. Told by a thread that ends with the interpreter, it may be cut off.
+# A receiver that still waits may be told; a thread that ends with the interpreter, only in part.
 def thread():
     with contextlib.suppress(StoreUnavailable):
         ready.release()

@@ -151,7 +151,7 @@ def test_what_one_layer_sends_the_other_receives(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_a_thread_and_a_loop_share_a_process_specific_queue(kind: Any) -> None:
-    """Whoever fetches wakes the other, and whoever leaves hands over to it."""
+    """The one that fetches wakes the other, and the one that leaves hands over to it."""
     layer = patient(IPCChannelLayer(engine=engine(kind), capacity=1000))
     sync = layer.sync
     channel = run(layer.new_channel())

@@ -138,7 +138,7 @@ def test_messages_that_wait_on_an_own_channel_are_fetched_in_one_lock_round(
 def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(
     layer: IPCChannelLayer, other: IPCChannelLayer, lock_round: list[str]
 ) -> None:
-    """It is woken, takes the message, answers one who is awake, and waits again."""
+    """The receiver is woken, takes the message, answers a sender that is awake, and waits again."""
 
     async def main() -> None:
         async with Trip(layer, other, "ordinary") as trip:

@@ -198,7 +198,7 @@ def test_the_platform_is_asked_in_one_place_as_the_documents_say() -> None:
         assert location in (DOCS / name).read_text()
 
 
-#: Where no line but a table's may be longer; of the others somebody else takes care.
+#: Where no line but a table's may be longer; the others are wrapped by their makers.
 WRAPPED = [
     path for path in EVERY if path.name not in ("performance.md", "CHANGELOG.md") and path != README
 ]

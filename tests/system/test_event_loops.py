@@ -48,7 +48,7 @@ def test_a_loop_receives_on_a_channel_of_another_loop(
 
     async def begin() -> str:
         mine = [await layer.new_channel() for _ in range(3)]
-        # Known to the layer from now on; the last one has nobody waiting.
+        # Known to the layer from now on; the last one has no receiver waiting.
         await layer.send(mine[2], {"n": 0})
         assert await layer.receive(mine[2]) == {"n": 0}
         waiting.extend(asyncio.ensure_future(layer.receive(name)) for name in mine[:2])

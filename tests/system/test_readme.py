@@ -64,7 +64,7 @@ class Program:
 
 
 class Shell:
-    """Runs README's programs from a folder, with a prefix that nobody else uses."""
+    """Runs README's programs from a folder, with a prefix of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -40,7 +40,7 @@ class Interrupted(BaseException):
     """What the signal's handler raises, as Python does for Ctrl-C."""
 
 
-#: Whether somebody is there to catch it. A signal may be handled a little later than it came.
+#: Whether the test is ready to catch it. A signal may be handled a little later than it came.
 interruptible = False
 
 

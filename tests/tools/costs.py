@@ -71,7 +71,7 @@ def layer(engine: str, engine_options: dict[str, str]) -> Iterator[IPCChannelLay
         capacity=10**6,
         expiry=3600,
     )
-    # Once a second whoever comes by looks after the store. That is not what is counted here,
+    # Once a second the next caller does the store's upkeep. That is not what is counted here,
     # and on a slow machine there is a second between any two operations.
     store = layer._core.demux.engine
     assert isinstance(store, SharedMemoryEngine)
@@ -210,7 +210,7 @@ async def usual(
 
 
 async def settle() -> None:
-    """Let who was woken do what there is to do."""
+    """Let woken receivers do what there is to do."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -239,7 +239,7 @@ class Members:
 
 
 class Trip:
-    """One side of a round trip: somebody who waits, answers, and waits again."""
+    """One side of a round trip: it waits for a message, answers, and waits again."""
 
     def __init__(self, layer: IPCChannelLayer, asks: IPCChannelLayer, answers: str) -> None:
         self._layer, self._asks, self._answers = layer, asks, answers

@@ -1,4 +1,4 @@
-"""Disks in files, mounted where nobody else sees them: each in a process of its own, as root."""
+"""Disks in files, mounted where no other process sees them: each in its own process, as root."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class MuteEngine(CountingEngine):
 
 
 class ForgetfulEngine(MuteEngine):
-    """Signals no bells, though it says it does: as if whoever should signal had been killed."""
+    """Signals no bells, though it says it does: as if the signalling process had been killed."""
 
     capabilities = MemoryEngine.capabilities
 

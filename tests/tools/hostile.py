@@ -28,7 +28,7 @@ from tests.tools.stores import (
     record,
 )
 
-#: Loaded before a process becomes another user, who may not read where Python lies.
+#: Loaded before a process becomes another user, which may not read where Python lies.
 LOADED = (grp, pwd)
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]

@@ -92,7 +92,7 @@ def test_what_an_attempt_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatc
 
     attempt(start_another)
     os.close(writer)
-    # At its end once nobody has the other side any more.
+    # At its end once no process has the other side any more.
     assert select.select([reader], [], [], 20)[0], "it lives on"
     assert os.read(reader, 1) == b""
     os.close(reader)

@@ -216,7 +216,7 @@ def test_a_limit_below_the_size_of_the_store_is_told_with_both_numbers(
     assert "--memory" in str(found["advice"])
     play_groups(tmp_path, monkeypatch, 2, "/", {"a/b": str(300 << 20)})
     assert limit_of(PosixEngine)["works"] is True
-    # Pages of a disk are written back, and killed for is nobody.
+    # Pages of a disk are written back, and no process is killed for them.
     play_groups(tmp_path, monkeypatch, 2, "/", {"a/b": str(60 << 20)})
     monkeypatch.setattr(
         file_systems, "mount_of", lambda descriptor: file_systems.Mount("ext4", "/")

@@ -179,7 +179,7 @@ def test_memory_of_another_program_is_no_orphan(folder: Path) -> None:
     try:
         found = {each.name for each in find_orphans()}
         assert not found & {f"{key:#010x}", name}
-        # Nor is it removed if somebody says that it is one.
+        # Nor is it removed if the caller says that it is one.
         remove_orphan(Orphan("sysv", f"{key:#010x}", "said so", ""))
         remove_orphan(Orphan("posix", name, "said so", ""))
         segment.detach()

@@ -108,7 +108,7 @@ def test_a_wrong_option_is_named_and_no_value_gets_into_a_bug_report() -> None:
 
 
 class Foreign(MemoryEngine):
-    """An engine that nobody has registered."""
+    """An engine that is not registered."""
 
 
 def test_an_engine_of_another_package_is_tried_by_its_path() -> None:

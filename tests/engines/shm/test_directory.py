@@ -1,4 +1,4 @@
-"""The folder of a store, and the way to it: nobody else can turn it to another place.
+"""The folder of a store, and the way to it: no other user can point it to another place.
 
 Each part is played by a real user: `OWNER`, who opens the store, and `MEMBER`, who may use it too
 and is hostile. So they need root. Only what both were trusted with, the store, may suffer.
@@ -59,7 +59,7 @@ TRIES = 150
 
 
 class Swapper:
-    """The member, in a process of its own, who puts links in the place of what is made."""
+    """The member, in a process of its own: it puts links in the place of what is made."""
 
     def __init__(self) -> None:
         self._asked, self._ask = os.pipe()
@@ -232,7 +232,7 @@ def test_a_directory_in_one_where_others_can_rename_is_refused(
 
     as_user(OWNER, victim)
     if not mode & 0o002:
-        # Those who may are the group's own members, who are trusted with the store.
+        # Only members of the group may, and they are trusted with the store.
         as_user(OWNER, lambda: members_store(loose / "ipc", kind).destroy())
         (loose / "ipc").rmdir()
     loose.chmod(0o1777)  # Where only the owner of a thing may rename it.

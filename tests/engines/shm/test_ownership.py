@@ -219,7 +219,7 @@ def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
             layout.W_SIZE: size,
             layout.W_EXTENT_WORDS: geometry.extent_words,
             layout.W_BUCKETS: geometry.buckets,
-            # Who enters writes all of what a store begins with.
+            # The next to enter writes all of what a store begins with.
             layout.STATE: layout.FORMATTING,
         }.items():
             engine._store.locked_segments[which].words[word] = value

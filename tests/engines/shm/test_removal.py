@@ -173,7 +173,7 @@ def test_waiting_processes_meet_again_after(
                 layer = SyncIPCChannelLayer(**made)
                 until = time.monotonic() + WATCHDOG / 3
                 answers: set[str] = set()
-                # Who waits looks once a second whether its store is still the store. What
+                # A receiver looks once a second whether its store is still the store. What
                 # is sent meanwhile may go to either, and to be lost with the old one.
                 while time.monotonic() < until and len(answers) < 3:
                     for channel in ("thread", "loop", mine):
@@ -241,7 +241,7 @@ def test_a_loop_whose_bell_was_removed_gets_another_that_signals(
         before = listener.bell
         remove(tmp_path, engine_of(layer))
         await come_true(lambda: listener.bell not in (before, None))
-        # From here on a wake-up is needed: nobody looks again by himself.
+        # From here on a wake-up is needed: no receiver looks again by itself.
         demux.look_again = 1000.0
         await asyncio.sleep(1.2)  # The last of the looks that were planned before.
         stop_looking(listener)
@@ -302,7 +302,7 @@ def test_a_receiver_goes_on_in_the_new_store_after_the_old_was_destroyed(
     async def scenario() -> None:
         mine = await layer.new_channel()
         demux = demux_of(layer)
-        demux.look_again = 1000.0  # Destroying wakes whoever waits.
+        demux.look_again = 1000.0  # Destroying wakes every receiver.
         await layer.group_add("g", mine)
         for round_ in range(3):
             waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
@@ -372,7 +372,7 @@ def test_fifos_of_killed_processes_are_removed_even_if_the_remover_is_killed(
 ) -> None:
     engine = open_store(tmp_path, kind)
     folder = tmp_path / "store"
-    # Left by a process whose slot is free already. A young one could be somebody's.
+    # Left by a process whose slot is free already. A young one could be in use.
     for name in ("00" * 14, "11" * 14):
         os.mkfifo(folder / f"bell.{name}.1")
 

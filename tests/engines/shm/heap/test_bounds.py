@@ -164,7 +164,7 @@ def test_a_record_in_very_many_pieces_goes_in_several_changes(
     assert largest[0] < 3 * 16 + 16
     assert heap.words[LEFTOVER]
     assert_sound(engine)
-    # Who needs room ends it.
+    # The next to need room ends it.
     assert fill(engine, 3_000_000) == 1
     assert not heap.words[LEFTOVER]
     assert_sound(engine)

@@ -46,7 +46,7 @@ from tests.tools.stores import (
 __all__ = ["ground", "impatient", "watchdog"]
 
 quickly = pytest.mark.usefixtures("impatient")
-#: Seconds for which somebody is seen to wait.
+#: Seconds for which a process is seen to wait.
 A_WHILE = 0.3
 
 
@@ -68,7 +68,7 @@ def wanted(mutex: RobustMutex) -> Iterator[threading.Event]:
 def kills(
     operation: Callable[[], object], prepare: Callable[[], object], after: Callable[[], object]
 ) -> int:
-    """Kill who does it before each opcode in turn, look after each kill; how many there were."""
+    """Kill the process that does it before each opcode in turn, and look; the number of kills."""
     for opcode in itertools.count(1):
         if not killed_at(operation, opcode, prepare):
             break
@@ -127,7 +127,7 @@ def test_flags_of_dead_processes_are_cleared_by_the_next_caller(ground: Ground) 
 
 
 def test_a_recovery_interrupted_at_its_end_is_finished_by_the_next_caller(ground: Ground) -> None:
-    """As by a signal's handler that raised in who was recovering it, right at the end."""
+    """As by a signal handler that raised in the recovering process, right at the end."""
 
     def just_forked() -> None:
         ground.locks.after_fork()
@@ -142,7 +142,7 @@ def test_a_recovery_interrupted_at_its_end_is_finished_by_the_next_caller(ground
 
 def test_of_many_processes_killed_and_stopped_at_random_never_two_hold_it(ground: Ground) -> None:
     dice = random.Random(1)
-    #: Who is inside, how often somebody came in, and how often two were.
+    #: Which process is inside, how often one came in, and how often two were.
     words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
 
     def work() -> None:
@@ -173,7 +173,7 @@ def test_of_many_processes_killed_and_stopped_at_random_never_two_hold_it(ground
             wait(workers[number])
             kills += 1
             workers[number] = start(work)
-            # Somebody gets in again.
+            # A process gets in again.
             passages, deadline = words[1], time.monotonic() + 60
             while words[1] == passages:
                 assert time.monotonic() < deadline, "nobody gets in any more"

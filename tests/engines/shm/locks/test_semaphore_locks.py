@@ -131,7 +131,7 @@ def not_opened(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
 
 
 class Semaphore:
-    """One that lets anybody in, or nobody."""
+    """One that lets every process in, or none."""
 
     def __init__(self, answer: bool) -> None:
         self._answer = answer
@@ -277,7 +277,7 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
 def test_an_unused_store_whose_memory_is_gone_is_recreated(
     kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after ``ipcrm``, or a cleaner: who opens it has a slot by then, and is no user yet."""
+    """As after ``ipcrm``, or a cleaner: the opener has a slot by then, and is no user yet."""
     monkeypatch.setattr("asgi_ipc.engines.shm.opening._NOTICE", 0.0)
     engine = open_store(shared, kind)
     files = files_of(engine)

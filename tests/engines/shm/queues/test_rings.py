@@ -160,7 +160,7 @@ def test_what_moves_is_never_out_of_sight(
     case: str,
     turn: int,
 ) -> None:
-    """To who peeks, without the lock, while another process has its turn between two reads."""
+    """For a peek, without the lock, while another process has its turn between two reads."""
     prepare, step = NEVER_EMPTY[case]
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
