@@ -20,11 +20,10 @@ from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.location import location_for, removal
 from asgi_ipc.engines.shm.lock_file import LockFile
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from tests.tools.checked import engine, fill
 from tests.tools.stores import (
+    ENGINES,
     in_child,
     open_store,
     record,
@@ -34,8 +33,6 @@ from tests.tools.stores import (
 )
 
 __all__ = ["engine"]
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def run(directory: Path, *arguments: str) -> tuple[int, str]:

@@ -18,11 +18,11 @@ import pytest
 
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.stores import (
+    ENGINES,
     in_child,
     open_store,
     record,
@@ -31,7 +31,6 @@ from tests.tools.stores import (
 #: Loaded before a process becomes another user, which may not read where Python lies.
 LOADED = (grp, pwd)
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 #: Other users and another group for each worker, as all that a user has is looked at.
 _WORKER = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])

@@ -18,12 +18,15 @@ from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, NAMED, NEXT_SWEEP
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.ownership import locators
+from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.queues import ring_extents
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.sysv import SysVEngine
 from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
+    "ENGINES",
     "HOT",
     "KIB",
     "assert_gone",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 KIB = 1024
+ENGINES: list[type[SharedMemoryEngine]] = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def open_store(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.clocks import Clock
+from tests.tools.stores import ENGINES
 
 
 @pytest.fixture
@@ -17,7 +15,7 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=[PosixEngine, SysVEngine, MmapEngine])
+@pytest.fixture(params=ENGINES)
 def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
     """Each engine's class in turn."""
     found: type[SharedMemoryEngine] = request.param

@@ -21,9 +21,9 @@ from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import public_token
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_sound,
     open_store,
@@ -38,8 +38,6 @@ from tests.tools.users import (
 )
 
 __all__ = ["public_path"]
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 @needs_root

@@ -19,9 +19,7 @@ import pytest
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import EngineUnavailable, StoreFull, StoreUnavailable
 from tests.tools.faults import (
     ERRORS,
@@ -34,7 +32,6 @@ from tests.tools.stores import (
     wait,
 )
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 FAR = 1 << 62
 #: What an operation may raise.
 OURS = (StoreFull, StoreUnavailable, EngineUnavailable)

@@ -25,13 +25,11 @@ from asgi_ipc import ChannelFull, SyncIPCChannelLayer
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.layout import SMALLEST
-from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.opening import Gone
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 from tests.tools.commands import check, remove
 from tests.tools.stores import (
+    ENGINES,
     assert_sound,
     open_store,
     record,
@@ -53,7 +51,6 @@ pytestmark = [
     pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it looks into /proc"),
 ]
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 VICTIM, MEMBER, GROUP = 61_001, 61_002, 61_003
 #: Seconds of fuzzing; a longer run: FUZZ=600 in the environment.
 SECONDS = float(os.environ.get("FUZZ", "4"))

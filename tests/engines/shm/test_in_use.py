@@ -20,6 +20,7 @@ from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import check, expect_version, look_at_store, remove, restart
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_meet,
     assert_sound,
@@ -28,8 +29,6 @@ from tests.tools.stores import (
     record,
     unlink_memory,
 )
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,6 @@ from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import check, look_at_store, remove
 from tests.tools.hostile import (
-    ENGINES,
     GROUP,
     MEMBER,
     OWNER,
@@ -35,6 +34,7 @@ from tests.tools.hostile import (
     shared,
 )
 from tests.tools.stores import (
+    ENGINES,
     in_child,
 )
 from tests.tools.users import (

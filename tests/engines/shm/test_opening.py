@@ -14,10 +14,9 @@ from asgi_ipc.engines.shm import processes
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_meet,
     assert_sound,
@@ -34,8 +33,6 @@ from tests.tools.users import (
 )
 
 __all__ = ["public_path"]
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def segment_file(directory: Path, name: str = "channels") -> Path:

@@ -24,8 +24,6 @@ from asgi_ipc.engines.deferred import is_inside
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.doubles import (
     PATIENCE,
     WATCHDOG,
@@ -37,6 +35,7 @@ from tests.tools.layers import (
     stop_looking,
 )
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_sound,
     in_child,
@@ -45,8 +44,6 @@ from tests.tools.stores import (
     unlink_memory,
     wait,
 )
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def options(kind: type[SharedMemoryEngine], directory: Path) -> dict[str, Any]:

@@ -20,11 +20,9 @@ import pytest
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.locks import base, mutex
-from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.locks import no_record_locks, recorded_kind
 from tests.tools.stores import (
+    ENGINES,
     assert_sound,
     in_child,
     maintain,
@@ -32,8 +30,6 @@ from tests.tools.stores import (
     record,
     wait,
 )
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 @pytest.fixture(params=ENGINES)

@@ -20,14 +20,13 @@ from asgi_ipc.engines.shm.locks.base import FCNTL, SEMAPHORE
 from asgi_ipc.engines.shm.locks.robust_mutex import SemLock
 from asgi_ipc.engines.shm.locks.semaphore_locks import _beginning, no_new_ones
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import public_token
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.stores import (
+    ENGINES,
     assert_meet,
     in_child,
     open_store,
@@ -37,7 +36,6 @@ from tests.tools.stores import (
 
 __all__ = ["watchdog"]
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 SHM = Path("/dev/shm")
 
 
