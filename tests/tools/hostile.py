@@ -30,8 +30,6 @@ from tests.tools.stores import (
 
 #: Loaded before a process becomes another user, which may not read where Python lies.
 LOADED = (grp, pwd)
-
-
 #: Other users and another group for each worker, as all that a user has is looked at.
 _WORKER = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 OWNER, MEMBER, STRANGER = (number + _WORKER for number in (20_001, 20_002, 20_003))
