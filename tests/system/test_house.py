@@ -8,6 +8,7 @@ read from the sources, by ast.
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -235,3 +236,12 @@ def test_folders_of_tests_mirror_those_of_the_package() -> None:
         if folder.parts[0] not in of_their_own and not (ROOT / "asgi_ipc" / folder).is_dir()
     ]
     assert strange == []
+
+
+def test_what_is_listed_here_exists() -> None:
+    for name in PUBLIC:
+        pkgutil.resolve_name(name)
+    for folder in FOLDERS:
+        assert is_module(f"asgi_ipc.{folder}"), folder
+    for folder in SEAMS:
+        assert is_module(f"tests.{folder}"), folder
