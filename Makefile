@@ -57,7 +57,7 @@ torture: $(READY)
 	@$(BIN)/python -m tests.torture stress --seconds $(if $(SAMPLE),90,600) --quiet
 	@$(BIN)/python -m tests.torture stress --plants
 	@$(BIN)/python -m tests.torture soak --seconds $(if $(SAMPLE),20,120)
-	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/system/test_faults.py
+	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/engines/shm/test_faults.py
 	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
 		tests/engines/test_model.py tests/layers/test_model.py
 	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),250,400)

@@ -187,7 +187,7 @@ class Actor:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(int(ENOUGH))  # Whoever hangs in here is killed by it.
+            signal.alarm(int(ENOUGH))  # It kills a process that hangs.
             try:
                 text = repr([_result(self, name, args, {}) for name, args in commands])
                 os.write(writer, text.encode())

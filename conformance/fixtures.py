@@ -54,7 +54,7 @@ def case(
     try:
         factory: Any = find(conformance_engine)
     except EngineUnavailable as error:
-        # Registered, and not to be imported: a defect of whoever registered it.
+        # Registered, and not to be imported: a defect of the package that registered it.
         pytest.fail(str(error), pytrace=False)
     unavailable = getattr(factory, "unavailable", None)
     reason = unavailable() if unavailable is not None else None

@@ -83,7 +83,7 @@ class Puppet:
 
     def kill(self) -> list[str]:
         """Kill it as nothing can be prepared for; return the lines it had still put out."""
-        # Stopped first, to see what it held: nobody else can know what it leaves behind.
+        # Stopped first, to see what it held: no other process knows what it leaves behind.
         self._process.send_signal(signal.SIGSTOP)
         for _ in range(100):
             if self._is_stopped():

@@ -93,7 +93,7 @@ class Ground:
         return Process(self, code, arguments)
 
     def clean_up(self) -> None:
-        """Let go of everything and remove it."""
+        """Release everything and remove it."""
         for segment in self._open:
             segment.close()
         for locator in self._locators:

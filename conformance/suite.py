@@ -1,4 +1,4 @@
-"""The suite as names to import, for a test module of one line in anybody's package::
+"""The suite as names to import, for a test module of one line in any package::
 
     from asgi_ipc.conformance.suite import *
 

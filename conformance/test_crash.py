@@ -38,7 +38,9 @@ def agrees(engine: Engine) -> None:
 
 @pytest.mark.clause("E16")
 @pytest.mark.parametrize("size", [20, 100_000])
-def test_a_writer_killed_in_a_push_loses_no_record_and_stops_nobody(case: Case, size: int) -> None:
+def test_a_writer_killed_in_a_push_loses_no_record_and_blocks_no_process(
+    case: Case, size: int
+) -> None:
     engine = case.open()
     for _ in range(KILLS):
         writer = case.process()
@@ -56,7 +58,7 @@ def test_a_writer_killed_in_a_push_loses_no_record_and_stops_nobody(case: Case, 
 
 
 @pytest.mark.clause("E16")
-def test_a_reader_killed_in_a_pop_takes_along_one_record_at_most(case: Case) -> None:
+def test_a_reader_killed_in_a_pop_loses_one_record_at_most(case: Case) -> None:
     engine = case.open()
     for _ in range(KILLS):
         total = 3000
@@ -116,7 +118,7 @@ def test_others_go_on_while_processes_are_killed(case: Case) -> None:
 
 @pytest.mark.clause("E16")
 @pytest.mark.clause("E23")
-def test_a_process_killed_while_it_makes_or_removes_the_store_stops_nobody(case: Case) -> None:
+def test_a_process_killed_while_it_makes_or_removes_the_store_blocks_no_other(case: Case) -> None:
     for _ in range(KILLS):
         maker = case.process(opened=False)
         maker.start("open_forever")
@@ -131,7 +133,7 @@ def test_a_process_killed_while_it_makes_or_removes_the_store_stops_nobody(case:
 
 
 @pytest.mark.clause("E16")
-def test_kills_use_nothing_up(case: Case) -> None:
+def test_kills_leak_nothing(case: Case) -> None:
     engine = case.open(channel_memory=1 << 20, group_memory=1 << 18)
     used = []
     for _ in range(KILLS):
@@ -178,7 +180,7 @@ def test_a_waiting_process_that_ended_without_closing_is_passed_over(case: Case)
 @pytest.mark.clause("E17")
 @pytest.mark.needs("owners")
 @pytest.mark.parametrize("way", ["kill", "end", "close"])
-def test_what_a_process_owned_goes_with_it(case: Case, way: str) -> None:
+def test_what_a_process_owned_is_removed_with_it(case: Case, way: str) -> None:
     engine, owner, stranger = case.open(), case.process(), case.process()
     identity = owner.call("identity")
     engine.put(b"t", b"theirs", deadline(engine), identity)

@@ -182,7 +182,7 @@ async def test_after_a_flush_no_message_and_no_membership_is_left(case: Case) ->
 @pytest.mark.clause("S17")
 @pytest.mark.clause("S10")
 @in_loop
-async def test_who_waits_through_a_flush_receives_what_comes_after(case: Case) -> None:
+async def test_a_receiver_waiting_through_a_flush_gets_what_comes_after(case: Case) -> None:
     layer = case.layer()
     for channel in ("normal", await layer.new_channel()):
         waiting = asyncio.ensure_future(layer.receive(channel))

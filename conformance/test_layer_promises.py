@@ -92,7 +92,7 @@ def test_event_loops_in_several_threads_share_one_layer(case: Case) -> None:
 
 
 @pytest.mark.clause("O4")
-def test_a_loop_that_is_closed_in_mid_receive_takes_no_message_along(case: Case) -> None:
+def test_a_loop_that_is_closed_in_mid_receive_loses_no_message(case: Case) -> None:
     layer = case.layer()
 
     async def give_up(channel: str) -> None:

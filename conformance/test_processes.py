@@ -179,7 +179,7 @@ def test_every_process_learns_of_a_flush(case: Case) -> None:
 
 @shared
 @pytest.mark.clause("E22")
-def test_a_store_destroyed_by_another_process_is_left_together(case: Case) -> None:
+def test_processes_leave_a_store_destroyed_by_another_together(case: Case) -> None:
     engine, other, third = case.open(), case.process(), case.process()
     push(engine, b"q", [b"old"])
     other.call("destroy")

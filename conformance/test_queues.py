@@ -240,7 +240,7 @@ def test_a_dead_record_does_not_count_against_capacity(engine: Engine) -> None:
 @pytest.mark.clause("E4")
 @pytest.mark.needs("bounded")
 @pytest.mark.parametrize("queues", [1, 50])
-def test_the_dead_make_room_before_anybody_is_refused(case: Case, queues: int) -> None:
+def test_dead_records_make_room_before_any_is_refused(case: Case, queues: int) -> None:
     engine = case.open(channel_memory=1 << 20)
 
     def fill(death: int) -> bool:
@@ -254,7 +254,7 @@ def test_the_dead_make_room_before_anybody_is_refused(case: Case, queues: int) -
         return False
 
     assert in_time(engine, fill, 4 if engine.capabilities.blocking else 0.8), "it is never full"
-    # Nobody has looked at the old queues since.
+    # The old queues were not looked at since.
     push(engine, b"new", [b"y" * (1 << 18)])
     push(engine, b"new", [b"z" * 1000] * 300)
     assert len(pop(engine, b"new")) == 301
@@ -351,7 +351,7 @@ def test_a_record_that_died_meanwhile_is_not_brought_back_to_life(engine: Engine
 
 @pytest.mark.clause("E6")
 @pytest.mark.needs("wakes")
-def test_restoring_signals_for_who_waits(engine: Engine) -> None:
+def test_restoring_signals_a_waiting_receiver(engine: Engine) -> None:
     push(engine, b"q", [b"1"])
     (taken,) = engine.pop(b"q")
     bell = engine.bell()
@@ -407,7 +407,7 @@ def test_one_record_may_be_nearly_as_large_as_a_share(case: Case) -> None:
 @pytest.mark.clause("E4")
 @pytest.mark.clause("E7")
 @pytest.mark.needs("bounded")
-def test_the_dead_count_against_no_share(case: Case) -> None:
+def test_dead_records_count_against_no_share(case: Case) -> None:
     engine = case.open(channel_memory=1 << 20)
     push(engine, b"q", [b"x" * 100_000] * 6, seconds=0.05)
     let_pass(engine, 0.06)

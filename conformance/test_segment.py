@@ -128,7 +128,7 @@ def test_memory_that_no_machine_has_is_an_oserror_and_leaves_nothing(
 
 
 @pytest.mark.clause("G2")
-def test_a_locator_is_short_and_no_other_memory_s(ground: Ground) -> None:
+def test_a_locator_is_short_and_names_no_other_memory(ground: Ground) -> None:
     tokens = [f"{number:016x}" for number in range(50)]
     names = ("channels", "groups")
     locators = [ground.segment.locator_for(name, token) for token in tokens for name in names]
@@ -404,7 +404,7 @@ def test_it_says_where_the_memory_comes_from(ground: Ground) -> None:
 
 
 @pytest.mark.clause("G5")
-def test_whoever_attaches_learns_who_made_it(ground: Ground) -> None:
+def test_an_attached_process_learns_which_user_made_it(ground: Ground) -> None:
     locator = ground.locator()
     ground.create(locator)
     assert ground.attach(locator).owner() == Owner(os.geteuid(), os.getegid(), 0o600)
@@ -412,7 +412,7 @@ def test_whoever_attaches_learns_who_made_it(ground: Ground) -> None:
 
 @pytest.mark.clause("G5")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_the_owner_is_told_to_another_user_or_he_is_not_let_in(ground: Ground) -> None:
+def test_another_user_learns_the_owner_or_is_refused(ground: Ground) -> None:
     locator = ground.locator()
     ground.create(locator)
     code = """
@@ -494,7 +494,7 @@ def test_what_is_left_is_listed_if_anything_is(ground: Ground) -> None:
 
 
 @pytest.mark.clause("G6")
-def test_closing_lets_go_and_may_be_done_twice(ground: Ground) -> None:
+def test_closing_releases_the_memory_and_may_be_done_twice(ground: Ground) -> None:
     locator = ground.locator()
     ground.create(locator)
     gc.collect()
@@ -508,7 +508,7 @@ def test_closing_lets_go_and_may_be_done_twice(ground: Ground) -> None:
             view[0]
     assert len(os.listdir("/dev/fd")) == descriptors
     assert files_used() == files
-    assert ground.exists(locator), "to let go is not to remove"
+    assert ground.exists(locator), "closing is not removing"
 
 
 @pytest.mark.clause("G6")
@@ -523,7 +523,7 @@ def test_closed_memory_stays_for_the_others(ground: Ground) -> None:
 
 
 @pytest.mark.clause("G6")
-def test_who_is_attached_keeps_memory_that_is_removed(ground: Ground) -> None:
+def test_an_attached_process_keeps_memory_that_is_removed(ground: Ground) -> None:
     locator = ground.locator()
     first, second = ground.create(locator), ground.attach(locator)
     first.view[0] = 1
@@ -531,7 +531,7 @@ def test_who_is_attached_keeps_memory_that_is_removed(ground: Ground) -> None:
     assert not ground.exists(locator)
     second.view[1] = 2
     assert first.view[:2].tobytes() == second.view[:2].tobytes() == b"\x01\x02"
-    # Whoever comes later gets other memory, under the same locator, too.
+    # A later creator gets other memory, under the same locator, too.
     later = ground.create(locator)
     assert not any(later.view)
     later.view[0] = 9

@@ -77,7 +77,7 @@ def test_dead_members_make_room_for_new_ones(case: Case) -> None:
         return fill(engine, b"old", 1 << 18, death)
 
     members = in_time(engine, crowd, 4 if engine.capabilities.blocking else 0.8)
-    # Nobody has looked at the old table since.
+    # The old table was not looked at since.
     put(engine, b"new", *members[: len(members) // 2])
     assert len(engine.members(b"new").names) == len(members) // 2
 

@@ -67,7 +67,7 @@ def test_a_flushed_store_works_on(engine: Engine) -> None:
 @pytest.mark.clause("E12")
 @pytest.mark.clause("E19")
 @pytest.mark.needs("wakes")
-def test_who_waited_before_a_flush_is_signalled_after_it(engine: Engine) -> None:
+def test_a_receiver_that_waited_before_a_flush_is_signalled_after_it(engine: Engine) -> None:
     bell = engine.bell()
     engine.pop(b"q", 1, bell)
     engine.flush()
@@ -134,7 +134,7 @@ def test_a_record_without_room_counts_as_refused(case: Case) -> None:
 
 
 @pytest.mark.clause("E20")
-def test_a_dead_record_is_not_pending_even_if_nobody_comes_by(engine: Engine) -> None:
+def test_a_dead_record_is_not_pending_even_if_no_process_calls(engine: Engine) -> None:
     push(engine, b"q", [b"dying"] * 3, seconds=0.03)
     push(engine, b"q", [b"alive"])
     let_pass(engine, 0.05)
@@ -194,7 +194,7 @@ def test_use_does_not_wear_the_store_out(case: Case) -> None:
     engine = case.open(channel_memory=1 << 19, group_memory=1 << 19)
     for turn in range(120):
         names = [b"queue %d of turn %d" % (number, turn) for number in range(150)]
-        # Of some nobody ever asks again, and they die soon.
+        # Some are never asked about again, and expire soon.
         batch = [record(engine, name, b"x" * 9, seconds=0.02) for name in names[:30]]
         batch += [record(engine, name, b"x" * n) for n, name in enumerate(names[30:])]
         refused = engine.push(batch)
@@ -257,7 +257,7 @@ def test_closing_twice_is_once(case: Case) -> None:
 
 
 @pytest.mark.clause("E21")
-def test_a_closed_engine_lets_go_of_everything(case: Case) -> None:
+def test_a_closed_engine_releases_everything(case: Case) -> None:
     """With a bell armed and a record pending; what is left, the fixture sees."""
     for _ in range(10):
         engine = case.open()
@@ -267,7 +267,7 @@ def test_a_closed_engine_lets_go_of_everything(case: Case) -> None:
 
 
 @pytest.mark.clause("E21")
-def test_the_store_stays_as_long_as_somebody_has_it_open(case: Case) -> None:
+def test_the_store_stays_as_long_as_an_engine_has_it_open(case: Case) -> None:
     first = case.open()
     push(first, b"q", [b"x"])
     second = case.open()
@@ -304,7 +304,7 @@ def test_a_destroyed_store_starts_empty_when_opened_again(case: Case) -> None:
 
 
 @pytest.mark.clause("E22")
-def test_who_had_a_destroyed_store_open_is_never_split_from_the_others(case: Case) -> None:
+def test_engines_of_a_destroyed_store_are_never_split_from_newcomers(case: Case) -> None:
     destroyer, witness = case.open(), case.open()
     push(witness, b"q", [b"old"])
     known = witness.members(b"t")

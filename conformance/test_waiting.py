@@ -51,7 +51,7 @@ def test_signalling_a_bell_never_blocks_and_a_closed_one_is_no_error(engine: Eng
 
 
 @pytest.mark.clause("E12")
-def test_a_push_signals_who_found_the_queue_empty(engine: Engine) -> None:
+def test_a_push_signals_a_receiver_that_found_the_queue_empty(engine: Engine) -> None:
     bell = waiting(engine, b"q")
     assert not signalled(bell, 0.05)
     push(engine, b"q", [b"1"])
@@ -157,7 +157,7 @@ def test_of_several_bells_the_one_armed_first_signals(engine: Engine) -> None:
 
 
 @pytest.mark.clause("E13")
-def test_who_waits_again_waits_behind_the_others(engine: Engine) -> None:
+def test_a_bell_armed_again_waits_behind_the_others(engine: Engine) -> None:
     first, second = waiting(engine, b"q"), waiting(engine, b"q")
     push(engine, b"q", [b"1"])
     assert signalled(first, ENOUGH)
@@ -170,7 +170,7 @@ def test_who_waits_again_waits_behind_the_others(engine: Engine) -> None:
 
 @pytest.mark.clause("E12")
 @pytest.mark.clause("E13")
-def test_who_asks_again_while_it_waits_keeps_its_place(engine: Engine) -> None:
+def test_a_bell_that_is_armed_already_keeps_its_turn(engine: Engine) -> None:
     first, second = waiting(engine, b"q"), waiting(engine, b"q")
     assert engine.pop(b"q", 1, first) == []
     push(engine, b"q", [b"1"])
@@ -182,7 +182,7 @@ def test_who_asks_again_while_it_waits_keeps_its_place(engine: Engine) -> None:
 
 @pytest.mark.clause("E13")
 def test_each_record_of_a_batch_signals_for_itself(engine: Engine) -> None:
-    """Else the second record would lie there with somebody asleep beside it."""
+    """Otherwise the second record would lie there beside a sleeping receiver."""
     bells = [waiting(engine, b"q") for _ in range(3)]
     push(engine, b"q", [b"1", b"2"])
     assert signalled(bells[0], ENOUGH)

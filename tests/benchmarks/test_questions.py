@@ -1,4 +1,4 @@
-"""That every benchmark can be run and comes to a result; how fast anything is, no test says."""
+"""Each benchmark runs and comes to a result. No test says how fast anything is."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_engine_that_is_named_is_measured_and_one_that_is_not_here_left_out()
 
 
 class Named(MemoryEngine):
-    """An engine of somebody else's."""
+    """An engine of another package."""
 
 
 def test_redis_gets_settings_under_which_idle_readers_live() -> None:

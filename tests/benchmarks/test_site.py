@@ -1,4 +1,4 @@
-"""That the benchmark of a whole site counts right: how fast anything is, no test says."""
+"""The benchmark of a whole site counts right. No test says how fast anything is."""
 
 from __future__ import annotations
 

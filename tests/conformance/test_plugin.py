@@ -1,4 +1,4 @@
-"""The suite's command and its plug-in: what they say, and that nobody else has them."""
+"""The suite's command and its plug-in: what they say, and that no other tests get them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_command_runs_the_module_that_is_named(tmp_path: Path) -> None:
         (["--clause", "E99"], "--clause E99: there are E1, E2,"),
     ],
 )
-def test_what_was_not_meant_is_a_usage_error(
+def test_arguments_that_were_not_meant_are_a_usage_error(
     tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
     code, said = run_suite(tmp_path, *arguments)

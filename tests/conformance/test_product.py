@@ -14,7 +14,7 @@ from tests.tools.suite_runs import (
     run_suite,
 )
 
-#: Somebody's engine, registered nowhere. Must be given its option, in every process.
+#: A user's engine, registered nowhere. Must be given its option, in every process.
 THEIR_ENGINE = """
 from asgi_ipc.engines.shm.mmap import MmapEngine
 
@@ -66,7 +66,7 @@ def test_it_runs_from_an_empty_folder_on_an_engine_that_nobody_registered(
 ) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "their_engine.py").write_text(THEIR_ENGINE)
-    # Modules called like those of the suite are in nobody's way.
+    # Modules called like those of the suite do no harm.
     for name in ("tools", "case", "actor", "leaks", "plugin"):
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "empty").mkdir()

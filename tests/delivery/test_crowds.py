@@ -1,4 +1,4 @@
-"""Thousands of waiting clients and channels: what is done for one does not grow with the others."""
+"""Thousands of waiting clients and channels: the cost for one does not grow with the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import resource
 import threading
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -23,12 +22,13 @@ from tests.tools.costs import (
 )
 from tests.tools.doubles import (
     PATIENCE,
+    by_the_store,
     in_thread,
     run,
-    watchdog,
 )
+from tests.tools.layers import demux_of
 
-__all__ = ["at_leisure", "engine", "engine_options", "layer", "watchdog"]
+__all__ = ["at_leisure", "engine", "engine_options", "layer"]
 
 pytestmark = [countable, pytest.mark.usefixtures("at_leisure")]
 
@@ -65,7 +65,7 @@ async def at(layer: IPCChannelLayer, count: int, measured: Any, kind: str) -> in
 
 
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
-def test_sending_to_one_after_another_of_those_who_wait_costs_the_same_for_each(
+def test_sending_to_waiting_receivers_in_turn_costs_the_same_for_each(
     layer: IPCChannelLayer,
 ) -> None:
     """In one go, without letting any of them run."""
@@ -113,14 +113,14 @@ def test_a_signal_costs_the_same_however_many_queues_are_waited_for(
 
 async def _from_elsewhere(layer: IPCChannelLayer, name: str) -> None:
     """As another process would send it: by the store."""
-    with mock.patch("asgi_ipc.layers.core.loop_back", return_value=False):
+    with by_the_store():
         await layer.send(name, {})
 
 
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        listener: Any = next(iter(layer._core.demux.loops.values()))
+        listener: Any = next(iter(demux_of(layer).loops.values()))
         listener._tick()
         listener._tick()
 
@@ -130,7 +130,7 @@ def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCCha
         return await opcodes(tick)
 
     async def main() -> None:
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         few = await at(layer, 100, look, "clients")
         many = await at(layer, 20_000, look, "clients")
         assert many <= few * _SAME, (few, many)
@@ -141,7 +141,7 @@ def test_the_regular_look_costs_the_same_however_many_clients_wait(layer: IPCCha
 @pytest.mark.parametrize("engine", ["posix"], indirect=True)
 def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCChannelLayer) -> None:
     async def look(names: list[str]) -> int:
-        listener: Any = next(iter(layer._core.demux.loops.values()))
+        listener: Any = next(iter(demux_of(layer).loops.values()))
         looks: list[bytes] = []
         before = listener._look_again
 
@@ -161,7 +161,7 @@ def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCCha
         return 0
 
     async def main() -> None:
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         await at(layer, 2000, look, "ordinary")
 
     run(main())

@@ -1,4 +1,4 @@
-"""Inside one process: how seldom the engine is asked, however many wait."""
+"""A demultiplexer asks its engine seldom, however many receivers wait."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ from asgi_ipc.engines.base import Record
 from tests.tools.doubles import (
     engine,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
 from tests.tools.receivers import (
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -57,7 +52,7 @@ def test_members_of_a_group_in_one_process_get_one_record_and_a_message_each() -
         await layer.group_send("g", {"list": []})
         messages = await asyncio.gather(*tasks)
         assert messages == [{"list": []}] * 20
-        assert len({id(message["list"]) for message in messages}) == 20  # Nobody shares.
+        assert len({id(message["list"]) for message in messages}) == 20  # None is shared.
         assert counting.calls["records"] == 1
         assert counting.calls["pop"] <= 2
         await layer.close()

@@ -1,4 +1,4 @@
-"""Inside one process: who waits gets to know what went wrong, and nobody else."""
+"""A receiver gets the error that concerns it, and no other receiver does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreCorrupt, StoreUnavailable
+from asgi_ipc.delivery.demultiplexer import Demultiplexer
 from asgi_ipc.delivery.loop_listener import LoopListener
 from asgi_ipc.delivery.mailboxes import OwnQueue
 from asgi_ipc.encoding.names import channel_name
@@ -26,15 +27,11 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -56,13 +53,11 @@ class FailingEngine(MuteEngine):
         return super().peek(queue)
 
 
-def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_later_are_served() -> (
-    None
-):
+def test_when_the_store_is_gone_waiting_receivers_fail_and_later_ones_are_served() -> None:
     async def main() -> None:
         store = engine(FailingEngine)
         layer = IPCChannelLayer(engine=store)
-        layer._core.demux.look_again = 0.05
+        demux_of(layer).look_again = 0.05
         channels = [await layer.new_channel(), "a", "b"]
         tasks = await soon(*map(layer.receive, channels))
         store.down = True
@@ -78,7 +73,7 @@ def test_when_the_store_is_gone_all_who_wait_get_to_know_and_those_who_come_late
     run(main())
 
 
-def test_an_engine_that_fails_when_its_bell_signals_fails_those_who_wait() -> None:
+def test_an_engine_that_fails_after_a_signal_fails_the_waiting_receivers() -> None:
     class Failing(CountingEngine):
         broken = False
 
@@ -103,7 +98,7 @@ def test_an_engine_that_fails_when_its_bell_signals_fails_those_who_wait() -> No
 
 
 @pytest.mark.parametrize("specific", [False, True])
-def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bool) -> None:
+def test_a_waiting_thread_learns_that_its_layer_was_closed(specific: bool) -> None:
     """Also one to which an engine was passed in, which stays open."""
     layer = patient(IPCChannelLayer(engine=engine()))
     channel = run(layer.new_channel()).partition("!")[0] + "!" if specific else "x"
@@ -116,14 +111,14 @@ def test_a_thread_that_waits_gets_to_know_that_its_layer_was_closed(specific: bo
             raised.append(str(error))
 
     thread = in_thread(wait)
-    while not layer._core.demux.threads:
+    while not demux_of(layer).threads:
         time.sleep(0.001)
     layer.sync.close()
     thread.join(60)
     assert raised == ["the channel layer was closed while this receive waited"]
 
 
-def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> None:
+def test_each_of_several_receivers_gets_the_error_of_a_closed_layer() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         channels = [await layer.new_channel() for _ in range(3)]
@@ -138,7 +133,7 @@ def test_who_waits_with_others_gets_the_error_of_a_layer_that_is_closed() -> Non
 
 @pytest.mark.parametrize("payload", [b"", b"\1", b"\xff\xff\xff\xff", b"\1\0\0\0\xff\x80"])
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
+def test_a_corrupt_record_is_an_error_for_its_receiver_and_harms_no_other(
     kind: Any, payload: bytes
 ) -> None:
     async def main() -> None:
@@ -155,7 +150,7 @@ def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
         with pytest.raises(StoreCorrupt):
             await task
         await asyncio.to_thread(corrupt.push, [bad, good])
-        if kind is CountingEngine:  # Else it is somebody else's call that meets it.
+        if kind is CountingEngine:  # Otherwise another call meets it.
             with pytest.raises(StoreCorrupt):
                 await layer.receive(channel)
         assert await layer.receive(channel) == {}
@@ -164,7 +159,7 @@ def test_a_corrupt_record_is_an_error_for_who_waits_and_harms_no_other(
     run(main())
 
 
-def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_without_a_receiver_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         corrupt = engine()
         layer = IPCChannelLayer(engine=corrupt)
@@ -181,7 +176,7 @@ def test_an_error_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("error", [StopIteration("none"), KeyboardInterrupt(), SystemExit(1)])
-def test_whatever_an_engine_that_blocks_raises_reaches_who_called_it(error: BaseException) -> None:
+def test_an_exception_of_a_blocking_engine_reaches_its_caller(error: BaseException) -> None:
     class Failing(BlockingEngine):
         def _block(self) -> None:
             raise error
@@ -229,7 +224,8 @@ def test_what_a_signals_handler_raises_in_a_loop_is_for_the_receivers_of_that_lo
 
     interrupted = engine(Interrupted)
     layer = IPCChannelLayer(engine=interrupted)
-    demux, got = layer._core.demux, []
+    demux: Demultiplexer = demux_of(layer)
+    got: list[Any] = []
 
     def elsewhere(name: str) -> None:
         got.append(run(layer.receive(name)))

@@ -1,4 +1,4 @@
-"""Inside one process: who waits is woken, and a wake-up that nobody took goes to the next."""
+"""A waiting receiver is woken, and a wake-up that it does not take goes to the next one."""
 
 from __future__ import annotations
 
@@ -17,23 +17,19 @@ from tests.tools.doubles import (
     fresh,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("specific", [True, False])
-def test_who_waits_is_woken(kind: Any, specific: bool) -> None:
+def test_a_waiting_receiver_is_woken(kind: Any, specific: bool) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(kind))
         channel = await layer.new_channel() if specific else "c"
@@ -96,7 +92,7 @@ def test_a_receive_cancelled_after_it_was_woken_passes_the_message_on(kind: Any)
         layer = patient(IPCChannelLayer(engine=engine(kind)))
         for channel in (await layer.new_channel(), "c"):
             first, second = await soon(layer.receive(channel), layer.receive(channel))
-            listener = layer._core.demux.loops[id(asyncio.get_running_loop())]
+            listener = demux_of(layer).loops[id(asyncio.get_running_loop())]
             assert isinstance(listener, LoopListener)
             await layer.send(channel, {"n": 1})
             listener._signalled()
@@ -108,7 +104,7 @@ def test_a_receive_cancelled_after_it_was_woken_passes_the_message_on(kind: Any)
     run(main())
 
 
-def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
+def test_a_receiver_that_leaves_passes_the_signal_to_another_process() -> None:
     """Two demultiplexers on one store stand for two processes (E14)."""
 
     async def main() -> None:
@@ -116,7 +112,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
         sizes = {"channel_memory": 10**6, "group_memory": 10**6}
         one = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
         two = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
-        assert one._core.demux is not two._core.demux
+        assert demux_of(one) is not demux_of(two)
         for how in ("cancelled while it waits", "cancelled when woken", "got a message"):
             (first,) = await soon(one.receive("c"))
             (second,) = await soon(two.receive("c"))
@@ -126,7 +122,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
                 await asyncio.sleep(0.2)
             elif how == "cancelled when woken":
                 await two.send("c", {"n": 1})
-                listener = one._core.demux.loops[id(asyncio.get_running_loop())]
+                listener = demux_of(one).loops[id(asyncio.get_running_loop())]
                 listener._signalled()
                 first.cancel()
             else:
@@ -143,7 +139,7 @@ def test_a_receiver_that_leaves_lets_the_signal_go_to_another_process() -> None:
 
 
 @pytest.mark.parametrize("linger", [0.01, 1000.0])
-def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
+def test_a_signal_without_a_receiver_here_goes_to_another_process(
     linger: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two engines on one store stand for two processes.
@@ -160,7 +156,7 @@ def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
         two = patient(IPCChannelLayer(engine=CountingEngine(prefix, **sizes)))
         (second,) = await soon(two.receive("c"))
         (first,) = await soon(one.receive("c"))
-        listener = one._core.demux.loops[id(asyncio.get_running_loop())]
+        listener = demux_of(one).loops[id(asyncio.get_running_loop())]
         await two.send("c", {"n": 1})
         assert listener.bell is not None
         listener.bell.signal()  # For any queue.
@@ -178,7 +174,7 @@ def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
     run(main())
 
 
-def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> None:
+def test_receivers_of_one_channel_are_served_and_cancelled_like_a_single_one() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         other, channel = await layer.new_channel(), await layer.new_channel()
@@ -186,7 +182,7 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
             layer.receive(other), *(layer.receive(channel) for _ in range(6))
         )
         one, two, three, four, five = rest
-        # Who came first did not find others, and would see to those who come now.
+        # The first receiver found no others, and would serve those that come now.
         await layer.send(channel, {"n": 0})
         assert await zero == {"n": 0}
         # Not woken, and just woken.
@@ -199,7 +195,7 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
         await layer.send(channel, {"n": 3})
         assert sorted([(await four)["n"], (await five)["n"]]) == [2, 3]
         await asyncio.gather(one, two, return_exceptions=True)
-        (own,) = layer._core.demux.own.values()
+        (own,) = demux_of(layer).own.values()
         assert [len(each.waiters) for each in own.locals.values()] == [1, 0]
         assert not own.anyone
         assert len(list(own.waiters())) == 1
@@ -223,10 +219,10 @@ def test_who_waits_with_others_is_served_and_cancelled_as_who_waits_alone() -> N
     ],
     ids=["a message", "a ring", "another's bell", "nobody", "forgotten", "closed"],
 )
-def test_who_waits_goes_the_short_way_only_while_it_is_open(spoil: Any) -> None:
+def test_a_receiver_takes_the_fast_path_only_while_it_is_open(spoil: Any) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine())
-        demux = layer._core.demux
+        demux = demux_of(layer)
         names = [await layer.new_channel() for _ in range(2)]
         waiting, given_up = await soon(*(layer.receive(name) for name in names))
         given_up.cancel()

@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: cancelled, interrupted and forked."""
+"""Loopback that is cancelled, interrupted or forked loses no message and wakes its receiver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from asgi_ipc.encoding.names import channel_name
 from tests.tools.doubles import (
     PATIENCE,
     run,
-    watchdog,
 )
 from tests.tools.interruptions import (
     Interruption,
@@ -30,10 +29,8 @@ from tests.tools.stores import (
     in_child,
 )
 
-__all__ = ["watchdog"]
 
-
-def test_cancelled_when_it_was_just_handed_over_it_is_there_for_the_next() -> None:
+def test_a_message_handed_to_a_cancelled_receiver_is_there_for_the_next() -> None:
     async def main() -> None:
         both = Pair()
         (name,), (task,) = await both.readers(1)
@@ -62,10 +59,10 @@ def test_what_a_signal_handler_sends_wakes_a_loop_that_sleeps() -> None:
     run(main())
 
 
-def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
+def test_after_an_interrupted_send_every_receiver_is_woken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Or who waits spins, and needs nobody to wake it.
+    # Otherwise a receiver spins, and needs no waking.
     monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
 
     async def main() -> None:
@@ -91,7 +88,7 @@ def test_an_interrupted_send_leaves_no_receiver_that_is_not_woken_later(
     run(main())
 
 
-def test_a_forked_child_sends_to_its_parent_by_the_store() -> None:
+def test_a_forked_child_sends_to_its_parent_through_the_store() -> None:
     layer = IPCChannelLayer(f"direct-{os.getpid()}", engine="posix", channel_memory=1 << 20)
     try:
         name, own = run(layer.new_channel()), layer.sync

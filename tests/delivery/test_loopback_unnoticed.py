@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: that nobody can tell."""
+"""Loopback changes nothing that a caller can notice: order, capacity, expiry, statistics."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from asgi_ipc import SyncIPCChannelLayer
 from tests.tools.doubles import (
     PATIENCE,
     run,
-    watchdog,
 )
 from tests.tools.receivers import (
     Pair,
     rest,
 )
 
-__all__ = ["watchdog"]
-
 _SECOND = 1_000_000_000
 
 
-def test_it_overtakes_nothing_on_the_store_or_in_the_buffer() -> None:
+def test_a_message_overtakes_none_in_the_store_or_the_mailbox() -> None:
     async def main() -> None:
         both = Pair()
         name, second = await both.channel(), await both.channel()
@@ -84,7 +81,7 @@ def test_what_went_to_the_store_is_there_before_its_bell_is_heard(to_group: bool
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 5])
-def test_capacity_is_what_it_is_on_either_way(capacity: int) -> None:
+def test_capacity_is_the_same_either_way(capacity: int) -> None:
     async def main() -> None:
         both = Pair(capacity=capacity)
         names = [await both.channel() for _ in range(3)]
@@ -105,7 +102,7 @@ def test_capacity_is_what_it_is_on_either_way(capacity: int) -> None:
     run(main())
 
 
-def test_what_was_fetched_later_into_the_same_buffer_takes_no_room() -> None:
+def test_what_was_fetched_later_into_the_same_mailbox_takes_no_room() -> None:
     async def main() -> None:
         both = Pair(capacity=2)
         name, second = await both.channel(), await both.channel()
@@ -123,7 +120,7 @@ def test_what_was_fetched_later_into_the_same_buffer_takes_no_room() -> None:
     run(main())
 
 
-def test_what_was_dropped_is_named_though_others_were_passed_directly(
+def test_a_drop_is_logged_though_other_messages_bypassed_the_store(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -170,7 +167,7 @@ def test_a_flush_takes_what_was_sent_before_and_no_more(who: str) -> None:
     run(main())
 
 
-def test_it_is_counted() -> None:
+def test_a_message_that_bypasses_the_store_is_counted() -> None:
     async def main() -> None:
         both = Pair()
         (name, other), (task, waiting) = await both.readers(2)
@@ -190,7 +187,7 @@ def test_it_is_counted() -> None:
     run(main())
 
 
-def test_what_lies_ready_is_not_dropped_for_what_others_were_allowed_to_send() -> None:
+def test_a_looped_back_message_is_not_dropped_for_what_others_may_send() -> None:
     async def main() -> None:
         both = Pair(capacity=2)
         name, second = await both.channel(), await both.channel()
@@ -208,7 +205,7 @@ def test_what_lies_ready_is_not_dropped_for_what_others_were_allowed_to_send() -
     run(main())
 
 
-def test_what_lies_ready_stays_with_an_engine_that_stays_open() -> None:
+def test_a_looped_back_message_stays_with_an_engine_that_stays_open() -> None:
     async def main() -> None:
         both = Pair()
         name = await both.channel()

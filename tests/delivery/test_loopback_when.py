@@ -1,4 +1,4 @@
-"""Messages from a process to itself that pass by the store: when."""
+"""When a message of a process to itself bypasses the store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from tests.tools.doubles import (
     BlockingEngine,
     engine,
     run,
-    watchdog,
 )
 from tests.tools.receivers import (
     Pair,
     rest,
 )
 
-__all__ = ["watchdog"]
 
-
-def test_who_waits_gets_it_without_the_store() -> None:
+def test_a_message_to_a_waiting_receiver_bypasses_the_store() -> None:
     async def main() -> None:
         both = Pair()
         (name,), (task,) = await both.readers(1)
@@ -34,7 +31,7 @@ def test_who_waits_gets_it_without_the_store() -> None:
     run(main())
 
 
-def test_one_that_nobody_waits_for_lies_ready_and_the_next_goes_to_the_store() -> None:
+def test_the_first_unread_message_bypasses_the_store_and_the_next_does_not() -> None:
     async def main() -> None:
         both = Pair()
         name, quiet = await both.channel(), await both.channel()
@@ -53,7 +50,7 @@ def test_one_that_nobody_waits_for_lies_ready_and_the_next_goes_to_the_store() -
     run(main())
 
 
-def test_a_group_whose_members_all_wait_gets_it_without_the_store() -> None:
+def test_a_broadcast_to_waiting_members_bypasses_the_store() -> None:
     async def main() -> None:
         both = Pair()
         names, tasks = await both.readers(3)
@@ -65,7 +62,7 @@ def test_a_group_whose_members_all_wait_gets_it_without_the_store() -> None:
         await both.layer.group_send("g", {"list": []})
         messages = await asyncio.gather(*tasks)
         assert messages == [{"list": []}] * 3
-        assert len({id(message["list"]) for message in messages}) == 3  # Nobody shares.
+        assert len({id(message["list"]) for message in messages}) == 3  # None is shared.
         assert both.pushed == 2
         assert await both.other.receive(theirs) == {"list": []}
         assert await both.other.receive("ordinary") == {"list": []}
@@ -73,7 +70,7 @@ def test_a_group_whose_members_all_wait_gets_it_without_the_store() -> None:
     run(main())
 
 
-def test_a_group_of_which_one_member_does_not_wait_gets_it_from_the_store() -> None:
+def test_a_broadcast_goes_through_the_store_if_one_member_does_not_wait() -> None:
     async def main() -> None:
         both = Pair()
         names, tasks = await both.readers(2)
@@ -87,7 +84,7 @@ def test_a_group_of_which_one_member_does_not_wait_gets_it_from_the_store() -> N
     run(main())
 
 
-def test_an_engine_that_blocks_is_not_passed_by() -> None:
+def test_an_engine_that_blocks_is_not_bypassed() -> None:
     async def main() -> None:
         blocking = engine(BlockingEngine)
         layer = IPCChannelLayer(engine=blocking)
@@ -101,7 +98,7 @@ def test_an_engine_that_blocks_is_not_passed_by() -> None:
     run(main())
 
 
-def test_while_the_buffers_are_in_use_it_goes_to_the_store_and_waits_for_nobody() -> None:
+def test_while_the_mailboxes_are_locked_a_message_goes_to_the_store_at_once() -> None:
     """As in a signal handler, which interrupts the very thread that uses them."""
 
     async def main() -> None:
@@ -126,7 +123,7 @@ def test_a_closed_layer_takes_nothing_more() -> None:
     run(main())
 
 
-def test_a_thread_that_waits_and_another_event_loop_get_it_too() -> None:
+def test_messages_to_a_waiting_thread_and_another_event_loop_bypass_the_store_too() -> None:
     both = Pair()
     name = run(both.channel())
     prefix = name[: name.index("!") + 1]

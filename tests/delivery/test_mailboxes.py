@@ -1,4 +1,4 @@
-"""Inside one process: what was fetched for others, or lies far back, until somebody reads it."""
+"""Mailboxes: messages that were fetched for others, or lie far back, until they are read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ from tests.tools.doubles import (
     engine,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
+from tests.tools.layers import demux_of
 from tests.tools.receivers import (
     nothing,
     soon,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -63,7 +59,7 @@ def test_a_thread_gets_nothing_that_was_fetched_before_a_flush(kind: Any) -> Non
     layer.close()
 
 
-def test_a_buffer_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mailbox_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=3)
         slow, waiting = await layer.new_channel(), await layer.new_channel()
@@ -87,7 +83,7 @@ def test_a_buffer_holds_a_capacity_and_drops_the_oldest(caplog: pytest.LogCaptur
     assert "capacity of 3" in caplog.text
 
 
-def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
+def test_without_a_receiver_messages_stay_where_capacity_counts_them() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=3)
         channel = await layer.new_channel()
@@ -106,7 +102,7 @@ def test_with_nobody_waiting_messages_stay_where_capacity_counts_them() -> None:
 
 
 @pytest.mark.parametrize("capacity", [3, 100])
-def test_copies_that_nobody_reads_do_not_hide_what_was_received(
+def test_unread_copies_do_not_hide_what_was_received(
     capacity: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -131,7 +127,7 @@ def test_copies_that_nobody_reads_do_not_hide_what_was_received(
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_what_expires_in_a_buffer_is_not_delivered_and_counted(kind: Any) -> None:
+def test_what_expires_in_a_mailbox_is_counted_and_not_delivered(kind: Any) -> None:
     async def main() -> None:
         for expiry in (0.2, 2, 20):  # On a slow machine the first may be too short.
             layer = IPCChannelLayer(engine=engine(kind), expiry=expiry)
@@ -158,7 +154,7 @@ def test_what_expires_in_a_buffer_is_not_delivered_and_counted(kind: Any) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_flush_by_anybody_empties_the_buffers(kind: Any) -> None:
+def test_a_flush_by_any_process_empties_the_mailboxes(kind: Any) -> None:
     async def main() -> None:
         blocking = engine(kind)
         layer = IPCChannelLayer(engine=blocking)
@@ -184,7 +180,7 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten(
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine()))
         channel = channel_name(await layer.new_channel())
-        own = layer._core.demux.queue(channel.queue)
+        own = demux_of(layer).queue(channel.queue)
         for last in range(2):
             for number in range(5):
                 await layer.send(f"{channel.queue.decode()}{number}", {})
@@ -195,7 +191,7 @@ def test_a_channel_that_is_being_looked_at_is_not_forgotten(
             await layer.send(channel.full, {})
             assert await receive == {}
             own.locals.clear()
-            layer._core.demux.channels.clear()
+            demux_of(layer).channels.clear()
             await layer.close()
 
     run(main())
@@ -209,7 +205,7 @@ def test_idle_local_channels_are_forgotten() -> None:
             channel = await layer.new_channel()
             await layer.send(channel, {})
             await layer.receive(channel)
-        assert len(layer._core.demux.own[queue].locals) <= 1100
+        assert len(demux_of(layer).own[queue].locals) <= 1100
         await layer.close()
 
     run(main())

@@ -1,4 +1,4 @@
-"""Looking out for a message instead of sleeping: when, for how long, and that nothing is lost."""
+"""Spinning for a message instead of sleeping: when, for how long, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -32,12 +32,8 @@ from tests.tools.doubles import (
     in_thread,
     patient,
     run,
-    watchdog,
-    way,
-    without_loopback,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
+from tests.tools.layers import demux_of
 
 
 class Peeking(CountingEngine):
@@ -54,7 +50,7 @@ class Peeking(CountingEngine):
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever receives spins until something comes, also on one processor."""
+    """Every receiver spins until something comes, also on one processor."""
     monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     for module in (loop_listener, thread_listener):
         monkeypatch.setattr(module, "LIMIT", 1e6)
@@ -83,7 +79,9 @@ def waited(spinner: Spinner, seconds: float, times: int = 1) -> None:
         spinner.waited(time.monotonic() - seconds)
 
 
-def test_it_is_worth_it_after_some_short_waits_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spinning_is_worth_it_after_some_short_waits_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", True)
     spinner = Spinner()
     waited(spinner, 0, 3)
@@ -100,14 +98,14 @@ def test_it_is_worth_it_after_some_short_waits_in_a_row(monkeypatch: pytest.Monk
     assert not spinner.worth_it()
 
 
-def test_it_never_is_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spinning_is_never_worth_it_on_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", False)
     spinner = Spinner()
     waited(spinner, 0, 100)
     assert not spinner.worth_it()
 
 
-def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spinning, "_POSSIBLE", True)
     layer = patient(IPCChannelLayer(engine=engine(Peeking)))
 
@@ -125,7 +123,7 @@ def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
         assert layer.sync.receive(["x"], block=True)[0] == "x"
     run(receive())
     thread.join(60)
-    assert layer._core.demux.engine.calls["peek"] == 0
+    assert demux_of(layer).engine.calls["peek"] == 0
     layer.sync.close()
 
 
@@ -133,12 +131,12 @@ def test_who_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("always")
-def test_no_bell_is_armed_for_who_spins(side: Any) -> None:
+def test_a_spinning_receiver_arms_no_bell(side: Any) -> None:
     layer, receive = side
     got: list[Any] = []
     for number in range(20):
         thread = in_thread(lambda: got.append(receive("x")))
-        calls = layer._core.demux.engine.calls
+        calls = demux_of(layer).engine.calls
         before = calls["peek"]
         while calls["peek"] < before + 3:
             time.sleep(0.001)
@@ -149,7 +147,7 @@ def test_no_bell_is_armed_for_who_spins(side: Any) -> None:
 
 
 @pytest.mark.usefixtures("always", "way")
-def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None:
+def test_the_loop_runs_while_one_receiver_spins_and_the_next_waits_by_its_bell() -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
         own = [await layer.new_channel() for _ in range(3)]
@@ -157,8 +155,8 @@ def test_the_loop_goes_on_meanwhile_and_the_next_one_waits_by_its_bell() -> None
         for _ in range(50):
             await asyncio.sleep(0)
         # Only the first of them all spins.
-        assert layer._core.demux.loops[id(asyncio.get_running_loop())]._spinner.busy
-        assert layer._core.demux.engine.calls["armed"] >= 3
+        assert demux_of(layer).loops[id(asyncio.get_running_loop())]._spinner.busy
+        assert demux_of(layer).engine.calls["armed"] >= 3
         for number, channel in enumerate((*own[::-1], "b", "a")):
             await layer.send(channel, {"n": number})
         assert [each["n"] for each in await asyncio.gather(*tasks)] == [2, 1, 0, 4, 3]
@@ -186,7 +184,7 @@ def test_a_message_that_another_receiver_fetched_is_seen() -> None:
 
 @pytest.mark.usefixtures("always", "way")
 @pytest.mark.parametrize("specific", [False, True])
-def test_cancelled_it_loses_nothing_and_the_next_may_spin(specific: bool) -> None:
+def test_a_cancelled_spin_loses_nothing_and_the_next_receiver_may_spin(specific: bool) -> None:
     async def main() -> None:
         layer = patient(IPCChannelLayer(engine=engine(Peeking)))
         channel = await layer.new_channel() if specific else "x"
@@ -207,10 +205,12 @@ def test_cancelled_it_loses_nothing_and_the_next_may_spin(specific: bool) -> Non
     run(main())
 
 
-def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_has_spun_for_a_while_sleeps_and_is_woken(
+    side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     layer, receive = side
-    calls = layer._core.demux.engine.calls
+    calls = demux_of(layer).engine.calls
     got: list[Any] = []
     for number in range(5):
         before = calls["armed"]
@@ -225,10 +225,10 @@ def test_after_a_while_it_sleeps_and_is_woken(side: Any, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("what", ["layer", "engine"])
-def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
+def test_spinning_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) -> None:
     """A layer to which an engine was passed in leaves that open."""
     layer, receive = side
-    store = layer._core.demux.engine
+    store = demux_of(layer).engine
     raised: list[str] = []
 
     def spin() -> None:
@@ -245,11 +245,11 @@ def test_it_ends_when_its_layer_or_its_engine_is_closed(side: Any, what: str) ->
     assert len(raised) == 1
 
 
-@pytest.mark.parametrize("looks_out", [False, True])
-def test_threads_of_one_process_that_play_ball_all_get_on(
-    looks_out: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("spins", [False, True])
+def test_threads_that_pass_a_message_around_all_make_progress(
+    spins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if looks_out:
+    if spins:
         monkeypatch.setattr(Spinner, "worth_it", lambda self: True)
     layer = patient(SyncIPCChannelLayer(engine=engine()))
     rounds = 300
@@ -272,13 +272,13 @@ def test_threads_of_one_process_that_play_ball_all_get_on(
 # Between processes
 
 
-@pytest.mark.parametrize("looks_out", [None, True])
+@pytest.mark.parametrize("spins", [None, True])
 @pytest.mark.parametrize("name", ["posix", "sysv", "mmap"])
-def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
-    name: str, looks_out: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_message_passed_between_processes_is_never_lost_whether_they_spin_or_sleep(
+    name: str, spins: bool | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every pace around that at which they begin to spin, and cease to."""
-    if looks_out:
+    if spins:
         monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
     options: dict[str, Any] = {"engine": name, "engine_options": {"directory": str(tmp_path)}}
     prefix = f"spin{secrets.token_hex(4)}"
@@ -286,7 +286,7 @@ def test_a_ball_between_processes_is_never_lost_whether_they_sleep_or_not(
 
     def play_back() -> None:
         layer = SyncIPCChannelLayer(prefix, **options)
-        layer._core.demux.look_again = 1000.0
+        demux_of(layer).look_again = 1000.0
         for number in range(rounds):
             _, ball = layer.receive(["there"], block=True)
             assert ball == {"n": number}

@@ -1,4 +1,4 @@
-"""What a message may carry, and that it comes back as it went (S1-S3, O1)."""
+"""What a message may carry, and that it arrives as it was sent (S1-S3, O1)."""
 
 from __future__ import annotations
 

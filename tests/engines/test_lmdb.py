@@ -1,4 +1,4 @@
-"""The benchmarks' engine on LMDB keeps the contract: a peer that cut corners would be no peer."""
+"""The benchmarks' engine on LMDB keeps the contract, so that it is a fair peer."""
 
 from __future__ import annotations
 

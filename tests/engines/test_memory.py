@@ -1,4 +1,4 @@
-"""What is peculiar to the memory engine and its bell; the contract is conformance/'s affair."""
+"""The memory engine and its bell, beyond the contract that the conformance suite tests."""
 
 from __future__ import annotations
 
@@ -21,21 +21,12 @@ from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Record
 from asgi_ipc.engines.bell import PipeBell
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import OptionError, StoreFull, StoreUnavailable
-
-
-class Clock:
-    """Nanoseconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000
-
-    def __call__(self) -> int:
-        return self.now
+from tests.tools.clocks import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000)
 
 
 @pytest.fixture
@@ -155,7 +146,7 @@ def test_what_a_flush_drops_is_counted(engine: MemoryEngine) -> None:
     assert engine.statistics()["flushed"] == 2
 
 
-def test_destroying_wakes_who_waits_and_leaves_the_others_a_fresh_store(
+def test_destroying_wakes_receivers_and_leaves_the_others_a_fresh_store(
     engine: MemoryEngine, request: pytest.FixtureRequest
 ) -> None:
     other = MemoryEngine(request.node.name, channel_memory=1000, group_memory=100)
@@ -224,7 +215,7 @@ def test_closing_an_engine_closes_its_bells(engine: MemoryEngine) -> None:
         engine.bell()
 
 
-def test_a_pipe_bell_says_whether_somebody_can_hear_it() -> None:
+def test_a_pipe_bell_says_whether_it_can_be_heard() -> None:
     bell = PipeBell()
     assert bell.try_signal()
     assert signals(bell)

@@ -24,10 +24,11 @@ from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.stores import (
+    HOT,
     assert_sound,
+    give_rings_after,
 )
 
 _numbers = itertools.count()
@@ -263,7 +264,7 @@ class Comparison(RuleBasedStateMachine):
 def test_any_sequence_of_operations_does_what_the_model_does(
     kind: Any, hot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asgi_ipc.engines.shm.queues.ring_extents.HOT", hot)
+    give_rings_after(monkeypatch, hot)
     machine = type("Machine", (Comparison,), {"kind": kind})
     machine.TestCase.settings = settings(  # type: ignore[attr-defined]
         max_examples=int(os.environ.get("MODEL_EXAMPLES", "12")),

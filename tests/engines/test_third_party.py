@@ -1,4 +1,4 @@
-"""examples/third_party_engine, as somebody else would use it: installed, and far from here."""
+"""examples/third_party_engine, as another author would use it: installed, and far from here."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_full_disk_is_a_full_store(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 #: Another module takes a lock of its own before a fork, after the engine has taken all of its own:
-#: what is registered first comes last. Who holds that lock uses the engine, as a finalizer may.
+#: what is registered first comes last. The holder of that lock uses the engine, as a finalizer may.
 _FORK_IN_THE_MIDDLE = """
 import os, sys, threading, time
 foreign, holding = threading.Lock(), threading.Event()

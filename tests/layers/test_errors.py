@@ -18,15 +18,12 @@ from tests.tools.doubles import (
     CountingEngine,
     engine,
     run,
-    watchdog,
 )
-
-__all__ = ["watchdog"]
 
 
 @pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
 @pytest.mark.parametrize("payload", [b"\xc1", b"\x90"])
-def test_a_record_that_is_none_is_an_error_that_names_the_store_and_the_way_out(
+def test_a_corrupt_record_is_an_error_that_names_the_store_and_the_remedy(
     kind: Any, payload: bytes
 ) -> None:
     async def main() -> None:
@@ -68,7 +65,7 @@ def test_a_record_that_is_none_is_an_error_that_names_the_store_and_the_way_out(
     run(main())
 
 
-def test_the_error_of_a_record_that_is_none_names_the_directory_that_was_given(
+def test_the_error_of_a_corrupt_record_names_the_directory_that_was_given(
     tmp_path: Path,
 ) -> None:
     options: dict[str, Any] = {"engine": "mmap", "engine_options": {"directory": tmp_path}}
@@ -118,7 +115,7 @@ class _Raising(logging.Handler):
         raise RuntimeError(f"can't write {record.getMessage()}")
 
 
-def test_what_a_handler_of_log_lines_raises_costs_nobody_a_message(
+def test_an_exception_of_a_log_handler_loses_no_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def main() -> None:

@@ -23,12 +23,7 @@ from tests.tools.doubles import (
     PATIENCE,
     fresh,
     patient,
-    watchdog,
-    way,
-    without_loopback,
 )
-
-__all__ = ["watchdog", "way", "without_loopback"]
 
 _SECOND = 10**9
 _EXPIRY = 60
@@ -124,7 +119,7 @@ class World:
         await self.do("flush", True, 0)
         for operation in operations:
             await self.do(*operation)
-        # Nobody waits without result, and what nobody waits for is there.
+        # No receiver waits on beside a message, and every other message is there.
         until = asyncio.get_running_loop().time() + PATIENCE
         while any(self.live(c) and self.waiting(c) for c in _CHANNELS):
             assert asyncio.get_running_loop().time() < until, "somebody waits for what is there"

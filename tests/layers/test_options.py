@@ -1,4 +1,4 @@
-"""What a constructor takes, and what it says about the rest."""
+"""What the constructor of a layer accepts, and what it says about anything else."""
 
 from __future__ import annotations
 

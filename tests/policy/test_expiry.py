@@ -1,4 +1,4 @@
-"""How long things live (S9, S15), on a clock that the test winds."""
+"""How long messages and memberships live (S9, S15), on a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How members are written, and who gets a broadcast; without any engine."""
+"""How members are written, and which receive a broadcast; without any engine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asgi_ipc import StoreCorrupt
-from asgi_ipc.encoding.codec import MESSAGE_LIMIT
 from asgi_ipc.encoding.envelope import MAX_LOCALS, unpack
 from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD
 from asgi_ipc.policy import groups
+from tests.tools.documents import rows
+from tests.tools.limits import MESSAGE_LIMIT
 
 _part = st.text("abcXYZ019-_.", min_size=1, max_size=20)
 _hex = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -115,3 +116,19 @@ def test_a_group_without_members_needs_no_record() -> None:
 def test_what_is_no_member_is_a_corrupt_store(member: bytes) -> None:
     with pytest.raises(StoreCorrupt, match="member"):
         groups.plan([member], lambda _: 1)
+
+
+def test_a_compact_member_is_as_documented() -> None:
+    first, last = bytes(range(16)), bytes(range(16, 32))
+    member = groups.member(channel_name(f"some.prefix.{first.hex()}!{last.hex()}"))
+    fields = {}
+    for start, size, name in (cells for cells in rows("Members of groups") if cells[0].isdigit()):
+        stop = None if size == "rest" else int(start) + int(size)
+        fields[name] = member[int(start) : stop]
+    assert fields == {
+        "0x01": b"\x01",
+        "the first 32 digits, as bytes": first,
+        "the last 32 digits, as bytes": last,
+        "the prefix": b"some.prefix",
+    }
+    assert groups.member(channel_name("plain!x")) == b"plain!x"

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from tests.tools.costs import (
     MESSAGE,
     Members,
@@ -29,6 +28,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.stores import HOT
 
 __all__ = ["at_leisure", "engine", "engine_options", "layer", "other", "watchdog"]
 

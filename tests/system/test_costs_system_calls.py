@@ -1,4 +1,4 @@
-"""The system calls of operations: one lock round for each, and none to wake who is awake."""
+"""System calls: one lock round for an operation, and none to wake a receiver that is awake."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.delivery import loop_listener
-from asgi_ipc.delivery.spinning import Spinner
-from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.locks.base import FCNTL, NAMES, SEMAPHORE
 from tests.tools.costs import (
     MESSAGE,
+    RECORD_LOCKS,
+    SEMAPHORE,
     Members,
     Trip,
     at_leisure,
     countable,
     engine,
+    in_a_hurry,
+    kind_of_lock,
     layer,
     other,
     settle,
@@ -30,40 +30,30 @@ from tests.tools.doubles import (
     watchdog,
 )
 
-__all__ = ["at_leisure", "engine", "layer", "other", "watchdog"]
+__all__ = ["at_leisure", "engine", "in_a_hurry", "layer", "other", "watchdog"]
 
 pytestmark = countable
 
 
-@pytest.fixture(params=[SEMAPHORE, FCNTL], ids=lambda kind: NAMES[kind])
-def kind(request: pytest.FixtureRequest) -> int:
+@pytest.fixture(params=[SEMAPHORE, RECORD_LOCKS])
+def kind(request: pytest.FixtureRequest) -> str:
     """Of the locks."""
-    kind: int = request.param
+    kind: str = request.param
     return kind
 
 
 @pytest.fixture
-def engine_options(kind: int, tmp_path: Path) -> dict[str, str]:
+def engine_options(kind: str, tmp_path: Path) -> dict[str, str]:
     # In a folder that is named, and not in shared memory, semaphores are not used.
     return {} if kind == SEMAPHORE else {"directory": str(tmp_path)}
 
 
 @pytest.fixture
-def lock_round(layer: IPCChannelLayer, kind: int) -> list[str]:
+def lock_round(layer: IPCChannelLayer, kind: str) -> list[str]:
     """The system calls that taking and giving back a lock costs."""
-    store = layer._core.demux.engine
-    assert isinstance(store, SharedMemoryEngine)
-    assert store._store is not None
-    if store._store.lock_file.kind != kind:
-        pytest.skip(f"this system has no {NAMES[kind]}, or no folder that needs none")
+    if kind_of_lock(layer) != kind:
+        pytest.skip(f"this system has no {kind}, or no folder that needs none")
     return [] if kind == SEMAPHORE else ["lockf", "lockf"]
-
-
-@pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages follow each other closely, so that who waits spins for the next one."""
-    monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
-    monkeypatch.setattr(loop_listener, "LIMIT", 1e6)
 
 
 def test_a_send_to_a_receiver_that_is_awake_is_one_lock_round_and_nothing_else(
@@ -148,7 +138,7 @@ def test_messages_that_wait_on_an_own_channel_are_fetched_in_one_lock_round(
 def test_a_round_trip_of_a_waiting_receiver_is_few_system_calls(
     layer: IPCChannelLayer, other: IPCChannelLayer, lock_round: list[str]
 ) -> None:
-    """It is woken, takes the message, answers one who is awake, and waits again."""
+    """The receiver is woken, takes the message, answers a sender that is awake, and waits again."""
 
     async def main() -> None:
         async with Trip(layer, other, "ordinary") as trip:
@@ -176,7 +166,7 @@ def test_a_send_to_a_waiting_receiver_is_one_lock_round_and_one_signal(
 
 
 @pytest.mark.usefixtures("in_a_hurry")
-def test_a_receiver_that_spins_is_not_signalled_for_and_takes_the_message_in_one_lock_round(
+def test_a_spinning_receiver_is_not_signalled_and_takes_its_message_in_one_lock_round(
     layer: IPCChannelLayer, other: IPCChannelLayer, lock_round: list[str]
 ) -> None:
     async def main() -> None:

@@ -1,150 +1,22 @@
-"""The documents in docs/: their code runs, their numbers are the code's, their links lead."""
+"""The documents in docs/: their code runs, their links lead, what they name exists."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 import sys
 import uuid
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
-from asgi_ipc.cli.check import check
-from asgi_ipc.encoding import envelope
-from asgi_ipc.encoding.names import channel_name
-from asgi_ipc.engines.shm import lock_file
-from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.locks import base
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.policy import groups
-
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
-README = ROOT / "README.md"
-FORMAT = (DOCS / "format.md").read_text()
-
-
-def blocks(document: Path, language: str) -> list[str]:
-    """The code blocks of a document in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
-
-
-def rows(section: str) -> list[list[str]]:
-    """The rows of all tables of a section of docs/format.md, or of all of it."""
-    text = FORMAT
-    if section:
-        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-        assert text, section
-    lines = re.findall(r"^\|(.*)\|$", text, re.M)
-    return [[cell.strip() for cell in line.split("|")] for line in lines]
-
-
-def number(text: str) -> int:
-    """The value of such as ``(1 << 14) - 1``."""
-    assert re.fullmatch(r"[0-9a-fx<()\s-]+", text), text
-    value = eval(compile(ast.parse(text, mode="eval"), "docs/format.md", "eval"))
-    assert isinstance(value, int)
-    return value
-
-
-def documented() -> dict[str, int]:
-    """Every name with a number in docs/format.md."""
-    found: dict[str, int] = {}
-    for cells in rows(""):
-        name = re.fullmatch(r"`([A-Z_]+)`", cells[0])
-        if name:
-            assert name[1] not in found, f"{name[1]} stands there twice"
-            found[name[1]] = number(cells[1])
-    return found
-
-
-def constants(module: ModuleType) -> dict[str, int]:
-    """Every number that a module gives a name in capitals."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if re.fullmatch(r"[A-Z][A-Z_]*", name) and isinstance(value, int)
-    }
-
-
-#: Those of the lock file, which are the code's elsewhere.
-LOCKED = {"OPENING", "CHANNELS_LOCK", "GROUPS_LOCK", "FIRST_SLOT"}
-
-
-def test_every_number_of_the_layout_is_documented_and_right() -> None:
-    of_the_layout = {name: value for name, value in documented().items() if name not in LOCKED}
-    assert of_the_layout == constants(layout)
-
-
-def test_the_bytes_that_are_locked_are_documented() -> None:
-    found = documented()
-    assert {name: found[name] for name in LOCKED} == {name: getattr(base, name) for name in LOCKED}
-
-
-def test_the_ranges_of_words_are_those_of_the_layout() -> None:
-    text = dict(cells[:2] for cells in rows("A segment") if cells[0][:1].isdigit())
-    assert list(text) == ["0 to 15", "16 to 23", "24 to 31", "32 to 93", "94 to 1375"]
-    assert layout.TABLES == 1376
-    assert layout.JOURNAL_COUNT == 94
-    for name, first, last in (("CURSOR", 24, 31), ("PUSHED", 32, 93), ("STATE", 16, 23)):
-        assert first <= getattr(layout, name) <= last
-    assert f"the bytes `{layout.MAGIC.decode()}`" in FORMAT
-    assert layout.Geometry.of(layout.CHANNELS, layout.SMALLEST).extent_words * 8 == 16 << 10
-    assert layout.Geometry.of(layout.CHANNELS, layout.SMALL_STORE).extent_words * 8 == 64 << 10
-
-
-def test_the_lock_file_is_as_documented() -> None:
-    offset = 0
-    kinds = {"magic": "14s", "store id": "16s", "boot id": "16s", "engine": "16s"}
-    kinds |= dict.fromkeys(("version", "kind", "ready", "machine"), "H")
-    widths = {"H": 2, "I": 4}
-    pattern = "<"
-    for start, size, name, *_ in (cells for cells in rows("The lock file") if cells[0].isdigit()):
-        assert int(start) == offset, name
-        offset += int(size)
-        pattern += kinds[name]
-        assert widths.get(kinds[name], int(kinds[name][:-1] or 0)) == int(size), name
-    assert lock_file._FORMAT.format == pattern
-    assert lock_file._FORMAT.size == offset
-    assert lock_file._MAGIC == b"asgi_ipc lock\n"
-
-
-def test_the_kinds_of_lock_are_as_documented() -> None:
-    assert f"{base.FCNTL} fcntl record locks, {base.FLOCK} flock" in FORMAT
-
-
-def test_an_envelope_is_as_documented() -> None:
-    names = b"one\ntwo"
-    assert [cells[:2] for cells in rows("What is pushed")][2:] == [
-        ["4", "length n of the names, little-endian"],
-        ["n", "the names, each the part behind the `!`, separated by newlines"],
-        ["rest", "the encoded message"],
-    ]
-    made = len(names).to_bytes(4, "little") + names + b"message"
-    assert envelope.address([b"one", b"two"]) + b"message" == made
-    assert envelope.unpack(made) == ([b"one", b"two"], b"message")
-
-
-def test_a_compact_member_is_as_documented() -> None:
-    first, last = bytes(range(16)), bytes(range(16, 32))
-    member = groups.member(channel_name(f"some.prefix.{first.hex()}!{last.hex()}"))
-    fields = {}
-    for start, size, name in (cells for cells in rows("Members of groups") if cells[0].isdigit()):
-        stop = None if size == "rest" else int(start) + int(size)
-        fields[name] = member[int(start) : stop]
-    assert fields == {
-        "0x01": b"\x01",
-        "the first 32 digits, as bytes": first,
-        "the last 32 digits, as bytes": last,
-        "the prefix": b"some.prefix",
-    }
-    assert groups.member(channel_name("plain!x")) == b"plain!x"
-
+from tests.tools.commands import check
+from tests.tools.documents import DOCS, README, ROOT, blocks
+from tests.tools.layers import engine_of
+from tests.tools.stores import spoil
 
 ENGINE = DOCS / "writing-an-engine.md"
 
@@ -305,7 +177,7 @@ def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_soun
         layer.send("c", {"n": 1})
         assert run(tmp_path, "-c", code) == ""
         assert layer.receive(["c"]) == ("c", {"n": 1})
-        layer._core.demux.engine._channels.words[layout.NAMED] += 1  # type: ignore[attr-defined]
+        spoil(engine_of(layer))
         assert "queues" in run(tmp_path, "-c", code)
         with pytest.raises(StoreUnavailable, match="no store"):
             check(prefix)
@@ -326,7 +198,7 @@ def test_the_platform_is_asked_in_one_place_as_the_documents_say() -> None:
         assert location in (DOCS / name).read_text()
 
 
-#: Where no line but a table's may be longer; of the others somebody else takes care.
+#: Where no line but a table's may be longer; the others are wrapped by their makers.
 WRAPPED = [
     path for path in EVERY if path.name not in ("performance.md", "CHANGELOG.md") and path != README
 ]
@@ -340,7 +212,7 @@ def test_no_line_is_too_long(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
-    """Such as `lock_file.py` and `Journal.commit`: who renames it finds it here."""
+    """Such as `lock_file.py` and `Journal.commit`: a renaming fails here until documents follow."""
     sources = "\n".join(path.read_text() for path in (ROOT / "asgi_ipc").rglob("*.py"))
     files = {
         path.name

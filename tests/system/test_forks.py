@@ -25,12 +25,15 @@ from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.layers import (
+    demux_of,
     drain,
     engine_of,
     options,
+    set_drop_clock,
 )
 from tests.tools.stores import (
     assert_sound,
+    has_open_writers,
     in_child,
     wait,
 )
@@ -84,7 +87,7 @@ def busy_threads(layer: IPCChannelLayer, count: int = 3) -> Iterator[None]:
     assert errors == []
 
 
-def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, Any]) -> None:
+def test_forks_amid_threads_that_use_the_layer_harm_no_process(options: dict[str, Any]) -> None:
     layer = IPCChannelLayer(**options)
 
     def child(number: int) -> None:
@@ -121,7 +124,7 @@ def test_forks_amid_threads_that_use_the_layer_harm_nobody(options: dict[str, An
     layer.sync.close()
 
 
-def test_a_forked_child_that_only_exits_takes_nothing_along(options: dict[str, Any]) -> None:
+def test_a_forked_child_that_only_exits_loses_nothing(options: dict[str, Any]) -> None:
     layer = IPCChannelLayer(**options)
 
     async def scenario() -> None:
@@ -233,7 +236,7 @@ def test_a_forked_child_inherits_no_descriptor_for_good(options: dict[str, Any])
         time.sleep(0.01)
     layer.send("a", {"n": 1})  # Which opens a writer to the other's bell.
     wait(child)
-    assert engine_of(layer)._signaller._writers
+    assert has_open_writers(engine_of(layer))
     layer.receive(["nothing"], block=True, timeout=0.01)  # Which makes a bell.
 
     def heir() -> None:
@@ -284,7 +287,7 @@ def test_a_forked_child_starts_with_nothing_of_its_parents() -> None:
                 await layer.send(mine, {"n": 3})
                 assert await asyncio.wait_for(task, PATIENCE) == {"n": 3}
 
-            assert not layer._core.demux.own
+            assert not demux_of(layer).own
             asyncio.run(main())
         except BaseException:
             import traceback
@@ -318,7 +321,7 @@ def test_a_child_forked_while_a_thread_notes_a_drop_may_drop_messages_too() -> N
         forked.wait(PATIENCE)
         return time.monotonic()
 
-    layer._core.demux.drops._clock = slow_clock
+    set_drop_clock(layer, slow_clock)
     thread = threading.Thread(target=layer.group_send, args=("news", {}))
     thread.start()
     assert inside.wait(PATIENCE)

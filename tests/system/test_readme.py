@@ -17,11 +17,7 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
-from asgi_ipc.encoding import codec
-from asgi_ipc.encoding.names import NAME_LIMIT
-from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.layers.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY
-from asgi_ipc.layers.options import NAMES as OPTIONS
+from tests.tools import limits
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PATIENCE = 120.0
@@ -68,7 +64,7 @@ class Program:
 
 
 class Shell:
-    """Runs README's programs from a folder, with a prefix that nobody else uses."""
+    """Runs README's programs from a folder, with a prefix of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -205,16 +201,16 @@ def test_all_statistics_and_only_they_are_in_the_table() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     table = README.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.*?) \| (.*?) \| .*? \|$", table, re.M))
-    assert rows["processes in a store"] == f"{layout.SLOTS}"
+    assert rows["processes in a store"] == f"{limits.SLOTS}"
     assert [cell for name, cell in rows.items() if name.startswith("event loops")] == [
-        f"{layout.NODES:,} in a store"
+        f"{limits.NODES:,} in a store"
     ]
-    assert codec.MESSAGE_LIMIT == 1 << 20
+    assert limits.MESSAGE_LIMIT == 1 << 20
     assert rows["a message"].startswith("1 MiB ")
-    assert rows["nesting of a message"].startswith(f"{codec.DEPTH_LIMIT} deep")
-    assert rows["names of channels and groups"].startswith(f"under {NAME_LIMIT} ")
-    assert rows["`prefix`"] == f"{PREFIX_LIMIT} characters"
-    assert (SMALLEST_MEMORY, LARGEST_MEMORY) == (256 << 10, 1 << 40)
+    assert rows["nesting of a message"].startswith(f"{limits.DEPTH_LIMIT} deep")
+    assert rows["names of channels and groups"].startswith(f"under {limits.NAME_LIMIT} ")
+    assert rows["`prefix`"] == f"{limits.PREFIX_LIMIT} characters"
+    assert (limits.SMALLEST_MEMORY, limits.LARGEST_MEMORY) == (256 << 10, 1 << 40)
     assert rows["`channel_memory`, `group_memory`"] == "256 KiB to 1 TiB"
     assert rows["prefix given to `new_channel`"] == "33 characters; a synchronous pattern 67"
     layer = IPCChannelLayer(engine="memory")
@@ -229,4 +225,4 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 def test_every_option_has_a_heading() -> None:
     headings = re.findall(r"^### `(\w+)`$", README.read_text(), re.M)
-    assert headings == list(OPTIONS)
+    assert headings == list(limits.OPTIONS)

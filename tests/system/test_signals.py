@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
-from asgi_ipc.layers.core import LayerCore
 from tests.tools.doubles import (
     PATIENCE,
     WATCHDOG,
@@ -26,6 +25,7 @@ from tests.tools.doubles import (
 from tests.tools.layers import (
     drain,
     engine_of,
+    note_late_sends,
     options,
 )
 from tests.tools.stores import (
@@ -40,7 +40,7 @@ class Interrupted(BaseException):
     """What the signal's handler raises, as Python does for Ctrl-C."""
 
 
-#: Whether somebody is there to catch it. A signal may be handled a little later than it came.
+#: Whether the test is ready to catch it. A signal may be handled a little later than it came.
 interruptible = False
 
 
@@ -85,7 +85,9 @@ def another_process(options: dict[str, Any]) -> Iterator[Callable[[], bool]]:
         os.close(say_in)
 
 
-def test_an_exception_from_a_signal_handler_leaves_nobody_blocked(options: dict[str, Any]) -> None:
+def test_an_exception_from_a_signal_handler_leaves_no_process_blocked(
+    options: dict[str, Any],
+) -> None:
     dice = random.Random(1)
     layer = SyncIPCChannelLayer(**options)
     received: collections.Counter[int] = collections.Counter()
@@ -145,13 +147,7 @@ def test_what_a_signal_handler_sends_inside_the_store_is_sent_after_it(
     layer = SyncIPCChannelLayer(**options)
     sent_later: list[dict[str, Any]] = []
     handled: list[int] = []
-    push_late = LayerCore._push_late
-
-    def noted(core: LayerCore, records: dict[str, Any]) -> None:
-        push_late(core, records)
-        sent_later.append(records)
-
-    monkeypatch.setattr(LayerCore, "_push_late", noted)
+    note_late_sends(monkeypatch, sent_later.append)
 
     def handler(number: int, frame: FrameType | None) -> None:
         layer.send("signals", {"n": len(handled)})

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
-import os
-import secrets
 import sys
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.heap.heap import Heap
-from asgi_ipc.engines.shm.heap.layout import MESSAGE
-from asgi_ipc.engines.shm.queues.queues import Queues
-from asgi_ipc.engines.shm.tables import Tables
+from tests.torture import soak_plants
 from tests.torture.ledgers import (
     Chance,
     Missing,
@@ -45,7 +37,7 @@ def watchdog() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_killed_and_stopped_processes_harm_nobody(engine: str) -> None:
+def test_killed_and_stopped_processes_harm_no_other(engine: str) -> None:
     for seconds in LONGER:
         report = soak(engine, seconds)
         assert report.faults == [], str(report)
@@ -54,109 +46,48 @@ def test_killed_and_stopped_processes_harm_nobody(engine: str) -> None:
     raise AssertionError(f"too little has happened: {report}")
 
 
-# Faults that are planted must be found. Most are planted in the workers alone, as the
-# supervisor reads what they left.
+# Faults that are planted must be found.
 
 
 def test_a_reader_that_gets_a_message_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    pop, supervisor = SharedMemoryEngine.pop, os.getpid()
-
-    def popped_and_put_back(self: SharedMemoryEngine, queue: bytes, *args: Any) -> Any:
-        taken = pop(self, queue, *args)
-        if os.getpid() != supervisor and taken and queue.startswith(b"channel"):
-            self.restore(queue, taken[0])
-        return taken
-
-    monkeypatch.setattr(SharedMemoryEngine, "pop", popped_and_put_back)
+    soak_plants.give_twice(monkeypatch)
     assert finds("twice")
 
 
 def test_a_message_that_is_acknowledged_and_not_stored_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    push, supervisor = Queues.push, os.getpid()
-
-    def push_most(self: Queues, record: Any, *args: Any) -> int:
-        ours = record.queue.startswith(b"channel") and now_and_then(500)
-        if ours and os.getpid() != supervisor:
-            return 0
-        return push(self, record, *args)
-
-    monkeypatch.setattr(Queues, "push", push_most)
+    soak_plants.store_most(monkeypatch)
     assert finds("lost, ")
 
 
 def test_a_message_that_overtakes_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    pop, supervisor = SharedMemoryEngine.pop, os.getpid()
-
-    def second_first(self: SharedMemoryEngine, queue: bytes, *args: Any) -> Any:
-        taken = pop(self, queue, *args)
-        if os.getpid() != supervisor and taken and queue.startswith(b"channel") and now_and_then(5):
-            second = pop(self, queue, 1)
-            if second:
-                self.restore(queue, taken[0])
-                return second
-        return taken
-
-    monkeypatch.setattr(SharedMemoryEngine, "pop", second_first)
+    soak_plants.give_second_first(monkeypatch)
     assert finds("out of order")
 
 
 def test_readers_that_get_nothing_any_more_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    pop, supervisor = SharedMemoryEngine.pop, os.getpid()
-    began = time.monotonic()
-
-    def nothing_after_a_while(self: SharedMemoryEngine, queue: bytes, *args: Any) -> Any:
-        late = time.monotonic() > began + 1
-        if os.getpid() != supervisor and late and queue.startswith(b"channel"):
-            return []
-        return pop(self, queue, *args)
-
-    monkeypatch.setattr(SharedMemoryEngine, "pop", nothing_after_a_while)
+    soak_plants.give_nothing_after_a_while(monkeypatch)
     assert finds("no message arrived")
 
 
 def test_a_bell_that_is_not_signalled_now_and_then_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    signal, supervisor = SharedMemoryEngine._signal, os.getpid()
-
-    def signal_mostly(self: SharedMemoryEngine, *args: Any) -> None:
-        if os.getpid() == supervisor or not now_and_then(20):
-            signal(self, *args)
-
-    monkeypatch.setattr(SharedMemoryEngine, "_signal", signal_mostly)
+    soak_plants.signal_mostly(monkeypatch)
     assert finds("a wake-up was lost")
 
 
 def test_a_membership_that_outlives_its_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    init = Tables.__init__
-
-    def trusting(self: Tables, *args: Any) -> None:
-        init(self, *args)
-        self._owner_alive = lambda owner: True
-
-    monkeypatch.setattr(Tables, "__init__", trusting)
+    soak_plants.trust_owners(monkeypatch)
     assert finds("membership of the dead")
 
 
 def test_memory_that_is_not_given_back_now_and_then_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free, supervisor = Heap.free, os.getpid()
-
-    def free_mostly(self: Heap, change: dict[int, int], handle: int) -> None:
-        message = self.kind(self.address(handle)) == MESSAGE
-        if os.getpid() == supervisor or not message or not now_and_then(50):
-            free(self, change, handle)
-
-    monkeypatch.setattr(Heap, "free", free_mostly)
+    soak_plants.free_mostly(monkeypatch)
     assert finds("bytes in use went from")
-
-
-def now_and_then(seldom: int) -> bool:
-    """True once in so many calls. Forked children would share what `random` gives."""
-    return secrets.randbelow(seldom) == 0
 
 
 def finds(word: str) -> bool:
@@ -181,7 +112,7 @@ def test_a_killed_reader_excuses_one_lost_message_of_its_channels_and_its_time()
     assert unexplained([Missing(1, after=9.0, before=9.5)], [reader]) == [0]
 
 
-def test_who_could_be_excused_by_several_readers_leaves_others_theirs() -> None:
+def test_a_loss_that_several_readers_could_excuse_leaves_the_others_theirs() -> None:
     both = Chance(frozenset({1, 2}), after=0.0, before=1.0)
     one = Chance(frozenset({1}), after=0.0, before=1.0)
     lost = [Missing(channel, after=0.5, before=0.6) for channel in (1, 2)]
@@ -190,7 +121,7 @@ def test_who_could_be_excused_by_several_readers_leaves_others_theirs() -> None:
     assert unexplained(lost, [one, one]) == [1]
 
 
-def test_a_machine_that_stands_still_is_no_standstill() -> None:
+def test_a_paused_machine_is_not_a_standstill() -> None:
     still = Standstill()
     for _ in range(3):
         still.look(1, 60.0)

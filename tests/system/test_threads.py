@@ -1,4 +1,4 @@
-"""Threads that use one layer at once: with loops of their own, and beside another process."""
+"""Threads that use one layer at once, with event loops of their own and beside another process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.layers import (
+    demux_of,
     engine_of,
     options,
 )
@@ -128,7 +129,7 @@ def test_senders_here_and_in_another_process_each_keep_their_order(
         thread.start()
     try:
         got = run(receive())
-        (own,) = layer._core.demux.own.values()
+        (own,) = demux_of(layer).own.values()
         assert own.looped_back > 0, "nothing went the other way"
     finally:
         for thread in threads:

@@ -18,11 +18,13 @@ import pytest
 
 import asgi_ipc
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.delivery import loop_listener
 from asgi_ipc.delivery.spinning import Spinner
 from asgi_ipc.engines import available
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
+from asgi_ipc.engines.shm.locks import base
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 _PACKAGE = str(Path(asgi_ipc.__file__).parent)
@@ -35,6 +37,9 @@ _COMPILED = not (sys.modules["asgi_ipc.layers.core"].__file__ or "").endswith(".
 
 #: For each module of tests that counts.
 countable = pytest.mark.skipif(_COMPILED, reason="nothing of compiled code can be counted")
+
+#: Kinds of lock, by name.
+RECORD_LOCKS, SEMAPHORE = base.NAMES[base.FCNTL], base.NAMES[base.SEMAPHORE]
 
 Action = Callable[[], Awaitable[object]]
 _Count = TypeVar("_Count")
@@ -66,7 +71,7 @@ def layer(engine: str, engine_options: dict[str, str]) -> Iterator[IPCChannelLay
         capacity=10**6,
         expiry=3600,
     )
-    # Once a second whoever comes by looks after the store. That is not what is counted here,
+    # Once a second the next caller does the store's upkeep. That is not what is counted here,
     # and on a slow machine there is a second between any two operations.
     store = layer._core.demux.engine
     assert isinstance(store, SharedMemoryEngine)
@@ -93,8 +98,23 @@ def other(layer: IPCChannelLayer) -> Iterator[IPCChannelLayer]:
 
 @pytest.fixture
 def at_leisure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are far between, so that who waits sleeps at once."""
+    """Messages are far between, so that a receiver sleeps at once."""
     monkeypatch.setattr(Spinner, "worth_it", lambda self: False)
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages follow each other closely, so that a receiver spins for the next one."""
+    monkeypatch.setattr(Spinner, "worth_it", lambda self: not self.busy)
+    monkeypatch.setattr(loop_listener, "LIMIT", 1e6)
+
+
+def kind_of_lock(layer: IPCChannelLayer) -> str:
+    """The kind of lock of a layer's store: `RECORD_LOCKS`, `SEMAPHORE` or another name."""
+    store = layer._core.demux.engine
+    assert isinstance(store, SharedMemoryEngine)
+    assert store._store is not None
+    return base.NAMES[store._store.lock_file.kind]
 
 
 async def opcodes(action: Action) -> int:
@@ -190,7 +210,7 @@ async def usual(
 
 
 async def settle() -> None:
-    """Let who was woken do what there is to do."""
+    """Let woken receivers do what there is to do."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -219,7 +239,7 @@ class Members:
 
 
 class Trip:
-    """One side of a round trip: somebody who waits, answers, and waits again."""
+    """One side of a round trip: it waits for a message, answers, and waits again."""
 
     def __init__(self, layer: IPCChannelLayer, asks: IPCChannelLayer, answers: str) -> None:
         self._layer, self._asks, self._answers = layer, asks, answers

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -50,13 +51,22 @@ def watchdog() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.fixture
-def without_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def by_the_store() -> Iterator[None]:
     """What a process sends to itself goes through the store, as if another process sent it."""
-    monkeypatch.setattr(core, "loop_back", lambda *arguments: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "loop_back", lambda *arguments: False)
+        yield
 
 
-@pytest.fixture(params=[True, False], ids=["directly", "by_the_store"])
+@pytest.fixture
+def without_loopback() -> Iterator[None]:
+    """The same for all of a test."""
+    with by_the_store():
+        yield
+
+
+@pytest.fixture(params=[True, False], ids=["bypassing", "by_the_store"])
 def way(request: pytest.FixtureRequest) -> None:
     """Both ways in which what a process sends to itself may reach it."""
     if not request.param:
@@ -102,7 +112,7 @@ class MuteEngine(CountingEngine):
 
 
 class ForgetfulEngine(MuteEngine):
-    """Signals no bells, though it says it does: as if whoever should signal had been killed."""
+    """Signals no bells, though it says it does: as if the signalling process had been killed."""
 
     capabilities = MemoryEngine.capabilities
 

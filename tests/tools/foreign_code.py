@@ -239,7 +239,7 @@ async def use_in_loop(layer: IPCChannelLayer, until: float) -> None:
         cancelled.cancel()
         await layer.send(own, {"n": number})
         assert await receiving == {"n": number}
-        # Suspended, and then nobody's: a collection closes it, wherever it comes.
+        # Suspended, and then unreachable: a collection closes it, wherever it comes.
         abandoned = layer.receive(own)
         with contextlib.suppress(StopIteration, StoreUnavailable):
             abandoned.send(None)

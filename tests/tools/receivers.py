@@ -69,7 +69,7 @@ class Pair:
         return name
 
     async def readers(self, count: int) -> tuple[list[str], list[asyncio.Task[dict[str, Any]]]]:
-        """Channels of the first, and who waits for a message on each."""
+        """Channels of the first, and a receiver that waits on each."""
         names = [await self.channel() for _ in range(count)]
         tasks = [asyncio.ensure_future(self.layer.receive(name)) for name in names]
         await asyncio.sleep(0)

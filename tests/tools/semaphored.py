@@ -137,7 +137,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits sleeps almost at once, so that there are not too many opcodes to be killed at."""
+    """A waiting process sleeps almost at once: fewer opcodes to be killed at."""
     for name in ("_TRIES", "_LOOKS", "_PAUSE"):
         monkeypatch.setattr(mutex, name, range(1))
     monkeypatch.setattr(robust_mutex, "_SETTLE", 0.0002)

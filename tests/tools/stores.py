@@ -14,24 +14,34 @@ from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.heap import Pause
-from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, WORD
+from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, NAMED, NEXT_SWEEP, WORD
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.ownership import locators
+from asgi_ipc.engines.shm.posix import PosixEngine
+from asgi_ipc.engines.shm.queues import ring_extents
+from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.sysv import SysVEngine
 from conformance.forks import in_child, killed_at, start, wait
 
 __all__ = [
+    "ENGINES",
+    "HOT",
     "KIB",
     "assert_gone",
     "assert_meet",
     "assert_sound",
+    "give_rings_after",
+    "has_open_writers",
     "in_child",
     "killed_at",
     "locators_in",
+    "maintain",
     "open_store",
     "record",
     "room",
+    "spoil",
     "start",
     "sweep",
     "sweep_groups",
@@ -40,6 +50,7 @@ __all__ = [
 ]
 
 KIB = 1024
+ENGINES: list[type[SharedMemoryEngine]] = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def open_store(
@@ -54,6 +65,21 @@ def room(engine: SharedMemoryEngine) -> int:
     """The bytes of channel_memory that records may take; its tables take the others."""
     heap = engine._channels.heap
     return (heap.end - heap.geometry.first_extent) * WORD
+
+
+def give_rings_after(patch: pytest.MonkeyPatch, uses: int) -> None:
+    """Let a queue get a ring once it was used so often, and not `HOT` times."""
+    patch.setattr(ring_extents, "HOT", uses)
+
+
+def has_open_writers(engine: SharedMemoryEngine) -> bool:
+    """Whether the engine keeps a writer to another process's bell open."""
+    return bool(engine._signaller._writers)
+
+
+def spoil(engine: SharedMemoryEngine) -> None:
+    """Let the store count one queue too many, which a check finds and no operation does."""
+    engine._channels.words[NAMED] += 1
 
 
 def record(
@@ -137,3 +163,10 @@ def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
     for giver, taker in ((first, second), (second, first)):
         giver.push([record(giver, b"meet", b"here")])
         assert [each.payload for each in taker.pop(b"meet")] == [b"here"]
+
+
+def maintain(engine: SharedMemoryEngine) -> None:
+    """Do now what comes once a second."""
+    engine._next_look = 0
+    engine._channels.words[NEXT_SWEEP] = 0
+    engine.statistics()

@@ -108,24 +108,23 @@ class WrongLock(NamedTuple):
     tests: str
 
 
-_CLEAN_UP = "tests/engines/shm/locks/test_clean_up.py::test_"
+_CLEAN_UP = "tests/engines/shm/test_clean_up.py::test_"
+_STACK = f"{_CLEAN_UP}out_of_stack_at_any_depth_the_store_works_while_the_process_lives_on"
 # With one kind of lock, as all that these faults touch is the same with each.
 _STRUCK = f"{_CLEAN_UP}struck_at_any_opcode_of_the_clean_up and fcntl"
 _MUTEX = "tests/engines/shm/locks/test_robust_mutex.py::test_"
 _PROCESSES = "tests/engines/shm/test_processes.py::test_"
 WRONG_LOCKS = [
-    WrongLock(
-        not_asked_whether_it_is_ours, f"{_MUTEX}at_every_instant_a_process_that_has_it_is_marked"
-    ),
-    WrongLock(flag_cleared_first, f"{_MUTEX}at_every_instant_a_process_that_has_it_is_marked"),
-    WrongLock(unmarked_is_waited_for, f"{_MUTEX}one_that_is_taken_although_no_process_is_marked"),
+    WrongLock(not_asked_whether_it_is_ours, f"{_MUTEX}a_holder_has_its_flag_set_at_every_instant"),
+    WrongLock(flag_cleared_first, f"{_MUTEX}a_holder_has_its_flag_set_at_every_instant"),
+    WrongLock(unmarked_is_waited_for, f"{_MUTEX}a_mutex_that_is_locked_while_no_flag_is_set"),
     WrongLock(thread_lock_first, _STRUCK),
     WrongLock(nothing_is_let_go, _STRUCK),
-    WrongLock(leftovers_are_signal_handlers, f"{_CLEAN_UP}what_a_thread_left_it_takes_over"),
-    WrongLock(never_taken_over, f"{_CLEAN_UP}what_a_thread_left_another_thread_takes_over"),
-    WrongLock(the_dead_stay_until_the_look, f"{_PROCESSES}a_store_full_of_the_dead"),
-    WrongLock(all_are_looked_at_at_once, f"{_PROCESSES}the_dead_are_found_a_slice_at_a_time"),
-    WrongLock(no_upkeep_but_by_push, f"{_PROCESSES}each_kind_of_call_comes_by"),
+    WrongLock(leftovers_are_signal_handlers, f"{_CLEAN_UP}a_thread_takes_over_what_it_left"),
+    WrongLock(never_taken_over, f"{_CLEAN_UP}another_thread_takes_over_what_a_thread_left"),
+    WrongLock(the_dead_stay_until_the_look, f"{_PROCESSES}a_store_full_of_dead_processes"),
+    WrongLock(all_are_looked_at_at_once, f"{_PROCESSES}dead_processes_are_found_a_slice_at_a_time"),
+    WrongLock(no_upkeep_but_by_push, f"{_PROCESSES}each_kind_of_call_does_the_upkeep"),
     WrongLock(
         any_interpreter_will_do, "tests/engines/shm/test_interpreter.py::test_the_class_itself"
     ),

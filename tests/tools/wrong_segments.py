@@ -131,7 +131,7 @@ class MakesAHiddenFileFirst(SharedMemoryEngine):
     class segment(RightSegment):  # noqa: N801
         @classmethod
         def create(cls, directory: StoreDirectory, locator: str, size: int) -> MmapSegment:
-            # As one does who wants to link a whole file into its place.
+            # As an engine does that links a whole file into its place.
             descriptor, path = tempfile.mkstemp(dir=directory.path)
             os.close(descriptor)
             made = super().create(directory, locator, size)

@@ -45,7 +45,7 @@ class Birth(NamedTuple):
     prepare: Callable[[Open], Any]
     #: In the child: what is killed.
     operate: Callable[[Open, Any], object]
-    #: Whether somebody else is inside meanwhile.
+    #: Whether another process is inside meanwhile.
     inhabited: bool
     #: Whether it may end the store.
     fatal: bool = False
@@ -143,7 +143,7 @@ class Midwife:
         return was_killed
 
     def look(self, birth: Birth, resident: SharedMemoryEngine | None, open_store: Open) -> None:
-        """Whoever comes next, and whoever was there before, are in the same sound store."""
+        """The next process, and those that were there before, are in the same sound store."""
         newcomer = open_store()
         everybody = [newcomer, resident] if resident else [newcomer]
         for engine in everybody:

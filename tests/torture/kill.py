@@ -165,7 +165,7 @@ class Torturer(Examiner):
         return self.world.state() != (IDLE, IDLE)
 
     def recover(self) -> None:
-        """What whoever comes next does first."""
+        """What the next process does first."""
         with self.world.inside():
             pass
 

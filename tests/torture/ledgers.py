@@ -24,7 +24,7 @@ QUIET, ANSWER = 254, 255
 TRIED, SENT, GOT, JOINED, LEFT = b"TSGJL"
 _LINE = struct.Struct("<BxHIQd")
 
-#: Which message: where it was sent, by whom, and its number among all that he sent.
+#: Which message: where it was sent, by which process, and its number among all from there.
 Key = tuple[int, int, int]
 
 
@@ -76,7 +76,7 @@ class Death(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """An acknowledged message that nobody noted, and between which times it was taken."""
+    """An acknowledged message that no reader noted, and between which times it was taken."""
 
     where: int
     after: float
@@ -206,7 +206,7 @@ class Books:
 def unexplained(missing: Sequence[Missing], chances: Sequence[Chance]) -> list[int]:
     """Which of the missing messages are left if as many as can be get a chance of their own."""
     if len(missing) > len(chances):
-        # To match thousands takes long, and would excuse nobody.
+        # To match thousands takes long, and would excuse none.
         return list(range(len(missing)))
     wanted = [
         [number for number, chance in enumerate(chances) if chance.explains(lost)]
@@ -216,7 +216,7 @@ def unexplained(missing: Sequence[Missing], chances: Sequence[Chance]) -> list[i
     held: dict[int, int] = {}
     left = []
     for start in range(len(missing)):
-        # Who may take over whose chance, until somebody finds a free one.
+        # One loss may take over another's chance, until that finds a free one.
         asked: dict[int, int] = {}
         asking = collections.deque([start])
         free = -1

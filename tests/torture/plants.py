@@ -123,7 +123,7 @@ def packed_words() -> None:
 
 
 def no_recovery() -> None:
-    """Whoever comes next takes an unfinished change for a finished one."""
+    """The next caller takes an unfinished change for a finished one."""
 
     def finish(self: LockedSegment) -> None:
         self.words[STATE] = IDLE
@@ -195,7 +195,7 @@ def pop_in_two_changes() -> None:
 
 
 def ring_uncounted() -> None:
-    """Whoever comes after a kill takes the counts of the store for right."""
+    """The next caller after a kill takes the counts of the store for right."""
 
     def recount(heap: Heap) -> None:
         heap.words[STATE] = IDLE
@@ -290,7 +290,7 @@ def ready_too_soon() -> None:
         write(self, record._replace(ready=True))
 
     LockFile.write = hasty  # type: ignore[method-assign]
-    # And nobody looks whether it is complete.
+    # And no caller looks whether it is complete.
     ownership.MAGIC = bytes(8)  # type: ignore[attr-defined]
 
 
@@ -390,7 +390,7 @@ def caught(plant: Plant, finder: str, engine: str = "mmap", sample: int = 0) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Plant each, and say who caught it."""
+    """Plant each, and say what caught it."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture plants", description=__doc__)
     parser.add_argument("--engine", default="mmap")
     parser.add_argument("--only", default="", help="part of the name of a plant")

@@ -132,7 +132,7 @@ def own_ring(world: World) -> None:
 
 
 def empty_ring(world: World) -> None:
-    """A ring that nobody has used for a while."""
+    """A ring that was not used for a while."""
     ringed(world)
     world.engine.pop(b"ring", 3)
 

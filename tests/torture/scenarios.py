@@ -305,7 +305,7 @@ SCENARIOS = [
         for location, which in enumerate(("first", "middle", "last"))
     ],
     Scenario(
-        "disarm a rung one",
+        "disarm a signalled one",
         lambda world: world.engine.disarm(b"waited for", world.bells[0]),
         changes(lambda view: view.bells[b"waited for"].pop(0)),
         signalled,

@@ -41,11 +41,11 @@ from .standstill import Standstill, turns
 ENGINES = ("posix", "sysv", "mmap")
 #: Seconds without progress that are a fault, as `Standstill` counts them.
 STALL = 5.0
-#: Seconds without progress after which nobody is stopped or killed until there is some.
-#: Who is stopped inside the store rightly holds up all others, and on a busy machine who is
-#: killed soon gets nothing done; so a standstill is a fault only if peace does not end it.
+#: Seconds without progress after which no process is stopped or killed until there is some.
+#: A process stopped inside the store rightly holds up all others, and on a busy machine one that
+#: is killed soon gets nothing done; so a standstill is a fault only if peace does not end it.
 PEACE = 1.0
-#: Seconds in which who is told to stop stops.
+#: Seconds in which a process that is told to stop does.
 STOPPED = 20.0
 #: Bytes that a store in use for longer may take more, as handles are never given back.
 SLACK = 64 * 1024
@@ -108,7 +108,7 @@ class Soak:
         }
         self.setting = Setting(self.folder, options)
         self.workers: dict[int, Running] = {}
-        #: Who is stopped, until when.
+        #: The processes that are stopped, and until when.
         self.stopped: dict[int, float] = {}
         self.numbers = 0
         self.kills = self.stops = 0
@@ -190,7 +190,7 @@ class Soak:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def await_member(self) -> None:
-        """The steady member has joined all groups, and said who it is."""
+        """The steady member has joined all groups, and given its name."""
         steady = [me for part, me, _ in self.workers.values() if part.role == "stay"]
         for _ in turns(STOPPED, 0.01):
             if all(self.written(me) >= GROUPS * Ledger.LINE for me in steady):
@@ -267,7 +267,7 @@ class Soak:
         return False
 
     def reap(self) -> None:
-        """Nobody may end by himself."""
+        """No process may end by itself."""
         for child, (part, me, _) in list(self.workers.items()):
             found, status = os.waitpid(child, os.WNOHANG)
             if found:

@@ -56,8 +56,8 @@ class Part(NamedTuple):
         return (frozenset(self.reads),) if self.reads else ()
 
 
-#: Who is killed is replaced by one of the same part. So each channel has readers of both
-#: kinds at any time, and producers never wait for one that nobody reads.
+#: A killed process is replaced by one of the same part. So each channel has readers of both
+#: kinds at any time, and producers never wait for one without a reader.
 KILLABLE = (
     Part("produce"),
     Part("produce"),

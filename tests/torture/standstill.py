@@ -1,4 +1,4 @@
-"""Time as it counts for a promise: not that in which the machine had no time for anybody."""
+"""Time as it counts for a promise: without that in which the machine ran no process of ours."""
 
 from __future__ import annotations
 

@@ -179,14 +179,14 @@ class World:
         return self.engine._store
 
     def free_locks(self) -> None:
-        """Have the locks as nobody has them, whoever was killed with them; no more."""
+        """Release the locks, whatever process was killed with them, and do no more."""
         for locked_segment in self.locked_segments:
             locked_segment.mutex.lock()
             locked_segment.mutex.unlock()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Both regions entered, as by whoever comes next; what a killed one left is ended."""
+        """Both segments entered, as by the next caller; what a killed process left is completed."""
         channels, groups = self.locked_segments
         with channels:
             pass

@@ -97,7 +97,7 @@ class DiesInAForkedChild(Wrong):
 
 
 class LocksByAFile(WrongAmongMany):
-    """Whoever made the file has the lock: a killed one has it for ever."""
+    """The process that made the file has the lock: a killed one has it forever."""
 
     breaks = "E16"
 

@@ -67,7 +67,7 @@ class KeepsTheRoomOfTheFlushed(Wrong):
 
 
 class CallsTheDeadPending(Wrong):
-    """As one would that counts what has expired when somebody comes by."""
+    """As an engine would that counts expired records at the next call."""
 
     breaks = "E20"
 

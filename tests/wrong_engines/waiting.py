@@ -96,7 +96,7 @@ class SendsWhoAsksAgainToTheEnd(Wrong):
 
 
 class HasNoNumberForAClosedBell(Wrong):
-    """Or rather one: that of a descriptor which is somebody else's by now."""
+    """Or rather one: that of a descriptor which another owner has by now."""
 
     breaks = "E12"
 

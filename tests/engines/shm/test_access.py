@@ -1,4 +1,4 @@
-"""Who may: what another user, or somebody who was here first, can do to a default store."""
+"""What another user, or one who was here first, can do to a default store: nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import public_token
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_sound,
     open_store,
@@ -38,8 +38,6 @@ from tests.tools.users import (
 )
 
 __all__ = ["public_path"]
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 @needs_root
@@ -190,7 +188,7 @@ def test_another_user_can_not_open_read_list_wake_or_block_a_store(
 
 @needs_root
 @pytest.mark.parametrize("kind", ENGINES)
-def test_who_made_our_directory_first_does_not_get_our_messages(
+def test_a_user_who_made_our_directory_first_gets_no_messages(
     kind: type[SharedMemoryEngine], public_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder in which default directories are made is everybody's."""
@@ -217,7 +215,7 @@ def opened(directory: Path, kind: type[SharedMemoryEngine]) -> SharedMemoryEngin
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("what", ["symlink", "directory", "fifo", "dangling"])
-def test_a_lock_file_that_is_none_is_refused_and_left_alone(
+def test_something_else_in_place_of_the_lock_file_is_refused_and_left_alone(
     kind: type[SharedMemoryEngine], what: str, tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir(mode=0o700)
@@ -261,7 +259,7 @@ def test_memory_in_the_directory_that_was_replaced_is_not_followed(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("what", ["symlink", "file", "full", "no reader", "directory"])
-def test_a_bell_that_is_none_keeps_nobody_from_sending(
+def test_something_else_in_place_of_a_bell_stops_no_sender(
     kind: type[SharedMemoryEngine], what: str, tmp_path: Path
 ) -> None:
     engine = opened(tmp_path, kind)
@@ -291,7 +289,7 @@ def test_a_bell_that_is_none_keeps_nobody_from_sending(
     assert victim.read_text() == "precious"
     assert what != "file" or path.read_text() == "precious"
     assert_sound(engine)
-    # The waiter finds out, so that it can hang up another.
+    # The waiting process notices, so that it can install another.
     bell.look()
     assert (bell.fileno() < 0) == (what != "full")
     other.close()

@@ -48,7 +48,7 @@ def check_full_temporary_folder() -> None:
     Path("/tmp/one").touch()
     with pytest.raises(OSError, match="No space left"):
         Path("/tmp/two").touch()
-    # Not in the next folder, where those who came before it was full are not.
+    # Not in the next folder, where the processes that came before it was full are not.
     refuses(StoreUnavailable, "mmap", "'/tmp/asgi_ipc-", "No space left")
 
 

@@ -234,7 +234,7 @@ def test_system_v_limits_that_are_too_low_are_named_with_their_values(
 
 
 class Blocker(MetaPathFinder):
-    """Lets nobody find some packages."""
+    """Hides some packages from imports."""
 
     def __init__(self, *names: str) -> None:
         self.names = names

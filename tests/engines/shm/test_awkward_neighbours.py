@@ -1,4 +1,4 @@
-"""Machines shared with others: with processes of other PID namespaces, and with other users."""
+"""Machines shared with others: processes of other PID namespaces, and other users."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import errno
 import mmap
 import os
 import random
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from asgi_ipc.engines.shm.mmap import MmapEngine, MmapSegment
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
+from tests.tools.disks import as_root, every_disk, on_disk
 from tests.tools.namespaces import (
     CANT_PLAY,
     run_on,
@@ -36,45 +36,6 @@ from tests.tools.namespaces import (
 
 KIB, MIB = 1024, 1024 * 1024
 FAR = 1 << 62
-
-#: The program that makes each file system, the size of the disk in MiB, and how it is mounted.
-DISKS = {
-    "ext4, 1k blocks": ("mkfs.ext4 -q -b 1024", 48, ""),
-    "ext4, 2k blocks": ("mkfs.ext4 -q -b 2048", 48, ""),
-    "ext4, 4k blocks": ("mkfs.ext4 -q -b 4096", 48, ""),
-    "ext4, data journalled": ("mkfs.ext4 -q", 48, "data=journal"),
-    "ext3, without fallocate": ("mkfs.ext3 -q", 48, ""),
-    "ext2, without fallocate": ("mkfs.ext2 -q", 48, ""),
-    "xfs": ("mkfs.xfs -q", 320, ""),
-    "tmpfs": ("", 32, ""),
-    "tmpfs, huge pages": ("", 32, "huge=always"),
-}
-COPYING = {"btrfs": ("mkfs.btrfs -q", 160, "")}
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-every_disk = pytest.mark.parametrize("disk", DISKS)
-
-
-def on_disk(disk: str, where: Path, function: object, *arguments: object, then: str = "") -> None:
-    """Call a function of this module in ``where``/disk, a file system of that kind."""
-    command, size, option = (DISKS | COPYING)[disk]
-    made = f"mount -t tmpfs -o 'size={size}m,mode=700,{option}' none"
-    if command:
-        program = command.split()[0]
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-        made = f"""
-truncate -s {size}M '{where}/image'
-{command} '{where}/image' >/dev/null
-mount -o 'loop,{option}' '{where}/image'"""
-    cant = f'{{ echo "{disk} can not be mounted here"; exit {CANT_PLAY}; }}'
-    setup = f"""
-mount -t tmpfs none '{where}'
-mkdir '{where}/disk'
-{made} '{where}/disk' 2>/dev/null || {cant}
-{then.format(where=where)}
-"""
-    run_on(setup, function, f"{where}/disk", *arguments)  # type: ignore[arg-type]
 
 
 class Neighbour:

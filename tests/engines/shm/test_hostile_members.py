@@ -22,16 +22,14 @@ from typing import Any
 import pytest
 
 from asgi_ipc import ChannelFull, SyncIPCChannelLayer
-from asgi_ipc.cli.check import check, remove
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.layout import SMALLEST
-from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.opening import Gone
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
+from tests.tools.commands import check, remove
 from tests.tools.stores import (
+    ENGINES,
     assert_sound,
     open_store,
     record,
@@ -53,7 +51,6 @@ pytestmark = [
     pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it looks into /proc"),
 ]
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 VICTIM, MEMBER, GROUP = 61_001, 61_002, 61_003
 #: Seconds of fuzzing; a longer run: FUZZ=600 in the environment.
 SECONDS = float(os.environ.get("FUZZ", "4"))
@@ -264,7 +261,7 @@ def test_a_member_that_replaces_or_floods_wake_ups_delays_and_harms_nothing_else
         engine.flush()  # Signals all there are.
         assert victim.read_text() == "precious"
         assert os.stat(victim).st_mode & 0o777 == 0o600
-        # It hangs up another where its own is not what others signal.
+        # It installs another where its own is not what others signal.
         bell.look()
         again = bell if bell.fileno() >= 0 else other.bell()
         assert other.pop(b"again", 1, again) == []

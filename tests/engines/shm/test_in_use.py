@@ -1,4 +1,4 @@
-"""A store in use is never replaced: what can't join it is told why; what is unused makes place."""
+"""A store in use is never replaced; a newcomer that cannot join it gets the reason."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm import lock_file, session
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from tests.tools.commands import check, expect_version, look_at_store, remove, restart
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_meet,
     assert_sound,
@@ -29,14 +29,6 @@ from tests.tools.stores import (
     record,
     unlink_memory,
 )
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
-
-
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
-    found: type[SharedMemoryEngine] = request.param
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +39,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_boot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("asgi_ipc.engines.shm.opening.boot_identity", lambda: b"another boot id!")
-    patch.setattr("asgi_ipc.cli.doctor.engines.boot_identity", lambda: b"another boot id!")
+    restart(patch, b"another boot id!")
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
@@ -137,7 +129,7 @@ def test_memory_that_can_not_be_seen_from_here_is_refused_while_the_store_is_use
     mine.destroy()
 
 
-def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
+def test_removed_memory_is_replaced_once_its_processes_have_left_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine = open_store(tmp_path, kind)
@@ -158,7 +150,7 @@ def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newcomer(
+def test_processes_whose_lock_file_was_spoiled_and_removed_meet_the_newcomer(
     kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine = open_store(tmp_path, kind)
@@ -191,7 +183,7 @@ def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newco
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_newcomer_waits_for_those_who_have_removed_memory_to_notice(
+def test_a_newcomer_waits_until_processes_notice_that_their_memory_was_removed(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asgi_ipc.engines.shm.opening._NOTICE", 60.0)
@@ -288,7 +280,7 @@ def test_processes_whose_store_is_destroyed_under_them_say_so(
     first.destroy()
 
 
-def test_a_store_whose_remover_was_killed_makes_place_though_others_are_inside(
+def test_a_store_whose_remover_was_killed_is_replaced_though_others_use_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle = open_store(tmp_path, kind)
@@ -340,8 +332,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             else:
                 patch.setattr("asgi_ipc.engines.shm.ownership.VERSION", 99)
                 patch.setattr("asgi_ipc.engines.shm.opening.VERSION", 99)
-                patch.setattr("asgi_ipc.cli.check.VERSION", 99)
-                patch.setattr("asgi_ipc.cli.doctor.engines.VERSION", 99)
+                expect_version(patch, 99)
             with pytest.raises(StoreUnavailable):
                 check("store", kind.name, options)
             look_at_store(kind.name, "store", options)
@@ -398,7 +389,7 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
         os.close(each)
 
 
-def test_numbers_of_bells_are_used_again_but_never_two_at_a_time(
+def test_numbers_of_bells_are_reused_but_never_held_twice(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "SLOT_MASK", 5)
@@ -419,7 +410,7 @@ def test_numbers_of_bells_are_used_again_but_never_two_at_a_time(
     engine.destroy()
 
 
-def test_a_bell_that_got_the_number_of_another_is_signalled_all_the_same(
+def test_a_bell_that_got_the_number_of_a_closed_one_is_signalled(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that was kept open for the one before it must not stand for it."""

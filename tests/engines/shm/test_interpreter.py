@@ -1,4 +1,4 @@
-"""Interpreters that can't share memory soundly: those beside the main one, and those of 32 bits."""
+"""Interpreters that cannot share memory soundly: sub-interpreters, and those of 32 bits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from asgi_ipc.engines import available
 from asgi_ipc.engines.shm import interpreter, lock_file
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.locks import fcntl_locks
-from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import EngineUnavailable, StoreUnavailable
 from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     in_child,
     open_store,
@@ -30,7 +28,6 @@ from tests.tools.stores import (
 
 __all__ = ["watchdog"]
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 # ---- sub-interpreters
 

@@ -147,7 +147,7 @@ def test_a_creator_killed_at_any_point_leaves_nothing_in_the_way(
     while killed_at(lambda: open_store(tmp_path, kind), opcode):
         location = Location(str(tmp_path / "store"), 0o600, None, private=False)
         begun = locators_in(location, kind)
-        # Anybody can open it, and what they remove is all there is.
+        # Any process can open it, and what it removes is all there is.
         engine = open_store(tmp_path, kind)
         engine.push([record(engine, b"a")])
         assert counts(engine) == (1, 0)

@@ -1,4 +1,4 @@
-"""Opening a store: what is refused, what is made afresh, and that there is never a second one."""
+"""Opening a store: what is refused, what is recreated, and that there is never a second one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from asgi_ipc.engines.shm import processes
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_meet,
     assert_sound,
@@ -34,8 +33,6 @@ from tests.tools.users import (
 )
 
 __all__ = ["public_path"]
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def segment_file(directory: Path, name: str = "channels") -> Path:
@@ -185,7 +182,7 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
     assert list(shared.iterdir()) == []
 
 
-def test_a_store_that_has_as_many_processes_as_it_can_says_which_it_is_and_what_to_do(
+def test_a_store_without_a_free_slot_names_itself_and_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "SLOTS", 1)
@@ -211,7 +208,9 @@ def test_a_second_opener_with_other_sizes_takes_the_store_as_it_is_and_warns(
         first.destroy()
 
 
-def test_the_warning_about_other_sizes_points_at_who_made_the_layer(tmp_path: Path) -> None:
+def test_the_warning_about_other_sizes_points_at_the_line_that_made_the_layer(
+    tmp_path: Path,
+) -> None:
     options: dict[str, Any] = {"engine": "mmap", "engine_options": {"directory": tmp_path}}
     first = SyncIPCChannelLayer("sizes", **options, channel_memory=512 * KIB)
     options["engine_options"] = {"directory": str(tmp_path)}  # Else they share an engine.
@@ -270,7 +269,7 @@ def test_a_directory_removed_by_hand_does_not_split_the_store(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_those_inside_a_destroyed_store_go_on_in_the_new_one(
+def test_processes_inside_a_destroyed_store_go_on_in_the_new_one(
     kind: type[SharedMemoryEngine], tmp_path: Path
 ) -> None:
     first, second = open_store(tmp_path, kind), open_store(tmp_path, kind)

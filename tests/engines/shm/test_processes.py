@@ -1,4 +1,4 @@
-"""The processes of a store: many, dead ones that nobody waited for, and what is known of each."""
+"""The processes of a store: many, dead ones, and what is recorded of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from types import CodeType
 
 import pytest
 
-from asgi_ipc.cli.check import check
 from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES, Popped
 from asgi_ipc.engines.shm import processes
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
@@ -33,6 +32,7 @@ from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.processes import started
 from asgi_ipc.exceptions import StoreUnavailable
 from conformance.opcodes import trace_nothing, trace_opcodes
+from tests.tools.commands import check
 from tests.tools.doubles import (
     watchdog,
 )
@@ -96,7 +96,9 @@ def look_is_due(engine: SharedMemoryEngine) -> None:
     engine._words[NEXT_SWEEP] = 0
 
 
-def test_the_dead_never_use_up_the_slots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_processes_never_use_up_the_slots(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "SLOTS", 8)
     for _ in range(30):
         joined(folder)
@@ -107,7 +109,7 @@ def test_the_dead_never_use_up_the_slots(folder: Path, monkeypatch: pytest.Monke
     assert list(folder.iterdir()) == []
 
 
-def test_a_store_full_of_the_dead_can_be_joined_checked_and_destroyed(folder: Path) -> None:
+def test_a_store_full_of_dead_processes_can_be_joined_checked_and_destroyed(folder: Path) -> None:
     engine = open_store(folder)
     plant(engine, engine._processes.count - 1)
     assert len(engine._processes.used()) == engine._processes.count
@@ -123,7 +125,7 @@ def test_a_store_full_of_the_dead_can_be_joined_checked_and_destroyed(folder: Pa
     assert list(folder.iterdir()) == []
 
 
-def test_as_many_as_there_are_slots_live_at_once_and_one_more_is_told(folder: Path) -> None:
+def test_as_many_processes_as_slots_live_at_once_and_one_more_is_refused(folder: Path) -> None:
     """1,024 living processes; all but a few are played by one that holds their bytes."""
     few = 12
     engine = large_store(folder)
@@ -199,7 +201,7 @@ CALLS: dict[str, Callable[[SharedMemoryEngine], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_kind_of_call_comes_by_for_upkeep(tmp_path: Path, name: str) -> None:
+def test_each_kind_of_call_does_the_upkeep_that_is_due(tmp_path: Path, name: str) -> None:
     engine = open_store(tmp_path)
     joined(tmp_path)
     assert len(engine._processes.used()) == 2
@@ -210,7 +212,7 @@ def test_each_kind_of_call_comes_by_for_upkeep(tmp_path: Path, name: str) -> Non
     engine.destroy()
 
 
-def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(
+def test_dead_processes_are_found_a_slice_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = large_store(folder)
@@ -292,7 +294,7 @@ def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
     engine.destroy()
 
 
-def test_a_look_ends_though_processes_die_all_the_while(
+def test_a_look_for_dead_processes_ends_though_more_keep_dying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A round that is complete is due again; the next look goes on."""
@@ -318,7 +320,7 @@ def test_a_look_ends_though_processes_die_all_the_while(
     engine.destroy()
 
 
-def test_a_slot_that_is_left_is_no_other_s_until_its_byte_is_given_back(tmp_path: Path) -> None:
+def test_a_slot_is_not_reused_until_its_byte_is_released(tmp_path: Path) -> None:
     engine = open_store(tmp_path)
     assert engine._store is not None
     byte = FIRST_SLOT + 1
@@ -362,7 +364,7 @@ def test_an_interrupted_join_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.M
 # ---- what is known of each
 
 
-def test_a_process_says_who_it_is_for_people_to_read(tmp_path: Path) -> None:
+def test_a_process_describes_itself_for_people_to_read(tmp_path: Path) -> None:
     before = time.monotonic_ns()
     engine = open_store(tmp_path)
     geometry, words = engine._channels.heap.geometry, engine._words
@@ -382,7 +384,7 @@ def test_a_process_says_who_it_is_for_people_to_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
-def test_a_start_tells_processes_of_one_number_apart() -> None:
+def test_start_times_tell_processes_of_one_number_apart() -> None:
     assert started() > 0
 
     def later() -> None:
@@ -392,7 +394,7 @@ def test_a_start_tells_processes_of_one_number_apart() -> None:
     assert wait(start(later)) == 0
 
 
-def test_nothing_is_decided_by_what_is_known(tmp_path: Path) -> None:
+def test_what_a_process_says_of_itself_decides_nothing(tmp_path: Path) -> None:
     engine = open_store(tmp_path)
     geometry, words = engine._channels.heap.geometry, engine._words
     row = geometry.processes + engine._slot * PROCESS_WORDS

@@ -1,4 +1,4 @@
-"""A store taken away while it is used: everyone notices and goes on together, or says so."""
+"""A store removed while it is used: each process notices and joins the others, or says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -24,17 +24,18 @@ from asgi_ipc.engines.deferred import is_inside
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.doubles import (
     PATIENCE,
     WATCHDOG,
     run,
 )
 from tests.tools.layers import (
+    demux_of,
     engine_of,
+    stop_looking,
 )
 from tests.tools.stores import (
+    ENGINES,
     KIB,
     assert_sound,
     in_child,
@@ -43,8 +44,6 @@ from tests.tools.stores import (
     unlink_memory,
     wait,
 )
-
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 
 
 def options(kind: type[SharedMemoryEngine], directory: Path) -> dict[str, Any]:
@@ -140,7 +139,7 @@ def process(function: Callable[[], object]) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", REMOVALS)
-def test_waiting_processes_find_together_again_after(
+def test_waiting_processes_meet_again_after(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     """Three processes: two that wait, in a loop and in a thread, and one that comes later."""
@@ -171,7 +170,7 @@ def test_waiting_processes_find_together_again_after(
                 layer = SyncIPCChannelLayer(**made)
                 until = time.monotonic() + WATCHDOG / 3
                 answers: set[str] = set()
-                # Who waits looks once a second whether its store is still the store. What
+                # A receiver looks once a second whether its store is still the store. What
                 # is sent meanwhile may go to either, and to be lost with the old one.
                 while time.monotonic() < until and len(answers) < 3:
                     for channel in ("thread", "loop", mine):
@@ -186,7 +185,7 @@ def test_waiting_processes_find_together_again_after(
                 for name, task in zip(("mine", "loop"), tasks, strict=True):
                     await asyncio.wait_for(task, WATCHDOG / 3)
                     await first.send("answers", {"from": name})
-                # Its answers may have gone astray, so they are given until they arrive.
+                # Its answers may be lost, so they are given until they arrive.
                 loop = asyncio.get_running_loop()
                 later = loop.run_in_executor(None, later_finished)
                 while not later.done():
@@ -208,7 +207,7 @@ def test_waiting_processes_find_together_again_after(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [lock_file, whole_directory, moved_away])
-def test_who_destroys_without_having_noticed_destroys_the_store_there_is(
+def test_a_process_that_missed_a_removal_destroys_the_present_store(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     unaware = open_store(tmp_path, kind)
@@ -224,7 +223,7 @@ def test_who_destroys_without_having_noticed_destroys_the_store_there_is(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [bells, whole_directory])
-def test_whose_bell_was_taken_away_gets_another_that_signals(
+def test_a_loop_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     made = options(kind, tmp_path)
@@ -232,17 +231,17 @@ def test_whose_bell_was_taken_away_gets_another_that_signals(
 
     async def scenario() -> None:
         mine = await layer.new_channel()
-        demux = layer._core.demux
+        demux = demux_of(layer)
         waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
         await asyncio.sleep(0.05)
         listener = next(iter(demux.loops.values()))
         before = listener.bell
         remove(tmp_path, engine_of(layer))
         await come_true(lambda: listener.bell not in (before, None))
-        # From here on a wake-up is needed: nobody looks again by himself.
+        # From here on a wake-up is needed: no receiver looks again by itself.
         demux.look_again = 1000.0
         await asyncio.sleep(1.2)  # The last of the looks that were planned before.
-        cast(Any, listener)._timer and cast(Any, listener)._timer.cancel()
+        stop_looking(listener)
 
         def send() -> None:
             other = SyncIPCChannelLayer(**made)
@@ -261,11 +260,11 @@ def test_whose_bell_was_taken_away_gets_another_that_signals(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("remove", [bells, whole_directory])
-def test_a_thread_whose_bell_was_taken_away_gets_another_that_signals(
+def test_a_thread_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
     layer = SyncIPCChannelLayer(**options(kind, tmp_path))
-    demux = layer._core.demux
+    demux = demux_of(layer)
     found: list[Any] = []
     thread = threading.Thread(
         target=lambda: found.append(layer.receive(["a"], block=True, timeout=WATCHDOG)),
@@ -291,7 +290,7 @@ def test_a_thread_whose_bell_was_taken_away_gets_another_that_signals(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
+def test_a_receiver_goes_on_in_the_new_store_after_the_old_was_destroyed(
     kind: type[SharedMemoryEngine], tmp_path: Path
 ) -> None:
     made = options(kind, tmp_path)
@@ -299,8 +298,8 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
 
     async def scenario() -> None:
         mine = await layer.new_channel()
-        demux = layer._core.demux
-        demux.look_again = 1000.0  # Destroying wakes whoever waits.
+        demux = demux_of(layer)
+        demux.look_again = 1000.0  # Destroying wakes every receiver.
         await layer.group_add("g", mine)
         for round_ in range(3):
             waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
@@ -330,7 +329,7 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_store_of_the_last_boot_is_started_afresh_by_all_who_open_it(
+def test_a_store_of_the_last_boot_is_recreated_once_for_all_that_open_it(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = open_store(tmp_path, kind)
@@ -365,12 +364,12 @@ def test_steps_of_the_wall_clock_change_nothing(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too(
+def test_fifos_of_killed_processes_are_removed_even_if_the_remover_is_killed(
     kind: type[SharedMemoryEngine], tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path, kind)
     folder = tmp_path / "store"
-    # Left by a process whose slot is free already. A young one could be somebody's.
+    # Left by a process whose slot is free already. A young one could be in use.
     for name in ("00" * 14, "11" * 14):
         os.mkfifo(folder / f"bell.{name}.1")
 
@@ -399,9 +398,7 @@ def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too
 
 
 @pytest.mark.parametrize("specific", [True, False], ids=["specific", "ordinary"])
-def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
-    tmp_path: Path, specific: bool
-) -> None:
+def test_a_removed_store_is_logged_while_no_lock_is_held(tmp_path: Path, specific: bool) -> None:
     """Another thread may have the lock of a log handler, and wait for ours to use the layer."""
     lines: list[tuple[str, bool]] = []
 
@@ -410,7 +407,7 @@ def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
             lines.append((log_record.getMessage(), is_inside()))
 
     layer = SyncIPCChannelLayer(**options(MmapEngine, tmp_path))
-    channel = f"some.{layer._core.client_prefix}!" if specific else "some"
+    channel = f"some.{layer.client_prefix}!" if specific else "some"
     layer.receive([channel])
     logger, handler = logging.getLogger("asgi_ipc"), Handler()
     logger.addHandler(handler)

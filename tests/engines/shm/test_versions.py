@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
-from asgi_ipc.cli.check import check, remove
-from asgi_ipc.cli.doctor.engines import look_at_store
-from asgi_ipc.cli.doctor.stores import location_of, record_of
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.lock_file import Record
@@ -26,6 +23,14 @@ from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from tests.tools.commands import (
+    check,
+    expect_version,
+    location_of,
+    look_at_store,
+    record_of,
+    remove,
+)
 from tests.tools.stores import (
     KIB,
     assert_gone,
@@ -45,12 +50,6 @@ OTHER = layout.VERSION + 1
 def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "flock":
         monkeypatch.setattr(fcntl_locks, "record_locks_fail", lambda *_: "switched off")
-
-
-@pytest.fixture(params=ENGINES)
-def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
-    found: type[SharedMemoryEngine] = request.param
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +257,7 @@ def test_the_doctor_says_if_it_is_still_used(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = open_store(tmp_path, kind)
-    monkeypatch.setattr("asgi_ipc.cli.doctor.engines.VERSION", OTHER)
+    expect_version(monkeypatch, OTHER)
     found = look_at_store(kind.name, "store", {"directory": str(tmp_path)})
     assert not found["works"]
     assert f"format {layout.VERSION}, not {OTHER}" in found["detail"]

@@ -1,4 +1,4 @@
-"""What goes on in an event loop: who sends, receives, is cancelled, and gets in the way.
+"""What goes on in an event loop: tasks that send, receive, are cancelled, and get in the way.
 
 No actor awaits between a call's return and its note, so that the ledgers are exact: what a
 receive returned is noted, whatever is cancelled next.

@@ -190,7 +190,7 @@ def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 
 def _handler(world: World) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """What is told of errors that nobody awaits: in callbacks, and in tasks."""
+    """What is reported of errors that are not awaited: in callbacks, and in tasks."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         message, error = str(context.get("message")), context.get("exception")

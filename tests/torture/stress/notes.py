@@ -23,7 +23,7 @@ from .plan import CHANNELS, GROUPS, OWN, Plan
 #: What a line of a ledger says, besides `ledgers.TRIED`, `SENT` and `GOT`: a channel was made on
 #: a queue; it is given up; its reader joined a group; a flush, closing or removal has ended; an
 #: exception may have cost a receiver messages; a queue's counts of drops.
-#: and a message that was read only when all had ended, though somebody had waited for it.
+#: and a message that was read only when all had ended, though a receiver had waited for it.
 #: And how many sends have failed that a call in the middle of another had to leave for later.
 OPENED, LEFT, MEMBER, EMPTIED, CHANCE, OVERFLOWED, REFUSED, FULL, STRANDED, LATER = b"OXMECVRFZA"
 
@@ -269,7 +269,7 @@ class Notes:
                 every = [layer.sync.global_statistics() for layer in world.layers]
                 total = sum(int(each["overflow_count"]) for each in every)
                 self._count(LATER, world.index, max(0, total - len(world.layers) * dropped))
-                # An engine forgets what it counted for a channel that nobody uses.
+                # An engine forgets what it counted for a channel that is not used.
                 # Of each store for itself: a forked child has one of its own on this engine.
                 store = world.index if world.plan.engine == "memory" else 0
                 self._count(REFUSED, STORE, int(every[0]["channel_full_count"]), store)

@@ -95,7 +95,7 @@ def _watch(folder: Path, plan: Plan) -> None:
 
 
 def _unraisable(world: World, found: sys.UnraisableHookArgs) -> None:
-    """What is raised where nobody can catch it: in finalizers, and in what is collected."""
+    """What is raised where no caller can catch it: in finalizers, and in what is collected."""
     # At the very end there is nothing left that anything could be done with.
     if isinstance(found.exc_value, Interruption) or sys.is_finalizing():
         return
@@ -233,7 +233,7 @@ def _child(parent: World, number: int, dice: random.Random) -> None:
             habitats.receive_in_thread(world, dice.choice(world.layers))
         else:
             habitats.run_loop(world, kind, False, dice)
-    # Its own channels end with it; nobody else can read them.
+    # Its own channels end with it; no other process can read them.
     notes.count()
     for channels in list(world.open.values()):
         for where in list(channels):
@@ -270,7 +270,7 @@ def interrupted(world: World) -> None:
 
 
 def _in_finalizer(frame: FrameType | None) -> bool:
-    """Whether an exception would get lost: nobody can catch what a finalizer raises."""
+    """Whether an exception would get lost: no caller can catch what a finalizer raises."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True

@@ -21,6 +21,7 @@ from asgi_ipc.engines.shm.heap.layout import JOURNAL_PAIRS, LEFTOVER, PUSHED
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.exceptions import StoreFull
+from tests.tools.clocks import Clock
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -32,19 +33,6 @@ MIB = 1024 * KIB
 #: Whose extents have 16 KiB, up to the largest such, and 64 KiB.
 STORES = [256 * KIB, 1 * MIB, 4 * MIB - 4 * KIB, 4 * MIB, 20 * MIB]
 SIZES = [0, 100, 5_000, 16_300, 16_384, 65_500, 300_000, 700_000, 1 * MIB, 3_500_000, MAX_PAYLOAD]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10**12
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +164,7 @@ def test_a_record_in_very_many_pieces_goes_in_several_changes(
     assert largest[0] < 3 * 16 + 16
     assert heap.words[LEFTOVER]
     assert_sound(engine)
-    # Who needs room ends it.
+    # The next to need room ends it.
     assert fill(engine, 3_000_000) == 1
     assert not heap.words[LEFTOVER]
     assert_sound(engine)

@@ -75,7 +75,7 @@ def test_full_group_memory_refuses_with_the_option_named_and_serves_on(tmp_path:
 
 
 @pytest.mark.parametrize("size", [10, 1_000, 100_000])
-def test_the_expired_make_room_before_anybody_is_refused(tmp_path: Path, size: int) -> None:
+def test_expired_messages_make_room_before_any_is_refused(tmp_path: Path, size: int) -> None:
     now = [10**12]
     engine = open_store(tmp_path, clock=lambda: now[0])
     # In a ring a message takes less room than in a list. Let all take the same.

@@ -16,18 +16,12 @@ from tests.engines.shm.queues.test_backlog import (
     engine,
     test_any_order_of_events_gives_what_a_list_gives,
 )
-from tests.engines.shm.queues.test_rings import (
-    clock,
-)
-from tests.engines.shm.queues.test_rings import (
-    engine as whole,
-)
 from tests.engines.shm.test_model import (
     test_any_sequence_of_operations_gives_what_a_model_gives,
 )
+from tests.tools.queues import engine as whole
 
 __all__ = [
-    "clock",
     "engine",
     "test_any_order_of_events_gives_what_a_list_gives",
     "test_any_sequence_of_operations_gives_what_a_model_gives",

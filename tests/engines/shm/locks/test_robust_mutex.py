@@ -1,7 +1,7 @@
-"""The lock that is a semaphore and marks: nobody is kept out by the dead, and never two are in.
+"""The robust mutex: dead processes keep no other out, and two never hold it.
 
-Real processes, and real SIGKILL before every opcode of whoever takes it, gives it back, recovers
-it or takes a slot.
+Real processes, and real SIGKILL before every opcode of a process that takes the mutex, releases
+it, recovers it or takes a slot.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.tools.stores import (
 __all__ = ["ground", "impatient", "watchdog"]
 
 quickly = pytest.mark.usefixtures("impatient")
-#: Seconds for which somebody is seen to wait.
+#: Seconds for which a process is seen to wait.
 A_WHILE = 0.3
 
 
@@ -68,7 +68,7 @@ def wanted(mutex: RobustMutex) -> Iterator[threading.Event]:
 def kills(
     operation: Callable[[], object], prepare: Callable[[], object], after: Callable[[], object]
 ) -> int:
-    """Kill who does it before each opcode in turn, look after each kill; how many there were."""
+    """Kill the process that does it before each opcode in turn, and look; the number of kills."""
     for opcode in itertools.count(1):
         if not killed_at(operation, opcode, prepare):
             break
@@ -116,7 +116,7 @@ def test_killed_at_any_opcode_of_taking_a_slot(ground: Ground) -> None:
 
 
 @quickly
-def test_what_the_dead_have_marked_is_cleared_by_who_comes_next(ground: Ground) -> None:
+def test_flags_of_dead_processes_are_cleared_by_the_next_caller(ground: Ground) -> None:
     """Or there would be no slots left one day."""
 
     def another_comes() -> None:
@@ -126,8 +126,8 @@ def test_what_the_dead_have_marked_is_cleared_by_who_comes_next(ground: Ground) 
     assert kills(ground.take_and_give_back, ground.enter, another_comes) > 30
 
 
-def test_one_left_closed_is_opened_by_who_comes_next(ground: Ground) -> None:
-    """As by a signal's handler that raised in who was recovering it, right at the end."""
+def test_a_recovery_interrupted_at_its_end_is_finished_by_the_next_caller(ground: Ground) -> None:
+    """As by a signal handler that raised in the recovering process, right at the end."""
 
     def just_forked() -> None:
         ground.locks.after_fork()
@@ -140,9 +140,9 @@ def test_one_left_closed_is_opened_by_who_comes_next(ground: Ground) -> None:
         ground.assert_works()
 
 
-def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground: Ground) -> None:
+def test_of_many_processes_killed_and_stopped_at_random_never_two_hold_it(ground: Ground) -> None:
     dice = random.Random(1)
-    #: Who is inside, how often somebody came in, and how often two were.
+    #: Which process is inside, how often one came in, and how often two were.
     words = memoryview(mmap.mmap(-1, 4096)).cast("Q")
 
     def work() -> None:
@@ -173,7 +173,7 @@ def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground:
             wait(workers[number])
             kills += 1
             workers[number] = start(work)
-            # Somebody gets in again.
+            # A process gets in again.
             passages, deadline = words[1], time.monotonic() + 60
             while words[1] == passages:
                 assert time.monotonic() < deadline, "nobody gets in any more"
@@ -191,7 +191,7 @@ def test_many_that_are_killed_and_stopped_at_random_are_never_two_inside(ground:
 # ---- alive
 
 
-def test_who_is_stopped_inside_keeps_the_others_out_and_then_lets_them_in(ground: Ground) -> None:
+def test_a_stopped_holder_keeps_the_others_out_until_it_goes_on(ground: Ground) -> None:
     reader, writer = os.pipe()
 
     def stop_inside() -> None:
@@ -214,7 +214,7 @@ def test_who_is_stopped_inside_keeps_the_others_out_and_then_lets_them_in(ground
         os.close(descriptor)
 
 
-def test_while_it_is_recovered_the_living_are_waited_for_and_nobody_else_gets_in(
+def test_recovery_waits_for_living_processes_and_lets_no_other_in(
     ground: Ground,
 ) -> None:
     flags = ground.flags
@@ -238,7 +238,7 @@ def test_while_it_is_recovered_the_living_are_waited_for_and_nobody_else_gets_in
 
 
 @pytest.mark.parametrize("at_it", [False, True])
-def test_a_living_one_s_mark_is_never_cleared_by_who_recovers(
+def test_recovery_never_clears_the_flag_of_a_living_process(
     ground: Ground, monkeypatch: pytest.MonkeyPatch, at_it: bool
 ) -> None:
     flags, slots = ground.flags, ground.locks
@@ -267,7 +267,7 @@ def test_a_living_one_s_mark_is_never_cleared_by_who_recovers(
         mutex.unlock()
 
 
-def test_a_forked_child_has_nothing_of_its_parent_s(ground: Ground) -> None:
+def test_a_forked_child_has_no_slot_and_no_flag_of_its_parent(ground: Ground) -> None:
     ground.mutex.lock()
     reader, writer = os.pipe()
 
@@ -341,7 +341,9 @@ def test_interrupted_at_any_call_it_is_given_back_by_unlock(
 
 
 @quickly
-def test_interrupted_at_any_call_of_taking_a_slot_no_dead_one_seems_alive(ground: Ground) -> None:
+def test_interrupted_at_any_call_of_taking_a_slot_no_dead_process_seems_alive(
+    ground: Ground,
+) -> None:
     def take_slot_interrupted(call: int) -> bool:
         ground.locks.after_fork()
         ground.die_inside()
@@ -378,7 +380,7 @@ def test_when_all_slots_are_taken_the_error_says_so(
     ground.assert_works()
 
 
-def test_the_slots_of_the_dead_are_taken_again(
+def test_slots_of_dead_processes_are_reused(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(semaphore_locks, "LOCK_SLOTS", 3)
@@ -393,7 +395,7 @@ def test_the_slots_of_the_dead_are_taken_again(
 
 
 @quickly
-def test_one_that_is_taken_although_no_process_is_marked_is_recovered(ground: Ground) -> None:
+def test_a_mutex_that_is_locked_while_no_flag_is_set_is_recovered(ground: Ground) -> None:
     """No death alone does that; a mark may be lost in some other way."""
 
     def lose_the_mark_and_die() -> None:
@@ -412,9 +414,7 @@ def test_one_that_is_taken_although_no_process_is_marked_is_recovered(ground: Gr
 
 @quickly
 @pytest.mark.parametrize("died_inside", [False, True])
-def test_at_every_instant_a_process_that_has_it_is_marked(
-    ground: Ground, died_inside: bool
-) -> None:
+def test_a_holder_has_its_flag_set_at_every_instant(ground: Ground, died_inside: bool) -> None:
     unmarked: list[int] = []
     opcodes = 0
 
@@ -439,7 +439,7 @@ def test_at_every_instant_a_process_that_has_it_is_marked(
 
 
 @quickly
-def test_a_process_that_has_it_already_takes_it_over_and_stays_marked(ground: Ground) -> None:
+def test_a_holder_takes_it_over_and_keeps_its_flag(ground: Ground) -> None:
     """As when giving it back was interrupted: it must not clear its mark, or it could not die."""
 
     def take_twice_and_die() -> None:
@@ -461,7 +461,7 @@ def test_a_process_that_has_it_already_takes_it_over_and_stays_marked(ground: Gr
     ground.assert_works()
 
 
-def test_a_holder_is_never_robbed_by_many_that_look_for_the_dead(ground: Ground) -> None:
+def test_many_that_look_for_dead_holders_never_rob_a_living_one(ground: Ground) -> None:
     """It holds on for long, while others wait, look, and are killed as they recover."""
     ground.mutex.lock()
     assert ground.mutex._own._get_value() == 0
@@ -485,7 +485,7 @@ def test_a_holder_is_never_robbed_by_many_that_look_for_the_dead(ground: Ground)
 
 
 @quickly
-def test_the_slots_of_any_number_of_dead_are_free(
+def test_slots_of_any_number_of_dead_processes_are_free(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(semaphore_locks, "LOCK_SLOTS", 4)

@@ -1,4 +1,4 @@
-"""Which stores have semaphores, and what becomes of a store whose semaphores can't be seen."""
+"""Which stores have semaphores, and what happens to a store whose semaphores are not seen."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from asgi_ipc.engines.shm.locks.base import FCNTL, SEMAPHORE
 from asgi_ipc.engines.shm.locks.robust_mutex import SemLock
 from asgi_ipc.engines.shm.locks.semaphore_locks import _beginning, no_new_ones
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import public_token
-from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.stores import (
+    ENGINES,
     assert_meet,
     in_child,
     open_store,
@@ -37,7 +36,6 @@ from tests.tools.stores import (
 
 __all__ = ["watchdog"]
 
-ENGINES = [PosixEngine, SysVEngine, MmapEngine]
 SHM = Path("/dev/shm")
 
 
@@ -91,7 +89,7 @@ def test_a_folder_that_is_named_has_semaphores_if_it_lies_where_they_do(
             engine.destroy()
 
 
-def test_who_names_the_folder_of_a_store_with_semaphores_uses_them_too(
+def test_a_process_that_names_the_folder_of_a_store_with_semaphores_uses_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(MmapEngine, "default_parent", classmethod(lambda cls: str(tmp_path)))
@@ -131,7 +129,7 @@ def not_opened(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
 
 
 class Semaphore:
-    """One that lets anybody in, or nobody."""
+    """One that lets every process in, or none."""
 
     def __init__(self, answer: bool) -> None:
         self._answer = answer
@@ -189,7 +187,7 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
 
 
 @pytest.mark.parametrize("wrong", [no_semaphores_in_python, other_semaphores_in_python])
-def test_who_has_no_semaphores_can_not_use_a_store_that_has(
+def test_a_process_without_semaphores_cannot_use_a_store_that_has_them(
     wrong: Wrong, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_store(shared)
@@ -206,7 +204,7 @@ def test_who_has_no_semaphores_can_not_use_a_store_that_has(
     engine.destroy()
 
 
-def test_where_no_more_can_be_made_those_there_are_can_be_used(
+def test_where_no_new_semaphores_can_be_made_existing_ones_are_used(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when /dev/shm is full."""
@@ -225,7 +223,7 @@ def test_where_no_more_can_be_made_those_there_are_can_be_used(
     engine.close()
 
 
-def test_where_no_more_can_be_made_a_process_that_has_made_some_says_so(
+def test_where_no_new_semaphores_can_be_made_a_process_that_made_some_says_so(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _beginning() in ("sem.", "")
@@ -274,10 +272,10 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_store_whose_memory_alone_is_gone_and_that_nobody_uses_is_made_afresh(
+def test_an_unused_store_whose_memory_is_gone_is_recreated(
     kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after ``ipcrm``, or a cleaner: who opens it has a slot by then, and is no user yet."""
+    """As after ``ipcrm``, or a cleaner: the opener has a slot by then, and is no user yet."""
     monkeypatch.setattr("asgi_ipc.engines.shm.opening._NOTICE", 0.0)
     engine = open_store(shared, kind)
     files = files_of(engine)
@@ -302,7 +300,7 @@ def test_a_store_whose_memory_alone_is_gone_and_that_nobody_uses_is_made_afresh(
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("gone", range(3))
-def test_a_store_whose_semaphores_are_gone_and_that_nobody_uses_is_made_afresh(
+def test_an_unused_store_whose_semaphores_are_gone_is_recreated(
     kind: type[SharedMemoryEngine], gone: int, shared: Path
 ) -> None:
     engine = open_store(shared, kind)

@@ -1,4 +1,4 @@
-"""Rings of several extents: what a busy queue has while its reader is behind."""
+"""Rings of several extents: a busy queue whose reader is behind."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues import linked_list, ring_extents, rings
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull
-from tests.engines.shm.queues.test_rings import (
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
+    FULL,
     SECOND,
-    Clock,
-    clock,
+    extents,
     give_ring,
     in_front,
     in_list,
+    payloads,
     pop,
     push,
     word,
 )
-from tests.engines.shm.queues.test_rings import (
-    engine as whole,
-)
+from tests.tools.queues import engine as whole
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -37,15 +37,12 @@ from tests.tools.stores import (
     sweep,
 )
 
-__all__ = ["clock", "whole"]
+__all__ = ["whole"]
 
 # The engine has extents of 16 KiB.
 
 #: Nanoseconds: a second, and what may stand before it in a ring that gets longer.
 LONGER = 3 * SECOND // 2
-#: Of these, 16 fill an extent.
-SIZE = 1_000
-FULL = 16
 
 
 @pytest.fixture
@@ -53,17 +50,6 @@ def engine(whole: SharedMemoryEngine) -> SharedMemoryEngine:
     """One that gives a ring of large messages four extents at most."""
     whole._queues._rings._most_large = 3
     return whole
-
-
-def payloads(count: int, size: int = SIZE) -> list[bytes]:
-    return [b"%d:" % number + bytes(size - 4) for number in range(count)]
-
-
-def extents(engine: SharedMemoryEngine) -> int:
-    """Those of the one ring that there is."""
-    words = engine._channels.words
-    found: int = words[layout.RINGS] + words[layout.BACKLOG]
-    return found
 
 
 def test_a_backlog_goes_on_in_more_extents_and_gives_each_back(
@@ -168,7 +154,7 @@ def test_what_expired_behind_a_live_one_is_passed_over_extent_by_extent(
     assert extents(engine) == 1
 
 
-def test_a_ring_of_which_only_the_dead_are_left_goes_with_all_its_extents(
+def test_a_ring_of_expired_records_alone_is_removed_with_all_its_extents(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_ring(engine)
@@ -198,7 +184,7 @@ def test_an_empty_ring_gets_no_more_extents(engine: SharedMemoryEngine, clock: C
     assert pop(engine, 9) == [b"next"]
 
 
-def test_a_backlog_goes_with_the_owner_of_its_queue(
+def test_a_backlog_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:
@@ -323,7 +309,7 @@ def test_a_backlog_of_large_ones_takes_less_as_they_may_leave_extents_half_empty
     assert pop(whole, 99) == sent
 
 
-def test_a_queue_of_large_ones_that_nobody_reads_yet_gets_no_ring(
+def test_an_unread_queue_of_large_messages_gets_no_ring(
     engine: SharedMemoryEngine,
 ) -> None:
     sent = payloads(2 * HOT)
@@ -347,7 +333,7 @@ def test_a_flush_takes_a_backlog_too(engine: SharedMemoryEngine) -> None:
     assert extents(engine) == 4
 
 
-def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -> None:
+def test_a_link_to_another_queues_extent_is_reported(tmp_path: Path, clock: Clock) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     give_ring(engine, b"other")
@@ -362,7 +348,7 @@ def test_a_link_to_another_queues_extent_is_told(tmp_path: Path, clock: Clock) -
     engine.destroy()
 
 
-def test_a_ring_that_counts_more_than_it_holds_is_told(tmp_path: Path, clock: Clock) -> None:
+def test_a_ring_that_counts_more_than_it_holds_is_reported(tmp_path: Path, clock: Clock) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     push(engine, b"1")

@@ -1,4 +1,4 @@
-"""What was taken and is put back comes first, wherever there is room for it."""
+"""A record that was taken and is put back comes first, wherever there is room for it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.exceptions import StoreFull
-from tests.engines.shm.queues.test_backlog import (
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
     FULL,
-    extents,
-    payloads,
-)
-from tests.engines.shm.queues.test_rings import (
     SECOND,
-    Clock,
-    clock,
     engine,
+    extents,
     give_ring,
     in_front,
     in_list,
+    payloads,
     pop,
     push,
     word,
@@ -38,7 +35,7 @@ from tests.tools.stores import (
 )
 
 # The engine has extents of 16 KiB.
-__all__ = ["clock", "engine"]
+__all__ = ["engine"]
 
 
 def put_back(engine: SharedMemoryEngine, *taken: Popped) -> None:
@@ -229,7 +226,7 @@ def test_what_is_in_front_counts_for_capacity(engine: SharedMemoryEngine) -> Non
     assert len(pop(engine, 9)) == 3
 
 
-def test_what_is_in_front_goes_with_the_owner_of_its_queue(
+def test_what_is_in_front_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:
@@ -273,7 +270,7 @@ def test_what_finds_no_room_is_refused_and_all_is_as_before(engine: SharedMemory
     assert pop(engine, 9) == [b"1", b"2"]
 
 
-def test_an_idle_ring_goes_while_something_is_in_front_of_it(
+def test_an_idle_ring_is_removed_while_a_record_is_in_front_of_it(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     give_ring(engine)

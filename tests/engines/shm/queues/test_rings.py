@@ -1,11 +1,11 @@
-"""Rings: a busy queue behaves as any other, whichever way its messages go."""
+"""Rings: a queue with a ring behaves like any other, whichever way its records go."""
 
 from __future__ import annotations
 
 import random
 import select
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,16 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.queues import linked_list, queues, ring_extents, rings
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
+from tests.tools.clocks import Clock
+from tests.tools.queues import (
+    SECOND,
+    engine,
+    give_ring,
+    in_list,
+    pop,
+    push,
+    word,
+)
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -25,62 +35,7 @@ from tests.tools.stores import (
     sweep,
 )
 
-SECOND = 1_000_000_000
-
-
-class Clock:
-    """Nanoseconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 10**15
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
-    # 16 KiB for an extent, and so for a ring.
-    engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
-    engine._next_look = 1 << 63
-    yield engine
-    assert_sound(engine)
-    engine.destroy()
-
-
-def push(engine: SharedMemoryEngine, *payloads: bytes, queue: bytes = b"q", **more: int) -> None:
-    assert engine.push([record(engine, queue, each, **more) for each in payloads]) == []  # type: ignore[arg-type]
-
-
-def pop(engine: SharedMemoryEngine, limit: int = 1, queue: bytes = b"q") -> list[bytes]:
-    return [each.payload for each in engine.pop(queue, limit)]
-
-
-def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
-    with engine._channels as heap:
-        found: int = heap.words[engine._queues.find(queue) + offset]
-        return found
-
-
-def give_ring(engine: SharedMemoryEngine, queue: bytes = b"q") -> None:
-    push(engine, *[b"%d" % number for number in range(HOT - 1)], queue=queue)
-    assert not word(engine, layout.Q_RING_IN, queue)
-    push(engine, b"one more", queue=queue)
-    assert word(engine, layout.Q_RING_IN, queue)
-    assert len(pop(engine, HOT, queue)) == HOT
-
-
-def in_list(engine: SharedMemoryEngine) -> bool:
-    return bool(word(engine, layout.Q_HEADS) & layout.LINK_MASK)
-
-
-def in_front(engine: SharedMemoryEngine, queue: bytes = b"q") -> bool:
-    return word(engine, layout.Q_HEADS, queue) >> layout.FRONT_SHIFT > 0
+__all__ = ["engine"]
 
 
 def test_no_ring_lies_where_its_ends_could_not_be_told(
@@ -119,7 +74,7 @@ def test_a_queue_gets_a_ring_once_it_was_used(engine: SharedMemoryEngine) -> Non
     assert pop(engine) == [b"through it"]
 
 
-def test_what_nobody_reads_yet_moves_to_the_ring_as_more_comes(engine: SharedMemoryEngine) -> None:
+def test_unread_messages_move_to_the_ring_as_more_come(engine: SharedMemoryEngine) -> None:
     sent = [b"%d" % number for number in range(3 * HOT)]
     push(engine, *sent[: HOT + 1])
     assert in_list(engine)
@@ -136,7 +91,7 @@ def test_a_queue_that_found_no_ring_gets_one_when_it_is_read(engine: SharedMemor
     assert word(engine, layout.Q_RING_IN)
 
 
-def test_queues_that_nobody_reads_leave_half_of_the_rings_to_others(
+def test_unread_queues_leave_half_of_the_rings_to_others(
     engine: SharedMemoryEngine,
 ) -> None:
     names = [b"q%d" % number for number in range(20)]
@@ -205,7 +160,7 @@ def test_what_moves_is_never_out_of_sight(
     case: str,
     turn: int,
 ) -> None:
-    """To who peeks, without the lock, while another process has its turn between two reads."""
+    """For a peek, without the lock, while another process has its turn between two reads."""
     prepare, step = NEVER_EMPTY[case]
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
@@ -335,7 +290,7 @@ def test_a_flush_is_not_outlived_by_what_is_remembered(
     other.close()
 
 
-def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
+def test_a_queue_made_again_is_not_taken_for_the_old_one(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
@@ -355,7 +310,7 @@ def test_a_queue_that_went_and_came_is_not_taken_for_the_old_one(
     other.close()
 
 
-def test_an_idle_ring_goes_and_the_queue_stays_with_who_waits(
+def test_an_idle_ring_is_removed_and_its_queue_keeps_its_waiters(
     engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     bell = engine.bell()
@@ -377,7 +332,7 @@ def bell_rang(bell: Bell, within: float = 10) -> bool:
     return bool(select.select([bell], [], [], within)[0])
 
 
-def test_who_waits_in_line_is_signalled_in_turn(engine: SharedMemoryEngine) -> None:
+def test_waiting_bells_are_signalled_in_turn(engine: SharedMemoryEngine) -> None:
     give_ring(engine)
     bells = [engine.bell() for _ in range(3)]
     for bell in [*bells, *bells]:
@@ -428,7 +383,7 @@ def test_a_ring_whose_counts_grow_large_is_exchanged(
     assert exchanged > 2
 
 
-def test_a_ring_goes_with_the_owner_of_its_queue(
+def test_a_ring_is_removed_with_the_owner_of_its_queue(
     tmp_path: Path, engine: SharedMemoryEngine, clock: Clock
 ) -> None:
     def dies() -> None:

@@ -1,0 +1,139 @@
+"""A store's owner, a hostile member of its group, and their folders, for tests of trust.
+
+The tests become these users, and so need root.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc.engines.shm.directory import StoreDirectory
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.posix import PosixEngine
+from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.sysv import SysVEngine
+from tests.tools.stores import (
+    ENGINES,
+    in_child,
+    open_store,
+    record,
+)
+
+#: Loaded before a process becomes another user, which may not read where Python lies.
+LOADED = (grp, pwd)
+#: Other users and another group for each worker, as all that a user has is looked at.
+_WORKER = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+OWNER, MEMBER, STRANGER = (number + _WORKER for number in (20_001, 20_002, 20_003))
+GROUP = 12_345 + _WORKER
+
+
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
+    found: type[SharedMemoryEngine] = request.param
+    return found
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A folder of root's that all users can pass through."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def shared(ground: Path) -> Path:
+    """A folder for stores of the group."""
+    folder = ground / "shared"
+    folder.mkdir()
+    os.chown(folder, 0, GROUP)
+    folder.chmod(0o2770)
+    return folder
+
+
+@pytest.fixture
+def home(ground: Path) -> Path:
+    """What is the owner's alone."""
+    folder = ground / "home"
+    folder.mkdir(mode=0o700)
+    (folder / "precious").write_text("precious")
+    (folder / "precious").chmod(0o600)
+    for path in (folder, folder / "precious"):
+        os.chown(path, OWNER, OWNER)
+    return folder
+
+
+def assert_untouched(home: Path, names: tuple[str, ...] = ("precious",)) -> None:
+    """Nothing in the owner's home was made, changed, opened to others or removed."""
+    assert sorted(path.name for path in home.iterdir()) == sorted(names)
+    assert (home / "precious").read_text() == "precious"
+    for path, mode in ((home, 0o700), (home / "precious", 0o600)):
+        status = path.lstat()
+        assert (status.st_uid, status.st_gid) == (OWNER, OWNER)
+        assert stat.S_IMODE(status.st_mode) == mode, path
+
+
+def become(uid: int) -> None:
+    """The group is the first one of both: what is private to a user belongs to it as well."""
+    os.setgroups([GROUP])
+    os.setgid(GROUP)
+    os.setuid(uid)
+
+
+def as_user(uid: int, function: Callable[[], object]) -> None:
+    def changed() -> None:
+        become(uid)
+        function()
+
+    in_child(changed)
+
+
+def members_store(folder: Path, kind: type[SharedMemoryEngine], **options: Any) -> Any:
+    return open_store(folder, kind, group=GROUP, **options)
+
+
+def private_store(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> bytes:
+    """Make a store of the owner's alone, in use by no process; its id."""
+    reader, writer = os.pipe()
+
+    def make() -> None:
+        engine = open_store(home, kind, **options)
+        engine.push([record(engine, b"a", b"secret")])
+        assert engine._store is not None
+        os.write(writer, engine._store.store_id)
+        engine.close()
+
+    as_user(OWNER, make)
+    store_id = os.read(reader, 16)
+    os.close(reader)
+    os.close(writer)
+    return store_id
+
+
+def assert_secret_is_kept(home: Path, kind: type[SharedMemoryEngine], **options: Any) -> None:
+    def look() -> None:
+        engine = open_store(home, kind, **options)
+        assert engine.pop(b"a")[0].payload == b"secret"
+        engine.destroy()
+
+    as_user(OWNER, look)
+
+
+def clear_up(uid: int) -> None:
+    """Remove a user's memory, in a child process: that of stores taken away under the user."""
+    become(uid)
+    root = StoreDirectory(Location("/", 0o600, None), os.open("/", os.O_RDONLY))
+    for engine in (PosixEngine, SysVEngine):
+        for locator in engine.segment.left():
+            memory = engine.segment.attach(root, locator)
+            memory.unlink()
+            memory.close()
