@@ -109,7 +109,6 @@ class WrongLock(NamedTuple):
 
 
 _CLEAN_UP = "tests/engines/shm/test_clean_up.py::test_"
-_STACK = f"{_CLEAN_UP}out_of_stack_at_any_depth_the_store_works_while_the_process_lives_on"
 # With one kind of lock, as all that these faults touch is the same with each.
 _STRUCK = f"{_CLEAN_UP}struck_at_any_opcode_of_the_clean_up and fcntl"
 _MUTEX = "tests/engines/shm/locks/test_robust_mutex.py::test_"
