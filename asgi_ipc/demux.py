@@ -38,6 +38,7 @@ from .later import is_inside, leave, register, tell
 from .local_channels import BATCH, LocalChannel, OwnQueue
 from .messages import Body
 from .names import ChannelName, queue_owner
+from .suspension import Memberships
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -78,6 +79,8 @@ class Demultiplexer:
         self.closed = False
         #: Messages that were fetched, and were still unread when the layer was closed.
         self.lost = 0
+        #: Of this process's channels, and which of them are suspended.
+        self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
         self.start_afresh()
@@ -92,6 +95,7 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.forget()
         self.lock = own_lock()
+        self.memberships.start_afresh()
         self.drops = DropLog()
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what rings for them say.
@@ -128,11 +132,13 @@ class Demultiplexer:
     # The lock
 
     def is_inside(self) -> bool:
-        """Whether this thread holds the lock, or is in the middle of a method of the engine.
+        """Whether this thread holds a lock here, or is in the middle of a method of the engine.
 
         Then it is Python that runs other code in between. Needs no lock.
         """
-        return self.lock._is_owned() or self._engine_is_entered()
+        return (
+            self.lock._is_owned() or self.memberships.lock._is_owned() or self._engine_is_entered()
+        )
 
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
@@ -451,6 +457,10 @@ class Demultiplexer:
 
     # Upkeep
 
+    def is_due(self) -> bool:
+        """Whether there is something for regular looks to do although nobody waits."""
+        return bool(self.memberships.awake) or self.drops.owes()
+
     def notice_flush(self) -> None:
         """Empty the buffers if anybody has flushed the store since they were filled (S17).
 
@@ -494,6 +504,7 @@ class Demultiplexer:
                     self.fail(own, error)
             self.lost = sum(own.buffered() for own in self.own.values())
             self.own, self.channels, self.hinted = {}, {}, {}
+            self.memberships.forget()
             listeners = [*self.loops.values(), *self.threads, *self.dead]
             self.loops, self.threads = {}, []
             self.dead.clear()

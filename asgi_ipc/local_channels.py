@@ -88,6 +88,8 @@ class OwnQueue:
         self.certain = False
         #: Whoever looked last had to wait.
         self.dry = False
+        #: How often a receive of any of its channels has looked (`asgi_ipc.suspension`).
+        self.receives = 0
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.RLock()
         self.fetching_now = self.fetch_again = False
@@ -144,7 +146,8 @@ class OwnQueue:
         if channel.items or channel.waiters:
             return False
         channel.known = False
-        self.demux.channels.pop(channel.name, None)
+        if self.demux.channels.pop(channel.name, None) is not None:
+            self.demux.memberships.heard(channel.name, self.name)
         self.filled.discard(channel)
         self._to_sweep.discard(channel)
         self.locals.pop(channel.local, None)
@@ -218,6 +221,7 @@ class OwnQueue:
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
+            self.demux.memberships.missed(channel.name, items[0][1])
             self.copies_dropped += _copies([items.popleft()])
             self.overflowed += 1
             self.demux.overflowed(channel)
@@ -240,6 +244,8 @@ class OwnQueue:
         for channel in list(self.locals.values()):
             live = any(deadline > now for _, deadline, _ in channel.items)
             if not (live or channel.known):
+                if channel.items:
+                    self.demux.memberships.missed(channel.name, channel.items[0][1])
                 self.expired += len(channel.items)
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
@@ -403,6 +409,7 @@ class OwnQueue:
             if items and any(deadline <= now for _, deadline, _ in items):
                 live = [item for item in items if item[1] > now]
                 self.expired += len(items) - len(live)
+                self.demux.memberships.missed(channel.name, now)
                 self.copies_dropped += _copies(items) - _copies(live)
                 items.clear()
                 items.extend(live)

@@ -18,7 +18,7 @@ from typing import Any
 from .demux import Demultiplexer
 from .engines.base import Bell, Popped
 from .exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from .later import carry_out, left
+from .later import carry_out, left, tell
 from .local_channels import OwnQueue
 from .loop_waiters import running_loop
 from .loops import LoopListener
@@ -163,6 +163,19 @@ class OffloadingListener(LoopListener):
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
+        if left:
+            carry_out()
+
+    def _look_after_members(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # It was closed.
+            self.demux.workers().do(self._look_in_thread)
+
+    def _look_in_thread(self) -> None:
+        try:
+            while self.demux.memberships.look():
+                pass
+        except Exception as error:
+            tell(_log.error, "looking after memberships of store %s: %s", self.demux.name, error)
         if left:
             carry_out()
 
