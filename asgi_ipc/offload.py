@@ -24,6 +24,7 @@ from .loop_waiters import running_loop
 from .loops import LoopListener
 from .messages import Body
 from .names import ChannelName
+from .suspension import NEVER
 from .workers import tamed
 
 _log = logging.getLogger("asgi_ipc")
@@ -167,6 +168,8 @@ class OffloadingListener(LoopListener):
             carry_out()
 
     def _look_after_members(self) -> None:
+        if self.demux.memberships.due == NEVER:
+            return
         with contextlib.suppress(StoreUnavailable):  # It was closed.
             self.demux.workers().do(self._look_in_thread)
 

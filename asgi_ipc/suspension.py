@@ -138,10 +138,9 @@ class Memberships:
     def add(self, table: bytes, name: ChannelName, deadline: int, expiry: int | None) -> bool:
         """Add a channel of this process to a group, or renew its membership (S13, S15).
 
-        ``expiry``: that of messages, in nanoseconds. If the channel is suspended, so is the
-        membership. With ``expiry`` None it is not
-        remembered, unless it is already. Return whether the channel is watched from now on, and
-        was not before. Raises `StoreFull` and `Reentered`.
+        ``expiry``: that of messages, in nanoseconds; None: do not suspend what is not watched
+        already. If the channel is suspended, so is the membership. Return whether the channel is
+        watched from now on, and was not before. Raises `StoreFull` and `Reentered`.
         """
         engine, key = self._demux.engine, groups.member(name)
         with self._exclusive():
@@ -219,14 +218,15 @@ class Memberships:
     def _drop_if_alone(self, member: Member) -> None:
         """Forget a channel that is in no group."""
         if not (member.groups or member.aside or member.adding):
-            self.awake.pop(member.name, None)
+            if self.awake.get(member.name) is member:
+                del self.awake[member.name]
             self._not_asleep(member)
 
     def _not_asleep(self, member: Member) -> None:
         member.suspended = False
-        asleep = self.asleep.get(member.queue)
-        if asleep is not None:
-            asleep.pop(member.name, None)
+        asleep = self.asleep.get(member.queue, _NOBODY)
+        if asleep.get(member.name) is member:
+            del asleep[member.name]
             if not asleep:
                 del self.asleep[member.queue]
 

@@ -30,7 +30,8 @@ async def test_a_channel_that_nobody_receives_on_leaves_its_groups_until_the_nex
     receiver = asyncio.ensure_future(_receive(layer, waits))
     for channel in (dead, waits):
         await layer.group_add("g", channel)
-    await layer.group_add("h", dead)
+    for group in ("h", "left"):
+        await layer.group_add(group, dead)
     await layer.send(dead, {})
     await layer.receive(dead)
 
@@ -43,9 +44,14 @@ async def test_a_channel_that_nobody_receives_on_leaves_its_groups_until_the_nex
 
     await until_members_are("g", {waits})
     await until_members_are("h", set())
+    # What another process discards meanwhile does not come back.
+    other = type(layer)(engine=case.open())
+    await other.group_discard("left", dead)
     back = asyncio.ensure_future(_receive(layer, dead))
     await until_members_are("g", {dead, waits})
     await until_members_are("h", {dead})
+    await until_members_are("left", set())
+    await other.close()
     for task in (receiver, back):
         task.cancel()
     await asyncio.gather(receiver, back, return_exceptions=True)
