@@ -436,9 +436,7 @@ class Memberships:
 
     def _was_received(self, member: Member) -> bool:
         own = self._demux.own.get(member.queue)
-        return member.heard or (
-            own is not None and (own.receives != member.receives or len(own.anyone) > 0)
-        )
+        return member.heard or (own is not None and own.receives != member.receives)
 
     def _fetch(self, queue: bytes, expiry: int) -> None:
         """Drop what has expired in the buffers, and fetch what nobody waits for before it expires
