@@ -146,8 +146,7 @@ class OwnQueue:
         if channel.items or channel.waiters:
             return False
         channel.known = False
-        if self.demux.channels.pop(channel.name, None) is not None:
-            self.demux.memberships.heard(channel.name, self.name)
+        self.demux.channels.pop(channel.name, None)
         self.filled.discard(channel)
         self._to_sweep.discard(channel)
         self.locals.pop(channel.local, None)

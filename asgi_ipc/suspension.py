@@ -17,12 +17,12 @@ channel that another process takes out of a group while it is suspended does not
 
 `Memberships.look` decides. It is called about once a second: by an event loop's regular look, and
 in a process without one by the next call of `group_add`, `group_send` or a synchronous `receive`.
-Receiving costs nothing for it: a visit takes a channel off `Demultiplexer.channels`, which the
-next receive puts it on again. A receive that waits counts as going on.
+Receiving costs nothing for it: a visit takes a channel on which no receive waits off
+`Demultiplexer.channels`. The next receive, which does not find it there, notes that it is back.
 
-`Memberships.lock` guards all that is here but marks of one store each. It is taken before the
-demultiplexer's lock and the engine's, so it is never waited for with one of those in hand. On an
-engine that blocks no event loop takes it.
+`Memberships.lock` guards all that is here, but for marks that are one assignment each. It is taken
+before the demultiplexer's lock and the engine's, so it is never waited for with one of those in
+hand. On an engine that blocks no event loop takes it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ class Member:
         self.since = now
         #: The first deadline of a message that went unread since then.
         self.missed = NEVER
-        #: A receive has begun since the last visit. Set without the lock.
-        self.heard = False
+        #: A receive has begun since the last visit that found none waiting, or the channel is new.
+        #: Set without the lock.
+        self.heard = True
         #: `OwnQueue.receives` at the last visit.
         self.receives = 0
 
@@ -431,6 +432,7 @@ class Memberships:
                 channel.known = False
                 del demux.channels[member.name]
             own = demux.own.get(member.queue)
+            # A mark that is set just now counts too: who sets it finds no suspension after it.
             member.heard, member.receives = False, own.receives if own is not None else 0
             return True
 

@@ -68,14 +68,18 @@ class Site:
     def let_pass(self, seconds: int, look: bool = True) -> None:
         self.now += seconds * SECOND
         if look:
-            for own in list(self.layer._core.demux.own.values()):
-                own.sweep(1000)
+            self._sweep()
             self._look()
 
     async def look(self) -> None:
-        for own in list(self.layer._core.demux.own.values()):
-            own.sweep(1000)
+        self._sweep()
         await asyncio.get_running_loop().run_in_executor(None, self._look)
+
+    def _sweep(self) -> None:
+        demux = self.layer._core.demux
+        with demux.lock:
+            for own in demux.own.values():
+                own.sweep(1000)
 
     def _look(self) -> None:
         while self.memberships.look():
@@ -967,13 +971,13 @@ def test_an_engine_that_blocks_is_never_called_in_the_event_loop() -> None:
         await until(lambda: bool(site.other.sync.group_channels("room")))
         await site.other.group_send("room", {"type": "again"})
         assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "again"}
-        await site.other.group_send("room", {"type": "unread"})
         demux.look_again = 0.02  # Now the event loop looks, by its threads.
         (listener,) = demux.loops.values()
         listener._tick()  # type: ignore[attr-defined]
 
         def later() -> bool:
             site.now += SECOND
+            site.other.sync.group_send("room", {"type": "unread"})
             return not site.other.sync.group_channels("room")
 
         await until(later)
