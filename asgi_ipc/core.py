@@ -60,8 +60,6 @@ class LayerCore:
         self.capacity_of = options.capacities.of
         self.lease = registry.Lease(self.capacity_of)
         self._message_lifetime = options.message_lifetime
-        #: What decides when a channel is suspended from its groups; None: never.
-        self._suspends_by = options.message_lifetime if options.suspend_silent_channels else None
         #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
         #: the middle of a broadcast while this one opens the layer again.
         self._plans: tuple[Demultiplexer | None, dict[bytes, _Plan]] = None, {}
@@ -193,8 +191,9 @@ class LayerCore:
         if not name.owner or name.owner != engine.identity:
             self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
             return False
-        add = demux.memberships.add
-        return bool(self._now_or_later(add, table, name, deadline, self._suspends_by))
+        add, options = demux.memberships.add, self.options
+        expiry, may_suspend = options.message_lifetime, options.suspend_silent_channels
+        return bool(self._now_or_later(add, table, name, deadline, expiry, may_suspend))
 
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, if it is in (S13)."""

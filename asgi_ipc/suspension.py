@@ -72,6 +72,7 @@ class Member:
         "queue",
         "receives",
         "since",
+        "stays",
         "suspended",
     )
 
@@ -82,6 +83,8 @@ class Member:
         #: it may be silent, by the longest. In nanoseconds.
         self.expiry = expiry
         self.patience = PATIENCE * expiry
+        #: It is never suspended.
+        self.stays = False
         #: When each membership ends: of those in their groups, and of those that are suspended.
         self.groups: dict[bytes, int] = {}
         self.aside: dict[bytes, int] = {}
@@ -136,12 +139,15 @@ class Memberships:
 
     # Adding and discarding
 
-    def add(self, table: bytes, name: ChannelName, deadline: int, expiry: int | None) -> bool:
+    def add(
+        self, table: bytes, name: ChannelName, deadline: int, expiry: int, may_suspend: bool
+    ) -> bool:
         """Add a channel of this process to a group, or renew its membership (S13, S15).
 
-        ``expiry``: that of messages, in nanoseconds; None: do not suspend what is not watched
-        already. If the channel is suspended, so is the membership. Return whether the channel is
-        watched from now on, and was not before. Raises `StoreFull` and `Reentered`.
+        ``expiry``: that of messages, in nanoseconds. ``may_suspend``: False keeps the channel in
+        all its groups from now on. While it is suspended, the new membership is too; with False
+        that one is not, and the others stay so. Return whether the channel is watched from now on,
+        and was not before. Raises `StoreFull` and `Reentered`.
         """
         engine, key = self._demux.engine, groups.member(name)
         with self._exclusive():
@@ -150,15 +156,15 @@ class Memberships:
                 self._forget_longest_suspended(engine)
             member = self._find(name.full, name.queue)
             known = member is not None and (table in member.groups or table in member.aside)
+            made = False
             if member is not None and member.suspended:
-                if known or (expiry is not None and self._count < MOST):
+                if known or (may_suspend and self._count < MOST):
                     self._add_aside(member, table, key, deadline)
                     return False
                 member = None
-            elif not known and (expiry is None or self._count >= MOST):
+            elif not known and self._count >= MOST:
                 member = None
-            made = False
-            if member is None and expiry is not None and self._count < MOST:
+            elif member is None:
                 member, made = self._watch(name, engine.clock(), expiry), True
             if member is not None:
                 # Not suspended as long as that takes. Without the lock, as an engine that blocks
@@ -178,9 +184,9 @@ class Memberships:
                     self._count += table not in member.groups
                     member.groups[table] = deadline
                     member.ends = min(member.ends, deadline)
-                    if expiry is not None:
-                        member.expiry = min(member.expiry, expiry)
-                        member.patience = max(member.patience, PATIENCE * expiry)
+                    member.expiry = min(member.expiry, expiry)
+                    member.patience = max(member.patience, PATIENCE * expiry)
+                    member.stays = member.stays or not may_suspend
                 self._drop_if_alone(member)
         return made
 
@@ -404,10 +410,10 @@ class Memberships:
                 moves -= self._suspend(member, moves, now)
             else:
                 silence, expiry = now - member.since, member.expiry
-                if 2 * silence >= expiry:
+                if 2 * silence >= expiry and not member.stays:
                     silent[member.queue] = min(expiry, silent.get(member.queue, NEVER))
                 if silence >= member.patience and not member.adding:
-                    if member.missed <= now:
+                    if member.missed <= now and not member.stays:
                         moves -= self._suspend(member, moves, now)
                     elif member.ends <= now:
                         moves -= self._end(member, now, None)

@@ -75,6 +75,9 @@ class Site:
         self._sweep()
         await asyncio.get_running_loop().run_in_executor(None, self._look)
 
+    def queue(self, channel: str) -> bytes:
+        return self.layer.non_local_name(channel).encode()
+
     def _sweep(self) -> None:
         demux = self.layer._core.demux
         with demux.lock:
@@ -618,11 +621,12 @@ def test_both_events_are_logged_and_summed_up(caplog: pytest.LogCaptureFixture) 
     assert "suspend_silent_channels" in suspended[0]
 
 
+@pytest.mark.parametrize("option", [True, False])
 def test_the_end_of_a_membership_is_logged_once_if_its_consumer_still_receives(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, option: bool
 ) -> None:
     async def main() -> None:
-        site = Site(group_expiry=2 * EXPIRY)
+        site = Site(group_expiry=2 * EXPIRY, suspend_silent_channels=option)
         living = await site.layer.new_channel()
         await site.layer.group_add("room", living)
         await site.layer.group_add("left", living)
@@ -654,7 +658,8 @@ def test_it_can_be_switched_off() -> None:
         channel = await site.dead("room")
         await site.pass_time(20 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
         assert await site.members("room") == [channel]
-        assert len(site.memberships.awake) == 0
+        # Nor is anything fetched for it ahead of a receive.
+        assert not site.layer._core.demux.own[site.queue(channel)].filled
 
     run(main())
 
@@ -679,6 +684,11 @@ def test_of_two_layers_each_has_its_own_patience() -> None:
         await site.pass_time(2, each)
         assert await site.members("room") == []
         assert await site.members("kept") == [kept]
+        # It keeps all memberships of a channel that it has added to a group.
+        await site.layer.group_add("lobby", kept)
+        await site.pass_time(6 * EXPIRY, each)
+        assert await site.members("lobby") == [kept]
+        await site.layer.group_discard("lobby", kept)
         # A layer that keeps all adds to a suspended channel what will stay.
         await off.group_add("lobby", channel)
         assert await site.members("lobby") == [channel]
