@@ -101,7 +101,7 @@ class Demultiplexer:
         #: Queues by what rings for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
         self._order: deque[bytes] = deque()
-        #: Channels that somebody has received on, by their full names.
+        #: Channels that somebody has received on lately, by their full names.
         self.channels: dict[str, LocalChannel] = {}
         #: Of messages, in the order of fetching.
         self.numbers = itertools.count()

@@ -45,7 +45,7 @@ class LocalChannel:
     def __init__(self, own: OwnQueue, local: bytes) -> None:
         self.own = own
         self.local = local
-        #: Somebody has received on it, and it was not forgotten since.
+        #: Somebody has received on it, and it was not forgotten, or visited idle, since.
         self.known = False
         #: What stands in front of a message that is for this channel alone.
         self.header = address([local])
