@@ -211,12 +211,14 @@ class Memberships:
     def discard(self, table: bytes, name: ChannelName) -> None:
         """Take a channel of this process out of a group (S13). Raises `Reentered`."""
         engine, key = self._demux.engine, groups.member(name)
-        aside = False
+        aside = True  # Unless it is known not to be.
         with self._exclusive():
             member = self._find(name.full, name.queue)
             if member is not None:
+                known = member.groups.pop(table, None) is not None
                 aside = member.aside.pop(table, None) is not None
-                self._count -= member.groups.pop(table, None) is not None or aside
+                self._count -= known or aside
+                aside = aside or not known
                 self._drop_if_alone(member)
         engine.remove(table, key)
         if aside:
