@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..envelope import MAX_LOCALS, address
+from ..encoding.envelope import MAX_LOCALS, address
+from ..encoding.names import ChannelName, channel_name
 from ..exceptions import RecordCorrupt
-from ..names import ChannelName, channel_name
 
 #: In front of a member whose two 32-digit halves are stored as raw bytes. No channel name
 #: starts with it. Persisted: do not change.
@@ -45,7 +45,7 @@ def channel(member: bytes) -> ChannelName:
 
 
 def suspended(table: bytes) -> bytes:
-    """The table of the memberships that are suspended from a group (`asgi_ipc.suspension`).
+    """The table of the memberships that are suspended from a group (`asgi_ipc.delivery.suspension`).
 
     No group has a name with a ``!``. Persisted: do not change.
     """
