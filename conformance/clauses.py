@@ -28,8 +28,9 @@ Groups
   S14  `group_send` reaches every member once and never raises `ChannelFull`, but drops;
        it may raise `MessageTooLarge`.
   S15  Membership ends `group_expiry` seconds after the last `group_add`.
-  S16  Membership lives at least until a message to that member has expired unread; a
-       successful delivery restores that.
+  S16  Until then (S15) a membership lives at least until a message to that member has expired
+       unread; a successful delivery restores that. A `group_expiry` shorter than `expiry`
+       ends it all the same.
 
 Flush
   S17  After `flush` no message and no membership is left, for anyone.
@@ -52,6 +53,9 @@ Ours
        leaves nothing behind: not a lock, not a membership, not memory.
   O3   Every dropped message is counted by reason.
   O4   Both surfaces, any number of threads, loops and forked children, on one store.
+  O6   A channel of a living process on which nobody has received for longer than five times
+       `expiry`, and of which a message has expired meanwhile, is suspended from its groups; the
+       next receive on it restores its memberships. It can be switched off.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from typing import Any
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell, Popped
-from ..engines.deferred import carry_out, left
+from ..engines.deferred import carry_out, left, tell
 from ..exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
 from .loop_receivers import running_loop
 from .mailboxes import OwnQueue
+from .suspension import NEVER
 from .workers import tamed
 
 _log = logging.getLogger("asgi_ipc")
@@ -163,6 +164,21 @@ class OffloadingListener(LoopListener):
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
+        if left:
+            carry_out()
+
+    def _look_after_members(self) -> None:
+        if self.demux.memberships.due == NEVER:
+            return
+        with contextlib.suppress(StoreUnavailable):  # It was closed.
+            self.demux.workers().do(self._look_in_thread)
+
+    def _look_in_thread(self) -> None:
+        try:
+            while self.demux.memberships.look():
+                pass
+        except Exception as error:
+            tell(_log.error, "looking after memberships of store %s: %s", self.demux.name, error)
         if left:
             carry_out()
 

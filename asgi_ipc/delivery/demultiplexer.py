@@ -39,6 +39,7 @@ from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .drop_log import DropLog
 from .mailboxes import BATCH, LocalChannel, OwnQueue
 from .receivers import Listener, Waiter
+from .suspension import Memberships
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -79,6 +80,8 @@ class Demultiplexer:
         self.closed = False
         #: Messages that were fetched, and were still unread when the layer was closed.
         self.lost = 0
+        #: Of this process's channels, and which of them are suspended.
+        self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
         self.start_afresh()
@@ -93,12 +96,13 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.forget()
         self.lock = own_lock()
+        self.memberships.start_afresh()
         self.drops = DropLog()
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what signals for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
         self._order: deque[bytes] = deque()
-        #: Channels that somebody has received on, by their full names.
+        #: Channels that somebody has received on lately, by their full names.
         self.channels: dict[str, LocalChannel] = {}
         #: Of messages, in the order of fetching.
         self.numbers = itertools.count()
@@ -129,11 +133,13 @@ class Demultiplexer:
     # The lock
 
     def is_inside(self) -> bool:
-        """Whether this thread holds the lock, or is in the middle of a method of the engine.
+        """Whether this thread holds a lock here, or is in the middle of a method of the engine.
 
         Then it is Python that runs other code in between. Needs no lock.
         """
-        return self.lock._is_owned() or self._engine_is_entered()
+        return (
+            self.lock._is_owned() or self.memberships.lock._is_owned() or self._engine_is_entered()
+        )
 
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
@@ -455,6 +461,10 @@ class Demultiplexer:
 
     # Upkeep
 
+    def is_due(self) -> bool:
+        """Whether there is something for regular looks to do although nobody waits."""
+        return bool(self.memberships.awake) or self.drops.owes()
+
     def notice_flush(self) -> None:
         """Empty the buffers if anybody has flushed the store since they were filled (S17).
 
@@ -498,6 +508,7 @@ class Demultiplexer:
                     self.fail(own, error)
             self.lost = sum(own.buffered() for own in self.own.values())
             self.own, self.channels, self.hinted = {}, {}, {}
+            self.memberships.forget()
             listeners = [*self.loops.values(), *self.threads, *self.dead]
             self.loops, self.threads = {}, []
             self.dead.clear()

@@ -81,6 +81,10 @@ class DropLog:
         if owing:
             leave(partial(self._warn, owing))
 
+    def owes(self) -> bool:
+        """Whether something was dropped since the last warning about it."""
+        return any(each.counts for each in self._subjects.copy().values())
+
     def _warn(self, subjects: list[_Subject]) -> None:
         for each in subjects:
             count = 0

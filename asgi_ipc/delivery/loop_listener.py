@@ -475,10 +475,11 @@ class LoopListener(Listener):
             # is not armed any more is served here too, as soon as there is something for him.
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
+        self._look_after_members()
         demux.drops.sum_up()
         if left:
             carry_out_all()
-        if not waited and timer is not None and self._timer is timer:
+        if not waited and not demux.is_due() and timer is not None and self._timer is timer:
             timer.cancel()
             self._timer = None
 
@@ -511,6 +512,19 @@ class LoopListener(Listener):
             demux.forget_idle(_IDLE_ONES)
         if most <= 0:
             asyncio.get_running_loop().call_later(LINGER, self._sweep, context=Context())
+
+    def look_regularly(self) -> None:
+        """Begin with the regular looks, which go on as long as there is something for them."""
+        loop = self.loop()
+        if self._timer is None and loop is not None:
+            self._set_timer(loop)
+
+    def _look_after_members(self) -> None:
+        if self.demux.memberships.look():
+            loop = asyncio.get_running_loop()
+            loop.call_later(LINGER, self._look_after_members, context=Context())
+        if left:
+            carry_out()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(

@@ -45,7 +45,7 @@ class LocalChannel:
     def __init__(self, own: OwnQueue, local: bytes) -> None:
         self.own = own
         self.local = local
-        #: Somebody has received on it, and it was not forgotten since.
+        #: Somebody has received on it, and it was not forgotten, or visited idle, since.
         self.known = False
         #: What stands in front of a message that is for this channel alone.
         self.header = address([local])
@@ -88,6 +88,8 @@ class OwnQueue:
         self.certain = False
         #: Whoever looked last had to wait.
         self.dry = False
+        #: How often a receive of any of its channels has looked (`asgi_ipc.delivery.suspension`).
+        self.receives = 0
         #: For engines that block: held by the one who fetches, without the big lock.
         self.fetching = threading.RLock()
         self.fetching_now = self.fetch_again = False
@@ -218,6 +220,7 @@ class OwnQueue:
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
+            self.demux.memberships.missed(channel.name, items[0][1])
             self.copies_dropped += _copies([items.popleft()])
             self.overflowed += 1
             self.demux.overflowed(channel)
@@ -240,6 +243,8 @@ class OwnQueue:
         for channel in list(self.locals.values()):
             live = any(deadline > now for _, deadline, _ in channel.items)
             if not (live or channel.known):
+                if channel.items:
+                    self.demux.memberships.missed(channel.name, channel.items[0][1])
                 self.expired += len(channel.items)
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
@@ -403,6 +408,7 @@ class OwnQueue:
             if items and any(deadline <= now for _, deadline, _ in items):
                 live = [item for item in items if item[1] > now]
                 self.expired += len(items) - len(live)
+                self.demux.memberships.missed(channel.name, now)
                 self.copies_dropped += _copies(items) - _copies(live)
                 items.clear()
                 items.extend(live)

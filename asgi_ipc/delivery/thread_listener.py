@@ -118,7 +118,10 @@ def receive_now(
             continue
         with demux.exclusive():
             own = _queue(demux, name)
+            own.receives += 1
             found = demux.look_any(own, listener)
+        if own.name in demux.memberships.asleep:
+            demux.memberships.restore_queue(own.name)
         if found is None and demux.blocking:
             demux.fetch_blocking(own, listener)
             with demux.lock:
@@ -149,6 +152,7 @@ def receive_waiting(
     try:
         while True:
             demux.check_open()
+            demux.memberships.look_if_due()
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)

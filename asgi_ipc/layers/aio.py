@@ -11,7 +11,7 @@ from ..delivery.demultiplexer import Demultiplexer
 from ..delivery.loop_listener import LoopListener, listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
-from ..encoding.names import channel_name, group_name
+from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.deferred import carry_out, left
 from ..exceptions import RecordCorrupt
 from .core import LayerCore
@@ -33,6 +33,8 @@ class IPCChannelLayer(LayerSurface):
     * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
+    * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
+      it, after five times ``expiry`` without one while messages expire (`asgi_ipc.delivery.suspension`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
@@ -93,6 +95,8 @@ class IPCChannelLayer(LayerSurface):
                 if not name.specific:
                     body = await listener_here(demux).receive_ordinary(name)
                 elif known is not None or name.owner == demux.engine.identity:
+                    if known is None:
+                        await self._begin_to_receive(demux, name)
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
@@ -101,6 +105,16 @@ class IPCChannelLayer(LayerSurface):
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
+
+    async def _begin_to_receive(self, demux: Demultiplexer, name: ChannelName) -> None:
+        """Put a channel back into its groups if it is suspended from them (O6)."""
+        member = demux.memberships.heard(name.full, name.queue)
+        if member is not None:
+            listener_here(demux).look_regularly()
+            if member.suspended:
+                await self._call(demux.memberships.restore, member)
+                if left:
+                    carry_out()
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).
@@ -123,7 +137,10 @@ class IPCChannelLayer(LayerSurface):
 
         Raises `TypeError` for bad names, `StoreFull` if there is no room.
         """
-        await self._call(self._core.group_add, group, channel)
+        if await self._call(self._core.group_add, group, channel):
+            demux = self._lease.demux
+            if demux is not None:
+                listener_here(demux).look_regularly()
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; does nothing if it is not in it (S13)."""

@@ -178,25 +178,44 @@ class LayerCore:
 
     # Groups
 
-    def group_add(self, group: str, channel: str) -> None:
-        """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`."""
+    def group_add(self, group: str, channel: str) -> bool:
+        """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`.
+
+        Return whether it is a channel of this process that is watched from now on (O6).
+        """
         table, name = group_name(group), channel_name(channel)
-        engine = self.demux.engine
+        demux = self.demux
+        engine = demux.engine
+        demux.memberships.look_if_due()
         deadline = engine.clock() + self.options.membership_lifetime
-        self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
+        if not name.owner or name.owner != engine.identity:
+            self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
+            return False
+        add, options = demux.memberships.add, self.options
+        expiry, may_suspend = options.message_lifetime, options.suspend_silent_channels
+        return bool(self._now_or_later(add, table, name, deadline, expiry, may_suspend))
 
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, if it is in (S13)."""
         table, name = group_name(group), channel_name(channel)
-        self._now_or_later(self.demux.engine.remove, table, groups.member(name))
+        demux = self.demux
+        engine = demux.engine
+        if name.owner and name.owner == engine.identity:
+            self._now_or_later(demux.memberships.discard, table, name)
+            return
+        self._now_or_later(engine.remove, table, groups.member(name))
+        if name.owner:
+            # Its process may have suspended it.
+            self._now_or_later(engine.remove, groups.suspended(table), groups.member(name))
 
-    def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> None:
+    def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> object:
         try:
             if left and is_waiting():
                 raise Reentered
-            action(*arguments)
+            return action(*arguments)
         except Reentered:
             leave(partial(action, *arguments))
+            return None
         finally:
             if left:
                 carry_out()
@@ -221,10 +240,13 @@ class LayerCore:
         table = group_name(group)
         body = encode(message)
         demux = self.lease.demux or self.demux
-        deadline = demux.engine.clock() + self._message_lifetime
+        now = demux.engine.clock()
+        deadline = now + self._message_lifetime
         try:
             if left and is_waiting():
                 raise Reentered
+            if now >= demux.memberships.due:
+                demux.memberships.look()
             self._broadcast(demux, group, table, body, deadline)
         except Reentered:
             leave(lambda: self._broadcast(self.demux, group, table, body, deadline))

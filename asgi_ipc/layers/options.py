@@ -42,6 +42,7 @@ class Options(NamedTuple):
     message_lifetime: int
     membership_lifetime: int
     capacities: Capacities
+    suspend_silent_channels: bool
 
 
 def checked(
@@ -55,6 +56,7 @@ def checked(
     group_expiry: float,
     capacity: int,
     channel_capacity: Mapping[str | re.Pattern[str], int] | None,
+    suspend_silent_channels: bool,
     unknown: Iterable[str] = (),
 ) -> Options:
     """All options, checked. Raises `OptionError`."""
@@ -76,6 +78,7 @@ def checked(
         message_lifetime=lifetime("expiry", expiry),
         membership_lifetime=lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
+        suspend_silent_channels=_switch("suspend_silent_channels", suspend_silent_channels),
     )
 
 
@@ -89,6 +92,7 @@ NAMES = (
     "group_expiry",
     "capacity",
     "channel_capacity",
+    "suspend_silent_channels",
 )
 
 
@@ -122,6 +126,12 @@ def _memory(option: str, value: object) -> int:
             f"{option} is {value!r}; it must be an int, a number of bytes from {SMALLEST_MEMORY}"
             f" (256 KiB) to {LARGEST_MEMORY} (1 TiB), such as 100 * 1024 * 1024"
         )
+    return value
+
+
+def _switch(option: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"{option} is {value!r}; it must be True or False")
     return value
 
 

@@ -35,6 +35,7 @@ class LayerSurface:
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
+        suspend_silent_channels: bool = True,
         **unknown: Any,
     ) -> None:
         options = checked(
@@ -47,6 +48,7 @@ class LayerSurface:
             group_expiry=group_expiry,
             capacity=capacity,
             channel_capacity=channel_capacity,
+            suspend_silent_channels=suspend_silent_channels,
             unknown=unknown,
         )
         self._attach(LayerCore(options))
@@ -79,6 +81,11 @@ class LayerSurface:
     def channel_capacity(self) -> dict[str | re.Pattern[str], int]:
         """Exceptions from ``capacity``, by pattern; a copy."""
         return dict(self._core.options.capacities.exceptions)
+
+    @property
+    def suspend_silent_channels(self) -> bool:
+        """Whether silent channels are suspended from their groups."""
+        return self._core.options.suspend_silent_channels
 
     @property
     def client_prefix(self) -> str:

@@ -67,6 +67,7 @@ class SyncIPCChannelLayer(LayerSurface):
         no number of seconds.
         """
         demux = self._core.demux
+        demux.memberships.look_if_due()
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
             first = next(self._turns) % len(names)

@@ -44,6 +44,14 @@ def channel(member: bytes) -> ChannelName:
         raise RecordCorrupt(f"a group has the member {member!r}: {error}") from error
 
 
+def suspended(table: bytes) -> bytes:
+    """The table of the memberships that are suspended from a group (`asgi_ipc.delivery.suspension`).
+
+    No group has a name with a ``!``. Persisted: do not change.
+    """
+    return b"!" + table
+
+
 class Target(NamedTuple):
     """One record of a broadcast, all but the message."""
 
@@ -91,4 +99,4 @@ def _parts(names: list[ChannelName]) -> Iterable[list[ChannelName]]:
     return (names[at : at + MAX_LOCALS] for at in range(0, len(names), MAX_LOCALS))
 
 
-__all__ = ["Target", "channel", "member", "plan"]
+__all__ = ["Target", "channel", "member", "plan", "suspended"]

@@ -11,7 +11,9 @@ from asgi_ipc.conformance.clauses import clauses
 
 SUITE = Path(__file__).parents[2] / "conformance"
 #: How many there are of each letter, so that none is lost by a slip of the pen.
-NUMBERS = {"E": 25, "G": 7, "S": 18, "A": 5, "O": 4}
+NUMBERS = {"E": 25, "G": 7, "S": 18, "A": 5, "O": 6}
+#: Numbers that are given, of clauses that are not kept yet.
+RESERVED = {"O5"}
 
 
 def clauses_by_test() -> dict[str, set[str]]:
@@ -36,8 +38,9 @@ def clauses_by_test() -> dict[str, set[str]]:
 
 def test_each_contract_numbers_its_clauses_without_a_gap_and_words_them() -> None:
     known = clauses()
-    assert Counter(name[0] for name in known) == NUMBERS
-    assert set(known) == {f"{letter}{n + 1}" for letter in NUMBERS for n in range(NUMBERS[letter])}
+    assert Counter(name[0] for name in {*known, *RESERVED}) == NUMBERS
+    numbered = {f"{letter}{n + 1}" for letter in NUMBERS for n in range(NUMBERS[letter])}
+    assert set(known) == numbered - RESERVED
     assert all(len(words) > 20 for words in known.values())
 
 

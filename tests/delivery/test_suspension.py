@@ -1,0 +1,1191 @@
+"""Channels that nobody receives on leave their groups, and come back (O6). Time is a number here.
+
+What takes real time, on every engine, is in `conformance/test_suspension.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.delivery import drop_log, suspension
+from asgi_ipc.delivery.suspension import Member, Memberships
+from asgi_ipc.engines.deferred import carry_out
+from asgi_ipc.engines.memory import MemoryEngine
+from tests.tools.costs import (
+    at_leisure,
+    countable,
+    opcodes,
+    settle,
+)
+from tests.tools.doubles import (
+    PATIENCE,
+    BlockingEngine,
+    fresh,
+    in_thread,
+    run,
+    watchdog,
+)
+
+__all__ = ["at_leisure", "watchdog"]
+
+EXPIRY = 10.0
+SECOND = 1_000_000_000
+
+
+class Site:
+    """A layer of this process and one of another, on a store whose time a test moves."""
+
+    def __init__(self, kind: type[MemoryEngine] = MemoryEngine, **options: Any) -> None:
+        self.now = 1_000 * SECOND
+        self._prefix, self._kind = fresh(), kind
+        self.layer = self.another(**options)
+        self.other = self.another()
+        self.memberships = self.layer._core.demux.memberships
+        # The looks are the test's.
+        self.layer._core.demux.look_again = 1e6
+
+    def another(self, **options: Any) -> IPCChannelLayer:
+        """A layer of what is like another process."""
+        engine = self._kind(
+            self._prefix,
+            clock=lambda: self.now,
+            channel_memory=10_000_000,
+            group_memory=options.pop("group_memory", 1_000_000),
+        )
+        return IPCChannelLayer(engine=engine, **{"expiry": EXPIRY, **options})
+
+    async def pass_time(
+        self, seconds: float, each: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        """Let seconds pass, with a look in each, as in a process that runs."""
+        for _ in range(int(seconds)):
+            self.now += SECOND
+            if each is not None:
+                await each()
+            await self.look()
+
+    def let_pass(self, seconds: int, look: bool = True) -> None:
+        self.now += seconds * SECOND
+        if look:
+            self._sweep()
+            self._look()
+
+    async def look(self) -> None:
+        self._sweep()
+        await asyncio.get_running_loop().run_in_executor(None, self._look)
+
+    def queue(self, channel: str) -> bytes:
+        return self.layer.non_local_name(channel).encode()
+
+    def _sweep(self) -> None:
+        demux = self.layer._core.demux
+        with demux.lock:
+            for own in demux.own.values():
+                own.sweep(1000)
+
+    def _look(self) -> None:
+        while self.memberships.look():
+            pass
+        carry_out()
+
+    async def dead(self, *groups: str) -> str:
+        """A channel whose consumer received a message, and failed."""
+        channel = await self.layer.new_channel()
+        for group in groups:
+            await self.layer.group_add(group, channel)
+        await self.other.send(channel, {"type": "fail"})
+        await self.layer.receive(channel)
+        return channel
+
+    async def suspended(self, *groups: str) -> str:
+        channel = await self.dead(*groups)
+        for group in groups[:1]:
+            await self.other.group_send(group, {"type": "unread"})
+        await self.pass_time(6 * EXPIRY)
+        for group in groups:
+            assert await self.members(group) == []
+        return channel
+
+    async def members(self, group: str) -> list[str]:
+        return await self.other.group_channels(group)
+
+    async def gets(self, channel: str, message: dict[str, Any]) -> bool:
+        """Whether a message to group "room" arrives."""
+        await self.other.group_send("room", message)
+        waiting = asyncio.ensure_future(self.layer.receive(channel))
+        await settle()
+        while not waiting.done():
+            await self.other.send(channel, {"type": "end"})
+            await asyncio.wait([waiting], timeout=PATIENCE)
+        return waiting.result() == message
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, asking in a thread."""
+
+    def wait() -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    await asyncio.get_running_loop().run_in_executor(None, wait)
+
+
+async def begin_receiving(layer: IPCChannelLayer, channel: str) -> asyncio.Future[Any]:
+    waiting = asyncio.ensure_future(layer.receive(channel))
+    await settle()
+    return waiting
+
+
+async def end(waiting: asyncio.Future[Any]) -> None:
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+# When
+
+
+def test_a_channel_is_suspended_after_five_times_expiry_and_comes_back_with_the_next_receive() -> (
+    None
+):
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room", "lobby")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY - 2)
+        assert await site.members("room") == await site.members("lobby") == [channel]
+        await site.pass_time(4)
+        assert await site.members("room") == await site.members("lobby") == []
+        waiting = await begin_receiving(site.layer, channel)
+        assert await site.members("room") == await site.members("lobby") == [channel]
+        await site.other.group_send("lobby", {"type": "again"})
+        assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "again"}
+        await site.pass_time(3 * EXPIRY)
+        assert await site.members("room") == [channel]
+
+    run(main())
+
+
+def test_a_handler_that_takes_three_times_expiry_keeps_its_rooms() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        for _ in range(4):
+            await site.pass_time(
+                3 * EXPIRY, lambda: site.other.group_send("room", {"type": "missed"})
+            )
+            assert await site.members("room") == [channel]
+            await site.layer.receive(channel)
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["async", "sync"])
+def test_a_receive_that_waits_is_never_suspended(way: str) -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(4 * EXPIRY)
+        queue = site.layer.non_local_name(channel)
+        if way == "async":
+            waiting = await begin_receiving(site.layer, channel)
+        else:
+            receive = site.layer.sync.receive
+            waiting = asyncio.get_running_loop().run_in_executor(
+                None, lambda: receive([queue], block=True, timeout=PATIENCE)
+            )
+            await until(lambda: bool(site.layer._core.demux.own[queue.encode()].anyone))
+        await site.pass_time(30 * EXPIRY)
+        assert await site.members("room") == [channel]
+        await site.other.group_send("room", {"type": "at last"})
+        assert await asyncio.wait_for(waiting, PATIENCE) in (
+            {"type": "at last"},
+            (channel, {"type": "at last"}),
+        )
+
+    run(main())
+
+
+def test_silence_alone_is_no_reason() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        await site.pass_time(30 * EXPIRY)
+        assert await site.members("room") == [channel]
+
+    run(main())
+
+
+def test_a_message_to_a_neighbour_that_expires_on_the_same_queue_is_no_reason() -> None:
+    async def main() -> None:
+        site = Site()
+        silent, dead = await site.dead("quiet"), await site.dead("room")
+        await site.pass_time(8 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
+        assert await site.members("room") == []
+        assert await site.members("quiet") == [silent]
+        assert silent.split("!")[0] == dead.split("!")[0]
+
+    run(main())
+
+
+def test_messages_dropped_to_make_room_for_newer_ones_count_once_they_would_have_expired() -> None:
+    async def main() -> None:
+        site = Site(capacity=3)
+        await site.dead("room")
+        neighbour = await begin_receiving(site.layer, await site.layer.new_channel())
+        # None of them grows old enough to expire in the buffer.
+        await site.pass_time(6 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
+        assert await site.members("room") == []
+        await end(neighbour)
+
+    run(main())
+
+
+def test_receives_that_find_their_message_at_once_count_as_life() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        other = await site.layer.new_channel()
+
+        async def each() -> None:
+            await site.other.group_send("room", {"type": "read"})
+            await site.other.send(other, {"type": "unread"})
+            await site.layer.receive(channel)
+            if site.now // SECOND % 7 == 0:
+                await site.pass_time(EXPIRY + 1)  # Unread meanwhile, in the buffer and the queue.
+
+        await site.pass_time(20 * EXPIRY, each)
+        assert await site.members("room") == [channel]
+
+    run(main())
+
+
+def test_a_channel_forgotten_as_idle_between_two_looks_was_received_on_all_the_same() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        demux = site.layer._core.demux
+        (own,) = demux.own.values()
+        waiting = await begin_receiving(site.layer, channel)
+        await site.pass_time(2)
+        site.let_pass(30, look=False)  # As if there were very many channels to visit.
+        await site.other.group_send("room", {"type": "read"})
+        await asyncio.wait_for(waiting, PATIENCE)
+        with demux.lock:
+            own.forget_idle(10)
+        await site.pass_time(22, lambda: site.other.group_send("room", {"type": "unread"}))
+        assert await site.members("room") == [channel]
+        await site.pass_time(3 * EXPIRY)
+        assert await site.members("room") == []
+
+    run(main())
+
+
+def test_a_synchronous_receive_that_finds_nothing_counts_as_life() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        for _ in range(4):
+            await site.other.group_send("room", {"type": "unread"})
+            await site.pass_time(4 * EXPIRY)
+            found = site.layer.sync.receive([site.layer.non_local_name(channel)])
+            assert found == (None, None)
+            assert await site.members("room") == [channel]
+
+    run(main())
+
+
+# What is restored
+
+
+def test_a_restored_membership_ends_when_it_would_have_ended() -> None:
+    async def main() -> None:
+        site = Site(group_expiry=20 * EXPIRY)
+        channel = await site.suspended("room")
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == [channel]
+        site.now += int(13.9 * EXPIRY * SECOND)
+        assert await site.members("room") == [channel]
+        site.now += int(0.2 * EXPIRY * SECOND)
+        assert await site.members("room") == []
+
+    run(main())
+
+
+def test_a_membership_that_ended_meanwhile_is_not_restored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        site = Site(group_expiry=8 * EXPIRY)
+        channel = await site.suspended("room", "lobby")
+        await site.layer.group_add("lobby", channel)
+        site.now += int(3 * EXPIRY * SECOND)
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+        assert await site.members("lobby") == [channel]
+
+    run(main())
+    assert len(lines(caplog, "raise group_expiry")) == 1
+
+
+def test_adding_and_discarding_while_suspended_take_effect_with_the_next_receive() -> None:
+    async def main() -> None:
+        site = Site(group_expiry=20 * EXPIRY)
+        channel = await site.suspended("room", "lobby", "kept")
+        await site.layer.group_add("new", channel)
+        await site.layer.group_discard("lobby", channel)
+        await site.layer.group_discard("never", channel)
+        site.now += int(10 * EXPIRY * SECOND)
+        await site.layer.group_add("kept", channel)
+        assert [await site.members(each) for each in ("new", "lobby", "kept")] == [[], [], []]
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("lobby") == []
+        for group in ("room", "new", "kept"):
+            assert await site.members(group) == [channel]
+        site.now += int(6 * EXPIRY * SECOND)
+        assert [await site.members(each) for each in ("room", "kept")] == [[], [channel]]
+
+    run(main())
+
+
+def test_what_another_process_discards_meanwhile_does_not_come_back() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.suspended("room", "lobby")
+        await site.other.group_discard("room", channel)
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+        assert await site.members("lobby") == [channel]
+        await site.layer.group_discard("lobby", channel)
+        assert len(site.memberships.awake) == 0
+        assert (await site.layer.global_statistics())["memberships_count"] == 0
+
+    run(main())
+
+
+def test_a_channel_that_left_all_its_groups_while_suspended_is_forgotten() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.suspended("room")
+        await site.layer.group_discard("room", channel)
+        assert (site.memberships.asleep, site.memberships._count) == ({}, 0)
+        assert (await site.layer.global_statistics())["memberships_count"] == 0
+        assert not await site.gets(channel, {"type": "for nobody"})
+
+    run(main())
+
+
+def test_what_another_process_adds_is_left_alone() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        await site.other.group_add("theirs", channel)
+        await site.pass_time(10 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
+        assert await site.members("room") == []
+        assert await site.members("theirs") == [channel]
+        # Whoever discards it takes it out for good.
+        await site.other.group_add("room", channel)
+        await site.other.group_discard("room", channel)
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+
+    run(main())
+
+
+def test_a_synchronous_receive_restores_all_channels_that_it_reads() -> None:
+    async def main() -> None:
+        site = Site()
+        channels = [await site.dead("room") for _ in range(3)]
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(6 * EXPIRY)
+        assert await site.members("room") == []
+        assert site.layer.sync.receive([site.layer.non_local_name(channels[0])]) == (None, None)
+        assert sorted(await site.members("room")) == sorted(channels)
+        assert site.memberships.asleep == {}
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["group_add", "group_send", "receive"])
+def test_without_an_event_loop_the_next_call_looks(action: str) -> None:
+    site = Site()
+    layer = site.layer.sync
+    queue = f"own.{layer.client_prefix}!"
+    for name in ("one", "two"):
+        layer.group_add(name, f"{queue}{name}")
+    site.other.sync.group_send("one", {"type": "unread"})
+    for _ in range(int(6 * EXPIRY)):
+        site.now += SECOND
+        if action == "group_add":
+            layer.group_add("elsewhere", f"{queue}three")
+        elif action == "group_send":
+            layer.group_send("nobody", {"type": "unheard"})
+        else:
+            layer.receive(["ordinary"])
+    assert site.other.sync.group_channels("one") == []
+    assert site.other.sync.group_channels("two") == [f"{queue}two"]
+
+
+# Flush, close, fork
+
+
+def test_a_flush_forgets_what_was_suspended_and_what_is_added_after_it_counts() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.suspended("room")
+        await site.other.flush()
+        await site.layer.group_add("lobby", channel)
+        assert (site.memberships.asleep, site.memberships._count) == ({}, 1)
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+        assert await site.members("lobby") == [channel]
+        await site.other.group_send("lobby", {"type": "unread"})
+        await site.pass_time(7 * EXPIRY)
+        assert await site.members("lobby") == []
+
+    run(main())
+
+
+def test_a_flush_without_another_call_is_noticed_by_the_next_receive() -> None:
+    async def main() -> None:
+        site = Site()
+        channel = await site.suspended("room")
+        await site.other.flush()
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+        assert (site.memberships.asleep, site.memberships._count) == ({}, 0)
+        assert (await site.layer.global_statistics())["memberships_count"] == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "destroy"])
+def test_closing_forgets(how: str) -> None:
+    async def main() -> None:
+        site = Site()
+        await site.suspended("room")
+        await site.dead("room")
+        await getattr(site.layer, how)()
+        assert (len(site.memberships.awake), site.memberships.asleep) == (0, {})
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_remembers_nothing_of_its_parent() -> None:
+    site = Site()
+    channel = run(site.suspended("room"))
+    child = os.fork()
+    if not child:
+        try:
+            memberships = site.layer._core.demux.memberships
+            clean = not memberships.awake and not memberships.asleep
+            clean &= not memberships.lock._is_owned()
+            os._exit(0 if clean else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert site.memberships.heard(channel, channel.partition("!")[0].encode() + b"!")
+
+
+# Bounds
+
+
+def test_a_process_remembers_a_bounded_number_and_forgets_the_longest_suspended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(suspension, "MOST", 3)
+
+    async def main() -> None:
+        site = Site()
+        first = await site.suspended("room")
+        await site.pass_time(1)
+        others = [await site.suspended("room") for _ in range(2)]
+        assert site.memberships._count == 3
+        # Room for one more, at the cost of the first.
+        extra = await site.suspended("room")
+        assert site.memberships._count == 3
+        await end(await begin_receiving(site.layer, first))
+        assert await site.members("room") == []
+        for channel in (*others, extra):
+            await end(await begin_receiving(site.layer, channel))
+        assert sorted(await site.members("room")) == sorted([*others, extra])
+        assert (await site.layer.global_statistics())["memberships_count"] == 3
+        # All are awake: a further one is left as it is.
+        unwatched = await site.dead("lobby")
+        await site.other.group_send("lobby", {"type": "unread"})
+        await site.pass_time(8 * EXPIRY)
+        assert await site.members("lobby") == [unwatched]
+        assert site.memberships._count == 3
+
+    run(main())
+    assert lines(caplog, "remembers 3 memberships")
+
+
+def test_members_that_come_and_go_leave_nothing_behind() -> None:
+    async def main() -> None:
+        site = Site()
+        for _ in range(50):
+            channel = await site.layer.new_channel()
+            await site.layer.group_add("room", channel)
+            await site.layer.group_add("room", channel)
+            await site.layer.group_discard("room", channel)
+        assert (len(site.memberships.awake), site.memberships._count) == (0, 0)
+
+    run(main())
+
+
+def test_what_ended_without_a_goodbye_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        site = Site(group_expiry=EXPIRY)
+        for _ in range(5):
+            await site.dead("room")
+        await site.pass_time(10 * EXPIRY)
+        assert (len(site.memberships.awake), site.memberships._count) == (0, 0)
+
+    run(main())
+
+
+def test_a_look_moves_few_memberships_and_says_that_there_are_more() -> None:
+    async def main() -> None:
+        site = Site()
+        groups = [f"room{number}" for number in range(2 * suspension.MOVES)]
+        channel = await site.dead(*groups)
+        await site.other.group_send(groups[0], {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+        site.now += SECOND
+        assert site.memberships.look()
+        left = [group for group in groups if await site.members(group)]
+        assert len(left) == len(groups) - suspension.MOVES
+        # What happens to it in between.
+        await site.layer.group_discard(left[-1], channel)
+        await site.layer.group_add(left[0], channel)
+        await site.layer.group_add("more", channel)
+        assert await site.members(left[0]) == await site.members("more") == []
+        await end(await begin_receiving(site.layer, channel))
+        groups.remove(left[-1])
+        for group in (*groups, "more"):
+            assert await site.members(group) == [channel]
+        assert await site.members(left[-1]) == []
+        await site.pass_time(2)
+        assert site.memberships._count == len(groups) + 1
+        assert site.memberships.asleep == {}
+
+    run(main())
+
+
+def test_suspending_and_restoring_need_no_room_in_a_full_store() -> None:
+    async def main() -> None:
+        site = Site(group_memory=120)
+        channel = await site.dead("room")
+        with contextlib.suppress(site.layer.ChannelFull):
+            for number in range(100):
+                await site.other.group_add("filler", f"f{number}")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(6 * EXPIRY)
+        assert await site.members("room") == []
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == [channel]
+
+    run(main())
+
+
+# The log
+
+
+def lines(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:
+    return [each.getMessage() for each in caplog.records if what in each.getMessage()]
+
+
+def test_both_events_are_logged_and_summed_up(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        site = Site()
+        channels = [await site.dead("room") for _ in range(3)]
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(6 * EXPIRY)
+        for channel in channels:
+            await end(await begin_receiving(site.layer, channel))
+        await site.layer.close()
+
+    with caplog.at_level(logging.WARNING, "asgi_ipc"):
+        run(main())
+    suspended = lines(caplog, "were suspended")
+    restored = lines(caplog, "are back in their groups")
+    for found in (suspended, restored):
+        assert found
+        assert sum(int(each.split()[0]) for each in found) == 3
+        assert re.search(r"such as specific\.[0-9a-f]{32}![0-9a-f]{32}", found[0])
+    assert "suspend_silent_channels" in suspended[0]
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_the_end_of_a_membership_is_logged_once_if_its_consumer_still_receives(
+    caplog: pytest.LogCaptureFixture, option: bool
+) -> None:
+    async def main() -> None:
+        site = Site(group_expiry=2 * EXPIRY, suspend_silent_channels=option)
+        living = await site.layer.new_channel()
+        await site.layer.group_add("room", living)
+        await site.layer.group_add("left", living)
+        await site.layer.group_discard("left", living)
+        await site.layer.group_add("theirs", living)
+        dead = await site.dead("dead")
+        waiting = await begin_receiving(site.layer, living)
+        await site.pass_time(EXPIRY)
+        await site.other.group_add("theirs", living)
+        await site.pass_time(30 * EXPIRY)
+        assert dead
+        await end(waiting)
+        await site.layer.close()
+
+    with caplog.at_level(logging.WARNING, "asgi_ipc"):
+        run(main())
+    (line,) = lines(caplog, "group_expiry")
+    assert line.startswith("group room: 1 memberships")
+    assert "raise group_expiry, or add a channel again" in line
+
+
+# The option
+
+
+def test_it_can_be_switched_off() -> None:
+    async def main() -> None:
+        site = Site(suspend_silent_channels=False)
+        assert site.layer.suspend_silent_channels is False
+        channel = await site.dead("room")
+        await site.pass_time(20 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
+        assert await site.members("room") == [channel]
+        # Nor is anything fetched for it ahead of a receive.
+        assert not site.layer._core.demux.own[site.queue(channel)].filled
+
+    run(main())
+
+
+def test_of_two_layers_each_has_its_own_patience() -> None:
+    async def main() -> None:
+        site = Site()
+        engine = site.layer._core.demux.engine
+        slow = IPCChannelLayer(engine=engine, expiry=10 * EXPIRY)
+        off = IPCChannelLayer(engine=engine, expiry=EXPIRY, suspend_silent_channels=False)
+        channel = await site.dead("room")
+        await slow.group_add("room", channel)
+        kept = await site.layer.new_channel()
+        await off.group_add("kept", kept)
+
+        async def each() -> None:
+            for group in ("room", "kept"):
+                await site.other.group_send(group, {"type": "unread"})
+
+        await site.pass_time(50 * EXPIRY, each)
+        assert await site.members("room") == [channel]
+        await site.pass_time(2, each)
+        assert await site.members("room") == []
+        assert await site.members("kept") == [kept]
+        # It keeps all memberships of a channel that it has added to a group.
+        await site.layer.group_add("lobby", kept)
+        await site.pass_time(6 * EXPIRY, each)
+        assert await site.members("lobby") == [kept]
+        await site.layer.group_discard("lobby", kept)
+        # A layer that keeps all adds to a suspended channel what will stay.
+        await off.group_add("lobby", channel)
+        assert await site.members("lobby") == [channel]
+        for layer in (slow, off):
+            await layer.close()
+
+    run(main())
+
+
+# In the middle of it
+
+
+def nothing(what: str, table: bytes) -> None:
+    pass
+
+
+class Interrupting(MemoryEngine):
+    """Calls ``between`` before and after each change of a table."""
+
+    between: Callable[[str, bytes], object] = staticmethod(nothing)
+
+    def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
+        self.between("put", table)
+        super().put(table, member, deadline, owner)
+        self.between("was put", table)
+
+    def remove(self, table: bytes, member: bytes) -> bool:
+        self.between("remove", table)
+        removed = super().remove(table, member)
+        self.between("removed", table)
+        return removed
+
+
+def interrupting(site: Site) -> Any:
+    return site.layer._core.demux.engine
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_receive_that_begins_amid_a_suspension_ends_it(number: int) -> None:
+    async def main() -> None:
+        site = Site(Interrupting)
+        channel = await site.dead("room", "lobby", "yard")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+        received: list[Any] = []
+        begun = threading.Event()
+        calls = 0
+
+        def receive() -> None:
+            async def until_read() -> None:
+                waiting = asyncio.ensure_future(site.layer.receive(channel))
+                await asyncio.sleep(0)
+                begun.set()
+                received.append(await asyncio.wait_for(waiting, PATIENCE))
+
+            run(until_read())
+
+        threads: list[threading.Thread] = []
+
+        def between(what: str, table: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number + 1 and not threads:
+                threads.append(in_thread(receive))
+                # It has said that it is there, and waits for the look to end.
+                member = site.memberships.awake[channel]
+                while not member.heard:
+                    begun.wait(0.01)
+
+        interrupting(site).between = between
+        await site.pass_time(2)
+        (thread,) = threads
+        assert await asyncio.get_running_loop().run_in_executor(None, begun.wait, PATIENCE)
+        for group in ("room", "lobby", "yard"):
+            assert await site.members(group) == [channel]
+        await site.other.group_send("room", {"type": "last"})
+        await asyncio.get_running_loop().run_in_executor(None, thread.join, PATIENCE)
+        assert received == [{"type": "last"}]
+
+    run(main())
+
+
+def test_a_receive_that_begins_when_a_suspension_is_decided_prevents_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suspend = Memberships._suspend
+
+    def late(self: Memberships, member: Member, most: int, now: int) -> int:
+        # What a receive does first.
+        assert self.heard(member.name, member.queue) is member
+        assert not member.suspended
+        return suspend(self, member, most, now)
+
+    monkeypatch.setattr(Memberships, "_suspend", late)
+
+    async def main() -> None:
+        site = Site()
+        channel = await site.dead("room")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(7 * EXPIRY)
+        assert await site.members("room") == [channel]
+        assert site.memberships.asleep == {}
+
+    run(main())
+
+
+def test_a_suspension_waits_for_a_group_add_that_has_begun() -> None:
+    async def main() -> None:
+        site = Site(Interrupting)
+        channel = await site.dead("room")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+        site.now += SECOND
+        site.memberships.due = 1 << 62  # The add shall not look itself.
+
+        def between(what: str, table: bytes) -> None:
+            interrupting(site).between = nothing
+            site.memberships.due = 0
+            in_thread(site.memberships.look).join(PATIENCE)
+
+        interrupting(site).between = between
+        await site.layer.group_add("lobby", channel)
+        assert await site.members("room") == await site.members("lobby") == [channel]
+        await site.pass_time(2)
+        assert await site.members("room") == await site.members("lobby") == []
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == await site.members("lobby") == [channel]
+
+    run(main())
+
+
+class Interrupt(BaseException):
+    """As a signal's handler raises it."""
+
+
+@pytest.mark.parametrize("number", range(13))
+@pytest.mark.parametrize("while_", ["suspending", "restoring"])
+def test_what_an_exception_interrupts_is_completed(while_: str, number: int) -> None:
+    async def main() -> None:
+        site = Site(Interrupting)
+        channel = await site.dead("room", "lobby", "yard")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+        calls = 0
+
+        def between(what: str, table: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number + 1:
+                raise Interrupt
+
+        if while_ == "suspending":
+            interrupting(site).between = between
+        try:
+            await site.pass_time(2)
+        except Interrupt:
+            await site.pass_time(2)
+        for group in ("room", "lobby", "yard"):
+            assert await site.members(group) == []
+        interrupting(site).between = between if while_ == "restoring" else nothing
+        if while_ == "restoring":
+            try:
+                await end(await begin_receiving(site.layer, channel))
+            except Interrupt:
+                pass
+        await end(await begin_receiving(site.layer, channel))
+        for group in ("room", "lobby", "yard"):
+            assert await site.members(group) == [channel]
+        assert site.memberships._count == 3
+        assert (await site.layer.global_statistics())["memberships_count"] == 3
+
+    run(main())
+
+
+@pytest.mark.parametrize("while_", ["suspending", "restoring"])
+@pytest.mark.parametrize("number", range(4))
+def test_what_another_process_discards_in_the_middle_is_gone(while_: str, number: int) -> None:
+    async def main() -> None:
+        site = Site(Interrupting)
+        channel = await site.dead("room", "lobby")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+        calls = 0
+
+        def between(what: str, table: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number + 1:
+                # In a thread, as this one is in the middle of a call.
+                in_thread(site.other.sync.group_discard, "room", channel).join(PATIENCE)
+
+        if while_ == "suspending":
+            interrupting(site).between = between
+        await site.pass_time(2)
+        interrupting(site).between = between
+        await end(await begin_receiving(site.layer, channel))
+        assert await site.members("room") == []
+        assert await site.members("lobby") == [channel]
+        assert (await site.layer.global_statistics())["memberships_count"] == 1
+        # What is discarded after its move the process gets to know when it moves it again.
+        assert site.memberships._count == (2 if (while_, number) == ("restoring", 3) else 1)
+
+    run(main())
+
+
+def test_what_python_runs_in_the_middle_of_a_look_is_left_for_later() -> None:
+    async def main() -> None:
+        site = Site(Interrupting)
+        channel = await site.dead("room", "lobby")
+        await site.other.group_send("room", {"type": "unread"})
+        await site.pass_time(5 * EXPIRY)
+
+        def between(what: str, table: bytes) -> None:
+            interrupting(site).between = nothing
+            site.layer.sync.group_discard("lobby", channel)
+            site.layer.sync.group_add("yard", channel)
+            assert not site.memberships.look()
+
+        interrupting(site).between = between
+        site.now += 2 * SECOND
+        site.layer.sync.group_send("nobody", {"type": "unheard"})
+        assert await site.members("room") == []
+        await end(await begin_receiving(site.layer, channel))
+        found = [await site.members(group) for group in ("room", "lobby", "yard")]
+        assert found == [[channel], [], [channel]]
+
+    run(main())
+
+
+def test_threads_that_add_discard_receive_and_look_agree_in_the_end() -> None:
+    site = Site()
+    layer = site.layer.sync
+    queue = f"own.{layer.client_prefix}!"
+    channels = [f"{queue}{number}" for number in range(8)]
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def guarded(action: Callable[[int], object]) -> None:
+        turn = 0
+        try:
+            while not stop.is_set():
+                turn += 1
+                action(turn)
+        except BaseException as error:
+            errors.append(error)
+
+    actions: list[Callable[[int], object]] = [
+        lambda turn: layer.group_add("room", channels[turn % 8]),
+        lambda turn: layer.group_discard("room", channels[turn * 3 % 8]),
+        lambda turn: layer.receive([queue]) if turn % 50 == 0 else None,
+        lambda turn: site.other.sync.group_send("room", {"type": "unread"}),
+        lambda turn: site.other.sync.group_discard("room", channels[turn * 5 % 8]),
+        lambda turn: site.let_pass(1),
+    ]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [in_thread(guarded, action) for action in actions]
+        stop.wait(1.0)
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+    assert not any(thread.is_alive() for thread in threads)
+    layer.receive([queue])
+    for channel in channels:
+        layer.group_add("room", channel)
+    assert sorted(layer.group_channels("room")) == channels
+    for channel in channels:
+        layer.group_discard("room", channel)
+    assert layer.global_statistics()["memberships_count"] == 0
+    memberships = site.memberships
+    assert (len(memberships.awake), memberships.asleep, memberships._count) == (0, {}, 0)
+
+
+def test_an_engine_that_blocks_is_never_called_in_the_event_loop() -> None:
+    class Blocking(BlockingEngine):
+        delay = 0.0
+
+        def remove(self, table: bytes, member: bytes) -> bool:
+            self._block()
+            return super().remove(table, member)
+
+    async def main() -> None:
+        site = Site(Blocking)
+        demux = site.layer._core.demux
+        channel = await site.suspended("room")
+        waiting = await begin_receiving(site.layer, channel)
+        await until(lambda: bool(site.other.sync.group_channels("room")))
+        await site.other.group_send("room", {"type": "again"})
+        assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "again"}
+        demux.look_again = 0.02  # Now the event loop looks, by its threads.
+        (listener,) = demux.loops.values()
+        listener._tick()  # type: ignore[attr-defined]
+
+        def later() -> bool:
+            site.now += SECOND
+            site.other.sync.group_send("room", {"type": "unread"})
+            return not site.other.sync.group_channels("room")
+
+        await until(later)
+        await site.layer.close()
+        await site.other.close()
+
+    run(main())
+
+
+# Costs
+
+
+@countable
+@pytest.mark.usefixtures("at_leisure")
+def test_broadcasts_cost_after_the_suspension_what_they_cost_without_the_dead() -> None:
+    async def main() -> None:
+        site = Site(capacity=10)
+        living = await site.layer.new_channel()
+        await site.layer.group_add("room", living)
+
+        async def broadcast() -> None:
+            waiting = await begin_receiving(site.layer, living)
+            await site.other.group_send("room", {"type": "news"})
+            while not waiting.done():
+                await settle()
+
+        async def cost() -> int:
+            return min([await opcodes(broadcast) for _ in range(5)])
+
+        await broadcast()
+        alone = await cost()
+        for _ in range(1000):
+            await site.dead("room")
+        with_dead = await cost()
+
+        async def each() -> None:
+            if site.now // SECOND % 5 == 0:
+                await broadcast()
+
+        await site.pass_time(7 * EXPIRY, each)
+        assert await site.members("room") == [living]
+        assert with_dead > 10 * alone
+        assert await cost() <= 1.05 * alone
+
+    run(main())
+
+
+@countable
+def test_a_look_at_many_living_channels_is_short() -> None:
+    async def main() -> None:
+        site = Site()
+        channels = [await site.layer.new_channel() for _ in range(1000)]
+        for channel in channels:
+            await site.layer.group_add("room", channel)
+        waiting = [await begin_receiving(site.layer, channel) for channel in channels]
+
+        async def look() -> None:
+            site.now += SECOND
+            assert not site.memberships.look()
+
+        assert await opcodes(look) < 120 * suspension.VISITS
+        await asyncio.gather(*(end(each) for each in waiting))
+
+    run(main())
+
+
+# Channels
+
+
+@pytest.mark.parametrize("seconds", [0, 3 * 0.3])
+def test_consumers_of_channels_whose_handler_raised_leave_and_whose_handler_waits_stay(
+    seconds: float,
+) -> None:
+    pytest.importorskip("channels")
+    from asgiref import testing
+    from channels.consumer import AsyncConsumer
+    from channels.layers import channel_layers
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(CHANNEL_LAYERS={})
+    communicator: Any = testing.ApplicationCommunicator
+
+    class Chat(AsyncConsumer):  # type: ignore[misc]
+        async def test_start(self, event: Any) -> None:
+            await self.channel_layer.group_add("room", self.channel_name)
+            await self.send({"type": "ready"})
+
+        async def chat_ask(self, event: Any) -> None:
+            if not seconds:
+                raise ZeroDivisionError
+            await asyncio.sleep(seconds)  # For a model.
+            await self.send({"type": "answer"})
+
+        async def chat_note(self, event: Any) -> None:
+            await self.send({"type": "note"})
+
+    async def main() -> None:
+        layer = IPCChannelLayer(fresh(), engine="memory", expiry=0.3)
+        before = channel_layers.set("default", layer)
+        try:
+            application: Any = communicator(Chat(), {"type": "test"})
+            await application.send_input({"type": "test.start"})
+            assert await application.receive_output(PATIENCE) == {"type": "ready"}
+            await layer.group_send("room", {"type": "chat.ask"})
+            if seconds:
+                for _ in range(3):
+                    assert await application.receive_output(PATIENCE) == {"type": "answer"}
+                    assert len(await layer.group_channels("room")) == 1
+                    await layer.group_send("room", {"type": "chat.ask"})
+                application.future.cancel()
+                await asyncio.gather(application.future, return_exceptions=True)
+                return
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(application.future, PATIENCE)
+            end = time.monotonic() + PATIENCE
+            while await layer.group_channels("room"):
+                assert time.monotonic() < end
+                # From another thread, say: nobody in this loop receives any more.
+                layer.sync.group_send("room", {"type": "chat.note"})
+                await asyncio.sleep(0.1)
+        finally:
+            channel_layers.backends.pop("default")
+            if before is not None:
+                channel_layers.set("default", before)
+            await layer.close()
+
+    run(main())
+
+
+def test_a_loop_in_which_nobody_waits_looks_as_long_as_there_are_channels_to_watch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drop_log, "INTERVAL", 0.5)
+
+    async def main() -> None:
+        prefix = fresh()
+        layer = IPCChannelLayer(prefix, engine="memory", expiry=0.1)
+        memory = layer._core.options
+        engine = MemoryEngine(
+            prefix, channel_memory=memory.channel_memory, group_memory=memory.group_memory
+        )
+        other = IPCChannelLayer(engine=engine, expiry=0.1)
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "hello"})
+        await layer.receive(channel)
+        await layer.group_add("room", channel)
+        demux = layer._core.demux
+        (listener,) = demux.loops.values()
+        end = time.monotonic() + PATIENCE
+        while await other.group_channels("room"):
+            assert time.monotonic() < end
+            await other.group_send("room", {"type": "unread"})
+            await asyncio.sleep(0.05)
+        # The end of its regular looks, once the last line is written.
+        while listener._timer is not None:  # type: ignore[attr-defined]
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+        await other.close()
+        await layer.close()
+
+    run(main())
+
+
+def test_the_readme_says_how_many_memberships_are_remembered() -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    assert f"a process remembers {suspension.MOST:,} of them" in " ".join(
+        readme.read_text().split()
+    )
+    assert suspension.PATIENCE == 5
+
+
+def test_what_is_remembered_of_a_membership_is_small() -> None:
+    import tracemalloc
+
+    site = Site(group_memory=10_000_000)
+    layer = site.layer.sync
+    channels = [f"own.{layer.client_prefix}!{number:032x}" for number in range(2000)]
+    tracemalloc.start()
+    try:
+        for channel in channels:
+            layer.group_add("room", channel)
+        taken = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.Filter(True, suspension.__file__)]
+        )
+    finally:
+        tracemalloc.stop()
+    each = sum(found.size for found in taken.statistics("filename")) / len(channels)
+    assert suspension.MOST * each < 30e6, each
