@@ -25,14 +25,14 @@ from ..engines.base import Bell
 from ..engines.deferred import carry_out, carry_out_all, leave, left
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
-from .loop_receivers import LoopWaiter, Turns, Watch, running_loop
+from .loop_receivers import LoopWaiter, WakeQueue, Watch, running_loop
 from .mailboxes import LocalChannel, OwnQueue
 from .receivers import Listener
 from .spinning import LIMIT, Spinner
 
 #: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
 #: come back for the next one at once, and to disarm costs as much as to receive.
-LINGER = 0.05
+DISARM_DELAY = 0.05
 #: Queues that are looked at in one go, and channels with unread messages that are swept in one:
 #: less than a millisecond's work.
 SLICE = 256
@@ -46,13 +46,13 @@ class LoopListener(Listener):
     """An event loop that waits."""
 
     def __init__(self, demux: Demultiplexer, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(demux)
+        self.demux = demux
         # Weak, lest the demultiplexer keeps alive a loop that was dropped without closing.
         self.loop = weakref.ref(loop)
         #: Ordinary queues that are waited for, and by what signals for them say.
         self.watches: dict[bytes, Watch] = {}
         self._hinted: dict[int, tuple[bytes, ...]] = {}
-        self.turns = Turns(loop)
+        self.wake_queue = WakeQueue(loop)
         self._timer: asyncio.TimerHandle | None = None
         self._idle: set[bytes] = set()
         #: Queues that are yet to be looked at after a signal that was for any; and those that the
@@ -81,7 +81,7 @@ class LoopListener(Listener):
 
     def next_turn(self) -> deque[asyncio.Future[None]]:
         """See `Listener.next_turn`."""
-        return self.turns.next_one()
+        return self.wake_queue.scheduled()
 
     def forget(self) -> None:
         """Be told of nothing any more. In a forked child: what is here is the parent's."""
@@ -234,7 +234,7 @@ class LoopListener(Listener):
                 or loop is None
             ):
                 return None
-            waiter = LoopWaiter(self, loop)
+            waiter = LoopWaiter(self, self.wake_queue, loop)
             mine[waiter] = channel
             channel.waiters.append(waiter)
         return waiter
@@ -353,7 +353,7 @@ class LoopListener(Listener):
         # Long overdue if a handler raised when it was about to be called, or the loop was held up.
         if self._timer is None or self._timer.when() + self.demux.look_again < loop.time():
             self._set_timer(loop)
-        return LoopWaiter(self, loop)
+        return LoopWaiter(self, self.wake_queue, loop)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         before = self._timer
@@ -456,7 +456,7 @@ class LoopListener(Listener):
         # First, as a signal's handler may raise in what follows.
         self._set_timer(loop)
         timer, waited = self._timer, self._is_waited()
-        self.turns.resolve()
+        self.wake_queue.resolve()
         if self.bell is not None and self.bell.fileno() < 0:
             self._lost_bell()
             self._round.clear()
@@ -506,7 +506,7 @@ class LoopListener(Listener):
                     break
             demux.forget_idle(_IDLE_ONES)
         if most <= 0:
-            asyncio.get_running_loop().call_later(LINGER, self._sweep, context=Context())
+            asyncio.get_running_loop().call_later(DISARM_DELAY, self._sweep, context=Context())
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(
@@ -548,7 +548,7 @@ class LoopListener(Listener):
         else:
             if not self._idle:
                 loop = asyncio.get_running_loop()
-                loop.call_later(LINGER, self._disarm_idle, context=Context())
+                loop.call_later(DISARM_DELAY, self._disarm_idle, context=Context())
             self._idle.add(queue)
 
     def _disarm_idle(self) -> None:
@@ -581,29 +581,4 @@ class LoopListener(Listener):
             pass  # Who looks next gets to know.
 
 
-def listener_here(demux: Demultiplexer) -> LoopListener:
-    """The listener of the running loop, made when it is first needed."""
-    loop = asyncio.get_running_loop()
-    found: LoopListener | None = demux.loops.get(id(loop))  # type: ignore[assignment]
-    # The id may be that of a loop that is gone.
-    if found is not None and found.loop() is loop:
-        return found
-    made = _make(demux)(demux, loop)
-    with demux.exclusive():
-        gone = demux.clear_away()
-        demux.loops[id(loop)] = made
-    for each in gone:
-        each.retire()
-    return made
-
-
-def _make(demux: Demultiplexer) -> type[LoopListener]:
-    if not demux.blocking:
-        return LoopListener
-    # Imported late: most engines answer in microseconds.
-    from .blocking_listener import OffloadingListener
-
-    return OffloadingListener
-
-
-__all__ = ["LoopListener", "listener_here"]
+__all__ = ["LoopListener"]

@@ -1,61 +1,62 @@
-"""Receivers that wait in an event loop, and the ordinary queues they wait for."""
+"""Receivers that wait in an event loop, and the ordinary queues they wait for.
+
+A woken receiver's future is resolved by its loop's `WakeQueue` in the loop's next iteration.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
 
 from ..engines.bell import hint
 from .receivers import Listener, Waiter
 
-if TYPE_CHECKING:
-    from .loop_listener import LoopListener
-
-#: None where no event loop runs.
+#: Returns the event loop that runs in this thread, or None.
 running_loop = asyncio._get_running_loop
 
 
 class LoopWaiter(Waiter):
-    """A receive in an event loop."""
+    """A receive that waits in an event loop."""
 
-    __slots__ = ("future",)
-    listener: LoopListener
+    __slots__ = ("future", "wake_queue")
 
-    def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, listener: Listener, wake_queue: WakeQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
         # Not through super(), as one is made for each wait.
         self.listener = listener
+        self.wake_queue = wake_queue
         self.woken = False
         self.error = None
         self.future: asyncio.Future[None] = loop.create_future()
 
     def wake(self, here: Listener | None = None) -> bool:
-        """Resume it in its loop; False if it was woken or cancelled already."""
+        """Resume the receiver in its loop; return False if it was woken or cancelled already."""
         awake = not (self.woken or self.future.done())
         try:
-            self.listener.turns.resume(self.future, here is self.listener)
+            self.wake_queue.put(self.future, here is self.listener)
         except RuntimeError:
-            awake = False  # The loop is closed, and the receiver gone with it.
+            awake = False  # The loop is closed, so the receiver never resumes.
         self.woken = True
         return awake
 
     def wake_in(self, turn: deque[asyncio.Future[None]]) -> bool:
-        """See `Waiter.wake_in`."""
-        # In this order: who is noted as woken and is in no turn would sleep for ever.
+        """Add the receiver's future to the queue that `WakeQueue.scheduled` returned."""
+        # In this order: a waiter that is marked as woken and is not queued would never resume.
         turn.append(self.future)
         awake = not (self.woken or self.future.done())
         self.woken = True
         return awake
 
 
-class Turns:
-    """Futures that a loop resolves in its next turn: those of receivers that were woken.
+class WakeQueue:
+    """The futures of woken receivers, which their loop resolves in its next iteration.
 
-    Not at once: a signal's handler that raises in the midst of that would leave a future that
-    is done, and that nobody is told of. All that are woken before the loop comes to its next
-    turn share it, from whichever thread they are woken; what was left when a handler raised is
-    resolved by the regular look.
+    They are not resolved at once, as a signal handler that raises in the middle of that would leave
+    a future that is done and whose receiver is never resumed. All receivers woken before the next
+    iteration share it, from whichever thread they are woken. If a handler raises while the queue
+    is resolved, the listener's periodic check resolves the rest.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -67,17 +68,17 @@ class Turns:
     def __len__(self) -> int:
         return len(self._woken)
 
-    def resume(self, future: asyncio.Future[None], in_loop: bool = False) -> None:
-        """Resolve a future in the loop. From any thread; RuntimeError if the loop is closed."""
-        # First: whoever runs `resolve` takes it along, if it has not ended.
+    def put(self, future: asyncio.Future[None], in_loop: bool = False) -> None:
+        """Have the loop resolve a future. From any thread; RuntimeError if the loop is closed."""
+        # First: a `resolve` that runs in another thread then takes this future too.
         self._woken.append(future)
         if not self._scheduled:
             self._schedule(in_loop)
 
-    def next_one(self) -> deque[asyncio.Future[None]]:
-        """The futures of the next turn, to be filled before anything else runs in the loop.
+    def scheduled(self) -> deque[asyncio.Future[None]]:
+        """Schedule `resolve` and return the queue, to be filled before other code runs in the loop.
 
-        In that loop only.
+        Call in that loop only.
         """
         if not self._scheduled:
             self._schedule(True)
@@ -87,20 +88,20 @@ class Turns:
         loop = self._loop()
         if loop is None:
             raise RuntimeError("the event loop is gone")
-        # First: a loop in another thread may be done with it before we know.
+        # First: a loop in another thread may run `resolve` before this thread goes on.
         self._scheduled = True
         try:
             if in_loop or (running_loop() is loop and asyncio.current_task(loop) is not None):
                 loop.call_soon(self.resolve)
             else:
-                # It may sleep; also if it runs here and this is a signal's handler.
+                # The loop may sleep in select(), also if this is a signal handler in its thread.
                 loop.call_soon_threadsafe(self.resolve)
         except BaseException:
             self._scheduled = False
             raise
 
     def resolve(self) -> None:
-        """Resolve all that are woken. In the loop."""
+        """Resolve all queued futures. Call in the loop only."""
         self._scheduled = False
         woken = self._woken
         while woken:
@@ -111,21 +112,24 @@ class Turns:
 
 
 class Watch:
-    """An ordinary queue that receivers of one loop wait for. Used in that loop only."""
+    """An ordinary queue and the receivers of one loop that wait for it. For that loop only."""
 
     __slots__ = ("armed", "hint", "touched", "waiters")
 
     def __init__(self, queue: bytes) -> None:
         self.waiters: deque[LoopWaiter] = deque()
-        #: What signals for it say.
+        #: The hint that signals for this queue carry.
         self.hint = hint(queue)
-        #: The bell is armed on it and has not signalled since.
+        #: The bell is armed on the queue and has not been signalled since.
         self.armed = False
-        #: The bell was armed on it and has not been disarmed since; it may signal.
+        #: The bell was armed on the queue and has not been disarmed since, so it may be signalled.
         self.touched = False
 
     def wake_one(self, here: Listener | None = None) -> bool:
-        """Wake who waits longest; False if nobody does. ``here`` as for `Waiter.wake`."""
+        """Wake the longest waiting receiver; return False if there is none.
+
+        ``here`` as for `Waiter.wake`.
+        """
         while self.waiters:
             # In this order for the reason that `OwnQueue.wake_first` gives.
             waiter = self.waiters[0]
@@ -137,4 +141,4 @@ class Watch:
         return False
 
 
-__all__ = ["LoopWaiter", "Turns", "Watch", "running_loop"]
+__all__ = ["LoopWaiter", "WakeQueue", "Watch", "running_loop"]

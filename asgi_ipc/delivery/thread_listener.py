@@ -38,7 +38,7 @@ class ThreadListener(Listener):
     bell: Bell
 
     def __init__(self, demux: Demultiplexer) -> None:
-        super().__init__(demux)
+        self.demux = demux
         self.bell = demux.engine.bell()
         self.spinner = Spinner()
         # Not the thread object: for threads that Python did not start that may never end.

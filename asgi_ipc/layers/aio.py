@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..delivery.demultiplexer import Demultiplexer
-from ..delivery.loop_listener import LoopListener, listener_here
+from ..delivery.loop_listener import LoopListener
+from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import channel_name, group_name

@@ -151,7 +151,7 @@ def test_a_signal_that_nobody_here_wants_any_more_goes_to_another_process(
     The first takes a message that rang the second, so that its own bell is still armed,
     and then turns away. It disarms the bell a little later, or when it signals.
     """
-    monkeypatch.setattr("asgi_ipc.delivery.loop_listener.LINGER", linger)
+    monkeypatch.setattr("asgi_ipc.delivery.loop_listener.DISARM_DELAY", linger)
 
     async def main() -> None:
         prefix = fresh()
