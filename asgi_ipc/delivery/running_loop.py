@@ -1,4 +1,4 @@
-"""The listener of the running event loop: one for an engine that answers at once, or that blocks."""
+"""The listener of the running event loop, of the class that its engine needs."""
 
 from __future__ import annotations
 
