@@ -1,10 +1,10 @@
-"""What both layers have in common: options, sending, groups, upkeep. Synchronous.
+"""What both layers do alike: sending, groups, statistics, and closing. Synchronous.
 
-Every call may wait for another process that is inside the store, normally for microseconds; on an
+A call may block while another process holds a lock of the store, normally for microseconds; on an
 engine that declares ``blocking`` it may take as long as the engine's server does.
 
-A call that Python makes in the middle of another one, and whose answer nobody has to wait for, is
-carried out once that one is on its way out (`asgi_ipc.engines.deferred`).
+A call that Python runs in the middle of another call is deferred until that call leaves the store
+(`asgi_ipc.engines.deferred`), if it returns nothing; otherwise it raises `Reentered`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Receivers that wait in an event loop, and the ordinary queues they wait for.
+"""The queues of one event loop: the receivers to wake, and those that wait for ordinary queues.
 
-A woken receiver's future is resolved by its loop's `WakeQueue` in the loop's next iteration.
+A `WakeQueue` has the futures of woken receivers, which the loop resolves in its next iteration. A
+`Watch` has the receivers that wait for one ordinary queue.
 """
 
 from __future__ import annotations
@@ -14,40 +15,6 @@ from .receivers import Listener, Waiter
 
 #: Returns the event loop that runs in this thread, or None.
 running_loop = asyncio._get_running_loop
-
-
-class LoopWaiter(Waiter):
-    """A receive that waits in an event loop."""
-
-    __slots__ = ("future", "wake_queue")
-
-    def __init__(
-        self, listener: Listener, wake_queue: WakeQueue, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        # Not through super(), as one is made for each wait.
-        self.listener = listener
-        self.wake_queue = wake_queue
-        self.woken = False
-        self.error = None
-        self.future: asyncio.Future[None] = loop.create_future()
-
-    def wake(self, here: Listener | None = None) -> bool:
-        """Resume the receiver in its loop; return False if it was woken or cancelled already."""
-        awake = not (self.woken or self.future.done())
-        try:
-            self.wake_queue.put(self.future, here is self.listener)
-        except RuntimeError:
-            awake = False  # The loop is closed, so the receiver never resumes.
-        self.woken = True
-        return awake
-
-    def wake_in(self, turn: deque[asyncio.Future[None]]) -> bool:
-        """Add the receiver's future to the queue that `WakeQueue.scheduled` returned."""
-        # In this order: a waiter that is marked as woken and is not queued would never resume.
-        turn.append(self.future)
-        awake = not (self.woken or self.future.done())
-        self.woken = True
-        return awake
 
 
 class WakeQueue:
@@ -117,7 +84,7 @@ class Watch:
     __slots__ = ("armed", "hint", "touched", "waiters")
 
     def __init__(self, queue: bytes) -> None:
-        self.waiters: deque[LoopWaiter] = deque()
+        self.waiters: deque[Waiter] = deque()
         #: The hint that signals for this queue carry.
         self.hint = hint(queue)
         #: The bell is armed on the queue and has not been signalled since.
@@ -141,4 +108,4 @@ class Watch:
         return False
 
 
-__all__ = ["LoopWaiter", "WakeQueue", "Watch", "running_loop"]
+__all__ = ["WakeQueue", "Watch", "running_loop"]
