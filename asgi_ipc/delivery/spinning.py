@@ -2,8 +2,8 @@
 
 Sleeping and waking takes longer than delivering a message, so a receiver whose recent waits were
 shorter than that spins briefly before it sleeps. Then no sender has to signal the receiver, and it
-has the message in a fraction of the time. Between
-two looks it yields to its event loop's other callbacks and to the processor's other threads.
+has the message in a fraction of the time. Between two looks it yields to its event loop's other
+callbacks and to the processor's other threads.
 
 Spinning costs processor time where messages follow each other closely, and next to nothing
 elsewhere: after a spin that found no message, the next follows `_QUICK` short waits in a row.
