@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         try:
-            with _said_if_it_takes_long():
+            with _hint_if_slow():
                 found = check(*which)
         except Missing as error:
             # Whether its memory was removed or is only out of sight, the user of --remove knows.
@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _said_if_it_takes_long() -> Iterator[None]:
+def _hint_if_slow() -> Iterator[None]:
     """Print a hint if the check takes long, as it would if a stopped process held a lock."""
     text = (
         f"no answer for {_PATIENCE:g} seconds: the store is large, or a process is stopped inside "

@@ -360,7 +360,7 @@ class LoopListener(Listener):
         demux, queue = self.demux, name.queue
         own, watch = demux.own.get(queue), self.watches.get(queue)
         if (own is not None and own.waiting) or (watch is not None and watch.waiters):
-            return  # There is no telling who of all these is next.
+            return  # Which of these receivers gets the next message can't be told.
         spinner, peek, has_fetched = self._spinner, demux.engine.peek, demux.has_fetched
         until = time.monotonic() + LIMIT
         spinner.busy = True

@@ -74,9 +74,9 @@ class _Store:
     def __init__(self, channel_memory: int, group_memory: int, clock: Callable[[], int]) -> None:
         self.channel_memory, self.group_memory, self.clock = channel_memory, group_memory, clock
         self.flushes = 0
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
+    def reset(self) -> None:
         """Reset the store, in a forked child, where no other thread can be inside."""
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
@@ -104,7 +104,7 @@ class _Store:
         self.counts: Counter[str] = Counter()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
-        # A change has begun and not ended, if nobody is inside: an exception came in between.
+        # A change that has begun and not ended; if no thread is inside, an exception ended it.
         self.changing = False
 
     def repair(self) -> None:
@@ -148,7 +148,7 @@ class _Store:
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
         self.left(queue, dead)
-        queue.entries = live  # At once: who peeks has no lock.
+        queue.entries = live  # In one step, as `peek` takes no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
         self.changing = False
 
@@ -238,7 +238,7 @@ def _after_fork_in_child() -> None:
     global _lock, _stores_lock
     _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
-        store.start_afresh()
+        store.reset()
     for engine in _engines.alive():
         engine._identity = os.urandom(IDENTITY_BYTES)
 
@@ -411,7 +411,7 @@ class MemoryEngine:
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
-        """Add or renew a member. The owner is this process or nobody: no matter which."""
+        """Add or renew a member. Its owner is this process or none, which makes no difference."""
         _check_name("table", table)
         _check_name("member", member)
         store = self._store
@@ -503,7 +503,7 @@ class MemoryEngine:
             bell.close()
 
     def destroy(self) -> None:
-        """Make the store as new for whoever else has it open, wake them all, and close."""
+        """Empty the store, wake the receivers of other engines on it, and close."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():

@@ -94,7 +94,7 @@ def _sysctl(path: str, keys: list[str]) -> int | None:
 def look_at(folder: str) -> dict[str, Any]:
     """Report type and space of the file system that holds a folder, or would hold it."""
     nothing = {"type": None, "exists": None, "free": None, "total": None, "read_only": None}
-    # A mount whose server has gone makes whoever looks at it wait for ever.
+    # A process that looks at a mount whose server has gone waits without end.
     result = attempt(lambda: json.dumps(_file_system(folder)))
     return {"path": folder} | nothing | (json.loads(result["detail"]) if result["works"] else {})
 
