@@ -340,7 +340,7 @@ def test_no_line_is_too_long(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
-    """Such as `layout.py` and `Journal.commit`: a renaming that forgets a document fails here."""
+    """Such as `lock_file.py` and `Journal.commit`: who renames it finds it here."""
     sources = "\n".join(path.read_text() for path in (ROOT / "asgi_ipc").rglob("*.py"))
     files = {
         path.name
