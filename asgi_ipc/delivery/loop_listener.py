@@ -96,8 +96,6 @@ class LoopListener(Listener):
         self._descriptor = -1
         self._spinner = Spinner()
         # Called when the loop is collected. `retire` detaches it, as it keeps this listener alive.
-        # Declared first, as a handler may raise after the registration and before its assignment.
-        self._end: weakref.finalize[..., object] | None = None
         self._end = weakref.finalize(loop, demux.dead.append, self)
         self._end.atexit = False
 
@@ -117,15 +115,9 @@ class LoopListener(Listener):
         """Return the futures that the loop resolves next, for `LoopWaiter.wake_in`."""
         return self.wake_queue.scheduled()
 
-    def forget(self) -> None:
-        """Cancel all callbacks. For a forked child, where the listener is the parent's."""
-        if self._end is not None:
-            self._end.detach()
-
     def retire(self) -> None:
         """Stop listening; if the loop runs in another thread, in that loop."""
-        if self._end is not None:
-            self._end.detach()
+        self.forget()
         bell, self.bell = self.bell, None
         loop = self.loop()
         if loop is not None and loop.is_running() and running_loop() is not loop:

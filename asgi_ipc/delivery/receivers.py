@@ -7,6 +7,7 @@ lock guards both, unless a method says otherwise.
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 from ..encoding.codec import Body
@@ -18,6 +19,9 @@ class Listener:
 
     #: None until a receiver has to wait here.
     bell: Bell | None = None
+    #: Appends the listener to the demultiplexer's dead ones when its loop or thread has ended. None
+    #: still if a handler raised between the registration and the assignment.
+    _end: weakref.finalize[..., object] | None = None
 
     def alive(self) -> bool:
         """Return whether the loop or thread can still respond to the bell."""
@@ -35,8 +39,9 @@ class Listener:
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Cancel all callbacks. For a forked child, where the listener is the parent's."""
-        raise NotImplementedError
+        """Cancel the finalizer. For a forked child, where the listener is the parent's."""
+        if self._end is not None:
+            self._end.detach()
 
     def retire(self) -> None:
         """Close the bell; the demultiplexer forgets the waiters. May be called twice."""

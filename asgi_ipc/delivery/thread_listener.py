@@ -44,8 +44,6 @@ class ThreadListener(Listener):
         # Not the thread object, which for a thread that Python did not start may never end.
         here = demux.this_thread.here = _ThreadLifetime(self)
         self._here = weakref.ref(here)
-        # Declared first, as a handler may raise after the registration and before its assignment.
-        self._end: weakref.finalize[..., object] | None = None
         self._end = weakref.finalize(here, demux.dead.append, self)
         self._end.atexit = False
 
@@ -53,15 +51,9 @@ class ThreadListener(Listener):
         """Return whether the thread still runs."""
         return self._here() is not None
 
-    def forget(self) -> None:
-        """Cancel all callbacks. For a forked child, where the listener is the parent's."""
-        if self._end is not None:
-            self._end.detach()
-
     def retire(self) -> None:
         """Close the bell, and wake the receiver that waits for it."""
-        if self._end is not None:
-            self._end.detach()
+        self.forget()
         self.bell.signal()
         self.bell.close()
 
