@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name; its exit status. 2 for wrong arguments."""
+    """Run the command that the arguments name; return its exit status, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m asgi_ipc",
         description="A channel layer in shared memory.",

@@ -94,19 +94,15 @@ def _check_options(config: pytest.Config) -> None:
 
 
 def engine_options(config: pytest.Config) -> dict[str, Any]:
-    """The engine options of this run."""
-    import ast
+    """Return the engine options of this run."""
+    import argparse
 
-    options: dict[str, Any] = {}
-    for option in chosen(config, "--engine-option"):
-        key, separator, value = option.partition("=")
-        if not separator or not key.isidentifier():
-            raise pytest.UsageError(f"--engine-option {option}: it must be KEY=VALUE")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
+    from asgi_ipc.cli.arguments import engine_option
+
+    try:
+        return dict(map(engine_option, chosen(config, "--engine-option")))
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"--engine-option: {error}") from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,9 +1,9 @@
 """Check a store of shared memory: that every word is accounted for and nothing is lost.
 
-What a killed process left half done is ended first, as by any process that uses the store;
-nothing else is changed. Others wait while a segment is looked at: about a second for a
-million messages. The exit status is 0 if the store is sound, 1 if something was found
-and 2 if there is no store that can be checked.
+A change that a killed process left half done is completed first, as any process that uses the store
+would do; nothing else is changed. Other processes wait while a segment is checked: about a second
+for a million messages. The exit status is 0 if the store is sound, 1 if something was found and 2
+if there is no store that can be checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .doctor.stores import factory_of, location_of, record_of, remove_store
 
 HELP = "check that a store is sound"
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
-#: Seconds until a check that has not ended says why that may be.
+#: Seconds until a check that still runs says why that may be.
 _PATIENCE = 5.0
 _UNUSABLE = (EngineUnavailable, OptionError, StoreUnavailable, OSError)
 
@@ -38,11 +38,11 @@ _UNUSABLE = (EngineUnavailable, OptionError, StoreUnavailable, OSError)
 def check(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """What is wrong with the store of a prefix, in words; empty if nothing is.
+    """Return what is wrong with the store of a prefix, in words; an empty list if nothing is.
 
-    The store is looked at without joining it, so that one which can't be used can be
-    checked. Raises `StoreUnavailable` if there is none, `EngineUnavailable` for an engine
-    that has nothing to check.
+    Does not join the store, so that a store that can't be used can be checked. Raises
+    `StoreUnavailable` if there is none, `EngineUnavailable` for an engine that has nothing to
+    check.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     record = record_of(location)
@@ -79,10 +79,10 @@ def _look_at(locked_segment: LockedSegment) -> list[str]:
 def remove(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Remove the store of a prefix, whatever it holds; its processes begin a fresh one.
+    """Remove the store of a prefix, whatever it holds; its processes create a new one.
 
-    For one that is corrupt, which can't be opened to be destroyed. Only what is provably the
-    store's is removed; returns in words what was left for that reason.
+    For a corrupt store, which can't be opened to be destroyed. Removes only what is provably the
+    store's, and returns in words what it left.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     if record_of(location) is None:
@@ -105,7 +105,7 @@ def _find(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``check``."""
+    """Add the options of ``check``."""
     parser.add_argument(
         "prefix", metavar="PREFIX", nargs="?", help="the prefix of the layers that use it"
     )
@@ -125,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Say what was found; the exit status."""
+    """Print what was found; return the exit status."""
     options = dict(arguments.engine_option)
     which = arguments.prefix, arguments.engine, options
     if arguments.orphans:
@@ -135,10 +135,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         try:
-            with _said_if_it_takes_long():
+            with _hint_if_slow():
                 found = check(*which)
         except Missing as error:
-            # Whether it was removed by hand or is out of sight, who says --remove must know.
+            # Whether its memory was removed or is only out of sight, the user of --remove knows.
             if not arguments.remove:
                 raise
             found = [str(error)]
@@ -153,8 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _said_if_it_takes_long() -> Iterator[None]:
-    """A process that is stopped inside the store keeps all others out, this one too."""
+def _hint_if_slow() -> Iterator[None]:
+    """Print a hint if the check takes long, as it would if a stopped process held a lock."""
     text = (
         f"no answer for {_PATIENCE:g} seconds: the store is large, or a process is stopped inside "
         "it (state T in ps); if so continue that (kill -CONT) or end it\n"
@@ -171,7 +171,7 @@ def _said_if_it_takes_long() -> Iterator[None]:
 def _run_orphans(
     prefix: str | None, engine: str, options: Mapping[str, Any], *, remove: bool
 ) -> int:
-    """Say what belongs to no store, and remove it if asked to; the exit status."""
+    """Print what belongs to no store, and remove it if asked to; return the exit status."""
     try:
         known = [_find(prefix, engine, options)[1].directory] if prefix else []
         found = find_orphans(known)

@@ -1,1 +1,12 @@
-"""."""
+"""Delivery: one process's share of a store, from a pushed record to the receiver that waits for it.
+
+Begin with `demultiplexer`, which fetches records and hands them to receivers, then `mailboxes`, the
+buffers of this process's own channels. `receivers` has the bases of the listeners: `loop_listener`
+(with `loop_queues`) receives in an event loop, `blocking_listener` (with `workers`) in one from an
+engine that blocks, `thread_listener` in a thread; `running_loop` finds the running loop's listener.
+`loopback` passes a message to the same process without the store, `spinning` decides when to spin,
+`leases` shares one demultiplexer among the layers on one store, `drop_log` logs dropped messages.
+
+`layers` imports from here; modules here import only `encoding`, `engines` and `exceptions`, and
+`policy` if need be.
+"""

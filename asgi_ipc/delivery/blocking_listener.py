@@ -1,10 +1,10 @@
-"""Receiving from an engine that blocks, such as one that asks a server.
+"""Receive in an event loop from an engine that blocks, such as one that asks a server.
 
-Every call of the engine is made in a thread of the layer's own, so that the event loop goes on
-and nobody else's work in the loop's default executor is kept waiting. What such a
-call takes off a queue is never lost: for a process-specific queue it goes to the buffers,
-whoever waits there by then; for an ordinary one, whose receiver may have been cancelled
-meanwhile, it goes back in front of the queue.
+Every call of the engine runs in a thread of the layer's own, so that neither the event loop nor
+other users of the loop's default executor wait for it. A record that such a call takes off a queue
+is never lost. If the queue is process-specific, the record goes to the buffers, even if its
+receiver has been cancelled meanwhile; if it is ordinary, the record of a cancelled receiver goes
+back in front of the queue.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from ..engines.deferred import carry_out, left, tell
 from ..exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
-from .loop_receivers import running_loop
+from .loop_queues import running_loop
 from .mailboxes import OwnQueue
 from .suspension import NEVER
-from .workers import tamed
+from .workers import as_exception
 
 _log = logging.getLogger("asgi_ipc")
 
 
 class OffloadingListener(LoopListener):
-    """A loop that never calls the engine itself."""
+    """An event loop that calls the engine in threads only."""
 
     def __init__(self, demux: Demultiplexer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(demux, loop)
-        #: What cancelled receivers have begun and not ended, by queue.
+        #: By queue, the calls that cancelled receivers have begun and that have not ended.
         self._settling: dict[bytes, set[asyncio.Future[Any]]] = {}
 
     async def receive_own(self, name: ChannelName) -> Body:
-        """The next message on a process-specific channel of this process."""
+        """Receive the next message on a process-specific channel of this process."""
         await self._opened()
         demux = self.demux
         if demux.turns <= 0:
@@ -69,7 +69,7 @@ class OffloadingListener(LoopListener):
                 raise waiter.failure()
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
-        """The next message on an ordinary queue."""
+        """Receive the next message on an ordinary queue."""
         queue, bell = name.queue, await self._opened()
         loop = asyncio.get_running_loop()
         while True:
@@ -106,7 +106,7 @@ class OffloadingListener(LoopListener):
                 raise waiter.failure()
 
     def _settle(self, queue: bytes, running: asyncio.Future[Any]) -> None:
-        """Let the next receiver of a queue wait for what a cancelled one has begun."""
+        """Have the next receiver of a queue wait for the call that a cancelled one has begun."""
         settling = self._settling.setdefault(queue, set())
         settling.add(running)
 
@@ -117,9 +117,9 @@ class OffloadingListener(LoopListener):
             error = None if done.cancelled() else done.exception()
             if isinstance(error, StoreFull):
                 _log.error("on queue %s: a message is lost: %s", queue.decode("ascii"), error)
-            # Any other error who looks next gets to know by itself.
+            # Any other error the next receiver meets by itself.
 
-        with contextlib.suppress(RuntimeError):  # The loop is closed, and no receiver comes.
+        with contextlib.suppress(RuntimeError):  # The loop is closed, so no receiver comes.
             running.add_done_callback(settled)
 
     async def _opened(self) -> Bell:
@@ -136,7 +136,7 @@ class OffloadingListener(LoopListener):
         return self.bell
 
     def _fetch(self, own: OwnQueue) -> None:
-        """Fetch in a thread. One at a time: who comes meanwhile waits for its answer."""
+        """Fetch in a thread, one at a time: receivers that come meanwhile wait for its result."""
         if own.fetching_now:
             own.fetch_again = True
             return
@@ -155,8 +155,8 @@ class OffloadingListener(LoopListener):
             try:
                 demux.fetch_blocking(own, self)
             except BaseException as caught:
-                # Whatever it is: nobody else would fetch from this queue any more.
-                error = tamed(caught)
+                # Whatever was raised, as no other thread fetches from this queue meanwhile.
+                error = as_exception(caught)
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
@@ -193,20 +193,20 @@ class OffloadingListener(LoopListener):
 
 
 class _Pop:
-    """A look at an ordinary queue, made in a thread, that can be called off at any time."""
+    """A pop from an ordinary queue, made in a thread, that can be cancelled at any time."""
 
     def __init__(self, listener: LoopListener, queue: bytes, bell: Bell) -> None:
         self._engine = listener.demux.engine
         self._queue, self._bell = queue, bell
         self._record: Popped | None = None
-        # What came first: the record, or the end of waiting for it. One step decides, and no
-        # lock that a collection could come back to.
+        # Which came first: the record or the cancellation. One step decides; a lock could be
+        # waited for by code that a garbage collection runs while this thread holds it.
         self._first: dict[None, str] = {}
-        #: The receiver has got the record.
+        #: The receiver has taken the record.
         self.taken = False
 
     def run(self) -> Popped | None:
-        """Look. In a thread."""
+        """Pop a record. Call in a thread."""
         if self._first:
             return None
         records = self._engine.pop(self._queue, 1, self._bell)
@@ -219,11 +219,11 @@ class _Pop:
         return None
 
     def cancel(self) -> bool:
-        """Nobody wants it any more. True: the record is here already, and to be put back."""
+        """Cancel the pop; return True if its record has come already and must be put back."""
         return self._first.setdefault(None, "cancelled") == "record" and not self.taken
 
     def put_back(self) -> None:
-        """Put the record back. In a thread."""
+        """Put the record back in front of its queue. Call in a thread."""
         record, self._record = self._record, None
         if record is not None:
             try:

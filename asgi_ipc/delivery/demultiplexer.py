@@ -1,21 +1,21 @@
-"""One process's share of a store: who here waits for what, and what has been fetched for whom.
+"""Per-process message dispatch: waiting receivers, and the messages fetched for them.
 
-There is one `Demultiplexer` per process and open engine, used by all layers on it
-(`asgi_ipc.delivery.leases`), whatever their threads and event loops. What is on an ordinary
-queue stays in the engine until the moment a receiver takes it. A process-specific queue
-is read by this process alone, for all its local channels (`asgi_ipc.delivery.mailboxes`): whoever
-looks takes a batch of records off it and puts each into the buffer of the channel it is for,
-waking who waits there. A receiver takes from the buffer in its own continuation, so that
-cancelling it loses nothing and messages keep their order.
+There is one `Demultiplexer` per process and open engine, used by all layers on that engine
+(`asgi_ipc.delivery.leases`), whatever their threads and event loops. A message on an ordinary queue
+stays in the engine until a receiver takes it. A process-specific queue is read by this process
+alone, for all its local channels (`asgi_ipc.delivery.mailboxes`): the first receiver that finds its
+buffer empty takes a batch of records off the queue, puts each into the buffer of the channel that
+it is for, and wakes the receivers that wait there. A receiver takes a message from the buffer in
+its own continuation, so a cancelled one loses nothing and messages keep their order.
 
-`Demultiplexer.lock` guards all that is here. It is held while a record goes from queue to
-buffer (S6: two at a time would mix up the order), never across an await. Lock order:
-first this lock, then the engine's, which never calls back. Methods need it held unless
-they say otherwise.
+`Demultiplexer.lock` guards all of this module's state. A thread holds the lock while it moves a
+record from queue to buffer (S6: two threads at once would mix up the order), never across an await.
+Lock order: this lock first, then the engine's, which never calls back. Methods need the lock held
+unless they say otherwise.
 
-Python may run other code while it is held (`asgi_ipc.engines.deferred`). Such code meets the lock
-in one of three ways: what only tidies up is left for later (`tidy`), a message goes to the store,
-and what needs an answer raises `Reentered` (`exclusive`).
+Python may run other code while a thread holds the lock (`asgi_ipc.engines.deferred`). If such code
+calls the layer, a clean-up is deferred (`tidy`), a message is sent through the store, and a call
+that needs an answer raises `Reentered` (`exclusive`).
 """
 
 from __future__ import annotations

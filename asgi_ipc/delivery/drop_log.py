@@ -1,4 +1,4 @@
-"""Warnings about dropped messages: the first at once, then a sum every now and then (O3)."""
+"""Rate-limited warnings about dropped messages: the first at once, then a sum (O3)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Seconds between two warnings about the same thing.
 INTERVAL = 10.0
-#: Things that are told apart; when there are more, all are summed up and begin anew.
+#: Most subjects that are kept apart; when there are more, all are summed up and begin anew.
 _REMEMBERED = 1000
 
 Describe = Callable[[int], str]
 
 
 class _Subject:
-    """What is dropped: how much since the last warning, when that was, and how to tell of it."""
+    """A cause of drops: how many since the last warning, when that was, and its text."""
 
     __slots__ = ("counts", "describe", "warned")
 
     def __init__(self, describe: Describe) -> None:
-        #: To be added up. Each is added and taken in one step, so that none is told twice.
+        #: Counts to add up. Each is added and taken in one step, so that none is logged twice.
         self.counts: deque[int] = deque()
         self.warned: float | None = None
         self.describe = describe
@@ -35,9 +35,9 @@ class _Subject:
 class DropLog:
     """Logs drops at WARNING, at most once in `INTERVAL` for each subject.
 
-    A warning tells the sum since the one before; what came after the last one is told by
-    `sum_up`. May be called from any thread, while locks are held: the line is left for later. It
-    has no lock of its own, whose holder could be interrupted by code that waits for one of these.
+    A warning has the sum since the last one; `sum_up` logs what came after the last. Any thread may
+    call it while it holds locks, as the log line is deferred. It has no lock itself, whose holder
+    could be interrupted by code that waits for one of those locks.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class DropLog:
         self._subjects: dict[str, _Subject] = {}
 
     def dropped(self, subject: str, count: int, describe: Describe) -> None:
-        """Note ``count`` drops; ``describe`` is asked for the text, with the sum."""
+        """Note ``count`` drops; ``describe`` returns the text for their sum."""
         subjects = self._subjects
         found = subjects.get(subject)
         if found is None:
@@ -61,9 +61,9 @@ class DropLog:
             leave(partial(self._warn, [found]))
 
     def sum_up(self, ending: bool = False) -> None:
-        """Leave for later a warning about what was dropped since the last one.
+        """Defer a warning about the drops since the last one.
 
-        For the subjects whose turn it is, or with ``ending`` for all.
+        For the subjects whose last warning is `INTERVAL` ago, or with ``ending`` for all.
         """
         subjects = self._subjects
         if not subjects:

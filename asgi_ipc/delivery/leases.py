@@ -1,8 +1,8 @@
-"""Which demultiplexers this process has, so that layers on one store share one.
+"""The process's registry of open stores: all layers on one store share a demultiplexer.
 
-Two layers are on one store if engine, prefix and engine options are the same; the engine
-is then opened once, by the first, and closed by the last. An engine that the user made
-and passed in is shared by all layers it was passed to, and stays open: whoever opens closes.
+A layer holds a `Lease`. Two layers are on one store if their `EngineChoice.key` is the same; the
+first to acquire it opens the engine, and the last to release it closes the engine. An engine that
+the user made and passed in is shared by all layers it was passed to, and the user closes it.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 
-from ..engines import find, open_engine
+from ..engines.choice import EngineChoice
 from ..engines.deferred import carry_out_all, is_inside, left
 from ..engines.guards import WeakBag
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
-from ..layers.options import Options
 from .demultiplexer import Demultiplexer
 
-# Guards what follows. Not held while an engine is opened, which may take long, nor while one is
-# closed, which waits for the threads that are in it.
+# Guards `_shared`, `_opening` and the leases. Not held while an engine is opened, which may take
+# long, or closed, which waits for the threads inside it.
 _lock = threading.RLock()
 
 
 class _Opening:
-    """Held while an engine is opened, so that it is opened once."""
+    """A lock that a thread holds while it opens an engine, so that only one opens it."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
 
-#: Kept by those who open, or wait for it.
+#: By key. The threads that open the engine, or wait for that, keep each alive.
 _opening: weakref.WeakValueDictionary[Hashable, _Opening] = weakref.WeakValueDictionary()
 _shared: dict[Hashable, Demultiplexer] = {}
-#: Leases whose layer was collected without being closed. Finalizers only append here.
+#: Leases whose layer was collected without being closed. Finalizers append here and do no more.
 _abandoned: deque[Lease] = deque()
-#: All that may be in use, for forked children.
+#: All demultiplexers that may be in use; a forked child resets them.
 _all: WeakBag[Demultiplexer] = WeakBag()
-#: Seconds that the end of the process waits for who opens a store.
+#: Seconds that the end of the process waits for a thread that is opening a store.
 _PATIENCE = 1.0
-#: The process ends, and has let go of everything.
+#: The process is ending, and `_close_all` has begun.
 _ended = False
 
 
@@ -56,27 +55,23 @@ class Lease:
     def __init__(self, capacity: Callable[[str], int]) -> None:
         self.demux: Demultiplexer | None = None
         self.key: Hashable = None
-        #: Whether the engine was opened here, and not passed in.
+        #: Whether the engine was opened here, and not passed in by the user.
         self.opened = False
         #: The layer's capacity of a channel; bounds the buffers too.
         self.capacity = capacity
-        #: Messages that its closings have dropped.
+        #: Messages that were dropped when the lease was released.
         self.lost = 0
 
 
-def acquire(lease: Lease, options: Options) -> Demultiplexer:
-    """Fill a lease, opening the engine if nobody has.
+def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
+    """Fill a lease, opening the engine unless another layer has it open.
 
-    Raises what `open_engine` raises, `Reentered`, and once the process ends `StoreUnavailable`.
+    May block while the store is opened. Raises what `EngineChoice.open` raises, `Reentered`, and
+    `StoreUnavailable` in a thread that runs while the process ends.
     """
     _check_outside()
-    _let_go_of_abandoned()
-    opened = not _is_instance(options.engine)
-    key: Hashable
-    if opened:
-        key = (find(options.engine), options.prefix, repr(sorted(options.engine_options.items())))
-    else:
-        key = ("instance", id(options.engine))
+    _release_abandoned()
+    opened, key = not choice.is_instance, choice.key()
     with _lock:
         opening = _opening.get(key)
         if opening is None:
@@ -85,46 +80,41 @@ def acquire(lease: Lease, options: Options) -> Demultiplexer:
         with _lock:
             if (demux := _attach(lease, key, opened)) is not None:
                 return demux
-            _check_goes_on(options)
-        engine = open_engine(
-            options.engine,
-            options.prefix,
-            channel_memory=options.channel_memory,
-            group_memory=options.group_memory,
-            engine_options=options.engine_options,
-        )
-        made = Demultiplexer(engine, repr(options.prefix))
+            _check_not_ending(choice.prefix)
+        engine = choice.open()
+        made = Demultiplexer(engine, repr(choice.prefix))
         _all.add(made)
         with _lock:
-            # In one step: a finalizer that uses the layer opens it in the middle of all of this.
+            # In one step, as a finalizer that uses the layer may open the store in between.
             if not _is_ending() and _shared.setdefault(key, made) is made:
                 demux = _attach(lease, key, opened)
                 assert demux is not None
                 return demux
             demux = _attach(lease, key, opened)
-        # Whoever was warned while it was opened, say, has used the layer; or the process ends.
+        # Other code in this thread (a warning's handler, say) has opened the store meanwhile, or
+        # the process is ending.
         if opened:
             engine.close()
-        _check_goes_on(options)
+        _check_not_ending(choice.prefix)
         assert demux is not None
         return demux
 
 
 def _is_ending() -> bool:
-    """Whether the process ends, and this is a thread that nobody waits for."""
+    """Return whether the process is ending and this thread is not its main thread."""
     return _ended and threading.current_thread() is not threading.main_thread()
 
 
-def _check_goes_on(options: Options) -> None:
+def _check_not_ending(prefix: str) -> None:
     if _is_ending():
         raise StoreUnavailable(
-            f"the store of prefix {options.prefix!r} can't be opened by a thread while the"
+            f"the store of prefix {prefix!r} can't be opened by a thread while the"
             " process ends; end the thread before"
         )
 
 
 def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
-    """Fill a lease if the engine is open, with `_lock` held."""
+    """Fill a lease if the engine is open. Call with `_lock` held."""
     if lease.demux is not None:
         return lease.demux
     demux = _shared.get(key)
@@ -139,16 +129,17 @@ def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
 def release(lease: Lease) -> None:
     """Empty a lease; the last one closes the engine. Does nothing on an empty lease.
 
-    Raises `Reentered` if this thread is in the middle of something that the closing waits for.
+    May block until threads inside the engine have left it. Raises `Reentered` if this thread is
+    itself inside a call that the closing would wait for.
     """
     _check_outside()
     _check_unlocked()
-    _let_go_of_abandoned()
+    _release_abandoned()
     _release(lease)
 
 
 def destroy(lease: Lease) -> None:
-    """Remove the store. All who share it here find it closed, and open it anew on next use."""
+    """Remove the store. The other layers on it find it closed, and open it anew on next use."""
     _check_outside()
     _check_unlocked()
     with _lock:
@@ -162,14 +153,14 @@ def destroy(lease: Lease) -> None:
 
 
 def abandon(lease: Lease) -> None:
-    """Note that a lease's layer is gone. For finalizers: takes no lock."""
+    """Note that a lease's layer was collected. For finalizers: takes no lock."""
     _abandoned.append(lease)
 
 
 def _check_outside() -> None:
-    """Raise `Reentered` if this thread is in the middle of something that a lock is held for.
+    """Raise `Reentered` if this thread holds a lock of a store.
 
-    Another thread may hold ours, and wait for that one.
+    Another thread may hold `_lock` and wait for that lock.
     """
     if is_inside():
         raise Reentered
@@ -181,7 +172,7 @@ def _check_unlocked() -> None:
         raise Reentered
 
 
-def _let_go_of_abandoned() -> None:
+def _release_abandoned() -> None:
     while _abandoned and not _lock._is_owned():  # type: ignore[attr-defined]
         try:
             lease = _abandoned.popleft()
@@ -222,15 +213,12 @@ def _empty(key: Hashable, demux: Demultiplexer) -> set[Lease]:
     return leases
 
 
-def _is_instance(engine: object) -> bool:
-    return not isinstance(engine, (str, type)) and hasattr(engine, "push")
-
-
 def _close_all() -> None:
-    """At exit: what lies in the file system for us to be woken by goes with us."""
+    """Close all engines at exit, so that no bell of this process stays in the file system."""
     global _ended
     _ended = True
-    # Who is about to open a store lets go of it when it sees that. An engine may hang in that.
+    # A thread that is opening a store closes it when it sees that. Wait no longer than
+    # `_PATIENCE`, as an engine may hang while it opens.
     end = time.monotonic() + _PATIENCE
     for opening in list(_opening.values()):
         if opening.lock.acquire(timeout=max(0.0, end - time.monotonic())):
@@ -249,7 +237,7 @@ def _close_all() -> None:
         carry_out_all()
 
 
-def _start_afresh() -> None:
+def _after_fork_in_child() -> None:
     global _lock, _opening
     _lock, _opening = threading.RLock(), weakref.WeakValueDictionary()
     for demux in _all.alive():
@@ -257,6 +245,6 @@ def _start_afresh() -> None:
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_start_afresh)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = ["Lease", "abandon", "acquire", "destroy", "release"]

@@ -1,12 +1,12 @@
-"""Waiting in an event loop: what the asynchronous layer receives with.
+"""Receive in an event loop: for the asynchronous layer.
 
-Each loop has one bell, with a reader on it. A signal says which queue it is for; the loop fetches
-what is on it if it is process-specific, and wakes a receiver of an ordinary one. A receiver that
-leaves sees to it that the signal it waited for wakes somebody else, here or in another process.
+Each loop has one bell, which it polls. A signal says which queue it is for: the loop fetches the
+records of a process-specific queue, and wakes a receiver of an ordinary one. When a receiver stops
+waiting, a signal that it waited for wakes another receiver, here or in another process.
 
-About once a second a loop with waiting receivers looks at what it waits for without having been
-signalled, lest a signal was lost with the process that was about to send it. That look comes in
-slices, so that it costs next to nothing however many queues and receivers there are.
+About once a second a loop with waiting receivers checks their queues without a signal, as a signal
+is lost if the process that was about to send it is killed. That periodic check proceeds in slices,
+so that it costs next to nothing however many queues and receivers there are.
 """
 
 from __future__ import annotations
@@ -25,75 +25,99 @@ from ..engines.base import Bell
 from ..engines.deferred import carry_out, carry_out_all, leave, left
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
-from .loop_receivers import LoopWaiter, Turns, Watch, running_loop
+from .loop_queues import WakeQueue, Watch, running_loop
 from .mailboxes import LocalChannel, OwnQueue
-from .receivers import Listener
+from .receivers import Listener, Waiter
 from .spinning import LIMIT, Spinner
 
 #: Seconds for which a bell stays armed on a queue whose receiver has got its message. Most
-#: come back for the next one at once, and to disarm costs as much as to receive.
-LINGER = 0.05
-#: Queues that are looked at in one go, and channels with unread messages that are swept in one:
-#: less than a millisecond's work.
+#: receivers come back for the next one at once, and disarming costs as much as receiving.
+DISARM_DELAY = 0.05
+#: Queues that are checked, and channels with unread messages that are swept, in one callback: less
+#: than a millisecond's work.
 SLICE = 256
-#: Channels that are looked at in each regular look, to see whether anybody uses them yet.
+#: Channels that each periodic check visits, to forget those that no receiver uses.
 _IDLE_ONES = 32
-#: A message of so many bytes counts as two or more where a loop is to get its turn.
+#: A message counts once more for each 2 to the power of this bytes, where the loop must run.
 _HEAVY = 13
 
 
+class LoopWaiter(Waiter):
+    """A receive that waits in an event loop."""
+
+    __slots__ = ("future",)
+    listener: LoopListener
+
+    def __init__(self, listener: LoopListener, loop: asyncio.AbstractEventLoop) -> None:
+        # Not through super(), as one is made for each wait.
+        self.listener = listener
+        self.woken = False
+        self.error = None
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def wake(self, here: Listener | None = None) -> bool:
+        """Resume the receiver in its loop; return False if it was woken or cancelled already."""
+        awake = not (self.woken or self.future.done())
+        try:
+            self.listener.wake_queue.put(self.future, here is self.listener)
+        except RuntimeError:
+            awake = False  # The loop is closed, so the receiver never resumes.
+        self.woken = True
+        return awake
+
+    def wake_in(self, turn: deque[asyncio.Future[None]]) -> bool:
+        """Add the receiver's future to the queue that `WakeQueue.scheduled` returned."""
+        # In this order: a waiter that is marked as woken and is not queued would never resume.
+        turn.append(self.future)
+        awake = not (self.woken or self.future.done())
+        self.woken = True
+        return awake
+
+
 class LoopListener(Listener):
-    """An event loop that waits."""
+    """An event loop in which receivers wait."""
 
     def __init__(self, demux: Demultiplexer, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(demux)
-        # Weak, lest the demultiplexer keeps alive a loop that was dropped without closing.
+        self.demux = demux
+        # Weak, so that the demultiplexer does not keep alive a loop that was dropped unclosed.
         self.loop = weakref.ref(loop)
-        #: Ordinary queues that are waited for, and by what signals for them say.
+        #: Ordinary queues with waiting receivers; then their names by the hints of signals.
         self.watches: dict[bytes, Watch] = {}
         self._hinted: dict[int, tuple[bytes, ...]] = {}
-        self.turns = Turns(loop)
+        self.wake_queue = WakeQueue(loop)
         self._timer: asyncio.TimerHandle | None = None
         self._idle: set[bytes] = set()
-        #: Queues that are yet to be looked at after a signal that was for any; and those that the
-        #: regular look has yet to come to.
+        #: Queues still to check after a signal that was for any queue, and those that the periodic
+        #: check has yet to reach.
         self._due: deque[bytes] = deque()
         self._round: deque[bytes] = deque()
-        #: A duplicate of the bell's descriptor, which the loop polls. Closed in the loop alone:
-        #: what another thread closes under it may be a stranger's socket the next moment.
+        #: A duplicate of the bell's descriptor, which the loop polls and alone closes: a number
+        #: that another thread closed could become another program's socket while the loop polls it.
         self._descriptor = -1
         self._spinner = Spinner()
-        # Told of the loop's end; detached by `retire`, or it would keep all of this.
-        # A handler may raise once it is registered, and before it is noted here.
-        self._end: weakref.finalize[..., object] | None = None
+        # Called when the loop is collected. `retire` detaches it, as it keeps this listener alive.
         self._end = weakref.finalize(loop, demux.dead.append, self)
         self._end.atexit = False
 
     def alive(self) -> bool:
-        """Whether the loop is there and not closed."""
+        """Return whether the loop exists and is not closed."""
         loop = self.loop()
         return loop is not None and not loop.is_closed()
 
     def runs_here(self) -> bool:
-        """See `Listener.runs_here`."""
+        """Return whether this is the loop of the task that runs in this thread."""
         loop = self.loop()
         return (
             loop is not None and loop is running_loop() and asyncio.current_task(loop) is not None
         )
 
     def next_turn(self) -> deque[asyncio.Future[None]]:
-        """See `Listener.next_turn`."""
-        return self.turns.next_one()
-
-    def forget(self) -> None:
-        """Be told of nothing any more. In a forked child: what is here is the parent's."""
-        if self._end is not None:
-            self._end.detach()
+        """Return the futures that the loop resolves next, for `LoopWaiter.wake_in`."""
+        return self.wake_queue.scheduled()
 
     def retire(self) -> None:
-        """Stop listening, in the loop if it may run elsewhere."""
-        if self._end is not None:
-            self._end.detach()
+        """Stop listening; if the loop runs in another thread, in that loop."""
+        self.forget()
         bell, self.bell = self.bell, None
         loop = self.loop()
         if loop is not None and loop.is_running() and running_loop() is not loop:
@@ -101,7 +125,7 @@ class LoopListener(Listener):
                 loop.call_soon_threadsafe(self._stop, bell)
                 return
             except RuntimeError:
-                pass  # It is closed now.
+                pass  # The loop was closed meanwhile.
         self._stop(bell)
 
     def _stop(self, bell: Bell | None) -> None:
@@ -119,14 +143,14 @@ class LoopListener(Listener):
             bell.close()
 
     def open(self) -> Bell:
-        """Install the bell, when a receiver first has to wait here."""
+        """Return the bell, installed when a receiver first has to wait here."""
         if self.bell is None:
             self.install_bell(asyncio.get_running_loop(), self.demux.engine.bell())
         assert self.bell is not None
         return self.bell
 
     def install_bell(self, loop: asyncio.AbstractEventLoop, bell: Bell) -> None:
-        """Listen to that bell."""
+        """Poll a bell in the loop. Raises `StoreUnavailable` if descriptors run out."""
         try:
             self._descriptor = os.dup(bell.fileno())
         except OSError as error:
@@ -136,17 +160,17 @@ class LoopListener(Listener):
                 " files (ulimit -n), or open the layer again if it was closed"
             ) from error
         try:
-            # In a context of its own: the caller's would live as long as the loop polls.
+            # In a new context, as the caller's would live as long as the loop polls.
             Context().run(loop.add_reader, self._descriptor, self._signalled)
             self.bell = bell
         finally:
-            # The loop can't, as it is closed or out of memory; or a signal's handler has raised.
+            # The loop is closed or out of memory, or a signal handler has raised.
             if self.bell is not bell:
                 self._uninstall_bell()
                 bell.close()
 
     def _uninstall_bell(self) -> None:
-        """Poll no more. In the loop, or when it does not run."""
+        """Stop polling. Call in the loop, or when it does not run."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             loop = self.loop()
@@ -157,7 +181,7 @@ class LoopListener(Listener):
     # Receiving
 
     async def receive_own(self, name: ChannelName) -> Body:
-        """The next message on a process-specific channel of this process."""
+        """Receive the next message on a process-specific channel of this process."""
         demux = self.demux
         if demux.turns <= 0:
             await self.give_way()
@@ -174,7 +198,7 @@ class LoopListener(Listener):
                     raise closed()
                 channel = demux.channels.get(name.full) or demux.channel(name)
                 own = channel.own
-                # Most who come back know that there is nothing, and that they will be told.
+                # Usually the queue is known to be empty and the bell armed: wait without a look.
                 if channel.items or not own.certain or own.armed_by is not self:
                     body = demux.look(channel, self)
                     if body is None and self.bell is None:
@@ -191,10 +215,10 @@ class LoopListener(Listener):
                 waiter = self._waiter()
                 own.wait(channel, waiter)
                 if not since and len(own.waiting[self]) == 1:
-                    # With others waiting there is no spinning, and nothing to learn for it.
+                    # Receivers do not spin while others wait, so such a wait teaches nothing.
                     since = time.monotonic()
             finally:
-                # Not asked whether it was taken: a signal's handler may raise after the answer.
+                # Without asking whether it was taken, as a handler may raise after the answer.
                 try:
                     lock.release()
                 except RuntimeError:
@@ -211,16 +235,16 @@ class LoopListener(Listener):
                 return body
 
     async def give_way(self) -> None:
-        """Let the loop have its turn, after `TURNS` messages that nobody had to wait for."""
+        """Yield to the loop, after `TURNS` messages that no receiver had to wait for."""
         self.demux.turns = TURNS
         await asyncio.sleep(0)
 
     def expect(self, channel: LocalChannel) -> LoopWaiter | None:
-        """Wait for a channel's next message as one of many here; None: ask `receive_own`.
+        """Wait for a channel's next message as one of many; None: use `receive_own`.
 
-        For the usual case that others wait already, and so the bell is armed and nobody
-        spins: it costs no coroutine more. The waiter's future is to be waited for. If another
-        loop runs here, that raises RuntimeError, which is cheaper than to ask each time.
+        For the usual case that other receivers wait already, so that the bell is armed and none
+        spins: it saves a coroutine. The caller awaits the waiter's future. If another loop runs
+        here, that raises RuntimeError, which is cheaper than asking each time.
         """
         demux, own, loop = self.demux, channel.own, self.loop()
         if demux.lock._is_owned():
@@ -244,13 +268,13 @@ class LoopListener(Listener):
         return waiter
 
     def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
-        """What is to be done when a waiter's receiver was cancelled, or collected."""
+        """Forget a waiter whose receiver was cancelled or collected."""
         self.demux.tidy(self.demux.leave, channel.own, channel, waiter)
         if left:
             carry_out()
 
     def take_expected(self, channel: LocalChannel, waiter: LoopWaiter) -> Body | None:
-        """The message that a waiter was woken for, unless it is gone."""
+        """Return the message that a waiter was woken for, or None if it is gone."""
         if waiter.error is not None:
             raise waiter.failure()
         demux, own = self.demux, channel.own
@@ -264,10 +288,10 @@ class LoopListener(Listener):
         return None
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
-        """The next message on an ordinary queue.
+        """Receive the next message on an ordinary queue.
 
-        There is no await between taking it off the queue and returning it, so that
-        cancelling the receiver never loses it.
+        There is no await between taking the message off the queue and returning it, so a cancelled
+        receiver loses none.
         """
         demux, watches, queue = self.demux, self.watches, name.queue
         pop = demux.engine.pop
@@ -278,7 +302,7 @@ class LoopListener(Listener):
         watch, since = watches.get(queue), 0.0
         while True:
             demux.check_open()
-            # Behind somebody who waits for a bell that will signal there is nothing to see.
+            # If another receiver waits for the armed bell, the queue is empty.
             if watch is None or not watch.waiters or not watch.armed:
                 try:
                     records = pop(queue, 1, self.bell)
@@ -286,7 +310,7 @@ class LoopListener(Listener):
                         records = pop(queue, 1, self.open())
                 except BaseException:
                     if watch is not None:
-                        watch.wake_one()  # It will meet the same, or it is better off.
+                        watch.wake_one()  # It meets the same error, or gets on.
                     raise
                 if records:
                     payload = records[0].payload
@@ -318,7 +342,7 @@ class LoopListener(Listener):
             watch = watches.get(queue)
 
     def _watch(self, queue: bytes) -> Watch:
-        """The watch of a queue, made if need be."""
+        """Return the watch of a queue, made if need be."""
         watch = self.watches.get(queue)
         if watch is None:
             watch = self.watches[queue] = Watch(queue)
@@ -332,7 +356,7 @@ class LoopListener(Listener):
         demux, queue = self.demux, name.queue
         own, watch = demux.own.get(queue), self.watches.get(queue)
         if (own is not None and own.waiting) or (watch is not None and watch.waiters):
-            return  # There is no telling who of all these is next.
+            return  # Which of these receivers gets the next message can't be told.
         spinner, peek, has_fetched = self._spinner, demux.engine.peek, demux.has_fetched
         until = time.monotonic() + LIMIT
         spinner.busy = True
@@ -369,16 +393,16 @@ class LoopListener(Listener):
     # Signals
 
     def _signalled(self) -> None:
-        """The bell rang."""
+        """Handle a signal of the bell."""
         bell = self.bell
         if bell is None or bell.fileno() < 0:
-            # Closed by its engine, or lost: it would be readable for ever.
+            # Closed by its engine, or lost: it would stay readable.
             self._uninstall_bell()
             return
         hints, demux = bell.clear(), self.demux
         if hints is None:
             self._due.extend(self._queues())
-            self._look_on()
+            self._check_due()
         else:
             for each in hints:
                 if each in self._hinted:
@@ -389,34 +413,34 @@ class LoopListener(Listener):
                 carry_out()
 
     def _queues(self) -> list[bytes]:
-        """All queues that are waited for here, or may be."""
+        """Return all queues that receivers wait for here, and those that others may wait for."""
         return [*self.demux.own, *self.watches]
 
-    def _look_on(self) -> None:
-        """Look at what is due, a slice in each turn of the loop."""
+    def _check_due(self) -> None:
+        """Check the queues that are due, a slice in each iteration of the loop."""
         due, demux = self._due, self.demux
         names = [due.popleft() for _ in range(min(SLICE, len(due)))]
         self._wake(names)
         self._fetch_for([demux.own[name] for name in names if name in demux.own])
         if due:
-            asyncio.get_running_loop().call_soon(self._look_on)
+            asyncio.get_running_loop().call_soon(self._check_due)
         if left:
             carry_out()
 
     def _wake(self, queues: Sequence[bytes]) -> None:
-        """Wake a receiver of each of these ordinary queues, for which the bell has signalled."""
+        """Wake a receiver of each of these ordinary queues, for which the bell was signalled."""
         for queue in queues:
             watch = self.watches.get(queue)
             if watch is not None:
                 watch.armed = False
                 if not watch.wake_one(self) and watch.touched:
-                    # Nobody here wants it. If it was for this queue, somebody else shall know.
+                    # No receiver here wants it; if it was for this queue, pass the signal on.
                     self._disarm(queue, watch)
 
     def _fetch_for(self, own_queues: Sequence[OwnQueue]) -> None:
-        """Fetch what is on these process-specific queues, for which the bell has signalled."""
+        """Fetch what is on these process-specific queues, for which the bell was signalled."""
         if self.demux.lock._is_owned():
-            # The loop runs in the middle of something else. The regular look comes again.
+            # The loop runs in the middle of another call. The periodic check retries.
             self._due.extend(own.name for own in own_queues)
             return
         with self.demux.lock:
@@ -424,23 +448,25 @@ class LoopListener(Listener):
                 self._fetch_own(own)
 
     def _fetch_own(self, own: OwnQueue) -> bool:
-        """Fetch what is on a process-specific queue, with the lock held; True if somebody here
-        waits for it."""
+        """Fetch what is on a process-specific queue, if a receiver here waits for it.
+
+        Returns whether one does. Call with the lock held.
+        """
         here = self in own.waiting
         if own.armed_by is self or here:
             own.certain = False
-        # With nobody waiting it stays where capacity counts it.
+        # Without a receiver the records stay on the queue, where capacity counts them.
         if not (here or (own.waiting and own.armed_by is self)):
             return False
         try:
             self._fetch(own)
         except Reentered:
-            pass  # The loop runs in the middle of something else; the regular look comes again.
+            pass  # The loop runs in the middle of another call; the periodic check retries.
         except (StoreCorrupt, StoreUnavailable) as error:
-            # Here it would end in the loop's log; those who wait have to know.
+            # Raised here it would end in the loop's log; raise it in the waiting receivers.
             self.demux.fail(own, error)
         except Exception as error:
-            # A signal's handler may have raised it, for this thread alone: others look themselves.
+            # A signal handler may have raised it, for this thread alone: others fetch themselves.
             self.demux.fail(own, error, self)
             own.certain = False
             own.wake_somebody()
@@ -452,27 +478,27 @@ class LoopListener(Listener):
         self.demux.notice_flush()
         self.demux.fetch(own, self, None)
 
-    # The regular look
+    # The periodic check
 
     def _tick(self) -> None:
-        """Look again, lest a signal was lost with the process that was about to signal."""
+        """Check the queues without a signal, as a killed sender may have sent none."""
         loop, demux = asyncio.get_running_loop(), self.demux
-        # First, as a signal's handler may raise in what follows.
+        # First, as a signal handler may raise in what follows.
         self._set_timer(loop)
         timer, waited = self._timer, self._is_waited()
-        self.turns.resolve()
+        self.wake_queue.resolve()
         if self.bell is not None and self.bell.fileno() < 0:
             self._lost_bell()
             self._round.clear()
             self._due.extend(self._queues())
         if self._due:
-            self._look_on()
+            self._check_due()
         looked = False
         if not self._round:
             self._round.extend(self._queues())
         for _ in range(min(SLICE, len(self._round))):
-            # One real look at least, which is when an engine looks after its store. Whoever's bell
-            # is not armed any more is served here too, as soon as there is something for him.
+            # At least one real pop, which is when an engine does its maintenance. A receiver whose
+            # bell is no longer armed gets its message here too.
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
         self._look_after_members()
@@ -484,7 +510,7 @@ class LoopListener(Listener):
             self._timer = None
 
     def _look_again(self, queue: bytes, looked: bool) -> bool:
-        """Look at a queue that somebody waits for; True if that asked the engine in earnest."""
+        """Check a queue that receivers wait for; return whether that popped from the engine."""
         demux, own, watch = self.demux, self.demux.own.get(queue), self.watches.get(queue)
         if watch is not None and watch.waiters and (not looked or self._may_have(queue)):
             watch.armed = False
@@ -499,7 +525,7 @@ class LoopListener(Listener):
         try:
             return self.demux.engine.peek(queue)
         except Exception:
-            return True  # Who looks gets to know.
+            return True  # The receiver meets the error itself.
 
     def _sweep(self) -> None:
         demux, most = self.demux, SLICE
@@ -511,7 +537,7 @@ class LoopListener(Listener):
                     break
             demux.forget_idle(_IDLE_ONES)
         if most <= 0:
-            asyncio.get_running_loop().call_later(LINGER, self._sweep, context=Context())
+            asyncio.get_running_loop().call_later(DISARM_DELAY, self._sweep, context=Context())
 
     def look_regularly(self) -> None:
         """Begin with the regular looks, which go on as long as there is something for them."""
@@ -522,7 +548,7 @@ class LoopListener(Listener):
     def _look_after_members(self) -> None:
         if self.demux.memberships.look():
             loop = asyncio.get_running_loop()
-            loop.call_later(LINGER, self._look_after_members, context=Context())
+            loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
         if left:
             carry_out()
 
@@ -532,7 +558,7 @@ class LoopListener(Listener):
         )
 
     def _lost_bell(self) -> None:
-        """The engine can't signal the bell any more. Install another."""
+        """Replace a bell that the engine can't signal any more."""
         bell = self.bell
         assert bell is not None
         self._uninstall_bell()
@@ -552,12 +578,12 @@ class LoopListener(Listener):
             try:
                 self.open()
             except (StoreCorrupt, StoreUnavailable):
-                pass  # Who looks next tries again, and gets to know.
+                pass  # The next receiver tries again, and meets the error itself.
 
-    # Leaving
+    # The end of a wait
 
     def _left(self, queue: bytes, watch: Watch, at_once: bool = False) -> None:
-        """A receiver of an ordinary queue is done; see that no signal goes astray for it."""
+        """Note that a receiver of an ordinary queue is done; pass a signal for it to another."""
         if watch.waiters:
             if not watch.armed:
                 watch.wake_one()
@@ -566,7 +592,7 @@ class LoopListener(Listener):
         else:
             if not self._idle:
                 loop = asyncio.get_running_loop()
-                loop.call_later(LINGER, self._disarm_idle, context=Context())
+                loop.call_later(DISARM_DELAY, self._disarm_idle, context=Context())
             self._idle.add(queue)
 
     def _disarm_idle(self) -> None:
@@ -577,7 +603,7 @@ class LoopListener(Listener):
                 self._disarm(queue, watch)
 
     def _disarm(self, queue: bytes, watch: Watch) -> None:
-        """Forget a queue that nobody here waits for."""
+        """Forget a queue that no receiver here waits for."""
         if self.watches.get(queue) is watch:
             del self.watches[queue]
             others = tuple(each for each in self._hinted.get(watch.hint, ()) if each != queue)
@@ -593,35 +619,10 @@ class LoopListener(Listener):
         try:
             self.demux.engine.disarm(queue, bell)
         except Reentered:
-            # Else a signal would wake this loop, which does not want it, and nobody else.
+            # Else a signal would wake this loop, which does not want it, and no other.
             leave(lambda: self._engine_disarm(queue, bell))
         except (StoreCorrupt, StoreUnavailable):
-            pass  # Who looks next gets to know.
+            pass  # The next receiver meets the error itself.
 
 
-def listener_here(demux: Demultiplexer) -> LoopListener:
-    """The listener of the running loop, made when it is first needed."""
-    loop = asyncio.get_running_loop()
-    found: LoopListener | None = demux.loops.get(id(loop))  # type: ignore[assignment]
-    # The id may be that of a loop that is gone.
-    if found is not None and found.loop() is loop:
-        return found
-    made = _make(demux)(demux, loop)
-    with demux.exclusive():
-        gone = demux.clear_away()
-        demux.loops[id(loop)] = made
-    for each in gone:
-        each.retire()
-    return made
-
-
-def _make(demux: Demultiplexer) -> type[LoopListener]:
-    if not demux.blocking:
-        return LoopListener
-    # Imported late: most engines answer in microseconds.
-    from .blocking_listener import OffloadingListener
-
-    return OffloadingListener
-
-
-__all__ = ["LoopListener", "listener_here"]
+__all__ = ["LoopListener"]

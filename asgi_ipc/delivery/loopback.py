@@ -1,18 +1,18 @@
 """The loopback: a message from a process to itself, without the store.
 
-Most sites have few processes, and many messages are for channels of the very process that
-sends them. Nobody else may read those, and they end with it: the store has nothing to add but
-its lock, two copies, and a bell that the process signals for itself.
+Most sites have few processes, and many messages are for channels of the process that sends them.
+No other process may read those, and they are lost with that process: the store would add only its
+lock, two copies, and a bell that the process signals for itself.
 
 A message bypasses the store only where that makes no difference but in time:
 
-* Nothing may be overtaken (S6): there is nothing in the buffer, and nothing on the queue.
+* It overtakes none (S6): the channel's buffer is empty, and so is the queue.
 * Every channel has a waiting receiver. A message for a single channel may also lie in the buffer
   unread, but only one on a queue, and a sender in this process counts it as on the queue (S8);
   senders elsewhere can't, so the buffer has room for one more.
-* A flush is noticed before, so that it takes away what was sent before it, and no more (S17).
+* A flush is noticed before, so that it removes the messages sent before it, and no others (S17).
 
-The process alone counts what went this way, as the store never heard of it.
+The process counts these messages itself, as the store does not know of them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from .mailboxes import OwnQueue
 def loop_back(
     demux: Demultiplexer, own: OwnQueue, local_names: Sequence[bytes], body: bytes, deadline: int
 ) -> bool:
-    """Put a message into the buffers it is for and wake the receivers; False: it must go by the
-    store.
+    """Put a message into its channels' buffers and wake receivers; return False if it may not be.
 
-    Called without the lock. Never waits for another process: if another thread has the lock, or
-    this one, in whose middle Python runs other code, the message goes by the store.
+    Then the caller must push it to the store. Call without the lock. Never waits: if any thread
+    holds the lock, this one included, the answer is False.
     """
     lock = demux.lock
     if demux.blocking or lock._is_owned():
@@ -72,18 +71,17 @@ def loop_back(
 
 
 def _is_drained(demux: Demultiplexer, own: OwnQueue, local_names: Sequence[bytes]) -> bool:
-    """Fetch what is on the queue, for `peek` only says that there may be something; return
-    whether the message overtakes nothing now, and still is waited for.
+    """Fetch what is on the queue; return whether a message now overtakes none and is waited for.
 
-    An engine may not know before it is asked in earnest: what goes directly must not depend on
-    whether somebody has asked before.
+    `peek` only says that there may be something, and an engine may know no better until it is asked
+    to pop. Whether a message bypasses the store must not depend on whether a receiver has popped.
     """
     try:
         demux.fetch(own, None, None)
     except Reentered:
-        return False  # In the middle of another call, which may be at it.
+        return False  # This thread is in the middle of another call of the engine.
     except (StoreCorrupt, StoreUnavailable) as error:
-        demux.fail(own, error)  # The receivers have to know; the sender meets it, if it lasts.
+        demux.fail(own, error)  # For the receivers; the sender meets it in its own push.
         return False
     channels = [own.locals.get(local) for local in local_names]
     return not demux.engine.peek(own.name) and all(

@@ -1,11 +1,12 @@
-"""A process's own channels: what has been fetched for each, and is waited for.
+"""Mailboxes: the messages fetched for each of this process's channels, and their receivers.
 
-A queue that only this process reads, ``<prefix>.<client>!``, carries the messages of all local
-channels of that prefix. Each local channel has a buffer here, and the receivers that wait for it.
+An `OwnQueue` is a queue that only this process reads, ``<prefix>.<client>!``; it carries the
+messages of all local channels of that prefix. A `LocalChannel` is one of these: a buffer of fetched
+messages, and the receivers that wait for more.
 
-The demultiplexer's lock guards all that is here; methods need it held unless they say otherwise.
-A signal's handler may raise between any two steps of them. So each is written in an order in
-which that loses no message, and `OwnQueue.sweep` puts right who was to be woken.
+The demultiplexer's lock guards all of it; methods need it held unless they say otherwise. A signal
+handler may raise between any two steps of a method. So each method is written in an order in which
+that loses no message, and `OwnQueue.sweep` then wakes the receivers that were to be woken.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import Protocol
 
 from ..encoding.codec import Body, SharedBody
 from ..encoding.envelope import MAX_LOCALS, address, unpack
+from ..engines.base import Engine
 from ..engines.bell import hint
 from ..exceptions import StoreCorrupt
 from .receivers import Buffered, Listener, Waiter
-
-if TYPE_CHECKING:
-    from .demultiplexer import Demultiplexer
 
 #: Records fetched at once from a queue that only this process reads.
 BATCH = 64
@@ -35,6 +35,34 @@ _LOOK_AGAIN = 1_000_000_000
 SWEEP_AT = 1024
 #: For each that is made beyond these, so many are looked at: then the idle ones never add up.
 _PER_NEW_ONE = 2
+
+
+class Missed(Protocol):
+    """What a mailbox uses of `asgi_ipc.delivery.suspension.Memberships`."""
+
+    def missed(self, channel: str, deadline: int) -> None:
+        """Note that a message to a channel is dropped unread."""
+
+
+class Dispatcher(Protocol):
+    """What a mailbox uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
+
+    engine: Engine
+    channels: dict[str, LocalChannel]
+    numbers: count[int]
+
+    @property
+    def memberships(self) -> Missed:
+        """The groups of this process's channels."""
+
+    def limit(self, channel: str) -> int:
+        """Return how many messages the buffer of a channel may hold."""
+
+    def overflowed(self, channel: LocalChannel) -> None:
+        """Count and log a message that a buffer had no room for."""
+
+    def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
+        """Log messages that were dropped for channels on which this process has not received."""
 
 
 class LocalChannel:
@@ -63,7 +91,7 @@ class LocalChannel:
 class OwnQueue:
     """A process-specific queue that this process reads, and its local channels."""
 
-    def __init__(self, demux: Demultiplexer, name: bytes, batch: int) -> None:
+    def __init__(self, demux: Dispatcher, name: bytes, batch: int) -> None:
         self.demux = demux
         self.name = name
         self.batch = batch

@@ -1,75 +1,79 @@
-"""Receivers that wait, and the event loops and threads where they do.
+"""Waiting receivers, and the event loops and threads in which they wait: the common bases.
 
-All of it is guarded by the demultiplexer's lock, unless it says otherwise.
+`Listener` is an event loop or a thread, `Waiter` one receive that waits in it. The demultiplexer's
+lock guards both, unless a method says otherwise.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import Any
 
 from ..encoding.codec import Body
 from ..engines.base import Bell
 
-if TYPE_CHECKING:
-    from .demultiplexer import Demultiplexer
-
 
 class Listener:
-    """A place where receivers wait: an event loop or a thread, and its bell."""
+    """An event loop or a thread in which receivers wait, and its bell."""
 
-    def __init__(self, demux: Demultiplexer) -> None:
-        self.demux = demux
-        #: None until somebody has to wait here.
-        self.bell: Bell | None = None
+    #: None until a receiver has to wait here.
+    bell: Bell | None = None
+    #: Appends the listener to the demultiplexer's dead ones when its loop or thread has ended. None
+    #: still if a handler raised between the registration and the assignment.
+    _end: weakref.finalize[..., object] | None = None
 
     def alive(self) -> bool:
-        """Whether somebody may still hear the bell."""
+        """Return whether the loop or thread can still respond to the bell."""
         raise NotImplementedError
 
     def runs_here(self) -> bool:
-        """Whether this is the event loop of the task that runs in this thread."""
+        """Return whether this is the event loop of the task that runs in this thread."""
         return False
 
     def next_turn(self) -> Any:
-        """For the event loop that runs here: what to wake many waiters in (`Waiter.wake_in`)."""
+        """Return what wakes many waiters at once (`Waiter.wake_in`).
+
+        Call in this listener's own event loop only.
+        """
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Be told of nothing any more. In a forked child: what is here is the parent's."""
-        raise NotImplementedError
+        """Cancel the finalizer. For a forked child, where the listener is the parent's."""
+        if self._end is not None:
+            self._end.detach()
 
     def retire(self) -> None:
-        """Close the bell. The demultiplexer forgets the waiters. May be called twice."""
+        """Close the bell; the demultiplexer forgets the waiters. May be called twice."""
         raise NotImplementedError
 
 
 class Waiter:
-    """One receiver that waits. Waking it means: look again."""
+    """One waiting receive. Once woken it looks for a message again."""
 
     __slots__ = ("error", "listener", "woken")
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.woken = False
-        #: What it shall raise instead of looking. Others may have the same: see `failure`.
+        #: The error to raise instead of looking; other waiters may share it (`failure`).
         self.error: Exception | None = None
 
     def wake(self, here: Listener | None = None) -> bool:
-        """Wake it, from any thread; False if there is nobody any more. Does not block.
+        """Wake the receiver, from any thread; return False if it has stopped waiting.
 
-        ``here`` is the caller's own listener, if that is known.
+        Does not block. ``here`` is the caller's own listener, if the caller knows it.
         """
         raise NotImplementedError
 
     def wake_in(self, turn: Any) -> bool:
-        """As `wake`, together with others of the same listener (`Listener.next_turn`)."""
+        """Wake the receiver as `wake` does, with others of its listener (`Listener.next_turn`)."""
         raise NotImplementedError
 
     def failure(self) -> Exception:
-        """The error as this receiver raises it.
+        """Return a copy of the error for this receiver to raise.
 
-        Each raises a copy: what one raises would grow by the traceback of all.
+        Were the error itself raised by every receiver, their tracebacks would add up in it.
         """
         error = self.error
         assert error is not None
@@ -81,8 +85,8 @@ class Waiter:
         return mine
 
 
-#: A message fetched for a local channel, shared by all it is for: the body, its deadline, its
-#: number in the order of fetching. A bare tuple, as one is made for each message.
+#: A fetched message: its body, its deadline, and its number in the order of fetching. All local
+#: channels that it is for share it. A bare tuple, as one is made for each message.
 Buffered = tuple[Body, int, int]
 
 

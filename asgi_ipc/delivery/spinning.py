@@ -1,13 +1,12 @@
-"""Adaptive spinning: waiting without sleeping, where that has proved to be worth it.
+"""Adaptive spinning before sleeping.
 
-Sleeping and waking takes longer than delivering a message. So a receiver whose last few waits
-were shorter than that spins for a while before it sleeps: then no sender has to signal it, and it
-has the message in a fraction of the time. Between two looks it gives way to whatever else wants
-to run, on its event loop and on its processor.
+Sleeping and waking takes longer than delivering a message, so a receiver whose recent waits were
+shorter than that spins briefly before it sleeps. Then no sender has to signal the receiver, and it
+has the message in a fraction of the time. Between two looks it yields to its event loop's other
+callbacks and to the processor's other threads.
 
-That costs processor time where messages follow each other closely, and next to nothing where
-they don't: after one spin that brought nothing, the next comes after `_QUICK` short waits in a
-row.
+Spinning costs processor time where messages follow each other closely, and next to nothing
+elsewhere: after a spin that found no message, the next follows `_QUICK` short waits in a row.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from __future__ import annotations
 import os
 import time
 
-#: Seconds of a spin, and of the longest wait that counts as short: about what it takes to
-#: wake a process that sleeps and be woken by its answer.
+#: Seconds of a spin, and of the longest wait that counts as short: about as long as to wake a
+#: sleeping process and be woken by its answer.
 LIMIT = 0.0003
 _QUICK = 4
 
@@ -27,30 +26,30 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-#: Alone on a processor, a receiver that spins only keeps others from sending.
+#: On a single processor a spinning receiver only keeps the senders from running.
 _POSSIBLE = hasattr(os, "sched_yield") and _processors() > 1
 
 
 class Spinner:
-    """What an event loop or a thread has learned from its waits."""
+    """Decides for an event loop or a thread whether to spin, from its recent waits."""
 
     __slots__ = ("_quick", "busy")
 
     def __init__(self) -> None:
         self._quick = 0
-        #: Another receiver spins already; a second one would only cost more.
+        #: Set while a receiver of this loop spins; a second one would only cost more.
         self.busy = False
 
     def worth_it(self) -> bool:
-        """Whether to spin before sleeping."""
+        """Return whether to spin before sleeping."""
         return self._quick >= _QUICK and _POSSIBLE and not self.busy
 
     def waited(self, since: float) -> None:
-        """Learn from a wait that has brought a message, and began at that `time.monotonic`."""
+        """Note a wait that ended in a message and began at ``since``, a `time.monotonic`."""
         self._quick = self._quick + 1 if time.monotonic() - since < LIMIT else 0
 
     def wasted(self) -> None:
-        """Learn from a spin that has brought nothing."""
+        """Note a spin that found no message."""
         self._quick = 0
 
 

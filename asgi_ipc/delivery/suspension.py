@@ -30,7 +30,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..encoding.names import ChannelName, channel_name
 from ..engines.base import Engine
@@ -38,9 +38,8 @@ from ..engines.deferred import is_inside, leave, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy import groups
-
-if TYPE_CHECKING:
-    from .demultiplexer import Demultiplexer
+from .drop_log import DropLog
+from .mailboxes import LocalChannel, OwnQueue
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -105,10 +104,39 @@ class Member:
         self.receives = 0
 
 
+class Process(Protocol):
+    """What suspension uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
+
+    engine: Engine
+    blocking: bool
+    lock: OwnLock
+    own: dict[bytes, OwnQueue]
+    channels: dict[str, LocalChannel]
+    drops: DropLog
+
+    def exclusive(self) -> OwnLock:
+        """Return the lock, to be held with ``with``."""
+
+    def queue(self, name: bytes) -> OwnQueue:
+        """Return the queue of that name, made if need be."""
+
+    def notice_flush(self) -> None:
+        """Empty the buffers if the store was flushed."""
+
+    def fetch(self, own: OwnQueue, listener: None, wanted: None) -> None:
+        """Move records from the engine to the buffers; the lock is held."""
+
+    def fetch_blocking(self, own: OwnQueue, listener: None) -> None:
+        """As `fetch`, for an engine that blocks; the lock is not held."""
+
+    def fail(self, own: OwnQueue, error: Exception) -> None:
+        """Let the receivers that wait for the queue raise an error."""
+
+
 class Memberships:
     """The memberships of this process's channels; see the module."""
 
-    def __init__(self, demux: Demultiplexer) -> None:
+    def __init__(self, demux: Process) -> None:
         self._demux = demux
         self.start_afresh()
 

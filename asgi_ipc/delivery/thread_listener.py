@@ -1,8 +1,8 @@
-"""Waiting in a thread, without any event loop: what the synchronous layer receives with.
+"""Receive in a thread, without any event loop: for the synchronous layer.
 
 A thread has one bell and waits for it with `select.poll`, at most `LOOK_AGAIN` seconds at a time
-(`asgi_ipc.delivery.demultiplexer`). When it stops waiting it disarms the bell, since no receiver
-would hear it any more.
+(`asgi_ipc.delivery.demultiplexer`). When the thread stops waiting it disarms the bell, as no
+receiver would respond to it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from .receivers import Listener, Waiter
 from .spinning import LIMIT, Spinner
 
 
-class _Here:
-    """Something that lives as long as a thread. Kept in its `threading.local`."""
+class _ThreadLifetime:
+    """Lives as long as a thread, in its `threading.local`."""
 
     def __init__(self, listener: ThreadListener) -> None:
         self.listener = listener
 
 
 class ThreadListener(Listener):
-    """A thread that waits."""
+    """A thread in which receivers wait."""
 
     bell: Bell
 
     def __init__(self, demux: Demultiplexer) -> None:
-        super().__init__(demux)
+        self.demux = demux
         self.bell = demux.engine.bell()
         self.spinner = Spinner()
-        # Not the thread object: for threads that Python did not start that may never end.
-        here = demux.this_thread.here = _Here(self)
+        # Not the thread object, which for a thread that Python did not start may never end.
+        here = demux.this_thread.here = _ThreadLifetime(self)
         self._here = weakref.ref(here)
         # A handler may raise once it is registered, and before it is noted here.
         self._end: weakref.finalize[..., object] | None = None
@@ -50,18 +50,12 @@ class ThreadListener(Listener):
         self._end.atexit = False
 
     def alive(self) -> bool:
-        """Whether the thread still runs."""
+        """Return whether the thread still runs."""
         return self._here() is not None
 
-    def forget(self) -> None:
-        """Be told of nothing any more. In a forked child: what is here is the parent's."""
-        if self._end is not None:
-            self._end.detach()
-
     def retire(self) -> None:
-        """Close the bell; whoever waits for it wakes up to that."""
-        if self._end is not None:
-            self._end.detach()
+        """Close the bell, and wake the receiver that waits for it."""
+        self.forget()
         self.bell.signal()
         self.bell.close()
 
@@ -75,9 +69,9 @@ class ThreadListener(Listener):
 
 
 def _poll(descriptor: int, seconds: float) -> None:
-    """Return when a descriptor is readable, or the time is over; negative: none, at once."""
-    # Asked each time: gevent puts another in its place, and eventlet takes it away. It is better
-    # than select(), which fails on descriptors of 1024 and above; not on eventlet's, though.
+    """Wait until a descriptor is readable or the time is over; a negative one is not waited for."""
+    # Looked up each time, as gevent replaces poll() and eventlet removes it. poll() is better than
+    # select(), which fails on descriptors of 1024 and above; eventlet's select() does not.
     make = getattr(select, "poll", None)
     if make is None:
         select.select([descriptor] if descriptor >= 0 else [], [], [], seconds)
@@ -89,13 +83,13 @@ def _poll(descriptor: int, seconds: float) -> None:
 
 
 class ThreadWaiter(Waiter):
-    """A receive in a thread. One waits for several queues, so being woken twice is usual."""
+    """A receive that waits in a thread. It waits for several queues, so it may be woken twice."""
 
     __slots__ = ()
     listener: ThreadListener
 
     def wake(self, here: Listener | None = None) -> bool:
-        """Ring its thread's bell."""
+        """Signal the thread's bell."""
         self.woken = True
         self.listener.bell.signal()
         return True
@@ -104,9 +98,9 @@ class ThreadWaiter(Waiter):
 def receive_now(
     demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener | None = None
 ) -> tuple[str, Body] | None:
-    """The next message of the first channel that has one: its full name and the encoding.
+    """Receive from the first channel that has a message; return its full name and the encoding.
 
-    A name that ends in ``!`` stands for all channels that begin with it. With a listener,
+    A name that ends in ``!`` stands for all channels that begin with it. If a listener is given,
     its bell is armed on every queue that was found empty.
     """
     bell = listener.bell if listener is not None else None
@@ -135,7 +129,7 @@ def receive_now(
 def receive_waiting(
     demux: Demultiplexer, names: Sequence[ChannelName], timeout: float | None
 ) -> tuple[str, Body] | None:
-    """As `receive_now`, but wait for a message: ``timeout`` seconds, or for ever if None.
+    """Receive as `receive_now`, waiting for a message: ``timeout`` seconds, or without end if None.
 
     Raises `StoreUnavailable` if the layer is closed meanwhile.
     """
@@ -156,7 +150,7 @@ def receive_waiting(
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)
-            waiters = _enlist(demux, names, listener)
+            waiters = _add_waiters(demux, names, listener)
             try:
                 found = receive_now(demux, names, listener)
                 if found is not None:
@@ -166,10 +160,10 @@ def receive_waiting(
                 if left <= 0:
                     return None
                 listener.wait(min(left, demux.look_again))
-                # On an engine that can't signal, whoever has the bell armed is no help.
-                _unsettle(demux, names)
+                # On an engine that can't signal, another listener's armed bell means nothing.
+                _mark_uncertain(demux, names)
             finally:
-                _dismiss(demux, waiters)
+                _remove_waiters(demux, waiters)
             for _, waiter in waiters:
                 if waiter.error is not None:
                     raise waiter.failure()
@@ -180,7 +174,7 @@ def receive_waiting(
 def _spin(
     demux: Demultiplexer, names: Sequence[ChannelName], spinner: Spinner, end: float | None
 ) -> tuple[str, Body] | None:
-    """As `receive_now`, but spin for a message for a while (`asgi_ipc.delivery.spinning`)."""
+    """Receive as `receive_now`, spinning for a while (`asgi_ipc.delivery.spinning`)."""
     until = time.monotonic() + LIMIT
     if end is not None:
         until = min(until, end)
@@ -199,13 +193,13 @@ def _spin(
 
 
 def _queue(demux: Demultiplexer, name: ChannelName) -> OwnQueue:
-    # What nobody owns other processes read too, so we take no more than we return.
+    # Other processes read a queue without an owner too, so take no more than is returned.
     return demux.queue(name.queue, BATCH if name.owner else 1)
 
 
 def _this_thread(demux: Demultiplexer) -> ThreadListener:
-    """The listener of the thread that calls, made when it first has to wait."""
-    here: _Here | None = getattr(demux.this_thread, "here", None)
+    """Return the listener of the calling thread, made when the thread first has to wait."""
+    here: _ThreadLifetime | None = getattr(demux.this_thread, "here", None)
     listener = here.listener if here is not None else None
     if listener is None or listener.bell.fileno() < 0:
         old, listener = listener, ThreadListener(demux)
@@ -221,10 +215,10 @@ def _this_thread(demux: Demultiplexer) -> ThreadListener:
     return listener
 
 
-def _enlist(
+def _add_waiters(
     demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener
 ) -> list[tuple[OwnQueue, ThreadWaiter]]:
-    """Be woken, too, when another thread or loop fetches something for us."""
+    """Have other threads and loops wake this thread when they fetch a message for it."""
     waiters = []
     with demux.exclusive():
         demux.check_open()
@@ -236,14 +230,14 @@ def _enlist(
     return waiters
 
 
-def _dismiss(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
+def _remove_waiters(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
     for own, waiter in waiters:
         demux.tidy(demux.leave, own, None, waiter)
     if left:
         carry_out()
 
 
-def _unsettle(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
+def _mark_uncertain(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
     for name in names:
         own = demux.own.get(name.queue) if name.specific else None
         if own is not None:
@@ -253,16 +247,16 @@ def _unsettle(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
 def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener) -> None:
     for name in names:
         if name.specific:
-            demux.tidy(_give_up_bell, demux, name.queue, listener)
+            demux.tidy(_forget_armed, demux, name.queue, listener)
         try:
             demux.engine.disarm(name.queue, listener.bell)
         except Reentered:
             leave(partial(_disarm, demux, [name], listener))
         except (StoreCorrupt, StoreUnavailable):
-            return  # Who looks next gets to know.
+            return  # The next receiver meets the error itself.
 
 
-def _give_up_bell(demux: Demultiplexer, queue: bytes, listener: ThreadListener) -> None:
+def _forget_armed(demux: Demultiplexer, queue: bytes, listener: ThreadListener) -> None:
     own = demux.own.get(queue)
     if own is not None and own.armed_by is listener:
         own.armed_by, own.certain = None, False

@@ -1,8 +1,8 @@
-"""Threads in which the calls of an engine are made that blocks.
+"""A pool of threads that call an engine that blocks.
 
-Not `concurrent.futures`: its locks are held while a collection may close a receiver that asks for
-a thread, which then waits for itself. Here is none; what more than one thread touches are a queue
-and a deque in C.
+Not `concurrent.futures`: while it holds its locks a garbage collection may close a receiver, which
+asks for a thread and so waits for itself. This pool has no lock; its threads share a queue and a
+deque that are written in C.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..exceptions import StoreUnavailable
 _Result = TypeVar("_Result")
 _Job = Callable[[], object]
 
-#: Calls of one engine that may wait at a time.
+#: Most threads, and so most calls of one engine that block at a time.
 MOST = 32
-#: Seconds for which a call waits until another thread has carried out what it has left. Long, as
-#: here nothing is held that the other one could wait for; but an engine may hang.
+#: Seconds for which a thread waits until another one has carried out the calls it has deferred.
+#: Long, as it holds nothing that the other could wait for; finite, as an engine may hang.
 _PATIENCE = 60.0
 
 
@@ -38,12 +38,12 @@ class Workers:
         self._stopped = False
 
     def do(self, job: _Job) -> None:
-        """Let a thread do something that raises nothing. Raises `StoreUnavailable` once stopped."""
+        """Run a job that raises nothing in a thread. Raises `StoreUnavailable` once stopped."""
         if self._stopped:
             raise StoreUnavailable("the channel layer was closed; call it again to open it anew")
         self._jobs.put(job)
         if self._jobs.qsize() > len(self._idle) and len(self._threads) < MOST:
-            # A daemon, lest an engine that hangs keeps the process from ending.
+            # A daemon, so that an engine that hangs does not keep the process from ending.
             thread = threading.Thread(target=self._work, name="asgi_ipc", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -51,7 +51,7 @@ class Workers:
     def call(
         self, loop: asyncio.AbstractEventLoop, function: Callable[..., _Result], *arguments: Any
     ) -> asyncio.Future[_Result]:
-        """Call a function in a thread; the future of a loop becomes its result."""
+        """Call a function in a thread; return a future of the loop for its result."""
         future: asyncio.Future[_Result] = loop.create_future()
 
         def job() -> None:
@@ -60,11 +60,11 @@ class Workers:
             try:
                 result = function(*arguments)
             except BaseException as caught:
-                error = tamed(caught)
+                error = as_exception(caught)
             if left:
-                # What the same caller asks for next another thread may do.
+                # Before the result is known, as the caller's next job may run in another thread.
                 carry_out(_PATIENCE)
-            with contextlib.suppress(RuntimeError):  # The loop is closed, and nobody waits.
+            with contextlib.suppress(RuntimeError):  # The loop is closed, so no receiver waits.
                 loop.call_soon_threadsafe(_settle, future, result, error)
 
         self.do(job)
@@ -83,7 +83,7 @@ class Workers:
             try:
                 return function(*arguments), None
             except BaseException as caught:
-                return None, tamed(caught)
+                return None, as_exception(caught)
 
         result, error = await self.call(loop, outcome)
         if error is None:
@@ -101,10 +101,10 @@ class Workers:
             if job is None:
                 return
             job()
-            del job  # Or it is kept until there is another.
+            del job  # Else this frame would keep it until the next job.
 
     def stop(self, patience: float = 0.0) -> None:
-        """Let the threads end with what they have begun; wait for so many seconds at most."""
+        """End the threads after their present jobs; wait for each at most ``patience`` seconds."""
         self._stopped = True
         for _ in self._threads:
             self._jobs.put(None)
@@ -121,17 +121,17 @@ def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -
         future.set_exception(error)
 
 
-def tamed(error: BaseException) -> Exception:
-    """An exception for the receivers, whatever an engine raised.
+def as_exception(error: BaseException) -> Exception:
+    """Return an exception that a receiver can raise, whatever an engine raised.
 
-    In an event loop what is no `Exception` would end the whole program, and no future takes a
-    `StopIteration`: who waits for it would wait for ever.
+    A `BaseException` that is no `Exception` would end the whole program in an event loop. No future
+    takes a `StopIteration`, so its receiver would wait without end.
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    tame = StoreUnavailable(f"a call of the engine ended in {error!r}; try again")
-    tame.__cause__ = error
-    return tame
+    unavailable = StoreUnavailable(f"a call of the engine ended in {error!r}; try again")
+    unavailable.__cause__ = error
+    return unavailable
 
 
-__all__ = ["Workers", "tamed"]
+__all__ = ["Workers", "as_exception"]

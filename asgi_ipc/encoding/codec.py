@@ -31,7 +31,7 @@ _LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
 
-#: What msgpack raises for bytes that it can't unpack.
+#: The errors that msgpack raises for bytes that it can't unpack.
 _UNPACKING = (
     msgpack.exceptions.UnpackException,
     ValueError,
@@ -43,15 +43,15 @@ _UNPACKING = (
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
-#: What objects consist of: of containers what they hold, of all else nothing.
+#: Returns what an object refers to: for a container its items, for any other value nothing.
 _parts = gc.get_referents
 
 
 def _packer_for_all() -> Callable[[Any], bytes]:
-    """What packs messages that hold no containers; with C and the GIL, one packer for all threads.
+    """Return the packer of messages without containers: with C and the GIL, one for all threads.
 
-    To make one costs more than to pack with it, and such a message runs no Python code while
-    it is packed, so nobody can come in between.
+    Making a packer costs more than packing with it. Packing such a message runs no Python code, so
+    no other thread can use the packer meanwhile.
     """
     in_c = msgpack.Packer.__module__ != "msgpack.fallback"
     if in_c and getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -60,15 +60,15 @@ def _packer_for_all() -> Callable[[Any], bytes]:
 
 
 _pack_flat = _packer_for_all()
-#: A packer keeps the largest buffer that it ever needed. After a message of more bytes than this
-#: another takes its place.
+#: A packer keeps the largest buffer that it ever needed, so it is replaced after a message of more
+#: bytes than this.
 _SMALL = 64 * 1024
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as bytes.
+    """Return a message as bytes.
 
-    Subclasses of what is carried travel as what they extend; tuples as lists (S1).
+    A value of a subclass of a carried type is encoded as that type, a tuple as a list (S1).
 
     Raises `TypeError` for a type that can't be carried, `ValueError` for an int beyond
     signed 64 bits, a str that is not valid Unicode, or too deep a nesting, both naming
@@ -177,22 +177,22 @@ def _check_depth(level: list[Any]) -> None:
 
 
 class SharedBody:
-    """An encoded message that several receivers of this process get.
+    """An encoded message for several receivers of this process.
 
-    Decoding costs more than copying, so a message in which nothing can be changed is decoded
-    once, and each gets a copy.
+    Decoding costs more than copying, so a message of immutable values is decoded once, and each
+    receiver gets a copy.
     """
 
     __slots__ = ("_body", "_message")
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        #: Decoded, if a copy of it will do.
+        #: The decoded message, if all its values are immutable.
         self._message: dict[str, Any] | None = None
 
     def decode(self) -> dict[str, Any]:
-        """As `decode`."""
-        body = self._body  # First: another thread may be at this, too.
+        """Return the decoded message, which the receiver may change."""
+        body = self._body  # First: another thread may decode it at the same time.
         if self._message is not None:
             return self._message.copy()
         message = decode(body)
@@ -201,7 +201,7 @@ class SharedBody:
         return message
 
 
-#: A message as receivers find it.
+#: An encoded message as it lies in a buffer.
 Body = bytes | SharedBody
 
 
@@ -333,7 +333,7 @@ def _type_name(value: object) -> str:
 
 
 def _brief(value: object) -> str:
-    """A value for an error message: short, and never an error itself."""
+    """Describe a value for an error message, shortly and without raising."""
     try:
         shown = repr(value)
     except Exception:

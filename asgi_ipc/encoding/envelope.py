@@ -1,4 +1,4 @@
-"""What lies on a process-specific queue: a message, and the local channels it is for.
+"""The record on a process-specific queue: an encoded message and the local channels it is for.
 
 ====== =================================================================
 bytes  content
@@ -8,7 +8,7 @@ n      the names, each the part behind the ``!``, separated by newlines
 rest   the encoded message (`asgi_ipc.encoding.codec`)
 ====== =================================================================
 
-On other queues the encoded message lies as it is. The format is persisted in stores that
+A record on any other queue is the encoded message alone. The format is persisted in stores that
 outlive their processes: do not change it without a new version of the store.
 """
 
@@ -25,26 +25,27 @@ _LENGTH = 4
 MAX_LOCALS = 50_000
 #: A local name is part of a channel name, which has fewer than 100 characters; with its newline.
 _LONGEST = 100
-#: What names are made of, and what stands between them.
+#: The characters of names, and the newline that separates names.
 _VALID = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.\n"
-#: Names of so many bytes, for some fifty channels, are remembered taken apart for many groups;
-#: up to so many, for some eight thousand, only for the last few.
+#: Parsed names are cached: of up to `_SHORT` bytes (some 50 channels) for many groups, of up to
+#: `_LONG` bytes (some 8,000 channels) for the last `_FEW` groups only.
 _SHORT, _LONG = 2048, 256 * 1024
 _FEW = 4
-#: By so many bytes of the beginning one group's names are told from another's at a glance.
+#: The first bytes of an envelope, by which the cache of long ones tells groups apart.
 _GLANCE = 64
 
 
 def address(local_names: Sequence[bytes]) -> bytes:
-    """The part in front of the message, for one local name or more."""
+    """Return the part of an envelope in front of the message, for one or more local names."""
     names = b"\n".join(local_names)
     return len(names).to_bytes(_LENGTH, "little") + names
 
 
 def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
-    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope.
+    """Return the local names and the encoded message of an envelope.
 
-    Takes what `address` makes and no more: so many names, of such characters and length.
+    Raises `RecordCorrupt` for bytes that `address` would not have made: too many names, or names
+    of other characters or lengths.
     """
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:
@@ -65,14 +66,14 @@ def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
     return names, payload[start:]
 
 
-#: The last few that are long: what stands in front of the message, and the names in it.
+#: The cache of long ones: the part in front of the message, and the names in it.
 _long: dict[bytes, tuple[bytes, Sequence[bytes]]] = {}
 _NOTHING: tuple[bytes, Sequence[bytes]] = (b"", ())
 
 
 @lru_cache(256)
 def _names(names: bytes) -> Sequence[bytes]:
-    # Counted and compared whole before anything is made of each name.
+    # Check count and characters on the whole, before making an object of each name.
     if (
         len(names) > MAX_LOCALS * _LONGEST
         or names.count(b"\n") >= MAX_LOCALS

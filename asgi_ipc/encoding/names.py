@@ -1,7 +1,7 @@
-"""Names of channels and groups: which are valid (S4), and what a channel's name says.
+"""Check the names of channels and groups (S4), and parse those of channels.
 
 A channel ``queue!local`` is process-specific: the part up to and including the ``!``
-names the queue, the rest tells the channels of that queue apart. In names that we make,
+names the queue, the rest the channel on that queue. In names that `new_channel` makes,
 the queue is ``<prefix>.<32 lowercase hex digits>!``, where the digits are the identity
 (`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it, its *owner*,
 and the number of the layer that made it.
@@ -18,8 +18,7 @@ from .envelope import address
 
 #: A name must be shorter than this, in characters. Channels' rule.
 NAME_LIMIT = 100
-#: Names whose parsed form is remembered; a busy process uses more of them than that
-#: only one after the other.
+#: Names whose parsed form is cached. A busy process uses more names than these only over time.
 _REMEMBERED = 4096
 
 # Not `\d` or `\w`, which match digits and letters of every script, and not `$`, which
@@ -36,7 +35,7 @@ _CHANNEL_RULE = f"{_RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') 
 
 
 class ChannelName(NamedTuple):
-    """A valid channel name, taken apart."""
+    """A valid channel name, parsed."""
 
     #: All of it.
     full: str
@@ -48,26 +47,26 @@ class ChannelName(NamedTuple):
     specific: bool
     #: Identity of the only process that may receive from it, or ``b""``.
     owner: bytes
-    #: What stands in front of a message to it alone (`.envelope`); ``b""`` if no ``!``.
+    #: Precedes a message to this channel alone (`.envelope`); ``b""`` if no ``!``.
     header: bytes
 
 
 def channel_name(name: object) -> ChannelName:
-    """Take a channel name apart. Raises `TypeError` naming it and the rule (S4)."""
+    """Parse a channel name. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _channel_name(name)
     raise TypeError(f"channel name {name!r} is not a str")
 
 
 def group_name(name: object) -> bytes:
-    """A group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
+    """Return a group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _group_name(name)
     raise TypeError(f"group name {name!r} is not a str")
 
 
 def queue_owner(queue: str) -> bytes:
-    """The identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
+    """Return the identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
     return bytes.fromhex(match[1])[:IDENTITY_BYTES] if match else b""
 
@@ -92,7 +91,7 @@ def _group_name(name: str) -> bytes:
 
 
 def _shown(name: str) -> str:
-    """A name for an error message, however long it is."""
+    """Return a name for an error message, shortened if it is very long."""
     return (
         repr(name)
         if len(name) <= 2 * NAME_LIMIT

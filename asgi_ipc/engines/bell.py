@@ -1,11 +1,10 @@
-"""A bell for engines that live in one process, and what signals say.
+"""Bells: a pipe that wakes the receivers of one process, and the format of signals.
 
-`PipeBell` is a pipe that a selector can wait for. Any engine may use it that learns of a push
-by other means than the kernel's (a thread that listens to a server, say): such a thread calls
-`PipeBell.signal`.
+`PipeBell` is a pipe that a selector can wait for. An engine may use it if the engine's own code
+learns of each push (a thread that listens to a server, say), and calls `PipeBell.signal` then.
 
-A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros, for "any
-queue". So a receiver of thousands of queues looks at one of them, and not at all.
+A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros for "any
+queue". So a receiver of thousands of queues checks one of them, and not all.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from zlib import crc32
 from ..exceptions import StoreUnavailable
 from .guards import Descriptors
 
-#: Length of a signal.
+#: Length of a signal, in bytes.
 SIGNAL_BYTES = 4
 #: A signal that does not say for which queue.
 ANY = bytes(SIGNAL_BYTES)
-#: Bytes that are read from a bell at once. Pipes hold as many at least, so signals can only have
-#: been lost for want of room if as many are read.
+#: Bytes that are read from a bell at once. A pipe holds at least as many, so signals can have been
+#: lost for want of room only if as many are read.
 AT_ONCE = 4096
 _signal, _hints = struct.Struct("=I").pack, struct.Struct("=I").unpack
 
 
 def hint(queue: bytes) -> int:
-    """A number for a queue; another queue seldom has the same, and none has 0."""
+    """Return a number for a queue; other queues seldom have the same, and none has 0."""
     return crc32(queue) or 1
 
 
 def signal_for(queue: bytes) -> bytes:
-    """What to write to a bell for a queue."""
+    """Return the signal for a queue."""
     return _signal(hint(queue))
 
 
 def signalled_for(signals: bytes) -> Collection[int] | None:
-    """The hints of the queues that signals are for; None: look at all."""
+    """Return the hints of the queues that signals are for; None: for any queue."""
     if len(signals) == SIGNAL_BYTES:
         return None if signals == ANY else _hints(signals)
     if len(signals) >= AT_ONCE or len(signals) % SIGNAL_BYTES:
@@ -49,7 +48,7 @@ def signalled_for(signals: bytes) -> Collection[int] | None:
 
 
 def read_signals(reader: int, _: int) -> bytes:
-    """All that can be read from a bell at once."""
+    """Read all signals of a bell."""
     signals = b""
     try:
         signals = rest = os.read(reader, AT_ONCE)
@@ -61,16 +60,16 @@ def read_signals(reader: int, _: int) -> bytes:
 
 
 class PipeBell:
-    """A `asgi_ipc.engines.base.Bell` over a pipe, good for the process that made it.
+    """An `asgi_ipc.engines.base.Bell` over a pipe, for the process that made it.
 
-    In a forked child it is mute: child and parent share the pipe, so the child would
-    wake the parent for nothing, or swallow a signal that was meant for it.
+    In a forked child its methods do nothing. Child and parent share the pipe, so the child would
+    wake the parent for nothing, or swallow a signal for the parent.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._descriptors = Descriptors()
-        # os.pipe gives close-on-exec descriptors; a program we start has no business here.
+        # os.pipe makes close-on-exec descriptors, so no other program inherits them.
         try:
             reader, writer = os.pipe()
         except OSError as error:
@@ -83,7 +82,7 @@ class PipeBell:
         os.set_blocking(writer, False)
 
     def fileno(self) -> int:
-        """The readable end, or -1 once closed."""
+        """Return the readable end, or -1 once closed."""
         return self._descriptors.reader()
 
     def signal(self) -> None:
@@ -91,7 +90,7 @@ class PipeBell:
         self.try_signal()
 
     def try_signal(self, signal: bytes = ANY) -> bool:
-        """Ring, and return whether the bell can be heard: False once closed, or after a fork."""
+        """Signal the bell; return False if it is closed, or this is a forked child."""
         if self._process != os.getpid():
             return False
 
@@ -99,7 +98,7 @@ class PipeBell:
             try:
                 os.write(writer, signal)
             except BlockingIOError:
-                pass  # Full of signals that nobody has cleared: it is readable, which is all.
+                pass  # Full of signals that are not cleared yet, and so readable.
             return True
 
         return self._descriptors.use(write, False)
@@ -111,7 +110,7 @@ class PipeBell:
         return signalled_for(self._descriptors.use(read_signals, b""))
 
     def close(self) -> None:
-        """Give the descriptors back. May be called twice, and in a forked child."""
+        """Close the descriptors. May be called twice, and in a forked child."""
         if self._process != os.getpid():
             self._descriptors.after_fork()
         else:

@@ -1,18 +1,18 @@
-"""What a thread does once it has let go of our locks.
+"""Deferred actions: what a thread does once it has released the locks of engines and layers.
 
-Python may run other code in the middle of ours: finalizers and the clean-up of coroutines at a
-collection, handlers of signals and of log lines, trace functions. While the thread holds a lock
-of ours, such code must not wait for that lock, nor for another one, whose holder may wait for
-this one. So what it asks for is left here, and so are log lines, as a logging handler may ask for
-anything. The call that was interrupted carries it out on its way out:
+Python may run other code in the middle of a call: finalizers and the clean-up of coroutines at a
+collection, handlers of signals and of log lines, trace functions. While the thread holds one of
+these locks, such code must not wait for that lock, nor for another one, whose holder may wait for
+this one. So an action that such code asks for is left here (`leave`), and so is a log line, as a
+logging handler may call anything. The interrupted call carries the actions out as it ends:
 
     finally:
         if left:
             carry_out()
 
-In the order in which it was left; by the thread that left it, so that its own messages keep
-their order. What a thread leaves without carrying it out, as it ended in an exception elsewhere,
-the regular look of an event loop carries out.
+Actions are carried out in the order in which they were left, by the thread that left them, so that
+its messages keep their order. If a thread leaves an action and does not carry it out, as an
+exception came in between, the periodic check of an event loop carries it out.
 """
 
 from __future__ import annotations
@@ -34,59 +34,61 @@ _log = logging.getLogger("asgi_ipc")
 
 Action = Callable[[], object]
 
-#: What was left, in that order, with the ident of the thread. Empty most of the time, which is all
-#: that a call asks.
+#: The actions that were left, in order, each with the ident of its thread. Usually empty, which is
+#: all that a call looks at.
 left: dict[int, tuple[int, Action]] = {}
 _numbers = itertools.count()
-#: Seconds for which a thread waits for another one that carries out what it has left. That one ends
-#: unless it waits for this very thread, by way of the lock of a log handler, say.
+#: Seconds for which a thread waits for another one that carries out its actions. That one comes to
+#: an end unless it waits for this thread, by way of a log handler's lock, say.
 _PATIENCE = 1.0
 _FAILED = "a call that was left for later, as a lock was held, failed: %s"
 
 
 class Holder(Protocol):
-    """Something with locks that other code may come back to."""
+    """Has locks that code in the middle of a call could wait for."""
 
     def is_inside(self) -> bool:
-        """Whether the calling thread holds one of them."""
+        """Return whether the calling thread holds one of these locks."""
 
 
 _holders: WeakBag[Holder] = WeakBag()
 
 
 def register(holder: Holder) -> None:
-    """Note a holder of locks, for as long as it lives."""
+    """Register a holder of locks, for as long as it lives."""
     _holders.add(holder)
 
 
 def is_inside() -> bool:
-    """Whether the calling thread holds any lock of ours."""
+    """Return whether the calling thread holds any lock of a registered holder."""
     return any(holder.is_inside() for holder in _holders.alive())
 
 
-class _Turn:
-    """The carrying out of what one thread has left."""
+class _Run:
+    """A run through the actions of one thread."""
 
     def __init__(self) -> None:
         self.by = get_ident()
-        #: Taken until it is over.
+        #: Held until the run is over.
         self.over = Lock()
         self.over.acquire()
 
 
-#: By threads: who carries out what they have left just now.
-_turns: dict[int, _Turn] = {}
+#: By thread: the run that is carrying out its actions now.
+_runs: dict[int, _Run] = {}
 
 
 def leave(action: Action) -> None:
-    """Leave something to be done when this thread is on its way out."""
-    # In one step and without a lock, for whose holder the caller would have to wait.
+    """Leave an action, to be carried out when this thread has released its locks."""
+    # In one step and without a lock, as the caller would have to wait for the lock's holder.
     left[next(_numbers)] = get_ident(), action
 
 
 def tell(write: Callable[..., object], *arguments: Any) -> None:
-    """Write a log line. What a handler raises is shown, as `logging` does with what its own raise:
-    the call on whose way out this is may have a message in hand."""
+    """Write a log line; print an exception of its handler to stderr, as `logging` does.
+
+    Raised here it would end the call that is being left, which may have a message in hand.
+    """
     try:
         write(*arguments)
     except Exception:
@@ -95,9 +97,9 @@ def tell(write: Callable[..., object], *arguments: Any) -> None:
 
 
 def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) -> None:
-    """Write a log line: at once, or when this thread has let go of our locks.
+    """Write a log line: at once, or when this thread has released its locks.
 
-    Another thread may hold the lock of a log handler, which uses the layer and waits for ours.
+    Another thread may hold a log handler's lock, use the layer, and wait for this thread's lock.
     """
     line = partial(tell, partial(write, *arguments, **options))
     if is_inside():
@@ -107,38 +109,38 @@ def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) 
 
 
 def carry_out(patience: float = _PATIENCE) -> None:
-    """Do what this thread has left; nothing if it still is inside."""
+    """Carry out the actions of this thread, unless it still holds a lock."""
     if is_inside():
         return
     thread = get_ident()
-    turn = _carry_out(thread)
-    if turn is not None and turn.by != thread and turn.over.acquire(timeout=patience):
-        # It was an event loop's regular look, and what this thread does next comes after it.
+    run = _carry_out(thread)
+    if run is not None and run.by != thread and run.over.acquire(timeout=patience):
+        # An event loop's periodic check was at it. This thread's next call must come after it.
         _carry_out(thread)
 
 
 def carry_out_all() -> None:
-    """Do what is left of all threads."""
+    """Carry out the actions of all threads, unless this thread holds a lock."""
     if is_inside():
         return
     for thread in dict.fromkeys(thread for thread, _ in left.copy().values()):
         _carry_out(thread)
 
 
-def _carry_out(thread: int) -> _Turn | None:
-    """Do what a thread has left, unless that is being done: then the turn that is at it."""
-    # Again and again, as something may be left in the last moment of a turn.
+def _carry_out(thread: int) -> _Run | None:
+    """Carry out a thread's actions; if a run is doing so already, return that run."""
+    # Repeated, as an action may be left at the last moment of a run.
     while _left_by(thread):
-        turn = _Turn()
+        run = _Run()
         try:
-            other = _turns.setdefault(thread, turn)
-            if other is not turn:
+            other = _runs.setdefault(thread, run)
+            if other is not run:
                 return other
-            # What is left meanwhile is for this turn too.
+            # Actions left meanwhile are for this run too.
             while actions := _left_by(thread):
                 for number, action in actions:
                     if number not in left:
-                        continue  # This is a child now that the action before has forked.
+                        continue  # The action before has forked, and this is the child.
                     try:
                         action()
                     except Reentered:
@@ -146,13 +148,13 @@ def _carry_out(thread: int) -> _Turn | None:
                     except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
                         tell(_log.error, _FAILED, error)
                     except BaseException:
-                        left.pop(number, None)  # It is begun, and must not come twice.
+                        left.pop(number, None)  # It was begun, and must not run twice.
                         raise
                     left.pop(number, None)
         finally:
-            if _turns.get(thread) is turn:
-                del _turns[thread]
-            turn.over.release()
+            if _runs.get(thread) is run:
+                del _runs[thread]
+            run.over.release()
     return None
 
 
@@ -162,16 +164,15 @@ def _left_by(thread: int) -> list[tuple[int, Action]]:
 
 
 def is_waiting() -> bool:
-    """Whether something that this thread has left is still to be done, so that what it does now
-    would come before it. Does what can be done."""
+    """Carry out what can be; return whether actions remain, which a call now would overtake."""
     carry_out()
     return bool(_left_by(get_ident()))
 
 
 def _after_fork_in_child() -> None:
-    """What the parent left the parent does."""
+    """Drop the actions in a forked child, as the parent carries them out."""
     left.clear()
-    _turns.clear()
+    _runs.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,10 +1,9 @@
 """The readable engine: dicts and deques under one lock, for one process.
 
-Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the numbers in
-the comments are theirs. It is also the double to test an application with: no file, no
-shared memory, and a clock that a test may set. All engines of one prefix in a process
-share one store, which goes when the last of them is closed. A call that Python makes in the
-middle of another one, in the same thread, raises `Reentered` (E25).
+Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the comments cite them by
+number. It is also a test double for applications: no file, no shared memory, and a clock that a
+test may set. All engines of one prefix in a process share one store, which is removed when the last
+of them is closed. A call in the middle of another one of the same thread raises `Reentered` (E25).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 #: A deadline that no clock reaches.
 _NEVER = 1 << 63
-#: Versions of tables. Never used twice, so that an old answer is never taken for news (E11).
+#: Versions of tables. None is used twice, so an old answer never passes for a new one (E11).
 _versions = itertools.count(1)
 
 
@@ -50,7 +49,7 @@ class _Entry(NamedTuple):
 
 
 class _Queue:
-    """Records, oldest first, and the bells of those who wait for more."""
+    """Records, oldest first, and the bells of receivers that wait for more."""
 
     def __init__(self) -> None:
         self.entries: deque[_Entry] = deque()
@@ -70,15 +69,15 @@ class _Table:
 
 
 class _Store:
-    """What all engines of one prefix share. Every method needs `lock` to be held."""
+    """The store that all engines of one prefix share. Call every method with `lock` held."""
 
     def __init__(self, channel_memory: int, group_memory: int, clock: Callable[[], int]) -> None:
         self.channel_memory, self.group_memory, self.clock = channel_memory, group_memory, clock
         self.flushes = 0
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
-        """Be as new, as in a forked child, where no other thread can be inside."""
+    def reset(self) -> None:
+        """Reset the store, in a forked child, where no other thread can be inside."""
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
@@ -88,7 +87,7 @@ class _Store:
         self.forget()
 
     def exclusive(self) -> OwnLock:
-        """The lock, to be held with ``with``.
+        """Return the lock, to be held with ``with``.
 
         Raises `Reentered` if this thread holds it already: then Python runs other code in the
         middle of a method, and half of a change is made.
@@ -105,7 +104,7 @@ class _Store:
         self.counts: Counter[str] = Counter()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
-        # A change has begun and not ended, if nobody is inside: an exception came in between.
+        # A change that has begun and not ended; if no thread is inside, an exception ended it.
         self.changing = False
 
     def repair(self) -> None:
@@ -123,7 +122,7 @@ class _Store:
         self.changing = False
 
     def queue(self, name: bytes, now: int) -> _Queue:
-        """The queue of that name, made if need be, and with no dead record in it (E4)."""
+        """Return the queue of that name, made if need be, without dead records (E4)."""
         if self.changing:
             self.repair()
         found = self.queues.get(name)
@@ -149,7 +148,7 @@ class _Store:
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
         self.left(queue, dead)
-        queue.entries = live  # At once: who peeks has no lock.
+        queue.entries = live  # In one step, as `peek` takes no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
         self.changing = False
 
@@ -182,7 +181,7 @@ class _Store:
         self.changing = False
 
     def room(self, queue: _Queue, size: int, now: int) -> tuple[bool, bool]:
-        """Whether a record fits, and whether its queue may have it, once the dead are out (E4)."""
+        """Return whether a record fits and its queue may have it, without dead records (E4)."""
 
         def look() -> tuple[bool, bool]:
             free = self.channel_memory - self.record_bytes - size
@@ -194,7 +193,7 @@ class _Store:
         return look()
 
     def signal(self, name: bytes, queue: _Queue) -> None:
-        """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
+        """Signal the bell that was armed first, skipping those that are closed (E13)."""
         while queue.bells:
             if queue.bells.popleft().try_signal(signal_for(name)):
                 return
@@ -205,7 +204,7 @@ class _Store:
         self.counts[what] += number
 
     def table(self, name: bytes, now: int) -> _Table | None:
-        """The table of that name, if it has live members, and without the others (E9)."""
+        """Return the table of that name without dead members, or None if it has no others (E9)."""
         if self.changing:
             self.repair()
         found = self.tables.get(name)
@@ -235,11 +234,11 @@ _lock = own_lock()
 
 
 def _after_fork_in_child() -> None:
-    """Give the child stores of its own (E17, E18): another thread may have been in ours."""
+    """Give a forked child new stores (E17, E18), as another thread may have been inside these."""
     global _lock, _stores_lock
     _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
-        store.start_afresh()
+        store.reset()
     for engine in _engines.alive():
         engine._identity = os.urandom(IDENTITY_BYTES)
 
@@ -294,7 +293,7 @@ class MemoryEngine:
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """None: it works everywhere."""
+        """Return None: it works on every machine."""
         return None
 
     @property
@@ -311,7 +310,7 @@ class MemoryEngine:
         return self._identity
 
     def inside(self) -> bool:
-        """Whether the calling thread is in the middle of a method."""
+        """Return whether the calling thread is in the middle of a method."""
         store = self._opened
         return store is not None and store.lock._is_owned()
 
@@ -321,7 +320,7 @@ class MemoryEngine:
         return self._store.flushes
 
     def clock(self) -> int:
-        """Now, in nanoseconds."""
+        """Return the time in nanoseconds."""
         return self._store.clock()
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
@@ -376,7 +375,7 @@ class MemoryEngine:
         return [Popped(entry.payload, entry.deadline) for entry in taken]
 
     def peek(self, queue: bytes) -> bool:
-        """Whether there is a record, dead or alive (E24)."""
+        """Return whether there is a record, dead or alive (E24)."""
         found = self._store.queues.get(queue)
         return found is not None and bool(found.entries)
 
@@ -393,7 +392,7 @@ class MemoryEngine:
                 store.signal(queue, found)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
-        """Stop waiting, and pass a signal on that came too late to be of use."""
+        """Take a bell off a queue; pass a signal on that it has had already (E14)."""
         store = self._store
         with store.exclusive():
             found = store.queue(queue, store.clock())
@@ -403,7 +402,7 @@ class MemoryEngine:
                 store.signal(queue, found)  # E14
 
     def bell(self) -> Bell:
-        """A pipe."""
+        """Return a pipe."""
         self._store  # noqa: B018 (raises once it is closed)
         bell = PipeBell()
         self._bells.add(bell)
@@ -412,7 +411,7 @@ class MemoryEngine:
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
-        """Add or renew a member. The owner is this process or nobody: no matter which."""
+        """Add or renew a member. Its owner is this process or none, which makes no difference."""
         _check_name("table", table)
         _check_name("member", member)
         store = self._store
@@ -447,7 +446,7 @@ class MemoryEngine:
             return True
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
-        """The members, or what the caller knows already."""
+        """Return the members, or the caller's ``known`` if they are unchanged."""
         store = self._store
         with store.exclusive():
             found = store.table(table, store.clock())
@@ -457,7 +456,7 @@ class MemoryEngine:
             return Members(tuple(found.members) if found is not None else (), version)
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
-        """The counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
+        """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
         with store.exclusive():
             now = store.clock()
@@ -486,7 +485,7 @@ class MemoryEngine:
         return result
 
     def flush(self) -> None:
-        """Drop records and members. Who waits goes on waiting: the bells stay armed."""
+        """Drop records and members. The bells stay armed, so receivers go on waiting."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():
@@ -498,13 +497,13 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Let go of the store and of the bells made here."""
+        """Release the store and close the bells made here."""
         self._opened = None
         for bell in self._bells.alive():
             bell.close()
 
     def destroy(self) -> None:
-        """Make the store as new for whoever else has it open, wake them all, and close."""
+        """Empty the store, wake the receivers of other engines on it, and close."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():

@@ -1,1 +1,7 @@
-"""."""
+"""Layers: the public channel layers, for asyncio and for plain synchronous code.
+
+Begin with `core`, which does what both layers do; `aio` and `sync` are its two public faces,
+`surface` what these have alike in public, and `options` checks the arguments of their constructor.
+
+`asgi_ipc` itself exports the two layers, and only it and the command line import from here.
+"""

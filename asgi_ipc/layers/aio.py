@@ -1,4 +1,7 @@
-"""`IPCChannelLayer`: the channel layer of Django Channels, for any asyncio program."""
+"""`IPCChannelLayer`: the channel layer of Django Channels, for any asyncio program.
+
+Checks names and messages in `asgi_ipc.layers.core`, and waits in `asgi_ipc.delivery.loop_listener`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..delivery.demultiplexer import Demultiplexer
-from ..delivery.loop_listener import LoopListener, listener_here
+from ..delivery.loop_listener import LoopListener
+from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import ChannelName, channel_name, group_name
@@ -34,15 +38,18 @@ class IPCChannelLayer(LayerSurface):
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
     * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
-      it, after five times ``expiry`` without one while messages expire (`asgi_ipc.delivery.suspension`).
+      it, after five times ``expiry`` without one while messages expire
+      (`asgi_ipc.delivery.suspension`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
-    wait for another process that is inside the store, normally for microseconds, and for nothing
-    else. A layer may be used by any number of event loops and threads, and in forked children.
-    Every method may raise `StoreCorrupt` and `StoreUnavailable`; called from code that Python runs
-    in the middle of another call (a finalizer, a signal handler), those that need an answer at once
-    raise `Reentered`, a `StoreUnavailable`, and the others are carried out after that call.
+    block only while another process holds a lock of the store, normally for microseconds. A layer
+    may be used by any number of event loops and threads, and in forked children.
+
+    Every method may raise `StoreCorrupt` and `StoreUnavailable`. If code that Python runs in the
+    middle of another call (a finalizer, a signal handler) calls a method that returns something,
+    the method raises `Reentered`, a `StoreUnavailable`; another method is carried out after the
+    interrupted call.
     """
 
     def _attach(self, core: LayerCore) -> None:
@@ -67,9 +74,9 @@ class IPCChannelLayer(LayerSurface):
             await self._call(self._send, channel, message)
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """The next message on a channel; waits until there is one (S5, S6, S10).
+        """Receive the next message on a channel, waiting until one arrives (S5, S6, S10).
 
-        Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
+        A cancelled receive loses no message. Raises `TypeError` for a bad name, and `ValueError`
         for a process-specific channel that this process did not make.
         """
         demux = self._lease.demux or await self._opened()
@@ -117,7 +124,7 @@ class IPCChannelLayer(LayerSurface):
                     carry_out()
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).
+        """Return a new channel name, ``<prefix>.<client_prefix>!<random>`` (S11).
 
         Only this process can receive on it. Raises `TypeError` for a prefix that makes no
         valid name.
@@ -155,17 +162,17 @@ class IPCChannelLayer(LayerSurface):
         await self._call(self._core.group_send, group, message)
 
     async def group_channels(self, group: str) -> list[str]:
-        """The channels in a group."""
+        """Return the channels in a group."""
         return await self._call(self._core.group_channels, group)
 
     # Upkeep
 
     async def flush(self) -> None:
-        """Remove all messages and memberships, for everyone (S17)."""
+        """Remove all messages and memberships, for all processes (S17)."""
         await self._call(self._core.flush)
 
     async def global_statistics(self) -> dict[str, float]:
-        """Counts for the whole store, since it was made, by all processes (A5, O3).
+        """Return counts for the whole store, since it was made, by all processes (A5, O3).
 
         ``messages_count`` (sent), ``received_count``, ``messages_pending``,
         ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
@@ -182,23 +189,23 @@ class IPCChannelLayer(LayerSurface):
         return await self._call(self._core.global_statistics)
 
     async def channel_statistics(self, channel: str) -> dict[str, float]:
-        """The same for one channel; for a process-specific one, for all up to the ``!``.
+        """Return the same counts for one channel, without the last five, which are the store's.
 
-        Without the last five, which belong to the store.
+        A process-specific channel is counted with all others that are alike up to the ``!``.
         """
         return await self._call(self._core.channel_statistics, channel)
 
     async def close(self) -> None:
-        """Let go of the store; it stays for others. The next call opens it again.
+        """Release the store, which stays for others. The next call opens it again.
 
-        Who waits in `receive` gets `StoreUnavailable`, and names from `new_channel` are of no more
-        use, unless another layer of this process is on the same store. An engine passed in as an
+        Unless another layer of this process is on the same store, waiting receivers raise
+        `StoreUnavailable`, and names from `new_channel` become invalid. An engine passed in as an
         instance stays open.
         """
         await self._call_apart(self._core.close)
 
     async def destroy(self) -> None:
-        """Remove the store, for everyone, and close."""
+        """Remove the store, for all processes, and close."""
         await self._call_apart(self._core.destroy)
 
     @property
@@ -208,36 +215,39 @@ class IPCChannelLayer(LayerSurface):
             self._sync = SyncIPCChannelLayer._of(self._core)
         return self._sync
 
-    # What else code written for other channel layers asks for
+    # Called by code that was written for other channel layers
 
     def get_capacity(self, channel: str) -> int:
-        """The capacity of the channel of that full name."""
+        """Return the capacity of the channel of that full name."""
         return self._core.capacity_of(channel)
 
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """True, or `TypeError`. With ``receive``, a name with ``!`` must end there."""
+        """Return True; raise `TypeError` for a bad name.
+
+        With ``receive``, a name with ``!`` must end there.
+        """
         parsed = channel_name(name)
         if receive and parsed.local:
             raise TypeError(f"channel name {name!r} must end at the '!' to be received from")
         return True
 
     def require_valid_group_name(self, name: str) -> bool:
-        """True, or `TypeError`."""
+        """Return True; raise `TypeError` for a bad name."""
         group_name(name)
         return True
 
     def non_local_name(self, name: str) -> str:
-        """The part of a channel's name up to and including the ``!``, or all of it."""
+        """Return the part of a channel's name up to and including the ``!``, or all of it."""
         return channel_name(name).queue.decode("ascii")
 
     async def _opened(self) -> Demultiplexer:
-        """The demultiplexer, opened again if the layer was closed."""
+        """Return the demultiplexer, opened again if the layer was closed."""
         if not self._core.blocking:
             return self._core.demux
         return await self._call(lambda: self._core.demux)
 
     async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Call what may call the engine: here if it answers at once, else in a thread."""
+        """Call a function that uses the engine: here, or in a thread if the engine blocks."""
         core = self._core
         demux = self._lease.demux
         if demux is None and not core.blocking:
@@ -250,8 +260,11 @@ class IPCChannelLayer(LayerSurface):
         return await self._call_apart(function, *arguments)
 
     async def _call_apart(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """The same for what opens the store or lets go of it, in a thread of its own: before there
-        are no others, and in the end they may all wait for a server that has gone."""
+        """Call a function that opens or closes the store; if the engine blocks, in its own thread.
+
+        Before the store is open there are no other threads, and when it is closed they may all be
+        waiting for a server that is gone.
+        """
         if not self._core.blocking:
             return function(*arguments)
         apart = Workers()

@@ -1,10 +1,10 @@
-"""What both layers have in common: options, sending, groups, upkeep. Synchronous.
+"""What both layers do alike: sending, groups, statistics, and closing. Synchronous.
 
-Every call may wait for another process that is inside the store, normally for microseconds; on an
+A call may block while another process holds a lock of the store, normally for microseconds; on an
 engine that declares ``blocking`` it may take as long as the engine's server does.
 
-A call that Python makes in the middle of another one, and whose answer nobody has to wait for, is
-carried out once that one is on its way out (`asgi_ipc.engines.deferred`).
+A call that Python runs in the middle of another call is deferred until that call leaves the store
+(`asgi_ipc.engines.deferred`), if it returns nothing; otherwise it raises `Reentered`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..delivery.loopback import loop_back
 from ..encoding.codec import encode
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
+from ..engines.choice import EngineChoice
 from ..engines.deferred import carry_out, is_waiting, leave, left
 from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
 from ..policy import groups
@@ -57,6 +58,13 @@ class LayerCore:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._choice = EngineChoice(
+            options.engine,
+            options.prefix,
+            options.channel_memory,
+            options.group_memory,
+            options.engine_options,
+        )
         self.capacity_of = options.capacities.of
         self.lease = leases.Lease(self.capacity_of)
         self._message_lifetime = options.message_lifetime
@@ -66,14 +74,14 @@ class LayerCore:
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
-        self.blocking = leases.acquire(self.lease, options).blocking
+        self.blocking = leases.acquire(self.lease, self._choice).blocking
         # The last layer that is collected closes the store as if it had been closed.
         weakref.finalize(self, leases.abandon, self.lease).atexit = False
 
     @property
     def demux(self) -> Demultiplexer:
         """The demultiplexer, opened again if the layer was closed."""
-        return self.lease.demux or leases.acquire(self.lease, self.options)
+        return self.lease.demux or leases.acquire(self.lease, self._choice)
 
     @property
     def client_prefix(self) -> str:
@@ -381,7 +389,7 @@ class LayerCore:
         self._now_or_later(self._destroy)
 
     def _destroy(self) -> None:
-        leases.acquire(self.lease, self.options)
+        leases.acquire(self.lease, self._choice)
         leases.destroy(self.lease)
 
 

@@ -1,6 +1,7 @@
-"""What a layer's constructor takes: defaults, rules, and errors that say what to do.
+"""Check the options of a layer's constructor.
 
-Raises `OptionError` before anything is opened, naming the option, its value and the rule.
+A bad option raises `OptionError`, which names the option, its value and the rule, before any store
+is opened.
 """
 
 from __future__ import annotations

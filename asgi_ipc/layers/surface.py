@@ -1,4 +1,4 @@
-"""What both layers show alike: the constructor, and the options as attributes."""
+"""What both layers have in public alike: the constructor, and the options as attributes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LayerSurface:
     """The constructor and the attributes of a channel layer; see `asgi_ipc.IPCChannelLayer`."""
 
     extensions: ClassVar[list[str]] = ["groups", "flush", "statistics"]
-    #: Names are shorter than this.
+    #: Names must be shorter than this, in characters.
     MAX_NAME_LENGTH = NAME_LIMIT
 
     ChannelFull = ChannelFull
@@ -54,7 +54,7 @@ class LayerSurface:
         self._attach(LayerCore(options))
 
     def _attach(self, core: LayerCore) -> None:
-        """Become a view of a core; a layer adds what it needs beside."""
+        """Use a core; a layer extends this with attributes of its own."""
         self._core = core
 
     @property

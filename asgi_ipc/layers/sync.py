@@ -25,14 +25,14 @@ class SyncIPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, for plain synchronous Python.
 
     Takes the options of `asgi_ipc.layers.aio.IPCChannelLayer`. For any number of threads, and
-    forked children. Only `receive` with ``block=True`` waits for a message; every call waits for
-    another process that is inside the store, normally for microseconds. For calls in the middle of
+    forked children. Only `receive` with ``block=True`` waits for a message; any call blocks while
+    another process holds a lock of the store, normally for microseconds. For calls in the middle of
     calls see `asgi_ipc.layers.aio.IPCChannelLayer`.
     """
 
     @classmethod
     def _of(cls, core: LayerCore) -> SyncIPCChannelLayer:
-        """A view of a layer that exists already."""
+        """Return a layer that uses the core of an existing one."""
         layer = cls.__new__(cls)
         layer._attach(core)
         return layer
@@ -55,12 +55,13 @@ class SyncIPCChannelLayer(LayerSurface):
     def receive(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-        """The next message on any of the channels and the channel it is for (A1, A2).
+        """Receive the next message on any of the channels; return its channel and it (A1, A2).
 
-        If there is none: ``(None, None)``, at once, or with ``block`` after ``timeout``
-        seconds, or never if that is None; if there are no channels, always at once.
-        The channels are looked at in turn, so that a busy one starves nobody (S12). A name
-        that ends in ``!`` stands for all channels that begin with it.
+        Without a message, returns ``(None, None)`` at once; with ``block``, waits for one for
+        ``timeout`` seconds, or without end if that is None. An empty list of channels always
+        returns at once. Each call begins with the next channel of the list, so that a busy channel
+        does not starve the others (S12). A name that ends in ``!`` stands for all channels that
+        begin with it.
 
         Raises `TypeError` for bad names, and `ValueError` for a process-specific channel that
         goes on after the ``!``, or that belongs to another process, and for a timeout that is
@@ -89,14 +90,14 @@ class SyncIPCChannelLayer(LayerSurface):
     def receive_many(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-        """`receive`, as it was once called. Deprecated."""
+        """Receive as `receive` does. Deprecated: use `receive`."""
         warnings.warn("receive_many is now called receive", DeprecationWarning, stacklevel=2)
         return self.receive(channels, block, timeout)
 
     def new_channel(self, pattern: str) -> str:
-        """A channel name never given before: the pattern, which ends in ``?``, and more (A3).
+        """Return a new channel name that begins with the pattern, which ends in ``?`` (A3).
 
-        Raises `TypeError` for anything else.
+        Raises `TypeError` for any other pattern.
         """
         if not isinstance(pattern, str) or not pattern.endswith("?"):
             raise TypeError(
@@ -133,29 +134,29 @@ class SyncIPCChannelLayer(LayerSurface):
     send_group = group_send
 
     def group_channels(self, group: str) -> list[str]:
-        """The channels in a group."""
+        """Return the channels in a group."""
         return self._core.group_channels(group)
 
     # Upkeep
 
     def flush(self) -> None:
-        """Remove all messages and memberships, for everyone (S17)."""
+        """Remove all messages and memberships, for all processes (S17)."""
         self._core.flush()
 
     def global_statistics(self) -> dict[str, float]:
-        """Counts for the whole store; see `.aio.IPCChannelLayer.global_statistics`."""
+        """Return counts for the whole store; see `.aio.IPCChannelLayer.global_statistics`."""
         return self._core.global_statistics()
 
     def channel_statistics(self, channel: str) -> dict[str, float]:
-        """The same for one channel; for a process-specific one, for all up to the ``!``."""
+        """Return counts for one channel; see `.aio.IPCChannelLayer.channel_statistics`."""
         return self._core.channel_statistics(channel)
 
     def close(self) -> None:
-        """Let go of the store; it stays for others. The next call opens it again."""
+        """Release the store, which stays for others. The next call opens it again."""
         self._core.close()
 
     def destroy(self) -> None:
-        """Remove the store, for everyone, and close."""
+        """Remove the store, for all processes, and close."""
         self._core.destroy()
 
     def _readable(self, channel: str) -> ChannelName:

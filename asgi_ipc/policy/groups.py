@@ -1,4 +1,4 @@
-"""Groups: how a member is written in a table, and who gets a broadcast (S13-S15)."""
+"""Groups: how a member is written in a table, and which records a broadcast is (S13-S15)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEX = frozenset(b"0123456789abcdef")
 
 
 def member(name: ChannelName) -> bytes:
-    """A channel as a member of a table.
+    """Return a channel as a member of a table.
 
     ``<prefix>.<32 hex>!<32 hex>``, which is nearly every member, is stored with both
     halves as raw bytes: about 40 bytes instead of 74.
@@ -31,11 +31,11 @@ def member(name: ChannelName) -> bytes:
 
 
 def channel(member: bytes) -> ChannelName:
-    """The channel that `member` made this of. Raises `RecordCorrupt` if it never did."""
+    """Return the channel that `member` encoded. Raises `RecordCorrupt` for any other bytes."""
     try:
         if member.startswith(_COMPACT):
             client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
-            if len(member) <= 1 + 2 * _HALF:  # There is a prefix.
+            if len(member) <= 1 + 2 * _HALF:  # The prefix has at least one character.
                 raise ValueError("it is too short")
             prefix = member[1 + 2 * _HALF :].decode("ascii")
             return channel_name(f"{prefix}.{client.hex()}!{local.hex()}")
@@ -45,7 +45,7 @@ def channel(member: bytes) -> ChannelName:
 
 
 def suspended(table: bytes) -> bytes:
-    """The table of the memberships that are suspended from a group (`asgi_ipc.delivery.suspension`).
+    """Return the table of the memberships that are suspended from a group.
 
     No group has a name with a ``!``. Persisted: do not change.
     """
@@ -56,25 +56,25 @@ class Target(NamedTuple):
     """One record of a broadcast, all but the message."""
 
     queue: bytes
-    #: Goes in front of the encoded message; empty on an ordinary queue.
+    #: Precedes the encoded message; empty on an ordinary queue.
     header: bytes
     #: Most messages the queue may hold.
     capacity: int
     #: Identity of the only reader, or ``b""``.
     owner: bytes
-    #: Full names of the channels that it reaches.
+    #: Full names of the channels that the record reaches.
     channels: tuple[str, ...]
-    #: What stands behind the ``!`` in them.
+    #: The parts of those names behind the ``!``.
     local_names: tuple[bytes, ...]
 
 
 def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Target]:
-    """The records that reach all members once (S14).
+    """Plan the records of a broadcast that reaches all members once (S14).
 
-    All local channels of one process share a record, since one process takes them all off
-    the queue; it has two if they differ in capacity, or are very many. A queue that is
-    nobody's in particular gets a record for each channel: whoever takes one must not walk
-    away with the messages of the others. Raises `RecordCorrupt` for a bad member.
+    All local channels of one process share a record, as that process alone reads their queue; it
+    has several records if the channels differ in capacity, or are more than `MAX_LOCALS`. A queue
+    that any process may read gets a record for each channel, as the process that takes a record
+    takes it for one receiver. Raises `RecordCorrupt` for a bad member.
     """
     targets: list[Target] = []
     shared: dict[tuple[bytes, int], list[ChannelName]] = {}

@@ -80,7 +80,7 @@ def test_the_command_runs_the_module_that_is_named(tmp_path: Path) -> None:
     [
         (["--engine", "memroy"], "there is no engine 'memroy'; did you mean 'memory'?"),
         (["--engine", "no_such_module:Engine"], "Is its folder in PYTHONPATH?"),
-        (["--engine-option", "nonsense"], "--engine-option nonsense: it must be KEY=VALUE"),
+        (["--engine-option", "nonsense"], "--engine-option: 'nonsense' is not KEY=VALUE"),
         (["--clause", "E99"], "--clause E99: there are E1, E2,"),
     ],
 )

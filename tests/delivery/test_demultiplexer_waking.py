@@ -147,7 +147,7 @@ def test_a_signal_without_a_receiver_here_goes_to_another_process(
     The first takes a message that rang the second, so that its own bell is still armed,
     and then turns away. It disarms the bell a little later, or when it signals.
     """
-    monkeypatch.setattr("asgi_ipc.delivery.loop_listener.LINGER", linger)
+    monkeypatch.setattr("asgi_ipc.delivery.loop_listener.DISARM_DELAY", linger)
 
     async def main() -> None:
         prefix = fresh()

@@ -49,7 +49,7 @@ async def assert_counts_come_right(both: Pair) -> None:
         listed = {waiter for waiters in lists for waiter in waiters}
         assert {waiter for waiter, _ in own.waiters()} == listed
     for listener in both.demux.loops.values():
-        assert not len(listener.turns)
+        assert not len(listener.wake_queue)
 
 
 def test_an_interrupted_send_leaves_no_receiver_asleep() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.delivery import loop_listener, loop_receivers
+from asgi_ipc.delivery import loop_listener, loop_queues
 from asgi_ipc.encoding.names import channel_name
 from tests.tools.doubles import (
     KINDS,
@@ -122,7 +122,7 @@ def test_a_broadcast_asks_once_which_loop_runs(
             await layer.receive(name)
 
         tasks = await soon(*(receive_twice(name) for name in names))
-        for module in (loop_listener, loop_receivers):
+        for module in (loop_listener, loop_queues):
             monkeypatch.setattr(module, "running_loop", counted)
         for _ in range(2):
             await layer.group_send("g", {"n": 1})

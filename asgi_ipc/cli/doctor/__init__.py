@@ -1,8 +1,8 @@
 """Tell what this machine offers asgi_ipc, and which engines work on it.
 
-Everything is tried for real, each in a process of its own with a time limit, on private
-files that are removed afterwards. The store of a site is looked at, but not changed.
-The exit status is 1 if the chosen engine does not work.
+Each facility is tried in a process of its own with a time limit, on private files that are removed
+afterwards. The store of a site is read, and not changed. The exit status is 1 if the chosen engine
+does not work.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .primitives import try_everywhere, try_in
 from .stores import directories, factory_of
 from .text import as_text
 
-#: The layers' own.
+#: The defaults of the layers' options.
 DEFAULT_SIZES = {"channel_memory": 100 * 1024 * 1024, "group_memory": 20 * 1024 * 1024}
 HELP = "tell what this machine offers, and which engines work on it"
-#: Of the JSON report. Grows when a key changes its meaning or goes.
+#: The format of the JSON report; a number higher when a key changes its meaning or goes.
 FORMAT = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``doctor``."""
+    """Add the options of ``doctor``."""
     add_engine_arguments(parser, "the engine that must work")
     for option, default in DEFAULT_SIZES.items():
         parser.add_argument(
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; 0 if the chosen engine works, else 1. Takes a few seconds."""
+    """Print the report; return 0 if the chosen engine works, else 1. Takes a few seconds."""
     with _terminated_properly():
         report = examine(
             arguments.engine,
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 def examine(
     engine: str, options: dict[str, Any], prefix: str, sizes: dict[str, int]
 ) -> dict[str, Any]:
-    """The report, as it goes out with ``--json``."""
+    """Return the report, as ``--json`` prints it."""
     engines: dict[str, dict[str, Any]] = {name: {} for name in names()} | {engine: options}
     folders = directories(engines)
     store = look_at_store(engine, prefix, options)

@@ -65,7 +65,7 @@ def attempt(
 
 
 def _ended(child: int) -> int:
-    """Its status; 0 for one that not even SIGKILL ends, as it waits for a device or a mount."""
+    """Return a process's status; 0 if not even SIGKILL ends it, as it waits for a device."""
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -105,7 +105,7 @@ def _carry_out(check: Callable[[], str | None], writer: int) -> NoReturn:
 
 
 def _line(descriptor: int, deadline: float) -> bytes | None:
-    """One line; empty if the other end was closed before, None if it takes too long."""
+    """Read one line; empty if the other end was closed before, None if it takes too long."""
     data = b""
     while not data.endswith(b"\n"):
         left = deadline - time.monotonic()
@@ -145,7 +145,7 @@ class Other:
             self._socket.sendall(word.replace("\n", " ").encode() + b"\n")
 
     def hear(self) -> str:
-        """The next line of the other side; `Failed` if it has ended or says nothing."""
+        """Return the next line of the other process; `Failed` if it has ended or says nothing."""
         data = b""
         self._socket.settimeout(PATIENCE / 2)
         while not data.endswith(b"\n"):
@@ -159,13 +159,13 @@ class Other:
         return data.decode().rstrip("\n")
 
     def expect(self, word: str) -> None:
-        """Hear this, or fail with what was heard instead."""
+        """Wait for this line; `Failed` with what was heard instead."""
         heard = self.hear()
         if heard != word:
             raise Failed(f"in the other process: {heard}")
 
     def kill(self) -> None:
-        """Have it killed, and see it dead."""
+        """Kill the other process, and wait for its end."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)

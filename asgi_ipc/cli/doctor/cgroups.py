@@ -27,7 +27,7 @@ def memory_limit() -> int | None:
 
 
 def _folders() -> Iterator[tuple[str, str]]:
-    """The folder of each group above this process, and the file in it that says its limit."""
+    """Yield the folder of each group above this process, and the file with its limit."""
     for group, kind, file in _groups():
         for root, point in _mounts(kind):
             # Within a container the mount shows a part of the tree, and may be named otherwise.

@@ -29,7 +29,7 @@ _TINY = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
 
 
 def try_engine(name: str, options: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Whether an engine works here, and has room; if not, why, and what to do about it."""
+    """Report whether an engine works here, and has room; if not, why, and what to do about it."""
     prefix = f"doctor-{secrets.token_hex(6)}"
     directory = options.get("directory")
     new = isinstance(directory, (str, os.PathLike)) and not os.path.lexists(directory)
@@ -124,7 +124,7 @@ def _locked_by(lock: str | None) -> str:
 def _open_large(
     name: str, prefix: str, options: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> None:
-    """A store that is opened to any size takes little of it: sysv alone reserves the whole."""
+    """Open a store of the full sizes, which sysv alone reserves whole."""
     try:
         open_engine(
             name,
@@ -143,7 +143,7 @@ def _check(popped: list[Any]) -> None:
 
 
 def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The store of a prefix, if it is there: whether this user can use it, and what is in it.
+    """Report whether this user can use the store of a prefix, if there is one, and what it holds.
 
     Joins and leaves it as any process does, and changes nothing else: it never makes, replaces
     or removes a store.

@@ -33,7 +33,7 @@ _RESOURCES = {
 
 
 def system() -> dict[str, Any]:
-    """System, Python and C library."""
+    """Report system, Python and C library."""
     library = " ".join(part for part in platform.libc_ver() if part)
     return {
         "platform": platform.platform(),
@@ -52,7 +52,7 @@ def system() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str | None]:
-    """Version of each package that may play a part; None if it is not installed."""
+    """Return the version of each package that may play a part; None if it is not installed."""
     found: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -63,7 +63,7 @@ def packages() -> dict[str, str | None]:
 
 
 def limits() -> dict[str, int | None]:
-    """Limits of this process and of the kernel; None for no limit, or one that can't be read."""
+    """Return limits of this process and the kernel; None for no limit or an unreadable one."""
     found: dict[str, int | None] = {}
     for name, constant in _RESOURCES.items():
         found[name] = _resource(constant)
@@ -92,9 +92,9 @@ def _sysctl(path: str, keys: list[str]) -> int | None:
 
 
 def look_at(folder: str) -> dict[str, Any]:
-    """Type and space of the file system that holds a folder, or would hold it."""
+    """Report type and space of the file system that holds a folder, or would hold it."""
     nothing = {"type": None, "exists": None, "free": None, "total": None, "read_only": None}
-    # A mount whose server has gone makes whoever looks at it wait for ever.
+    # A process that looks at a mount whose server has gone waits without end.
     result = attempt(lambda: json.dumps(_file_system(folder)))
     return {"path": folder} | nothing | (json.loads(result["detail"]) if result["works"] else {})
 

@@ -204,7 +204,7 @@ class _small_file_system:  # noqa: N801
             ):
                 with open(f"/proc/self/{name}", "w") as file:
                     file.write(text)
-        # MS_REC | MS_PRIVATE: what is mounted from here on is seen by nobody else.
+        # MS_REC | MS_PRIVATE: no other process sees what is mounted from here on.
         if mount(b"none", b"/", None, 0x4000 | 0x40000, None):
             raise NotTried(f"needs private mounts: {os.strerror(error_number())}")
         folder = "/tmp"

@@ -174,7 +174,7 @@ def _mapped() -> set[str]:
     found = set()
     for process in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if process.isdigit() and int(process) != os.getpid():
-            # Of the names that are mapped anybody may choose one, in any encoding.
+            # Any user may choose a name that is mapped, in any encoding.
             path = f"/proc/{process}/maps"
             with contextlib.suppress(OSError), open(path, errors="surrogateescape") as table:
                 for line in table:

@@ -35,7 +35,7 @@ from .trying import ELSEWHERE, entry, private_folder, tried
 
 
 def try_everywhere() -> list[dict[str, Any]]:
-    """What does not depend on a folder."""
+    """Try what does not depend on a folder."""
     return [
         tried("clock", "monotonic clock, one for all processes", "", _clock),
         tried("boot_identity", "identity of this boot", "", _boot),
@@ -227,7 +227,7 @@ def _freed(location: Location, make: _Maker) -> str:
 
 
 def _until(condition: Callable[[], bool]) -> float:
-    """Milliseconds until the condition is true; `Failed` if it never is."""
+    """Wait until a condition is true; return after how many milliseconds, or raise `Failed`."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() > start + PATIENCE / 2:

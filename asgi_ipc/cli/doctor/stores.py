@@ -23,7 +23,7 @@ from .attempt import attempt
 
 @cache
 def factory_of(engine: str) -> type[Attachment] | None:
-    """The class of an engine over a `Segment`, or None for others, and for one not to be had."""
+    """Return the class of an engine over a `Segment`; None for another or an unavailable one."""
     if not attempt(lambda: str(find(engine)))["works"]:
         return None
     with contextlib.suppress(Exception):
@@ -34,7 +34,7 @@ def factory_of(engine: str) -> type[Attachment] | None:
 
 
 def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The folders in which the engines' stores are made, and which engines' those are."""
+    """Return the folders in which stores are made, each with the engines that use it."""
     found: dict[str, list[str]] = {}
     for name, options in sorted(engines.items()):
         factory = factory_of(name)
@@ -52,7 +52,7 @@ def directory_of(factory: type[Attachment], options: Mapping[str, Any]) -> str:
 
 
 def location_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> Location:
-    """Where the store of a prefix lies. Raises what the engine would."""
+    """Return where the store of a prefix lies. Raises what the engine would."""
     directory = options.get("directory")
     parent = factory.default_parent() if directory is None else ""
     return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))

@@ -12,7 +12,7 @@ _OPTIONAL_MARKS = {True: "ok", False: "no", None: "-"}
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report of `asgi_ipc.cli.doctor.examine`, to be read."""
+    """Return the report of `asgi_ipc.cli.doctor.examine` as text for people."""
     return "\n".join(_lines(report)) + "\n"
 
 
