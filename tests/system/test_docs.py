@@ -219,7 +219,7 @@ for engine in ("shelf:ShelfEngine", {expression}):
 
 def test_the_commands_for_porters_are_such_as_work(tmp_path: Path) -> None:
     text = (DOCS / "porting.md").read_text()
-    text += (ROOT / "asgi_ipc" / "store" / "segment_example.py").read_text()
+    text += (ROOT / "asgi_ipc" / "engines" / "shm" / "segment_example.py").read_text()
     commands = set(re.findall(r"\bpython -m (asgi_ipc\.conformance.*?)[`\n]", text))
     assert len(commands) >= 4
     for command in commands:
