@@ -1,4 +1,4 @@
-"""What the commands of the command line ask alike: which engine, with which options."""
+"""The arguments that all commands share: the engine and its options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, what_for: str) -> None:
-    """``--engine``, and ``--engine-option``, which gives a list of pairs."""
+    """Add ``--engine``, and ``--engine-option``, whose value is a list of pairs."""
     parser.add_argument(
         "--engine",
         default="posix",
@@ -28,7 +28,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, what_for: str) -> None
 def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, as in directory=/srv/ipc")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -1,9 +1,9 @@
-"""Check a store of shared memory: that every word is accounted for and nothing is lost.
+"""Check a store in shared memory: every word must be accounted for, and nothing lost.
 
-What a killed process left half done is ended first, as by any process that uses the store;
-nothing else is changed. Others wait while a segment is looked at: about a second for a
-million messages. The exit status is 0 if the store is sound, 1 if something was found
-and 2 if there is no store that can be checked.
+The check first completes the changes of killed processes, as any process does that uses the store;
+it changes nothing else. Other processes wait while it reads a segment: about a second for a million
+messages. The exit status is 0 if the store is sound, 1 if the check found something, and 2 if there
+is no store to check.
 """
 
 from __future__ import annotations
@@ -38,23 +38,22 @@ _UNUSABLE = (EngineUnavailable, OptionError, StoreUnavailable, OSError)
 def check(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """What is wrong with the store of a prefix, in words; empty if nothing is.
+    """Return sentences that say what is wrong with the store of a prefix; empty if it is sound.
 
-    The store is looked at without joining it, so that one which can't be used can be
-    checked. Raises `StoreUnavailable` if there is none, `EngineUnavailable` for an engine
-    that has nothing to check.
+    Does not join the store, so it also checks a store that can't be used. Raises
+    `StoreUnavailable` if there is none, `EngineUnavailable` for an engine without shared memory.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     record = record_of(location)
     if record is None or record.ready != READY:
         raise StoreUnavailable(
-            f"there is no store at {location.directory!r}; name the engine and the engine options "
-            "that the processes use"
+            f"there is no store at {location.directory!r}; pass the engine and the engine options "
+            "of the processes that use it"
         )
     if record.version != VERSION:
         raise StoreUnavailable(
-            f"the store at {location.directory!r} is of format {record.version}, and this asgi_ipc "
-            f"checks format {VERSION}; use the version that made it"
+            f"the store at {location.directory!r} has format {record.version}, and this asgi_ipc "
+            f"checks format {VERSION}; use the version of asgi_ipc that made it"
         )
     store = Store(factory, location, dict.fromkeys(_NAMES, SMALLEST), lambda: None, make=False)
     found: list[str] = []
@@ -79,10 +78,10 @@ def _look_at(locked_segment: LockedSegment) -> list[str]:
 def remove(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Remove the store of a prefix, whatever it holds; its processes begin a fresh one.
+    """Remove the store of a prefix, whatever it holds; its processes continue with a fresh one.
 
-    For one that is corrupt, which can't be opened to be destroyed. Only what is provably the
-    store's is removed; returns in words what was left for that reason.
+    For a corrupt store, which can't be opened to be destroyed. Removes only what provably belongs
+    to the store; returns sentences that say what was left for that reason.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     if record_of(location) is None:
@@ -98,47 +97,47 @@ def _find(
     factory = factory_of(engine)
     if factory is None:
         raise EngineUnavailable(
-            f"engine {engine!r} is not one over shared memory, or is not usable here: "
-            "there is nothing to check"
+            f"engine {engine!r} does not use shared memory, or does not work here, so there is "
+            "nothing to check; pass the engine of the processes that use the store"
         )
     return factory, location_of(factory, prefix, options)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``check``."""
+    """Add the options of ``check``."""
     parser.add_argument(
-        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the layers that use it"
+        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the store's layers"
     )
     add_engine_arguments(parser, "the engine that its processes use")
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the store if it is not sound, or its memory is gone: its processes go on with "
-        "a fresh one",
+        help="remove the store if it is not sound, or if its memory is gone; its processes "
+        "continue with a fresh one",
     )
     parser.add_argument(
         "--orphans",
         action="store_true",
-        help="list memory and locks of this user's that belong to no store; with --remove "
-        "remove them",
+        help="list this user's memory and locks that belong to no store; with --remove, remove "
+        "them",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Say what was found; the exit status."""
+    """Print what was found; return the exit status."""
     options = dict(arguments.engine_option)
     which = arguments.prefix, arguments.engine, options
     if arguments.orphans:
         return _run_orphans(*which, remove=arguments.remove)
     if not arguments.prefix:
-        sys.stderr.write("name the PREFIX of the store to check, or use --orphans\n")
+        sys.stderr.write("no PREFIX given; pass the prefix of the store to check, or --orphans\n")
         return 2
     try:
         try:
             with _said_if_it_takes_long():
                 found = check(*which)
         except Missing as error:
-            # Whether it was removed by hand or is out of sight, who says --remove must know.
+            # Removed, or not visible here: the user who passes --remove must know which.
             if not arguments.remove:
                 raise
             found = [str(error)]
@@ -154,10 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _said_if_it_takes_long() -> Iterator[None]:
-    """A process that is stopped inside the store keeps all others out, this one too."""
+    """Print a hint if it takes long: a process stopped while holding the lock blocks this one."""
     text = (
-        f"no answer for {_PATIENCE:g} seconds: the store is large, or a process is stopped inside "
-        "it (state T in ps); if so continue that (kill -CONT) or end it\n"
+        f"no answer for {_PATIENCE:g} seconds: the store is large, or a stopped process (state T "
+        "in ps) holds its lock; if so, continue that process (kill -CONT) or end it\n"
     )
     timer = threading.Timer(_PATIENCE, lambda: (sys.stderr.write(text), sys.stderr.flush()))
     timer.daemon = True
@@ -171,7 +170,7 @@ def _said_if_it_takes_long() -> Iterator[None]:
 def _run_orphans(
     prefix: str | None, engine: str, options: Mapping[str, Any], *, remove: bool
 ) -> int:
-    """Say what belongs to no store, and remove it if asked to; the exit status."""
+    """Print what belongs to no store, remove it if asked to, and return the exit status."""
     try:
         known = [_find(prefix, engine, options)[1].directory] if prefix else []
         found = find_orphans(known)

@@ -1,6 +1,6 @@
-"""Messages as bytes: checked, encoded and decoded with msgpack (S1-S3, O1).
+"""Check, encode and decode messages with msgpack (S1-S3, O1).
 
-msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
+msgpack distinguishes bytes and str, is compact, and runs no code when it is decoded.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..exceptions import MessageTooLarge, RecordCorrupt
 
 #: Largest encoded message, in bytes. See `encode` for the one exception.
 MESSAGE_LIMIT = 1024 * 1024
-#: How deep a message may be nested, the message itself included.
+#: Maximum depth of nesting, the message itself included.
 DEPTH_LIMIT = 256
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-#: Types that need no look at the value.
+#: Types whose values need no check.
 _PLAIN = frozenset((str, bytes, float, bool, type(None)))
 #: Types of values that a copy of a message may share with it.
 _UNCHANGING = _PLAIN | {int}
 #: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
 _FLOAT_EXTRA = 9 - 4
-#: No message takes more bytes: one of nothing but floats, at the limit when they count as 4.
+#: Largest encoded message: one of floats only, at the limit when each counts as 4 bytes.
 _LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
@@ -43,15 +43,15 @@ _UNPACKING = (
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
-#: What objects consist of: of containers what they hold, of all else nothing.
+#: Returns the contents of containers, and nothing for other objects.
 _parts = gc.get_referents
 
 
 def _packer_for_all() -> Callable[[Any], bytes]:
-    """What packs messages that hold no containers; with C and the GIL, one packer for all threads.
+    """Return the function that packs messages without containers.
 
-    To make one costs more than to pack with it, and such a message runs no Python code while
-    it is packed, so nobody can come in between.
+    With msgpack's C code and the GIL, one packer serves all threads: creating one costs more than
+    packing, and packing such a message runs no Python code, so no other thread can interrupt it.
     """
     in_c = msgpack.Packer.__module__ != "msgpack.fallback"
     if in_c and getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -60,21 +60,20 @@ def _packer_for_all() -> Callable[[Any], bytes]:
 
 
 _pack_flat = _packer_for_all()
-#: A packer keeps the largest buffer that it ever needed. After a message of more bytes than this
-#: another takes its place.
+#: A packer keeps the largest buffer that it ever needed, so after a message of more bytes than this
+#: it is replaced.
 _SMALL = 64 * 1024
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as bytes.
+    """Encode a message.
 
-    Subclasses of what is carried travel as what they extend; tuples as lists (S1).
+    Values of subclasses arrive as their base type, tuples as lists (S1).
 
-    Raises `TypeError` for a type that can't be carried, `ValueError` for an int beyond
-    signed 64 bits, a str that is not valid Unicode, or too deep a nesting, both naming
-    the path to the value (O1); `MessageTooLarge` over `MESSAGE_LIMIT` bytes (S2). To keep
-    the promise that 1 MB of JSON always fits, a message over the limit is measured again
-    with every float counted as short as JSON can write it.
+    Raises `TypeError` for a type that can't be sent, and `ValueError` for an int beyond signed 64
+    bits, a str that is not valid Unicode, or too deep nesting, naming the path to the value (O1);
+    `MessageTooLarge` over `MESSAGE_LIMIT` bytes (S2). So that 1 MB of JSON always fits, a message
+    over the limit is measured again with every float counted as short as JSON can write it.
     """
     if type(message) is dict:
         for key, value in message.items():
@@ -104,7 +103,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     try:
         if (size := len(body)) > _LARGEST_BODY:
-            raise ValueError(f"the largest message takes {_LARGEST_BODY}")
+            raise ValueError(f"the largest message has {_LARGEST_BODY} bytes")
         message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
         if type(message) is dict:
             # Most messages are too short to be deep, and have none of the bytes that begin bytes,
@@ -133,14 +132,14 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 def _check_decoded(message: dict[str, Any], body: bytes) -> None:
     """Raise ValueError for a message that `encode` refuses."""
     if type(message) is not dict:
-        raise ValueError(f"it is no dict but {_type_name(message)}")
+        raise ValueError(f"it is not a dict but {_type_name(message)}")
     if 0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body:
         _check_keys_and_ints(message)
     if below := _parts(*message.values()):
         _check_depth(below)
     size = len(body)
     if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
-        raise ValueError(f"the limit is {MESSAGE_LIMIT}")
+        raise ValueError(f"the limit is {MESSAGE_LIMIT} bytes")
 
 
 def _check_keys_and_ints(message: dict[str, Any]) -> None:
@@ -152,7 +151,7 @@ def _check_keys_and_ints(message: dict[str, Any]) -> None:
             if type(each) is dict:
                 for key in each:
                     if type(key) is not str:
-                        raise ValueError(f"it has the key {_brief(key)}, which is no str")
+                        raise ValueError(f"it has the key {_brief(key)}, which is not a str")
                 items = each.values()
             if _PLAIN.issuperset(map(type, items)):
                 continue
@@ -177,22 +176,22 @@ def _check_depth(level: list[Any]) -> None:
 
 
 class SharedBody:
-    """An encoded message that several receivers of this process get.
+    """An encoded message for several receivers of this process.
 
-    Decoding costs more than copying, so a message in which nothing can be changed is decoded
-    once, and each gets a copy.
+    Decoding costs more than copying, so a message of immutable values is decoded once, and each
+    receiver gets a copy.
     """
 
     __slots__ = ("_body", "_message")
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        #: Decoded, if a copy of it will do.
+        #: The decoded message, if all its values are immutable.
         self._message: dict[str, Any] | None = None
 
     def decode(self) -> dict[str, Any]:
-        """As `decode`."""
-        body = self._body  # First: another thread may be at this, too.
+        """Decode the message. Raises as `decode`."""
+        body = self._body  # First: another thread may do the same meanwhile.
         if self._message is not None:
             return self._message.copy()
         message = decode(body)
@@ -201,7 +200,7 @@ class SharedBody:
         return message
 
 
-#: A message as receivers find it.
+#: A message for receivers.
 Body = bytes | SharedBody
 
 
@@ -246,10 +245,15 @@ def _check(value: Any, depth: int) -> None:
         return
     if isinstance(value, int):
         if not _INT_MIN <= value <= _INT_MAX:
-            raise _Bad(ValueError, f"is an int beyond signed 64 bits: {_brief(value)}")
+            raise _Bad(
+                ValueError, f"is an int beyond signed 64 bits: {_brief(value)}; send it as a str"
+            )
     elif isinstance(value, dict):
         if depth > DEPTH_LIMIT:
-            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+            raise _Bad(
+                ValueError,
+                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
+            )
         for key, item in value.items():
             if not isinstance(key, str):
                 raise _Bad(
@@ -265,7 +269,10 @@ def _check(value: Any, depth: int) -> None:
                 raise
     elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
         if depth > DEPTH_LIMIT:
-            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+            raise _Bad(
+                ValueError,
+                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
+            )
         for index, item in enumerate(value):
             if type(item) in _PLAIN:
                 continue
@@ -290,7 +297,8 @@ def _find_surrogate(message: Mapping[str, Any]) -> None:
                 value.encode()
             except UnicodeEncodeError:
                 raise _Bad(
-                    ValueError, f"has a lone surrogate, which is no text: {_brief(value)}"
+                    ValueError,
+                    f"has a lone surrogate, which is no text: {_brief(value)}; send it as bytes",
                 ) from None
             return
         steps: Any = ()

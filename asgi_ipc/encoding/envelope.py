@@ -1,4 +1,4 @@
-"""What lies on a process-specific queue: a message, and the local channels it is for.
+"""The records of process-specific queues: an encoded message and the names of its local channels.
 
 ====== =================================================================
 bytes  content
@@ -8,8 +8,8 @@ n      the names, each the part behind the ``!``, separated by newlines
 rest   the encoded message (`asgi_ipc.encoding.codec`)
 ====== =================================================================
 
-On other queues the encoded message lies as it is. The format is persisted in stores that
-outlive their processes: do not change it without a new version of the store.
+A record of another queue is the encoded message alone. The format is persisted in stores that
+outlive their processes: do not change it without raising the version of the store.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ from functools import lru_cache
 
 from ..exceptions import RecordCorrupt
 
-#: Width of the length in front.
+#: Width of the length field, in bytes.
 _LENGTH = 4
-#: Most local channels one record may be for.
+#: Maximum number of local channels of one record.
 MAX_LOCALS = 50_000
-#: A local name is part of a channel name, which has fewer than 100 characters; with its newline.
+#: Limit of a local name with its newline: a whole channel name has fewer than 100 characters.
 _LONGEST = 100
-#: What names are made of, and what stands between them.
+#: The characters of names, and the newline between them.
 _VALID = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.\n"
-#: Names of so many bytes, for some fifty channels, are remembered taken apart for many groups;
-#: up to so many, for some eight thousand, only for the last few.
+#: Parsed names of up to `_SHORT` bytes (some 50 channels) are cached for many groups, those of up
+#: to `_LONG` bytes (some 8,000 channels) for the last `_FEW`.
 _SHORT, _LONG = 2048, 256 * 1024
 _FEW = 4
-#: By so many bytes of the beginning one group's names are told from another's at a glance.
+#: Number of bytes at the beginning that normally distinguish one group's names from another's.
 _GLANCE = 64
 
 
 def address(local_names: Sequence[bytes]) -> bytes:
-    """The part in front of the message, for one local name or more."""
+    """Return the part that precedes the message, for one or more local names."""
     names = b"\n".join(local_names)
     return len(names).to_bytes(_LENGTH, "little") + names
 
 
 def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
-    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope.
+    """Return the local names and the encoded message.
 
-    Takes what `address` makes and no more: so many names, of such characters and length.
+    Raises `RecordCorrupt` for a header that `address` never makes: too many names, or names of
+    other characters or lengths.
     """
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:
         # A message takes a byte at least, so this is too short even for an empty name.
         raise RecordCorrupt(
-            f"a record of length {len(payload)} says that its message starts at byte {start}"
+            f"a record of {len(payload)} bytes says that its message starts at byte {start}"
         )
     if start < _SHORT:
         return _names(payload[_LENGTH:start]), payload[start:]
@@ -78,10 +79,10 @@ def _names(names: bytes) -> Sequence[bytes]:
         or names.count(b"\n") >= MAX_LOCALS
         or names.translate(None, _VALID)
     ):
-        raise RecordCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
+        raise RecordCorrupt(f"a record names channels that can't exist: {names[:60]!r}")
     found = names.split(b"\n")
     if len(names) >= _LONGEST and max(map(len, found)) >= _LONGEST:
-        raise RecordCorrupt(f"a record is for a channel whose name is too long: {names[:60]!r}")
+        raise RecordCorrupt(f"a record names a channel with too long a name: {names[:60]!r}")
     return found
 
 

@@ -1,10 +1,10 @@
-"""Names of channels and groups: which are valid (S4), and what a channel's name says.
+"""Validate and parse the names of channels and groups (S4).
 
-A channel ``queue!local`` is process-specific: the part up to and including the ``!``
-names the queue, the rest tells the channels of that queue apart. In names that we make,
-the queue is ``<prefix>.<32 lowercase hex digits>!``, where the digits are the identity
-(`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it, its *owner*,
-and the number of the layer that made it.
+A channel ``queue!local`` is process-specific: the part up to and including the ``!`` names the
+queue, the rest distinguishes the channels of that queue. In names that `new_channel` makes, the
+queue is ``<prefix>.<32 lowercase hex digits>!``. The digits are the identity
+(`asgi_ipc.engines.base.Engine.identity`) of the only process that reads it, its *owner*, and the
+number of the layer that made it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .envelope import address
 
 #: A name must be shorter than this, in characters. Channels' rule.
 NAME_LIMIT = 100
-#: Names whose parsed form is remembered; a busy process uses more of them than that
-#: only one after the other.
+#: Number of parsed names in the cache; a busy process does not use more of them at a time.
 _REMEMBERED = 4096
 
 # Not `\d` or `\w`, which match digits and letters of every script, and not `$`, which
@@ -36,11 +35,11 @@ _CHANNEL_RULE = f"{_RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') 
 
 
 class ChannelName(NamedTuple):
-    """A valid channel name, taken apart."""
+    """A valid channel name, parsed."""
 
-    #: All of it.
+    #: The whole name.
     full: str
-    #: The non-local part, up to and including the ``!``; all of a name without one.
+    #: The non-local part, up to and including the ``!``; the whole name if it has none.
     queue: bytes
     #: The part behind the ``!``.
     local: bytes
@@ -48,26 +47,26 @@ class ChannelName(NamedTuple):
     specific: bool
     #: Identity of the only process that may receive from it, or ``b""``.
     owner: bytes
-    #: What stands in front of a message to it alone (`.envelope`); ``b""`` if no ``!``.
+    #: Precedes a message to this channel alone (`.envelope`); ``b""`` without a ``!``.
     header: bytes
 
 
 def channel_name(name: object) -> ChannelName:
-    """Take a channel name apart. Raises `TypeError` naming it and the rule (S4)."""
+    """Parse a channel name. Raises `TypeError` with the name and the rule (S4)."""
     if isinstance(name, str):
         return _channel_name(name)
-    raise TypeError(f"channel name {name!r} is not a str")
+    raise TypeError(f"channel name {name!r} is not a str; pass a str")
 
 
 def group_name(name: object) -> bytes:
-    """A group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
+    """Return a group's name as bytes. Raises `TypeError` with the name and the rule (S4)."""
     if isinstance(name, str):
         return _group_name(name)
-    raise TypeError(f"group name {name!r} is not a str")
+    raise TypeError(f"group name {name!r} is not a str; pass a str")
 
 
 def queue_owner(queue: str) -> bytes:
-    """The identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
+    """Return the identity in ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
     return bytes.fromhex(match[1])[:IDENTITY_BYTES] if match else b""
 
@@ -76,7 +75,7 @@ def queue_owner(queue: str) -> bytes:
 def _channel_name(name: str) -> ChannelName:
     match = _CHANNEL.fullmatch(name) if len(name) < NAME_LIMIT else None
     if match is None:
-        raise TypeError(f"channel name {_shown(name)} is not valid: {_CHANNEL_RULE}")
+        raise TypeError(f"channel name {_shown(name)} is not valid; use {_CHANNEL_RULE}")
     queue, local = match["queue"], match["local"]
     specific = match["bang"] is not None
     owner = queue_owner(queue) if specific else b""
@@ -87,12 +86,12 @@ def _channel_name(name: str) -> ChannelName:
 @lru_cache(_REMEMBERED)
 def _group_name(name: str) -> bytes:
     if len(name) >= NAME_LIMIT or not _GROUP.fullmatch(name):
-        raise TypeError(f"group name {_shown(name)} is not valid: {_RULE}")
+        raise TypeError(f"group name {_shown(name)} is not valid; use {_RULE}")
     return name.encode()
 
 
 def _shown(name: str) -> str:
-    """A name for an error message, however long it is."""
+    """Return a name for an error message, shortened if it is long."""
     return (
         repr(name)
         if len(name) <= 2 * NAME_LIMIT

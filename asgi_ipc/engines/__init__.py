@@ -1,8 +1,8 @@
-"""The engines, and how one is chosen. `asgi_ipc.engines.base` says what an engine is.
+"""Choose and open an engine. `asgi_ipc.engines.base` is the contract of engines.
 
-To add one here: a module, and a line in `BUILT_IN`. To add one elsewhere: an entry point
-in group ``asgi_ipc.engines``, or no registration at all and a dotted path in the settings.
-Only the engine that is asked for is imported; an engine's dependencies are its own affair.
+To add an engine to asgi_ipc, add a module and a line in `BUILT_IN`. Another package registers its
+engine by an entry point in group ``asgi_ipc.engines``, or its users put the path into their
+settings. Only the chosen engine is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Engine
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-#: What makes an engine: a class, or anything else that is called like one.
+#: A class or function that returns an engine.
 Factory = Callable[..., Engine]
 
 #: The engines that come with asgi_ipc, each as ``module:Class``.
@@ -27,7 +27,7 @@ BUILT_IN: Mapping[str, str] = {
     "posix": "asgi_ipc.engines.shm.posix:PosixEngine",
     "sysv": "asgi_ipc.engines.shm.sysv:SysVEngine",
 }
-#: Where other distributions register theirs.
+#: The entry point group in which other packages register engines.
 ENTRY_POINT_GROUP = "asgi_ipc.engines"
 
 
@@ -49,8 +49,8 @@ def open_engine(
     if _is_instance(engine):
         if options:
             raise OptionError(
-                f"engine_options {_listed(options)} given with an engine that exists already;"
-                " pass them when you construct it"
+                f"engine_options has {_listed(options)}, but engine is an object, not a name; pass"
+                " options to its constructor"
             )
         return cast(Engine, engine)
     factory = find(cast("str | Factory", engine))
@@ -62,13 +62,13 @@ def open_engine(
 
 
 def find(engine: str | Factory) -> Factory:
-    """The class or factory of that name or path, imported; given one, that one."""
+    """Import and return the class or factory of that name or path; return a given one as it is."""
     if not isinstance(engine, str):
         if callable(engine):
             return engine
         raise OptionError(
-            f"engine is {engine!r}; it must be a name, a path 'package.module:Class',"
-            " a class that makes engines, or an engine"
+            f"engine is {engine!r}; pass a name, a path 'package.module:Class', a class or function"
+            " that returns an engine, or an engine"
         )
     path = BUILT_IN.get(engine)
     if path is None and ":" in engine:
@@ -80,7 +80,7 @@ def find(engine: str | Factory) -> Factory:
         if registered is not None:
             return cast(Factory, registered.load())
     except Exception as error:
-        # Whatever its module stumbled over, the user's question is the same: what works?
+        # Whatever its import raised, the user needs to know which engines work.
         raise EngineUnavailable(
             f"engine {engine!r} can't be imported: {_told(error)}\n{_overview()}"
         ) from error
@@ -88,12 +88,12 @@ def find(engine: str | Factory) -> Factory:
 
 
 def names() -> list[str]:
-    """The names of all registered engines, whether they work here or not."""
+    """Return the names of all registered engines, whether they work here or not."""
     return sorted({*BUILT_IN, *_entry_points()})
 
 
 def available() -> dict[str, str | None]:
-    """For each registered engine None if it works here, or why not. Imports them all."""
+    """Import all registered engines; return for each None if it works here, or why not."""
     return {name: _state(name) for name in names()}
 
 
@@ -103,7 +103,7 @@ def _state(name: str) -> str | None:
         factory = _import(path) if path is not None else _entry_points()[name].load()
         return _reason(factory)
     except Exception as error:
-        # One that is broken must not hide the others.
+        # A broken engine must not hide the others.
         return _told(error)
 
 
@@ -123,20 +123,20 @@ def _import(path: str) -> Factory:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    # Imported late: it costs more than all of us, and the usual engine needs none of it.
+    # Imported late: it costs more than asgi_ipc itself, and built-in engines don't need it.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _reason(factory: Factory) -> str | None:
-    """What the engine itself says about this machine; a plain function says nothing."""
+    """Return why the engine can't work on this machine; None for a plain function."""
     unavailable = getattr(factory, "unavailable", None)
     return unavailable() if unavailable is not None else None
 
 
 def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the factory does not take, by name, before it is called."""
+    """Raise `OptionError` for an option that the factory does not take, before the call."""
     # Imported late, as most engines are opened without options.
     if not options:
         return
@@ -144,10 +144,10 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
 
     parameters = list(inspect.signature(factory).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return  # It takes anything, and must say itself what it does not know.
+        return  # It takes any option, and must refuse unknown ones itself.
     taken = [
         parameter.name
-        for parameter in parameters[1:]  # The first is the prefix, however it is called.
+        for parameter in parameters[1:]  # The first is the prefix, whatever its name.
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.name not in ("channel_memory", "group_memory")
     ]
@@ -155,12 +155,12 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
     if unknown:
         raise OptionError(
             f"engine {engine} has no option {_listed(unknown)};"
-            f" it takes {_listed(taken) if taken else 'none'}"
+            f" {'use ' + _listed(taken) if taken else 'remove it, as this engine takes none'}"
         )
 
 
 def _overview() -> str:
-    """What the user can choose instead. Imports every engine, so for error messages only."""
+    """Return which engines work here. Imports every engine, so only for error messages."""
     state = available()
     lines = [f"available here: {_listed(name for name in state if state[name] is None)}"]
     lines += [f"not available: {name!r}: {why}" for name, why in state.items() if why is not None]

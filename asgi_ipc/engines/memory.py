@@ -1,10 +1,10 @@
-"""The readable engine: dicts and deques under one lock, for one process.
+"""The reference engine: dicts and deques under one lock, for one process.
 
-Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the numbers in
-the comments are theirs. It is also the double to test an application with: no file, no
-shared memory, and a clock that a test may set. All engines of one prefix in a process
-share one store, which goes when the last of them is closed. A call that Python makes in the
-middle of another one, in the same thread, raises `Reentered` (E25).
+Read this first to see what the clauses of `asgi_ipc.engines.base` mean; comments cite their
+numbers. It also serves to test applications: it has no file and no shared memory, and a test may
+set its clock. All engines of one prefix in a process share one store, which ends when the last of
+them is closed. A call that Python makes in the middle of another one, in the same thread, raises
+`Reentered` (E25).
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from .guards import OwnLock, WeakBag, own_lock
 
 _log = logging.getLogger(__name__)
 
+#: The sizes stay while any layer has the store open.
+_ENLARGE = "enlarge {0}: close() all layers on the store, which drops it, and open it larger"
 #: A deadline that no clock reaches.
 _NEVER = 1 << 63
-#: Versions of tables. Never used twice, so that an old answer is never taken for news (E11).
+#: Versions of tables. Never reused, so that `members` can't miss a change (E11).
 _versions = itertools.count(1)
 
 
@@ -50,13 +52,13 @@ class _Entry(NamedTuple):
 
 
 class _Queue:
-    """Records, oldest first, and the bells of those who wait for more."""
+    """Records, oldest first, and the bells armed on the queue."""
 
     def __init__(self) -> None:
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
-        self.soonest = _NEVER  # No entry dies before this.
-        self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
+        self.soonest = _NEVER  # No entry expires before this.
+        self.bells: deque[PipeBell] = deque()  # In the order of arming; none twice.
         self.counts: Counter[str] = Counter()
 
 
@@ -78,20 +80,20 @@ class _Store:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """Be as new, as in a forked child, where no other thread can be inside."""
-        #: That of all stores of the process: with one for each, two threads could each wait for
-        #: the other's, as a finalizer in the middle of one store's methods uses another store.
+        """Reset the store, also in a forked child, where no other thread can hold the lock."""
+        #: One lock for all stores of the process: with one for each, two threads could each wait
+        #: for the other's, if a finalizer in the middle of a method of one uses the other.
         self.lock = _lock
-        # No other engine has it, so that its first bytes are those of no other store (E17).
+        # Unique, so its first bytes are those of no other store (E17).
         self.identity = os.urandom(IDENTITY_BYTES)
         self.flushes += 1
         self.forget()
 
     def exclusive(self) -> OwnLock:
-        """The lock, to be held with ``with``.
+        """Return the lock, for a ``with`` statement.
 
         Raises `Reentered` if this thread holds it already: then Python runs other code in the
-        middle of a method, and half of a change is made.
+        middle of a method, with half of a change made.
         """
         lock = self.lock
         if lock._is_owned():
@@ -105,7 +107,7 @@ class _Store:
         self.counts: Counter[str] = Counter()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
-        # A change has begun and not ended, if nobody is inside: an exception came in between.
+        # True outside of any method: an exception interrupted a change.
         self.changing = False
 
     def repair(self) -> None:
@@ -123,13 +125,13 @@ class _Store:
         self.changing = False
 
     def queue(self, name: bytes, now: int) -> _Queue:
-        """The queue of that name, made if need be, and with no dead record in it (E4)."""
+        """Return the queue of that name, created if needed, without expired records (E4)."""
         if self.changing:
             self.repair()
         found = self.queues.get(name)
         if found is None:
-            # Idle queues are kept for their counts, but not for ever: each name of a
-            # closed connection would stay. To sweep at each doubling costs next to nothing.
+            # Idle queues are kept for their counts, but not forever, or the name of every closed
+            # connection would stay. Sweeping at each doubling costs next to nothing.
             if len(self.queues) >= self.sweep_at:
                 for each in self.queues.values():
                     if each.bells:
@@ -149,12 +151,12 @@ class _Store:
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
         self.left(queue, dead)
-        queue.entries = live  # At once: who peeks has no lock.
+        queue.entries = live  # In one step: `peek` takes no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
         self.changing = False
 
     def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
-        """Count what these records took as free."""
+        """Subtract these records from the counts."""
         size = sum(len(entry.payload) for entry in entries)
         queue.bytes -= size
         self.record_bytes -= size
@@ -174,7 +176,7 @@ class _Store:
         self.changing = False
 
     def drop(self, queue: _Queue) -> None:
-        """Take all records out."""
+        """Remove all records."""
         self.changing = True
         self.left(queue, queue.entries)
         queue.entries.clear()
@@ -182,7 +184,8 @@ class _Store:
         self.changing = False
 
     def room(self, queue: _Queue, size: int, now: int) -> tuple[bool, bool]:
-        """Whether a record fits, and whether its queue may have it, once the dead are out (E4)."""
+        """Return whether a record fits, and whether its queue may have it (E7), without the
+        expired records (E4)."""
 
         def look() -> tuple[bool, bool]:
             free = self.channel_memory - self.record_bytes - size
@@ -194,7 +197,7 @@ class _Store:
         return look()
 
     def signal(self, name: bytes, queue: _Queue) -> None:
-        """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
+        """Signal the bell armed first, skipping closed ones (E13)."""
         while queue.bells:
             if queue.bells.popleft().try_signal(signal_for(name)):
                 return
@@ -205,7 +208,7 @@ class _Store:
         self.counts[what] += number
 
     def table(self, name: bytes, now: int) -> _Table | None:
-        """The table of that name, if it has live members, and without the others (E9)."""
+        """Return the table of that name without expired members, or None if it has none (E9)."""
         if self.changing:
             self.repair()
         found = self.tables.get(name)
@@ -229,13 +232,13 @@ class _Store:
 
 #: The stores of this process. Weak: a store lives as long as an engine has it open.
 _stores: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
-#: One that a finalizer may take again: what it guards is one look and one entry.
+#: Reentrant, as a finalizer may take it again: it guards one look-up and one insertion.
 _stores_lock = threading.RLock()
 _lock = own_lock()
 
 
 def _after_fork_in_child() -> None:
-    """Give the child stores of its own (E17, E18): another thread may have been in ours."""
+    """Reset the child's stores (E17, E18): another thread may have held the lock."""
     global _lock, _stores_lock
     _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
@@ -254,7 +257,7 @@ class MemoryEngine:
     """Queues and tables in the memory of one process. See `asgi_ipc.engines.base.Engine`.
 
     ``channel_memory`` and ``group_memory`` bound the bytes of payloads and of member
-    names. ``clock`` gives nanoseconds; a test may pass its own.
+    names. ``clock`` returns nanoseconds; a test may pass its own.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -273,7 +276,7 @@ class MemoryEngine:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
         if not callable(clock):
-            raise OptionError(f"clock is {clock!r}; it must be callable and give nanoseconds")
+            raise OptionError(f"clock is {clock!r}; it must be callable and return nanoseconds")
         self._bells: WeakBag[PipeBell] = WeakBag()
         self._identity = os.urandom(IDENTITY_BYTES)
         # Not to be made while the lock is held: a collection may come between.
@@ -286,7 +289,8 @@ class MemoryEngine:
         _engines.add(self)
         if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
             _log.warning(
-                "memory store %r is open with channel_memory=%d, group_memory=%d; it stays so",
+                "memory store %r keeps channel_memory=%d, group_memory=%d, with which it was made; "
+                "to change them, close() all layers on it and open it again",
                 prefix,
                 store.channel_memory,
                 store.group_memory,
@@ -294,7 +298,7 @@ class MemoryEngine:
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """None: it works everywhere."""
+        """Return None: it works everywhere."""
         return None
 
     @property
@@ -306,22 +310,22 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """Of this engine alone: another one of the same prefix reads queues of its own."""
+        """This engine's own: another engine of the same prefix reads its own queues."""
         self._store  # noqa: B018 (raises once it is closed)
         return self._identity
 
     def inside(self) -> bool:
-        """Whether the calling thread is in the middle of a method."""
+        """Return whether the calling thread is in the middle of a method."""
         store = self._opened
         return store is not None and store.lock._is_owned()
 
     @property
     def flushes(self) -> int:
-        """How often the store was emptied: by `flush`, `destroy`, or by being forked."""
+        """How often the store was emptied, by `flush`, `destroy` or a fork."""
         return self._store.flushes
 
     def clock(self) -> int:
-        """Now, in nanoseconds."""
+        """Return the time in nanoseconds."""
         return self._store.clock()
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
@@ -329,7 +333,9 @@ class MemoryEngine:
         for record in records:
             _check_name("queue", record.queue)
             if len(record.payload) > MAX_PAYLOAD:
-                raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
+                raise ValueError(
+                    f"a record has {len(record.payload)} bytes; push at most {MAX_PAYLOAD}"
+                )
         refused = []
         store = self._store
         with store.exclusive():
@@ -342,9 +348,10 @@ class MemoryEngine:
                     store.count(queue, "refused")
                 elif not all(room := store.room(queue, len(record.payload), now)):
                     detail = (
-                        f"the queue has {queue.bytes} and all {store.record_bytes} of"
-                        f" {store.channel_memory} bytes, too many for {len(record.payload)} more;"
-                        " choose a larger channel_memory or a shorter expiry"
+                        f"there is no room for {len(record.payload)} bytes: channel_memory has"
+                        f" {store.record_bytes} of {store.channel_memory} in use, {queue.bytes} by"
+                        f" this queue, which may have {SHARE} times what it leaves free; read it"
+                        f" faster, or {_ENLARGE.format('channel_memory')}"
                     )
                     refused.append(Refused(index, True, detail, over_share=room[0]))
                     store.count(queue, "refused")
@@ -370,30 +377,30 @@ class MemoryEngine:
             store.left(found, taken)
             store.changing = False
             store.count(found, "popped", len(taken))
-            # Still under the lock: no push comes between this look and the arming (E12).
+            # Still holding the lock: no push comes between this look and the arming (E12).
             if bell is not None and len(taken) < limit and bell not in found.bells:
                 found.bells.append(_ours(bell))
         return [Popped(entry.payload, entry.deadline) for entry in taken]
 
     def peek(self, queue: bytes) -> bool:
-        """Whether there is a record, dead or alive (E24)."""
+        """Return whether there is a record, expired or not (E24)."""
         found = self._store.queues.get(queue)
         return found is not None and bool(found.entries)
 
     def restore(self, queue: bytes, record: Popped) -> None:
-        """Put a record back in front; it counts as never popped."""
+        """Put a record back in front, and count it as never popped."""
         store = self._store
         with store.exclusive():
             now = store.clock()
             found = store.queue(queue, now)
             store.insert(found, _Entry(record.payload, record.deadline, now), front=True)
             store.count(found, "popped", -1)
-            store.bury(found, now)  # It may have died in the caller's hands.
+            store.bury(found, now)  # It may have expired meanwhile.
             if found.entries:
                 store.signal(queue, found)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
-        """Stop waiting, and pass a signal on that came too late to be of use."""
+        """Take a bell off the queue; if it was already signalled, signal the next one."""
         store = self._store
         with store.exclusive():
             found = store.queue(queue, store.clock())
@@ -403,16 +410,16 @@ class MemoryEngine:
                 store.signal(queue, found)  # E14
 
     def bell(self) -> Bell:
-        """A pipe."""
+        """Return a new pipe."""
         self._store  # noqa: B018 (raises once it is closed)
         bell = PipeBell()
         self._bells.add(bell)
         if self._opened is None:
-            bell.close()  # By another thread, just now.
+            bell.close()  # Another thread has just closed the engine.
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
-        """Add or renew a member. The owner is this process or nobody: no matter which."""
+        """Add or renew a member. The owner, if any, is this process, so it does not matter."""
         _check_name("table", table)
         _check_name("member", member)
         store = self._store
@@ -422,11 +429,12 @@ class MemoryEngine:
             if found is None or member not in found.members:
                 if store.member_bytes + len(member) > store.group_memory:
                     for name in list(store.tables):
-                        store.table(name, now)  # Which drops the dead.
+                        store.table(name, now)  # Drops expired members.
                 if store.member_bytes + len(member) > store.group_memory:
                     raise StoreFull(
-                        f"{store.member_bytes} of {store.group_memory} bytes are in use by"
-                        " memberships; choose a larger group_memory or a shorter group_expiry"
+                        f"{store.member_bytes} of {store.group_memory} bytes of group_memory are in"
+                        f" use, with no room for {len(member)} more;"
+                        f" {_ENLARGE.format('group_memory')}"
                     )
                 store.changing = True
                 found = store.tables.setdefault(table, _Table())
@@ -447,7 +455,7 @@ class MemoryEngine:
             return True
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
-        """The members, or what the caller knows already."""
+        """Return the members, or ``known`` if they are unchanged."""
         store = self._store
         with store.exclusive():
             found = store.table(table, store.clock())
@@ -457,7 +465,7 @@ class MemoryEngine:
             return Members(tuple(found.members) if found is not None else (), version)
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
-        """The counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
+        """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
         with store.exclusive():
             now = store.clock()
@@ -482,11 +490,11 @@ class MemoryEngine:
                 result["members"] = sum(len(table.members) for table in store.tables.values())
                 result["bytes_used"] = store.record_bytes + store.member_bytes
                 result["bytes_total"] = store.channel_memory + store.group_memory
-                result["recoveries"] = 0  # Who is killed in here takes the store along.
+                result["recoveries"] = 0  # A killed process takes the store with it.
         return result
 
     def flush(self) -> None:
-        """Drop records and members. Who waits goes on waiting: the bells stay armed."""
+        """Drop records and members; bells stay armed."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():
@@ -498,18 +506,18 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Let go of the store and of the bells made here."""
+        """Release the store and the bells made here."""
         self._opened = None
         for bell in self._bells.alive():
             bell.close()
 
     def destroy(self) -> None:
-        """Make the store as new for whoever else has it open, wake them all, and close."""
+        """Empty the store for all engines that have it open, wake all receivers, and close."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():
                 for bell in queue.bells:
-                    bell.signal()  # What they are armed on is gone; they must look again.
+                    bell.signal()  # The queue is gone: receivers must look again.
             store.forget()
             store.flushes += 1
         self.close()
@@ -517,10 +525,10 @@ class MemoryEngine:
 
 def _check_name(kind: str, name: bytes) -> None:
     if not 1 <= len(name) <= MAX_NAME:
-        raise ValueError(f"{kind} name {name!r} has {len(name)} bytes; 1 to {MAX_NAME} are allowed")
+        raise ValueError(f"{kind} name {name!r} has {len(name)} bytes; use 1 to {MAX_NAME}")
 
 
 def _ours(bell: Bell) -> PipeBell:
     if not isinstance(bell, PipeBell):
-        raise TypeError(f"{bell!r} is no bell of this engine; get one from bell()")
+        raise TypeError(f"{bell!r} is not a bell of this engine; get one from bell()")
     return bell

@@ -105,4 +105,4 @@ def test_a_fifo_that_wakes_nobody_is_found(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.ring_once", lambda path: True)
     found = {each["name"]: each for each in try_in(str(tmp_path))}
     assert found["wake_up"]["works"] is False
-    assert "not woken" in found["wake_up"]["detail"]
+    assert "did not wake" in found["wake_up"]["detail"]
