@@ -66,6 +66,8 @@ class SyncIPCChannelLayer(LayerSurface):
         goes on after the ``!``, or that belongs to another process, and for a timeout that is
         no number of seconds.
         """
+        if timeout is not None:
+            timeout = seconds_or_none("timeout", timeout)
         demux = self._core.demux
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
@@ -73,7 +75,7 @@ class SyncIPCChannelLayer(LayerSurface):
             names = names[first:] + names[:first]
         try:
             if block and names:
-                found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
+                found = receive_waiting(demux, names, timeout)
             else:
                 found = receive_now(demux, names)
             if left:

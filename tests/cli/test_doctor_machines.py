@@ -102,7 +102,7 @@ def test_locks_that_do_not_work_are_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_fifo_that_wakes_nobody_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.PATIENCE", 1)
-    monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.ring_once", lambda path: True)
+    monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.signal_once", lambda path: True)
     found = {each["name"]: each for each in try_in(str(tmp_path))}
     assert found["wake_up"]["works"] is False
     assert "did not wake" in found["wake_up"]["detail"]
