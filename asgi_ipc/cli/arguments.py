@@ -1,4 +1,4 @@
-"""The arguments that all commands share: the engine and its options."""
+"""What the commands of the command line ask alike: which engine, with which options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser, what_for: str) -> None:
-    """Add ``--engine``, and ``--engine-option``, whose value is a list of pairs."""
+    """``--engine``, and ``--engine-option``, which gives a list of pairs."""
     parser.add_argument(
         "--engine",
         default="posix",

@@ -38,10 +38,11 @@ _UNUSABLE = (EngineUnavailable, OptionError, StoreUnavailable, OSError)
 def check(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return sentences that say what is wrong with the store of a prefix; empty if it is sound.
+    """What is wrong with the store of a prefix, in words; empty if nothing is.
 
-    Does not join the store, so it also checks a store that can't be used. Raises
-    `StoreUnavailable` if there is none, `EngineUnavailable` for an engine without shared memory.
+    The store is looked at without joining it, so that one which can't be used can be
+    checked. Raises `StoreUnavailable` if there is none, `EngineUnavailable` for an engine
+    that has nothing to check.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     record = record_of(location)
@@ -78,10 +79,10 @@ def _look_at(locked_segment: LockedSegment) -> list[str]:
 def remove(
     prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Remove the store of a prefix, whatever it holds; its processes continue with a fresh one.
+    """Remove the store of a prefix, whatever it holds; its processes begin a fresh one.
 
-    For a corrupt store, which can't be opened to be destroyed. Removes only what provably belongs
-    to the store; returns sentences that say what was left for that reason.
+    For one that is corrupt, which can't be opened to be destroyed. Only what is provably the
+    store's is removed; returns in words what was left for that reason.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     if record_of(location) is None:
@@ -104,7 +105,7 @@ def _find(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``check``."""
+    """The options of ``check``."""
     parser.add_argument(
         "prefix", metavar="PREFIX", nargs="?", help="the prefix of the store's layers"
     )
@@ -124,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was found; return the exit status."""
+    """Say what was found; the exit status."""
     options = dict(arguments.engine_option)
     which = arguments.prefix, arguments.engine, options
     if arguments.orphans:
@@ -137,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
             with _said_if_it_takes_long():
                 found = check(*which)
         except Missing as error:
-            # Removed, or not visible here: the user who passes --remove must know which.
+            # Whether it was removed by hand or is out of sight, who says --remove must know.
             if not arguments.remove:
                 raise
             found = [str(error)]
@@ -153,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _said_if_it_takes_long() -> Iterator[None]:
-    """Print a hint if it takes long: a process stopped while holding the lock blocks this one."""
+    """A process that is stopped inside the store keeps all others out, this one too."""
     text = (
         f"no answer for {_PATIENCE:g} seconds: the store is large, or a stopped process (state T "
         "in ps) holds its lock; if so, continue that process (kill -CONT) or end it\n"
@@ -170,7 +171,7 @@ def _said_if_it_takes_long() -> Iterator[None]:
 def _run_orphans(
     prefix: str | None, engine: str, options: Mapping[str, Any], *, remove: bool
 ) -> int:
-    """Print what belongs to no store, remove it if asked to, and return the exit status."""
+    """Say what belongs to no store, and remove it if asked to; the exit status."""
     try:
         known = [_find(prefix, engine, options)[1].directory] if prefix else []
         found = find_orphans(known)

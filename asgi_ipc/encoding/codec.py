@@ -1,6 +1,6 @@
-"""Check, encode and decode messages with msgpack (S1-S3, O1).
+"""Messages as bytes: checked, encoded and decoded with msgpack (S1-S3, O1).
 
-msgpack distinguishes bytes and str, is compact, and runs no code when it is decoded.
+msgpack keeps bytes and str apart, is compact, and runs no code when it is read.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ..exceptions import MessageTooLarge, RecordCorrupt
 
 #: Largest encoded message, in bytes. See `encode` for the one exception.
 MESSAGE_LIMIT = 1024 * 1024
-#: Maximum depth of nesting, the message itself included.
+#: How deep a message may be nested, the message itself included.
 DEPTH_LIMIT = 256
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-#: Types whose values need no check.
+#: Types that need no look at the value.
 _PLAIN = frozenset((str, bytes, float, bool, type(None)))
 #: Types of values that a copy of a message may share with it.
 _UNCHANGING = _PLAIN | {int}
 #: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
 _FLOAT_EXTRA = 9 - 4
-#: Largest encoded message: one of floats only, at the limit when each counts as 4 bytes.
+#: No message takes more bytes: one of nothing but floats, at the limit when they count as 4.
 _LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
 _TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
@@ -43,15 +43,15 @@ _UNPACKING = (
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
-#: Returns the contents of containers, and nothing for other objects.
+#: What objects consist of: of containers what they hold, of all else nothing.
 _parts = gc.get_referents
 
 
 def _packer_for_all() -> Callable[[Any], bytes]:
-    """Return the function that packs messages without containers.
+    """What packs messages that hold no containers; with C and the GIL, one packer for all threads.
 
-    With msgpack's C code and the GIL, one packer serves all threads: creating one costs more than
-    packing, and packing such a message runs no Python code, so no other thread can interrupt it.
+    To make one costs more than to pack with it, and such a message runs no Python code while
+    it is packed, so nobody can come in between.
     """
     in_c = msgpack.Packer.__module__ != "msgpack.fallback"
     if in_c and getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -60,20 +60,21 @@ def _packer_for_all() -> Callable[[Any], bytes]:
 
 
 _pack_flat = _packer_for_all()
-#: A packer keeps the largest buffer that it ever needed, so after a message of more bytes than this
-#: it is replaced.
+#: A packer keeps the largest buffer that it ever needed. After a message of more bytes than this
+#: another takes its place.
 _SMALL = 64 * 1024
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """Encode a message.
+    """A message as bytes.
 
-    Values of subclasses arrive as their base type, tuples as lists (S1).
+    Subclasses of what is carried travel as what they extend; tuples as lists (S1).
 
-    Raises `TypeError` for a type that can't be sent, and `ValueError` for an int beyond signed 64
-    bits, a str that is not valid Unicode, or too deep nesting, naming the path to the value (O1);
-    `MessageTooLarge` over `MESSAGE_LIMIT` bytes (S2). So that 1 MB of JSON always fits, a message
-    over the limit is measured again with every float counted as short as JSON can write it.
+    Raises `TypeError` for a type that can't be carried, `ValueError` for an int beyond
+    signed 64 bits, a str that is not valid Unicode, or too deep a nesting, both naming
+    the path to the value (O1); `MessageTooLarge` over `MESSAGE_LIMIT` bytes (S2). To keep
+    the promise that 1 MB of JSON always fits, a message over the limit is measured again
+    with every float counted as short as JSON can write it.
     """
     if type(message) is dict:
         for key, value in message.items():
@@ -176,22 +177,22 @@ def _check_depth(level: list[Any]) -> None:
 
 
 class SharedBody:
-    """An encoded message for several receivers of this process.
+    """An encoded message that several receivers of this process get.
 
-    Decoding costs more than copying, so a message of immutable values is decoded once, and each
-    receiver gets a copy.
+    Decoding costs more than copying, so a message in which nothing can be changed is decoded
+    once, and each gets a copy.
     """
 
     __slots__ = ("_body", "_message")
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        #: The decoded message, if all its values are immutable.
+        #: Decoded, if a copy of it will do.
         self._message: dict[str, Any] | None = None
 
     def decode(self) -> dict[str, Any]:
-        """Decode the message. Raises as `decode`."""
-        body = self._body  # First: another thread may do the same meanwhile.
+        """As `decode`."""
+        body = self._body  # First: another thread may be at this, too.
         if self._message is not None:
             return self._message.copy()
         message = decode(body)
@@ -200,7 +201,7 @@ class SharedBody:
         return message
 
 
-#: A message for receivers.
+#: A message as receivers find it.
 Body = bytes | SharedBody
 
 

@@ -1,4 +1,4 @@
-"""The records of process-specific queues: an encoded message and the names of its local channels.
+"""What lies on a process-specific queue: a message, and the local channels it is for.
 
 ====== =================================================================
 bytes  content
@@ -8,8 +8,8 @@ n      the names, each the part behind the ``!``, separated by newlines
 rest   the encoded message (`asgi_ipc.encoding.codec`)
 ====== =================================================================
 
-A record of another queue is the encoded message alone. The format is persisted in stores that
-outlive their processes: do not change it without raising the version of the store.
+On other queues the encoded message lies as it is. The format is persisted in stores that
+outlive their processes: do not change it without a new version of the store.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from functools import lru_cache
 
 from ..exceptions import RecordCorrupt
 
-#: Width of the length field, in bytes.
+#: Width of the length in front.
 _LENGTH = 4
-#: Maximum number of local channels of one record.
+#: Most local channels one record may be for.
 MAX_LOCALS = 50_000
-#: Limit of a local name with its newline: a whole channel name has fewer than 100 characters.
+#: A local name is part of a channel name, which has fewer than 100 characters; with its newline.
 _LONGEST = 100
-#: The characters of names, and the newline between them.
+#: What names are made of, and what stands between them.
 _VALID = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.\n"
-#: Parsed names of up to `_SHORT` bytes (some 50 channels) are cached for many groups, those of up
-#: to `_LONG` bytes (some 8,000 channels) for the last `_FEW`.
+#: Names of so many bytes, for some fifty channels, are remembered taken apart for many groups;
+#: up to so many, for some eight thousand, only for the last few.
 _SHORT, _LONG = 2048, 256 * 1024
 _FEW = 4
-#: Number of bytes at the beginning that normally distinguish one group's names from another's.
+#: By so many bytes of the beginning one group's names are told from another's at a glance.
 _GLANCE = 64
 
 
 def address(local_names: Sequence[bytes]) -> bytes:
-    """Return the part that precedes the message, for one or more local names."""
+    """The part in front of the message, for one local name or more."""
     names = b"\n".join(local_names)
     return len(names).to_bytes(_LENGTH, "little") + names
 
 
 def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
-    """Return the local names and the encoded message.
+    """The local names and the encoded message. Raises `RecordCorrupt` if it is no envelope.
 
-    Raises `RecordCorrupt` for a header that `address` never makes: too many names, or names of
-    other characters or lengths.
+    Takes what `address` makes and no more: so many names, of such characters and length.
     """
     start = _LENGTH + int.from_bytes(payload[:_LENGTH], "little")
     if len(payload) <= start:

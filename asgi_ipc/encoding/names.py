@@ -1,10 +1,10 @@
-"""Validate and parse the names of channels and groups (S4).
+"""Names of channels and groups: which are valid (S4), and what a channel's name says.
 
-A channel ``queue!local`` is process-specific: the part up to and including the ``!`` names the
-queue, the rest distinguishes the channels of that queue. In names that `new_channel` makes, the
-queue is ``<prefix>.<32 lowercase hex digits>!``. The digits are the identity
-(`asgi_ipc.engines.base.Engine.identity`) of the only process that reads it, its *owner*, and the
-number of the layer that made it.
+A channel ``queue!local`` is process-specific: the part up to and including the ``!``
+names the queue, the rest tells the channels of that queue apart. In names that we make,
+the queue is ``<prefix>.<32 lowercase hex digits>!``, where the digits are the identity
+(`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it, its *owner*,
+and the number of the layer that made it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from .envelope import address
 
 #: A name must be shorter than this, in characters. Channels' rule.
 NAME_LIMIT = 100
-#: Number of parsed names in the cache; a busy process does not use more of them at a time.
+#: Names whose parsed form is remembered; a busy process uses more of them than that
+#: only one after the other.
 _REMEMBERED = 4096
 
 # Not `\d` or `\w`, which match digits and letters of every script, and not `$`, which
@@ -35,11 +36,11 @@ _CHANNEL_RULE = f"{_RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') 
 
 
 class ChannelName(NamedTuple):
-    """A valid channel name, parsed."""
+    """A valid channel name, taken apart."""
 
-    #: The whole name.
+    #: All of it.
     full: str
-    #: The non-local part, up to and including the ``!``; the whole name if it has none.
+    #: The non-local part, up to and including the ``!``; all of a name without one.
     queue: bytes
     #: The part behind the ``!``.
     local: bytes
@@ -47,26 +48,26 @@ class ChannelName(NamedTuple):
     specific: bool
     #: Identity of the only process that may receive from it, or ``b""``.
     owner: bytes
-    #: Precedes a message to this channel alone (`.envelope`); ``b""`` without a ``!``.
+    #: What stands in front of a message to it alone (`.envelope`); ``b""`` if no ``!``.
     header: bytes
 
 
 def channel_name(name: object) -> ChannelName:
-    """Parse a channel name. Raises `TypeError` with the name and the rule (S4)."""
+    """Take a channel name apart. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _channel_name(name)
     raise TypeError(f"channel name {name!r} is not a str; pass a str")
 
 
 def group_name(name: object) -> bytes:
-    """Return a group's name as bytes. Raises `TypeError` with the name and the rule (S4)."""
+    """A group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _group_name(name)
     raise TypeError(f"group name {name!r} is not a str; pass a str")
 
 
 def queue_owner(queue: str) -> bytes:
-    """Return the identity in ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
+    """The identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
     return bytes.fromhex(match[1])[:IDENTITY_BYTES] if match else b""
 
@@ -91,7 +92,7 @@ def _group_name(name: str) -> bytes:
 
 
 def _shown(name: str) -> str:
-    """Return a name for an error message, shortened if it is long."""
+    """A name for an error message, however long it is."""
     return (
         repr(name)
         if len(name) <= 2 * NAME_LIMIT

@@ -1,8 +1,8 @@
-"""Choose and open an engine. `asgi_ipc.engines.base` is the contract of engines.
+"""The engines, and how one is chosen. `asgi_ipc.engines.base` says what an engine is.
 
-To add an engine to asgi_ipc, add a module and a line in `BUILT_IN`. Another package registers its
-engine by an entry point in group ``asgi_ipc.engines``, or its users put the path into their
-settings. Only the chosen engine is imported.
+To add one here: a module, and a line in `BUILT_IN`. To add one elsewhere: an entry point
+in group ``asgi_ipc.engines``, or no registration at all and a dotted path in the settings.
+Only the engine that is asked for is imported; an engine's dependencies are its own affair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Engine
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-#: A class or function that returns an engine.
+#: What makes an engine: a class, or anything else that is called like one.
 Factory = Callable[..., Engine]
 
 #: The engines that come with asgi_ipc, each as ``module:Class``.
@@ -27,7 +27,7 @@ BUILT_IN: Mapping[str, str] = {
     "posix": "asgi_ipc.engines.shm.posix:PosixEngine",
     "sysv": "asgi_ipc.engines.shm.sysv:SysVEngine",
 }
-#: The entry point group in which other packages register engines.
+#: Where other distributions register theirs.
 ENTRY_POINT_GROUP = "asgi_ipc.engines"
 
 
@@ -62,7 +62,7 @@ def open_engine(
 
 
 def find(engine: str | Factory) -> Factory:
-    """Import and return the class or factory of that name or path; return a given one as it is."""
+    """The class or factory of that name or path, imported; given one, that one."""
     if not isinstance(engine, str):
         if callable(engine):
             return engine
@@ -80,7 +80,7 @@ def find(engine: str | Factory) -> Factory:
         if registered is not None:
             return cast(Factory, registered.load())
     except Exception as error:
-        # Whatever its import raised, the user needs to know which engines work.
+        # Whatever its module stumbled over, the user's question is the same: what works?
         raise EngineUnavailable(
             f"engine {engine!r} can't be imported: {_told(error)}\n{_overview()}"
         ) from error
@@ -88,12 +88,12 @@ def find(engine: str | Factory) -> Factory:
 
 
 def names() -> list[str]:
-    """Return the names of all registered engines, whether they work here or not."""
+    """The names of all registered engines, whether they work here or not."""
     return sorted({*BUILT_IN, *_entry_points()})
 
 
 def available() -> dict[str, str | None]:
-    """Import all registered engines; return for each None if it works here, or why not."""
+    """For each registered engine None if it works here, or why not. Imports them all."""
     return {name: _state(name) for name in names()}
 
 
@@ -103,7 +103,7 @@ def _state(name: str) -> str | None:
         factory = _import(path) if path is not None else _entry_points()[name].load()
         return _reason(factory)
     except Exception as error:
-        # A broken engine must not hide the others.
+        # One that is broken must not hide the others.
         return _told(error)
 
 
@@ -123,20 +123,20 @@ def _import(path: str) -> Factory:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    # Imported late: it costs more than asgi_ipc itself, and built-in engines don't need it.
+    # Imported late: it costs more than all of us, and the usual engine needs none of it.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _reason(factory: Factory) -> str | None:
-    """Return why the engine can't work on this machine; None for a plain function."""
+    """What the engine itself says about this machine; a plain function says nothing."""
     unavailable = getattr(factory, "unavailable", None)
     return unavailable() if unavailable is not None else None
 
 
 def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) -> None:
-    """Raise `OptionError` for an option that the factory does not take, before the call."""
+    """Refuse an option that the factory does not take, by name, before it is called."""
     # Imported late, as most engines are opened without options.
     if not options:
         return
@@ -144,10 +144,10 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
 
     parameters = list(inspect.signature(factory).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return  # It takes any option, and must refuse unknown ones itself.
+        return  # It takes anything, and must say itself what it does not know.
     taken = [
         parameter.name
-        for parameter in parameters[1:]  # The first is the prefix, whatever its name.
+        for parameter in parameters[1:]  # The first is the prefix, however it is called.
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.name not in ("channel_memory", "group_memory")
     ]
@@ -160,7 +160,7 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
 
 
 def _overview() -> str:
-    """Return which engines work here. Imports every engine, so only for error messages."""
+    """What the user can choose instead. Imports every engine, so for error messages only."""
     state = available()
     lines = [f"available here: {_listed(name for name in state if state[name] is None)}"]
     lines += [f"not available: {name!r}: {why}" for name, why in state.items() if why is not None]

@@ -1,17 +1,18 @@
-"""Deferred calls: calls and log lines that wait until their thread has released asgi_ipc's locks.
+"""What a thread does once it has let go of our locks.
 
-Python may run other code in the middle of a call: finalizers and the clean-up of coroutines at a
-collection, handlers of signals and of log lines, trace functions. While its thread holds a lock of
-asgi_ipc, such code must not wait for that lock, nor for another one, whose holder may wait for the
-first. So its calls are deferred, and so are log lines, since a logging handler may call anything.
-The interrupted call runs them before it returns:
+Python may run other code in the middle of ours: finalizers and the clean-up of coroutines at a
+collection, handlers of signals and of log lines, trace functions. While the thread holds a lock
+of ours, such code must not wait for that lock, nor for another one, whose holder may wait for
+this one. So what it asks for is left here, and so are log lines, as a logging handler may ask for
+anything. The call that was interrupted carries it out on its way out:
 
     finally:
         if left:
             carry_out()
 
-Each thread runs its own deferred calls in order, so its messages keep their order. If a thread ends
-without running them, because of an exception, the regular poll of an event loop runs them.
+In the order in which it was left; by the thread that left it, so that its own messages keep
+their order. What a thread leaves without carrying it out, as it ended in an exception elsewhere,
+the regular look of an event loop carries out.
 """
 
 from __future__ import annotations
@@ -33,61 +34,59 @@ _log = logging.getLogger("asgi_ipc")
 
 Action = Callable[[], object]
 
-#: Deferred calls in order, each with the ident of its thread. Normally empty, which is all that a
-#: call checks.
+#: What was left, in that order, with the ident of the thread. Empty most of the time, which is all
+#: that a call asks.
 left: dict[int, tuple[int, Action]] = {}
 _numbers = itertools.count()
-#: Seconds for which a thread waits for another one that runs its deferred calls. That thread
-#: finishes unless it waits for this very thread, for instance for the lock of a log handler.
+#: Seconds for which a thread waits for another one that carries out what it has left. That one ends
+#: unless it waits for this very thread, by way of the lock of a log handler, say.
 _PATIENCE = 1.0
 _FAILED = "a deferred call (made in the middle of another one) failed: %s"
 
 
 class Holder(Protocol):
-    """An object with locks that interrupting code may meet."""
+    """Something with locks that other code may come back to."""
 
     def is_inside(self) -> bool:
-        """Return whether the calling thread holds one of them."""
+        """Whether the calling thread holds one of them."""
 
 
 _holders: WeakBag[Holder] = WeakBag()
 
 
 def register(holder: Holder) -> None:
-    """Register a holder of locks, for as long as it lives."""
+    """Note a holder of locks, for as long as it lives."""
     _holders.add(holder)
 
 
 def is_inside() -> bool:
-    """Return whether the calling thread holds any lock of asgi_ipc."""
+    """Whether the calling thread holds any lock of ours."""
     return any(holder.is_inside() for holder in _holders.alive())
 
 
 class _Turn:
-    """One thread's run through the deferred calls of a thread."""
+    """The carrying out of what one thread has left."""
 
     def __init__(self) -> None:
         self.by = get_ident()
-        #: Held until the run is over.
+        #: Taken until it is over.
         self.over = Lock()
         self.over.acquire()
 
 
-#: The current run for each thread with deferred calls.
+#: By threads: who carries out what they have left just now.
 _turns: dict[int, _Turn] = {}
 
 
 def leave(action: Action) -> None:
-    """Defer a call until this thread's current call returns."""
-    # In one step and without a lock, since the caller would have to wait for its holder.
+    """Leave something to be done when this thread is on its way out."""
+    # In one step and without a lock, for whose holder the caller would have to wait.
     left[next(_numbers)] = get_ident(), action
 
 
 def tell(write: Callable[..., object], *arguments: Any) -> None:
-    """Write a log line; print what a handler raises, as `logging` does, instead of raising it.
-
-    The call that runs this may hold a message, which an exception would lose.
-    """
+    """Write a log line. What a handler raises is shown, as `logging` does with what its own raise:
+    the call on whose way out this is may have a message in hand."""
     try:
         write(*arguments)
     except Exception:
@@ -96,9 +95,9 @@ def tell(write: Callable[..., object], *arguments: Any) -> None:
 
 
 def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) -> None:
-    """Write a log line: at once, or when this thread has released asgi_ipc's locks.
+    """Write a log line: at once, or when this thread has let go of our locks.
 
-    Another thread may hold the lock of a log handler that uses the layer, and wait for this one.
+    Another thread may hold the lock of a log handler, which uses the layer and waits for ours.
     """
     line = partial(tell, partial(write, *arguments, **options))
     if is_inside():
@@ -108,18 +107,18 @@ def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) 
 
 
 def carry_out(patience: float = _PATIENCE) -> None:
-    """Run this thread's deferred calls, unless it still holds a lock."""
+    """Do what this thread has left; nothing if it still is inside."""
     if is_inside():
         return
     thread = get_ident()
     turn = _carry_out(thread)
     if turn is not None and turn.by != thread and turn.over.acquire(timeout=patience):
-        # An event loop's poll ran them; what this thread does next must come after them.
+        # It was an event loop's regular look, and what this thread does next comes after it.
         _carry_out(thread)
 
 
 def carry_out_all() -> None:
-    """Run the deferred calls of all threads."""
+    """Do what is left of all threads."""
     if is_inside():
         return
     for thread in dict.fromkeys(thread for thread, _ in left.copy().values()):
@@ -127,19 +126,19 @@ def carry_out_all() -> None:
 
 
 def _carry_out(thread: int) -> _Turn | None:
-    """Run a thread's deferred calls; return the current run if another one is under way."""
-    # Again and again, since a call may be deferred in the last moment of a run.
+    """Do what a thread has left, unless that is being done: then the turn that is at it."""
+    # Again and again, as something may be left in the last moment of a turn.
     while _left_by(thread):
         turn = _Turn()
         try:
             other = _turns.setdefault(thread, turn)
             if other is not turn:
                 return other
-            # Calls that are deferred meanwhile belong to this run, too.
+            # What is left meanwhile is for this turn too.
             while actions := _left_by(thread):
                 for number, action in actions:
                     if number not in left:
-                        continue  # The action before has forked, and this is the child.
+                        continue  # This is a child now that the action before has forked.
                     try:
                         action()
                     except Reentered:
@@ -147,7 +146,7 @@ def _carry_out(thread: int) -> _Turn | None:
                     except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
                         tell(_log.error, _FAILED, error)
                     except BaseException:
-                        left.pop(number, None)  # It has begun, and must not run twice.
+                        left.pop(number, None)  # It is begun, and must not come twice.
                         raise
                     left.pop(number, None)
         finally:
@@ -163,14 +162,14 @@ def _left_by(thread: int) -> list[tuple[int, Action]]:
 
 
 def is_waiting() -> bool:
-    """Run this thread's deferred calls; return whether some are left, which a new call would
-    overtake."""
+    """Whether something that this thread has left is still to be done, so that what it does now
+    would come before it. Does what can be done."""
     carry_out()
     return bool(_left_by(get_ident()))
 
 
 def _after_fork_in_child() -> None:
-    """The parent runs the calls that it has deferred."""
+    """What the parent left the parent does."""
     left.clear()
     _turns.clear()
 

@@ -1,9 +1,9 @@
-"""Locks that know their thread, descriptors that any thread may close, and weak sets.
+"""What keeps a process's own threads apart, and what Python runs in the middle of a call.
 
-Python may run other code between any two steps of a thread: finalizers and the clean-up of
-coroutines at a garbage collection, signal handlers, trace functions. If that code calls an engine
-or a layer while its own thread holds a lock there, waiting for the lock would never end. So each
-lock of asgi_ipc can be asked whether the calling thread holds it.
+Python may run code of others between any two steps of a thread: finalizers and the clean-up of
+coroutines at a garbage collection, signal handlers, trace functions. If that code comes back
+into an engine or a layer while its own thread holds a lock there, waiting for the lock would
+never end. So each lock of ours can be asked whether the calling thread holds it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _Result = TypeVar("_Result")
 
 
 class OwnLock(Protocol):
-    """A lock that knows the thread that holds it, made by `own_lock`.
+    """A lock that knows the thread that holds it.
 
-    Call ``_is_owned()`` first: the lock is reentrant, and admits its holder again.
+    Made by `own_lock`. Ask ``_is_owned()`` first: the holder itself is let in again.
     """
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Acquire it."""
+        """Take it."""
 
     def release(self) -> None:
-        """Release it."""
+        """Give it back."""
 
     def _is_owned(self) -> bool:
-        """Return whether the calling thread holds it."""
+        """Whether the calling thread holds it."""
 
     def __enter__(self) -> bool: ...
 
@@ -43,41 +43,41 @@ class OwnLock(Protocol):
 
 
 def own_lock() -> OwnLock:
-    """Return a new lock."""
+    """A new lock, free."""
     return cast(OwnLock, threading.RLock())
 
 
 class Descriptors:
-    """Two descriptors that any thread may use and close, without waiting for another thread.
+    """Two descriptors that any thread may use, and any may close, without waiting for another.
 
-    The number of a closed descriptor may belong to another socket the next moment. So if other
-    threads use the descriptors, the last of them closes them. A lock would deadlock: a thread that
-    holds another lock would wait for this one, while code that interrupts the holder of this one
-    waits for the other.
+    The number of a descriptor that is closed may belong to a stranger's socket the next moment. So
+    who closes them while others use them leaves that to the last of these. A lock would do, too;
+    but then a thread that holds another lock would wait for this one, while code that interrupts
+    the holder of this one waits for that.
     """
 
     def __init__(self) -> None:
         self._pair: tuple[int, int] = (-1, -1)
-        #: Contains the pair while it is open. The thread that pops it closes it.
+        #: Has the pair while it is open. What takes it closes it.
         self._open: list[tuple[int, int]] = []
         self._users: dict[object, None] = {}
         self.is_closing = False
 
     def set(self, reader: int, writer: int) -> None:
-        """Hold these from now on."""
+        """Be these from now on."""
         self._pair = reader, writer
         self._open.append(self._pair)
 
     def reader(self) -> int:
-        """Return the first one, or -1 once closed."""
+        """The first, or -1 once closed."""
         return -1 if self.is_closing else self._pair[0]
 
     def use(self, action: Callable[[int, int], _Result], otherwise: _Result) -> _Result:
-        """Call ``action`` with both, kept open meanwhile; ``otherwise`` is the result if closed."""
+        """Call it with both, which stay open meanwhile; ``otherwise`` if they are closed."""
         token = object()
         try:
             self._users[token] = None
-            # Checked after adding the token: `close` sets this before it looks for users.
+            # Asked after that, as `close` notes that it is wanted before it asks for users.
             if self.is_closing:
                 return otherwise
             return action(*self._pair)
@@ -87,7 +87,7 @@ class Descriptors:
                 self.close()
 
     def close(self) -> None:
-        """Close them, now or after their last use. May be called twice."""
+        """Close them, now or after the last use of them. May be called twice."""
         self.is_closing = True
         if self._users:
             return
@@ -99,15 +99,15 @@ class Descriptors:
             os.close(descriptor)
 
     def after_fork(self) -> None:
-        """Close them in a child, which has none of the parent's threads that used them."""
+        """In the child: close them, as no thread of the parent's uses them here."""
         self._users.clear()
         self.close()
 
 
 class WeakBag(Generic[_Kept]):
-    """A set of weak references; a thread may add an object while another one iterates.
+    """Objects that nothing else needs to keep; any thread may add while another one lists them.
 
-    A `weakref.WeakSet` iterates in Python code, and raises if a thread adds meanwhile.
+    A `weakref.WeakSet` is iterated in Python code, and raises if a thread adds meanwhile.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class WeakBag(Generic[_Kept]):
         self._keys = itertools.count()
 
     def add(self, kept: _Kept) -> None:
-        """Add an object, until it is collected."""
+        """Keep it in mind until it is collected."""
         key, references = next(self._keys), self._references
 
         def forget(_: weakref.ref[_Kept]) -> None:
@@ -124,17 +124,17 @@ class WeakBag(Generic[_Kept]):
         references[key] = weakref.ref(kept, forget)
 
     def discard(self, kept: _Kept) -> None:
-        """Remove an object."""
+        """Forget it."""
         for key, reference in self._references.copy().items():
             if reference() is kept:
                 self._references.pop(key, None)
 
     def clear(self) -> None:
-        """Remove all objects."""
+        """Forget all."""
         self._references.clear()
 
     def alive(self) -> list[_Kept]:
-        """Return the objects not yet collected, in the order in which they were added."""
+        """Those that are not collected, in the order in which they were added."""
         # A copy of a dict is made in one step.
         found = [reference() for reference in self._references.copy().values()]
         return [each for each in found if each is not None]

@@ -1,10 +1,10 @@
-"""The reference engine: dicts and deques under one lock, for one process.
+"""The readable engine: dicts and deques under one lock, for one process.
 
-Read this first to see what the clauses of `asgi_ipc.engines.base` mean; comments cite their
-numbers. It also serves to test applications: it has no file and no shared memory, and a test may
-set its clock. All engines of one prefix in a process share one store, which ends when the last of
-them is closed. A call that Python makes in the middle of another one, in the same thread, raises
-`Reentered` (E25).
+Read this first to see what the clauses of `asgi_ipc.engines.base` mean; the numbers in
+the comments are theirs. It is also the double to test an application with: no file, no
+shared memory, and a clock that a test may set. All engines of one prefix in a process
+share one store, which goes when the last of them is closed. A call that Python makes in the
+middle of another one, in the same thread, raises `Reentered` (E25).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _ENLARGE = "enlarge {0}: close() all layers on the store, which drops it, and open it larger"
 #: A deadline that no clock reaches.
 _NEVER = 1 << 63
-#: Versions of tables. Never reused, so that `members` can't miss a change (E11).
+#: Versions of tables. Never used twice, so that an old answer is never taken for news (E11).
 _versions = itertools.count(1)
 
 
@@ -52,13 +52,13 @@ class _Entry(NamedTuple):
 
 
 class _Queue:
-    """Records, oldest first, and the bells armed on the queue."""
+    """Records, oldest first, and the bells of those who wait for more."""
 
     def __init__(self) -> None:
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
-        self.soonest = _NEVER  # No entry expires before this.
-        self.bells: deque[PipeBell] = deque()  # In the order of arming; none twice.
+        self.soonest = _NEVER  # No entry dies before this.
+        self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
         self.counts: Counter[str] = Counter()
 
 
@@ -80,20 +80,20 @@ class _Store:
         self.start_afresh()
 
     def start_afresh(self) -> None:
-        """Reset the store, also in a forked child, where no other thread can hold the lock."""
-        #: One lock for all stores of the process: with one for each, two threads could each wait
-        #: for the other's, if a finalizer in the middle of a method of one uses the other.
+        """Be as new, as in a forked child, where no other thread can be inside."""
+        #: That of all stores of the process: with one for each, two threads could each wait for
+        #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
-        # Unique, so its first bytes are those of no other store (E17).
+        # No other engine has it, so that its first bytes are those of no other store (E17).
         self.identity = os.urandom(IDENTITY_BYTES)
         self.flushes += 1
         self.forget()
 
     def exclusive(self) -> OwnLock:
-        """Return the lock, for a ``with`` statement.
+        """The lock, to be held with ``with``.
 
         Raises `Reentered` if this thread holds it already: then Python runs other code in the
-        middle of a method, with half of a change made.
+        middle of a method, and half of a change is made.
         """
         lock = self.lock
         if lock._is_owned():
@@ -107,7 +107,7 @@ class _Store:
         self.counts: Counter[str] = Counter()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
-        # True outside of any method: an exception interrupted a change.
+        # A change has begun and not ended, if nobody is inside: an exception came in between.
         self.changing = False
 
     def repair(self) -> None:
@@ -125,13 +125,13 @@ class _Store:
         self.changing = False
 
     def queue(self, name: bytes, now: int) -> _Queue:
-        """Return the queue of that name, created if needed, without expired records (E4)."""
+        """The queue of that name, made if need be, and with no dead record in it (E4)."""
         if self.changing:
             self.repair()
         found = self.queues.get(name)
         if found is None:
-            # Idle queues are kept for their counts, but not forever, or the name of every closed
-            # connection would stay. Sweeping at each doubling costs next to nothing.
+            # Idle queues are kept for their counts, but not for ever: each name of a
+            # closed connection would stay. To sweep at each doubling costs next to nothing.
             if len(self.queues) >= self.sweep_at:
                 for each in self.queues.values():
                     if each.bells:
@@ -151,12 +151,12 @@ class _Store:
         dead = [entry for entry in queue.entries if entry.deadline <= now]
         self.count(queue, "expired", len(dead))
         self.left(queue, dead)
-        queue.entries = live  # In one step: `peek` takes no lock.
+        queue.entries = live  # At once: who peeks has no lock.
         queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
         self.changing = False
 
     def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
-        """Subtract these records from the counts."""
+        """Count what these records took as free."""
         size = sum(len(entry.payload) for entry in entries)
         queue.bytes -= size
         self.record_bytes -= size
@@ -176,7 +176,7 @@ class _Store:
         self.changing = False
 
     def drop(self, queue: _Queue) -> None:
-        """Remove all records."""
+        """Take all records out."""
         self.changing = True
         self.left(queue, queue.entries)
         queue.entries.clear()
@@ -184,8 +184,7 @@ class _Store:
         self.changing = False
 
     def room(self, queue: _Queue, size: int, now: int) -> tuple[bool, bool]:
-        """Return whether a record fits, and whether its queue may have it (E7), without the
-        expired records (E4)."""
+        """Whether a record fits, and whether its queue may have it, once the dead are out (E4)."""
 
         def look() -> tuple[bool, bool]:
             free = self.channel_memory - self.record_bytes - size
@@ -208,7 +207,7 @@ class _Store:
         self.counts[what] += number
 
     def table(self, name: bytes, now: int) -> _Table | None:
-        """Return the table of that name without expired members, or None if it has none (E9)."""
+        """The table of that name, if it has live members, and without the others (E9)."""
         if self.changing:
             self.repair()
         found = self.tables.get(name)
@@ -232,13 +231,13 @@ class _Store:
 
 #: The stores of this process. Weak: a store lives as long as an engine has it open.
 _stores: weakref.WeakValueDictionary[str, _Store] = weakref.WeakValueDictionary()
-#: Reentrant, as a finalizer may take it again: it guards one look-up and one insertion.
+#: One that a finalizer may take again: what it guards is one look and one entry.
 _stores_lock = threading.RLock()
 _lock = own_lock()
 
 
 def _after_fork_in_child() -> None:
-    """Reset the child's stores (E17, E18): another thread may have held the lock."""
+    """Give the child stores of its own (E17, E18): another thread may have been in ours."""
     global _lock, _stores_lock
     _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
@@ -257,7 +256,7 @@ class MemoryEngine:
     """Queues and tables in the memory of one process. See `asgi_ipc.engines.base.Engine`.
 
     ``channel_memory`` and ``group_memory`` bound the bytes of payloads and of member
-    names. ``clock`` returns nanoseconds; a test may pass its own.
+    names. ``clock`` gives nanoseconds; a test may pass its own.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -298,7 +297,7 @@ class MemoryEngine:
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Return None: it works everywhere."""
+        """None: it works everywhere."""
         return None
 
     @property
@@ -310,22 +309,22 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """This engine's own: another engine of the same prefix reads its own queues."""
+        """Of this engine alone: another one of the same prefix reads queues of its own."""
         self._store  # noqa: B018 (raises once it is closed)
         return self._identity
 
     def inside(self) -> bool:
-        """Return whether the calling thread is in the middle of a method."""
+        """Whether the calling thread is in the middle of a method."""
         store = self._opened
         return store is not None and store.lock._is_owned()
 
     @property
     def flushes(self) -> int:
-        """How often the store was emptied, by `flush`, `destroy` or a fork."""
+        """How often the store was emptied: by `flush`, `destroy`, or by being forked."""
         return self._store.flushes
 
     def clock(self) -> int:
-        """Return the time in nanoseconds."""
+        """Now, in nanoseconds."""
         return self._store.clock()
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
@@ -377,30 +376,30 @@ class MemoryEngine:
             store.left(found, taken)
             store.changing = False
             store.count(found, "popped", len(taken))
-            # Still holding the lock: no push comes between this look and the arming (E12).
+            # Still under the lock: no push comes between this look and the arming (E12).
             if bell is not None and len(taken) < limit and bell not in found.bells:
                 found.bells.append(_ours(bell))
         return [Popped(entry.payload, entry.deadline) for entry in taken]
 
     def peek(self, queue: bytes) -> bool:
-        """Return whether there is a record, expired or not (E24)."""
+        """Whether there is a record, dead or alive (E24)."""
         found = self._store.queues.get(queue)
         return found is not None and bool(found.entries)
 
     def restore(self, queue: bytes, record: Popped) -> None:
-        """Put a record back in front, and count it as never popped."""
+        """Put a record back in front; it counts as never popped."""
         store = self._store
         with store.exclusive():
             now = store.clock()
             found = store.queue(queue, now)
             store.insert(found, _Entry(record.payload, record.deadline, now), front=True)
             store.count(found, "popped", -1)
-            store.bury(found, now)  # It may have expired meanwhile.
+            store.bury(found, now)  # It may have died in the caller's hands.
             if found.entries:
                 store.signal(queue, found)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
-        """Take a bell off the queue; if it was already signalled, signal the next one."""
+        """Stop waiting, and pass a signal on that came too late to be of use."""
         store = self._store
         with store.exclusive():
             found = store.queue(queue, store.clock())
@@ -410,16 +409,16 @@ class MemoryEngine:
                 store.signal(queue, found)  # E14
 
     def bell(self) -> Bell:
-        """Return a new pipe."""
+        """A pipe."""
         self._store  # noqa: B018 (raises once it is closed)
         bell = PipeBell()
         self._bells.add(bell)
         if self._opened is None:
-            bell.close()  # Another thread has just closed the engine.
+            bell.close()  # By another thread, just now.
         return bell
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
-        """Add or renew a member. The owner, if any, is this process, so it does not matter."""
+        """Add or renew a member. The owner is this process or nobody: no matter which."""
         _check_name("table", table)
         _check_name("member", member)
         store = self._store
@@ -429,7 +428,7 @@ class MemoryEngine:
             if found is None or member not in found.members:
                 if store.member_bytes + len(member) > store.group_memory:
                     for name in list(store.tables):
-                        store.table(name, now)  # Drops expired members.
+                        store.table(name, now)  # Which drops the dead.
                 if store.member_bytes + len(member) > store.group_memory:
                     raise StoreFull(
                         f"{store.member_bytes} of {store.group_memory} bytes of group_memory are in"
@@ -455,7 +454,7 @@ class MemoryEngine:
             return True
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
-        """Return the members, or ``known`` if they are unchanged."""
+        """The members, or what the caller knows already."""
         store = self._store
         with store.exclusive():
             found = store.table(table, store.clock())
@@ -465,7 +464,7 @@ class MemoryEngine:
             return Members(tuple(found.members) if found is not None else (), version)
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
-        """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
+        """The counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
         with store.exclusive():
             now = store.clock()
@@ -490,11 +489,11 @@ class MemoryEngine:
                 result["members"] = sum(len(table.members) for table in store.tables.values())
                 result["bytes_used"] = store.record_bytes + store.member_bytes
                 result["bytes_total"] = store.channel_memory + store.group_memory
-                result["recoveries"] = 0  # A killed process takes the store with it.
+                result["recoveries"] = 0  # Who is killed in here takes the store along.
         return result
 
     def flush(self) -> None:
-        """Drop records and members; bells stay armed."""
+        """Drop records and members. Who waits goes on waiting: the bells stay armed."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():
@@ -506,18 +505,18 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Release the store and the bells made here."""
+        """Let go of the store and of the bells made here."""
         self._opened = None
         for bell in self._bells.alive():
             bell.close()
 
     def destroy(self) -> None:
-        """Empty the store for all engines that have it open, wake all receivers, and close."""
+        """Make the store as new for whoever else has it open, wake them all, and close."""
         store = self._store
         with store.exclusive():
             for queue in store.queues.values():
                 for bell in queue.bells:
-                    bell.signal()  # The queue is gone: receivers must look again.
+                    bell.signal()  # What they are armed on is gone; they must look again.
             store.forget()
             store.flushes += 1
         self.close()

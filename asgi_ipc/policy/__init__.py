@@ -1,4 +1,4 @@
-"""What a channel layer decides without an engine: capacity, expiry, and the records of a broadcast.
+"""What a channel layer decides, apart from any engine: capacity, expiry, and who gets a broadcast.
 
-Names and numbers go in and come out; no module here reads or writes a store.
+Names and numbers go in and come out; nothing here reads or writes a store.
 """

@@ -1,4 +1,4 @@
-"""Capacity: the maximum number of messages on a channel (S7, S8)."""
+"""How many messages a channel may hold (S7, S8)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How long messages and memberships live (S9, S15).
 
-A message or membership expires as soon as the engine's clock reaches ``clock() + lifetime`` of the
-time when it was stored (E4, E9).
+What lives for so long from now ends at ``clock() + lifetime``, and has ended as soon as the
+engine's clock has reached that (E4, E9).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import math
 
 from ..exceptions import OptionError
 
-#: Longest lifetime, in seconds: ten years. Longer ones would mean "forever".
+#: Longest lifetime, in seconds: ten years. Longer ones mean "for ever", which nothing is.
 LONGEST = 10 * 365 * 86400
 _SECOND = 1_000_000_000
 
 
 def lifetime(option: str, seconds: float) -> int:
-    """Convert seconds to nanoseconds, at least 1.
+    """A number of seconds in nanoseconds, at least 1.
 
-    Raises `OptionError` naming ``option`` if it is not a number above 0 and at most `LONGEST`.
+    Raises `OptionError` naming ``option`` if it is no number above 0 and at most `LONGEST`.
     """
     if (
         isinstance(seconds, bool)

@@ -1,4 +1,4 @@
-"""Groups: how tables store members, and which records a broadcast pushes (S13-S15)."""
+"""Groups: how a member is written in a table, and who gets a broadcast (S13-S15)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEX = frozenset(b"0123456789abcdef")
 
 
 def member(name: ChannelName) -> bytes:
-    """Return a channel as a member of a table.
+    """A channel as a member of a table.
 
     ``<prefix>.<32 hex>!<32 hex>``, which is nearly every member, is stored with both
     halves as raw bytes: about 40 bytes instead of 74.
@@ -31,7 +31,7 @@ def member(name: ChannelName) -> bytes:
 
 
 def channel(member: bytes) -> ChannelName:
-    """Return the channel of a member. Raises `RecordCorrupt` if `member` never returns that."""
+    """The channel that `member` made this of. Raises `RecordCorrupt` if it never did."""
     try:
         if member.startswith(_COMPACT):
             client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
@@ -45,27 +45,28 @@ def channel(member: bytes) -> ChannelName:
 
 
 class Target(NamedTuple):
-    """One record of a broadcast, without the message."""
+    """One record of a broadcast, all but the message."""
 
     queue: bytes
-    #: Precedes the encoded message; empty on an ordinary queue.
+    #: Goes in front of the encoded message; empty on an ordinary queue.
     header: bytes
-    #: Maximum number of messages on the queue.
+    #: Most messages the queue may hold.
     capacity: int
     #: Identity of the only reader, or ``b""``.
     owner: bytes
     #: Full names of the channels that it reaches.
     channels: tuple[str, ...]
-    #: The parts of these names behind the ``!``.
+    #: What stands behind the ``!`` in them.
     local_names: tuple[bytes, ...]
 
 
 def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Target]:
-    """Return the records that reach all members once (S14).
+    """The records that reach all members once (S14).
 
-    All local channels of one process share a record, since that process reads them all; it gets
-    two records if they differ in capacity, or are very many. An ordinary queue has several readers,
-    so it gets one record for each channel. Raises `RecordCorrupt` for a bad member.
+    All local channels of one process share a record, since one process takes them all off
+    the queue; it has two if they differ in capacity, or are very many. A queue that is
+    nobody's in particular gets a record for each channel: whoever takes one must not walk
+    away with the messages of the others. Raises `RecordCorrupt` for a bad member.
     """
     targets: list[Target] = []
     shared: dict[tuple[bytes, int], list[ChannelName]] = {}

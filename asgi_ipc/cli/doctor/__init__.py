@@ -27,10 +27,10 @@ from .primitives import try_everywhere, try_in
 from .stores import directories, factory_of
 from .text import as_text
 
-#: The layers' defaults.
+#: The layers' own.
 DEFAULT_SIZES = {"channel_memory": 100 * 1024 * 1024, "group_memory": 20 * 1024 * 1024}
 HELP = "show what this machine offers, and which engines work on it"
-#: Version of the JSON report. Grows when a key changes its meaning or is removed.
+#: Of the JSON report. Grows when a key changes its meaning or goes.
 FORMAT = 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _MARKS = {True: "ok", False: "FAILS", None: "-"}
-#: Marks of what the chosen engine can do without.
+#: Of what the chosen engine can do without.
 _OPTIONAL_MARKS = {True: "ok", False: "no", None: "-"}
 
 
