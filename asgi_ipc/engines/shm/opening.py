@@ -350,8 +350,8 @@ class Store:
                 size = locked_segment.heap.geometry.size
                 text = (
                     f"the store at {self.location.directory!r} was made with {option}={size}; "
-                    f"that size stays, and {self._sizes[kind]} is ignored; to change it destroy() "
-                    "the store, which drops what it holds"
+                    f"that size stays, and {self._sizes[kind]} is ignored; to change it "
+                    "destroy() the store, which drops what it holds"
                 )
                 self._warnings.append(text)
                 self._notes.append((logging.WARNING, text))
