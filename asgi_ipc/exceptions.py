@@ -1,7 +1,7 @@
-"""Every error of ours, by what went wrong. Each message names the object, the rule and the remedy.
+"""All errors of asgi_ipc. Each message says what failed, the actual value, and the remedy.
 
-`ChannelFull` and `MessageTooLarge` are those of ``channels.exceptions`` where Channels
-is installed, so that code written for any channel layer handles ours.
+`ChannelFull` and `MessageTooLarge` are those of ``channels.exceptions`` if Channels is installed,
+so code written for any channel layer handles them.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ class Reentered(StoreUnavailable):
     """A call from code that Python ran in the middle of another call of the same thread.
 
     Such code is a finalizer (``__del__``), a garbage collection, a trace function or a signal
-    handler. The layers carry out later what they can; this is raised where the answer is
-    needed at once. Nothing was done.
+    handler. The layers defer calls without a result; a call whose result is needed at once raises
+    this, and changes nothing.
     """
 
     def __init__(self) -> None:
         super().__init__(
             "a signal handler, a finalizer (__del__), a garbage collection or a trace function "
-            "called the channel layer while the code that it interrupted was inside the same "
-            "store; let it note what is to be done, and do that after it has returned"
+            "called the channel layer in the middle of another call on the same store; note the "
+            "call there, and make it after that code has returned"
         )
 
 
 class StoreCorrupt(Exception):
-    """The store's contents contradict themselves; nothing of it was carried out."""
+    """The store's contents contradict themselves; the call changed nothing."""
 
 
 class RecordCorrupt(StoreCorrupt):
-    """What lies in a store is none of ours. Inside only: the layer makes it a `StoreCorrupt`
-    that names the store."""
+    """A record in the store was written by no layer. Internal: layers raise a `StoreCorrupt` that
+    names the store instead."""
 
 
 class EngineUnavailable(Exception):
@@ -66,7 +66,7 @@ class EngineUnavailable(Exception):
 
 
 class OptionError(ValueError):
-    """A constructor option is wrong; names the option, its value and the rule."""
+    """A constructor option is wrong; the text names the option, its value and the rule."""
 
 
 __all__ = [

@@ -151,7 +151,7 @@ TARGETS = [
     ),
     Target(
         "crowds",
-        "and a ring for one of as many ordinary channels 1.5 times",
+        "and a signal for one of as many ordinary channels 1.5 times",
         _value("crowds", "50,000 clients", "signal" + DEARER),
         1.5,
     ),

@@ -22,7 +22,7 @@ All other options are pytest's: -n auto runs the tests in parallel, -k WORD sele
 
 
 def arguments(words: list[str]) -> list[str]:
-    """Return what pytest is called with for the words of a command line.
+    """Return pytest's arguments for the words of a command line.
 
     Words in front of the first option name modules of the suite. Raises `SystemExit` for a
     module that the suite does not have.

@@ -1,7 +1,6 @@
-"""The far end of `Puppet`: a program that opens a store and does as it is told.
+"""The process behind a `Puppet`: opens a store and executes commands.
 
-It needs nothing but asgi_ipc. Each line of input is a command; each method of `Actor`
-is one.
+It needs only asgi_ipc. Each line of input is a command; each method of `Actor` is one.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from .tools import ENOUGH, CheckedThread, patient
 if TYPE_CHECKING:
     from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 
-#: No test needs a process for so long.
+#: Seconds after which the process ends by itself; no test needs it that long.
 LIFETIME = 300.0
 
 
 class Actor:
-    """What a test may ask of another process."""
+    """The commands that a test may send to another process."""
 
     def __init__(self, arguments: dict[str, Any], output: int) -> None:
         self.arguments = arguments
@@ -47,7 +46,7 @@ class Actor:
         return self.opened
 
     def say(self, text: object) -> None:
-        """Put out a line, at once: a moment later we may be dead."""
+        """Print a line at once: the process may be killed a moment later."""
         os.write(self.output, f"{text}\n".encode())
 
     # The engine, method by method.
@@ -121,9 +120,9 @@ class Actor:
         return signalled
 
     def wait_pop(self, queue: bytes, timeout: float = ENOUGH) -> bytes | None:
-        """Pop one record, waiting by bell alone: a wake-up that is lost times out.
+        """Pop one record, waiting only for the bell, so that a lost wake-up times out.
 
-        Where no bell is signalled across processes, by looking again and again.
+        Polls if the engine does not signal bells across processes.
         """
         if self.engine.capabilities.wakes:
             taken = self.arm(queue)
@@ -136,7 +135,7 @@ class Actor:
         return taken[0] if taken else None
 
     def echo(self, source: bytes, target: bytes, rounds: int) -> int:
-        """Move so many records from one queue to another, one at a time."""
+        """Move ``rounds`` records from one queue to another, one at a time; return how many."""
         for done in range(rounds):
             payload = self.wait_pop(source)
             if payload is None:
@@ -145,14 +144,14 @@ class Actor:
         return rounds
 
     def collect(self, queue: bytes, end: bytes) -> list[bytes]:
-        """Pop until the record that says it is over."""
+        """Pop until the record ``end``; return the records before it."""
         found = []
         while (payload := self.wait_pop(queue)) not in (None, end):
             assert payload is not None
             found.append(payload)
         return found
 
-    # Loops that only a kill ends; each step that has returned is put out.
+    # Loops that only a kill ends; they print each step that has returned.
 
     def push_forever(self, queue: bytes, size: int, first: int = 0) -> None:
         for number in itertools.count(first):
@@ -183,11 +182,11 @@ class Actor:
     # Forks.
 
     def forked(self, commands: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Have a forked child carry out commands; return what came of each."""
+        """Execute commands in a forked child; return the result of each."""
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(int(ENOUGH))  # It kills a process that hangs.
+            signal.alarm(int(ENOUGH))  # Kills a child that hangs.
             try:
                 text = repr([_result(self, name, args, {}) for name, args in commands])
                 os.write(writer, text.encode())
@@ -202,7 +201,7 @@ class Actor:
         return results
 
     def fork_under_fire(self, queue: bytes, times: int) -> int:
-        """Fork while another thread is inside the store most of the time."""
+        """Fork while another thread holds the store's lock most of the time."""
         stop = threading.Event()
 
         def fire() -> None:
@@ -227,8 +226,8 @@ class Actor:
     # The layers.
 
     def async_layer(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Each call in a loop of its own, as `asgiref.sync.async_to_sync` does it."""
-        # Imported late: most processes do without, and there are many.
+        """Call a method in a new event loop, as `asgiref.sync.async_to_sync` does."""
+        # Imported late, since most of the many processes do not need it.
         import asyncio
 
         from asgi_ipc import IPCChannelLayer
@@ -256,7 +255,7 @@ def _result(actor: Actor, command: str, args: Any, kwargs: Any) -> tuple[str, An
 
 
 def main() -> None:
-    """Obey until the input ends, which it does when the test's process dies, too."""
+    """Execute commands until the input ends, also because the test's process has died."""
     faulthandler.dump_traceback_later(LIFETIME, exit=True)
     actor = Actor(ast.literal_eval(sys.argv[1]), os.dup(1))
     os.dup2(2, 1)

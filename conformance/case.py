@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
     from asgi_ipc.engines.base import Capabilities, Engine
 
-#: What a test's store may take, unless it says otherwise. Enough for one record of
-#: `asgi_ipc.engines.base.MAX_PAYLOAD`.
+#: Default sizes of a test's store, enough for one record of `asgi_ipc.engines.base.MAX_PAYLOAD`.
 CHANNEL_MEMORY = 24 << 20
 GROUP_MEMORY = 4 << 20
 
@@ -54,7 +53,7 @@ class Case:
         return engine
 
     def process(self, *, opened: bool = True) -> Puppet:
-        """Start another process, with the test's store open in it if so wished."""
+        """Start another process, with the test's store open in it if ``opened``."""
         puppet = Puppet(
             {
                 "engine": self.engine,
@@ -94,7 +93,7 @@ class Case:
             await self._layers.pop().close()
 
     def clean_up(self) -> list[str]:
-        """End all processes, remove the store, and say what is left of the test."""
+        """End all processes, remove the store, and return what the test has left behind."""
         children = [puppet.pid for puppet in self._puppets]
         for puppet in self._puppets:
             puppet.end()
@@ -104,7 +103,7 @@ class Case:
             self._sync_layers.pop().close()
         while self._engines:
             self._engines.pop().close()
-        # Opened afresh: a test may have destroyed it, and its last engine may be confused.
+        # Opened afresh, since a test may have destroyed the store or broken its last engine.
         last = open_engine(self.engine, self.prefix, engine_options=self.options, **self._memory)
         self._files |= Snapshot.take().files
         with contextlib.suppress(StoreUnavailable):

@@ -1,58 +1,59 @@
-"""All clauses that tests may name, with their words.
+"""All clauses that tests may cite, with their words.
 
-E1 to E25 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment`: where
-the thing is that they define. The layers' are here. S are those of Channels' channel
-layer specification; A is what ASGI 1.x differs in; O is what we add.
+E1 to E25 stand in `asgi_ipc.engines.base` and G1 to G7 in `asgi_ipc.engines.shm.segment`, where
+engines and Segments are defined. The clauses of the layers are here: S are those of Channels'
+channel layer specification, A those in which ASGI 1.x differs, O our own.
 
 Messages and names
-  S1   A message is a dict with str keys; its values are bytes, str, int (64 bit, signed),
-       float, list (tuples arrive as lists), dict, bool, None, and stay what they are.
-  S2   At least 1 MB as JSON is carried; more than the limit raises `MessageTooLarge`.
-  S3   What the sender does to its dict after `send` changes nothing.
-  S4   Channel names: ASCII letters, digits, ``-_.``, optionally one ``!``, under 100
-       characters. Group names the same without ``!``. A bad name is a `TypeError`.
+  S1   A message is a dict with str keys; its values are bytes, str, int (64 bits, signed), float,
+       list, dict, bool or None, and arrive with the same type; tuples arrive as lists.
+  S2   A message of at least 1 MB as JSON can be sent; one above the layer's limit raises
+       `MessageTooLarge`.
+  S3   Changes that the sender makes to its dict after `send` do not affect the message.
+  S4   A channel name has ASCII letters, digits, ``-_.`` and optionally one ``!``, and fewer than
+       100 characters; a group name has no ``!``. A bad name raises `TypeError`.
 
 Channels
-  S5   First in, first out; at most once; one reader gets each message.
+  S5   Messages arrive first in, first out; each goes to one reader, at most once.
   S6   A process-specific channel (``prefix!local``) is read by one process, in exact order.
-  S7   `send` never waits. Over capacity it raises `ChannelFull`.
-  S8   Capacity of process-specific channels counts up to and including the ``!``.
-  S9   A message unread for `expiry` seconds is not delivered any more.
-  S10  `receive` waits until there is a message. Cancelling it loses none.
-  S11  `new_channel(prefix)` gives a process-specific name never given before, whatever
-       `random.seed` was.
-  S12  A busy channel does not starve a quiet one that the same caller reads.
+  S7   `send` never waits for room. Over capacity it raises `ChannelFull`.
+  S8   Capacity of process-specific channels counts all names up to and including the ``!``.
+  S9   A message unread for `expiry` seconds is never delivered.
+  S10  `receive` waits until a message arrives. Cancelling it loses no message.
+  S11  `new_channel(prefix)` returns a process-specific name that was never returned before,
+       whatever `random.seed` was.
+  S12  A busy channel never starves a quiet one that the same caller reads.
 
 Groups
-  S13  `group_add` twice is once, and renews; `group_discard` of a stranger does nothing.
-  S14  `group_send` reaches every member once and never raises `ChannelFull`, but drops;
-       it may raise `MessageTooLarge`.
-  S15  Membership ends `group_expiry` seconds after the last `group_add`.
-  S16  Until then (S15) a membership lives at least until a message to that member has expired
-       unread; a successful delivery restores that. A `group_expiry` shorter than `expiry`
-       ends it all the same.
+  S13  `group_add` twice adds once and renews; `group_discard` of a channel that is no member does
+       nothing.
+  S14  `group_send` reaches every member once. It never raises `ChannelFull`: it drops the message
+       for a full member. It may raise `MessageTooLarge`.
+  S15  A membership ends at the latest `group_expiry` seconds after the last `group_add`.
+  S16  Until then a membership lasts at least until a message to the member has expired unread; a
+       successful delivery restores that. A `group_expiry` shorter than `expiry` ends it anyway.
 
 Flush
-  S17  After `flush` no message and no membership is left, for anyone.
-  S18  `extensions` names what is provided: groups, flush, statistics.
+  S17  After `flush` no message and no membership is left, for any process.
+  S18  `extensions` lists what the layer provides: groups, flush, statistics.
 
 The synchronous surface
-  A1   `receive(channels, block)` takes a list, returns ``(channel, message)`` or ``(None,
-       None)``, and is fair to several channels. `receive_many` is its deprecated name.
-  A2   In `receive`, a name with ``!`` ends there and gets any message under that prefix,
-       with the full name it was sent to. Another is an error.
-  A3   `new_channel(pattern)`: the pattern ends in ``?``; anything else is an error. No
-       name is given twice.
+  A1   `receive(channels, block)` takes a list, returns ``(channel, message)`` or ``(None, None)``,
+       and is fair to all its channels. `receive_many` is its deprecated name.
+  A2   In `receive`, a name with ``!`` must end there; it receives any message under that prefix,
+       and returns the full name that the message was sent to. Other names with ``!`` raise.
+  A3   `new_channel(pattern)` requires a pattern that ends in ``?`` and raises otherwise. It never
+       returns a name twice.
   A4   `send_group`, `group_channels`, and the exception classes as attributes.
-  A5   `global_statistics` and `channel_statistics` tell at least ``messages_count`` and
-       ``channel_full_count``; for a channel ``messages_pending``, ``messages_max_age`` too.
+  A5   `global_statistics` and `channel_statistics` return at least ``messages_count`` and
+       ``channel_full_count``; for a channel also ``messages_pending`` and ``messages_max_age``.
 
 Ours
-  O1   What can't be carried is refused at `send`, naming the path to the value.
-  O2   A killed process takes nothing with it but what it had already received, and
-       leaves nothing behind: not a lock, not a membership, not memory.
+  O1   `send` refuses a value that can't be sent, and names the path to it.
+  O2   When a process is killed, only messages that it had received are lost, and it leaves no
+       lock, membership or memory behind.
   O3   Every dropped message is counted by reason.
-  O4   Both surfaces, any number of threads, loops and forked children, on one store.
+  O4   Both surfaces, any number of threads, loops and forked children may share one store.
   O6   A channel of a living process on which nobody has received for longer than five times
        `expiry`, and of which a message has expired meanwhile, is suspended from its groups; the
        next receive on it restores its memberships. It can be switched off.
@@ -66,13 +67,13 @@ import re
 from asgi_ipc.engines import base
 from asgi_ipc.engines.shm import segment
 
-#: A clause: two blanks, its name, and its words, further lines further in.
+#: A clause: two blanks, its name and its words; continuation lines are indented further.
 _CLAUSE = re.compile(r"^  ([A-Z]\d+) +(\S.*(?:\n {5,}\S.*)*)", re.MULTILINE)
 
 
 @functools.cache
 def clauses() -> dict[str, str]:
-    """Each clause's words by its name, in order: engines, memory, layers."""
+    """Return each clause's words by its name, in order: engines, memory, layers."""
     texts = (base.__doc__, segment.__doc__, __doc__)
     return {
         name: " ".join(words.split())

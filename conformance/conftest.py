@@ -1,4 +1,4 @@
-"""Gives the suite's tests their fixtures, and their failures the words of the contract."""
+"""Give the suite's tests their fixtures, and add the contract's words to failures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-# By its full name: the plugin is that of the installed package, wherever this file lies.
+# By the full name: the plug-in is the installed package's, wherever this file lies.
 from asgi_ipc.conformance.clauses import clauses
 from asgi_ipc.conformance.fixtures import (
     case,
@@ -21,7 +21,7 @@ __all__ = ["case", "conformance_engine", "engine", "hasty_threads", "real_stderr
 
 
 def pytest_collection_modifyitems(config: pytest.Config) -> None:
-    """Look that the plug-in is there. (No earlier hook of this file is called with --pyargs.)"""
+    """Require the plug-in. (pytest calls no earlier hook of this file with --pyargs.)"""
     require(config)
 
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failure what the test holds the engine to."""
+    """Show with a failure the clauses that the test checks."""
     report = yield
     if report.failed:
         known = clauses()

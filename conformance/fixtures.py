@@ -1,7 +1,7 @@
 """The fixtures of the suite: ``case`` and ``engine``, for each engine under test.
 
-Not in the plug-in, which a project may load beside tests of its own: an ``engine`` is a thing
-that many have.
+They are not in the plug-in, which a project may load beside its own tests: many projects have a
+fixture named ``engine``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from asgi_ipc.exceptions import EngineUnavailable
 from .case import Case
 from .plugin import RUN, engine_options, require
 
-#: Seconds after which a test is taken to hang. Then its worker dies with all stacks shown.
+#: Seconds after which a test counts as hanging; its worker then prints all stacks and exits.
 WATCHDOG = 300.0
 
 
 @pytest.fixture(scope="session")
 def real_stderr(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Where a watchdog can be heard: pytest captures descriptor 2 while a test runs."""
+    """The real stderr, for a watchdog: pytest captures descriptor 2 while a test runs."""
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     if capture is None:
         descriptor = os.dup(2)
@@ -50,11 +50,11 @@ def conformance_engine(request: pytest.FixtureRequest) -> str:
 def case(
     request: pytest.FixtureRequest, conformance_engine: str, real_stderr: int
 ) -> Iterator[Case]:
-    """One engine under test and a prefix of its own; afterwards nothing may be left of it."""
+    """One engine under test with its own prefix; afterwards nothing may be left behind."""
     try:
         factory: Any = find(conformance_engine)
     except EngineUnavailable as error:
-        # Registered, and not to be imported: a defect of the package that registered it.
+        # Registered, but its import fails: a defect of the package that registered it.
         pytest.fail(str(error), pytrace=False)
     unavailable = getattr(factory, "unavailable", None)
     reason = unavailable() if unavailable is not None else None
@@ -86,7 +86,7 @@ def engine(case: Case) -> Engine:
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Make Python switch threads all the time, so that a missing lock shows."""
+    """Make Python switch threads every microsecond, so that a missing lock shows."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""Forked children: that they end, and how; and such as kill themselves at a chosen instant."""
+"""Forked children: start them, wait for them, or have them killed at a chosen opcode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def killed_at(
 ) -> bool:
     """Run an operation in a forked child that SIGKILLs itself before its opcode-th opcode.
 
-    ``prepare`` runs there before the counting. True if it was killed, False if it ended.
+    ``prepare`` runs there before the counting. Returns True if it was killed, False if it ended.
     """
     child = os.fork()
     if not child:
@@ -60,7 +60,7 @@ def killed_at(
 
 
 def wait(child: int, seconds: float = PATIENCE) -> int:
-    """The exit status of a child; a child that hangs is killed and fails the test."""
+    """Return the exit status of a child; kill a child that hangs, and fail the test."""
     deadline = time.monotonic() + seconds
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -75,12 +75,12 @@ def wait(child: int, seconds: float = PATIENCE) -> int:
 
 
 def in_child(function: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Run a function in a forked child; its failure is the test's."""
+    """Run a function in a forked child; fail the test if the function fails."""
     assert wait(start(function), seconds) == 0
 
 
 def start(function: Callable[[], object]) -> int:
-    """The number of a forked child that runs a function; its status is 1 if that fails."""
+    """Fork a child that runs a function, and return its process id; it exits with 1 on failure."""
     child = os.fork()
     if child:
         return child

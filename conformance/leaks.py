@@ -1,8 +1,7 @@
-"""What a process holds and what a store leaves in the system, seen from outside the engine.
+"""Find leaks from outside the engine: what a process holds, and what a store leaves behind.
 
-Nothing here knows an engine: it looks where UNIX shows open descriptors, mapped files,
-threads, shared memory and the temporary folder. Where a system does not show something,
-it is not checked.
+This module knows no engine: it reads where UNIX shows open descriptors, mapped files, threads,
+shared memory and the temporary directory. It does not check what a system does not show.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .tools import patient
 
 
 def _places() -> list[Path]:
-    """Where stores are known to lie."""
+    """Return the directories in which stores lie."""
     found = {Path("/dev/shm"), Path(tempfile.gettempdir())}
     return sorted(location for location in found if location.is_dir())
 
 
 def entries_named(word: str) -> list[str]:
-    """Files and folders with the word in their name, at most one folder deep."""
+    """Return files and directories with the word in their name, at most one directory deep."""
     found = []
     for location in _places():
-        # Others come and go while we look, and some folders are not ours to read.
+        # Other processes change these meanwhile, and some directories may not be read.
         for folder in (location, *_list(location)):
             found += [str(path) for path in _list(folder) if word in path.name]
     return found
@@ -45,14 +44,14 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _descriptors(process: str = "self") -> dict[int, str]:
-    """The open descriptors of a process, and what they are."""
+    """Return the open descriptors of a process, and their targets."""
     folder = f"/proc/{process}/fd"
     if process == "self" and not os.path.isdir(folder):
         folder = "/dev/fd"
     found = {}
-    with contextlib.suppress(OSError):  # There is no such thing here.
+    with contextlib.suppress(OSError):  # This system does not list them.
         for name in os.listdir(folder):
-            with contextlib.suppress(OSError):  # The one that listed them is closed by now.
+            with contextlib.suppress(OSError):  # The descriptor that listed them is closed by now.
                 if process == "self":
                     os.fstat(int(name))
                 found[int(name)] = name if folder == "/dev/fd" else os.readlink(f"{folder}/{name}")
@@ -60,7 +59,7 @@ def _descriptors(process: str = "self") -> dict[int, str]:
 
 
 def _mapped(process: str = "self") -> set[str]:
-    """The files that are mapped into a process."""
+    """Return the files that are mapped into a process."""
     try:
         lines = Path(f"/proc/{process}/maps").read_text().splitlines()
     except OSError:
@@ -69,22 +68,22 @@ def _mapped(process: str = "self") -> set[str]:
 
 
 def files_used(process: str = "self") -> set[str]:
-    """The files in those places that a process has open or mapped, where that can be seen."""
+    """Return the files in these directories that a process has open or mapped, if visible."""
     locations = tuple(f"{location}/" for location in _places())
-    # Python itself may be installed in the temporary folder, and loads as it goes.
+    # Python itself may be installed in the temporary directory, and loads modules meanwhile.
     code = tuple(
         f"{location}/" for location in (sys.prefix, sys.base_prefix, *sys.path) if location
     )
     return {
         name
         for name in {*_descriptors(process).values(), *_mapped(process)}
-        # A folder may be that of all stores of a user; what lies in it is found by its name.
+        # A directory may hold all stores of a user; its entries are found by name.
         if name.startswith(locations) and not name.startswith(code) and not os.path.isdir(name)
     }
 
 
 def _sysv_segments(creators: Collection[int] = ()) -> set[str]:
-    """Ids of the SysV shared memory segments that one of these processes made, or of all."""
+    """Return ids of SysV segments: those that one of these processes made, or all."""
     try:
         rows = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
     except OSError:
@@ -94,7 +93,7 @@ def _sysv_segments(creators: Collection[int] = ()) -> set[str]:
 
 
 class Snapshot(NamedTuple):
-    """What this process holds at some instant."""
+    """What this process holds at one instant."""
 
     descriptors: dict[int, str]
     threads: set[threading.Thread]
@@ -103,23 +102,23 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def take(cls, children: Collection[int] | None = None) -> Snapshot:
-        """Look at this process; and at the segments that it or its children made, or at all.
+        """Record what this process holds, and the segments that it or its children made, or all.
 
-        All, to know later which are new: a child may get the number of a process that
-        died long ago and left segments.
+        All segments are recorded to know later which are new: a child may get the process id of a
+        process that died long ago and left segments.
         """
         segments = _sysv_segments({os.getpid(), *children} if children is not None else ())
         return cls(_descriptors(), set(threading.enumerate()), files_used(), segments)
 
 
 def left_behind(before: Snapshot, files: set[str], prefix: str, children: list[int]) -> list[str]:
-    """What there is that was not there before, for people; empty if all is well."""
+    """Return in words what exists now and did not before; empty if nothing leaked."""
     found: list[str] = []
     for patience in (0, 0.05, 0.2, 0.5, patient(1), patient(5)):
         found = _differences(before, files, prefix, children)
         if not found:
             break
-        # A finished thread or a cycle of garbage is no leak, but may need a moment to go.
+        # A finished thread or a garbage cycle is no leak, but may take a moment to disappear.
         time.sleep(patience)
         gc.collect()
     return found
@@ -133,7 +132,7 @@ def _differences(before: Snapshot, files: set[str], prefix: str, children: list[
         if before.descriptors.get(number) != target
     ]
     found += [f"thread: {thread.name}" for thread in now.threads - before.threads]
-    # A file that we had open and that others may still name.
+    # A file that was open here and may still have a name.
     found += [f"file: {name}" for name in sorted(files - before.files) if os.path.exists(name)]
     found += [f"file: {name}" for name in entries_named(prefix)]
     found += [f"SysV segment: {number}" for number in now.segments - before.segments]

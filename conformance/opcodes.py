@@ -1,4 +1,4 @@
-"""Something done before every opcode of the interpreter, on each Python."""
+"""Call a function before every opcode of the interpreter, on each Python."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-#: Is given the code, and where in it the opcode lies that comes next.
+#: Gets the code object, and the offset of the next opcode in it.
 Each = Callable[[CodeType, int], object]
 
 if sys.version_info >= (3, 12):
-    # There sys.settrace tells of no opcodes, or not of all, until a frame has asked for them.
+    # There sys.settrace reports no opcodes, or not all, until a frame has asked for them.
 
-    #: A number of our own among the tools that watch the interpreter.
+    #: This module's id among the tools of sys.monitoring.
     _TOOL = 4
 
     def trace_opcodes(each: Each) -> None:
-        """From now on call it before every opcode."""
+        """Call ``each`` before every opcode from now on."""
         monitoring = sys.monitoring
         monitoring.use_tool_id(_TOOL, __name__)
         monitoring.register_callback(_TOOL, monitoring.events.INSTRUCTION, each)
         monitoring.set_events(_TOOL, monitoring.events.INSTRUCTION)
 
     def trace_nothing() -> None:
-        """Call nothing any more."""
+        """Stop tracing."""
         monitoring = sys.monitoring
         if monitoring.get_tool(_TOOL) is not None:
             monitoring.set_events(_TOOL, monitoring.events.NO_EVENTS)
@@ -34,7 +34,7 @@ if sys.version_info >= (3, 12):
 else:
 
     def trace_opcodes(each: Each) -> None:
-        """From now on call it before every opcode of what is called."""
+        """Call ``each`` before every opcode from now on."""
 
         def trace(frame: FrameType, event: str, arg: object) -> Any:
             frame.f_trace_opcodes = True
@@ -49,5 +49,5 @@ else:
         sys.settrace(trace)
 
     def trace_nothing() -> None:
-        """Call nothing any more."""
+        """Stop tracing."""
         sys.settrace(None)

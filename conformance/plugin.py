@@ -1,9 +1,9 @@
-"""The pytest plug-in of the suite: its options, its markers, and what happens around its tests.
+"""The pytest plug-in of the suite: options, markers and hooks.
 
-It is loaded where it is asked for and nowhere else: ``python -m asgi_ipc.conformance`` does so,
-and ``addopts = ["-p", "asgi_ipc.conformance.plugin"]`` in a project that has the suite among its
-own tests. (Loaded by an entry point it would be in every user's test runs, and pytest would
-rewrite each module of asgi_ipc there.) Fixtures are in `asgi_ipc.conformance.fixtures`.
+It is loaded only on request: by ``python -m asgi_ipc.conformance``, or by
+``addopts = ["-p", "asgi_ipc.conformance.plugin"]`` in a project that runs the suite among its own
+tests. (An entry point would load it into every user's test runs, and pytest would rewrite each
+module of asgi_ipc there.) Fixtures are in `asgi_ipc.conformance.fixtures`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-#: Part of each prefix of this run, so that what the run leaves behind can be told.
+#: Part of each prefix of this run, to find what the run leaves behind.
 RUN = pytest.StashKey[str]()
-#: Whether this run has tests of the suite at all.
+#: Whether this run has tests of the suite.
 _used = pytest.StashKey[bool]()
 #: The fixture whose parameter is an engine.
 _FIXTURE = "conformance_engine"
@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def require(config: pytest.Config) -> None:
-    """Refuse to run the suite where pytest was not told of its plug-in."""
+    """Refuse to run the suite if its plug-in is not loaded."""
     if RUN not in config.stash:
         raise pytest.UsageError(
             "pytest was not told of the suite's plug-in: run 'python -m asgi_ipc.conformance', or"
@@ -60,12 +60,12 @@ def require(config: pytest.Config) -> None:
 
 
 def chosen(config: pytest.Config, option: str) -> list[str]:
-    """What was given with an option of the suite, each time."""
+    """Return the values given with an option of the suite."""
     return list(getattr(config.option, _OPTIONS[option]["dest"], None) or ())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, name the run, and refuse what was not meant."""
+    """Register the markers, name the run, and refuse options that have no effect."""
     config.addinivalue_line("markers", "clause(*names): what the test holds the engine to")
     config.addinivalue_line("markers", "needs(*names): capabilities without which it is skipped")
     worker = getattr(config, "workerinput", None)
@@ -117,7 +117,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what ``--clause`` did not ask for."""
+    """Deselect tests that ``--clause`` does not name."""
     wanted = set(chosen(config, "--clause"))
     if not wanted:
         return
@@ -135,19 +135,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker the name of the run."""
+    """Send the name of the run to an xdist worker."""
     node.workerinput[_WORD] = node.config.stash[RUN]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Learn from an xdist worker whether it had tests of the suite."""
+    """Read from an xdist worker whether it had tests of the suite."""
     if getattr(node, "workeroutput", {}).get(_WORD):
         node.config.stash[_used] = True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Look once more, when all workers are done, for anything that bears the run's name."""
+    """Look for leaks with the run's name once more, when all workers are done."""
     config = session.config
     if not config.stash.get(_used, False):
         return

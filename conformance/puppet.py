@@ -1,4 +1,4 @@
-"""A real process that does what a test says, step by step, and can be killed at any step."""
+"""A real process that executes a test's commands, and can be killed at any step."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ACTOR = "asgi_ipc.conformance.actor"
 
 
 class PuppetError(Exception):
-    """The process raised; begins with the exception's name."""
+    """The process raised an exception; the text begins with its name."""
 
 
 class Puppet:
-    """The near end of ``actor.py``: a line of Python literals out, a line back."""
+    """Controls a process that runs ``actor.py``: a line of Python literals out, a line back."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         # The engine under test may lie on a path that only this process was given; and
-        # nothing of ours may lie before it, as the folder of a script would.
+        # no directory may precede it, as the directory of a script would.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {_ACTOR} import main; main()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, repr(arguments)],
@@ -38,7 +38,7 @@ class Puppet:
             bufsize=0,
         )
         self._buffer = b""
-        #: Files it was seen to use; none may be left when its store is gone.
+        #: Files that it used; none may be left when its store is removed.
         self.files: set[str] = set()
 
     @property
@@ -47,17 +47,17 @@ class Puppet:
         return self._process.pid
 
     def call(self, command: str, *args: Any, **kwargs: Any) -> Any:
-        """Have it do something, wait, and return what came of it."""
+        """Send a command, wait, and return its result."""
         self.start(command, *args, **kwargs)
         return self.result()
 
     def start(self, command: str, *args: Any, **kwargs: Any) -> None:
-        """Have it do something; do not wait."""
+        """Send a command without waiting."""
         assert self._process.stdin is not None
         self._process.stdin.write(repr((command, args, kwargs)).encode() + b"\n")
 
     def result(self) -> Any:
-        """Wait for what came of the last command."""
+        """Wait for the result of the last command."""
         kind, value = ast.literal_eval(self.line())
         if kind == "error":
             raise PuppetError(value)
@@ -82,8 +82,8 @@ class Puppet:
         return line.decode()
 
     def kill(self) -> list[str]:
-        """Kill it as nothing can be prepared for; return the lines it had still put out."""
-        # Stopped first, to see what it held: no other process knows what it leaves behind.
+        """Kill it with SIGKILL; return the lines that it had still printed."""
+        # Stopped first, to see what it holds; afterwards that can't be found out.
         self._process.send_signal(signal.SIGSTOP)
         for _ in range(100):
             if self._is_stopped():
@@ -97,7 +97,7 @@ class Puppet:
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         except OSError:
-            return True  # Not to be seen on this system, or gone.
+            return True  # Not visible on this system, or gone.
 
     def end(self) -> list[str]:
         """Let it end by itself, killing it if it does not; return the lines left."""

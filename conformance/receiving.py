@@ -1,4 +1,4 @@
-"""Receiving with an end to it, for tests of the asynchronous layer."""
+"""Receive with a time limit, for tests of the asynchronous layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _END = {"type": "the end of what `all_of` receives"}
 
 
 async def within(seconds: float, layer: IPCChannelLayer, channel: str) -> Any:
-    """What is received in so many seconds, or None."""
+    """Return the message received within that many seconds, or None."""
     try:
         return await asyncio.wait_for(layer.receive(channel), seconds)
     except asyncio.TimeoutError:
@@ -23,9 +23,9 @@ async def within(seconds: float, layer: IPCChannelLayer, channel: str) -> Any:
 
 
 async def all_of(layer: IPCChannelLayer, channel: str) -> list[Any]:
-    """Every message there is, in order.
+    """Return all messages of a channel, in order.
 
-    Ends with a message of its own, since on a busy machine no silence is long enough.
+    Sends a last message to know the end, since on a busy machine no pause is long enough.
     """
     found = []
     while True:
@@ -40,9 +40,9 @@ async def all_of(layer: IPCChannelLayer, channel: str) -> list[Any]:
 
 
 async def at_some_pace(scenario: Callable[[float], Awaitable[bool]]) -> None:
-    """Run a scenario in which times are short, and must not be exceeded.
+    """Run a scenario with short times that must not be exceeded.
 
-    It is given a factor for them. If it says that the machine was too slow for it, it has
+    The scenario gets a factor for its times. If it reports that the machine was too slow, it has
     proven nothing, and is run again with longer times.
     """
     for pace in (1.0, 5.0, 25.0, 100.0):

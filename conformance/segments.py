@@ -1,6 +1,6 @@
-"""What the tests of the Segment contract need: a place, and processes that use the memory.
+"""A directory and processes for the tests of the Segment contract.
 
-Also the script that those processes run, so it needs nothing but asgi_ipc.
+Those processes run this module as a script, so it needs only asgi_ipc.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Ground:
-    """A segment class under test, and a directory for it. Removes all that was made."""
+    """A Segment class under test, and a directory for it. Removes everything it made."""
 
     def __init__(self, engine: str, prefix: str) -> None:
         self.engine = engine
@@ -44,7 +44,7 @@ class Ground:
         self._more: list[StoreDirectory] = []
 
     def locator(self, name: str = "channels") -> str:
-        """Return a locator that is fresh, as a new store takes it."""
+        """Return a new locator, as a new store would use."""
         locator = self.segment.locator_for(name, secrets.token_hex(8))
         self._locators.add(locator)
         return locator
@@ -52,7 +52,7 @@ class Ground:
     def create(
         self, locator: str, size: int = 4 * PAGE, location: Location | None = None
     ) -> Segment:
-        """Create memory, all of it to be touched."""
+        """Create memory and reserve all of it."""
         directory = self._as_location(location) if location else self.directory
         segment = self.segment.create(directory, locator, size)
         self._open.append(segment)
@@ -60,7 +60,7 @@ class Ground:
         return segment
 
     def _as_location(self, location: Location) -> StoreDirectory:
-        """Return the same directory, for a store of another mode or group."""
+        """Return the same directory for a store with another mode or group."""
         descriptor = os.open(location.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._more.append(StoreDirectory(location, descriptor))
         return self._more[-1]
@@ -72,7 +72,7 @@ class Ground:
         return segment
 
     def exists(self, locator: str) -> bool:
-        """Whether there is memory to attach to."""
+        """Return whether there is memory to attach to."""
         try:
             self.segment.attach(self.directory, locator).close()
         except FileNotFoundError:
@@ -80,7 +80,7 @@ class Ground:
         return True
 
     def unlink(self, locator: str) -> None:
-        """Remove the memory of that locator, if there is any."""
+        """Remove the memory of that locator, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             segment = self.segment.attach(self.directory, locator)
             try:
@@ -93,7 +93,7 @@ class Ground:
         return Process(self, code, arguments)
 
     def clean_up(self) -> None:
-        """Release everything and remove it."""
+        """Release and remove everything."""
         for segment in self._open:
             segment.close()
         for locator in self._locators:
@@ -106,7 +106,7 @@ class Ground:
 
 
 class Process:
-    """A process that runs a test's code, talking in lines."""
+    """A process that runs a test's code and exchanges lines with the test."""
 
     def __init__(self, ground: Ground, code: str, arguments: tuple[object, ...]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -121,7 +121,7 @@ class Process:
         self._buffer = b""
 
     def line(self) -> str:
-        """The next line that it printed."""
+        """Return the next line that it printed."""
         assert self._process.stdout is not None
         poll = select.poll()
         poll.register(self._process.stdout, select.POLLIN)
@@ -134,12 +134,12 @@ class Process:
         return line.decode()
 
     def go_on(self) -> None:
-        """End its ``input()``."""
+        """Let its ``input()`` return."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
     def end(self) -> int:
-        """Wait for its end; its exit status, negative if a signal ended it."""
+        """Wait for its end; return the exit status, negative if a signal ended it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -153,7 +153,7 @@ class Process:
 
 @contextlib.contextmanager
 def umask(mask: int) -> Any:
-    """Have another umask."""
+    """Set the umask meanwhile."""
     before = os.umask(mask)
     try:
         yield

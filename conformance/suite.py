@@ -2,8 +2,8 @@
 
     from asgi_ipc.conformance.suite import *
 
-Each module of the suite becomes a class; which engine is tested is said where pytest is
-configured: ``addopts = ["-p", "asgi_ipc.conformance.plugin", "--engine", "mine"]``.
+Each module of the suite becomes a class; pytest's configuration names the engine:
+``addopts = ["-p", "asgi_ipc.conformance.plugin", "--engine", "mine"]``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MODULES = [f"{__package__}.{path.stem}" for path in sorted(Path(__file__).paren
 
 
 def _class(module: ModuleType) -> type:
-    """A class of a module's tests, under the marks that the module puts on all of them."""
+    """Return a class of a module's tests, with the module's marks."""
     tests = {
         name: staticmethod(value)
         for name, value in vars(module).items()

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs("crosses_processes")
 
-#: How often each loop is killed. More finds more, but the suite has other things to do.
+#: How often each loop is killed: more kills find more, but the suite must stay fast.
 KILLS = 6
 
 
 def wait_a_bit() -> None:
-    """Sleep for a random while; the process to be killed is somewhere else each time."""
+    """Sleep for a random time, so that the kill hits another instruction each time."""
     time.sleep(random.random() * 0.03)
 
 
 def agrees(engine: Engine) -> None:
-    """Fail unless each record pushed is accounted for, with nothing counted twice."""
+    """Fail unless each pushed record is counted exactly once."""
     counts = engine.statistics()
     gone = counts["popped"] + counts["expired"] + counts["orphaned"] + counts["pending"]
     assert counts["pushed"] == gone, counts
@@ -50,7 +50,7 @@ def test_a_writer_killed_in_a_push_loses_no_record_and_blocks_no_process(
         told = [0, *map(int, writer.kill())]
         found = pop(engine, b"q", MANY)
         assert all(payload == b"%08d" % n + b"x" * size for n, payload in enumerate(found))
-        # The last may have been pushed and not told.
+        # The last one may have been pushed without being printed.
         assert len(told) <= len(found) <= len(told) + 1
         agrees(engine)
         push(engine, b"q", [b"next"])
@@ -88,7 +88,7 @@ def test_a_process_killed_in_a_table_leaves_it_whole(case: Case) -> None:
             (expected.add if line[0] == "+" else expected.discard)(int(line[1:]))
         found = [int(member) for member in engine.members(b"t").names]
         assert len(found) == len(set(found))
-        # One step may have been taken and not told: it adds the next, or removes the last.
+        # One step may be done without being printed: it adds the next, or removes the last.
         assert len(expected ^ set(found)) <= 1
         assert engine.statistics()["members"] == len(found)
         engine.put(b"t", b"next", deadline(engine))
@@ -197,7 +197,7 @@ def test_what_a_process_owned_is_removed_with_it(case: Case, way: str) -> None:
     else:
         getattr(owner, way)()
     kept = [b"nobody's", b"ours", b"stranger's"]
-    # Another process's use of the store is enough.
+    # It is enough that another process uses the store.
     assert eventually(lambda: stranger.call("members", b"t") == kept)
     assert eventually(lambda: stranger.call("statistics")["pending"] == 1)
     assert sorted(engine.members(b"t").names) == kept
@@ -247,7 +247,7 @@ def test_an_owner_that_was_never_seen_counts_as_none(case: Case) -> None:
 @pytest.mark.clause("E21")
 @pytest.mark.needs("owners")
 def test_closing_one_of_two_engines_is_not_the_end_of_the_process(case: Case) -> None:
-    """A record lock goes with any close of its file in the process."""
+    """The kernel drops a record lock when the process closes any descriptor of the file."""
     closed, kept, witness = case.open(), case.open(), case.process()
     kept.put(b"t", b"m", deadline(kept), kept.identity)
     closed.close()

@@ -1,7 +1,6 @@
 """Channels' channel layer specification on the asynchronous layer: S1 to S12.
 
-Among them the behaviours that the test suites of Channels' in-memory layer and of
-channels_redis look for.
+They cover what the test suites of Channels' in-memory layer and of channels_redis check.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .tools import ENOUGH, patient
 if TYPE_CHECKING:
     from .case import Case
 
-#: Not one of them is a channel's name.
+#: None of them is a valid channel name.
 BAD_NAMES = [
     *("", " ", "a b", "=+135!", "a/b", "a\n", "\na", "ü", "a!b!c", "a!!", "a:b", "a*"),
     "x" * 100,

@@ -168,7 +168,7 @@ async def test_after_a_flush_no_message_and_no_membership_is_left(case: Case) ->
     await layer.send("normal", {})
     await layer.send(unread, {})
     await layer.send(read, {})
-    await layer.receive(read)  # Which has fetched what lay before it.
+    await layer.receive(read)  # This receive has fetched the earlier messages.
     await layer.group_add("g", unread)
     await other.flush()
     assert await within(0.03, layer, "normal") is None

@@ -1,4 +1,4 @@
-"""What the asynchronous layer promises beyond Channels' specification: O1 to O4, A5."""
+"""What the asynchronous layer guarantees beyond Channels' specification: O1 to O4, A5."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_statistics_count_messages_and_refusals(case: Case) -> None:
 
 @pytest.mark.clause("O4")
 def test_event_loops_in_several_threads_share_one_layer(case: Case) -> None:
-    """The sync server, `async_to_sync` and one layer that outlives each of their loops."""
+    """As with `async_to_sync`: one layer outlives each of its event loops."""
     layer = case.sync_layer()  # Keeps the store open from loop to loop.
     both = case.layer()
 

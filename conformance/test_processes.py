@@ -284,7 +284,7 @@ def test_every_method_works_in_a_forked_child(case: Case) -> None:
     assert [kind for kind, _ in answers] == ["ok"] * 9, answers
     assert answers[1][1] == [b"1"]
     assert answers[4][1] == [b"m"]
-    # The parent has lost nothing by it.
+    # The parent has lost nothing.
     assert parent.call("pop", b"q") == [b"parent's"]
     expected = [b"2"] if case.capabilities.crosses_processes else []
     assert parent.call("pop", b"mine") == expected
@@ -315,7 +315,7 @@ def test_a_fork_while_a_thread_is_inside_the_store_harms_neither(case: Case) -> 
 @pytest.mark.clause("E18")
 @pytest.mark.clause("E21")
 def test_a_forked_child_that_closes_does_not_close_its_parents_engine(case: Case) -> None:
-    """A record lock goes with any close of its file; an owner's slot must not."""
+    """A close of the lock file drops record locks; the parent must keep its slot."""
     engine, parent = case.open(), case.process()
     parent.call("put", b"t", b"m", owner=parent.call("identity"))
     parent.call("forked", [("pop", (b"q",)), ("close", ())])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-#: Around each size at which an allocator, a length field or a pipe may think again.
+#: Around each size at which an allocator, a length field or a pipe may behave differently.
 SIZES = sorted(
     {0, 1, 1_000_003, MAX_PAYLOAD}
     | {(1 << bits) + off for bits in (3, 4, 5, 6, 7, 8, 12, 16, 20) for off in (-1, 0, 1)}
@@ -48,7 +48,7 @@ def test_threads_that_push_and_pop_share_the_records_out(case: Case, shared: boo
     taken: list[list[bytes]] = [[] for _ in engines]
     pushed = threading.Event()
     start = threading.Barrier(6)
-    # Enough for the readers to get in each other's way.
+    # Enough for the readers to compete.
     push(first, b"q", [b"0:%d" % number for number in range(3000)])
 
     def write(engine: Engine, name: int) -> None:
@@ -188,7 +188,7 @@ def test_a_record_without_room_does_not_keep_the_others_out(case: Case) -> None:
 
 @pytest.mark.clause("E4")
 def test_the_clock_counts_nanoseconds_and_never_goes_back(case: Case) -> None:
-    """And all engines of a store count alike: a deadline is good wherever it is looked at."""
+    """All engines of a store must agree: one of them compares a deadline that another set."""
     engine, other = case.open(), case.open()
     began, start = time.monotonic_ns(), engine.clock()
     readings = [start]
@@ -197,7 +197,7 @@ def test_the_clock_counts_nanoseconds_and_never_goes_back(case: Case) -> None:
         time.sleep(0.005)
     after, end = time.monotonic_ns(), engine.clock()
     assert readings == sorted(readings)
-    # One of the two spans lies within the other, whatever the machine did meanwhile.
+    # One of the two spans contains the other, however slow the machine is.
     assert 0.9 * (after - began) <= end - start + 5_000_000
     assert end - start <= 1.1 * (time.monotonic_ns() - began) + 5_000_000
 
@@ -244,7 +244,7 @@ def test_dead_records_make_room_before_any_is_refused(case: Case, queues: int) -
     engine = case.open(channel_memory=1 << 20)
 
     def fill(death: int) -> bool:
-        # Alternating lives, so that room is free only if the dead are found wherever they are.
+        # Alternating lifetimes, so that there is room only if expired records are found anywhere.
         kept = engine.clock() + 10**12
         for count in range(3000):
             name = b"%d" % (count % queues)
@@ -254,7 +254,7 @@ def test_dead_records_make_room_before_any_is_refused(case: Case, queues: int) -
         return False
 
     assert in_time(engine, fill, 4 if engine.capabilities.blocking else 0.8), "it is never full"
-    # The old queues were not looked at since.
+    # No call has looked at the old queues since.
     push(engine, b"new", [b"y" * (1 << 18)])
     push(engine, b"new", [b"z" * 1000] * 300)
     assert len(pop(engine, b"new")) == 301
@@ -387,7 +387,7 @@ def test_one_queue_leaves_room_for_others(case: Case) -> None:
     assert took >= 1 << 21
     push(engine, b"modest", [b"x" * 10_000] * 2)
     push(engine, b"other", [b"x" * 10_000])
-    # What others took leaves it less, sevenfold; what is read may come again.
+    # What others took reduces its limit sevenfold; popped records may be pushed again.
     assert engine.push([record(engine, b"greedy", b"x" * 10_000)])
     pop(engine, b"greedy", took // 20_000)
     push(engine, b"greedy", [b"x" * 10_000])
@@ -426,7 +426,7 @@ def test_many_queues_each_keep_their_own(engine: Engine) -> None:
 @pytest.mark.clause("E24")
 def test_a_peek_sees_every_record_that_a_pop_would_get(engine: Engine, case: Case) -> None:
     other = case.open()
-    # A queue may be kept in another way once it has been in use for a while.
+    # An engine may store a queue differently after some use.
     for number in range(60):
         for pusher, queue in ((engine, b"a"), (other, b"b")):
             push(pusher, queue, [b"%d" % number] * 3)

@@ -15,7 +15,7 @@ from asgi_ipc.exceptions import Reentered
 
 from .tools import ENOUGH, deadline, pop, push, record
 
-#: What is interrupted.
+#: The methods that are interrupted.
 _CALLS: dict[str, Callable[[Engine], object]] = {
     "push": lambda engine: push(engine, b"q", [b"x"]),
     "pop": lambda engine: engine.pop(b"q"),
@@ -38,7 +38,7 @@ def _put_back(engine: Engine) -> None:
 def test_a_call_in_the_middle_of_another_does_its_work_or_says_that_it_did_not(
     engine: Engine, name: str
 ) -> None:
-    """Before every line of Python of the method. An engine in another language has none."""
+    """Interrupts before every Python line of the method; an engine in another language has none."""
     stored: list[bytes] = []
     refused = 0
     unexpected: list[BaseException] = []

@@ -1,7 +1,7 @@
 """The Segment contract, G1 to G7 of `asgi_ipc.engines.shm.segment`: what a UNIX must offer.
 
-For whoever brings shared memory to another system: these tests come first, then all the
-others. An engine whose class has no ``segment`` is skipped.
+For a port of shared memory to another system: run these tests first, then all others. Engines
+whose class has no ``segment`` are skipped.
 
     python -m asgi_ipc.conformance test_segment --engine my.module:MyEngine
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ground(case: Case) -> Iterator[Ground]:
-    """The segment class of the engine under test, with a directory of its own."""
+    """The Segment class of the engine under test, with its own directory."""
     from asgi_ipc.engines import find
 
     if not hasattr(find(case.engine), "segment"):
@@ -42,7 +42,7 @@ def ground(case: Case) -> Iterator[Ground]:
 
 
 def another_group() -> int | None:
-    """A group that this process may give things to, besides its first."""
+    """A group that this process may give files to, besides its first."""
     if os.geteuid() == 0:
         return os.getegid() + 4321
     return next((group for group in os.getgroups() if group != os.getegid()), None)
@@ -158,7 +158,7 @@ def test_a_creator_killed_at_any_instant_leaves_only_what_is_found(ground: Groun
     locator = ground.locator()
     while killed_at(lambda: ground.create(locator, 2 * PAGE), opcode):
         if ground.exists(locator):
-            ground.attach(locator).owner()  # Half made is as good as whole, or not there.
+            ground.attach(locator).owner()  # Half-made memory counts as complete, or is absent.
         ground.unlink(locator)
         assert not ground.exists(locator)
         assert os.listdir(ground.location.directory) == []
@@ -368,7 +368,7 @@ print("refused" if refused else "enough", offset)
 
 @pytest.mark.clause("G4")
 def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) -> None:
-    """On 8 MB where memory and directory may lie, in a mount namespace of its own."""
+    """Runs on file systems of 8 MB for memory and directory, in its own mount namespace."""
     unshare = shutil.which("unshare")
     shell = "mount -t tmpfs -o size=8m,mode=755 tmpfs /dev/shm && exec {python} {me}"
     trial = "mount -t tmpfs tmpfs /dev/shm"
@@ -390,7 +390,7 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
     done = subprocess.run([*namespace, shell, code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.returncode, done.stderr)
     said, offset = done.stdout.split()
-    # Memory that comes from elsewhere (SysV) may be enough; a file system's is not.
+    # Memory that is not a file's (SysV) may suffice; that of the file system does not.
     assert said == "enough" or (1 << 20) <= int(offset) <= (8 << 20), done.stdout
 
 
@@ -417,7 +417,7 @@ def test_another_user_learns_the_owner_or_is_refused(ground: Ground) -> None:
     ground.create(locator)
     code = """
 import os
-# What this imports may lie where the other user can't read.
+# The other user may not be able to read the modules that this imports.
 segment.attach(directory, arguments[0]).close()
 os.setgid(65534), os.setuid(65534)
 try:
@@ -531,7 +531,7 @@ def test_an_attached_process_keeps_memory_that_is_removed(ground: Ground) -> Non
     assert not ground.exists(locator)
     second.view[1] = 2
     assert first.view[:2].tobytes() == second.view[:2].tobytes() == b"\x01\x02"
-    # A later creator gets other memory, under the same locator, too.
+    # A later process gets other memory, even under the same locator.
     later = ground.create(locator)
     assert not any(later.view)
     later.view[0] = 9
@@ -550,7 +550,7 @@ def test_to_remove_what_is_gone_does_nothing(ground: Ground) -> None:
 
 @pytest.mark.clause("G6")
 def test_no_memory_is_left_when_it_is_removed(ground: Ground) -> None:
-    """A tenth of two hundred megabytes at a time; what is left of them would be noticed."""
+    """Takes 200 MB in ten steps, so that memory left behind shows."""
     for _ in range(10):
         locator = ground.locator()
         segment = ground.create(locator, 20 << 20)

@@ -1,6 +1,6 @@
 """ASGI 1.x on the synchronous layer: A1 to A5, ours, O1 to O4, and both layers together.
 
-Among them what asgiref 1.1's conformance tests look for.
+They cover the behaviours that asgiref 1.1's conformance tests check.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def all_of(layer: SyncIPCChannelLayer, *channels: str) -> list[Any]:
-    """Every pair of channel and message there is."""
+    """Return all pairs of channel and message."""
     found = []
     while (pair := layer.receive(list(channels))) != (None, None):
         found.append(pair)

@@ -77,15 +77,15 @@ def test_dead_members_make_room_for_new_ones(case: Case) -> None:
         return fill(engine, b"old", 1 << 18, death)
 
     members = in_time(engine, crowd, 4 if engine.capabilities.blocking else 0.8)
-    # The old table was not looked at since.
+    # No call has looked at the old table since.
     put(engine, b"new", *members[: len(members) // 2])
     assert len(engine.members(b"new").names) == len(members) // 2
 
 
 def fill(engine: Engine, table: bytes, memory: int, death: int | None = None) -> list[bytes]:
-    """Put members of 100 bytes until there is no room; return those that found some.
+    """Put members of 100 bytes until there is no room; return those that were stored.
 
-    Or until they are dead, as they make room for others then.
+    Stops when the first ones expire, since they then make room for others.
     """
     members: list[bytes] = []
     until = death if death is not None else deadline(engine)
@@ -200,7 +200,7 @@ def test_every_change_gives_a_new_object(case: Case) -> None:
     other.remove(b"t", b"b")
     known = engine.members(b"t", known)
     assert sorted(known.names) == [b"a", b"c"]
-    # As many as before, but others.
+    # As many members as before, but different ones.
     other.remove(b"t", b"a")
     put(other, b"t", b"d")
     known = engine.members(b"t", known)

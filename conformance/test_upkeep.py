@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-#: What is counted for a queue, and what for the store in addition.
+#: Counts of a queue, and further counts of the store.
 OF_A_QUEUE = {"pushed", "popped", "expired", "refused", "orphaned", "pending", "high_water"} | {
     "oldest_age",
     "store_full",
@@ -71,7 +71,7 @@ def test_a_receiver_that_waited_before_a_flush_is_signalled_after_it(engine: Eng
     bell = engine.bell()
     engine.pop(b"q", 1, bell)
     engine.flush()
-    if not signalled(bell):  # Waking everybody to look again is as good.
+    if not signalled(bell):  # Waking all receivers to look again is allowed, too.
         push(engine, b"q", [b"x"])
         assert signalled(bell, ENOUGH)
 
@@ -105,7 +105,7 @@ def test_statistics_tell_what_became_of_each_record(engine: Engine) -> None:
         engine.restore(b"q", engine.pop(b"q")[0])
         return before
 
-    # Nothing, unless the machine was too slow for the first attempt.
+    # 0, unless the machine was too slow for the first attempt.
     of_the_queue, of_the_store = in_time(engine, act)
     counts = engine.statistics(b"q")
     assert set(counts) >= OF_A_QUEUE
@@ -190,11 +190,11 @@ def test_a_queue_that_does_not_exist_counts_nothing(engine: Engine) -> None:
 @pytest.mark.clause("E4")
 @pytest.mark.needs("bounded")
 def test_use_does_not_wear_the_store_out(case: Case) -> None:
-    """If each of these queues and tables left as little as 50 bytes behind, it would show."""
+    """Shows if each of these queues and tables leaves 50 bytes behind."""
     engine = case.open(channel_memory=1 << 19, group_memory=1 << 19)
     for turn in range(120):
         names = [b"queue %d of turn %d" % (number, turn) for number in range(150)]
-        # Some are never asked about again, and expire soon.
+        # Some are never used again, and expire soon.
         batch = [record(engine, name, b"x" * 9, seconds=0.02) for name in names[:30]]
         batch += [record(engine, name, b"x" * n) for n, name in enumerate(names[30:])]
         refused = engine.push(batch)
@@ -205,7 +205,7 @@ def test_use_does_not_wear_the_store_out(case: Case) -> None:
             assert engine.remove(name, b"m")
 
 
-#: Every method, as it is called on a closed engine.
+#: Every method that is called on a closed engine.
 CALLS: dict[str, Callable[[Engine], Any]] = {
     "push": lambda engine: engine.push([]),
     "push one": lambda engine: engine.push([record_for_nobody()]),
@@ -226,14 +226,14 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
 
 
 def record_for_nobody() -> Any:
-    """A record made without asking an engine for the time."""
+    """Return a record, without calling an engine's clock."""
     from asgi_ipc.engines.base import Record
 
     return Record(b"q", b"x", 1 << 62, 1)
 
 
 def a_bell_for_nobody() -> Any:
-    """No engine is asked for it, since that one is closed."""
+    """Return a bell without an engine, which is closed."""
     from asgi_ipc.engines.bell import PipeBell
 
     return PipeBell()

@@ -1,4 +1,4 @@
-"""Bells, when each is signalled, and looking without waiting: E12 to E14, E24, in one process."""
+"""Bells and `peek` in one process: E12 to E14, E24."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("wakes")
 
 
 def waiting(engine: Engine, *queues: bytes) -> Bell:
-    """A new bell, armed on empty queues."""
+    """Return a new bell, armed on empty queues."""
     bell = engine.bell()
     for queue in queues:
         assert engine.pop(queue, 1, bell) == []
@@ -182,7 +182,7 @@ def test_a_bell_that_is_armed_already_keeps_its_turn(engine: Engine) -> None:
 
 @pytest.mark.clause("E13")
 def test_each_record_of_a_batch_signals_for_itself(engine: Engine) -> None:
-    """Otherwise the second record would lie there beside a sleeping receiver."""
+    """Otherwise a receiver would sleep although the second record is there."""
     bells = [waiting(engine, b"q") for _ in range(3)]
     push(engine, b"q", [b"1", b"2"])
     assert signalled(bells[0], ENOUGH)

@@ -1,4 +1,4 @@
-"""Short words for what many tests do."""
+"""Helpers for many tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _T = TypeVar("_T")
 
 #: Seconds that outlast any test.
 LONG = 3600.0
-#: Seconds to wait for what ought to happen at once; only a test that fails waits so long.
+#: Seconds to wait for an event that should happen at once; only a failing test waits so long.
 ENOUGH = 60.0
-#: Environment variable: no wait for what ought to happen is longer than so many seconds.
-#: For runs of an engine that is known to be wrong.
+#: Environment variable: the maximum number of seconds of such a wait, for runs of an engine that is
+#: known to be wrong.
 PATIENCE = "ASGI_IPC_CONFORMANCE_PATIENCE"
 #: A capacity that no test reaches.
 MANY = 1 << 20
 
 
 def deadline(engine: Engine, seconds: float = LONG) -> int:
-    """The deadline so many seconds from now; less than nothing is past."""
+    """Return the deadline ``seconds`` from now; a negative number gives a past one."""
     return engine.clock() + int(seconds * 1e9)
 
 
@@ -41,7 +41,7 @@ def record(
     seconds: float = LONG,
     owner: bytes = b"",
 ) -> Record:
-    """A record that lives so many seconds."""
+    """Return a record that lives that many seconds."""
     return Record(queue, payload, deadline(engine, seconds), capacity, owner)
 
 
@@ -53,30 +53,29 @@ def push(
     capacity: int = MANY,
     seconds: float = LONG,
 ) -> None:
-    """Push a batch of which nothing may be refused."""
+    """Push a batch; fail if any record is refused."""
     batch = [record(engine, queue, each, capacity=capacity, seconds=seconds) for each in payloads]
     refused = engine.push(batch)
     assert refused == [], refused
 
 
 def pop(engine: Engine, queue: bytes, limit: int = MANY) -> list[bytes]:
-    """Pop, and keep only the payloads."""
+    """Pop records; return their payloads."""
     return [popped.payload for popped in engine.pop(queue, limit)]
 
 
 def let_pass(engine: Engine, seconds: float) -> None:
-    """Wait until so many seconds have passed on the engine's clock."""
+    """Wait until that many seconds have passed on the engine's clock."""
     until = deadline(engine, seconds)
     while engine.clock() < until:
         time.sleep(0.005)
 
 
 def in_time(engine: Engine, attempt: Callable[[int], _T], seconds: float = 0.4) -> _T:
-    """What becomes of an attempt to do something before a deadline that it is given; then let
-    that pass.
+    """Call ``attempt`` with a deadline; return its result after the deadline has passed.
 
-    A machine that was too slow gets more time, on a store that was flushed. So whatever has
-    to be done in time is done by the attempt, and looked at afterwards.
+    If the machine is too slow for the deadline, flush the store and try again with more time. So do
+    everything that must be done in time in the attempt, and check its result afterwards.
     """
     while True:
         death = deadline(engine, seconds)
@@ -91,12 +90,12 @@ def in_time(engine: Engine, attempt: Callable[[int], _T], seconds: float = 0.4) 
 
 
 def patient(seconds: float) -> float:
-    """So many seconds, or what patience there is."""
+    """Return that many seconds, or the limit of the environment if it is less."""
     return min(seconds, float(os.environ.get(PATIENCE, seconds)))
 
 
 def signalled(bell: Bell, timeout: float = 0.0) -> bool:
-    """Whether the bell signals within that time; then forget the signal."""
+    """Return whether the bell is signalled within that time; then drop the signal."""
     poll = select.poll()
     poll.register(bell.fileno(), select.POLLIN)
     if not poll.poll(int(patient(timeout) * 1000)):
@@ -130,7 +129,7 @@ class CheckedThread(threading.Thread):
 
 
 def eventually(condition: Callable[[], bool], seconds: float = ENOUGH) -> bool:
-    """Whether it comes true in time; the time is only spent by a test that fails."""
+    """Return whether a condition becomes true in time; only a failing test waits for all of it."""
     until = time.monotonic() + patient(seconds)
     while not condition():
         if time.monotonic() > until:

@@ -1,9 +1,9 @@
-"""Check a store of shared memory: that every word is accounted for and nothing is lost.
+"""Check a store in shared memory: every word must be accounted for, and nothing lost.
 
-A change that a killed process left half done is completed first, as any process that uses the store
-would do; nothing else is changed. Other processes wait while a segment is checked: about a second
-for a million messages. The exit status is 0 if the store is sound, 1 if something was found and 2
-if there is no store that can be checked.
+The check first completes the changes of killed processes, as any process does that uses the store;
+it changes nothing else. Other processes wait while it reads a segment: about a second for a million
+messages. The exit status is 0 if the store is sound, 1 if the check found something, and 2 if there
+is no store to check.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def check(
     record = record_of(location)
     if record is None or record.ready != READY:
         raise StoreUnavailable(
-            f"there is no store at {location.directory!r}; name the engine and the engine options "
-            "that the processes use"
+            f"there is no store at {location.directory!r}; pass the engine and the engine options "
+            "of the processes that use it"
         )
     if record.version != VERSION:
         raise StoreUnavailable(
-            f"the store at {location.directory!r} is of format {record.version}, and this asgi_ipc "
-            f"checks format {VERSION}; use the version that made it"
+            f"the store at {location.directory!r} has format {record.version}, and this asgi_ipc "
+            f"checks format {VERSION}; use the version of asgi_ipc that made it"
         )
     store = Store(factory, location, dict.fromkeys(_NAMES, SMALLEST), lambda: None, make=False)
     found: list[str] = []
@@ -98,8 +98,8 @@ def _find(
     factory = factory_of(engine)
     if factory is None:
         raise EngineUnavailable(
-            f"engine {engine!r} is not one over shared memory, or is not usable here: "
-            "there is nothing to check"
+            f"engine {engine!r} does not use shared memory, or does not work here, so there is "
+            "nothing to check; pass the engine of the processes that use the store"
         )
     return factory, location_of(factory, prefix, options)
 
@@ -107,20 +107,20 @@ def _find(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``check``."""
     parser.add_argument(
-        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the layers that use it"
+        "prefix", metavar="PREFIX", nargs="?", help="the prefix of the store's layers"
     )
     add_engine_arguments(parser, "the engine that its processes use")
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the store if it is not sound, or its memory is gone: its processes go on with "
-        "a fresh one",
+        help="remove the store if it is not sound, or if its memory is gone; its processes "
+        "continue with a fresh one",
     )
     parser.add_argument(
         "--orphans",
         action="store_true",
-        help="list memory and locks of this user's that belong to no store; with --remove "
-        "remove them",
+        help="list this user's memory and locks that belong to no store; with --remove, remove "
+        "them",
     )
 
 
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.orphans:
         return _run_orphans(*which, remove=arguments.remove)
     if not arguments.prefix:
-        sys.stderr.write("name the PREFIX of the store to check, or use --orphans\n")
+        sys.stderr.write("no PREFIX given; pass the prefix of the store to check, or --orphans\n")
         return 2
     try:
         try:
@@ -156,8 +156,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _hint_if_slow() -> Iterator[None]:
     """Print a hint if the check takes long, as it would if a stopped process held a lock."""
     text = (
-        f"no answer for {_PATIENCE:g} seconds: the store is large, or a process is stopped inside "
-        "it (state T in ps); if so continue that (kill -CONT) or end it\n"
+        f"no answer for {_PATIENCE:g} seconds: the store is large, or a stopped process (state T "
+        "in ps) holds its lock; if so, continue that process (kill -CONT) or end it\n"
     )
     timer = threading.Timer(_PATIENCE, lambda: (sys.stderr.write(text), sys.stderr.flush()))
     timer.daemon = True

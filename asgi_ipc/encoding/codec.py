@@ -104,7 +104,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     try:
         if (size := len(body)) > _LARGEST_BODY:
-            raise ValueError(f"the largest message takes {_LARGEST_BODY}")
+            raise ValueError(f"the largest message has {_LARGEST_BODY} bytes")
         message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
         if type(message) is dict:
             # Most messages are too short to be deep, and have none of the bytes that begin bytes,
@@ -133,14 +133,14 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 def _check_decoded(message: dict[str, Any], body: bytes) -> None:
     """Raise ValueError for a message that `encode` refuses."""
     if type(message) is not dict:
-        raise ValueError(f"it is no dict but {_type_name(message)}")
+        raise ValueError(f"it is not a dict but {_type_name(message)}")
     if 0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body:
         _check_keys_and_ints(message)
     if below := _parts(*message.values()):
         _check_depth(below)
     size = len(body)
     if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
-        raise ValueError(f"the limit is {MESSAGE_LIMIT}")
+        raise ValueError(f"the limit is {MESSAGE_LIMIT} bytes")
 
 
 def _check_keys_and_ints(message: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _check_keys_and_ints(message: dict[str, Any]) -> None:
             if type(each) is dict:
                 for key in each:
                     if type(key) is not str:
-                        raise ValueError(f"it has the key {_brief(key)}, which is no str")
+                        raise ValueError(f"it has the key {_brief(key)}, which is not a str")
                 items = each.values()
             if _PLAIN.issuperset(map(type, items)):
                 continue
@@ -246,10 +246,15 @@ def _check(value: Any, depth: int) -> None:
         return
     if isinstance(value, int):
         if not _INT_MIN <= value <= _INT_MAX:
-            raise _Bad(ValueError, f"is an int beyond signed 64 bits: {_brief(value)}")
+            raise _Bad(
+                ValueError, f"is an int beyond signed 64 bits: {_brief(value)}; send it as a str"
+            )
     elif isinstance(value, dict):
         if depth > DEPTH_LIMIT:
-            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+            raise _Bad(
+                ValueError,
+                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
+            )
         for key, item in value.items():
             if not isinstance(key, str):
                 raise _Bad(
@@ -265,7 +270,10 @@ def _check(value: Any, depth: int) -> None:
                 raise
     elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
         if depth > DEPTH_LIMIT:
-            raise _Bad(ValueError, f"is nested more than {DEPTH_LIMIT} deep, or contains itself")
+            raise _Bad(
+                ValueError,
+                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
+            )
         for index, item in enumerate(value):
             if type(item) in _PLAIN:
                 continue
@@ -290,7 +298,8 @@ def _find_surrogate(message: Mapping[str, Any]) -> None:
                 value.encode()
             except UnicodeEncodeError:
                 raise _Bad(
-                    ValueError, f"has a lone surrogate, which is no text: {_brief(value)}"
+                    ValueError,
+                    f"has a lone surrogate, which is no text: {_brief(value)}; send it as bytes",
                 ) from None
             return
         steps: Any = ()

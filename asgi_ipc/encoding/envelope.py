@@ -51,7 +51,7 @@ def unpack(payload: bytes) -> tuple[Sequence[bytes], bytes]:
     if len(payload) <= start:
         # A message takes a byte at least, so this is too short even for an empty name.
         raise RecordCorrupt(
-            f"a record of length {len(payload)} says that its message starts at byte {start}"
+            f"a record of {len(payload)} bytes says that its message starts at byte {start}"
         )
     if start < _SHORT:
         return _names(payload[_LENGTH:start]), payload[start:]
@@ -79,10 +79,10 @@ def _names(names: bytes) -> Sequence[bytes]:
         or names.count(b"\n") >= MAX_LOCALS
         or names.translate(None, _VALID)
     ):
-        raise RecordCorrupt(f"a record is for channels that no channel can be: {names[:60]!r}")
+        raise RecordCorrupt(f"a record names channels that can't exist: {names[:60]!r}")
     found = names.split(b"\n")
     if len(names) >= _LONGEST and max(map(len, found)) >= _LONGEST:
-        raise RecordCorrupt(f"a record is for a channel whose name is too long: {names[:60]!r}")
+        raise RecordCorrupt(f"a record names a channel with too long a name: {names[:60]!r}")
     return found
 
 

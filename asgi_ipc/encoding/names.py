@@ -55,14 +55,14 @@ def channel_name(name: object) -> ChannelName:
     """Parse a channel name. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _channel_name(name)
-    raise TypeError(f"channel name {name!r} is not a str")
+    raise TypeError(f"channel name {name!r} is not a str; pass a str")
 
 
 def group_name(name: object) -> bytes:
     """Return a group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
     if isinstance(name, str):
         return _group_name(name)
-    raise TypeError(f"group name {name!r} is not a str")
+    raise TypeError(f"group name {name!r} is not a str; pass a str")
 
 
 def queue_owner(queue: str) -> bytes:
@@ -75,7 +75,7 @@ def queue_owner(queue: str) -> bytes:
 def _channel_name(name: str) -> ChannelName:
     match = _CHANNEL.fullmatch(name) if len(name) < NAME_LIMIT else None
     if match is None:
-        raise TypeError(f"channel name {_shown(name)} is not valid: {_CHANNEL_RULE}")
+        raise TypeError(f"channel name {_shown(name)} is not valid; use {_CHANNEL_RULE}")
     queue, local = match["queue"], match["local"]
     specific = match["bang"] is not None
     owner = queue_owner(queue) if specific else b""
@@ -86,7 +86,7 @@ def _channel_name(name: str) -> ChannelName:
 @lru_cache(_REMEMBERED)
 def _group_name(name: str) -> bytes:
     if len(name) >= NAME_LIMIT or not _GROUP.fullmatch(name):
-        raise TypeError(f"group name {_shown(name)} is not valid: {_RULE}")
+        raise TypeError(f"group name {_shown(name)} is not valid; use {_RULE}")
     return name.encode()
 
 

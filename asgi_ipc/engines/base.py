@@ -1,77 +1,77 @@
-"""The Engine contract: what a channel layer asks of the engine that stores its messages.
+"""The Engine contract: what a channel layer needs from its message store.
 
-An engine keeps *queues* of records and *tables* of members. Names, records and
-members are ``bytes``; it never sees a channel, a group or a message. Everything
-that is policy (which capacity, which expiry, which queue) is decided by the caller
-and arrives as numbers. `asgi_ipc.engines.memory` is the readable reference.
+An engine keeps *queues* of records and *tables* of members. Names, records and members are
+``bytes``; an engine never sees a channel, a group or a message. The caller decides policy
+(capacity, expiry, queue) and passes it as numbers. `asgi_ipc.engines.memory` is the reference.
 
-The clauses; every engine must pass the tests that cite them (``conformance/``):
+Every engine must pass the tests (``conformance/``) that cite these clauses:
 
 Queues
-  E1   A record is popped once or never, by one caller, whatever the number of callers.
+  E1   A record is popped at most once, by one caller, whatever the number of callers.
   E2   Records of one queue are popped in the order in which they were pushed.
-  E3   `push` never waits for room: it refuses a record whose queue already holds
-       ``capacity`` live records, a record that the store has no room for, and a record
-       with which its queue would have too large a share of the store (E7), and says
-       which and why; it stores all others of the batch, in their order.
-  E4   A record whose deadline has passed is never popped. It does not count against
-       capacity, and its room is reclaimed before any record is refused for want of room.
-  E5   What was pushed comes back byte for byte, up to `MAX_PAYLOAD` bytes, and any
-       name of 1 to `MAX_NAME` bytes works. Beyond that: `ValueError`, and nothing is stored.
+  E3   `push` never waits for room. It refuses a record if its queue already holds ``capacity``
+       live records, if the store has no room for the record, or if the record would give its
+       queue too large a share of the store (E7). It returns which records it refused and why, and
+       stores all others of the batch in order.
+  E4   A record is never popped after its deadline. It then no longer counts against capacity, and
+       its room is reused before `push` refuses any record.
+  E5   A popped record equals the pushed one byte for byte. Records of up to `MAX_PAYLOAD` bytes
+       and names of 1 to `MAX_NAME` bytes work; others raise `ValueError`, and nothing is stored.
   E6   `restore` puts a popped record back in front of its queue, whatever the capacity.
-  E7   Queues are independent: a full or busy one changes nothing for another.
+  E7   Queues are independent: a full or busy queue never affects another.
        (Capability ``bounded``:) a queue takes a record only while its bytes, the record
        included, are at most `SHARE` times the bytes of the store that are then free. So no
        queue has more than seven eighths of the memory. An engine may count more than payloads.
 
 Tables
-  E8   `put` of a new member adds it; of a present one renews its deadline and owner.
-  E9   `members` gives each live member once; none past its deadline.
-  E10  `remove` takes a member out and says whether it was there.
-  E11  `members(table, known)` returns the very object ``known`` while it is still the
-       truth, and a new one otherwise; no change is missed.
+  E8   `put` adds a new member; of a present member it renews deadline and owner.
+  E9   `members` returns each live member once, and none past its deadline.
+  E10  `remove` removes a member and returns whether it was there.
+  E11  `members(table, known)` returns the very object ``known`` while the members are unchanged,
+       and a new object otherwise; it never misses a change.
 
 Waiting
-  E12  `pop` with a bell arms the bell if it returns fewer records than asked: the next
-       record pushed on that queue signals it. Between the last look and the arming no
-       record is missed. An armed bell signals once and must be armed again; to arm it
-       while it is armed changes nothing. A flush signals it, or leaves it armed.
+  E12  `pop` with a bell arms the bell if it returns fewer records than asked for: the next
+       record pushed on that queue signals it. No record is missed between the last look and the
+       arming. An armed bell is signalled once and must then be armed again; arming an armed
+       bell changes nothing. A flush signals an armed bell, or leaves it armed.
   E13  Each pushed record signals the bell armed first on its queue, skipping bells that are
        closed or whose process has died.
-  E14  `disarm` takes the bell off the queue. If the bell was signalled for that queue already, and
-       the queue has records, the next bell is signalled instead.
-  E24  `peek` is True of a queue that has a live record, from any process; it changes nothing.
+  E14  `disarm` takes a bell off a queue. If the bell has already been signalled for the queue,
+       and the queue has records, `disarm` signals the next bell instead.
+  E24  `peek` returns True for a queue with a live record, whichever process pushed it, and
+       changes nothing.
 
 Processes (capability ``crosses_processes``)
   E15  Two processes that open the same prefix with the same options share everything.
        (Two engines of one process do, whatever the capability says.)
-  E16  A process killed at any instant harms no other: no process waits for it, no
-       record whose push returned is lost, none is popped twice.
-  E17  `identity` is unique for all time, lasts as long as the process has the engine
-       open, even if the store is replaced meanwhile, and differs in a forked child. All
-       processes that open one store have the first `NODE_BYTES` in common, those of another
-       store have others; so a name says which machine it is of. A process that creates a
-       store in place of one that it had open gives it the bytes of that one.
+  E16  A process may be killed at any instant: no other process waits for it forever, no record
+       whose `push` returned is lost, and none is popped twice.
+  E17  `identity` is unique for all time, lasts while the process has the engine open, even if
+       the store is replaced meanwhile, and differs in a forked child. The identities of all
+       processes of one store begin with the same `NODE_BYTES`, which differ from those of
+       every other store, so a name tells its machine. A process that creates a store in place
+       of one that it had open gives the new store the same bytes.
        (Capability ``owners``:) records and members with an ``owner`` are removed within seconds
-       of the end of the process of that identity, while any process uses the store and without
-       a call for that purpose. An owner that was never seen, or is already forgotten, counts as
-       none.
-  E18  All methods may be called from any thread at any time, in a forked child too.
+       after the process with that identity has died, without a call for that purpose, while
+       any process uses the store. An owner that was never seen, or is forgotten, counts as none.
+  E18  Any thread may call any method at any time, also in a forked child.
   E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
        functions). A method that such code calls in the same thread does its work, or raises
-       `Reentered` and does nothing; it never waits for what its own thread holds. ``inside``
-       is True meanwhile.
+       `Reentered` and does nothing; it never waits for a lock that its own thread holds.
+       ``inside`` returns True meanwhile.
 
 Upkeep
   E19  After `flush` no record and no member is left, for any process, and `flushes` has grown
        in every process.
-  E20  `statistics` counts each record by what became of it; the numbers agree with what
-       callers saw. A record past its deadline is counted as expired, and not as pending.
-  E21  `close` releases all that this engine holds, its bells included, and may be called twice;
-       the store stays if the capability ``survives_exit`` says so. Any other call on a closed
-       engine raises `StoreUnavailable`.
-  E22  `destroy` removes the store and closes; nothing is left in the system. Processes that
-       had it open meet a new, empty store, or `StoreUnavailable`, never two stores at once.
+  E20  `statistics` counts each record by what happened to it; the counts agree with what
+       callers saw. A record past its deadline counts as expired, not as pending.
+  E21  `close` releases everything that this engine holds, its bells included, and may be called
+       twice. The store remains if the capability ``survives_exit`` says so. Any other call on
+       a closed engine raises `StoreUnavailable`.
+  E22  `destroy` removes the store from the system and closes the engine. Other processes that
+       had the store open get a new, empty store, or `StoreUnavailable`, and never end up in
+       two stores.
   E23  Bad options, an unusable machine or a foreign store raise at construction
        (`OptionError`, `EngineUnavailable`, `StoreUnavailable`) and leave nothing behind.
 """
@@ -83,15 +83,15 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 #: Longest queue, table or member name, in bytes.
 MAX_NAME = 255
-#: Largest record, in bytes: a message of the layer's limit and the names it is for.
+#: Largest record, in bytes: the largest message of a layer, and the names of its channels.
 MAX_PAYLOAD = 8 * 1024 * 1024
-#: A queue may have this many times the bytes that are then free (E7).
+#: A queue may have at most this many times the bytes that it leaves free (E7).
 SHARE = 7
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
-#: How many of them identify the store: all its processes have them in common.
-#: 40 random bits tell a thousand machines apart but once in two million tries; the other 72
-#: give a billion processes of one store different identities but once in nine thousand.
+#: Bytes at the beginning of an identity that all processes of a store share.
+#: 40 random bits: a thousand machines collide once in two million tries. The other 72: a billion
+#: processes of one store collide once in nine thousand.
 NODE_BYTES = 5
 
 
@@ -100,11 +100,11 @@ class Record(NamedTuple):
 
     queue: bytes
     payload: bytes
-    #: Nanoseconds on the engine's `Engine.clock`; the record is dead from then on.
+    #: Nanoseconds on the engine's `Engine.clock`; the record has expired from then on.
     deadline: int
-    #: The queue may hold this many live records, this one included.
+    #: Maximum number of live records in the queue, including this one.
     capacity: int
-    #: Identity of the process that alone reads this queue, or ``b""``.
+    #: Identity of the only process that reads this queue, or ``b""``.
     owner: bytes = b""
 
 
@@ -118,52 +118,52 @@ class Popped(NamedTuple):
 class Refused(NamedTuple):
     """Why one record of a batch was not stored."""
 
-    #: Its place in the batch.
+    #: Index of the record in the batch.
     position: int
-    #: True: there is no room for it. False: the queue is at capacity.
+    #: True: the store has no room. False: the queue is at capacity.
     no_room: bool
-    #: A text for users: what is full, and what to do about it.
+    #: For people: what is full, and how to get room.
     detail: str
-    #: The store has room, but the queue would leave others too little of it; ``no_room`` too.
+    #: The store has room, but the queue would exceed its share (E7); ``no_room`` is True too.
     over_share: bool = False
 
     @property
     def reason(self) -> str:
-        """The reason in short: ``"capacity"``, ``"no room"`` or ``"share"``."""
+        """``"capacity"``, ``"no room"`` or ``"share"``."""
         return "share" if self.over_share else "no room" if self.no_room else "capacity"
 
 
-#: The detail of a refusal at capacity by a queue whose owner has died.
+#: The detail of a refusal by a queue whose owner has died.
 READER_GONE = "the process that reads it has ended"
 
 
 class Members(NamedTuple):
-    """The live members of a table at some instant."""
+    """The live members of a table at one instant."""
 
     names: tuple[bytes, ...]
-    #: Opaque; by it the engine tells whether the names are still true (E11).
+    #: Opaque; the engine compares it to see whether the members have changed (E11).
     version: Any
 
 
 class Capabilities(NamedTuple):
-    """What an engine declares it can do. The suite skips the tests of what is absent."""
+    """What an engine declares it can do. The suite skips tests of absent capabilities."""
 
     #: Processes with the same prefix share the store (E15 to E17).
     crosses_processes: bool
-    #: The store outlives the processes that use it (E21).
+    #: The store outlives its processes (E21).
     survives_exit: bool
-    #: A push signals bells in every process; if False only in its own, and others must poll.
+    #: A push signals bells of every process; if False, of its own only, and others must poll.
     wakes: bool
-    #: Records and members are removed with their owner (E17).
+    #: Records and members are removed when their owner has died (E17).
     owners: bool
-    #: A full store refuses; if False it grows as far as the process may.
+    #: A full store refuses records; if False it grows as far as the process may.
     bounded: bool
-    #: Calls may wait on a disk or network: the asynchronous layer makes them in a thread.
+    #: Calls may wait for a disk or network, so the asynchronous layer makes them in a thread.
     blocking: bool = False
 
 
 class Bell(Protocol):
-    """Wakes a receiver, through a selector in the process that made the bell.
+    """A wake-up that a selector can wait for, in the process that made it.
 
     Any thread may call any method; none blocks.
     """
@@ -171,39 +171,39 @@ class Bell(Protocol):
     def fileno(self) -> int:
         """Return a descriptor that is readable from a signal until `clear`; negative once closed.
 
-        Negative too once the engine can't signal the bell any more: close it and make another.
+        Also negative once the engine can't signal it any more: close it and make another.
         """
 
     def clear(self) -> Collection[int] | None:
-        """Forget the signals so far, and return for which queues they were (E12).
+        """Read and drop all signals, and return the hints of the queues they were for (E12).
 
-        Each queue is given as its `asgi_ipc.engines.bell.hint`. None: for any queue.
+        `asgi_ipc.engines.bell.hint` computes a queue's hint. None stands for any queue.
         """
 
     def signal(self) -> None:
-        """Signal the bell from this process, as a push would. Does nothing on a closed bell."""
+        """Signal it from this process, as a push would. Does nothing on a closed bell."""
 
     def close(self) -> None:
-        """Close the bell, armed or not. May be called twice."""
+        """Release it, armed or not. May be called twice."""
 
 
 class Engine(Protocol):
     """A store of queues and tables. See the module's clauses E1 to E25.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
-    where ``options`` are the user's ``engine_options``. Opening may block briefly while
-    another process creates the store (E23).
+    where ``options`` are the user's ``engine_options``. Opening may block while another process
+    creates or removes the store (E23).
 
-    Unless said otherwise a method normally returns in microseconds, may block while another
-    process holds a lock of the store, and may raise `StoreCorrupt` or `StoreUnavailable` (the store
-    is gone, and could not be opened again).
+    A method of an engine that is not ``blocking`` normally returns in microseconds. Unless its
+    docstring says otherwise it may wait for another process that holds the store's lock, and may
+    raise `StoreCorrupt`, or `StoreUnavailable` if the store is gone and can't be opened again.
     """
 
     capabilities: ClassVar[Capabilities]
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Return None, or why this engine can't work on this machine and what to do about it."""
+        """Return None, or why this engine can't work on this machine, and the remedy."""
 
     @property
     def identity(self) -> bytes:
@@ -211,38 +211,38 @@ class Engine(Protocol):
 
     @property
     def flushes(self) -> int:
-        """Grows with every flush, in every process (E19).
+        """A number that grows with every flush, in every process (E19).
 
-        Read before each delivery, on the event loop too: it takes no lock and never waits.
-        An engine that must ask a server returns the last answer.
+        Layers read it before each delivery, also on the event loop: it must take no lock and
+        never wait. An engine that asks a server returns the last number it got.
         """
 
     def inside(self) -> bool:
         """Return whether the calling thread is in the middle of a method of this engine (E25).
 
-        It then holds a lock that other threads may wait for, and must not wait for theirs. An
-        engine that holds no lock while Python code runs returns False.
+        Such a thread may hold a lock that other threads wait for, so it must not wait for theirs.
+        An engine that holds no lock while Python code runs returns False.
         """
 
     def clock(self) -> int:
-        """Return the time in nanoseconds, on the scale of deadlines; it never goes back."""
+        """Return the time in nanoseconds, on the scale of deadlines; it must never go back."""
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
-        """Store a batch and signal for it; return the refused, in order (E1-E5, E7, E13)."""
+        """Store a batch, signal bells, and return the refused records in order (E1-E5, E7, E13)."""
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
-        """Take up to ``limit`` oldest records; fewer: the queue is empty, arm ``bell`` (E12)."""
+        """Take up to ``limit`` oldest records; arm ``bell`` if there are fewer (E1, E2, E12)."""
 
     def peek(self, queue: bytes) -> bool:
-        """Return False only if the queue has no record; True if it may have one (E24).
+        """Return False only if the queue has no record, True if it may have one (E24).
 
-        A spinning receiver calls it over and over, and so does a sender whose message would bypass
-        the queue; on the event loop too, so it takes no lock and never waits. An engine that can't
-        tell without returns True.
+        A spinning receiver calls it again and again, and a sender before its message bypasses the
+        queue, also on the event loop: it must take no lock and never wait. An engine that can't
+        tell without a lock returns True.
         """
 
     def restore(self, queue: bytes, record: Popped) -> None:
-        """Put a popped, unused record back in front of its queue, and signal for it (E6)."""
+        """Put a record that `pop` returned back in front of its queue, and signal (E6)."""
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """Take a bell off this queue (E14)."""
@@ -251,31 +251,30 @@ class Engine(Protocol):
         """Return a new bell of this process."""
 
     def put(self, table: bytes, member: bytes, deadline: int, owner: bytes = b"") -> None:
-        """Add or renew a member (E8). Raises `StoreFull` when there is no room for it."""
+        """Add or renew a member (E8). Raises `StoreFull` if there is no room for it."""
 
     def remove(self, table: bytes, member: bytes) -> bool:
-        """Take a member out; True if it was there (E10)."""
+        """Remove a member; return whether it was there (E10)."""
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
-        """Return the live members; ``known`` itself if they are still the same (E9, E11)."""
+        """Return the live members, or ``known`` itself if they are unchanged (E9, E11)."""
 
     def statistics(self, queue: bytes | None = None) -> Mapping[str, int]:
         """Return counts for one queue, or for the whole store (E20).
 
-        Always: ``pushed``, ``popped`` (less what was restored), ``expired``,
-        ``refused`` (at capacity or no room), ``store_full`` (of the refused, those for
-        which there was no room), ``orphaned`` (their owner died),
-        ``pending``, ``high_water`` (most ever pending), ``oldest_age`` (nanoseconds
-        since the oldest pending record was pushed). For the store also ``queues``,
-        ``members``, ``bytes_used``, ``bytes_total``, ``recoveries``; an engine may add more.
-        For a queue that does not exist all are 0.
+        Always: ``pushed``, ``popped`` (minus those restored), ``expired``, ``refused`` (at
+        capacity or no room), ``store_full`` (those of ``refused`` without room), ``orphaned``
+        (their owner died), ``pending``, ``high_water`` (most ever pending), ``oldest_age``
+        (nanoseconds since the oldest pending record was pushed). For the store also ``queues``,
+        ``members``, ``bytes_used``, ``bytes_total``, ``recoveries`` (changes completed for killed
+        processes). An engine may add more. For a queue that does not exist all are 0.
         """
 
     def flush(self) -> None:
         """Empty every queue and table, for all processes (E19)."""
 
     def close(self) -> None:
-        """Release all that this engine holds (E21)."""
+        """Release everything that this engine holds (E21)."""
 
     def destroy(self) -> None:
         """Remove the store, for all processes, and close (E22)."""

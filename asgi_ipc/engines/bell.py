@@ -1,10 +1,10 @@
-"""Bells: a pipe that wakes the receivers of one process, and the format of signals.
+"""`PipeBell`, a bell within one process, and the content of signals.
 
-`PipeBell` is a pipe that a selector can wait for. An engine may use it if the engine's own code
-learns of each push (a thread that listens to a server, say), and calls `PipeBell.signal` then.
+`PipeBell` is a pipe that a selector can wait for. It also serves engines that learn of a push from
+a thread of their own, which listens to a server, say: that thread calls `PipeBell.signal`.
 
-A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros for "any
-queue". So a receiver of thousands of queues checks one of them, and not all.
+A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros for any
+queue. So a receiver of thousands of queues looks at one of them instead of all.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .guards import Descriptors
 
 #: Length of a signal, in bytes.
 SIGNAL_BYTES = 4
-#: A signal that does not say for which queue.
+#: A signal for any queue.
 ANY = bytes(SIGNAL_BYTES)
-#: Bytes that are read from a bell at once. A pipe holds at least as many, so signals can have been
-#: lost for want of room only if as many are read.
+#: Bytes read from a bell at once. Every pipe holds at least as many, so unless as many are read, no
+#: signal was dropped because the pipe was full.
 AT_ONCE = 4096
 _signal, _hints = struct.Struct("=I").pack, struct.Struct("=I").unpack
 
 
 def hint(queue: bytes) -> int:
-    """Return a number for a queue; other queues seldom have the same, and none has 0."""
+    """Return a queue's hint: a number that few other queues share, never 0."""
     return crc32(queue) or 1
 
 
 def signal_for(queue: bytes) -> bytes:
-    """Return the signal for a queue."""
+    """Return the signal for a queue, which is written to a bell."""
     return _signal(hint(queue))
 
 
 def signalled_for(signals: bytes) -> Collection[int] | None:
-    """Return the hints of the queues that signals are for; None: for any queue."""
+    """Return the hints of the queues that signals are for, or None for any queue."""
     if len(signals) == SIGNAL_BYTES:
         return None if signals == ANY else _hints(signals)
     if len(signals) >= AT_ONCE or len(signals) % SIGNAL_BYTES:
@@ -48,28 +48,28 @@ def signalled_for(signals: bytes) -> Collection[int] | None:
 
 
 def read_signals(reader: int, _: int) -> bytes:
-    """Read all signals of a bell."""
+    """Return all signals that can be read from a bell now."""
     signals = b""
     try:
         signals = rest = os.read(reader, AT_ONCE)
         while len(rest) == AT_ONCE:
             rest = os.read(reader, AT_ONCE)
     except OSError:
-        pass  # There is no more.
+        pass  # The pipe is empty.
     return signals
 
 
 class PipeBell:
     """An `asgi_ipc.engines.base.Bell` over a pipe, for the process that made it.
 
-    In a forked child its methods do nothing. Child and parent share the pipe, so the child would
-    wake the parent for nothing, or swallow a signal for the parent.
+    In a forked child it is mute: child and parent share the pipe, so the child would wake the
+    parent for nothing, or read a signal that was meant for the parent.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         self._descriptors = Descriptors()
-        # os.pipe makes close-on-exec descriptors, so no other program inherits them.
+        # os.pipe sets close-on-exec, so programs that this process starts don't inherit these.
         try:
             reader, writer = os.pipe()
         except OSError as error:
@@ -86,11 +86,11 @@ class PipeBell:
         return self._descriptors.reader()
 
     def signal(self) -> None:
-        """Make it readable; on a closed bell do nothing."""
+        """Make it readable. Does nothing on a closed bell."""
         self.try_signal()
 
     def try_signal(self, signal: bytes = ANY) -> bool:
-        """Signal the bell; return False if it is closed, or this is a forked child."""
+        """Signal, and return whether a receiver can hear it: False once closed or after a fork."""
         if self._process != os.getpid():
             return False
 
@@ -98,13 +98,13 @@ class PipeBell:
             try:
                 os.write(writer, signal)
             except BlockingIOError:
-                pass  # Full of signals that are not cleared yet, and so readable.
+                pass  # The pipe is full of signals, so the bell is readable anyway.
             return True
 
         return self._descriptors.use(write, False)
 
     def clear(self) -> Collection[int] | None:
-        """Forget the signals so far, and return what they were for (`signalled_for`)."""
+        """Read and drop all signals, and return what they were for (`signalled_for`)."""
         if self._process != os.getpid():
             return ()
         return signalled_for(self._descriptors.use(read_signals, b""))

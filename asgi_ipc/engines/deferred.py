@@ -41,7 +41,7 @@ _numbers = itertools.count()
 #: Seconds for which a thread waits for another one that carries out its actions. That one comes to
 #: an end unless it waits for this thread, by way of a log handler's lock, say.
 _PATIENCE = 1.0
-_FAILED = "a call that was left for later, as a lock was held, failed: %s"
+_FAILED = "a deferred call (made in the middle of another one) failed: %s"
 
 
 class Holder(Protocol):

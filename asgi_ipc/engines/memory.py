@@ -36,6 +36,8 @@ from .guards import OwnLock, WeakBag, own_lock
 
 _log = logging.getLogger(__name__)
 
+#: The sizes stay while any layer has the store open.
+_ENLARGE = "enlarge {0}: close() all layers on the store, which drops it, and open it larger"
 #: A deadline that no clock reaches.
 _NEVER = 1 << 63
 #: Versions of tables. None is used twice, so an old answer never passes for a new one (E11).
@@ -193,7 +195,7 @@ class _Store:
         return look()
 
     def signal(self, name: bytes, queue: _Queue) -> None:
-        """Signal the bell that was armed first, skipping those that are closed (E13)."""
+        """Signal the bell armed first, skipping closed ones (E13)."""
         while queue.bells:
             if queue.bells.popleft().try_signal(signal_for(name)):
                 return
@@ -272,7 +274,7 @@ class MemoryEngine:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise OptionError(f"{option} is {value!r}; it must be a positive number of bytes")
         if not callable(clock):
-            raise OptionError(f"clock is {clock!r}; it must be callable and give nanoseconds")
+            raise OptionError(f"clock is {clock!r}; it must be callable and return nanoseconds")
         self._bells: WeakBag[PipeBell] = WeakBag()
         self._identity = os.urandom(IDENTITY_BYTES)
         # Not to be made while the lock is held: a collection may come between.
@@ -285,7 +287,8 @@ class MemoryEngine:
         _engines.add(self)
         if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
             _log.warning(
-                "memory store %r is open with channel_memory=%d, group_memory=%d; it stays so",
+                "memory store %r keeps channel_memory=%d, group_memory=%d, with which it was made; "
+                "to change them, close() all layers on it and open it again",
                 prefix,
                 store.channel_memory,
                 store.group_memory,
@@ -328,7 +331,9 @@ class MemoryEngine:
         for record in records:
             _check_name("queue", record.queue)
             if len(record.payload) > MAX_PAYLOAD:
-                raise ValueError(f"a record of {len(record.payload)} bytes; at most {MAX_PAYLOAD}")
+                raise ValueError(
+                    f"a record has {len(record.payload)} bytes; push at most {MAX_PAYLOAD}"
+                )
         refused = []
         store = self._store
         with store.exclusive():
@@ -341,9 +346,10 @@ class MemoryEngine:
                     store.count(queue, "refused")
                 elif not all(room := store.room(queue, len(record.payload), now)):
                     detail = (
-                        f"the queue has {queue.bytes} and all {store.record_bytes} of"
-                        f" {store.channel_memory} bytes, too many for {len(record.payload)} more;"
-                        " choose a larger channel_memory or a shorter expiry"
+                        f"there is no room for {len(record.payload)} bytes: channel_memory has"
+                        f" {store.record_bytes} of {store.channel_memory} in use, {queue.bytes} by"
+                        f" this queue, which may have {SHARE} times what it leaves free; read it"
+                        f" faster, or {_ENLARGE.format('channel_memory')}"
                     )
                     refused.append(Refused(index, True, detail, over_share=room[0]))
                     store.count(queue, "refused")
@@ -424,8 +430,9 @@ class MemoryEngine:
                         store.table(name, now)  # Which drops the dead.
                 if store.member_bytes + len(member) > store.group_memory:
                     raise StoreFull(
-                        f"{store.member_bytes} of {store.group_memory} bytes are in use by"
-                        " memberships; choose a larger group_memory or a shorter group_expiry"
+                        f"{store.member_bytes} of {store.group_memory} bytes of group_memory are in"
+                        f" use, with no room for {len(member)} more;"
+                        f" {_ENLARGE.format('group_memory')}"
                     )
                 store.changing = True
                 found = store.tables.setdefault(table, _Table())
@@ -516,10 +523,10 @@ class MemoryEngine:
 
 def _check_name(kind: str, name: bytes) -> None:
     if not 1 <= len(name) <= MAX_NAME:
-        raise ValueError(f"{kind} name {name!r} has {len(name)} bytes; 1 to {MAX_NAME} are allowed")
+        raise ValueError(f"{kind} name {name!r} has {len(name)} bytes; use 1 to {MAX_NAME}")
 
 
 def _ours(bell: Bell) -> PipeBell:
     if not isinstance(bell, PipeBell):
-        raise TypeError(f"{bell!r} is no bell of this engine; get one from bell()")
+        raise TypeError(f"{bell!r} is not a bell of this engine; get one from bell()")
     return bell

@@ -67,6 +67,8 @@ class SyncIPCChannelLayer(LayerSurface):
         goes on after the ``!``, or that belongs to another process, and for a timeout that is
         no number of seconds.
         """
+        if timeout is not None:
+            timeout = seconds_or_none("timeout", timeout)
         demux = self._core.demux
         demux.memberships.look_if_due()
         names = [self._readable(name) for name in _as_list(channels)]
@@ -75,7 +77,7 @@ class SyncIPCChannelLayer(LayerSurface):
             names = names[first:] + names[:first]
         try:
             if block and names:
-                found = receive_waiting(demux, names, seconds_or_none("timeout", timeout))
+                found = receive_waiting(demux, names, timeout)
             else:
                 found = receive_now(demux, names)
             if left:

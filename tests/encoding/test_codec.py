@@ -219,7 +219,7 @@ def test_any_bytes_are_an_envelope_or_a_corrupt_store(payload: bytes) -> None:
 def test_a_record_for_more_channels_than_there_can_be_is_a_corrupt_store() -> None:
     names = [b""] * MAX_LOCALS
     assert unpack(address(names) + b"body") == (names, b"body")
-    with pytest.raises(StoreCorrupt, match="for channels"):
+    with pytest.raises(StoreCorrupt, match="names channels"):
         unpack(address([*names, b""]) + b"body")
 
 

@@ -88,7 +88,7 @@ def test_payloads_are_bounded_by_channel_memory_to_the_byte(engine: MemoryEngine
     assert engine.push([Record(b"q", b"x" * 600, 2000, 9)]) == []
     refused = engine.push([Record(b"r", b"x" * 401, 2000, 9), Record(b"r", b"x" * 350, 2000, 9)])
     assert [(each.position, each.reason) for each in refused] == [(0, "no room")]
-    assert "600 of 1000 bytes" in refused[0].detail
+    assert "600 of 1000 in use" in refused[0].detail
     assert engine.statistics()["bytes_used"] == 950
 
 

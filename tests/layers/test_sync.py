@@ -48,6 +48,8 @@ def test_a_blocking_receive_ends_with_its_timeout(kind: Any) -> None:
     for bad in ("1", True, float("nan")):
         with pytest.raises(ValueError, match="timeout is"):
             layer.receive(["c"], block=True, timeout=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="timeout is"):
+            layer.receive(["c"], timeout=bad)  # type: ignore[arg-type]
     layer.close()
 
 

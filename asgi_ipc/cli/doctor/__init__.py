@@ -1,8 +1,8 @@
-"""Tell what this machine offers asgi_ipc, and which engines work on it.
+"""Show what this machine offers asgi_ipc, and which engines work on it.
 
-Each facility is tried in a process of its own with a time limit, on private files that are removed
-afterwards. The store of a site is read, and not changed. The exit status is 1 if the chosen engine
-does not work.
+Each check runs for real, in its own process with a time limit, on private files that are removed
+afterwards. The doctor inspects the site's store, and does not change it. The exit status is 1 if
+the chosen engine does not work.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .text import as_text
 
 #: The defaults of the layers' options.
 DEFAULT_SIZES = {"channel_memory": 100 * 1024 * 1024, "group_memory": 20 * 1024 * 1024}
-HELP = "tell what this machine offers, and which engines work on it"
-#: The format of the JSON report; a number higher when a key changes its meaning or goes.
+HELP = "show what this machine offers, and which engines work on it"
+#: Of the JSON report. Grows when a key changes its meaning or goes.
 FORMAT = 1
 
 
@@ -43,12 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=int,
             default=default,
             metavar="BYTES",
-            help=f"as the layer has it (default: {default})",
+            help=f"the layer's value (default: {default})",
         )
     parser.add_argument(
         "--prefix",
         default="asgi",
-        help="the store to look at, if it is there (default: asgi)",
+        help="the store to inspect, if it exists (default: asgi)",
     )
     parser.add_argument(
         "--json", action="store_true", help="for bug reports: one JSON object with stable keys"

@@ -31,7 +31,7 @@ class NotTried(Exception):
 
 def attempt(
     check: Callable[[], str | None],
-    if_it_hangs: str = "something in the system hangs; look at the kernel's log",
+    if_it_hangs: str = "the system hangs; look at the kernel's log (dmesg)",
 ) -> dict[str, Any]:
     """Call ``check`` in a forked process; what became of it.
 

@@ -83,7 +83,7 @@ def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
             push(engine)
             _check(engine.pop(b"doctor"))
             return json.dumps(
-                {"detail": "a message went through, within one process: it does not reach others"}
+                {"detail": "a message arrived within one process: it does not reach others"}
             )
         with Other(send) as sender:
             sender.expect("open")
@@ -93,12 +93,12 @@ def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
             sender.tell("go")
             if engine.capabilities.wakes:
                 if not select.select([bell.fileno()], [], [], PATIENCE / 2)[0]:
-                    raise Failed("a message was sent, but nobody was woken up for it")
+                    raise Failed("a message was sent, but its receiver was not woken")
                 _check(engine.pop(b"doctor"))
             else:
                 while not (popped := engine.pop(b"doctor")):
                     if time.monotonic() > start + PATIENCE / 2:
-                        raise Failed("a message was sent and never arrived")
+                        raise Failed("a message was sent, but did not arrive")
                     time.sleep(0.001)
                 _check(popped)
             took = time.monotonic() - start
@@ -139,7 +139,7 @@ def _open_large(
 
 def _check(popped: list[Any]) -> None:
     if [each.payload for each in popped] != [b"hello"]:
-        raise Failed(f"another message arrived than was sent: {popped!r}")
+        raise Failed(f"the message that arrived is not the one sent: {popped!r}")
 
 
 def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
     if factory is None:
         return result | {
             "works": None,
-            "detail": "not looked at: the engine is not one over shared memory, or is not usable",
+            "detail": "not inspected: the engine does not use shared memory, or does not work here",
             "advice": "",
         }
     with contextlib.suppress(Exception):
@@ -168,30 +168,30 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         try:
             record = record_of(location_of(factory, prefix, options))
             if record is None:
-                return "there is none; the first process to use it makes it"
+                return "there is none; the first process to use it will create it"
             if record.engine != factory.name:
                 raise Failed(
                     f"it was made by engine {record.engine!r}",
                     "choose that engine, or another prefix or directory",
                 )
             if record.version != VERSION:
-                what = f"it is of another version: format {record.version}, not {VERSION}"
+                what = f"it is from another version: format {record.version}, not {VERSION}"
                 if in_use(location_of(factory, prefix, options), record):
                     raise Failed(
                         f"{what}; processes of that version still use it",
                         "end them, or choose another prefix",
                     )
-                return f"{what}; nobody uses it, and it will be made afresh"
+                return f"{what}; no process uses it, and the next one will replace it"
             if record.ready != READY:
-                return "it is unfinished, and will be made afresh"
+                return "it is unfinished; the next process to use it will replace it"
             if record.boot_id != boot_identity():
-                what = "it is of another boot of this machine, or of another machine or container"
+                what = "it is from another boot, machine or container"
                 if in_use(location_of(factory, prefix, options), record):
                     raise Failed(
                         f"{what}; processes still use it",
-                        "let all its processes see one boot id, or name another directory",
+                        "let all its processes see one boot id, or set another directory",
                     )
-                return f"{what}; nobody uses it, and it will be made afresh"
+                return f"{what}; no process uses it, and the next one will replace it"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its sizes are others than these
                 engine: Any = factory.of_existing(prefix, **_TINY, **options)
@@ -207,8 +207,8 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
 
     result |= attempt(
         look,
-        "a process is stopped inside the store, it seems (state T in ps): continue it (kill -CONT) "
-        "or end it",
+        "a stopped process (state T in ps) probably holds the store's lock: continue it (kill "
+        "-CONT) or end it",
     )
     if result["works"] and result["detail"].startswith("{"):
         result |= json.loads(result["detail"])

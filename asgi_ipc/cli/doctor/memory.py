@@ -38,7 +38,7 @@ def try_memory(
     """
     checks = [
         ("shared_memory", f"shared memory of engine {name}", _shared),
-        ("reservation", f"memory of engine {name} reserved before it is used", _reserved),
+        ("reservation", f"memory of engine {name} is reserved before use", _reserved),
     ]
     if needed:
         limit = partial(_limit, asked=sum(sizes.values()))
@@ -62,7 +62,7 @@ def try_memory(
 
 def try_full(needed: bool = False) -> dict[str, Any]:
     """Try that a full file system is an error; it needs the right to mount one."""
-    title = "a full file system refuses, and kills nobody"
+    title = "a full file system raises an error instead of SIGBUS"
     return tried("full_file_system", title, "", _full, needed)
 
 
@@ -95,7 +95,7 @@ def _on_memory(
         except OSError as error:
             raise Failed(
                 f"{error.strerror or error}: {factory.segment.space(location.directory)}",
-                "free or allow more of it",
+                "free some of it, or raise its limit",
             ) from error
 
     return check(make, lambda: factory.segment.attach(directory, locator))
@@ -115,7 +115,7 @@ def _shared(make: _Maker, attach: Callable[[], Segment]) -> str:
         with Other(write) as other:
             other.expect("written")
         if bytes(mine.view[:5]) != b"hello":
-            raise Failed("what another process writes there is not seen here")
+            raise Failed("a write of another process is not visible here")
     return f"{_SIZE // 1024} KiB shared by two processes"
 
 
@@ -145,7 +145,7 @@ def _limit(make: _Maker, attach: Callable[[], Segment], asked: int) -> str:
             f"{limit:,} bytes, and the store may take {asked:,}: before it is full, the kernel "
             "kills a process that sends",
             "raise the limit (docker run --memory, MemoryMax= of a systemd unit) or lower "
-            "channel_memory and group_memory; the programs need memory besides",
+            "channel_memory and group_memory; the programs need memory on top of them",
         )
     return f"{limit:,} bytes, of which the store takes {asked:,} at most"
 

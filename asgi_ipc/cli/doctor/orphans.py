@@ -23,6 +23,8 @@ from asgi_ipc.exceptions import StoreUnavailable
 
 from .stores import factory_of, record_of
 
+#: Why something is kept whose store's path is not recorded.
+_UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"
 _LOCKS = re.compile(r"(?:sem\.)?asgi_ipc\.([0-9a-f]{16})\.(?:\d+|marks)").fullmatch
 
 
@@ -101,11 +103,11 @@ def _look(engine: str, locator: str, memory: Segment, known: list[str]) -> Orpha
         # Of System V memory a key tells nothing: it is another program's.
         if any(head) or not locator.startswith("/"):
             return None
-        return Orphan(engine, locator, "it was never completed", "it does not say by which store")
+        return Orphan(engine, locator, "it was never completed", "it does not name its store")
     folder = folder_in(head) or next((each for each in known if is_folder_in(head, each)), None)
     if folder is None:
-        reason = "it does not say where its store is, as the path is long"
-        return Orphan(engine, locator, reason, "name PREFIX and the option directory to tell")
+        reason = "the path of its store is too long to be recorded in it"
+        return Orphan(engine, locator, reason, _UNNAMED)
     return _of_store(engine, locator, folder, memory.owner(), store_id.__eq__)
 
 
@@ -118,11 +120,11 @@ def _of_store(
     try:
         record = record_of(location)
     except (OSError, StoreUnavailable) as error:
-        return Orphan(engine, name, f"its store at {folder!r} can't be looked at", str(error))
+        return Orphan(engine, name, f"its store at {folder!r} can't be inspected", str(error))
     if record is None:
         return Orphan(engine, name, f"there is no store at {folder!r} any more", "")
     if not is_its_id(record.store_id):
-        return Orphan(engine, name, f"the store at {folder!r} is another one by now", "")
+        return Orphan(engine, name, f"another store is now at {folder!r}", "")
     return None
 
 
@@ -138,9 +140,9 @@ def _locks(known: list[str]) -> Iterator[Orphan]:
     for token, paths in sorted(mine.items()):
         folder = folder_of_flags(token, known)
         if folder is None:
-            reason, kept = "its marks are gone, or do not say where their store is", ""
+            reason, kept = "its intent flags are gone, or do not record where their store is", ""
             if any(path.endswith(".marks") for path in paths):
-                kept = "name PREFIX and the option directory to tell"
+                kept = _UNNAMED
             yield from (Orphan("locks", path, reason, kept) for path in sorted(paths))
             continue
 
@@ -165,7 +167,7 @@ def _kept_if_mapped(orphan: Orphan, mapped: set[str]) -> Orphan:
         )
     )
     if file in mapped and not orphan.kept:
-        return orphan._replace(kept="a living process still has it")
+        return orphan._replace(kept="a living process still has it mapped")
     return orphan
 
 

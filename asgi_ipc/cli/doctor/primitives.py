@@ -50,11 +50,11 @@ def try_in(parent: str, private: bool = True, needed: bool = True) -> list[dict[
     """
     checks: list[tuple[str, str, Callable[[Location], str]]] = [
         ("record_lock", "fcntl record lock between two processes", _record_lock),
-        ("record_lock_killed", "record lock freed by a killed holder", _record_lock_killed),
-        ("semaphore", "semaphore taken back from a killed holder", _semaphore),
+        ("record_lock_killed", "record lock released when holder is killed", _record_lock_killed),
+        ("semaphore", "semaphore recovered from a killed holder", _semaphore),
         ("flock", "flock between two processes (used where record locks fail)", _flock),
-        ("flock_killed", "flock freed by a killed holder", _flock_killed),
-        ("liveness", "life and death of another process seen", _liveness),
+        ("flock_killed", "flock released when holder is killed", _flock_killed),
+        ("liveness", "liveness of another process", _liveness),
         ("wake_up", "wake-up by FIFO between two processes", _wake_up),
     ]
     try:
@@ -94,7 +94,7 @@ def _clock() -> str:
     if not before <= theirs <= after:
         raise Failed(
             f"another process reads {theirs} between {before} and {after} here",
-            "messages would expire at the wrong time; look whether the processes run in "
+            "messages would expire at the wrong time; check whether the processes run in "
             "different time namespaces",
         )
     return f"another process reads it within {(after - before) / 1e6:.1f} ms"
@@ -112,8 +112,8 @@ def _boot() -> str:
     if not any(mine):
         raise Failed(
             "the system does not tell",
-            "after a reboot a store on a disk goes on with what it held; use a directory that "
-            "a reboot empties",
+            "after a reboot a store on a disk keeps its old contents; use a directory that a "
+            "reboot empties",
         )
     return "the same in two processes"
 
@@ -135,7 +135,7 @@ def _semaphore(location: Location) -> str:
             raise NotTried("a store in a named directory outside /dev/shm uses record locks")
         reason = semaphores_fail(path, descriptor) or no_new_ones()
         if reason is not None:
-            raise Failed(reason, "the store uses record locks alone, which take longer")
+            raise Failed(reason, "nothing to do: the store uses record locks, which are slower")
         return SemaphoreLocks(path, descriptor, location)
 
     store_id = secrets.token_bytes(16)
@@ -208,7 +208,7 @@ def _excludes(location: Location, fail: Callable[[str, int], str | None], make: 
         other.tell("release")
         other.expect("released")
         if not mine.hold(base.FIRST_SLOT):
-            raise Failed("a lock that was given back is refused", _FLOCK_ADVICE)
+            raise Failed("a released lock is refused", _FLOCK_ADVICE)
     return "one process has it, the other waits"
 
 
@@ -246,11 +246,11 @@ def _liveness(location: Location) -> str:
 
     lock_file = open_lock_file(directory)
     if lock_file.is_held(base.FIRST_SLOT):
-        raise Failed("a process that never was is taken for alive", ELSEWHERE)
+        raise Failed("a process that never existed counts as alive", ELSEWHERE)
     with Other(live) as other:
         other.expect("held")
         if not lock_file.is_held(base.FIRST_SLOT):
-            raise Failed("a living process is taken for dead", ELSEWHERE)
+            raise Failed("a living process counts as dead", ELSEWHERE)
         other.kill()
         took = _until(lambda: not lock_file.is_held(base.FIRST_SLOT))
     return f"locked by {base.NAMES[lock_file.kind]}; death seen after {took:.1f} ms"
@@ -263,17 +263,17 @@ def _wake_up(location: Location) -> str:
     def signal(other: Other) -> None:
         other.tell("ready")
         other.expect("signal")
-        other.tell("heard" if signal_once(directory, bell.name) else "nobody there")
+        other.tell("heard" if signal_once(directory, bell.name) else "no reader")
 
     with Other(signal) as other:
         other.expect("ready")
         start = time.monotonic()
         other.tell("signal")
         if not select.select([bell.fileno()], [], [], PATIENCE / 2)[0]:
-            raise Failed("the FIFO was written to, but its reader not woken", ELSEWHERE)
+            raise Failed("a write to the FIFO did not wake its reader", ELSEWHERE)
         took = time.monotonic() - start
         other.expect("heard")
     bell.drop()
     if signal_once(directory, bell.name):
-        raise Failed("a FIFO without a reader takes what is written", ELSEWHERE)
+        raise Failed("a FIFO without a reader accepts a write", ELSEWHERE)
     return f"woken in {took * 1000:.1f} ms"

@@ -111,7 +111,7 @@ def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
                 if record.engine != factory.name:
                     raise StoreUnavailable(
                         f"the store at {location.directory!r} was made by engine "
-                        f"{record.engine!r}, this is {factory.name!r}; name that engine"
+                        f"{record.engine!r}, not {factory.name!r}; pass that engine"
                     )
                 # For a newcomer, if this process is killed now.
                 lock_file.write(record._replace(ready=REMOVED))
@@ -121,7 +121,7 @@ def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
                     lock_file.write(record)
                     raise StoreUnavailable(
                         f"can't remove the memory of the store at {location.directory!r} "
-                        f"({error.strerror}); let that user or root do it"
+                        f"({error.strerror}); run this as that user or root"
                     ) from error
                 lock_file.remove_locks(record.store_id)
             lock_file.unlink()

@@ -56,13 +56,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 def _space(each: dict[str, Any]) -> str:
     if each["total"] is None:
-        return "can't be looked at"
+        return "can't be inspected"
     mib = 1024 * 1024
     return (
         f"{each['type'] or 'unknown file system'}, {each['free'] / mib:,.1f} MiB free of "
         f"{each['total'] / mib:,.1f} MiB"
         + (", read-only" if each.get("read_only") else "")
-        + ("" if each["exists"] is not False else ", not there yet")
+        + ("" if each["exists"] is not False else ", does not exist yet")
     )
 
 

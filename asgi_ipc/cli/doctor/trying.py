@@ -16,7 +16,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 from .attempt import Failed, NotTried, attempt
 
 #: The advice where a folder can't do what a store needs.
-ELSEWHERE = "name a directory on another file system with engine_options['directory']"
+ELSEWHERE = "set engine_options['directory'] to a directory on another file system"
 
 
 def tried(
@@ -76,7 +76,7 @@ def private_folder(parent: str) -> Iterator[str]:
         if made["works"] is None:
             raise NotTried(made["detail"])
         if not made["works"]:
-            raise Failed(f"no folder can be made there: {made['detail']}", ELSEWHERE)
+            raise Failed(f"no directory can be made there: {made['detail']}", ELSEWHERE)
         yield folder
     finally:
         if made["works"]:
@@ -92,7 +92,7 @@ def _check_alone(parent: str) -> None:
         except FileNotFoundError:
             check_way(os.path.dirname(parent), location)
     except StoreUnavailable as error:
-        raise NotTried(f"other users can rename what lies there, in {parent!r}") from error
+        raise NotTried(f"other users can rename entries of {parent!r}") from error
 
 
 def _or_failed(make: Callable[[], str]) -> str:

@@ -68,7 +68,7 @@ def test_without_semaphores_it_says_which_lock_is_taken(what: str) -> None:
         if (each["name"], each["where"]) == ("semaphore", "/dev/shm")
     ]
     assert (semaphore["works"], semaphore["needed"]) == (False, False)
-    assert "record locks alone" in semaphore["advice"]
+    assert "uses record locks" in semaphore["advice"]
 
 
 def test_programs_are_found_where_cron_has_no_path_to_them(

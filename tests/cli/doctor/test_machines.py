@@ -107,4 +107,4 @@ def test_a_fifo_that_wakes_no_reader_is_found(
     monkeypatch.setattr("asgi_ipc.cli.doctor.primitives.signal_once", lambda path: True)
     found = {each["name"]: each for each in try_in(str(tmp_path))}
     assert found["wake_up"]["works"] is False
-    assert "not woken" in found["wake_up"]["detail"]
+    assert "did not wake" in found["wake_up"]["detail"]

@@ -137,7 +137,7 @@ def test_memory_of_a_store_that_was_made_anew_in_the_same_folder_is_found(
     new = open_store(folder, kind)
     found = of(names)
     assert {each.name for each in found} == {*names[kind.name], *names["locks"]}
-    assert all("another one by now" in each.reason for each in found)
+    assert all("another store is now" in each.reason for each in found)
     for orphan in found:
         remove_orphan(orphan)
     assert of(names_of(new)) == []
@@ -156,7 +156,7 @@ def test_a_long_path_is_recognized_if_it_is_named_and_kept_otherwise(
     shutil.rmtree(long)
     found = of(names)
     assert found
-    assert all("name PREFIX" in each.kept for each in found)
+    assert all("pass PREFIX" in each.kept for each in found)
     for orphan in found:
         remove_orphan(orphan)
     assert of(names) == found

@@ -75,7 +75,7 @@ def test_another_boot_identity_is_refused_while_the_store_is_used(
         options = {"directory": str(tmp_path)}
         with pytest.raises(StoreUnavailable, match=r"another boot.*makes it afresh"):
             check("store", kind.name, options)
-        assert "made afresh" in look_at_store(kind.name, "store", options)["detail"]
+        assert "will replace it" in look_at_store(kind.name, "store", options)["detail"]
     open_store(tmp_path, kind).destroy()
     assert list(tmp_path.iterdir()) == []
 
