@@ -38,6 +38,7 @@ from tests.tools.doubles import (
     run,
     watchdog,
 )
+from tests.tools.layers import demux_of
 
 __all__ = ["at_leisure", "watchdog"]
 
@@ -53,9 +54,9 @@ class Site:
         self._prefix, self._kind = fresh(), kind
         self.layer = self.another(**options)
         self.other = self.another()
-        self.memberships = self.layer._core.demux.memberships
+        self.memberships = demux_of(self.layer).memberships
         # The looks are the test's.
-        self.layer._core.demux.look_again = 1e6
+        demux_of(self.layer).look_again = 1e6
 
     def another(self, **options: Any) -> IPCChannelLayer:
         """A layer of what is like another process."""
@@ -91,7 +92,7 @@ class Site:
         return self.layer.non_local_name(channel).encode()
 
     def _sweep(self) -> None:
-        demux = self.layer._core.demux
+        demux = demux_of(self.layer)
         with demux.lock:
             for own in demux.own.values():
                 own.sweep(1000)
@@ -209,7 +210,7 @@ def test_a_receive_that_waits_is_never_suspended(way: str) -> None:
             waiting = asyncio.get_running_loop().run_in_executor(
                 None, lambda: receive([queue], block=True, timeout=PATIENCE)
             )
-            await until(lambda: bool(site.layer._core.demux.own[queue.encode()].anyone))
+            await until(lambda: bool(demux_of(site.layer).own[queue.encode()].anyone))
         await site.pass_time(30 * EXPIRY)
         assert await site.members("room") == [channel]
         await site.other.group_send("room", {"type": "at last"})
@@ -279,7 +280,7 @@ def test_a_channel_forgotten_as_idle_between_two_looks_was_received_on_all_the_s
     async def main() -> None:
         site = Site()
         channel = await site.dead("room")
-        demux = site.layer._core.demux
+        demux = demux_of(site.layer)
         (own,) = demux.own.values()
         waiting = await begin_receiving(site.layer, channel)
         await site.pass_time(2)
@@ -493,7 +494,7 @@ def test_a_forked_child_remembers_nothing_of_its_parent() -> None:
     child = os.fork()
     if not child:
         try:
-            memberships = site.layer._core.demux.memberships
+            memberships = demux_of(site.layer).memberships
             clean = not memberships.awake and not memberships.asleep
             clean &= not memberships.lock._is_owned()
             os._exit(0 if clean else 1)
@@ -671,7 +672,7 @@ def test_it_can_be_switched_off() -> None:
         await site.pass_time(20 * EXPIRY, lambda: site.other.group_send("room", {"type": "unread"}))
         assert await site.members("room") == [channel]
         # Nor is anything fetched for it ahead of a receive.
-        assert not site.layer._core.demux.own[site.queue(channel)].filled
+        assert not demux_of(site.layer).own[site.queue(channel)].filled
 
     run(main())
 
@@ -679,7 +680,7 @@ def test_it_can_be_switched_off() -> None:
 def test_of_two_layers_each_has_its_own_patience() -> None:
     async def main() -> None:
         site = Site()
-        engine = site.layer._core.demux.engine
+        engine = demux_of(site.layer).engine
         slow = IPCChannelLayer(engine=engine, expiry=10 * EXPIRY)
         off = IPCChannelLayer(engine=engine, expiry=EXPIRY, suspend_silent_channels=False)
         channel = await site.dead("room")
@@ -735,7 +736,7 @@ class Interrupting(MemoryEngine):
 
 
 def interrupting(site: Site) -> Any:
-    return site.layer._core.demux.engine
+    return demux_of(site.layer).engine
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -987,7 +988,7 @@ def test_an_engine_that_blocks_is_never_called_in_the_event_loop() -> None:
 
     async def main() -> None:
         site = Site(Blocking)
-        demux = site.layer._core.demux
+        demux = demux_of(site.layer)
         channel = await site.suspended("room")
         waiting = await begin_receiving(site.layer, channel)
         await until(lambda: bool(site.other.sync.group_channels("room")))
@@ -995,7 +996,7 @@ def test_an_engine_that_blocks_is_never_called_in_the_event_loop() -> None:
         assert await asyncio.wait_for(waiting, PATIENCE) == {"type": "again"}
         demux.look_again = 0.02  # Now the event loop looks, by its threads.
         (listener,) = demux.loops.values()
-        listener._tick()  # type: ignore[attr-defined]
+        listener._tick()
 
         def later() -> bool:
             site.now += SECOND
@@ -1138,16 +1139,13 @@ def test_a_loop_in_which_nobody_waits_looks_as_long_as_there_are_channels_to_wat
     async def main() -> None:
         prefix = fresh()
         layer = IPCChannelLayer(prefix, engine="memory", expiry=0.1)
-        memory = layer._core.options
-        engine = MemoryEngine(
-            prefix, channel_memory=memory.channel_memory, group_memory=memory.group_memory
-        )
+        engine = MemoryEngine(prefix, channel_memory=100 * 1024**2, group_memory=20 * 1024**2)
         other = IPCChannelLayer(engine=engine, expiry=0.1)
         channel = await layer.new_channel()
         await layer.send(channel, {"type": "hello"})
         await layer.receive(channel)
         await layer.group_add("room", channel)
-        demux = layer._core.demux
+        demux = demux_of(layer)
         (listener,) = demux.loops.values()
         end = time.monotonic() + PATIENCE
         while await other.group_channels("room"):
@@ -1155,7 +1153,7 @@ def test_a_loop_in_which_nobody_waits_looks_as_long_as_there_are_channels_to_wat
             await other.group_send("room", {"type": "unread"})
             await asyncio.sleep(0.05)
         # The end of its regular looks, once the last line is written.
-        while listener._timer is not None:  # type: ignore[attr-defined]
+        while listener._timer is not None:
             assert time.monotonic() < end
             await asyncio.sleep(0.1)
         await other.close()
