@@ -33,13 +33,14 @@ def pass_directly(
     Called without the lock. Never waits for another process: if another thread has the lock, or
     this one, in whose middle Python runs other code, the message goes by the store.
     """
-    lock = demux.lock
+    lock, engine = demux.lock, demux.engine
     if demux.blocking or lock._is_owned():
         return False
     try:
         if not lock.acquire(False):
             return False
-        demux.notice_flush()
+        if engine.flushes != demux.flushes:
+            demux.notice_flush()
         channel, waited_for = None, True
         for local in local_names:
             channel = own.locals.get(local)
@@ -47,13 +48,11 @@ def pass_directly(
                 return False
             if not channel.waiters:
                 waited_for = False
-        if not waited_for and (len(local_names) > 1 or own.held(demux.engine.clock())):
+        if not waited_for and (len(local_names) > 1 or own.held(engine.clock())):
             return False
         if demux.closed:
             return False
-        if demux.engine.peek(own.name) and not (
-            waited_for and _is_drained(demux, own, local_names)
-        ):
+        if engine.peek(own.name) and not (waited_for and _is_drained(demux, own, local_names)):
             return False
         here = None
         if len(local_names) > 1:

@@ -20,6 +20,7 @@ from .engines.bell import hint
 from .envelope import MAX_LOCALS, address, unpack
 from .exceptions import StoreCorrupt
 from .messages import Body, SharedBody
+from .unread import RECORD, REFERENCE, SHARED
 
 if TYPE_CHECKING:
     from .demux import Demultiplexer
@@ -33,6 +34,8 @@ _MOST_STRANGERS = MAX_LOCALS
 _LOOK_AGAIN = 1_000_000_000
 #: Local channels of one queue that are remembered before idle ones are looked for.
 SWEEP_AT = 1024
+#: What a message for one channel takes beside its body, in bytes.
+_SINGLE = RECORD + REFERENCE
 #: For each that is made beyond these, so many are looked at: then the idle ones never add up.
 _PER_NEW_ONE = 2
 
@@ -136,11 +139,12 @@ class OwnQueue:
         for _ in range(min(number, len(order))):
             local = order[0]
             channel = self.locals.get(local)
-            if channel is not None and not self._forget_if_idle(channel):
+            if channel is not None and not self.forget_if_idle(channel):
                 order.append(local)
             order.popleft()
 
-    def _forget_if_idle(self, channel: LocalChannel) -> bool:
+    def forget_if_idle(self, channel: LocalChannel) -> bool:
+        """Forget a channel if nobody uses it; False if somebody does."""
         if channel.items or channel.waiters:
             return False
         channel.known = False
@@ -178,8 +182,17 @@ class OwnQueue:
 
         ``here`` is the listener of the event loop that runs here, or None.
         """
-        shared = SharedBody(body) if len(local_names) > 1 else body
-        find, item = self.locals.get, (shared, deadline, next(self.demux.numbers))
+        demux = self.demux
+        if len(local_names) > 1:
+            shared: Body = SharedBody(body)
+            size = len(body) + SHARED + REFERENCE * len(local_names)
+        else:
+            shared = body
+            size = len(body) + _SINGLE
+        demux.allowance -= size
+        if demux.allowance < 0:
+            demux.unread.weigh(size)
+        find, item = self.locals.get, (shared, deadline, next(demux.numbers))
         filled = self.filled.add
         turn, mine = None, None
         try:
@@ -213,14 +226,20 @@ class OwnQueue:
         """Drop the oldest of a buffer until one more message is within capacity.
 
         Capacity is asked for each time, as layers with others come and go. This is the one
-        place that decides how much a buffer may hold.
+        place that decides how many messages a buffer may hold; for bytes see `asgi_ipc.unread`.
         """
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
-            self.copies_dropped += _copies([items.popleft()])
-            self.overflowed += 1
+            self.drop_oldest(channel)
             self.demux.overflowed(channel)
+
+    def drop_oldest(self, channel: LocalChannel) -> Body:
+        """Drop the oldest message of a buffer for want of room, and return it."""
+        item = channel.items.popleft()
+        self.copies_dropped += _copies([item])
+        self.overflowed += 1
+        return item[0]
 
     def _stranger(self, local: bytes, body: Body) -> LocalChannel:
         """A channel on which this process has not received, to be kept if there is room for it."""
@@ -243,7 +262,7 @@ class OwnQueue:
                 self.expired += len(channel.items)
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
-                self._forget_if_idle(channel)
+                self.forget_if_idle(channel)
         if before - len(self.locals) < _MOST_STRANGERS // 2:
             self._strangers_at = now + _LOOK_AGAIN
         lost, self.lost = self.lost, 0
@@ -266,7 +285,7 @@ class OwnQueue:
     def take_any(self) -> tuple[bytes, Body] | None:
         """The message that was fetched first of all in the buffers of the queue."""
         while True:
-            heads = [(channel.items[0][2], channel.local) for channel in self._with_items()]
+            heads = [(channel.items[0][2], channel.local) for channel in self.with_items()]
             if not heads:
                 return None
             local = min(heads)[1]
@@ -274,7 +293,8 @@ class OwnQueue:
             if body is not None:
                 return local, body
 
-    def _with_items(self) -> list[LocalChannel]:
+    def with_items(self) -> list[LocalChannel]:
+        """All channels with something in their buffer."""
         for channels in (self.filled, self._to_sweep):
             for channel in [each for each in channels if not each.items]:
                 channels.discard(channel)
@@ -308,12 +328,12 @@ class OwnQueue:
 
     def held(self, now: int) -> Buffered | None:
         """That message, if it still is there, to be counted as on the queue. Needs no lock."""
-        if self.holder is None:
+        if self.holder is None or not self.holder.items:
             return None
         try:
             first = self.holder.items[0]
         except IndexError:
-            return None
+            return None  # Another thread took it.
         return first if first[2] == self._held and first[1] > now else None
 
     # Waiting
@@ -399,21 +419,25 @@ class OwnQueue:
         visits = min(most, len(self._to_sweep))
         for _ in range(visits):
             channel = next(iter(self._to_sweep))
-            items = channel.items
-            if items and any(deadline <= now for _, deadline, _ in items):
-                live = [item for item in items if item[1] > now]
-                self.expired += len(items) - len(live)
-                self.copies_dropped += _copies(items) - _copies(live)
-                items.clear()
-                items.extend(live)
-            if items:
+            self.drop_expired(channel, now)
+            if channel.items:
                 self.filled.add(channel)
                 if channel.waiters:
                     self.wake_first(channel.waiters)
             else:
-                self._forget_if_idle(channel)
+                self.forget_if_idle(channel)
             self._to_sweep.discard(channel)
         return visits
+
+    def drop_expired(self, channel: LocalChannel, now: int) -> None:
+        """Drop what has expired in a buffer."""
+        items = channel.items
+        if any(deadline <= now for _, deadline, _ in items):
+            live = [item for item in items if item[1] > now]
+            self.expired += len(items) - len(live)
+            self.copies_dropped += _copies(items) - _copies(live)
+            items.clear()
+            items.extend(live)
 
     def _put_right(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""

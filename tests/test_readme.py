@@ -18,7 +18,7 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer, messages
 from asgi_ipc.names import NAME_LIMIT
-from asgi_ipc.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY
+from asgi_ipc.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY, SMALLEST_UNREAD
 from asgi_ipc.options import NAMES as OPTIONS
 from asgi_ipc.store import layout
 
@@ -213,7 +213,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert rows["nesting of a message"].startswith(f"{messages.DEPTH_LIMIT} deep")
     assert rows["names of channels and groups"].startswith(f"under {NAME_LIMIT} ")
     assert rows["`prefix`"] == f"{PREFIX_LIMIT} characters"
-    assert (SMALLEST_MEMORY, LARGEST_MEMORY) == (256 << 10, 1 << 40)
+    assert (SMALLEST_MEMORY, SMALLEST_UNREAD, LARGEST_MEMORY) == (256 << 10, 16 << 20, 1 << 40)
+    assert rows["`process_memory`"] == "16 MiB to 1 TiB"
     assert rows["`channel_memory`, `group_memory`"] == "256 KiB to 1 TiB"
     assert rows["prefix given to `new_channel`"] == "33 characters; a synchronous pattern 67"
     layer = IPCChannelLayer(engine="memory")

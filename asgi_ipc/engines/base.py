@@ -102,7 +102,8 @@ class Record(NamedTuple):
     payload: bytes
     #: Nanoseconds on the engine's `Engine.clock`; the record is dead from then on.
     deadline: int
-    #: The queue may hold this many live records, this one included.
+    #: The queue may hold this many live records, this one included. 2**63 - 1 where the layer does
+    #: not count them.
     capacity: int
     #: Identity of the process that alone reads this queue, or ``b""``.
     owner: bytes = b""
