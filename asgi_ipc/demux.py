@@ -371,7 +371,8 @@ class Demultiplexer:
     ) -> None:
         """Put what was fetched into the buffers, and fetch more as long as that may help."""
         corrupt: StoreCorrupt | None = None
-        for _ in range(_ROUNDS):
+        rounds = _ROUNDS
+        while True:
             for payload, deadline in records:
                 corrupt = own.deliver(payload, deadline, listener) or corrupt
             if len(records) < own.batch:
@@ -380,11 +381,14 @@ class Demultiplexer:
                 break
             if not own.waiting and (wanted is None or wanted.items):
                 break
+            rounds -= 1
+            if not rounds:
+                # They come faster than we fetch. Let go of the lock, and come back.
+                if bell is not None:
+                    bell.ring()
+                break
+            # Not before it is certain that these are delivered, too.
             records = self.engine.pop(own.name, own.batch, bell)
-        else:
-            # They come faster than we fetch. Let go of the lock, and come back.
-            if bell is not None:
-                bell.ring()
         if corrupt is not None:
             raise corrupt
 
