@@ -25,7 +25,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -229,10 +229,10 @@ class Demultiplexer:
 
         self.drops.dropped(f"overflow {queue}", 1, describe)
 
-    def drop_expired(self) -> None:
-        """Drop what has expired in all buffers."""
+    def drop_expired(self, own_queues: Iterable[OwnQueue]) -> None:
+        """Drop what has expired in all buffers of these queues."""
         now = self.engine.clock()
-        for own in self.own.values():
+        for own in own_queues:
             for channel in own.with_items():
                 own.drop_expired(channel, now)
 
@@ -507,8 +507,8 @@ class Demultiplexer:
         self.notice_flush()
         own = [o for o in self.own.values() if queue is None or o.name == queue]
         total = dict(self._counted) if queue is None else dict.fromkeys(self._counted, 0)
+        self.drop_expired(own)
         for each in own:
-            each.sweep(len(each.filled) + 1)
             for what, count in _counts(each).items():
                 total[what] += count
         copies = sum(each.copies() for each in own) + total.pop("copies dropped")

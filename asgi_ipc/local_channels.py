@@ -36,6 +36,8 @@ _LOOK_AGAIN = 1_000_000_000
 SWEEP_AT = 1024
 #: What a message for one channel takes beside its body, in bytes.
 _SINGLE = RECORD + REFERENCE
+#: Messages in a buffer that are looked through in one visit of the sweep.
+_A_VISIT = 64
 #: For each that is made beyond these, so many are looked at: then the idle ones never add up.
 _PER_NEW_ONE = 2
 
@@ -408,6 +410,7 @@ class OwnQueue:
     def sweep(self, most: int) -> int:
         """Visit at most so many channels with something in their buffers; returns how many.
 
+        One that holds much counts as several, so that a visit stays short.
         What has expired is dropped, who was to be woken when a handler raised is woken, and
         channels that nobody uses are forgotten. Cheap where nothing came since the last visit.
         """
@@ -416,9 +419,10 @@ class OwnQueue:
         if not self._to_sweep:
             self._to_sweep, self.filled = self.filled, self._to_sweep
         now = self.demux.engine.clock()
-        visits = min(most, len(self._to_sweep))
-        for _ in range(visits):
+        visits = 0
+        while visits < most and self._to_sweep:
             channel = next(iter(self._to_sweep))
+            visits += 1 + len(channel.items) // _A_VISIT
             self.drop_expired(channel, now)
             if channel.items:
                 self.filled.add(channel)

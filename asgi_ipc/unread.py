@@ -48,7 +48,7 @@ class Unread:
         most = bound - bound // _STEPS - coming
         held = _Held(self._demux)
         if held.total > most:
-            self._demux.drop_expired()
+            self._demux.drop_expired(self._demux.own.values())
             held = _Held(self._demux)
         if held.total > most:
             dropped = held.drop(max(0, bound // 2 - coming))

@@ -236,6 +236,15 @@ def test_the_bound_is_never_exceeded_and_half_of_it_is_used() -> None:
     holding.layer.close()
 
 
+def test_the_places_in_the_buffers_of_a_large_room_are_weighed_too() -> None:
+    holding = Holding()
+    members = [holding.channel(str(number)) for number in range(1_000)]
+    for _ in range(3_000):
+        holding.send(*members)
+    assert 0.25 * SMALLEST_UNREAD < 8 * sum(len(each.items) for each in members) < SMALLEST_UNREAD
+    holding.layer.close()
+
+
 def test_what_has_expired_goes_before_anything_is_dropped() -> None:
     holding = Holding()
     one, other = holding.channel("one"), holding.channel("other")
