@@ -245,6 +245,25 @@ def test_the_places_in_the_buffers_of_a_large_room_are_weighed_too() -> None:
     holding.layer.close()
 
 
+def test_the_regular_look_goes_through_a_bounded_number_of_messages_at_a_time() -> None:
+    holding = Holding()
+    channels = [holding.channel(str(number)) for number in range(20)]
+    for each in channels:
+        for _ in range(1_000):
+            holding.send(each)
+    own = channels[0].own
+    holding.now += 61 * _SECOND
+    looks = 0
+    with holding.demux.lock:
+        while any(each.items for each in channels):
+            left = sum(len(each.items) for each in channels)
+            own.sweep(100)
+            assert 0 < left - sum(len(each.items) for each in channels) <= 8_000
+            looks += 1
+    assert looks > 1
+    holding.layer.close()
+
+
 def test_what_has_expired_goes_before_anything_is_dropped() -> None:
     holding = Holding()
     one, other = holding.channel("one"), holding.channel("other")
