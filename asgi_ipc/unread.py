@@ -92,7 +92,7 @@ class _Held:
         weights, dropped = self._weights, dict.fromkeys(self._weights, 0)
         order = sorted(weights, key=lambda channel: (channel.known, channel.items[0][2]))
         limit = max(weights.values())
-        while self.total > target:
+        while self.total > target and limit:
             limit //= 2
             for channel in order:
                 while weights[channel] > limit and self.total > target:
