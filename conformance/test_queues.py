@@ -113,6 +113,12 @@ def test_large_and_small_records_of_one_batch_keep_their_order(engine: Engine) -
 
 
 @pytest.mark.clause("E3")
+def test_a_queue_without_a_count_takes_what_there_is_room_for(engine: Engine) -> None:
+    push(engine, b"q", [b"%d" % number for number in range(300)], capacity=2**63 - 1)
+    assert pop(engine, b"q") == [b"%d" % number for number in range(300)]
+
+
+@pytest.mark.clause("E3")
 def test_a_push_over_capacity_is_refused_and_says_so(engine: Engine) -> None:
     push(engine, b"q", [b"1", b"2"], capacity=2)
     refused = engine.push([record(engine, b"q", b"3", capacity=2)])

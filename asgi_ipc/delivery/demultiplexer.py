@@ -26,7 +26,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from .drop_log import DropLog
 from .mailboxes import BATCH, LocalChannel, OwnQueue
 from .receivers import Listener, Waiter
 from .suspension import Memberships
+from .unread import Unread
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -54,6 +55,8 @@ LOOK_AGAIN = 1.0
 POLL = 0.02
 #: Messages that receivers find without waiting, in a row, before the event loop gets its turn.
 TURNS = 64
+#: Most channels that a warning names.
+NAMED = 5
 #: Queues that are remembered before idle ones are looked for.
 _QUEUES = 64
 
@@ -72,6 +75,8 @@ class Demultiplexer:
         self.name = name
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
+        #: What bounds the bytes of all buffers together.
+        self.unread = Unread(self)
         #: Who holds it; the registry's affair.
         self.leases: set[Any] = set()
         self.blocking = engine.capabilities.blocking
@@ -98,6 +103,8 @@ class Demultiplexer:
         self.lock = own_lock()
         self.memberships.start_afresh()
         self.drops = DropLog()
+        #: Bytes that may come until everything is weighed (`asgi_ipc.delivery.unread`).
+        self.allowance = 0
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what signals for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
@@ -232,6 +239,32 @@ class Demultiplexer:
 
         self.drops.dropped(f"overflow {queue}", 1, describe)
 
+    def drop_expired(self, own_queues: Iterable[OwnQueue]) -> None:
+        """Drop what has expired in all buffers of these queues."""
+        now = self.engine.clock()
+        for own in own_queues:
+            for channel in own.with_items():
+                own.drop_expired(channel, now)
+
+    def dropped_for_memory(self, dropped: dict[LocalChannel, int], bound: int) -> None:
+        """Log how many messages were dropped of which channels as all held too many bytes."""
+        channels = sorted(dropped, key=lambda channel: -dropped[channel])
+        total = len(channels)
+        names = [channel.name for channel in channels[:NAMED]]
+        shown = ", ".join(names) + (", ..." if total > NAMED else "")
+        for channel in channels:
+            if not channel.known:
+                channel.own.forget_if_idle(channel)
+
+        def describe(count: int) -> str:
+            return (
+                f"this process holds all that process_memory ({bound:,} bytes) allows of unread"
+                f" messages, so the oldest were dropped for those of its channels that hold most:"
+                f" {total} channels ({shown}); {count} dropped since the last warning"
+            )
+
+        self.drops.dropped("memory of the process", sum(dropped.values()), describe)
+
     def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
         """Log messages that were dropped for channels on which this process has not received."""
         queue = own.name.decode("ascii")
@@ -280,7 +313,8 @@ class Demultiplexer:
                 payload = records[0].payload
                 if payload.startswith(channel.header):
                     # The usual: it is for the one who asks, and for nobody else.
-                    self._drained(own, armed_with)
+                    if bell is not None:
+                        own.armed_by, own.certain = armed_with, True
                     own.dry = False
                     return payload[len(channel.header) :]
             self._distribute(own, records, armed_with, bell, channel)
@@ -347,19 +381,24 @@ class Demultiplexer:
     ) -> None:
         """Put what was fetched into the buffers, and fetch more as long as that may help."""
         corrupt: StoreCorrupt | None = None
-        for _ in range(_ROUNDS):
+        rounds = _ROUNDS
+        while True:
             for payload, deadline in records:
                 corrupt = own.deliver(payload, deadline, listener) or corrupt
             if len(records) < own.batch:
-                self._drained(own, listener)
+                if bell is not None:
+                    own.armed_by, own.certain = listener, True
                 break
             if not own.waiting and (wanted is None or wanted.items):
                 break
+            rounds -= 1
+            if not rounds:
+                # They come faster than we fetch. Let go of the lock, and come back.
+                if bell is not None:
+                    bell.signal()
+                break
+            # Not before it is certain that these are delivered, too.
             records = self.engine.pop(own.name, own.batch, bell)
-        else:
-            # They come faster than we fetch. Let go of the lock, and come back.
-            if bell is not None:
-                bell.signal()
         if corrupt is not None:
             raise corrupt
 
@@ -379,8 +418,8 @@ class Demultiplexer:
             with self.lock:
                 for payload, deadline in records:
                     corrupt = own.deliver(payload, deadline, None) or corrupt
-                if len(records) < own.batch:
-                    self._drained(own, listener)
+                if len(records) < own.batch and listener is not None and listener.bell is not None:
+                    own.armed_by, own.certain = listener, True
             if corrupt is not None:
                 raise corrupt
 
@@ -394,10 +433,6 @@ class Demultiplexer:
             if other.bell is not None:
                 self.engine.disarm(own.name, other.bell)
         return listener.bell
-
-    def _drained(self, own: OwnQueue, listener: Listener | None) -> None:
-        if listener is not None and listener.bell is not None:
-            own.armed_by, own.certain = listener, True
 
     # Waiting
 
@@ -486,8 +521,8 @@ class Demultiplexer:
         self.notice_flush()
         own = [o for o in self.own.values() if queue is None or o.name == queue]
         total = dict(self._counted) if queue is None else dict.fromkeys(self._counted, 0)
+        self.drop_expired(own)
         for each in own:
-            each.sweep(len(each.filled) + 1)
             for what, count in _counts(each).items():
                 total[what] += count
         copies = sum(each.copies() for each in own) + total.pop("copies dropped")

@@ -50,16 +50,18 @@ _ended = False
 class Lease:
     """A layer's hold on a demultiplexer. Empty before the first use and after closing."""
 
-    __slots__ = ("capacity", "demux", "key", "lost", "opened")
+    __slots__ = ("capacity", "demux", "key", "lost", "opened", "process_memory")
 
-    def __init__(self, capacity: Callable[[str], int]) -> None:
+    def __init__(self, capacity: Callable[[str], int], process_memory: int) -> None:
         self.demux: Demultiplexer | None = None
         self.key: Hashable = None
         #: Whether the engine was opened here, and not passed in by the user.
         self.opened = False
         #: The layer's capacity of a channel; bounds the buffers too.
         self.capacity = capacity
-        #: Messages that were dropped when the lease was released.
+        #: Bytes that the process may hold unread; so is this one's.
+        self.process_memory = process_memory
+        #: Messages that its closings have dropped.
         self.lost = 0
 
 
@@ -122,6 +124,7 @@ def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
         lease.key, lease.opened = key, opened
         demux.leases.add(lease)
         demux.capacities.append(lease.capacity)
+        demux.unread.bounds.append(lease.process_memory)
         lease.demux = demux
     return demux
 
@@ -189,6 +192,7 @@ def _release(lease: Lease) -> None:
         if len(demux.leases) > 1:
             demux.leases.discard(lease)
             demux.capacities.remove(lease.capacity)
+            demux.unread.bounds.remove(lease.process_memory)
             lease.demux = None
             return
         leases = _empty(lease.key, demux)

@@ -32,13 +32,14 @@ def loop_back(
     Then the caller must push it to the store. Call without the lock. Never waits: if any thread
     holds the lock, this one included, the answer is False.
     """
-    lock = demux.lock
+    lock, engine = demux.lock, demux.engine
     if demux.blocking or lock._is_owned():
         return False
     try:
         if not lock.acquire(False):
             return False
-        demux.notice_flush()
+        if engine.flushes != demux.flushes:
+            demux.notice_flush()
         channel, waited_for = None, True
         for local in local_names:
             channel = own.locals.get(local)
@@ -46,13 +47,11 @@ def loop_back(
                 return False
             if not channel.waiters:
                 waited_for = False
-        if not waited_for and (len(local_names) > 1 or own.held(demux.engine.clock())):
+        if not waited_for and (len(local_names) > 1 or own.held(engine.clock())):
             return False
         if demux.closed:
             return False
-        if demux.engine.peek(own.name) and not (
-            waited_for and _is_drained(demux, own, local_names)
-        ):
+        if engine.peek(own.name) and not (waited_for and _is_drained(demux, own, local_names)):
             return False
         here = None
         if len(local_names) > 1:

@@ -24,6 +24,12 @@ from ..engines.bell import hint
 from ..exceptions import StoreCorrupt
 from .receivers import Buffered, Listener, Waiter
 
+#: What a message takes beside its body, in bytes: the entry, its numbers, the body's own header.
+RECORD = 200
+#: The same of a message that several channels share, and that is kept decoded for them.
+SHARED = 600
+#: What each channel that it is for takes: a place in the channel's buffer.
+REFERENCE = 8
 #: Records fetched at once from a queue that only this process reads.
 BATCH = 64
 #: Channels with something unread on which this process has not received: as many as the largest
@@ -33,6 +39,10 @@ _MOST_STRANGERS = MAX_LOCALS
 _LOOK_AGAIN = 1_000_000_000
 #: Local channels of one queue that are remembered before idle ones are looked for.
 SWEEP_AT = 1024
+#: What a message for one channel takes beside its body, in bytes.
+_SINGLE = RECORD + REFERENCE
+#: Messages in a buffer that are looked through in one visit of the sweep.
+_A_VISIT = 64
 #: For each that is made beyond these, so many are looked at: then the idle ones never add up.
 _PER_NEW_ONE = 2
 
@@ -44,12 +54,25 @@ class Missed(Protocol):
         """Note that a message to a channel is dropped unread."""
 
 
+class Scales(Protocol):
+    """What a mailbox uses of `asgi_ipc.delivery.unread.Unread`."""
+
+    def weigh(self, coming: int) -> None:
+        """Weigh all that is held, and drop what is too much with ``coming`` bytes more."""
+
+
 class Dispatcher(Protocol):
     """What a mailbox uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
 
     engine: Engine
     channels: dict[str, LocalChannel]
     numbers: count[int]
+    #: Bytes that may come before `unread` weighs.
+    allowance: int
+
+    @property
+    def unread(self) -> Scales:
+        """What weighs all that this process holds unread."""
 
     @property
     def memberships(self) -> Missed:
@@ -166,11 +189,12 @@ class OwnQueue:
         for _ in range(min(number, len(order))):
             local = order[0]
             channel = self.locals.get(local)
-            if channel is not None and not self._forget_if_idle(channel):
+            if channel is not None and not self.forget_if_idle(channel):
                 order.append(local)
             order.popleft()
 
-    def _forget_if_idle(self, channel: LocalChannel) -> bool:
+    def forget_if_idle(self, channel: LocalChannel) -> bool:
+        """Forget a channel if nobody uses it; False if somebody does."""
         if channel.items or channel.waiters:
             return False
         channel.known = False
@@ -208,8 +232,17 @@ class OwnQueue:
 
         ``here`` is the listener of the event loop that runs here, or None.
         """
-        shared = SharedBody(body) if len(local_names) > 1 else body
-        find, item = self.locals.get, (shared, deadline, next(self.demux.numbers))
+        demux = self.demux
+        if len(local_names) > 1:
+            shared: Body = SharedBody(body)
+            size = len(body) + SHARED + REFERENCE * len(local_names)
+        else:
+            shared = body
+            size = len(body) + _SINGLE
+        demux.allowance -= size
+        if demux.allowance < 0:
+            demux.unread.weigh(size)
+        find, item = self.locals.get, (shared, deadline, next(demux.numbers))
         filled = self.filled.add
         turn, mine = None, None
         try:
@@ -243,15 +276,21 @@ class OwnQueue:
         """Drop the oldest of a buffer until one more message is within capacity.
 
         Capacity is asked for each time, as layers with others come and go. This is the one
-        place that decides how much a buffer may hold.
+        place that decides how many messages a buffer may hold; for bytes see `.unread`.
         """
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
-            self.demux.memberships.missed(channel.name, items[0][1])
-            self.copies_dropped += _copies([items.popleft()])
-            self.overflowed += 1
+            self.drop_oldest(channel)
             self.demux.overflowed(channel)
+
+    def drop_oldest(self, channel: LocalChannel) -> Body:
+        """Drop the oldest message of a buffer for want of room, and return it."""
+        item = channel.items.popleft()
+        self.demux.memberships.missed(channel.name, item[1])
+        self.copies_dropped += _copies([item])
+        self.overflowed += 1
+        return item[0]
 
     def _stranger(self, local: bytes, body: Body) -> LocalChannel:
         """A channel on which this process has not received, to be kept if there is room for it."""
@@ -276,7 +315,7 @@ class OwnQueue:
                 self.expired += len(channel.items)
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
-                self._forget_if_idle(channel)
+                self.forget_if_idle(channel)
         if before - len(self.locals) < _MOST_STRANGERS // 2:
             self._strangers_at = now + _LOOK_AGAIN
         lost, self.lost = self.lost, 0
@@ -299,7 +338,7 @@ class OwnQueue:
     def take_any(self) -> tuple[bytes, Body] | None:
         """The message that was fetched first of all in the buffers of the queue."""
         while True:
-            heads = [(channel.items[0][2], channel.local) for channel in self._with_items()]
+            heads = [(channel.items[0][2], channel.local) for channel in self.with_items()]
             if not heads:
                 return None
             local = min(heads)[1]
@@ -307,7 +346,8 @@ class OwnQueue:
             if body is not None:
                 return local, body
 
-    def _with_items(self) -> list[LocalChannel]:
+    def with_items(self) -> list[LocalChannel]:
+        """All channels with something in their buffer."""
         for channels in (self.filled, self._to_sweep):
             for channel in [each for each in channels if not each.items]:
                 channels.discard(channel)
@@ -341,12 +381,12 @@ class OwnQueue:
 
     def held(self, now: int) -> Buffered | None:
         """That message, if it still is there, to be counted as on the queue. Needs no lock."""
-        if self.holder is None:
+        if self.holder is None or not self.holder.items:
             return None
         try:
             first = self.holder.items[0]
         except IndexError:
-            return None
+            return None  # Another thread took it.
         return first if first[2] == self._held and first[1] > now else None
 
     # Waiting
@@ -421,6 +461,7 @@ class OwnQueue:
     def sweep(self, most: int) -> int:
         """Visit at most so many channels with something in their buffers; returns how many.
 
+        One that holds much counts as several, so that a visit stays short.
         What has expired is dropped, who was to be woken when a handler raised is woken, and
         channels that nobody uses are forgotten. Cheap where nothing came since the last visit.
         """
@@ -429,25 +470,30 @@ class OwnQueue:
         if not self._to_sweep:
             self._to_sweep, self.filled = self.filled, self._to_sweep
         now = self.demux.engine.clock()
-        visits = min(most, len(self._to_sweep))
-        for _ in range(visits):
+        visits = 0
+        while visits < most and self._to_sweep:
             channel = next(iter(self._to_sweep))
-            items = channel.items
-            if items and any(deadline <= now for _, deadline, _ in items):
-                live = [item for item in items if item[1] > now]
-                self.expired += len(items) - len(live)
-                self.demux.memberships.missed(channel.name, now)
-                self.copies_dropped += _copies(items) - _copies(live)
-                items.clear()
-                items.extend(live)
-            if items:
+            visits += 1 + len(channel.items) // _A_VISIT
+            self.drop_expired(channel, now)
+            if channel.items:
                 self.filled.add(channel)
                 if channel.waiters:
                     self.wake_first(channel.waiters)
             else:
-                self._forget_if_idle(channel)
+                self.forget_if_idle(channel)
             self._to_sweep.discard(channel)
         return visits
+
+    def drop_expired(self, channel: LocalChannel, now: int) -> None:
+        """Drop what has expired in a buffer."""
+        items = channel.items
+        if any(deadline <= now for _, deadline, _ in items):
+            live = [item for item in items if item[1] > now]
+            self.expired += len(items) - len(live)
+            self.demux.memberships.missed(channel.name, now)
+            self.copies_dropped += _copies(items) - _copies(live)
+            items.clear()
+            items.extend(live)
 
     def _repair(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""
@@ -465,4 +511,4 @@ def _copies(items: Iterable[Buffered]) -> int:
     return sum(type(item[0]) is SharedBody for item in items)
 
 
-__all__ = ["BATCH", "SWEEP_AT", "LocalChannel", "OwnQueue"]
+__all__ = ["BATCH", "RECORD", "REFERENCE", "SHARED", "SWEEP_AT", "LocalChannel", "OwnQueue"]

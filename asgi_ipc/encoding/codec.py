@@ -176,6 +176,11 @@ def _check_depth(level: list[Any]) -> None:
     raise ValueError(f"it is nested more than {DEPTH_LIMIT} deep")
 
 
+#: A message is kept decoded with so many entries, and one more in each 64 bytes.
+_FEW = 16
+_ENTRY = 6
+
+
 class SharedBody:
     """An encoded message for several receivers of this process.
 
@@ -183,11 +188,14 @@ class SharedBody:
     receiver gets a copy.
     """
 
-    __slots__ = ("_body", "_message")
+    __slots__ = ("_body", "_message", "size")
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         #: The decoded message, if all its values are immutable.
+        #: Bytes of the encoded message.
+        self.size = len(body)
+        #: Decoded, if a copy of it will do.
         self._message: dict[str, Any] | None = None
 
     def decode(self) -> dict[str, Any]:
@@ -196,7 +204,11 @@ class SharedBody:
         if self._message is not None:
             return self._message.copy()
         message = decode(body)
-        if all(type(value) in _UNCHANGING for value in message.values()):
+        # An entry of a few bytes takes some two hundred once it is decoded. With few of them a
+        # message that waits for its last receiver is not much larger for that.
+        if len(message) <= _FEW + (self.size >> _ENTRY) and all(
+            type(value) in _UNCHANGING for value in message.values()
+        ):
             self._message, self._body = message.copy(), b""
         return message
 

@@ -102,7 +102,8 @@ class Record(NamedTuple):
     payload: bytes
     #: Nanoseconds on the engine's `Engine.clock`; the record has expired from then on.
     deadline: int
-    #: Maximum number of live records in the queue, including this one.
+    #: The queue may hold this many live records, this one included. 2**63 - 1 where the layer does
+    #: not count them.
     capacity: int
     #: Identity of the only process that reads this queue, or ``b""``.
     owner: bytes = b""

@@ -57,6 +57,7 @@ class _Queue:
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
         self.soonest = _NEVER  # No entry dies before this.
+        self.in_order = True  # No entry dies before one in front of it.
         self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
         self.counts: Counter[str] = Counter()
 
@@ -146,12 +147,23 @@ class _Store:
         if now < queue.soonest:
             return
         self.changing = True
-        live = deque(entry for entry in queue.entries if entry.deadline > now)
-        dead = [entry for entry in queue.entries if entry.deadline <= now]
-        self.count(queue, "expired", len(dead))
-        self.left(queue, dead)
-        queue.entries = live  # In one step, as `peek` takes no lock.
-        queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
+        entries = queue.entries
+        if queue.in_order:
+            # A long queue may lose an entry at each look, so the others are not looked at.
+            dead = list(itertools.takewhile(lambda entry: entry.deadline <= now, entries))
+            self.count(queue, "expired", len(dead))
+            self.left(queue, dead)
+            for _ in dead:
+                entries.popleft()
+            queue.soonest = entries[0].deadline if entries else _NEVER
+        else:
+            live = deque(entry for entry in entries if entry.deadline > now)
+            dead = [entry for entry in entries if entry.deadline <= now]
+            self.count(queue, "expired", len(dead))
+            self.left(queue, dead)
+            queue.entries = live  # At once: who peeks has no lock.
+            queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
+            queue.in_order = not live
         self.changing = False
 
     def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
@@ -164,6 +176,12 @@ class _Store:
     def insert(self, queue: _Queue, entry: _Entry, front: bool = False) -> None:
         """Add a record."""
         self.changing = True
+        if not queue.entries:
+            queue.in_order = True
+        elif front:
+            queue.in_order &= entry.deadline <= queue.entries[0].deadline
+        else:
+            queue.in_order &= entry.deadline >= queue.entries[-1].deadline
         if front:
             queue.entries.appendleft(entry)
         else:

@@ -34,12 +34,16 @@ class IPCChannelLayer(LayerSurface):
     * ``engine``, ``engine_options``: where the store lies (`asgi_ipc.engines`).
     * ``channel_memory``, ``group_memory``: nominal sizes in bytes, for messages and for
       memberships.
+    * ``process_memory``: bytes of messages that one process may hold fetched and unread; beyond it
+      the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.unread`).
     * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
     * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
       it, after five times ``expiry`` without one while messages expire
       (`asgi_ipc.delivery.suspension`).
+      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`). With None for ``capacity``
+      100 on an ordinary channel, and no count on a process-specific one.
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
@@ -177,8 +181,8 @@ class IPCChannelLayer(LayerSurface):
         ``messages_count`` (sent), ``received_count``, ``messages_pending``,
         ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
         (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
-        ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this
-        process, but not read in time to stay within capacity); ``channels_count`` (in
+        ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this process, but
+        not read in time to stay within capacity or ``process_memory``); ``channels_count`` (in
         use), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
         the lock from a killed process).
 
@@ -218,7 +222,8 @@ class IPCChannelLayer(LayerSurface):
     # Called by code that was written for other channel layers
 
     def get_capacity(self, channel: str) -> int:
-        """Return the capacity of the channel of that full name."""
+        """The capacity of the channel of that full name; 2**63 - 1 if its messages are not
+        counted."""
         return self._core.capacity_of(channel)
 
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:

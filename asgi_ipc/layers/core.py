@@ -10,22 +10,25 @@ A call that Python runs in the middle of another call is deferred until that cal
 from __future__ import annotations
 
 import itertools
+import logging
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from ..delivery import leases
-from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.demultiplexer import NAMED, Demultiplexer
 from ..delivery.loopback import loop_back
 from ..encoding.codec import encode
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
-from ..engines.deferred import carry_out, is_waiting, leave, left
+from ..engines.deferred import carry_out, is_waiting, leave, left, tell_outside
 from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
 from ..policy import groups
 from .options import Options
+
+_log = logging.getLogger("asgi_ipc")
 
 #: Groups whose broadcast plan is remembered.
 _REMEMBERED = 1024
@@ -49,6 +52,23 @@ _STORE_COUNTS = {
 }
 
 
+def _what_is_full(queue: bytes, capacity: int, refused: Refused) -> str:
+    """Why a message was refused: its channel, its process's queue or the store is full."""
+    name = queue.decode("ascii")
+    if refused.detail == READER_GONE:
+        return READER_GONE
+    if refused.over_share:
+        return f"queue {name} has its share of the store: {refused.detail}"
+    if refused.no_room:
+        return f"the store is full: {refused.detail}"
+    which = "queue" if name.endswith("!") else "channel"
+    together = ", those of all its channels together" if name.endswith("!") else ""
+    return (
+        f"{which} {name} is at its capacity of {capacity} unread messages{together} (options"
+        " capacity and channel_capacity)"
+    )
+
+
 class LayerCore:
     """One layer: its options, its plans, and its lease of the store.
 
@@ -66,7 +86,7 @@ class LayerCore:
             options.engine_options,
         )
         self.capacity_of = options.capacities.of
-        self.lease = leases.Lease(self.capacity_of)
+        self.lease = leases.Lease(self.capacity_of, options.process_memory)
         self._message_lifetime = options.message_lifetime
         #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
         #: the middle of a broadcast while this one opens the layer again.
@@ -75,6 +95,8 @@ class LayerCore:
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
         self.blocking = leases.acquire(self.lease, self._choice).blocking
+        if mixed := options.capacities.mixed():
+            tell_outside(_log.warning, _MIXED, *mixed)
         # The last layer that is collected closes the store as if it had been closed.
         weakref.finalize(self, leases.abandon, self.lease).atexit = False
 
@@ -151,7 +173,7 @@ class LayerCore:
             if left:
                 carry_out()
         if refused:
-            self._refuse(full, capacity, refused[0])
+            self._refuse(full, queue, capacity, refused[0])
 
     def _push_late(self, records: dict[str, Record]) -> None:
         """Push records by the channels or group they are for; what is refused is logged."""
@@ -174,14 +196,12 @@ class LayerCore:
 
             demux.drops.dropped(f"late {name}", 1, describe)
 
-    def _refuse(self, channel: str, capacity: int, refused: Refused) -> None:
-        if refused.detail == READER_GONE:
-            raise ChannelFull(f"channel {channel} holds all that it may: {READER_GONE}")
+    def _refuse(self, channel: str, queue: bytes, capacity: int, refused: Refused) -> None:
+        why = _what_is_full(queue, capacity, refused)
         if refused.no_room:
-            raise StoreFull(f"no room for a message to channel {channel}: {refused.detail}")
+            raise StoreFull(f"no room for a message to channel {channel}: {why}")
         raise ChannelFull(
-            f"channel {channel} is at its capacity of {capacity} unread messages"
-            " (options capacity and channel_capacity)"
+            why if why.startswith(f"channel {channel} ") else f"channel {channel} is full: {why}"
         )
 
     # Groups
@@ -319,20 +339,32 @@ class LayerCore:
         pushed: list[groups.Target],
         refused: list[Refused],
     ) -> None:
-        channels = [name for each in refused for name in pushed[each.position].channels]
         total = sum(len(target.channels) for target in plan)
-        why = refused[0].detail
-        if not refused[0].no_room and why != READER_GONE:
-            why = f"at capacity ({pushed[refused[0].position].capacity} unread)"
+        # By what is full: the store, a process's queue, or else channels of this group.
+        dropped: dict[str, list[str]] = {}
+        reasons: dict[str, str] = {}
+        for each in refused:
+            target = pushed[each.position]
+            full = f"group {group}"
+            if each.no_room and not each.over_share:
+                full = "store"
+            elif target.owner or each.over_share:
+                full = f"queue {target.queue.decode('ascii')}"
+            dropped.setdefault(full, []).extend(target.channels)
+            if full not in reasons:
+                reasons[full] = _what_is_full(target.queue, target.capacity, each)
 
-        def describe(count: int) -> str:
-            shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
-            return (
+        for full, channels in dropped.items():
+            shown = ", ".join(channels[:NAMED]) + (", ..." if len(channels) > NAMED else "")
+            told = (
                 f"group {group}: dropped a message for {len(channels)} of {total} channels"
-                f" ({shown}): {why}; {count} dropped since the last warning"
+                f" ({shown}): {reasons[full]}"
             )
 
-        demux.drops.dropped(group, len(channels), describe)
+            def describe(count: int, told: str = told) -> str:
+                return f"{told}; {count} dropped since the last warning"
+
+            demux.drops.dropped(full, len(channels), describe)
 
     # Upkeep
 
@@ -393,6 +425,11 @@ class LayerCore:
         leases.destroy(self.lease)
 
 
+_MIXED = (
+    "channel_capacity counts the messages of channel %s but not those of %s, and both lie on one"
+    " queue: a message to the first is refused when the queue holds that many messages for"
+    " whichever of its channels; choose patterns that match all names of the queue or none"
+)
 _numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
 

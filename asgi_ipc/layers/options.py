@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
 from ..policy.capacity import Capacities
 from ..policy.expiry import lifetime
@@ -17,6 +18,8 @@ from ..policy.expiry import lifetime
 #: Smallest and largest nominal size of a store's memory, in bytes.
 SMALLEST_MEMORY = 256 * 1024
 LARGEST_MEMORY = 1024**4
+#: Smallest bound of what a process holds unread, in bytes: twice the largest record.
+SMALLEST_UNREAD = 2 * MAX_PAYLOAD
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
@@ -37,6 +40,7 @@ class Options(NamedTuple):
     engine_options: dict[str, Any]
     channel_memory: int
     group_memory: int
+    process_memory: int
     expiry: float
     group_expiry: float
     #: In nanoseconds, as the clocks of engines count.
@@ -53,9 +57,10 @@ def checked(
     engine_options: Mapping[str, Any] | None,
     channel_memory: int,
     group_memory: int,
+    process_memory: int,
     expiry: float,
     group_expiry: float,
-    capacity: int,
+    capacity: int | None,
     channel_capacity: Mapping[str | re.Pattern[str], int] | None,
     suspend_silent_channels: bool,
     unknown: Iterable[str] = (),
@@ -74,6 +79,7 @@ def checked(
         engine_options=_engine_options(engine_options),
         channel_memory=_memory("channel_memory", channel_memory),
         group_memory=_memory("group_memory", group_memory),
+        process_memory=_memory("process_memory", process_memory, SMALLEST_UNREAD, "16 MiB"),
         expiry=expiry,
         group_expiry=group_expiry,
         message_lifetime=lifetime("expiry", expiry),
@@ -89,6 +95,7 @@ NAMES = (
     "engine_options",
     "channel_memory",
     "group_memory",
+    "process_memory",
     "expiry",
     "group_expiry",
     "capacity",
@@ -117,15 +124,17 @@ def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(value)
 
 
-def _memory(option: str, value: object) -> int:
+def _memory(
+    option: str, value: object, smallest: int = SMALLEST_MEMORY, that_is: str = "256 KiB"
+) -> int:
     if (
         isinstance(value, bool)
         or not isinstance(value, int)
-        or not SMALLEST_MEMORY <= value <= LARGEST_MEMORY
+        or not smallest <= value <= LARGEST_MEMORY
     ):
         raise OptionError(
-            f"{option} is {value!r}; it must be an int, a number of bytes from {SMALLEST_MEMORY}"
-            f" (256 KiB) to {LARGEST_MEMORY} (1 TiB), such as 100 * 1024 * 1024"
+            f"{option} is {value!r}; it must be an int, a number of bytes from {smallest}"
+            f" ({that_is}) to {LARGEST_MEMORY} (1 TiB), such as 100 * 1024 * 1024"
         )
     return value
 
@@ -153,6 +162,7 @@ __all__ = [
     "NAMES",
     "PREFIX_LIMIT",
     "SMALLEST_MEMORY",
+    "SMALLEST_UNREAD",
     "Options",
     "checked",
     "seconds_or_none",

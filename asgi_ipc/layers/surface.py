@@ -31,9 +31,10 @@ class LayerSurface:
         engine_options: Mapping[str, Any] | None = None,
         channel_memory: int = 100 * 1024 * 1024,
         group_memory: int = 20 * 1024 * 1024,
+        process_memory: int = 64 * 1024 * 1024,
         expiry: float = 60,
         group_expiry: float = 86400,
-        capacity: int = 100,
+        capacity: int | None = None,
         channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
         suspend_silent_channels: bool = True,
         **unknown: Any,
@@ -44,6 +45,7 @@ class LayerSurface:
             engine_options=engine_options,
             channel_memory=channel_memory,
             group_memory=group_memory,
+            process_memory=process_memory,
             expiry=expiry,
             group_expiry=group_expiry,
             capacity=capacity,
@@ -74,8 +76,16 @@ class LayerSurface:
 
     @property
     def capacity(self) -> int:
-        """Unread messages a channel may hold, unless ``channel_capacity`` says otherwise."""
+        """Unread messages an ordinary channel may hold, unless ``channel_capacity`` says otherwise.
+
+        100 if none was given; the messages of process-specific channels are not counted then.
+        """
         return self._core.options.capacities.default
+
+    @property
+    def process_memory(self) -> int:
+        """Bytes of messages that this process may hold fetched and unread."""
+        return self._core.options.process_memory
 
     @property
     def channel_capacity(self) -> dict[str | re.Pattern[str], int]:

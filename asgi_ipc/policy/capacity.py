@@ -9,12 +9,24 @@ from functools import lru_cache
 
 from ..exceptions import OptionError
 
+#: Unread messages that an ordinary channel may hold if no ``capacity`` is given.
+ORDINARY = 100
+#: The capacity of a channel whose messages are not counted. A number, as engines compare with it.
+UNCOUNTED = (1 << 63) - 1
 #: Names whose capacity is remembered.
 _REMEMBERED = 4096
+#: Names of process-specific queues and channels look like this behind their first dot.
+_DIGITS = "0123456789abcdef"
+#: The beginning of the names that `new_channel` makes by default.
+_USUAL = "specific"
 
 
 class Capacities:
     """The ``capacity`` of a layer, and its ``channel_capacity``: exceptions by pattern.
+
+    With None for ``default`` an ordinary channel may hold `ORDINARY` messages, and those of a
+    process-specific one are not counted: what bounds them is the share of the store that a queue
+    may take, and once they are fetched `asgi_ipc.delivery.unread`.
 
     ``exceptions`` maps patterns to capacities. A str is a glob for the whole name; a
     compiled regular expression is matched from the start of the name (``.match``). The
@@ -26,9 +38,10 @@ class Capacities:
     """
 
     def __init__(
-        self, default: int, exceptions: Mapping[str | re.Pattern[str], int] | None = None
+        self, default: int | None, exceptions: Mapping[str | re.Pattern[str], int] | None = None
     ) -> None:
-        _check("capacity", default)
+        if default is not None:
+            _check("capacity", default, ", or None: 100, and no count on process-specific channels")
         if exceptions is None:
             exceptions = {}
         if not isinstance(exceptions, Mapping):
@@ -36,7 +49,9 @@ class Capacities:
                 f"channel_capacity is {exceptions!r}; it must be a dict from pattern to capacity,"
                 " such as {'http.request': 200}"
             )
-        self.default = default
+        #: Of an ordinary channel.
+        self.default = ORDINARY if default is None else default
+        self._specific = UNCOUNTED if default is None else default
         self.exceptions = dict(exceptions)
         self._patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
@@ -48,7 +63,38 @@ class Capacities:
         for pattern, capacity in self._patterns:
             if pattern.match(channel):
                 return capacity
-        return self.default
+        return self._specific if "!" in channel else self.default
+
+    def mixed(self) -> tuple[str, str] | None:
+        """Return a counted and an uncounted channel of one process-specific queue, if the patterns
+        make such a queue: the count of the first includes the messages of the second.
+
+        Names are tried that the patterns suggest. A regular expression is tried on the names that
+        `new_channel` makes by default.
+        """
+        if self._specific != UNCOUNTED:
+            return None
+        tried = [f"{_USUAL}.{2 * _DIGITS}!{2 * _DIGITS}"]
+        tried += [_suggested(pattern) for pattern in self.exceptions if isinstance(pattern, str)]
+        for name in tried:
+            queue = name[: name.index("!") + 1]
+            # With each digit in front, and at the end.
+            local_names = [2 * (_DIGITS[at:] + _DIGITS[:at]) for at in range(len(_DIGITS))]
+            names = [name, *(queue + local for local in local_names)]
+            counted = [each for each in names if self._find(each) != UNCOUNTED]
+            uncounted = [each for each in names if self._find(each) == UNCOUNTED]
+            if counted and uncounted:
+                return counted[0], uncounted[0]
+        return None
+
+
+def _suggested(glob: str) -> str:
+    """A name of a process-specific channel that a glob matches, or one of a queue that it may."""
+    if "!" not in glob.replace("[!", "["):
+        prefix = re.split(r"[*?[]", glob, maxsplit=1)[0].rpartition(".")[0]
+        return f"{prefix or _USUAL}.{2 * _DIGITS}!{2 * _DIGITS}"
+    name = re.sub(r"\[!.[^]]*\]|\?", "0", glob)
+    return re.sub(r"\[(.)[^]]*\]", r"\1", name).replace("*", 2 * _DIGITS)
 
 
 def _compiled(pattern: object) -> re.Pattern[str]:
@@ -67,12 +113,12 @@ def _compiled(pattern: object) -> re.Pattern[str]:
     )
 
 
-def _check(option: str, capacity: object) -> None:
+def _check(option: str, capacity: object, alternative: str = "") -> None:
     if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
         raise OptionError(
             f"{option} is {capacity!r}; it must be an int of 1 or more:"
-            " the number of messages a channel may hold"
+            f" the number of messages a channel may hold{alternative}"
         )
 
 
-__all__ = ["Capacities"]
+__all__ = ["ORDINARY", "UNCOUNTED", "Capacities"]

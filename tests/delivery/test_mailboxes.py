@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.delivery.demultiplexer import _ROUNDS
 from asgi_ipc.delivery.mailboxes import BATCH
 from asgi_ipc.encoding.names import channel_name
 from tests.tools.doubles import (
@@ -40,6 +41,21 @@ def test_a_message_far_back_behind_others_is_found() -> None:
         assert [(await layer.receive(busy))["n"] for _ in range(5 * BATCH)] == list(
             range(5 * BATCH)
         )
+        await layer.close()
+
+    run(main())
+
+
+def test_of_a_backlog_too_long_to_be_fetched_in_one_go_nothing_is_lost() -> None:
+    async def main() -> None:
+        layer = patient(IPCChannelLayer(engine=engine()))
+        channel, other = await layer.new_channel(), await layer.new_channel()
+        count = 3 * _ROUNDS * BATCH
+        (waiting,) = await soon(layer.receive(other))
+        for number in range(count):
+            await layer.send(channel, {"n": number})
+        assert [(await layer.receive(channel))["n"] for _ in range(count)] == list(range(count))
+        waiting.cancel()
         await layer.close()
 
     run(main())

@@ -210,7 +210,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert rows["nesting of a message"].startswith(f"{limits.DEPTH_LIMIT} deep")
     assert rows["names of channels and groups"].startswith(f"under {limits.NAME_LIMIT} ")
     assert rows["`prefix`"] == f"{limits.PREFIX_LIMIT} characters"
-    assert (limits.SMALLEST_MEMORY, limits.LARGEST_MEMORY) == (256 << 10, 1 << 40)
+    assert (limits.SMALLEST_MEMORY, limits.SMALLEST_UNREAD) == (256 << 10, 16 << 20)
+    assert limits.LARGEST_MEMORY == 1 << 40
+    assert rows["`process_memory`"] == "16 MiB to 1 TiB"
     assert rows["`channel_memory`, `group_memory`"] == "256 KiB to 1 TiB"
     assert rows["prefix given to `new_channel`"] == "33 characters; a synchronous pattern 67"
     layer = IPCChannelLayer(engine="memory")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asgi_ipc.encoding.codec import DEPTH_LIMIT, MESSAGE_LIMIT
 from asgi_ipc.encoding.names import NAME_LIMIT
 from asgi_ipc.engines.shm.heap.layout import NODES, SLOTS
-from asgi_ipc.layers.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY
+from asgi_ipc.layers.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY, SMALLEST_UNREAD
 from asgi_ipc.layers.options import NAMES as OPTIONS
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "PREFIX_LIMIT",
     "SLOTS",
     "SMALLEST_MEMORY",
+    "SMALLEST_UNREAD",
 ]
