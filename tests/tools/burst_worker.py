@@ -1,4 +1,4 @@
-"""A worker of a site for the tests of bursts: ``python -m tests.tools.burst_worker PREFIX DIRECTORY``.
+"""A worker of a site for the tests of bursts, run as a program with a prefix and a directory.
 
 Its clients join rooms and count what they hear. For each message they wait for a thread once, as
 consumers of Channels do. Each line of input is a command as a JSON list, answered by a line.
