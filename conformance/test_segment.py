@@ -380,10 +380,10 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
         sys.path[:] = {sys.path!r}
         from asgi_ipc.engines import find
         from asgi_ipc.engines.shm.directory import StoreDirectory
-        from asgi_ipc.engines.shm.segment import Place
+        from asgi_ipc.engines.shm.segment import Location
         names = {{"segment": find({ground.engine!r}).segment}}
-        place = Place("/dev/shm/store", 0o600, None, private=False)
-        names["directory"] = StoreDirectory.open(place)
+        location = Location("/dev/shm/store", 0o600, None, private=False)
+        names["directory"] = StoreDirectory.open(location)
         exec({FILL!r}, names)
     """)
     shell = shell.format(python=sys.executable, me='-c "$0"')

@@ -19,9 +19,9 @@ from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.heap import Heap
-from asgi_ipc.engines.shm.location import location_for, removal
 from asgi_ipc.engines.shm.lock_file import LockFile
 from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.engines.shm.options import location_for, removal
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
@@ -121,7 +121,7 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
 @pytest.mark.parametrize("name", SPOILED)
 def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path: Path) -> None:
     part, find, said = SPOILED[name]
-    heap = (engine._channels, engine._groups)[part].heap
+    heap = (engine.session.channels, engine.session.groups)[part].heap
     word = find(heap)
     kept = heap.words[word]
     heap.words[word] = 1 if kept != 1 else 2
@@ -136,7 +136,7 @@ def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path
 def test_a_store_that_has_no_extent_to_move_records_to_is_found(
     engine: SharedMemoryEngine, tmp_path: Path
 ) -> None:
-    words = engine._channels.words
+    words = engine.session.channels.words
     forged = {layout.FREE_EXTENT: 0, layout.FREE_EXTENTS: 0}
     kept = {word: words[word] for word in forged}
     assert kept[layout.FREE_EXTENTS], "there should be one"
@@ -165,8 +165,8 @@ def test_a_store_that_is_large_in_name_alone_is_checked_in_little_memory(
     forged: dict[int, int], said: str, tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path, channel_memory=64 << 30)
-    words = engine._channels.words
-    words[engine._channels.heap.geometry.extent_next] = 1
+    words = engine.session.channels.words
+    words[engine.session.channels.heap.geometry.extent_next] = 1
 
     def limited() -> None:
         with open("/proc/self/status") as file:
@@ -192,9 +192,9 @@ def test_what_a_killed_process_left_half_done_is_ended_first(
     left = 0
     for opcode in range(400, 1_500, 20):
         killed_at(lambda: engine.push([record(engine, b"a")]), opcode, lambda: engine.identity)
-        left += engine._channels.words[layout.STATE] == layout.COMMITTED
+        left += engine.session.channels.words[layout.STATE] == layout.COMMITTED
         assert checked(engine, tmp_path) == []
-        assert engine._channels.words[layout.STATE] == layout.IDLE
+        assert engine.session.channels.words[layout.STATE] == layout.IDLE
     assert left
 
 
@@ -214,9 +214,9 @@ def test_the_command_says_sound_or_what_is_wrong_or_that_there_is_none(
     engine: SharedMemoryEngine, tmp_path: Path
 ) -> None:
     assert run(tmp_path, "store", "--engine", "mmap") == (0, "sound\n")
-    engine._channels.words[layout.NAMED] += 1
+    engine.session.channels.words[layout.NAMED] += 1
     status, said = run(tmp_path, "store", "--engine", "mmap")
-    engine._channels.words[layout.NAMED] -= 1
+    engine.session.channels.words[layout.NAMED] -= 1
     assert status == 1
     assert "queues" in said
     status, said = run(tmp_path, "another", "--engine", "mmap")
@@ -232,7 +232,7 @@ def test_a_corrupt_store_can_be_removed_and_its_processes_go_on(
 ) -> None:
     engine = fill(open_store(tmp_path, kind))
     try:
-        engine._channels.words[layout.STATE] = 77
+        engine.session.channels.words[layout.STATE] = 77
         with pytest.raises(StoreCorrupt, match="--remove") as caught:
             engine.pop(b"a")
         assert str(tmp_path) in str(caught.value)
@@ -264,7 +264,7 @@ def test_the_command_that_the_error_of_a_corrupt_store_names_removes_it(
 ) -> None:
     folder = tmp_path / "a folder"
     engine = open_store(folder, kind, **options)
-    engine._groups.words[layout.STATE] = 77
+    engine.session.groups.words[layout.STATE] = 77
     with pytest.raises(StoreCorrupt, match="start afresh") as caught:
         engine.put(b"t", b"m", 1 << 62)
     assert isinstance(caught.value.__cause__, StoreCorrupt)
@@ -301,7 +301,7 @@ def test_the_command_that_the_error_of_removed_memory_names_removes_the_store(
         newcomer.close()
 
     in_child(other)
-    idle._next_look = 0
+    idle.upkeep.due = 0
     idle.statistics()
     assert idle.pop(b"a")[0].payload == b"afresh"
     idle.destroy()
@@ -315,11 +315,11 @@ def test_a_check_that_is_kept_out_by_a_stopped_process_says_so(
         other = open_store(tmp_path)
 
         def inside() -> None:
-            with other._channels:
+            with other.session.channels:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
-        assert other._store is not None
-        other._store.lock_file.section.run(inside)
+        assert other.session.store is not None
+        other.session.store.lock_file.section.run(inside)
         other.close()
 
     stopped = start(stops)

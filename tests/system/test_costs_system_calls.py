@@ -53,8 +53,8 @@ def lock_round(layer: IPCChannelLayer, kind: int) -> list[str]:
     """The system calls that taking and giving back a lock costs."""
     store = layer._core.demux.engine
     assert isinstance(store, SharedMemoryEngine)
-    assert store._store is not None
-    if store._store.lock_file.kind != kind:
+    assert store.session.store is not None
+    if store.session.store.lock_file.kind != kind:
         pytest.skip(f"this system has no {NAMES[kind]}, or no folder that needs none")
     return [] if kind == SEMAPHORE else ["lockf", "lockf"]
 

@@ -305,7 +305,7 @@ def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_soun
         layer.send("c", {"n": 1})
         assert run(tmp_path, "-c", code) == ""
         assert layer.receive(["c"]) == ("c", {"n": 1})
-        layer._core.demux.engine._channels.words[layout.NAMED] += 1  # type: ignore[attr-defined]
+        layer._core.demux.engine.session.channels.words[layout.NAMED] += 1  # type: ignore[attr-defined]
         assert "queues" in run(tmp_path, "-c", code)
         with pytest.raises(StoreUnavailable, match="no store"):
             check(prefix)

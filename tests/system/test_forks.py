@@ -233,7 +233,7 @@ def test_a_forked_child_inherits_no_descriptor_for_good(options: dict[str, Any])
         time.sleep(0.01)
     layer.send("a", {"n": 1})  # Which opens a writer to the other's bell.
     wait(child)
-    assert engine_of(layer)._signaller._writers
+    assert engine_of(layer).session.signaller._writers
     layer.receive(["nothing"], block=True, timeout=0.01)  # Which makes a bell.
 
     def heir() -> None:

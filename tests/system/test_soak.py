@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.heap.layout import MESSAGE
+from asgi_ipc.engines.shm.heap.log import Log
 from asgi_ipc.engines.shm.queues.queues import Queues
 from asgi_ipc.engines.shm.tables import Tables
 from tests.torture.ledgers import (
@@ -143,14 +143,14 @@ def test_a_membership_that_outlives_its_process_is_found(monkeypatch: pytest.Mon
 def test_memory_that_is_not_given_back_now_and_then_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free, supervisor = Heap.free, os.getpid()
+    free, supervisor = Log.free, os.getpid()
 
-    def free_mostly(self: Heap, change: dict[int, int], handle: int) -> None:
-        message = self.kind(self.address(handle)) == MESSAGE
+    def free_mostly(self: Log, change: dict[int, int], handle: int) -> None:
+        message = self.kind(self.words[self.end - handle]) == MESSAGE
         if os.getpid() == supervisor or not message or not now_and_then(50):
             free(self, change, handle)
 
-    monkeypatch.setattr(Heap, "free", free_mostly)
+    monkeypatch.setattr(Log, "free", free_mostly)
     assert finds("bytes in use went from")
 
 

@@ -95,7 +95,7 @@ from .heap.layout import (
 )
 from .queues.counters import pending
 from .queues.linked_list import WALKS, head, takes
-from .queues.rings import Rings
+from .queues.ring_extents import RingExtents
 from .queues.sweeper import soonest_of
 from .tables import member_name
 
@@ -310,7 +310,7 @@ class _Checker:
         if extents[-1] != words[at + Q_RING_IN]:
             yield f"the lane of queue {name!r} does not end where messages come in"
         count, soonest = 0, soonest_of(words, at)
-        for entry, _ in Rings(self.heap).entries(at):
+        for entry, _ in RingExtents(self.heap).entries(at):
             if not words[entry] & ENTRY_DEAD:
                 count += 1
                 if words[entry + ENTRY_DEADLINE] < soonest:

@@ -31,15 +31,15 @@ from .heap.layout import (
     ROUND_BEGAN,
     SOONEST,
     STATE,
+    TAKEN,
     UNSEEN,
     WORD,
     Geometry,
 )
 from .lock_file import LockFile
 from .locks.base import CHANNELS_LOCK, GROUPS_LOCK, Gone
-from .ownership import NAMES
-from .queues.rings import recount
 from .segment import Segment
+from .store_memory import NAMES
 
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: What contradictory contents make Python raise.
@@ -63,8 +63,15 @@ class LockedSegment:
         segment: Segment,
         lock_file: LockFile,
         on_recovery: Callable[[], None],
+        recount: Callable[[Heap], None],
         removal: Callable[[], str],
     ) -> None:
+        """Enter nothing yet.
+
+        ``recount`` finishes what STATE says of a queue whose sender or reader was killed,
+        ``on_recovery`` is told of each recovery, and ``removal`` returns the command that removes
+        the store.
+        """
         self.kind = kind
         self.segment = segment
         self.heap = Heap(
@@ -75,10 +82,11 @@ class LockedSegment:
         self.words = self.heap.words
         self._lock_file = lock_file
         self._section = lock_file.section
-        self.mutex = lock_file.mutex(_LOCKS[kind], self.words)
+        self.mutex = lock_file.mutex(_LOCKS[kind], self.words, TAKEN)
         # As they are: a region is entered and left for every message.
         self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
+        self._recount = recount
         self._removal = removal
         self._closed = False
 
@@ -109,9 +117,8 @@ class LockedSegment:
             if isinstance(error, _CONTRADICTIONS):
                 raise self._corrupt(error) from error
             raise
-        heap = self.heap
-        heap.credit = HOLD
-        return heap
+        self.heap.credit = HOLD
+        return self.heap
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -146,7 +153,7 @@ class LockedSegment:
             self.heap.journal.replay()
             self._on_recovery()
         elif self.kind == CHANNELS and words[STATE] & (PUSHING | POPPING):
-            recount(self.heap)
+            self._recount(self.heap)
             self._on_recovery()
         if words[STATE] == FORMATTING:
             self.format()
@@ -163,7 +170,7 @@ class LockedSegment:
     def format(self) -> None:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
-        self.heap.format()
+        self.heap.log.format()
         for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, RINGS, BACKLOG):
             words[counter] = 0
         words[ROUND_BEGAN] = 0
@@ -173,6 +180,6 @@ class LockedSegment:
     def close(self) -> None:
         """Let go of the memory. No thread may be inside."""
         self._closed = True
-        self.heap.release()
+        self.heap.log.release()
         self.heap.bytes.release()
         self.segment.close()

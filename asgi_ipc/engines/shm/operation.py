@@ -4,65 +4,93 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from .heap.heap import Pause
 from .locks.base import Gone
-
-if TYPE_CHECKING:
-    from .session import Attachment
+from .session import Session
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Self = TypeVar("Self", bound="Attachment")
 
 
-def operation(
-    body: Callable[Concatenate[Self, P], Result],
-) -> Callable[Concatenate[Self, P], Result]:
-    """Make an operation of a method that enters the store's segments.
+class Upkeep(Protocol):
+    """The upkeep that follows an operation."""
 
-    It is joined first; it is called again in the next store if that one is gone, and after each
-    `Pause`; what an exception leaves of its locks is given back; and upkeep follows, when it is
-    due. (What runs for every message, `push`, `pop` and `disarm`, has these lines of its own, two
-    calls less.)
+    #: When it is due, in nanoseconds on the session's clock.
+    due: int
+
+    def maintain(self, now: int) -> None:
+        """Do what is due."""
+
+
+class HasSession(Protocol):
+    """An object with steps: methods that enter the store's segments."""
+
+    session: Session
+
+
+class HasUpkeep(HasSession, Protocol):
+    """An object with operations."""
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """What comes after each."""
+
+
+Stepping = TypeVar("Stepping", bound=HasSession)
+Operating = TypeVar("Operating", bound=HasUpkeep)
+
+
+def step(
+    body: Callable[Concatenate[Stepping, P], Result],
+) -> Callable[Concatenate[Stepping, P], Result]:
+    """Make a whole step of a method that enters the store's segments.
+
+    The session joins the store first. The method is called again in the next store if that one is
+    gone, and after each `Pause`; what an exception leaves of its locks is given back. (What runs
+    for every message, `SharedMemoryEngine.push` and `pop`, has these lines of its own, two calls
+    less.)
     """
-    return _repeated(body, then_upkeep=True)
 
-
-def upkeep_step(
-    body: Callable[Concatenate[Self, P], Result],
-) -> Callable[Concatenate[Self, P], Result]:
-    """Make such an operation of a part of upkeep, which upkeep does not follow.
-
-    Where one hold takes longer than upkeep is put off for (a debugger, a machine that swaps),
-    upkeep would begin again inside itself with each hold, until the stack is exhausted.
-    """
-    return _repeated(body, then_upkeep=False)
-
-
-def _repeated(
-    body: Callable[Concatenate[Self, P], Result], then_upkeep: bool
-) -> Callable[Concatenate[Self, P], Result]:
     @wraps(body)
-    def operate(self: Self, *arguments: P.args, **named: P.kwargs) -> Result:
+    def stepped(self: Stepping, *arguments: P.args, **named: P.kwargs) -> Result:
+        session = self.session
         holds = 0
         while True:
-            store = self._inside()
+            store = session.joined()
             try:
                 result = store.lock_file.section.run(body, self, *arguments, **named)
                 break
             except Pause as pause:
                 holds += 1
-                self._pause(pause.heap, holds)
+                session.pause(pause.heap, holds)
             except Gone:
-                self._reopen(store)
-        if self._recovered:
-            self._signal_all()
-        if then_upkeep:
-            now = self.clock()
-            if now >= self._next_look:
-                self._maintain(now)
+                session.reopen(store)
+        if session.recovered:
+            session.signal_all()
         return result
 
-    return cast(Callable[Concatenate[Self, P], Result], operate)
+    return cast(Callable[Concatenate[Stepping, P], Result], stepped)
+
+
+def operation(
+    body: Callable[Concatenate[Operating, P], Result],
+) -> Callable[Concatenate[Operating, P], Result]:
+    """Make a step that upkeep follows when it is due: an operation of the engine.
+
+    Upkeep itself is made of steps. Where one hold takes longer than upkeep is put off for (a
+    debugger, a machine that swaps), upkeep would begin again inside itself with each hold, until
+    the stack is exhausted.
+    """
+    whole = step(body)
+
+    @wraps(body)
+    def operate(self: Operating, *arguments: P.args, **named: P.kwargs) -> Result:
+        result = whole(self, *arguments, **named)
+        upkeep, now = self.upkeep, self.session.clock()
+        if now >= upkeep.due:
+            upkeep.maintain(now)
+        return result
+
+    return cast(Callable[Concatenate[Operating, P], Result], operate)

@@ -15,7 +15,7 @@ import secrets
 from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
 from .files import SHM, FileMemory, free_space, give
-from .location import temporary_folder
+from .options import temporary_folder
 
 #: What posix_ipc says, without a number, of what a process or the system ran out of.
 _OUT_OF = {"number of files open": errno.EMFILE, "total number of open files": errno.ENFILE}

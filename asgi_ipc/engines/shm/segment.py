@@ -33,52 +33,11 @@ need fcntl record locks (or flock) and FIFOs, and nothing else.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .directory import StoreDirectory
-
-
-class Location(NamedTuple):
-    """Where a store lives, and who may use it."""
-
-    #: The store's own directory.
-    directory: str
-    #: Permission bits of memory and files, e.g. 0o600.
-    mode: int
-    #: Group that owns them, or None for the process's own.
-    gid: int | None
-    #: True if the directory above it is ours alone, to be removed when empty.
-    private: bool = True
-
-
-class Owner(NamedTuple):
-    """Who made an object, its permission bits, and the number of its names."""
-
-    uid: int
-    gid: int
-    mode: int
-    #: More than 1 where it also lies elsewhere; 0 where it has been removed, or has no name.
-    links: int = 1
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Owner:
-        """Return the same, from a stat result."""
-        return cls(status.st_uid, status.st_gid, status.st_mode & 0o777, status.st_nlink)
-
-
-def public_token(store_id: bytes, purpose: str) -> str:
-    """Return 16 hexadecimal digits that follow from a store's id; the id does not follow from them.
-
-    For names that other users can see, such as those under /dev/shm. A member of a group can
-    write any id into the lock file that the group shares, but not one whose names are those of
-    another store: that store's id never shows.
-    """
-    person = purpose.encode()
-    return hashlib.blake2b(store_id, digest_size=8, person=person).hexdigest()
+from .directory import StoreDirectory
+from .location import Location, Owner, public_token
 
 
 class Segment(Protocol):
@@ -134,3 +93,7 @@ class Segment(Protocol):
 
     def close(self) -> None:
         """Release it (G6). May be called twice."""
+
+
+#: What a port needs is imported from here.
+__all__ = ["Location", "Owner", "Segment", "StoreDirectory", "public_token"]

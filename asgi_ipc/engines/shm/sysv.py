@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
 from .files import too_large
-from .segment import Owner
+from .location import Owner
 
 if TYPE_CHECKING:
     import sysv_ipc

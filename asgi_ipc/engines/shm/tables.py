@@ -13,7 +13,7 @@ from asgi_ipc.exceptions import StoreCorrupt
 
 from ..base import MAX_NAME
 from .heap.hash_table import NEVER, Index
-from .heap.heap import MOVE, PASS, Heap, NoRoom, Pause
+from .heap.heap import MOVE, PASS, Heap, Pause
 from .heap.journal import Change
 from .heap.layout import (
     CHANGES,
@@ -262,22 +262,8 @@ class Tables:
         self._heap.commit(change)
 
     def _make_room(self, length: int, now: int) -> bool:
-        """Room for a record, at the expense of whatever is dead if need be.
-
-        True if tables may have been removed for it. Raises `NoRoom`. May `Pause`.
-        """
-        if self.rounds.awaited != now:
-            try:
-                self._heap.room_for(length)
-                return False
-            except NoRoom:
-                if not self.rounds.is_worth_it(now):
-                    raise
-            self.rounds.awaited = now
-        self.sweep(now)
-        self.rounds.awaited = -1
-        self._heap.room_for(length)
-        return True
+        """Make room for a record; True if tables may have gone for it, see `Rounds.make_room`."""
+        return self.rounds.make_room(length, now, lambda: self.sweep(now))
 
     def sweep(self, now: int) -> None:
         """Go on with the round: drop members that are dead, and empty tables.

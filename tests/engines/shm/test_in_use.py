@@ -131,7 +131,7 @@ def test_memory_that_can_not_be_seen_from_here_is_refused_while_the_store_is_use
 
     in_child(other)
     mine.push([record(mine, b"a", b"kept")])
-    mine._next_look = 0
+    mine.upkeep.due = 0
     mine.statistics()
     assert mine.pop(b"a")[0].payload == b"kept"
     mine.destroy()
@@ -148,7 +148,7 @@ def test_removed_memory_is_given_up_by_those_who_have_it_and_only_then_replaced(
             open_store(tmp_path, kind)
 
     in_child(refused)
-    mine._next_look = 0
+    mine.upkeep.due = 0
     mine.statistics()
     assert any("was removed, or replaced" in said for said in messages(caplog, logging.WARNING))
     other = open_store(tmp_path, kind)
@@ -183,7 +183,7 @@ def test_those_whose_lock_file_was_emptied_or_spoiled_and_removed_meet_the_newco
             in_child(refused)
             lock.unlink()
         in_child(comes)
-        mine._next_look = 0
+        mine.upkeep.due = 0
         mine.statistics()
         assert "was removed, or replaced" in messages(caplog, logging.WARNING)[-1]
         assert mine.pop(b"a")[0].payload == b"afresh"
@@ -231,7 +231,7 @@ def test_a_store_of_another_engine_is_refused_while_used_and_replaced_afterwards
     assert names
     with pytest.raises(StoreUnavailable, match=f"made by engine '{other.name}'.*still use it"):
         open_store(tmp_path, kind)
-    store = old._store
+    store = old.session.store
     assert store is not None
     left = [locked_segment.segment for locked_segment in store.locked_segments.values()]
     old.push([record(old, b"a", b"old")])
@@ -338,7 +338,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             if patched:
                 patched(patch)
             else:
-                patch.setattr("asgi_ipc.engines.shm.ownership.VERSION", 99)
+                patch.setattr("asgi_ipc.engines.shm.store_memory.VERSION", 99)
                 patch.setattr("asgi_ipc.engines.shm.opening.VERSION", 99)
                 patch.setattr("asgi_ipc.cli.check.VERSION", 99)
                 patch.setattr("asgi_ipc.cli.doctor.engines.VERSION", 99)
@@ -380,8 +380,8 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
         with contextlib.suppress(BaseException):
             signal.alarm(60)
             held = open_store(tmp_path, kind)
-            assert held._store is not None
-            with held._store.lock_file.opening():
+            assert held.session.store is not None
+            with held.session.store.lock_file.opening():
                 os.write(told, b"!")
                 time.sleep(60)
         os._exit(0)

@@ -67,7 +67,7 @@ async def come_true(condition: Callable[[], bool]) -> None:
 
 def moved_on(engine: SharedMemoryEngine, old: object) -> bool:
     """Whether it is in another store by now."""
-    return engine._store not in (old, None)
+    return engine.session.store not in (old, None)
 
 
 def lock_file(directory: Path, engine: SharedMemoryEngine) -> None:
@@ -305,7 +305,7 @@ def test_who_waits_goes_on_in_the_new_store_after_another_destroyed_the_old(
         for round_ in range(3):
             waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
             await asyncio.sleep(0.05)
-            old_store = engine_of(layer)._store
+            old_store = engine_of(layer).session.store
 
             def destroy() -> None:
                 SyncIPCChannelLayer(**made).destroy()
@@ -387,8 +387,8 @@ def test_the_fifos_of_the_killed_go_even_if_who_should_remove_them_is_killed_too
         wait(child)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda later=later: real() + later)
-            engine._next_look = 0
-            engine._channels.words[layout.NEXT_SWEEP] = 0
+            engine.upkeep.due = 0
+            engine.session.channels.words[layout.NEXT_SWEEP] = 0
             engine.statistics()
         assert len(list(folder.glob("bell.*"))) == left
     own = engine.bell()
@@ -416,7 +416,7 @@ def test_that_a_store_was_removed_is_logged_when_no_lock_is_held(
     logger.addHandler(handler)
     try:
         shutil.rmtree(tmp_path / "store")
-        engine_of(layer)._next_look = 0
+        engine_of(layer).upkeep.due = 0
         layer.receive([channel], block=True, timeout=0.01)
     finally:
         logger.removeHandler(handler)

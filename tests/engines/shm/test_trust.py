@@ -36,9 +36,9 @@ from asgi_ipc.engines.shm.files import FileMemory
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.locks.flock_locks import FileLocks
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location, public_token
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 from tests.tools.stores import (
@@ -172,8 +172,8 @@ def private_store(home: Path, kind: type[SharedMemoryEngine], **options: Any) ->
     def make() -> None:
         engine = open_store(home, kind, **options)
         engine.push([record(engine, b"a", b"secret")])
-        assert engine._store is not None
-        os.write(writer, engine._store.store_id)
+        assert engine.session.store is not None
+        os.write(writer, engine.session.store.store_id)
         engine.close()
 
     as_user(OWNER, make)
@@ -353,12 +353,12 @@ def test_locks_that_were_cut_or_changed_are_refused_in_words(
     """Of a store with semaphores, which lies in shared memory."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         engine = open_store(Path(name))
-        assert engine._store is not None
-        if engine._store.lock_file.kind != 3:
+        assert engine.session.store is not None
+        if engine.session.store.lock_file.kind != 3:
             engine.destroy()
             pytest.skip("no semaphores here")
         engine.push([record(engine, b"a", b"x")])
-        token = public_token(engine._store.store_id, "locks")
+        token = public_token(engine.session.store.store_id, "locks")
         engine.close()
         marks = Path(f"/dev/shm/asgi_ipc.{token}.marks")
         os.truncate(marks, size)
@@ -901,8 +901,8 @@ def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
 
     def stretch() -> None:
         engine = members_store(shared, kind)
-        assert engine._store is not None
-        memory = engine._store.locked_segments[which].segment
+        assert engine.session.store is not None
+        memory = engine.session.store.locked_segments[which].segment
         assert isinstance(memory, FileMemory)
         os.ftruncate(memory._descriptor, size)
         geometry = layout.Geometry.of(which, size)
@@ -913,7 +913,7 @@ def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
             # Who enters writes all of what a store begins with.
             layout.STATE: layout.FORMATTING,
         }.items():
-            engine._store.locked_segments[which].words[word] = value
+            engine.session.store.locked_segments[which].words[word] = value
         os._exit(0)
 
     as_user(MEMBER, stretch)

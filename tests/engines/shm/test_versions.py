@@ -18,12 +18,12 @@ from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.cli.doctor.stores import location_of, record_of
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.lock_file import Record
+from asgi_ipc.engines.shm.lock_file import LockFileHeader
 from asgi_ipc.engines.shm.locks import fcntl_locks
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
@@ -87,7 +87,7 @@ def leave_one(directory: Path, kind: type[SharedMemoryEngine]) -> None:
     by_another_version(use)
 
 
-def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location, Record]:
+def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location, LockFileHeader]:
     """Where it is, and what its lock file says."""
     location = location_of(kind, "store", {"directory": str(directory)})
     found = record_of(location)
@@ -95,7 +95,7 @@ def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location,
     return location, found
 
 
-def assert_removed(location: Location, old: Record, kind: type[SharedMemoryEngine]) -> None:
+def assert_removed(location: Location, old: LockFileHeader, kind: type[SharedMemoryEngine]) -> None:
     """Nothing of the old store is left, neither memory nor files of its locks."""
     assert_gone(location, kind, list(locators(kind.segment, old.store_id).values()))
     assert not [each for each in os.listdir(location.directory) if old.store_id.hex() in each]
@@ -131,7 +131,7 @@ def test_this_process_counts_as_somebody_too(
     def look() -> None:
         # Who is taken for dead loses what it owns.
         other = open_store(tmp_path, kind)
-        other._maintain(other.clock() + 10**10)
+        other.upkeep.maintain(other.clock() + 10**10)
         other.close()
 
     in_child(look)

@@ -1,4 +1,4 @@
-"""Room for records: a `Log` that grows, and is cleaned where it can't.
+"""Room for records: the `Log` of a segment grows, and is cleaned where it can't.
 
 When no extent is free and none can be reserved, the extent with the least live data is
 *cleaned*: its live records move to the end of the log. Moving changes one word, the
@@ -27,7 +27,6 @@ from .layout import (
     EXTENTS_USED,
     FILLER,
     FREE,
-    FREE_EXTENT,
     FREE_EXTENTS,
     FREE_ID,
     HEADER_WORDS,
@@ -73,8 +72,8 @@ class OverShare(NoRoom):
     """There is room, but a queue would have too much of it: its bytes, and those then free."""
 
 
-class Heap(Log):
-    """The records of one segment, and room for more.
+class Heap:
+    """The records of one segment, which lie in its ``log``, and room for more.
 
     ``reserve(offset, length)`` makes bytes of the segment usable or raises OSError.
     """
@@ -82,7 +81,15 @@ class Heap(Log):
     def __init__(
         self, view: memoryview, geometry: Geometry, reserve: Callable[[int, int], None]
     ) -> None:
-        super().__init__(view, geometry)
+        self.log = log = Log(view, geometry)
+        self.bytes, self.words, self.geometry = view, log.words, geometry
+        self.journal, self.commit = log.journal, log.commit
+        self.end = geometry.end
+        # Records are read and written by the log itself, without a call between.
+        self.add, self.free = log.add, log.free
+        self.kind, self.name, self.payload = log.kind, log.name, log.payload
+        self.is_split = log.is_split
+        self._first, self._extent = geometry.first_extent, geometry.extent_words
         self._reserve = reserve
         self._refusal: OSError | None = None
         #: What this hold may still spend. Who takes the lock sets it to HOLD.
@@ -109,11 +116,17 @@ class Heap(Log):
             self.free(change, handle)
             self.commit(change)
 
-    def is_split(self, address: int) -> bool:
-        """Whether the record at an address has pieces elsewhere."""
-        return self.words[address] & SPLIT > 0
-
     # ---- room
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes in use, with everything that goes with them, and bytes in all."""
+        in_use = self._first + self.words[LIVE] + self.words[IDS_USED]
+        return in_use * WORD, self.end * WORD
+
+    def free_words(self) -> int:
+        """Words that are not in use."""
+        words = self.words
+        return int(self.end - self._first - words[LIVE] - words[IDS_USED])
 
     def is_over_share(self, held: int, new: int) -> bool:
         """Whether a queue of ``held`` bytes would leave others too little of the memory.
@@ -191,18 +204,11 @@ class Heap(Log):
         while words[FREE_EXTENTS] < 2:
             if not self._grow():
                 return 0
-        handle = words[FREE_ID]
-        if not handle and words[IDS_USED] >= words[IDS_RESERVED]:
+        if not words[FREE_ID] and words[IDS_USED] >= words[IDS_RESERVED]:
             return 0
-        if handle:
-            change[FREE_ID] = words[self.end - handle] & ~FREE
-        else:
-            handle = words[IDS_USED] + 1
-            change[IDS_USED] = handle
-        extent = words[FREE_EXTENT] - 1
-        change[FREE_EXTENT] = words[self._next + extent]
-        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
-        change[self._live + extent] = self._extent
+        handle, extent = self.log.take_handle(change), self.log.take_extent(change)
+        live = self.geometry.extent_live + extent
+        change[live] = self._extent
         change[LIVE] = words[LIVE] + self._extent
         address = self._first + extent * self._extent
         words[address] = self._extent | kind << KIND_SHIFT | handle << ID_SHIFT
@@ -225,7 +231,7 @@ class Heap(Log):
             self._refusal = error
             return False
         change: Change = {EXTENTS_USED: extent + 1}
-        self._set_free(change, extent)
+        self.log.set_free(change, extent)
         self.commit(change)
         return True
 
@@ -256,8 +262,8 @@ class Heap(Log):
     def _begin_cleaning(self) -> bool:
         """Choose the extent with the most dead words to be cleaned; False: not worth it."""
         words = self.words
-        lives = self._lives()
-        current = self._current()
+        lives = self.log.lives()
+        current = self.log.current()
         extent = -1
         gain = 0
         if current >= 0:
@@ -313,10 +319,7 @@ class Heap(Log):
         rest = words[CURSOR_END] - words[CURSOR]
         if rest:
             words[words[CURSOR]] = rest | FILLER << KIND_SHIFT
-        extent = words[FREE_EXTENT] - 1
-        start = self._first + extent * self._extent
-        change[FREE_EXTENT] = words[self._next + extent]
-        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
+        start = self._first + self.log.take_extent(change) * self._extent
         change[CURSOR], change[CURSOR_END] = start, start + self._extent
 
     def _move(self, change: Change, address: int) -> None:
@@ -330,7 +333,7 @@ class Heap(Log):
             view[cursor * WORD : (cursor + length) * WORD] = view[
                 address * WORD : (address + length) * WORD
             ]
-            target = self._live + self._current()
+            target = self.geometry.extent_live + self.log.current()
             change[target] = words[target] + length
             change[CURSOR] = cursor + length
             change[self.end - handle] = cursor
@@ -344,10 +347,11 @@ class Heap(Log):
             pad = meta >> PAD_SHIFT & PAD_MASK
             data = view[(address + header) * WORD : stop * WORD - pad].tobytes()
             fields = tuple(words[address + 1 : address + header].tolist())
-            self._place(change, handle, kind, fields, data, rest)
+            self.log.place(change, handle, kind, fields, data, rest)
             change[LIVE] -= length
         # Only now may the old extent be free: it must not be written to by this change.
         extent = (address - self._first) // self._extent
-        change[self._live + extent] = words[self._live + extent] - length
-        if not change[self._live + extent]:
-            self._set_free(change, extent)
+        live = self.geometry.extent_live + extent
+        change[live] = words[live] - length
+        if not change[live]:
+            self.log.set_free(change, extent)

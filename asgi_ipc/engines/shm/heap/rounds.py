@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .hash_table import NEVER, SWEEP_AGAIN, Index
-from .heap import Heap
+from .heap import Heap, NoRoom
 from .layout import (
     GONE,
     HAND,
@@ -36,7 +36,7 @@ class Rounds:
         self._index = index
         self._deaths = deaths
         #: When the call came, of this process, that waits for the end of the round.
-        self.awaited = -1
+        self._awaited = -1
         #: How far this hold has come, and when the first expires of what it has seen.
         self._hand, self._soonest = 0, NEVER
 
@@ -91,7 +91,26 @@ class Rounds:
         """Whether a process has gone since the last complete round began."""
         return self._words[SWEPT_DEATHS] != self._deaths()
 
-    def is_worth_it(self, now: int) -> bool:
+    def make_room(self, length: int, now: int, sweep: Callable[[], None]) -> bool:
+        """Make room for a record of ``length`` words, if need be by a round that ``sweep`` makes.
+
+        True if records may have gone for it. ``now`` tells one call from the next. Raises
+        `NoRoom`. May `Pause`.
+        """
+        if self._awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not self._is_worth_it(now):
+                    raise
+            self._awaited = now
+        sweep()
+        self._awaited = -1
+        self._heap.room_for(length)
+        return True
+
+    def _is_worth_it(self, now: int) -> bool:
         """Whether a full segment may have room after a round, for one who came at ``now``.
 
         It refuses fast: only if something has expired, enough has gone for queues to be empty,

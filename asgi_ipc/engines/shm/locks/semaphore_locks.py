@@ -22,10 +22,10 @@ from typing import ClassVar
 
 from asgi_ipc.exceptions import StoreUnavailable
 
+from ..errors import remedy_for
 from ..files import SHM, FileMemory, free_space, give
-from ..location import remedy_for
-from ..ownership import folder_mark, folder_said
-from ..segment import Location, public_token
+from ..location import Location, public_token
+from ..store_memory import folder_mark, folder_said
 from .base import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
 from .fcntl_locks import TRIAL, RecordLocks, record_locks_fail
 from .mutex import Mutex
@@ -203,7 +203,7 @@ class SemaphoreLocks(RecordLocks):
             name = f"/{_semaphore(store_id, byte)}"
             self._mutexes[byte] = RobustMutex(name, self._memory.view, number, recovery_lock, self)
 
-    def mutex(self, byte: int, words: memoryview) -> Mutex:
+    def mutex(self, byte: int, words: memoryview, hint: int) -> Mutex:
         """See `Locks.mutex`."""
         return self._mutexes[byte]
 

@@ -234,7 +234,7 @@ class Lists:
             if words[at] & SPLIT:
                 return  # Not copied to find that it is too large: it lies in several extents.
             link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
-            offset = rings.offset(queue, (words[at] & LENGTH_MASK) - M_WORDS + ENTRY_WORDS)
+            offset = rings.extents.offset(queue, (words[at] & LENGTH_MASK) - M_WORDS + ENTRY_WORDS)
             if not offset:
                 return
             payload = heap.payload(at, M_WORDS)

@@ -71,7 +71,6 @@ class RingExtents:
     def __init__(self, heap: Heap) -> None:
         self._heap = heap
         self._words = heap.words
-        self._bytes = heap.bytes
         self._extent = heap.geometry.extent_words
         self._most = heap.geometry.extents // _SHARE
         self._most_unread = self._most // 2
@@ -126,7 +125,7 @@ class RingExtents:
         words = self._words
         ring, last = words[queue + Q_RING_OUT], words[queue + Q_RING_IN]
         if at:
-            ring = self._heap.extent_of(at)
+            ring = self._heap.log.extent_of(at)
         else:
             at = words[queue + Q_OUT] & OFFSET_MASK
         for _ in range(self._heap.geometry.extents):
@@ -136,15 +135,15 @@ class RingExtents:
                 raise strayed()
             # Read before, as it may be left and freed meanwhile.
             following = words[ring + L_NEXT]
-            yield from self._entries_of(ring, at, words[ring + L_STOP])
+            yield from self.entries_of(ring, at, words[ring + L_STOP])
             ring, at = following, following + L_WORDS
         if ring:
             if words[last + L_QUEUE] != words[queue] >> ID_SHIFT:
                 raise strayed()
-            yield from self._entries_of(last, at, words[queue + Q_IN] & OFFSET_MASK)
+            yield from self.entries_of(last, at, words[queue + Q_IN] & OFFSET_MASK)
 
-    def _entries_of(self, ring: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Those of one extent, from one place to another."""
+    def entries_of(self, ring: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The entries of one extent, from one offset to another."""
         words, end = self._words, ring + self._extent
         if not ring < at < end:
             raise strayed()
@@ -250,7 +249,7 @@ class RingExtents:
         elif not seen:
             seen = out & ~OFFSET_MASK | ring + L_WORDS
         count, seen = seen >> COUNT_SHIFT, seen & OFFSET_MASK
-        for at, following in islice(self._entries_of(ring, seen, stop), _LOOK):
+        for at, following in islice(self.entries_of(ring, seen, stop), _LOOK):
             deadline = words[at + ENTRY_DEADLINE]
             count += not words[at] & ENTRY_DEAD
             if deadline + _SLACK < latest:

@@ -84,8 +84,15 @@ _ends: _Unpack = Struct("2Q8x2Q").unpack_from
 _entry: _Unpack = Struct("2Q").unpack_from
 
 
-class Rings(RingExtents):
-    """The rings of a store."""
+class Rings:
+    """The rings of a store, which lie in the ``extents`` that queues have for them."""
+
+    def __init__(self, heap: Heap) -> None:
+        self.extents = RingExtents(heap)
+        self._heap = heap
+        self._words = heap.words
+        self._bytes = heap.bytes
+        self._extent = heap.geometry.extent_words
 
     # ---- pushing and popping
 
@@ -118,7 +125,7 @@ class Rings(RingExtents):
         stop = at + ENTRY_WORDS + (size + 7 >> 3)
         if stop >= (oldest if at < oldest < end else end):
             length = stop - at
-            at = self.offset(queue, length)
+            at = self.extents.offset(queue, length)
             if not at:
                 return -1
             stop = at + length
@@ -146,7 +153,7 @@ class Rings(RingExtents):
     def append(
         self, change: Change, queue: int, at: int, payload: bytes, deadline: int, lifetime: int
     ) -> None:
-        """Put a message at the end of a ring with ``change``, where `offset` says."""
+        """Put a message at the end of a ring with ``change``, where `RingExtents.offset` says."""
         self._write(at, payload, deadline, lifetime)
         count = (self._words[queue + Q_IN] >> COUNT_SHIFT) + 1
         stop = at + ENTRY_WORDS + (len(payload) + 7 >> 3)
@@ -195,7 +202,7 @@ class Rings(RingExtents):
         if at == stop:
             if ring != last:
                 change: Change = {GONE: words[GONE] + gone}
-                self.move_out(change, queue, goes, at)
+                self.extents.move_out(change, queue, goes, at)
                 self._heap.commit(change)
                 return True
             if goes != into >> COUNT_SHIFT:
@@ -221,7 +228,7 @@ class Rings(RingExtents):
         stop = words[ring + L_STOP] if ring != last else into & OFFSET_MASK
         live = 0
         is_more, is_changed = True, False
-        for entry, following in islice(self._entries_of(ring, at, stop), _MOST):
+        for entry, following in islice(self.extents.entries_of(ring, at, stop), _MOST):
             if not words[entry] & ENTRY_DEAD:
                 if words[entry + ENTRY_DEADLINE] > now and not are_orphans:
                     is_more = False
@@ -232,7 +239,7 @@ class Rings(RingExtents):
             return False
         counted = (ORPHANED,) if are_orphans else (EXPIRED, queue + Q_EXPIRED)
         change: Change = {word: words[word] + live for word in (GONE, *counted)}
-        self.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
+        self.extents.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
         self._heap.commit(change)
         return is_more
 
@@ -251,7 +258,7 @@ class Rings(RingExtents):
             at = passed = 0
         soonest = words[queue + Q_SOONEST]
         try:
-            for entry, _ in self.entries(queue, at):
+            for entry, _ in self.extents.entries(queue, at):
                 at = entry
                 heap.spend(PASS)
                 first, deadline = words[entry], words[entry + ENTRY_DEADLINE]
@@ -298,7 +305,7 @@ class Rings(RingExtents):
             return False
         self._write(start, payload, deadline, lifetime)
         change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
-        self.forget_offsets(change, queue)
+        self.extents.forget_offsets(change, queue)
         return True
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:

@@ -39,8 +39,8 @@ def soonest_of(words: memoryview, queue: int) -> int:
     return int(min(words[queue + Q_SOONEST], words[queue + Q_UNSEEN]))
 
 
-class Upkeep:
-    """The upkeep of all queues of a store."""
+class Sweeper:
+    """The sweeper of all queues of a store."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Upkeep:
         pushed = ever_pushed(words, address)
         idle = at_once or words[address + Q_IDLE] == pushed
         if idle and words[address + Q_RING_IN]:
-            self._rings.drop(address)
+            self._rings.extents.drop(address)
         if self._waiters.drop_dead(address):
             if not idle:
                 heap.commit({address + Q_IDLE: pushed})
@@ -148,7 +148,7 @@ class Upkeep:
         heap.spend(2 * MOVE)
         self._waiters.drop_dead(address, everybody=True)
         if words[address + Q_RING_IN]:
-            self._rings.drop(address)
+            self._rings.extents.drop(address)
         change: Change = {NAMED: words[NAMED] - 1}
         bucket = self._index.home(heap.name(address, Q_WORDS))
         self._index.unlink(change, bucket, handle)

@@ -52,7 +52,7 @@ def flocked(
     engine = open_store(tmp_path, request.param)
     assert recorded_kind(tmp_path) == base.FLOCK
     yield engine
-    if not engine._closed:
+    if not engine.session._closed:
         engine.destroy()
     assert list(tmp_path.iterdir()) == [], "nothing is left"
 
@@ -69,8 +69,8 @@ def again(directory: Path, engine: SharedMemoryEngine) -> SharedMemoryEngine:
 
 def maintain(engine: SharedMemoryEngine) -> None:
     """Do now what comes once a second."""
-    engine._next_look = 0
-    engine._channels.words[layout.NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
+    engine.session.channels.words[layout.NEXT_SWEEP] = 0
     engine.statistics()
 
 
@@ -138,7 +138,7 @@ def test_a_trial_takes_no_lock_from_another_process(tmp_path: Path) -> None:
     assert first.statistics()["processes"] >= 1
     identity = first.identity
     maintain(first)
-    assert first._processes.owner_word(identity)
+    assert first.session.processes.owner_word(identity)
     first.destroy()
 
 
@@ -216,11 +216,11 @@ def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
         no_record_locks(monkeypatch)
     engine = open_store(tmp_path)
     engine.push([record(engine, b"a", b"hello")])
-    engine._next_look = 1 << 62
-    with engine._channels:
-        assert engine._channels.words[layout.TAKEN] == 1
-    assert engine._channels.words[layout.TAKEN] == 0
-    engine._channels.words[layout.TAKEN] = left_by_a_killed_one
+    engine.upkeep.due = 1 << 62
+    with engine.session.channels:
+        assert engine.session.channels.words[layout.TAKEN] == 1
+    assert engine.session.channels.words[layout.TAKEN] == 0
+    engine.session.channels.words[layout.TAKEN] = left_by_a_killed_one
     call = "lockf" if kind == base.FCNTL else "flock"
     really, asked = getattr(fcntl, call), []
 
@@ -238,7 +238,7 @@ def test_a_held_lock_is_asked_for_some_times_and_then_waited_for(
     tries = min(refusals + 1, most)
     waited = [fcntl.LOCK_EX] if refusals >= most else []
     assert asked == [at_once] * tries + waited + [fcntl.LOCK_UN]
-    assert engine._channels.words[layout.TAKEN] == 0
+    assert engine.session.channels.words[layout.TAKEN] == 0
     engine.destroy()
 
 
@@ -315,7 +315,7 @@ def test_a_killed_parent_is_dead_although_its_forked_child_lives(
             os.write(writer, struct.pack("i", os.getpid()))
             time.sleep(60)
             os._exit(0)
-        with engine._channels, engine._store._opening():  # type: ignore[union-attr]
+        with engine.session.channels, engine.session.store._opening():  # type: ignore[union-attr]
             time.sleep(60)
         os._exit(0)
     (child,) = struct.unpack("i", os.read(reader, 4))
@@ -339,7 +339,7 @@ def test_a_forked_child_waits_for_its_parent_to_leave(
     reader, writer = os.pipe()
 
     def inside(engine: SharedMemoryEngine) -> Any:
-        return engine._store._opening() if which == "opening" else getattr(engine, which)  # type: ignore[union-attr]
+        return engine.session.store._opening() if which == "opening" else getattr(engine, which)  # type: ignore[union-attr]
 
     with inside(flocked):
         child = os.fork()

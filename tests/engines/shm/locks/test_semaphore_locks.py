@@ -55,14 +55,14 @@ def shared() -> Iterator[Path]:
 
 
 def kind_of(engine: SharedMemoryEngine) -> int:
-    assert engine._store is not None
-    return engine._store.lock_file.kind
+    assert engine.session.store is not None
+    return engine.session.store.lock_file.kind
 
 
 def files_of(engine: SharedMemoryEngine) -> list[Path]:
     """What the locks of a store have in shared memory."""
-    assert engine._store is not None
-    token = public_token(engine._store.store_id, "locks")
+    assert engine.session.store is not None
+    token = public_token(engine.session.store.store_id, "locks")
     return [path for path in SHM.iterdir() if token in path.name]
 
 
@@ -290,9 +290,9 @@ def test_a_store_whose_memory_alone_is_gone_and_that_nobody_uses_is_made_afresh(
 
     in_child(other)
     # Without the look at what is lost, as if it were killed.
-    assert engine._store is not None
-    engine._store.close()
-    engine._store, engine._slot = None, -1
+    assert engine.session.store is not None
+    engine.session.store.close()
+    engine.session.store, engine.session.slot = None, -1
     assert all(path.exists() for path in files)
     engine = open_store(shared, kind)
     assert not any(path.exists() for path in files)
@@ -329,5 +329,9 @@ def test_a_process_killed_inside_leaves_both_segments_to_the_others(shared: Path
     engine.push([record(engine, b"a", b"hello")])
     engine.put(b"t", b"m", 1 << 62)
     assert engine.pop(b"a")[0].payload == b"hello"
-    assert engine._channels.words[layout.STATE] == engine._groups.words[layout.STATE] == 0
+    assert (
+        engine.session.channels.words[layout.STATE]
+        == engine.session.groups.words[layout.STATE]
+        == 0
+    )
     engine.destroy()

@@ -34,8 +34,8 @@ from .heap.layout import (
     WORD,
     Geometry,
 )
-from .location import check_owner
-from .segment import Location, Segment, public_token
+from .location import Location, check_owner, public_token
+from .segment import Segment
 
 #: What the two kinds of segment are called, in messages and in locators.
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
