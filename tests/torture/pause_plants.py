@@ -165,7 +165,7 @@ PAUSE_PLANTS = [
                 "    except Pause:\n",
                 (
                     "    except Pause:\n"
-                    "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, "
+                    "        heap.commit({queue + Q_WALK: WALK_RING << WALK_SHIFT | at, "
                     "queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
                 ),
             ),

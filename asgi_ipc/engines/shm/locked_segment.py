@@ -9,33 +9,10 @@ from types import TracebackType
 
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 
+from .heap import layout
 from .heap.hash_table import NEVER
 from .heap.heap import HOLD, Heap
-from .heap.layout import (
-    BACKLOG,
-    CHANNELS,
-    COMMITTED,
-    DESTROYED,
-    FORMATTING,
-    FREE_NODE,
-    GROUPS,
-    HAND,
-    IDLE,
-    JOURNAL_AFTER,
-    MEMBERS,
-    NAMED,
-    NODES_USED,
-    POPPING,
-    PUSHING,
-    RINGS,
-    ROUND_BEGAN,
-    SOONEST,
-    STATE,
-    TAKEN,
-    UNSEEN,
-    WORD,
-    Geometry,
-)
+from .heap.layout import CHANNELS, GROUPS, STATE, WORD, Geometry
 from .lock_file import LockFile
 from .locks.base import CHANNELS_LOCK, GROUPS_LOCK, Gone
 from .segment import Segment
@@ -82,7 +59,7 @@ class LockedSegment:
         self.words = self.heap.words
         self._lock_file = lock_file
         self._section = lock_file.section
-        self.mutex = lock_file.mutex(_LOCKS[kind], self.words, TAKEN)
+        self.mutex = lock_file.mutex(_LOCKS[kind], self.words, layout.TAKEN)
         # As they are: a region is entered and left for every message.
         self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
@@ -149,33 +126,43 @@ class LockedSegment:
     def _finish(self) -> None:
         """Carry on where a killed process stopped."""
         words = self.words
-        if words[STATE] == COMMITTED:
+        if words[STATE] == layout.COMMITTED:
             self.heap.journal.replay()
             self._on_recovery()
-        elif self.kind == CHANNELS and words[STATE] & (PUSHING | POPPING):
+        elif self.kind == CHANNELS and words[STATE] & (layout.PUSHING | layout.POPPING):
             self._recount(self.heap)
             self._on_recovery()
-        if words[STATE] == FORMATTING:
+        if words[STATE] == layout.FORMATTING:
             self.format()
-        if words[STATE] == DESTROYED:
+        if words[STATE] == layout.DESTROYED:
             raise Gone
-        if words[STATE] != IDLE:
+        if words[STATE] != layout.IDLE:
             raise StoreCorrupt(f"the state of a segment is {words[STATE]}, which is none")
 
     def is_destroyed(self) -> bool:
         """True once the store has been marked as removed. Takes no lock."""
-        state, after = self.words[STATE], self.words[JOURNAL_AFTER]
-        return state == DESTROYED or (state == COMMITTED and after == DESTROYED)
+        state, after = self.words[STATE], self.words[layout.JOURNAL_AFTER]
+        return state == layout.DESTROYED or (
+            state == layout.COMMITTED and after == layout.DESTROYED
+        )
 
     def format(self) -> None:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
         self.heap.log.format()
-        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, RINGS, BACKLOG):
+        for counter in (
+            layout.NAMED,
+            layout.MEMBERS,
+            layout.HAND,
+            layout.NODES_USED,
+            layout.FREE_NODE,
+            layout.RINGS,
+            layout.BACKLOG,
+        ):
             words[counter] = 0
-        words[ROUND_BEGAN] = 0
-        words[SOONEST] = words[UNSEEN] = NEVER
-        self.heap.journal.set_state(IDLE)
+        words[layout.ROUND_BEGAN] = 0
+        words[layout.SOONEST] = words[layout.UNSEEN] = NEVER
+        self.heap.journal.set_state(layout.IDLE)
 
     def close(self) -> None:
         """Let go of the memory. No thread may be inside."""

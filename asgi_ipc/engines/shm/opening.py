@@ -27,7 +27,7 @@ from .directory import StoreDirectory, remove_if_empty
 from .errors import remedy_for, unusable
 from .files import FileMemory
 from .heap import layout
-from .heap.layout import CHANNELS, VERSION, WORD, Geometry
+from .heap.layout import CHANNELS, WORD, Geometry
 from .lock_file import READY, REMOVED, LockFileHeader, open_lock_file
 from .locked_segment import LockedSegment
 from .machine import boot_identity
@@ -206,8 +206,8 @@ class _Opening:
         if header.engine != options.engine:
             why = f"was made by engine {header.engine!r}, this is {options.engine!r}"
             remedy = "choose another prefix or directory"
-        elif header.version != VERSION:
-            why = f"is of format {header.version}, this asgi_ipc uses format {VERSION}"
+        elif header.version != layout.VERSION:
+            why = f"is of format {header.version}, this asgi_ipc uses format {layout.VERSION}"
             remedy = "end the processes of the other version, or choose another prefix"
         elif header.ready != READY:
             why = "was not completed: the process that made it was killed"
@@ -242,7 +242,7 @@ class _Opening:
             raise StoreUnavailable(
                 f"the store at {self._path!r} {why}, and processes still use it; {remedy}"
             )
-        if header.version != VERSION and header.engine == options.engine:
+        if header.version != layout.VERSION and header.engine == options.engine:
             self._warnings.append(
                 f"the store at {self._path!r} {why}; nobody used it any more, so it "
                 "made place for a fresh one"
@@ -336,7 +336,9 @@ class _Opening:
         """Make both segments: first say whose they will be, then make them, then say ready."""
         options = self._options
         for tries in range(_TRIES):
-            header = LockFileHeader(0, secrets.token_bytes(16), boot, options.engine, VERSION)
+            header = LockFileHeader(
+                0, secrets.token_bytes(16), boot, options.engine, layout.VERSION
+            )
             try:
                 self._create_as(store, header)
                 break
@@ -395,7 +397,7 @@ class _Opening:
             raise
         words, view = locked_segment.words, segment.view
         words[layout.W_BYTE_ORDER] = layout.BYTE_ORDER
-        words[layout.W_VERSION], words[layout.W_KIND] = VERSION, kind
+        words[layout.W_VERSION], words[layout.W_KIND] = layout.VERSION, kind
         words[layout.W_SIZE], words[layout.W_EXTENT_WORDS] = size, geometry.extent_words
         words[layout.W_BUCKETS] = geometry.buckets
         start = layout.W_HASH_KEY * WORD

@@ -15,23 +15,15 @@ import os
 from asgi_ipc.exceptions import StoreUnavailable
 
 from ..base import IDENTITY_BYTES
+from .heap import layout
 from .heap.heap import Heap
 from .heap.layout import (
     BELL_GENERATION_SHIFT,
-    DEATHS,
     OWNER_GENERATION_SHIFT,
-    P_COUNTS,
-    P_JOINED,
-    P_PID,
-    P_STARTED,
-    PROCESS_WORDS,
-    REAP_HAND,
     SLOT_GENERATION,
     SLOT_IDENTITY,
     SLOT_MASK,
     SLOT_WORDS,
-    SLOTS,
-    SLOTS_USED,
     WORD,
 )
 from .lock_file import LockFile
@@ -51,7 +43,7 @@ class Processes:
         self._words = heap.words
         self._slots = heap.geometry.slots
         #: How many there are.
-        self.count = min(SLOTS, heap.geometry.slot_count)
+        self.count = min(layout.SLOTS, heap.geometry.slot_count)
         self._lock_file = lock_file
         self._known: dict[bytes, int] = {}
 
@@ -69,7 +61,7 @@ class Processes:
 
     def deaths(self) -> int:
         """How many processes have gone so far. Takes no lock."""
-        return self._words[DEATHS]
+        return self._words[layout.DEATHS]
 
     def owner_alive(self, word: int) -> bool:
         """Whether an owner word's process is still in its slot. Takes no lock."""
@@ -102,7 +94,7 @@ class Processes:
         return word
 
     def _ever_used(self) -> int:
-        return min(self._words[SLOTS_USED], self.count)
+        return min(self._words[layout.SLOTS_USED], self.count)
 
     def _identities(self, first: int, last: int) -> list[int]:
         """The first words of the identities in some slots; zero for those that are free."""
@@ -138,11 +130,11 @@ class Processes:
     def _settle(self, slot: int, identity: bytes, now: int, start: int) -> None:
         words = self._words
         low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
-        row = self._heap.geometry.processes + slot * PROCESS_WORDS
+        row = self._heap.geometry.processes + slot * layout.PROCESS_WORDS
         # Of nobody, until the identity is there.
-        words[row + P_PID], words[row + P_STARTED] = os.getpid(), start
-        words[row + P_JOINED] = now
-        for word in range(row + P_COUNTS, row + PROCESS_WORDS):
+        words[row + layout.P_PID], words[row + layout.P_STARTED] = os.getpid(), start
+        words[row + layout.P_JOINED] = now
+        for word in range(row + layout.P_COUNTS, row + layout.PROCESS_WORDS):
             words[word] = 0
         at = self._at(slot)
         # A generation must stay within the 32 bits of a bell word.
@@ -152,7 +144,7 @@ class Processes:
                 at + SLOT_GENERATION: generation,
                 at + SLOT_IDENTITY: low,
                 at + SLOT_IDENTITY + 1: high,
-                SLOTS_USED: max(words[SLOTS_USED], slot + 1),
+                layout.SLOTS_USED: max(words[layout.SLOTS_USED], slot + 1),
             }
         )
 
@@ -173,7 +165,7 @@ class Processes:
                 at + SLOT_GENERATION: generation,
                 at + SLOT_IDENTITY: 0,
                 at + SLOT_IDENTITY + 1: 0,
-                DEATHS: self._words[DEATHS] + 1,
+                layout.DEATHS: self._words[layout.DEATHS] + 1,
             }
         )
 
@@ -187,7 +179,7 @@ class Processes:
         It goes on where the last call, of any process, stopped. Needs the lock.
         """
         ever = self._ever_used()
-        first = self._words[REAP_HAND]
+        first = self._words[layout.REAP_HAND]
         if first >= ever:
             first = 0
         last = min(first + _REAP_SPAN, ever)
@@ -200,7 +192,7 @@ class Processes:
             if not self._lock_file.is_held(FIRST_SLOT + slot):
                 dead.append(self.identity(slot))
                 self.leave(slot)
-        self._heap.commit({REAP_HAND: last if last < ever else 0})
+        self._heap.commit({layout.REAP_HAND: last if last < ever else 0})
         return dead, last >= ever
 
 

@@ -15,25 +15,8 @@ import sys
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .directory import StoreDirectory
-from .heap.layout import (
-    BYTE_ORDER,
-    CHANNELS,
-    FOLDER_WORDS,
-    GROUPS,
-    MAGIC,
-    VERSION,
-    W_BUCKETS,
-    W_BYTE_ORDER,
-    W_EXTENT_WORDS,
-    W_FOLDER,
-    W_KIND,
-    W_MAGIC,
-    W_SIZE,
-    W_STORE_ID,
-    W_VERSION,
-    WORD,
-    Geometry,
-)
+from .heap import layout
+from .heap.layout import CHANNELS, GROUPS, MAGIC, WORD, Geometry
 from .location import Location, check_owner, public_token
 from .segment import Segment
 
@@ -41,9 +24,9 @@ from .segment import Segment
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 #: Bytes at the beginning of a segment that mean the same in all versions.
 HEAD = 64 * WORD
-_ID = slice(W_STORE_ID * WORD, W_STORE_ID * WORD + 16)
-_FOLDER = slice(W_FOLDER * WORD, (W_FOLDER + FOLDER_WORDS) * WORD)
-_MAGIC = slice(W_MAGIC * WORD, W_MAGIC * WORD + len(MAGIC))
+_ID = slice(layout.W_STORE_ID * WORD, layout.W_STORE_ID * WORD + 16)
+_FOLDER = slice(layout.W_FOLDER * WORD, (layout.W_FOLDER + layout.FOLDER_WORDS) * WORD)
+_MAGIC = slice(layout.W_MAGIC * WORD, layout.W_MAGIC * WORD + len(MAGIC))
 
 
 class Foreign(StoreUnavailable):
@@ -119,12 +102,12 @@ def check_layout(kind: int, memory: Segment, locator: str) -> None:
         )
     words = memoryview(head).cast("Q")
     expected = {
-        W_BYTE_ORDER: ("byte order mark", BYTE_ORDER),
-        W_VERSION: ("format", VERSION),
-        W_KIND: ("kind", kind),
-        W_SIZE: ("size", view.nbytes),
-        W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
-        W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
+        layout.W_BYTE_ORDER: ("byte order mark", layout.BYTE_ORDER),
+        layout.W_VERSION: ("format", layout.VERSION),
+        layout.W_KIND: ("kind", kind),
+        layout.W_SIZE: ("size", view.nbytes),
+        layout.W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
+        layout.W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
     }
     for word, (what, value) in expected.items():
         if words[word] != value:
@@ -180,7 +163,7 @@ def store_id_in(head: bytes) -> bytes | None:
 def folder_mark(path: str) -> bytes:
     """Return what a segment says of the store's directory: its path, or a digest if it is long."""
     name = os.fsencode(path)
-    size = FOLDER_WORDS * WORD
+    size = layout.FOLDER_WORDS * WORD
     if len(name) > size:
         name = b"\0" + hashlib.blake2b(name, digest_size=16).digest()
     return name.ljust(size, b"\0")

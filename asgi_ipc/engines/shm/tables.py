@@ -12,11 +12,11 @@ from collections.abc import Callable
 from asgi_ipc.exceptions import StoreCorrupt
 
 from ..base import MAX_NAME
+from .heap import layout
 from .heap.hash_table import NEVER, Index
 from .heap.heap import MOVE, PASS, Heap, Pause
 from .heap.journal import Change
 from .heap.layout import (
-    CHANGES,
     E_DEADLINE,
     E_NEXT,
     E_OWNER,
@@ -24,15 +24,8 @@ from .heap.layout import (
     E_TABLE,
     E_WORDS,
     LENGTH_MASK,
-    MEMBER,
-    MEMBERS,
-    NAMED,
     PAD_MASK,
     PAD_SHIFT,
-    SOONEST,
-    T_CHAIN,
-    T_COUNT,
-    T_FIRST,
     T_VERSION,
     T_WORDS,
     TABLE,
@@ -74,7 +67,7 @@ class Tables:
     ) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = Index(heap, T_CHAIN)
+        self._index = Index(heap, layout.T_CHAIN)
         self.rounds = Rounds(heap, self._index, deaths)
         self._owner_alive = owner_alive
 
@@ -104,7 +97,7 @@ class Tables:
         words, heap = self._words, self._heap
         home = self._find(self._bucket(table), TABLE, table)
         if home:
-            handle = self._find(self._bucket(table, member), MEMBER, member, home)
+            handle = self._find(self._bucket(table, member), layout.MEMBER, member, home)
             if handle:
                 self._renew(home, handle, deadline, owner, now)
                 return
@@ -114,18 +107,18 @@ class Tables:
             home = self._find(self._bucket(table), TABLE, table) or self._create(table, now)
         bucket = self._bucket(table, member)
         at = words[heap.end - home]
-        first = words[at + T_FIRST]
+        first = words[at + layout.T_FIRST]
         change: Change = {}
         fields = (words[bucket], first, 0, home, deadline, owner)
-        handle = heap.add(change, MEMBER, fields, member)
+        handle = heap.add(change, layout.MEMBER, fields, member)
         change[bucket] = handle
-        change[at + T_FIRST] = handle
+        change[at + layout.T_FIRST] = handle
         if first:
             change[words[heap.end - first] + E_PREVIOUS] = handle
-        change[at + T_COUNT] = words[at + T_COUNT] + 1
-        change[MEMBERS] = words[MEMBERS] + 1
-        if deadline < words[SOONEST]:
-            change[SOONEST] = deadline
+        change[at + layout.T_COUNT] = words[at + layout.T_COUNT] + 1
+        change[layout.MEMBERS] = words[layout.MEMBERS] + 1
+        if deadline < words[layout.SOONEST]:
+            change[layout.SOONEST] = deadline
         self._changed(change, at)
         heap.commit(change)
 
@@ -136,8 +129,8 @@ class Tables:
         if deadline < words[at + E_DEADLINE] or not self._is_live(at, now):
             # Lists that were read before would have it for too long, or lack it.
             self._changed(change, words[heap.end - home])
-        if deadline < words[SOONEST]:
-            change[SOONEST] = deadline
+        if deadline < words[layout.SOONEST]:
+            change[layout.SOONEST] = deadline
         heap.commit(change)
 
     def _create(self, table: bytes, now: int) -> int:
@@ -147,7 +140,7 @@ class Tables:
         change: Change = {}
         handle = self._heap.add(change, TABLE, (words[bucket], 0, 0, 0), table)
         change[bucket] = handle
-        change[NAMED] = words[NAMED] + 1
+        change[layout.NAMED] = words[layout.NAMED] + 1
         self._heap.commit(change)
         return handle
 
@@ -156,7 +149,7 @@ class Tables:
         home = self._find(self._bucket(table), TABLE, table)
         if not home:
             return False
-        handle = self._find(self._bucket(table, member), MEMBER, member, home)
+        handle = self._find(self._bucket(table, member), layout.MEMBER, member, home)
         if not handle:
             return False
         live = self._is_live(self._words[self._heap.end - handle], now)
@@ -182,9 +175,9 @@ class Tables:
             reading.restarts += 1
             reading.names = []
             reading.until = NEVER
-            reading.handle = words[self._words_of(home) + T_FIRST] if home else 0
+            reading.handle = words[self._words_of(home) + layout.T_FIRST] if home else 0
             reading.before = 0
-            reading.left = words[self._words_of(home) + T_COUNT] if home else 0
+            reading.left = words[self._words_of(home) + layout.T_COUNT] if home else 0
             if reading.left > heap.end // E_WORDS:
                 raise StoreCorrupt("a table counts more members than there can be")
         while reading.left:
@@ -230,7 +223,7 @@ class Tables:
 
     def _changed(self, change: Change, at: int) -> None:
         """Note with a change that the members of the table at ``at`` are others now."""
-        change[CHANGES] = change[at + T_VERSION] = self._words[CHANGES] + 1
+        change[layout.CHANGES] = change[at + T_VERSION] = self._words[layout.CHANGES] + 1
 
     def _drop(self, home: int, table: bytes, handle: int) -> None:
         """Take a member out of its table, and the table away with its last."""
@@ -242,12 +235,12 @@ class Tables:
         if previous:
             change[words[heap.end - previous] + E_NEXT] = following
         else:
-            change[home_at + T_FIRST] = following
+            change[home_at + layout.T_FIRST] = following
         if following:
             change[words[heap.end - following] + E_PREVIOUS] = previous
-        left = words[home_at + T_COUNT] - 1
-        change[home_at + T_COUNT] = left
-        change[MEMBERS] = words[MEMBERS] - 1
+        left = words[home_at + layout.T_COUNT] - 1
+        change[home_at + layout.T_COUNT] = left
+        change[layout.MEMBERS] = words[layout.MEMBERS] - 1
         self._changed(change, home_at)
         heap.free(change, handle)
         heap.commit(change)
@@ -256,7 +249,7 @@ class Tables:
 
     def _discard(self, home: int, table: bytes) -> None:
         """Take away a table without members."""
-        change: Change = {NAMED: self._words[NAMED] - 1}
+        change: Change = {layout.NAMED: self._words[layout.NAMED] - 1}
         self._index.unlink(change, self._bucket(table), home)
         self._heap.free(change, home)
         self._heap.commit(change)
@@ -287,7 +280,7 @@ class Tables:
             if at >= heap.end:
                 continue
             if heap.kind(at) == TABLE:
-                if not words[at + T_COUNT]:
+                if not words[at + layout.T_COUNT]:
                     heap.spend(MOVE)
                     self._discard(handle, heap.name(at, T_WORDS))
             elif self._is_live(at, now):

@@ -338,8 +338,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             if patched:
                 patched(patch)
             else:
-                patch.setattr("asgi_ipc.engines.shm.store_memory.VERSION", 99)
-                patch.setattr("asgi_ipc.engines.shm.opening.VERSION", 99)
+                patch.setattr("asgi_ipc.engines.shm.heap.layout.VERSION", 99)
                 patch.setattr("asgi_ipc.cli.check.VERSION", 99)
                 patch.setattr("asgi_ipc.cli.doctor.engines.VERSION", 99)
             with pytest.raises(StoreUnavailable):

@@ -280,7 +280,7 @@ def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
         maintain(at)
         inside -= 1
 
-    monkeypatch.setattr(engine, "_maintain", nested)
+    monkeypatch.setattr(engine.upkeep, "maintain", nested)
     for call in CALLS.values():
         look_is_due(engine)
         call(engine)

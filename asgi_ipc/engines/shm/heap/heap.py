@@ -19,28 +19,16 @@ from collections.abc import Callable
 from asgi_ipc.engines.base import SHARE
 from asgi_ipc.exceptions import StoreCorrupt
 
+from . import layout
 from .journal import Change
 from .layout import (
     CLEANING,
     CURSOR,
     CURSOR_END,
-    EXTENTS_USED,
-    FILLER,
-    FREE,
-    FREE_EXTENTS,
     FREE_ID,
-    HEADER_WORDS,
-    ID_SHIFT,
     IDS_RESERVED,
     IDS_USED,
-    KIND_MASK,
-    KIND_SHIFT,
-    LEFTOVER,
-    LENGTH_MASK,
     LIVE,
-    PAD_MASK,
-    PAD_SHIFT,
-    SPLIT,
     WORD,
     Geometry,
 )
@@ -110,9 +98,9 @@ class Heap:
     def settle(self) -> None:
         """Free what is left of records that have gone. May `Pause`."""
         words = self.words
-        while handle := words[LEFTOVER]:
+        while handle := words[layout.LEFTOVER]:
             self.spend(FREEING)
-            change: Change = {LEFTOVER: 0}
+            change: Change = {layout.LEFTOVER: 0}
             self.free(change, handle)
             self.commit(change)
 
@@ -165,7 +153,7 @@ class Heap:
             if not self._has_ids(extents + 1):
                 self._reserve_ids(extents + 1)
             # One extent stays free: cleaning needs somewhere to move things to.
-            if not extents or words[FREE_EXTENTS] > extents:
+            if not extents or words[layout.FREE_EXTENTS] > extents:
                 return
             if not self._grow() and not self._begin_cleaning():
                 raise NoRoom(self._refusal)
@@ -189,7 +177,7 @@ class Heap:
         count -= left
         handle = words[FREE_ID]
         while count > 0 and handle:
-            handle = words[self.end - handle] & ~FREE
+            handle = words[self.end - handle] & ~layout.FREE
             count -= 1
         return count <= 0
 
@@ -201,7 +189,7 @@ class Heap:
         """
         words = self.words
         # One stays free for cleaning.
-        while words[FREE_EXTENTS] < 2:
+        while words[layout.FREE_EXTENTS] < 2:
             if not self._grow():
                 return 0
         if not words[FREE_ID] and words[IDS_USED] >= words[IDS_RESERVED]:
@@ -211,7 +199,7 @@ class Heap:
         change[live] = self._extent
         change[LIVE] = words[LIVE] + self._extent
         address = self._first + extent * self._extent
-        words[address] = self._extent | kind << KIND_SHIFT | handle << ID_SHIFT
+        words[address] = self._extent | kind << layout.KIND_SHIFT | handle << layout.ID_SHIFT
         words[address + 1] = field
         change[self.end - handle] = address
         return address
@@ -221,7 +209,7 @@ class Heap:
     def _grow(self) -> bool:
         """Reserve one more extent; False if there is none or the system refuses."""
         words = self.words
-        extent = words[EXTENTS_USED]
+        extent = words[layout.EXTENTS_USED]
         start = self._first + extent * self._extent
         if start + self._extent > self.end - max(words[IDS_RESERVED], self.end // 16):
             return False
@@ -230,7 +218,7 @@ class Heap:
         except OSError as error:
             self._refusal = error
             return False
-        change: Change = {EXTENTS_USED: extent + 1}
+        change: Change = {layout.EXTENTS_USED: extent + 1}
         self.log.set_free(change, extent)
         self.commit(change)
         return True
@@ -241,7 +229,7 @@ class Heap:
         have = words[IDS_RESERVED]
         want = have + -(-count // _IDS_STEP) * _IDS_STEP
         start = self.end - want
-        if start <= self._first + words[EXTENTS_USED] * self._extent:
+        if start <= self._first + words[layout.EXTENTS_USED] * self._extent:
             raise NoRoom(None)
         try:
             self._reserve(start * WORD, (want - have) * WORD)
@@ -255,7 +243,7 @@ class Heap:
         """How many words free extents, growing and cleaning could give, at the very most."""
         words = self.words
         top = self.end - max(words[IDS_RESERVED], self.end // 16)
-        extents = max(words[EXTENTS_USED], (top - self._first) // self._extent)
+        extents = max(words[layout.EXTENTS_USED], (top - self._first) // self._extent)
         # One extent stays free for cleaning.
         return int((extents - 1) * self._extent - words[LIVE])
 
@@ -274,7 +262,7 @@ class Heap:
         least = min(filter(None, lives), default=self._extent)
         if self._extent - least > gain:
             extent, gain = lives.index(least), self._extent - least
-        if gain < self._extent // 16 or not words[FREE_EXTENTS]:
+        if gain < self._extent // 16 or not words[layout.FREE_EXTENTS]:
             return False
         change: Change = {CLEANING: self._first + extent * self._extent}
         if extent == current:
@@ -294,10 +282,10 @@ class Heap:
             words[CLEANING] = address
             self.spend(PASS)
             meta = words[address]
-            length = meta & LENGTH_MASK
+            length = meta & layout.LENGTH_MASK
             if not length:
                 raise StoreCorrupt(f"extent {extent} has a record of no length")
-            handle = meta >> ID_SHIFT
+            handle = meta >> layout.ID_SHIFT
             if handle and words[self.end - handle] == address:
                 self.spend(MOVE)
                 change: Change = {}
@@ -318,7 +306,7 @@ class Heap:
         words = self.words
         rest = words[CURSOR_END] - words[CURSOR]
         if rest:
-            words[words[CURSOR]] = rest | FILLER << KIND_SHIFT
+            words[words[CURSOR]] = rest | layout.FILLER << layout.KIND_SHIFT
         start = self._first + self.log.take_extent(change) * self._extent
         change[CURSOR], change[CURSOR_END] = start, start + self._extent
 
@@ -326,8 +314,8 @@ class Heap:
         """Copy a record to the end of the log, to be live there with ``change``."""
         words, view = self.words, self.bytes
         meta = words[address]
-        length = meta & LENGTH_MASK
-        handle = meta >> ID_SHIFT
+        length = meta & layout.LENGTH_MASK
+        handle = meta >> layout.ID_SHIFT
         cursor = words[CURSOR]
         if cursor + length <= words[CURSOR_END]:
             view[cursor * WORD : (cursor + length) * WORD] = view[
@@ -338,13 +326,13 @@ class Heap:
             change[CURSOR] = cursor + length
             change[self.end - handle] = cursor
         else:
-            kind = meta >> KIND_SHIFT & KIND_MASK
-            header = HEADER_WORDS[kind]
+            kind = meta >> layout.KIND_SHIFT & layout.KIND_MASK
+            header = layout.HEADER_WORDS[kind]
             stop, rest = address + length, 0
-            if meta & SPLIT:
+            if meta & layout.SPLIT:
                 stop -= 1
                 rest = words[stop]
-            pad = meta >> PAD_SHIFT & PAD_MASK
+            pad = meta >> layout.PAD_SHIFT & layout.PAD_MASK
             data = view[(address + header) * WORD : stop * WORD - pad].tobytes()
             fields = tuple(words[address + 1 : address + header].tolist())
             self.log.place(change, handle, kind, fields, data, rest)

@@ -15,20 +15,14 @@ from struct import Struct
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD
 from asgi_ipc.exceptions import StoreCorrupt
 
+from . import layout
 from .journal import Change, Journal
 from .layout import (
-    CLEANING,
     CURSOR,
     CURSOR_END,
-    EXTENTS_USED,
-    FILLER,
     FREE,
-    FREE_EXTENT,
-    FREE_EXTENTS,
     FREE_ID,
-    HEADER_WORDS,
     ID_SHIFT,
-    IDS_RESERVED,
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
@@ -37,7 +31,6 @@ from .layout import (
     LIVE,
     PAD_MASK,
     PAD_SHIFT,
-    PIECE,
     SPLIT,
     WORD,
     Geometry,
@@ -45,7 +38,7 @@ from .layout import (
 
 #: Words of the longest name.
 _LONGEST_NAME = MAX_NAME + 7 >> 3
-_LONGEST_HEADER = max(HEADER_WORDS.values())
+_LONGEST_HEADER = max(layout.HEADER_WORDS.values())
 _META_AND = tuple(Struct(f"{1 + n}Q").pack_into for n in range(_LONGEST_HEADER))
 
 #: A rest of an extent smaller than this many words is left empty rather than begun.
@@ -73,7 +66,7 @@ class Log:
     def format(self) -> None:
         """Empty the heap. Done again from the start if its process is killed."""
         words, geometry = self.words, self.geometry
-        for offset in (*range(CURSOR, IDS_RESERVED + 1), LIVE, LEFTOVER, CLEANING):
+        for offset in (*range(CURSOR, layout.IDS_RESERVED + 1), LIVE, LEFTOVER, layout.CLEANING):
             words[offset] = 0
         start, stop = geometry.hash_table, geometry.slots
         self.bytes[start * WORD : stop * WORD] = bytes((stop - start) * WORD)
@@ -202,11 +195,11 @@ class Log:
     def take_extent(self, change: Change) -> int:
         """Return the first free extent, which is not free any more with ``change``."""
         words, get = self.words, change.get
-        extent = get(FREE_EXTENT, words[FREE_EXTENT]) - 1
+        extent = get(layout.FREE_EXTENT, words[layout.FREE_EXTENT]) - 1
         if extent < 0:
             raise StoreCorrupt("the list of free extents is shorter than its count")
-        change[FREE_EXTENT] = words[self._next + extent]
-        change[FREE_EXTENTS] = get(FREE_EXTENTS, words[FREE_EXTENTS]) - 1
+        change[layout.FREE_EXTENT] = words[self._next + extent]
+        change[layout.FREE_EXTENTS] = get(layout.FREE_EXTENTS, words[layout.FREE_EXTENTS]) - 1
         return int(extent)
 
     def current(self) -> int:
@@ -216,7 +209,7 @@ class Log:
 
     def lives(self) -> list[int]:
         """The live words of each extent that was ever used."""
-        used = min(self.words[EXTENTS_USED], self.geometry.extents)
+        used = min(self.words[layout.EXTENTS_USED], self.geometry.extents)
         return self.words[self._live : self._live + used].tolist()
 
     def _emptied(self, change: Change, extent: int) -> None:
@@ -230,11 +223,14 @@ class Log:
     def set_free(self, change: Change, extent: int) -> None:
         """Put an extent on the list of free ones with ``change``; its cleaning is over."""
         words, get = self.words, change.get
-        if words[CLEANING] and (words[CLEANING] - self._first) // self._extent == extent:
-            change[CLEANING] = 0
-        change[self._next + extent] = get(FREE_EXTENT, words[FREE_EXTENT])
-        change[FREE_EXTENT] = extent + 1
-        change[FREE_EXTENTS] = get(FREE_EXTENTS, words[FREE_EXTENTS]) + 1
+        if (
+            words[layout.CLEANING]
+            and (words[layout.CLEANING] - self._first) // self._extent == extent
+        ):
+            change[layout.CLEANING] = 0
+        change[self._next + extent] = get(layout.FREE_EXTENT, words[layout.FREE_EXTENT])
+        change[layout.FREE_EXTENT] = extent + 1
+        change[layout.FREE_EXTENTS] = get(layout.FREE_EXTENTS, words[layout.FREE_EXTENTS]) + 1
 
     def place(
         self,
@@ -261,7 +257,7 @@ class Log:
             if length > room and (room < WORTH_SPLITTING or (size + 7 >> 3) < WORTH_SPLITTING):
                 # Leave the rest of this extent empty and go on in a fresh one.
                 if room:
-                    words[cursor] = room | FILLER << KIND_SHIFT
+                    words[cursor] = room | layout.FILLER << KIND_SHIFT
                 if extent >= 0 and not get(self._live + extent, words[self._live + extent]):
                     self.set_free(change, extent)
                 extent = self.take_extent(change)
@@ -289,5 +285,5 @@ class Log:
             if link == rest:
                 break
             position += size
-            handle, kind, fields = link, PIECE, ()
+            handle, kind, fields = link, layout.PIECE, ()
         change[CURSOR], change[CURSOR_END] = cursor, cursor_end

@@ -5,27 +5,22 @@ Everything needs the segment's lock. Queues are given by their address.
 
 from __future__ import annotations
 
+from ..heap import layout
 from ..heap.heap import Heap
 from ..heap.journal import Change
 from ..heap.layout import (
     COUNT_SHIFT,
     EXPIRED,
-    FLUSHED,
     GONE,
     HIGH_WATER,
-    NO_ROOM,
-    ORPHANED,
     PUSHED,
     Q_EXPIRED,
     Q_GONE,
     Q_HIGH_WATER,
     Q_IN,
-    Q_NO_ROOM,
     Q_OUT,
     Q_PUSHED,
-    Q_REFUSED,
     Q_SOONEST,
-    REFUSED,
     SOONEST,
 )
 from .ring_extents import RingExtents
@@ -84,13 +79,13 @@ class Counts:
     def refusal(self, address: int, is_for_room: bool) -> None:
         """Count a refused push to a queue; 0 is a queue that there is not."""
         words = self._words
-        counted = [REFUSED]
+        counted = [layout.REFUSED]
         if is_for_room:
-            counted.append(NO_ROOM)
+            counted.append(layout.NO_ROOM)
         if address:
-            counted.append(address + Q_REFUSED)
+            counted.append(address + layout.Q_REFUSED)
             if is_for_room:
-                counted.append(address + Q_NO_ROOM)
+                counted.append(address + layout.Q_NO_ROOM)
         self._heap.commit({word: words[word] + 1 for word in counted})
 
     def back(self, change: Change) -> None:
@@ -99,7 +94,7 @@ class Counts:
         If none was taken here, as the store was emptied or made anew meanwhile, it is new.
         """
         words = self._words
-        if words[GONE] > words[EXPIRED] + words[ORPHANED] + words[FLUSHED]:
+        if words[GONE] > words[EXPIRED] + words[layout.ORPHANED] + words[layout.FLUSHED]:
             change[GONE] = words[GONE] - 1
         else:
             change[PUSHED] = words[PUSHED] + 1

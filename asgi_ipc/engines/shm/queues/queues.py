@@ -13,6 +13,7 @@ from struct import Struct
 
 from asgi_ipc.engines.base import Popped, Record
 
+from ..heap import layout
 from ..heap.hash_table import NEVER, Index
 from ..heap.heap import PASS, Heap, NoRoom, OverShare
 from ..heap.journal import Change
@@ -20,31 +21,19 @@ from ..heap.layout import (
     BEHIND_SHIFT,
     FLUSHES,
     FRONT_SHIFT,
-    KIND_SHIFT,
     LIVE,
     M_WORDS,
-    NAMED,
-    PAD_SHIFT,
     PUSHED,
     Q_BELL,
     Q_BYTES,
-    Q_CHAIN,
     Q_HEADS,
-    Q_IDLE,
     Q_IN,
     Q_OUT,
     Q_OWNER,
     Q_PUSHED,
     Q_RING_IN,
-    Q_SOONEST,
     Q_TAG,
-    Q_UNSEEN,
     Q_WAIT_FIRST,
-    Q_WORDS,
-    QUEUE,
-    SHAPE_MASK,
-    TAG_MARK,
-    TAGS,
     WORD,
 )
 from ..processes import Processes
@@ -84,7 +73,7 @@ class Queues:
         self._heap = heap
         self._words = heap.words
         self._view = heap.bytes
-        self._index = Index(heap, Q_CHAIN)
+        self._index = Index(heap, layout.Q_CHAIN)
         #: While less than half of the memory is in use no queue has too large a share.
         self._half = (heap.end - heap.geometry.first_extent) // 2
         self._processes = processes
@@ -118,43 +107,47 @@ class Queues:
         words, end, view = self._words, self._heap.end, self._heap.bytes
         size = len(name)
         # The lower half of META, without the handle: kind, length and padding.
-        shape = Q_WORDS + (size + 7 >> 3) | QUEUE << KIND_SHIFT | (-size & 7) << PAD_SHIFT
+        shape = (
+            layout.Q_WORDS + (size + 7 >> 3)
+            | layout.QUEUE << layout.KIND_SHIFT
+            | (-size & 7) << layout.PAD_SHIFT
+        )
         handle = words[self._index.home(name)]
         for _ in self._index.longest:
             if not handle:
                 return 0
             address = words[end - handle]
-            if words[address] & SHAPE_MASK == shape:
-                start = (address + Q_WORDS) * WORD
+            if words[address] & layout.SHAPE_MASK == shape:
+                start = (address + layout.Q_WORDS) * WORD
                 if view[start : start + size].tobytes() == name:
                     if len(self._known) >= _REMEMBERED:
                         self._known.clear()
                     self._known[name] = end - handle, address, words[address + Q_TAG]
                     return address
-            handle = words[address + Q_CHAIN]
+            handle = words[address + layout.Q_CHAIN]
         raise self._index.circle()
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
-        self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
+        self._make_room(layout.Q_WORDS + (len(name) + 7 >> 3), now)
         self._heap.spend(2 * _PUSH)
         bucket = self._index.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
-        fields = [0] * (Q_WORDS - 1)
+        fields = [0] * (layout.Q_WORDS - 1)
         for offset, value in (
-            (Q_TAG, TAG_MARK | words[TAGS]),
-            (Q_CHAIN, words[bucket]),
+            (Q_TAG, layout.TAG_MARK | words[layout.TAGS]),
+            (layout.Q_CHAIN, words[bucket]),
             (Q_OWNER, word),
-            (Q_SOONEST, NEVER),
-            (Q_UNSEEN, NEVER),
-            (Q_IDLE, NEVER),
+            (layout.Q_SOONEST, NEVER),
+            (layout.Q_UNSEEN, NEVER),
+            (layout.Q_IDLE, NEVER),
         ):
             fields[offset - 1] = value
         change: Change = {}
-        handle = self._heap.add(change, QUEUE, tuple(fields), name)
+        handle = self._heap.add(change, layout.QUEUE, tuple(fields), name)
         change[bucket] = handle
-        change[NAMED] = words[NAMED] + 1
-        change[TAGS] = words[TAGS] + 1
+        change[layout.NAMED] = words[layout.NAMED] + 1
+        change[layout.TAGS] = words[layout.TAGS] + 1
         self._heap.commit(change)
         return words[self._heap.end - handle]
 

@@ -11,35 +11,20 @@ from itertools import islice
 
 from asgi_ipc.exceptions import StoreCorrupt
 
+from ..heap import layout
 from ..heap.hash_table import NEVER
 from ..heap.heap import MOVE, Heap
 from ..heap.journal import Change
 from ..heap.layout import (
-    BACKLOG,
     COUNT_SHIFT,
-    ENTRY_DEAD,
-    ENTRY_DEADLINE,
-    ENTRY_SIZE,
-    ENTRY_WORDS,
     ENTRY_WRAP,
-    ID_SHIFT,
-    L_LATEST,
-    L_NEXT,
-    L_QUEUE,
-    L_SEEN,
     L_STOP,
     L_WORDS,
     OFFSET_MASK,
-    Q_BYTES,
-    Q_GONE,
     Q_IN,
     Q_OUT,
-    Q_PUSHED,
-    Q_REACH,
     Q_RING_IN,
     Q_RING_OUT,
-    RING,
-    RINGS,
     WORD,
 )
 
@@ -88,17 +73,17 @@ class RingExtents:
             into, out = words[queue + Q_IN], words[queue + Q_OUT]
             if into == out:
                 ring = words[queue + Q_RING_IN]
-                words[ring + L_LATEST], words[ring + L_SEEN] = 0, into
+                words[ring + layout.L_LATEST], words[ring + layout.L_SEEN] = 0, into
             if into < WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
                 return
             # With each message one extent: this comes after what the caller came for.
             if not self.drop_one(queue):
                 return
         most = self._most if is_read else self._most_unread
-        if words[queue + Q_PUSHED] < HOT or words[RINGS] >= most:
+        if words[queue + layout.Q_PUSHED] < HOT or words[layout.RINGS] >= most:
             return
-        change: Change = {RINGS: words[RINGS] + 1}
-        change[queue + Q_BYTES] = words[queue + Q_BYTES] + self._extent * WORD
+        change: Change = {layout.RINGS: words[layout.RINGS] + 1}
+        change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] + self._extent * WORD
         ring = self._fresh(change, queue)
         if ring:
             offset = ring + L_WORDS
@@ -108,13 +93,13 @@ class RingExtents:
 
     def _fresh(self, change: Change, queue: int) -> int:
         """An extent that is a queue's with ``change``, or 0: none is to be had."""
-        ring = self._heap.add_extent(change, RING, self._words[queue] >> ID_SHIFT)
+        ring = self._heap.add_extent(change, layout.RING, self._words[queue] >> layout.ID_SHIFT)
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
         if not 0 < ring <= OFFSET_MASK - self._extent:
             return 0
         words = self._words
-        words[ring + L_LATEST] = 0
-        words[ring + L_SEEN] = words[queue + Q_IN] & ~OFFSET_MASK | ring + L_WORDS
+        words[ring + layout.L_LATEST] = 0
+        words[ring + layout.L_SEEN] = words[queue + Q_IN] & ~OFFSET_MASK | ring + L_WORDS
         return ring
 
     def entries(self, queue: int, at: int = 0) -> Iterator[tuple[int, int]]:
@@ -131,14 +116,14 @@ class RingExtents:
         for _ in range(self._heap.geometry.extents):
             if ring == last:
                 break
-            if words[ring + L_QUEUE] != words[queue] >> ID_SHIFT:
+            if words[ring + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
                 raise strayed()
             # Read before, as it may be left and freed meanwhile.
-            following = words[ring + L_NEXT]
+            following = words[ring + layout.L_NEXT]
             yield from self.entries_of(ring, at, words[ring + L_STOP])
             ring, at = following, following + L_WORDS
         if ring:
-            if words[last + L_QUEUE] != words[queue] >> ID_SHIFT:
+            if words[last + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
                 raise strayed()
             yield from self.entries_of(last, at, words[queue + Q_IN] & OFFSET_MASK)
 
@@ -154,7 +139,7 @@ class RingExtents:
                 wrapped = True
                 at = ring + L_WORDS
                 continue
-            following = at + ENTRY_WORDS + ((first & ENTRY_SIZE) + 7 >> 3)
+            following = at + layout.ENTRY_WORDS + ((first & layout.ENTRY_SIZE) + 7 >> 3)
             if following >= end:
                 raise strayed()
             yield at, following
@@ -174,13 +159,15 @@ class RingExtents:
             heap.commit(left)
             return False
         change: Change = {
-            queue + Q_PUSHED: words[queue + Q_PUSHED] + (words[queue + Q_IN] >> COUNT_SHIFT),
-            queue + Q_GONE: words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT),
-            queue + Q_BYTES: words[queue + Q_BYTES] - self._extent * WORD,
-            queue + Q_REACH: 0,
-            RINGS: words[RINGS] - 1,
+            queue + layout.Q_PUSHED: words[queue + layout.Q_PUSHED]
+            + (words[queue + Q_IN] >> COUNT_SHIFT),
+            queue + layout.Q_GONE: words[queue + layout.Q_GONE]
+            + (words[queue + Q_OUT] >> COUNT_SHIFT),
+            queue + layout.Q_BYTES: words[queue + layout.Q_BYTES] - self._extent * WORD,
+            queue + layout.Q_REACH: 0,
+            layout.RINGS: words[layout.RINGS] - 1,
         }
-        heap.free(change, words[words[queue + Q_RING_IN]] >> ID_SHIFT)
+        heap.free(change, words[words[queue + Q_RING_IN]] >> layout.ID_SHIFT)
         change |= dict.fromkeys(
             (queue + Q_RING_IN, queue + Q_RING_OUT, queue + Q_IN, queue + Q_OUT), 0
         )
@@ -210,22 +197,22 @@ class RingExtents:
     def _lengthen(self, queue: int, length: int) -> int:
         """Go on in a fresh extent; where the entry of so many words goes there, or 0."""
         words = self._words
-        if length > self.small and words[BACKLOG] >= self._most_large:
+        if length > self.small and words[layout.BACKLOG] >= self._most_large:
             return 0
-        held = words[queue + Q_BYTES] + self._extent * WORD
+        held = words[queue + layout.Q_BYTES] + self._extent * WORD
         if self._heap.is_over_share(held, self._extent):
             return 0
         latest = self._latest(queue)
         if latest == NEVER:
             return 0
-        change: Change = {BACKLOG: words[BACKLOG] + 1, queue + Q_BYTES: held}
+        change: Change = {layout.BACKLOG: words[layout.BACKLOG] + 1, queue + layout.Q_BYTES: held}
         following = self._fresh(change, queue)
         if not following:
             return 0
         ring, into, offset = words[queue + Q_RING_IN], words[queue + Q_IN], following + L_WORDS
         # These have no meaning until the change gives the ring a next extent.
-        words[ring + L_NEXT], words[ring + L_STOP] = following, into & OFFSET_MASK
-        words[following + L_LATEST] = latest
+        words[ring + layout.L_NEXT], words[ring + L_STOP] = following, into & OFFSET_MASK
+        words[following + layout.L_LATEST] = latest
         change[queue + Q_RING_IN] = following
         change[queue + Q_IN] = into & ~OFFSET_MASK | offset
         self._heap.commit(change)
@@ -239,10 +226,10 @@ class RingExtents:
         """
         words = self._words
         ring, stop = words[queue + Q_RING_IN], words[queue + Q_IN] & OFFSET_MASK
-        latest = words[ring + L_LATEST]
+        latest = words[ring + layout.L_LATEST]
         if latest == NEVER:
             return NEVER
-        out, seen = words[queue + Q_OUT], words[ring + L_SEEN]
+        out, seen = words[queue + Q_OUT], words[ring + layout.L_SEEN]
         if ring == words[queue + Q_RING_OUT]:
             if out >> COUNT_SHIFT >= seen >> COUNT_SHIFT:
                 seen = out  # What was seen has been read, and maybe written over.
@@ -250,37 +237,39 @@ class RingExtents:
             seen = out & ~OFFSET_MASK | ring + L_WORDS
         count, seen = seen >> COUNT_SHIFT, seen & OFFSET_MASK
         for at, following in islice(self.entries_of(ring, seen, stop), _LOOK):
-            deadline = words[at + ENTRY_DEADLINE]
-            count += not words[at] & ENTRY_DEAD
+            deadline = words[at + layout.ENTRY_DEADLINE]
+            count += not words[at] & layout.ENTRY_DEAD
             if deadline + _SLACK < latest:
                 # Not looked for again with each message, until the ring is empty.
-                words[ring + L_LATEST] = NEVER
+                words[ring + layout.L_LATEST] = NEVER
                 return NEVER
             latest = max(latest, deadline)
             seen = following
         # One change: what was passed must have been seen.
-        self._heap.commit({ring + L_LATEST: latest, ring + L_SEEN: count << COUNT_SHIFT | seen})
+        self._heap.commit(
+            {ring + layout.L_LATEST: latest, ring + layout.L_SEEN: count << COUNT_SHIFT | seen}
+        )
         return latest if seen == stop else NEVER
 
     def forget_offsets(self, change: Change, queue: int) -> None:
         """Have the searches in a ring begin anew: with ``change`` the counts of OUT are others."""
-        change[queue + Q_REACH] = 0
+        change[queue + layout.Q_REACH] = 0
         ring = self._words[queue + Q_RING_IN]
         if ring:
-            change[ring + L_SEEN] = 0
+            change[ring + layout.L_SEEN] = 0
 
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""
         words = self._words
         ring = words[queue + Q_RING_OUT]
-        following = words[ring + L_NEXT]
-        if words[following + L_QUEUE] != words[queue] >> ID_SHIFT:
+        following = words[ring + layout.L_NEXT]
+        if words[following + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
             raise strayed()
         change[queue + Q_RING_OUT] = following
         change[queue + Q_OUT] = out & ~OFFSET_MASK | following + L_WORDS
-        change[BACKLOG] = words[BACKLOG] - 1
-        change[queue + Q_BYTES] = words[queue + Q_BYTES] - self._extent * WORD
-        self._heap.free(change, words[ring] >> ID_SHIFT)
+        change[layout.BACKLOG] = words[layout.BACKLOG] - 1
+        change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] - self._extent * WORD
+        self._heap.free(change, words[ring] >> layout.ID_SHIFT)
 
     def move_out(self, change: Change, queue: int, count: int, offset: int) -> None:
         """Set OUT with ``change``, to the oldest entry's end or behind entries that are dead."""

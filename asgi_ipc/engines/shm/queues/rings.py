@@ -23,46 +23,33 @@ from struct import Struct
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import StoreCorrupt
 
+from ..heap import layout
 from ..heap.heap import MOVE, PASS, Heap, Pause
 from ..heap.journal import Change
 from ..heap.layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
-    ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     ENTRY_SIZE,
     ENTRY_WORDS,
     ENTRY_WRAP,
-    EXPIRED,
     GONE,
     HIGH_WATER,
     IDLE,
-    KIND_MASK,
-    KIND_SHIFT,
     L_STOP,
     L_WORDS,
     NOTED_MASK,
     NOTED_SHIFT,
     OFFSET_MASK,
-    ORPHANED,
     POPPING,
     PUSHED,
     PUSHING,
-    Q_EXPIRED,
     Q_HIGH_WATER,
     Q_IN,
     Q_OUT,
-    Q_REACH,
-    Q_RING_IN,
-    Q_RING_OUT,
     Q_SOONEST,
-    Q_WALK,
-    QUEUE,
-    RECOVERIES,
     SOONEST,
     STATE,
-    WALK_RING,
-    WALK_SHIFT,
     WORD,
 )
 from .counters import MILLISECOND, pending
@@ -220,7 +207,7 @@ class Rings:
         One change, out of the first extent; True if there may be more.
         """
         words = self._words
-        ring, last = words[queue + Q_RING_OUT], words[queue + Q_RING_IN]
+        ring, last = words[queue + layout.Q_RING_OUT], words[queue + layout.Q_RING_IN]
         out, into = words[queue + Q_OUT], words[queue + Q_IN]
         at = out & OFFSET_MASK
         if out == into or not ring:
@@ -230,14 +217,14 @@ class Rings:
         is_more, is_changed = True, False
         for entry, following in islice(self.extents.entries_of(ring, at, stop), _MOST):
             if not words[entry] & ENTRY_DEAD:
-                if words[entry + ENTRY_DEADLINE] > now and not are_orphans:
+                if words[entry + layout.ENTRY_DEADLINE] > now and not are_orphans:
                     is_more = False
                     break
                 live += 1
             at, is_changed = following, True
         if not is_changed:
             return False
-        counted = (ORPHANED,) if are_orphans else (EXPIRED, queue + Q_EXPIRED)
+        counted = (layout.ORPHANED,) if are_orphans else (layout.EXPIRED, queue + layout.Q_EXPIRED)
         change: Change = {word: words[word] + live for word in (GONE, *counted)}
         self.extents.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
         self._heap.commit(change)
@@ -251,8 +238,8 @@ class Rings:
         words, heap = self._words, self._heap
         while self.drop_front(queue, now):
             heap.spend(_MOST * PASS)
-        at = words[queue + Q_WALK] & OFFSET_MASK
-        passed = words[queue + Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
+        at = words[queue + layout.Q_WALK] & OFFSET_MASK
+        passed = words[queue + layout.Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
         if not at or passed <= 0:
             # OUT has come by, and all that was looked at has gone.
             at = passed = 0
@@ -261,7 +248,7 @@ class Rings:
             for entry, _ in self.extents.entries(queue, at):
                 at = entry
                 heap.spend(PASS)
-                first, deadline = words[entry], words[entry + ENTRY_DEADLINE]
+                first, deadline = words[entry], words[entry + layout.ENTRY_DEADLINE]
                 if first & ENTRY_DEAD:
                     continue
                 if deadline > now:
@@ -270,7 +257,8 @@ class Rings:
                     continue
                 heap.spend(MOVE)
                 change: Change = {
-                    word: words[word] + 1 for word in (GONE, EXPIRED, queue + Q_EXPIRED)
+                    word: words[word] + 1
+                    for word in (GONE, layout.EXPIRED, queue + layout.Q_EXPIRED)
                 }
                 change[entry] = first | ENTRY_DEAD
                 change[queue + Q_OUT] = words[queue + Q_OUT] + (1 << COUNT_SHIFT)
@@ -280,8 +268,8 @@ class Rings:
             heap.commit(
                 {
                     queue + Q_SOONEST: soonest,
-                    queue + Q_WALK: WALK_RING << WALK_SHIFT | at,
-                    queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
+                    queue + layout.Q_WALK: layout.WALK_RING << layout.WALK_SHIFT | at,
+                    queue + layout.Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
                 }
             )
             raise
@@ -295,9 +283,13 @@ class Rings:
         There is where it was taken from, as long as nobody has pushed so much meanwhile.
         """
         words = self._words
-        ring, into, out = words[queue + Q_RING_OUT], words[queue + Q_IN], words[queue + Q_OUT]
+        ring, into, out = (
+            words[queue + layout.Q_RING_OUT],
+            words[queue + Q_IN],
+            words[queue + Q_OUT],
+        )
         at, oldest = into & OFFSET_MASK, out & OFFSET_MASK
-        if ring != words[queue + Q_RING_IN]:
+        if ring != words[queue + layout.Q_RING_IN]:
             at = words[ring + L_STOP]
         size = len(payload)
         start = oldest - ENTRY_WORDS - (size + 7 >> 3)
@@ -319,7 +311,7 @@ def recount(heap: Heap) -> None:
     words = heap.words
     state = words[STATE]
     queue = state & OFFSET_MASK
-    if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
+    if words[queue] >> layout.KIND_SHIFT & layout.KIND_MASK != layout.QUEUE:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
     end, total = (queue + Q_IN, PUSHED) if state & PUSHING else (queue + Q_OUT, GONE)
     # The end moves, and the total by as much: what is between them now is what the total lacks,
@@ -333,5 +325,5 @@ def recount(heap: Heap) -> None:
     words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
     words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
-    words[RECOVERIES] += 1
+    words[layout.RECOVERIES] += 1
     words[STATE] = IDLE

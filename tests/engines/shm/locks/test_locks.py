@@ -268,10 +268,10 @@ def test_two_processes_share_a_store_locked_with_flock(
 def test_a_holder_killed_inside_stops_nobody(flocked: SharedMemoryEngine, tmp_path: Path) -> None:
     def dies(name: str) -> None:
         engine = again(tmp_path, flocked)
-        with getattr(engine, name):
+        with getattr(engine.session, name):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in ("_channels", "_groups"):
+    for name in ("channels", "groups"):
         with pytest.raises(AssertionError):
             in_child(lambda name=name: dies(name))  # type: ignore[misc]
     flocked.push([record(flocked, b"a")])
@@ -332,14 +332,15 @@ def test_a_killed_parent_is_dead_although_its_forked_child_lives(
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("which", ["_channels", "_groups", "opening"])
+@pytest.mark.parametrize("which", ["channels", "groups", "opening"])
 def test_a_forked_child_waits_for_its_parent_to_leave(
     flocked: SharedMemoryEngine, which: str
 ) -> None:
     reader, writer = os.pipe()
 
     def inside(engine: SharedMemoryEngine) -> Any:
-        return engine.session.store._opening() if which == "opening" else getattr(engine, which)  # type: ignore[union-attr]
+        session = engine.session
+        return session.joined().opening() if which == "opening" else getattr(session, which)
 
     with inside(flocked):
         child = os.fork()

@@ -318,10 +318,10 @@ def test_a_store_whose_semaphores_are_gone_and_that_nobody_uses_is_made_afresh(
 
 def test_a_process_killed_inside_leaves_both_segments_to_the_others(shared: Path) -> None:
     engine = open_store(shared)
-    for name in ("_channels", "_groups"):
+    for name in ("channels", "groups"):
 
         def dies(name: str = name) -> None:
-            with getattr(engine, name):
+            with getattr(engine.session, name):
                 os.kill(os.getpid(), 9)
 
         with pytest.raises(AssertionError):
