@@ -284,7 +284,7 @@ def _ring(name: str, forge: Callable[[memoryview, int, int], object]) -> None:
             forge(words, queue, words[queue + layout.Q_RING_OUT])
         words[layout.SOONEST] = 0
 
-    FORGERIES[f"lane: {name}"] = both
+    FORGERIES[f"ring: {name}"] = both
 
 
 def _put(words: memoryview, offset: int, value: int) -> None:

@@ -87,7 +87,7 @@ RING_SCENARIOS = [
     ),
     *[
         Scenario(
-            f"push through a lane to {who}",
+            f"push through a ring to {who}",
             push((b"ring", b"new")),
             # A kill between the two leaves a bell that may signal for nothing.
             changes(

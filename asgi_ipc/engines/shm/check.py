@@ -163,9 +163,9 @@ class _Checker:
         if queues != words[layout.NAMED]:
             yield f"there are {queues} queues and {words[layout.NAMED]} are counted"
         if rings != words[layout.RINGS]:
-            yield f"there are {rings} lanes and {words[layout.RINGS]} are counted"
+            yield f"there are {rings} rings and {words[layout.RINGS]} are counted"
         if behind != words[layout.BACKLOG]:
-            yield f"lanes have {behind} extents more and {words[layout.BACKLOG]} are counted"
+            yield f"rings have {behind} extents more and {words[layout.BACKLOG]} are counted"
         if messages != (counted := words[layout.PUSHED] - words[layout.GONE]):
             yield f"there are {messages} messages and {counted} are counted"
         for node in self.nodes(words[layout.FREE_NODE], "the list of free nodes"):
@@ -239,24 +239,24 @@ class _Checker:
             handle = words[ring] >> layout.ID_SHIFT
             self.records.reach(handle)
             if ring != self.records.address(handle) or self.records.kind(handle) != layout.RING:
-                yield f"the lane of queue {name!r} is none"
+                yield f"the ring of queue {name!r} is none"
                 return
             if words[ring + layout.L_QUEUE] != words[at] >> layout.ID_SHIFT:
-                yield f"the lane of queue {name!r} is another's"
+                yield f"the ring of queue {name!r} is another's"
         if extents[-1] != words[at + layout.Q_RING_IN]:
-            yield f"the lane of queue {name!r} does not end where messages come in"
+            yield f"the ring of queue {name!r} does not end where messages come in"
         count, soonest = 0, soonest_of(words, at)
         for entry, _ in RingExtents(self.heap).entries(at):
             if not words[entry] & layout.ENTRY_DEAD:
                 count += 1
                 if words[entry + layout.ENTRY_DEADLINE] < soonest:
-                    yield f"the lane of queue {name!r} has a message that expires sooner"
+                    yield f"the ring of queue {name!r} has a message that expires sooner"
         if count and soonest < self.soonest:
             yield f"queue {name!r} may expire sooner than the store says"
         if count != (words[at + layout.Q_IN] >> layout.COUNT_SHIFT) - (
             words[at + layout.Q_OUT] >> layout.COUNT_SHIFT
         ):
-            yield f"the lane of queue {name!r} has {count} messages and counts otherwise"
+            yield f"the ring of queue {name!r} has {count} messages and counts otherwise"
 
     def nodes(self, first: int, what: str) -> Iterator[int]:
         """The wait nodes of a list."""

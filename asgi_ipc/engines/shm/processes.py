@@ -24,6 +24,7 @@ from .heap.layout import (
     SLOT_IDENTITY,
     SLOT_MASK,
     SLOT_WORDS,
+    SLOTS,
     WORD,
 )
 from .lock_file import LockFile
@@ -43,7 +44,7 @@ class Processes:
         self._words = heap.words
         self._slots = heap.geometry.slots
         #: How many there are.
-        self.count = min(layout.SLOTS, heap.geometry.slot_count)
+        self.count = min(SLOTS, heap.geometry.slot_count)
         self._lock_file = lock_file
         self._known: dict[bytes, int] = {}
 

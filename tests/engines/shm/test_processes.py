@@ -227,7 +227,7 @@ def test_the_dead_are_found_a_slice_at_a_time_however_many_they_are(
     def sweep(*_: object) -> None:
         """Not what is looked at here."""
 
-    monkeypatch.setattr(engine, "_sweep", sweep)
+    monkeypatch.setattr(engine.upkeep, "sweep", sweep)
     looks = 0
     while len(engine.session.processes.used()) > 1:
         look_is_due(engine)

@@ -63,9 +63,9 @@ _MOST = 100
 _made = tuple.__new__
 _pack = Struct("QQ").pack_into
 _Unpack = Callable[[memoryview, int], tuple[int, ...]]
-#: OUT, HEADS, LANE_IN, IN, BELL, OWNER, HIGH_WATER and SOONEST of a queue.
+#: OUT, HEADS, RING_IN, IN, BELL, OWNER, HIGH_WATER and SOONEST of a queue.
 _busy: _Unpack = Struct("Q8x4Q8x3Q").unpack_from
-#: OUT, LANE_OUT, LANE_IN and IN.
+#: OUT, RING_OUT, RING_IN and IN.
 _ends: _Unpack = Struct("2Q8x2Q").unpack_from
 #: The words that an entry begins with.
 _entry: _Unpack = Struct("2Q").unpack_from
@@ -321,7 +321,7 @@ def recount(heap: Heap) -> None:
     if lacking > NOTED_MASK // 2:
         lacking -= NOTED_MASK + 1
     if abs(lacking) > _MOST:
-        raise StoreCorrupt(f"{lacking} messages of a lane came or went at once")
+        raise StoreCorrupt(f"{lacking} messages of a ring came or went at once")
     words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
     words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])

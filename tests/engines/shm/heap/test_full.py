@@ -210,7 +210,7 @@ def test_memory_that_runs_out_in_the_midst_of_growth_harms_nothing(
 CROWDED = """
 import os, random, sys
 from asgi_ipc.engines.base import Record
-from asgi_ipc.engines.{module} import {engine} as Engine
+from asgi_ipc.engines.shm.{module} import {engine} as Engine
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
 from asgi_ipc.engines.shm.check import check
 dice = random.Random(1)
@@ -338,7 +338,7 @@ def put_many(engine: SharedMemoryEngine) -> None:
 TINY = """
 import sys
 from asgi_ipc.engines.base import Record
-from asgi_ipc.engines.{module} import {engine} as Engine
+from asgi_ipc.engines.shm.{module} import {engine} as Engine
 from asgi_ipc.exceptions import StoreUnavailable
 engine = Engine("tiny", channel_memory=50 << 20, group_memory=10 << 20, {options})
 far = engine.clock() + 10**12

@@ -277,7 +277,7 @@ def test_the_order_of_expiry_is_looked_at_once(
     push(engine, b"in front", lifetime=100 * SECOND)
     push(engine, *payloads(2 * FULL), lifetime=SECOND)
     assert in_list(engine)
-    monkeypatch.setattr(engine.session.queues._rings, "_entries_of", None)
+    monkeypatch.setattr(engine.session.queues._rings.extents, "entries_of", None)
     push(engine, *payloads(FULL), lifetime=SECOND)
     monkeypatch.undo()
     assert len(pop(engine, 99)) == 1 + 3 * FULL
