@@ -21,7 +21,6 @@ from .heap.layout import (
     BELL_GENERATION_SHIFT,
     OWNER_GENERATION_SHIFT,
     SLOT_GENERATION,
-    SLOT_IDENTITY,
     SLOT_MASK,
     SLOT_WORDS,
     SLOTS,
@@ -53,7 +52,7 @@ class Processes:
 
     def identity(self, slot: int) -> bytes:
         """Identity of the process in a slot; zeros if free."""
-        start = (self._at(slot) + SLOT_IDENTITY) * WORD
+        start = (self._at(slot) + layout.SLOT_IDENTITY) * WORD
         return self._heap.bytes[start : start + IDENTITY_BYTES].tobytes()
 
     def generation(self, slot: int) -> int:
@@ -87,7 +86,7 @@ class Processes:
         slots = self._heap.bytes[start : start + self._ever_used() * size].tobytes()
         location = slots.find(identity) if any(identity) else -1
         slot, rest = divmod(location, size)
-        if location < 0 or rest != SLOT_IDENTITY * WORD:
+        if location < 0 or rest != layout.SLOT_IDENTITY * WORD:
             return 0
         if len(self._known) > 4 * self.count:
             self._known.clear()
@@ -99,7 +98,7 @@ class Processes:
 
     def _identities(self, first: int, last: int) -> list[int]:
         """The first words of the identities in some slots; zero for those that are free."""
-        start = self._slots + SLOT_IDENTITY
+        start = self._slots + layout.SLOT_IDENTITY
         words = self._words[start + first * SLOT_WORDS : start + last * SLOT_WORDS : SLOT_WORDS]
         found: list[int] = words.tolist()
         return found
@@ -143,8 +142,8 @@ class Processes:
         self._heap.commit(
             {
                 at + SLOT_GENERATION: generation,
-                at + SLOT_IDENTITY: low,
-                at + SLOT_IDENTITY + 1: high,
+                at + layout.SLOT_IDENTITY: low,
+                at + layout.SLOT_IDENTITY + 1: high,
                 layout.SLOTS_USED: max(words[layout.SLOTS_USED], slot + 1),
             }
         )
@@ -164,8 +163,8 @@ class Processes:
         self._heap.commit(
             {
                 at + SLOT_GENERATION: generation,
-                at + SLOT_IDENTITY: 0,
-                at + SLOT_IDENTITY + 1: 0,
+                at + layout.SLOT_IDENTITY: 0,
+                at + layout.SLOT_IDENTITY + 1: 0,
                 layout.DEATHS: self._words[layout.DEATHS] + 1,
             }
         )

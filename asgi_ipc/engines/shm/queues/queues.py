@@ -25,7 +25,6 @@ from ..heap.layout import (
     M_WORDS,
     PUSHED,
     Q_BELL,
-    Q_BYTES,
     Q_HEADS,
     Q_IN,
     Q_OUT,
@@ -237,7 +236,7 @@ class Queues:
     def _is_over_share(self, address: int, payload: bytes) -> bool:
         """Whether a queue, 0 if there is none yet, would leave others too little (E3)."""
         more = takes(len(payload))
-        held = self._words[address + Q_BYTES] if address else 0
+        held = self._words[address + layout.Q_BYTES] if address else 0
         return self._heap.is_over_share(held + more, more // WORD)
 
     def _with_room(self, address: int, record: Record, length: int, now: int) -> int:
@@ -253,7 +252,7 @@ class Queues:
                     return address
                 if self.sweeper.rounds.soonest() > now:
                     more = takes(len(payload))
-                    held = self._words[address + Q_BYTES] + more
+                    held = self._words[address + layout.Q_BYTES] + more
                     raise OverShare(held, self._heap.free_words() * WORD - more)
                 self.sweeper.sweep(now, everything=True)
                 address = self.find(name)

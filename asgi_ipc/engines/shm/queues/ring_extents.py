@@ -15,18 +15,7 @@ from ..heap import layout
 from ..heap.hash_table import NEVER
 from ..heap.heap import MOVE, Heap
 from ..heap.journal import Change
-from ..heap.layout import (
-    COUNT_SHIFT,
-    ENTRY_WRAP,
-    L_STOP,
-    L_WORDS,
-    OFFSET_MASK,
-    Q_IN,
-    Q_OUT,
-    Q_RING_IN,
-    Q_RING_OUT,
-    WORD,
-)
+from ..heap.layout import WORD
 
 #: Messages that a queue has had before it gets a ring.
 HOT = 16
@@ -69,12 +58,12 @@ class RingExtents:
         And if one can be had without taking room from anybody.
         """
         words, heap = self._words, self._heap
-        if words[queue + Q_RING_IN]:
-            into, out = words[queue + Q_IN], words[queue + Q_OUT]
+        if words[queue + layout.Q_RING_IN]:
+            into, out = words[queue + layout.Q_IN], words[queue + layout.Q_OUT]
             if into == out:
-                ring = words[queue + Q_RING_IN]
+                ring = words[queue + layout.Q_RING_IN]
                 words[ring + layout.L_LATEST], words[ring + layout.L_SEEN] = 0, into
-            if into < WORN or into >> COUNT_SHIFT != out >> COUNT_SHIFT:
+            if into < WORN or into >> layout.COUNT_SHIFT != out >> layout.COUNT_SHIFT:
                 return
             # With each message one extent: this comes after what the caller came for.
             if not self.drop_one(queue):
@@ -86,20 +75,22 @@ class RingExtents:
         change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] + self._extent * WORD
         ring = self._fresh(change, queue)
         if ring:
-            offset = ring + L_WORDS
-            change |= dict.fromkeys((queue + Q_RING_IN, queue + Q_RING_OUT), ring)
-            change |= dict.fromkeys((queue + Q_IN, queue + Q_OUT), offset)
+            offset = ring + layout.L_WORDS
+            change |= dict.fromkeys((queue + layout.Q_RING_IN, queue + layout.Q_RING_OUT), ring)
+            change |= dict.fromkeys((queue + layout.Q_IN, queue + layout.Q_OUT), offset)
             heap.commit(change)
 
     def _fresh(self, change: Change, queue: int) -> int:
         """An extent that is a queue's with ``change``, or 0: none is to be had."""
         ring = self._heap.add_extent(change, layout.RING, self._words[queue] >> layout.ID_SHIFT)
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
-        if not 0 < ring <= OFFSET_MASK - self._extent:
+        if not 0 < ring <= layout.OFFSET_MASK - self._extent:
             return 0
         words = self._words
         words[ring + layout.L_LATEST] = 0
-        words[ring + layout.L_SEEN] = words[queue + Q_IN] & ~OFFSET_MASK | ring + L_WORDS
+        words[ring + layout.L_SEEN] = (
+            words[queue + layout.Q_IN] & ~layout.OFFSET_MASK | ring + layout.L_WORDS
+        )
         return ring
 
     def entries(self, queue: int, at: int = 0) -> Iterator[tuple[int, int]]:
@@ -108,11 +99,11 @@ class RingExtents:
         ``at`` is the place to begin at, which must not have been left behind.
         """
         words = self._words
-        ring, last = words[queue + Q_RING_OUT], words[queue + Q_RING_IN]
+        ring, last = words[queue + layout.Q_RING_OUT], words[queue + layout.Q_RING_IN]
         if at:
             ring = self._heap.log.extent_of(at)
         else:
-            at = words[queue + Q_OUT] & OFFSET_MASK
+            at = words[queue + layout.Q_OUT] & layout.OFFSET_MASK
         for _ in range(self._heap.geometry.extents):
             if ring == last:
                 break
@@ -120,12 +111,12 @@ class RingExtents:
                 raise strayed()
             # Read before, as it may be left and freed meanwhile.
             following = words[ring + layout.L_NEXT]
-            yield from self.entries_of(ring, at, words[ring + L_STOP])
-            ring, at = following, following + L_WORDS
+            yield from self.entries_of(ring, at, words[ring + layout.L_STOP])
+            ring, at = following, following + layout.L_WORDS
         if ring:
             if words[last + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
                 raise strayed()
-            yield from self.entries_of(last, at, words[queue + Q_IN] & OFFSET_MASK)
+            yield from self.entries_of(last, at, words[queue + layout.Q_IN] & layout.OFFSET_MASK)
 
     def entries_of(self, ring: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
         """The entries of one extent, from one offset to another."""
@@ -135,9 +126,9 @@ class RingExtents:
         wrapped = False
         while at != stop:
             first = words[at]
-            if first == ENTRY_WRAP and not wrapped:
+            if first == layout.ENTRY_WRAP and not wrapped:
                 wrapped = True
-                at = ring + L_WORDS
+                at = ring + layout.L_WORDS
                 continue
             following = at + layout.ENTRY_WORDS + ((first & layout.ENTRY_SIZE) + 7 >> 3)
             if following >= end:
@@ -153,23 +144,29 @@ class RingExtents:
     def drop_one(self, queue: int) -> bool:
         """Take back the first extent of a ring with nothing live; True: it was the only one."""
         words, heap = self._words, self._heap
-        if words[queue + Q_RING_OUT] != words[queue + Q_RING_IN]:
+        if words[queue + layout.Q_RING_OUT] != words[queue + layout.Q_RING_IN]:
             left: Change = {}
-            self._leave(left, queue, words[queue + Q_OUT])
+            self._leave(left, queue, words[queue + layout.Q_OUT])
             heap.commit(left)
             return False
         change: Change = {
             queue + layout.Q_PUSHED: words[queue + layout.Q_PUSHED]
-            + (words[queue + Q_IN] >> COUNT_SHIFT),
+            + (words[queue + layout.Q_IN] >> layout.COUNT_SHIFT),
             queue + layout.Q_GONE: words[queue + layout.Q_GONE]
-            + (words[queue + Q_OUT] >> COUNT_SHIFT),
+            + (words[queue + layout.Q_OUT] >> layout.COUNT_SHIFT),
             queue + layout.Q_BYTES: words[queue + layout.Q_BYTES] - self._extent * WORD,
             queue + layout.Q_REACH: 0,
             layout.RINGS: words[layout.RINGS] - 1,
         }
-        heap.free(change, words[words[queue + Q_RING_IN]] >> layout.ID_SHIFT)
+        heap.free(change, words[words[queue + layout.Q_RING_IN]] >> layout.ID_SHIFT)
         change |= dict.fromkeys(
-            (queue + Q_RING_IN, queue + Q_RING_OUT, queue + Q_IN, queue + Q_OUT), 0
+            (
+                queue + layout.Q_RING_IN,
+                queue + layout.Q_RING_OUT,
+                queue + layout.Q_IN,
+                queue + layout.Q_OUT,
+            ),
+            0,
         )
         heap.commit(change)
         return True
@@ -177,11 +174,11 @@ class RingExtents:
     def offset(self, queue: int, length: int) -> int:
         """Where the next entry goes if it has that many words; 0 if nowhere."""
         words, extent = self._words, self._extent
-        ring, at = words[queue + Q_RING_IN], words[queue + Q_IN] & OFFSET_MASK
-        start, oldest = ring + L_WORDS, words[queue + Q_OUT] & OFFSET_MASK
+        ring, at = words[queue + layout.Q_RING_IN], words[queue + layout.Q_IN] & layout.OFFSET_MASK
+        start, oldest = ring + layout.L_WORDS, words[queue + layout.Q_OUT] & layout.OFFSET_MASK
         if at + length < (oldest if at < oldest < ring + extent else ring + extent):
             return at
-        if length >= extent - L_WORDS:
+        if length >= extent - layout.L_WORDS:
             return 0
         room = oldest - start if start <= oldest <= at else 0
         # A queue that is read as fast as it is filled goes round in warm memory.
@@ -191,7 +188,7 @@ class RingExtents:
                 return offset
         if length >= room:
             return 0
-        words[at] = ENTRY_WRAP
+        words[at] = layout.ENTRY_WRAP
         return start
 
     def _lengthen(self, queue: int, length: int) -> int:
@@ -209,12 +206,19 @@ class RingExtents:
         following = self._fresh(change, queue)
         if not following:
             return 0
-        ring, into, offset = words[queue + Q_RING_IN], words[queue + Q_IN], following + L_WORDS
+        ring, into, offset = (
+            words[queue + layout.Q_RING_IN],
+            words[queue + layout.Q_IN],
+            following + layout.L_WORDS,
+        )
         # These have no meaning until the change gives the ring a next extent.
-        words[ring + layout.L_NEXT], words[ring + L_STOP] = following, into & OFFSET_MASK
+        words[ring + layout.L_NEXT], words[ring + layout.L_STOP] = (
+            following,
+            into & layout.OFFSET_MASK,
+        )
         words[following + layout.L_LATEST] = latest
-        change[queue + Q_RING_IN] = following
-        change[queue + Q_IN] = into & ~OFFSET_MASK | offset
+        change[queue + layout.Q_RING_IN] = following
+        change[queue + layout.Q_IN] = into & ~layout.OFFSET_MASK | offset
         self._heap.commit(change)
         return offset
 
@@ -225,17 +229,20 @@ class RingExtents:
         is more to look at than is done at a time.
         """
         words = self._words
-        ring, stop = words[queue + Q_RING_IN], words[queue + Q_IN] & OFFSET_MASK
+        ring, stop = (
+            words[queue + layout.Q_RING_IN],
+            words[queue + layout.Q_IN] & layout.OFFSET_MASK,
+        )
         latest = words[ring + layout.L_LATEST]
         if latest == NEVER:
             return NEVER
-        out, seen = words[queue + Q_OUT], words[ring + layout.L_SEEN]
-        if ring == words[queue + Q_RING_OUT]:
-            if out >> COUNT_SHIFT >= seen >> COUNT_SHIFT:
+        out, seen = words[queue + layout.Q_OUT], words[ring + layout.L_SEEN]
+        if ring == words[queue + layout.Q_RING_OUT]:
+            if out >> layout.COUNT_SHIFT >= seen >> layout.COUNT_SHIFT:
                 seen = out  # What was seen has been read, and maybe written over.
         elif not seen:
-            seen = out & ~OFFSET_MASK | ring + L_WORDS
-        count, seen = seen >> COUNT_SHIFT, seen & OFFSET_MASK
+            seen = out & ~layout.OFFSET_MASK | ring + layout.L_WORDS
+        count, seen = seen >> layout.COUNT_SHIFT, seen & layout.OFFSET_MASK
         for at, following in islice(self.entries_of(ring, seen, stop), _LOOK):
             deadline = words[at + layout.ENTRY_DEADLINE]
             count += not words[at] & layout.ENTRY_DEAD
@@ -247,26 +254,29 @@ class RingExtents:
             seen = following
         # One change: what was passed must have been seen.
         self._heap.commit(
-            {ring + layout.L_LATEST: latest, ring + layout.L_SEEN: count << COUNT_SHIFT | seen}
+            {
+                ring + layout.L_LATEST: latest,
+                ring + layout.L_SEEN: count << layout.COUNT_SHIFT | seen,
+            }
         )
         return latest if seen == stop else NEVER
 
     def forget_offsets(self, change: Change, queue: int) -> None:
         """Have the searches in a ring begin anew: with ``change`` the counts of OUT are others."""
         change[queue + layout.Q_REACH] = 0
-        ring = self._words[queue + Q_RING_IN]
+        ring = self._words[queue + layout.Q_RING_IN]
         if ring:
             change[ring + layout.L_SEEN] = 0
 
     def _leave(self, change: Change, queue: int, out: int) -> None:
         """Go from the extent that OUT is in to the next one with ``change``, and free it."""
         words = self._words
-        ring = words[queue + Q_RING_OUT]
+        ring = words[queue + layout.Q_RING_OUT]
         following = words[ring + layout.L_NEXT]
         if words[following + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
             raise strayed()
-        change[queue + Q_RING_OUT] = following
-        change[queue + Q_OUT] = out & ~OFFSET_MASK | following + L_WORDS
+        change[queue + layout.Q_RING_OUT] = following
+        change[queue + layout.Q_OUT] = out & ~layout.OFFSET_MASK | following + layout.L_WORDS
         change[layout.BACKLOG] = words[layout.BACKLOG] - 1
         change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] - self._extent * WORD
         self._heap.free(change, words[ring] >> layout.ID_SHIFT)
@@ -274,7 +284,7 @@ class RingExtents:
     def move_out(self, change: Change, queue: int, count: int, offset: int) -> None:
         """Set OUT with ``change``, to the oldest entry's end or behind entries that are dead."""
         words = self._words
-        ring = words[queue + Q_RING_OUT]
-        change[queue + Q_OUT] = out = count << COUNT_SHIFT | offset
-        if ring != words[queue + Q_RING_IN] and offset == words[ring + L_STOP]:
+        ring = words[queue + layout.Q_RING_OUT]
+        change[queue + layout.Q_OUT] = out = count << layout.COUNT_SHIFT | offset
+        if ring != words[queue + layout.Q_RING_IN] and offset == words[ring + layout.L_STOP]:
             self._leave(change, queue, out)
