@@ -16,6 +16,7 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.layout import MESSAGE
 from asgi_ipc.engines.shm.heap.log import Log
 from asgi_ipc.engines.shm.queues.queues import Queues
+from asgi_ipc.engines.shm.session import Session
 from asgi_ipc.engines.shm.tables import Tables
 from tests.torture.ledgers import (
     Chance,
@@ -119,13 +120,13 @@ def test_readers_that_get_nothing_any_more_are_found(monkeypatch: pytest.MonkeyP
 def test_a_bell_that_is_not_signalled_now_and_then_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    signal, supervisor = SharedMemoryEngine._signal, os.getpid()
+    signal, supervisor = Session.signal, os.getpid()
 
-    def signal_mostly(self: SharedMemoryEngine, *args: Any) -> None:
+    def signal_mostly(self: Session, *args: Any) -> None:
         if os.getpid() == supervisor or not now_and_then(20):
             signal(self, *args)
 
-    monkeypatch.setattr(SharedMemoryEngine, "_signal", signal_mostly)
+    monkeypatch.setattr(Session, "signal", signal_mostly)
     assert finds("a wake-up was lost")
 
 

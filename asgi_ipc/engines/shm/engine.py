@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +10,13 @@ from typing import Any, ClassVar, TypeVar
 from asgi_ipc.exceptions import (
     EngineUnavailable,
     OptionError,
-    Reentered,
     StoreCorrupt,
     StoreFull,
-    StoreUnavailable,
 )
 
 from ..base import (
     MAX_NAME,
     MAX_PAYLOAD,
-    READER_GONE,
-    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -30,21 +24,20 @@ from ..base import (
     Record,
     Refused,
 )
-from ..bell import signal_for
 from ..choice import BUILT_IN, find, names
-from .bells import FifoBell, bell_name, open_writer
+from .bells import FifoBell
 from .heap import layout
-from .heap.heap import Heap, NoRoom, OverShare, Pause
+from .heap.heap import NoRoom, OverShare, Pause
 from .heap.journal import Change
-from .heap.layout import CHANGES, CHANNELS, DEATHS, FLUSHES, GROUPS, SMALLEST
+from .heap.layout import CHANGES, CHANNELS, DEATHS, FLUSHES, GROUPS
 from .location import Location
-from .lock_file import LONGEST_NAME
 from .locks.base import Gone
 from .machine import unsuitable
 from .operation import operation, step
-from .options import location_for, removal, temporary_folder
+from .options import check_name, in_pages, location_for, removal, temporary_folder
 from .queues.queues import AtCapacity
 from .queues.statistics import Survey
+from .refusals import at_capacity, no_room
 from .segment import Segment
 from .session import Session
 from .store import StoreOptions
@@ -149,7 +142,7 @@ class SharedMemoryEngine:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         kind = type(self)
-        _check_name(kind)
+        check_name(kind)
         reason = unsuitable()
         if reason is not None:
             raise EngineUnavailable(f"engine {kind.name!r} can't work here: {reason}")
@@ -159,8 +152,8 @@ class SharedMemoryEngine:
                 "as time.monotonic_ns does"
             )
         sizes = {
-            CHANNELS: _in_pages("channel_memory", channel_memory),
-            GROUPS: _in_pages("group_memory", group_memory),
+            CHANNELS: in_pages("channel_memory", channel_memory),
+            GROUPS: in_pages("group_memory", group_memory),
         }
         # Where a directory is named, a machine without any other will do.
         parent = self.default_parent() if directory is None else ""
@@ -238,9 +231,9 @@ class SharedMemoryEngine:
                                 if bell:
                                     bells.append((record.queue, bell))
                             except AtCapacity:
-                                refused.append(Refused(done, False, self._at_capacity(record)))
+                                refused.append(Refused(done, False, at_capacity(session, record)))
                             except NoRoom as full:
-                                detail = self._full(CHANNELS, full, len(record.payload))
+                                detail = no_room(session, CHANNELS, full, len(record.payload))
                                 is_share = isinstance(full, OverShare)
                                 refused.append(Refused(done, True, detail, is_share))
                             done += 1
@@ -260,7 +253,7 @@ class SharedMemoryEngine:
                 session.let_go(store)
                 raise
         for name, bell in bells:
-            self._signal(name, bell)
+            session.signal(name, bell, self._next_bell)
         if session.recovered:
             session.signal_all()
         return refused
@@ -324,7 +317,7 @@ class SharedMemoryEngine:
         """See `Engine.restore`."""
         bell = self._put_back(queue, record, self.clock())
         if bell:
-            self._signal(queue, bell)
+            self.session.signal(queue, bell, self._next_bell)
 
     @operation
     def _put_back(self, queue: bytes, record: Popped, now: int) -> int:
@@ -332,13 +325,13 @@ class SharedMemoryEngine:
             with self.session.channels:
                 return self.session.queues.restore(queue, record, now)
         except NoRoom as full:
-            raise StoreFull(self._full(CHANNELS, full, len(record.payload))) from full
+            raise StoreFull(no_room(self.session, CHANNELS, full, len(record.payload))) from full
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """See `Engine.disarm`."""
         following = self._disarm(queue, bell)
         if following:
-            self._signal(queue, following)
+            self.session.signal(queue, following, self._next_bell)
 
     @step
     def _disarm(self, queue: bytes, bell: Bell) -> int:
@@ -346,42 +339,10 @@ class SharedMemoryEngine:
         with session.channels:
             return session.queues.disarm(queue, session.bell_word(bell))
 
-    def _signal(self, queue: bytes, bell: int) -> None:
-        """Ring a bell that was taken off a queue; if no process hears it, the next one.
-
-        What it signals for is done, so no error leaves it: a receiver that misses a signal looks
-        again by itself.
-        """
-        signal = signal_for(queue)
-        for _ in range(layout.NODES):
-            if not bell:
-                return
-            try:
-                if self.session.processes.bell_alive(bell) and self.session.signaller.signal(
-                    bell, self._open_bell, signal
-                ):
-                    return
-                bell = self._next_bell(queue)
-            except (ValueError, IndexError):
-                # Another thread is just letting go of the memory, where the bells have names.
-                self.session.signal_all()
-                return
-            except (Reentered, StoreCorrupt, StoreUnavailable):
-                return
-
     @operation
     def _next_bell(self, queue: bytes) -> int:
         with self.session.channels:
             return self.session.queues.next_bell(queue)
-
-    def _open_bell(self, bell: int) -> int:
-        """Open for writing a bell that is alive. Raises OSError."""
-        identity = self.session.processes.identity(bell & layout.SLOT_MASK)
-        name = bell_name(identity, bell >> layout.BELL_NUMBER_SHIFT & layout.SLOT_MASK)
-        store = self.session.store
-        if store is None:  # Another thread is just leaving it.
-            raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
-        return open_writer(store.directory, name)
 
     # ---- tables
 
@@ -400,7 +361,7 @@ class SharedMemoryEngine:
                 word = self.session.processes.owner_word(owner) if owner else 0
                 self.session.tables.put(table, member, deadline, word, now)
         except NoRoom as full:
-            raise StoreFull(self._full(GROUPS, full, len(member))) from full
+            raise StoreFull(no_room(self.session, GROUPS, full, len(member))) from full
 
     @operation
     def remove(self, table: bytes, member: bytes) -> bool:
@@ -466,11 +427,12 @@ class SharedMemoryEngine:
     @operation
     def _statistics(self, queue: bytes | None, survey: Survey, now: int) -> dict[str, int]:
         session = self.session
-        with session.channels as heap:
+        with session.channels:
             if queue is not None:
                 return session.queues.of_queue(queue, now)
             session.queues.statistics.survey(survey)
-            counts = self._counts(heap)
+            counts = session.queues.statistics.of_store()
+            counts["processes"] = len(session.processes.used())
             counts["oldest_age"] = survey.oldest
         with session.groups as heap:
             session.follow_flush()
@@ -480,28 +442,6 @@ class SharedMemoryEngine:
             counts["bytes_total"] += total
             counts["recoveries"] += heap.words[layout.RECOVERIES]
         return counts
-
-    def _counts(self, heap: Heap) -> dict[str, int]:
-        """What is counted in the channels segment."""
-        words = heap.words
-        expired, orphaned = words[layout.EXPIRED], words[layout.ORPHANED]
-        used, total = heap.usage()
-        return {
-            "pushed": words[layout.PUSHED],
-            "popped": words[layout.GONE] - expired - orphaned - words[layout.FLUSHED],
-            "expired": expired,
-            "refused": words[layout.REFUSED],
-            "store_full": words[layout.NO_ROOM],
-            "orphaned": orphaned,
-            "flushed": words[layout.FLUSHED],
-            "pending": words[layout.PUSHED] - words[layout.GONE],
-            "high_water": words[layout.HIGH_WATER],
-            "queues": words[layout.NAMED],
-            "processes": len(self.session.processes.used()),
-            "recoveries": words[layout.RECOVERIES],
-            "bytes_used": used,
-            "bytes_total": total,
-        }
 
     def flush(self) -> None:
         """See `Engine.flush`."""
@@ -524,54 +464,6 @@ class SharedMemoryEngine:
         with self.session.groups:
             self.session.follow_flush()
 
-    def _at_capacity(self, record: Record) -> str:
-        """Why a queue at capacity refuses a record."""
-        owner_word, owner = self.session.processes.owner_word, record.owner
-        if owner and not self.session.processes.owner_alive(owner_word(owner)):
-            return READER_GONE
-        if record.capacity < 1:
-            return f"its capacity is {record.capacity}, so that the queue takes no message"
-        return f"the queue holds its capacity of {record.capacity}"
-
-    def _full(self, kind: int, full: NoRoom, size: int) -> str:
-        """Why there is no room for ``size`` bytes, and what can be done."""
-        option = "channel_memory" if kind == CHANNELS else "group_memory"
-        cause = full.args[0]
-        if isinstance(full, OverShare):
-            held, free = full.args
-            return (
-                f"the queue would take {held:,} bytes of {option} and leave {max(free, 0):,}; a "
-                f"queue may take {SHARE} times what it leaves free; read it faster, send it less, "
-                f"or {_ENLARGE.format(option)}"
-            )
-        if cause is not None:
-            return (
-                f"the system gives the store no more memory ({cause.strerror}): "
-                f"{self.segment.space(self.session.location.directory)}; free some, use a smaller "
-                f"{option}, another engine, or more shared memory (--shm-size for a container)"
-            )
-        heap = (self.session.channels if kind == CHANNELS else self.session.groups).heap
-        total = heap.geometry.size
-        used = min(heap.usage()[0], total)
-        return (
-            f"{used:,} of {total:,} bytes of {option} are in use, and the rest has no room for "
-            f"{size:,} more with what goes along; {_ENLARGE.format(option)}"
-        )
-
-
-#: Opening it with another size changes nothing while the store is there.
-_ENLARGE = "to enlarge {0}, destroy() the store, which loses what it holds, and open it larger"
-
-
-def _in_pages(option: str, size: int) -> int:
-    """Return the size of a segment in whole pages, as the system rounds up to them.
-
-    The size is compared on opening.
-    """
-    if not isinstance(size, int) or size < SMALLEST:
-        raise OptionError(f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed")
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-
 
 def _segment_of(engine: str) -> type[Segment] | None:
     """Return the class of another engine's memory; of a registered engine alone.
@@ -586,18 +478,3 @@ def _segment_of(engine: str) -> type[Segment] | None:
     except Exception:  # whatever is wrong with it, its memory is not to be had here
         pass
     return None
-
-
-def _check_name(engine: type[SharedMemoryEngine]) -> None:
-    """Refuse a name that would not come back from the lock file as it is."""
-    name = getattr(engine, "name", None)
-    if (
-        not isinstance(name, str)
-        or not 1 <= len(name) <= LONGEST_NAME
-        or not (name.isascii() and name.isprintable())
-    ):
-        raise TypeError(
-            f"the class {engine.__qualname__} has the name {name!r}; the name of an engine is "
-            f"written into the lock file and must be 1 to {LONGEST_NAME} printable ASCII "
-            "characters: choose another"
-        )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shlex
 
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
+from .heap.layout import SMALLEST
 from .location import Location
+from .lock_file import LONGEST_NAME
 
 #: _CS_DARWIN_USER_TEMP_DIR: where macOS keeps a user's temporary files, whatever TMPDIR says.
 _USER_TEMPORARY = 65537
@@ -141,3 +144,28 @@ def _of_the_user() -> list[str]:
         if folder:
             return [os.path.abspath(folder)]
     return []
+
+
+def in_pages(option: str, size: int) -> int:
+    """Return the size of a segment in whole pages, as the system rounds up to them.
+
+    The size is compared on opening.
+    """
+    if not isinstance(size, int) or size < SMALLEST:
+        raise OptionError(f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed")
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def check_name(engine: type) -> None:
+    """Refuse a name that would not come back from the lock file as it is."""
+    name = getattr(engine, "name", None)
+    if (
+        not isinstance(name, str)
+        or not 1 <= len(name) <= LONGEST_NAME
+        or not (name.isascii() and name.isprintable())
+    ):
+        raise TypeError(
+            f"the class {engine.__qualname__} has the name {name!r}; the name of an engine is "
+            f"written into the lock file and must be 1 to {LONGEST_NAME} printable ASCII "
+            "characters: choose another"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -17,9 +18,19 @@ from collections.abc import Callable
 from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
 from ..base import IDENTITY_BYTES, NODE_BYTES, Bell
+from ..bell import signal_for
 from ..deferred import tell_outside
 from ..guards import OwnLock, WeakBag, own_lock
-from .bells import FifoBell, OwnBells, Signaller, bells_in, remove_bells, signal_all
+from .bells import (
+    FifoBell,
+    OwnBells,
+    Signaller,
+    bell_name,
+    bells_in,
+    open_writer,
+    remove_bells,
+    signal_all,
+)
 from .directory import StoreDirectory
 from .heap import layout
 from .heap.heap import Heap
@@ -281,6 +292,38 @@ class Session:
             | bell.number << layout.BELL_NUMBER_SHIFT
             | self.slot
         )
+
+    def signal(self, queue: bytes, bell: int, next_bell: Callable[[bytes], int]) -> None:
+        """Signal a bell that was taken off a queue; if no process hears it, the ``next_bell``.
+
+        What it signals for is done, so no error leaves it: a receiver that misses a signal polls
+        again by itself.
+        """
+        signal = signal_for(queue)
+        for _ in range(layout.NODES):
+            if not bell:
+                return
+            try:
+                if self.processes.bell_alive(bell) and self.signaller.signal(
+                    bell, self._open_bell, signal
+                ):
+                    return
+                bell = next_bell(queue)
+            except (ValueError, IndexError):
+                # Another thread is just letting go of the memory, where the bells have names.
+                self.signal_all()
+                return
+            except (Reentered, StoreCorrupt, StoreUnavailable):
+                return
+
+    def _open_bell(self, bell: int) -> int:
+        """Open for writing a bell that is alive. Raises OSError."""
+        identity = self.processes.identity(bell & layout.SLOT_MASK)
+        name = bell_name(identity, bell >> layout.BELL_NUMBER_SHIFT & layout.SLOT_MASK)
+        store = self.store
+        if store is None:  # Another thread is just leaving it.
+            raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
+        return open_writer(store.directory, name)
 
     def signal_all(self) -> None:
         """Signal every bell of the store, of all processes."""

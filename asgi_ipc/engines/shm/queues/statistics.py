@@ -58,6 +58,27 @@ class Statistics:
             "bytes": words[address + layout.Q_BYTES],
         }
 
+    def of_store(self) -> dict[str, int]:
+        """Return what is counted in the channels segment."""
+        words = self._words
+        expired, orphaned = words[layout.EXPIRED], words[layout.ORPHANED]
+        used, total = self._heap.usage()
+        return {
+            "pushed": words[layout.PUSHED],
+            "popped": words[layout.GONE] - expired - orphaned - words[layout.FLUSHED],
+            "expired": expired,
+            "refused": words[layout.REFUSED],
+            "store_full": words[layout.NO_ROOM],
+            "orphaned": orphaned,
+            "flushed": words[layout.FLUSHED],
+            "pending": words[layout.PUSHED] - words[layout.GONE],
+            "high_water": words[layout.HIGH_WATER],
+            "queues": words[layout.NAMED],
+            "recoveries": words[layout.RECOVERIES],
+            "bytes_used": used,
+            "bytes_total": total,
+        }
+
     def survey(self, survey: Survey) -> None:
         """Drop what has expired everywhere, and find the oldest message. May `Pause`.
 

@@ -517,7 +517,7 @@ def test_a_del_method_that_is_called_while_a_bell_is_signalled_signals_too(
     bells = [engine.bell(), engine.bell()]
     for queue, bell in zip((b"first", b"second"), bells, strict=True):
         assert engine.pop(queue, 1, bell) == []
-    open_bell = engine._open_bell
+    open_bell = engine.session._open_bell
 
     class Sends:
         def __del__(self) -> None:
@@ -528,7 +528,7 @@ def test_a_del_method_that_is_called_while_a_bell_is_signalled_signals_too(
         Sends()
         return open_bell(bell)
 
-    monkeypatch.setattr(engine, "_open_bell", collects)
+    monkeypatch.setattr(engine.session, "_open_bell", collects)
     engine.push([record(engine, b"first")])
     for bell in bells:
         assert select.select([bell], [], [], 0)[0] == [bell]
