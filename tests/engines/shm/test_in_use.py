@@ -14,7 +14,7 @@ import pytest
 
 from asgi_ipc.cli.check import check, remove
 from asgi_ipc.cli.doctor.engines import look_at_store
-from asgi_ipc.engines.shm import lock_file, session
+from asgi_ipc.engines.shm import lock_file
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
@@ -400,7 +400,7 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
 def test_numbers_of_bells_are_used_again_but_never_two_at_a_time(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "SLOT_MASK", 5)
+    monkeypatch.setattr("asgi_ipc.engines.shm.bells.SLOT_MASK", 5)
     engine = open_store(tmp_path, kind)
     kept = engine.bell()
     numbers = {kept.number}
@@ -422,12 +422,12 @@ def test_a_bell_that_got_the_number_of_another_is_signalled_all_the_same(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that was kept open for the one before it must not stand for it."""
-    monkeypatch.setattr(session, "SLOT_MASK", 1)
+    monkeypatch.setattr("asgi_ipc.engines.shm.bells.SLOT_MASK", 1)
     sender, receiver = open_store(tmp_path, kind), open_store(tmp_path, kind)
     monkeypatch.undo()
     for number in range(3):
         with monkeypatch.context() as patch:
-            patch.setattr(receiver, "_bell_numbers", 0)
+            patch.setattr(receiver.session.bells, "_last", 0)
             bell = receiver.bell()
         assert bell.number == 1
         assert receiver.pop(b"a", 1, bell) == []

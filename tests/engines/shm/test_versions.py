@@ -38,7 +38,8 @@ from tests.tools.stores import (
 )
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
-OTHER = layout.VERSION + 1
+OURS = layout.VERSION
+OTHER = OURS + 1
 
 
 @pytest.fixture(params=["fcntl record locks", "flock"], autouse=True)
@@ -107,7 +108,7 @@ def test_it_is_refused_while_somebody_uses_it_who_goes_on(
     mine.push([record(mine, b"a", b"kept")])
 
     def refused() -> None:
-        said = rf"format {layout.VERSION}, this asgi_ipc uses format {OTHER}, .*still use it; end"
+        said = rf"format {OURS}, this asgi_ipc uses format {OTHER}, .*still use it; end"
         with pytest.raises(StoreUnavailable, match=said):
             open_store(tmp_path, kind)
 
@@ -144,7 +145,7 @@ def test_it_makes_place_once_nobody_uses_it(kind: type[SharedMemoryEngine], tmp_
     assert old.version == OTHER
     with pytest.warns(RuntimeWarning, match=rf"is of format {OTHER}.*made place for a fresh one"):
         engine = open_store(tmp_path, kind)
-    assert store_in(tmp_path, kind)[1].version == layout.VERSION
+    assert store_in(tmp_path, kind)[1].version == OURS
     assert_removed(location, old, kind)
     assert engine.pop(b"a") == []
     assert engine.members(b"t").names == ()
@@ -260,7 +261,7 @@ def test_the_doctor_says_if_it_is_still_used(
     monkeypatch.setattr("asgi_ipc.cli.doctor.engines.VERSION", OTHER)
     found = look_at_store(kind.name, "store", {"directory": str(tmp_path)})
     assert not found["works"]
-    assert f"format {layout.VERSION}, not {OTHER}" in found["detail"]
+    assert f"format {OURS}, not {OTHER}" in found["detail"]
     assert "still use it" in found["detail"]
     mine.destroy()
 
@@ -275,7 +276,7 @@ def test_the_check_and_the_doctor_name_it_and_leave_it_alone(
         check("store", kind.name, options)
     found = look_at_store(kind.name, "store", options)
     assert found["works"]
-    assert f"format {OTHER}, not {layout.VERSION}" in found["detail"]
+    assert f"format {OTHER}, not {OURS}" in found["detail"]
     assert store_in(tmp_path, kind) == before
     remove("store", kind.name, options)
 

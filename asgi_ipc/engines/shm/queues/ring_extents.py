@@ -15,7 +15,7 @@ from ..heap import layout
 from ..heap.hash_table import NEVER
 from ..heap.heap import MOVE, Heap
 from ..heap.journal import Change
-from ..heap.layout import WORD
+from ..heap.layout import OFFSET_MASK, WORD
 
 #: Messages that a queue has had before it gets a ring.
 HOT = 16
@@ -84,12 +84,12 @@ class RingExtents:
         """An extent that is a queue's with ``change``, or 0: none is to be had."""
         ring = self._heap.add_extent(change, layout.RING, self._words[queue] >> layout.ID_SHIFT)
         # Beyond that, in a store of more than 32 GiB, IN and OUT can't say where they are.
-        if not 0 < ring <= layout.OFFSET_MASK - self._extent:
+        if not 0 < ring <= OFFSET_MASK - self._extent:
             return 0
         words = self._words
         words[ring + layout.L_LATEST] = 0
         words[ring + layout.L_SEEN] = (
-            words[queue + layout.Q_IN] & ~layout.OFFSET_MASK | ring + layout.L_WORDS
+            words[queue + layout.Q_IN] & ~OFFSET_MASK | ring + layout.L_WORDS
         )
         return ring
 
@@ -103,7 +103,7 @@ class RingExtents:
         if at:
             ring = self._heap.log.extent_of(at)
         else:
-            at = words[queue + layout.Q_OUT] & layout.OFFSET_MASK
+            at = words[queue + layout.Q_OUT] & OFFSET_MASK
         for _ in range(self._heap.geometry.extents):
             if ring == last:
                 break
@@ -116,7 +116,7 @@ class RingExtents:
         if ring:
             if words[last + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
                 raise strayed()
-            yield from self.entries_of(last, at, words[queue + layout.Q_IN] & layout.OFFSET_MASK)
+            yield from self.entries_of(last, at, words[queue + layout.Q_IN] & OFFSET_MASK)
 
     def entries_of(self, ring: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
         """The entries of one extent, from one offset to another."""
@@ -174,8 +174,8 @@ class RingExtents:
     def offset(self, queue: int, length: int) -> int:
         """Where the next entry goes if it has that many words; 0 if nowhere."""
         words, extent = self._words, self._extent
-        ring, at = words[queue + layout.Q_RING_IN], words[queue + layout.Q_IN] & layout.OFFSET_MASK
-        start, oldest = ring + layout.L_WORDS, words[queue + layout.Q_OUT] & layout.OFFSET_MASK
+        ring, at = words[queue + layout.Q_RING_IN], words[queue + layout.Q_IN] & OFFSET_MASK
+        start, oldest = ring + layout.L_WORDS, words[queue + layout.Q_OUT] & OFFSET_MASK
         if at + length < (oldest if at < oldest < ring + extent else ring + extent):
             return at
         if length >= extent - layout.L_WORDS:
@@ -214,11 +214,11 @@ class RingExtents:
         # These have no meaning until the change gives the ring a next extent.
         words[ring + layout.L_NEXT], words[ring + layout.L_STOP] = (
             following,
-            into & layout.OFFSET_MASK,
+            into & OFFSET_MASK,
         )
         words[following + layout.L_LATEST] = latest
         change[queue + layout.Q_RING_IN] = following
-        change[queue + layout.Q_IN] = into & ~layout.OFFSET_MASK | offset
+        change[queue + layout.Q_IN] = into & ~OFFSET_MASK | offset
         self._heap.commit(change)
         return offset
 
@@ -231,7 +231,7 @@ class RingExtents:
         words = self._words
         ring, stop = (
             words[queue + layout.Q_RING_IN],
-            words[queue + layout.Q_IN] & layout.OFFSET_MASK,
+            words[queue + layout.Q_IN] & OFFSET_MASK,
         )
         latest = words[ring + layout.L_LATEST]
         if latest == NEVER:
@@ -241,8 +241,8 @@ class RingExtents:
             if out >> layout.COUNT_SHIFT >= seen >> layout.COUNT_SHIFT:
                 seen = out  # What was seen has been read, and maybe written over.
         elif not seen:
-            seen = out & ~layout.OFFSET_MASK | ring + layout.L_WORDS
-        count, seen = seen >> layout.COUNT_SHIFT, seen & layout.OFFSET_MASK
+            seen = out & ~OFFSET_MASK | ring + layout.L_WORDS
+        count, seen = seen >> layout.COUNT_SHIFT, seen & OFFSET_MASK
         for at, following in islice(self.entries_of(ring, seen, stop), _LOOK):
             deadline = words[at + layout.ENTRY_DEADLINE]
             count += not words[at] & layout.ENTRY_DEAD
@@ -276,7 +276,7 @@ class RingExtents:
         if words[following + layout.L_QUEUE] != words[queue] >> layout.ID_SHIFT:
             raise strayed()
         change[queue + layout.Q_RING_OUT] = following
-        change[queue + layout.Q_OUT] = out & ~layout.OFFSET_MASK | following + layout.L_WORDS
+        change[queue + layout.Q_OUT] = out & ~OFFSET_MASK | following + layout.L_WORDS
         change[layout.BACKLOG] = words[layout.BACKLOG] - 1
         change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] - self._extent * WORD
         self._heap.free(change, words[ring] >> layout.ID_SHIFT)
