@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 from asgi_ipc.exceptions import (
@@ -80,15 +81,24 @@ class SharedMemoryEngine:
     capabilities: ClassVar[Capabilities] = Capabilities(
         crosses_processes=True, survives_exit=True, wakes=True, owners=True, bounded=True
     )
-    #: The memory; the one thing in which the engines differ.
+    #: The memory: the one thing in which the engines differ.
     segment: ClassVar[type[Segment]]
     #: Written into the lock file: 1 to `LONGEST_NAME` printable ASCII characters.
     name: ClassVar[str]
+    #: The package that it can't work without, if any.
+    package: ClassVar[str | None] = None
 
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
-        return unsuitable()
+        # First: a sub-interpreter can't import what is installed.
+        reason = unsuitable()
+        if reason is None and cls.package is not None:
+            try:
+                import_module(cls.package)
+            except ImportError:
+                return f"the package {cls.package} is not installed: pip install {cls.package}"
+        return reason
 
     @classmethod
     def default_parent(cls) -> str:

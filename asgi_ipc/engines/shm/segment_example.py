@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
-from .segment import Owner
+from .segment import Owner, StoreDirectory
 
 
 class ExampleSegment:
@@ -50,7 +49,7 @@ class ExampleSegment:
 
         ``size`` is a multiple of 4096 and at least 256 KiB, often 100 MB. All bytes are
         zero; nothing need be reserved yet, and sparse memory is best. `owner` must tell
-        ``directory.place.mode`` and, unless None, ``directory.place.gid``: set both after
+        ``directory.location.mode`` and, unless None, ``directory.location.gid``: set both after
         creating, as the umask is not to be trusted, and before another user could attach that
         should not. Files in the store's directory are made with `StoreDirectory.open_file`,
         and changed through their descriptor, never by path.
@@ -158,7 +157,7 @@ class ExampleSegment:
 class ExampleEngine(SharedMemoryEngine):
     """The engine over it: this is all. Locks, wake-ups and liveness come with it.
 
-    To register it, one line: in ``BUILT_IN`` of `asgi_ipc.engines`, or in another package an
+    To register it, one line: in ``BUILT_IN`` of `asgi_ipc.engines.choice`, or in another package an
     entry point in group ``asgi_ipc.engines``.
     """
 

@@ -200,16 +200,4 @@ class SysVEngine(SharedMemoryEngine):
 
     name = "sysv"
     segment = SysVSegment
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        """See `Engine.unavailable`."""
-        # First: a sub-interpreter can't import what is installed.
-        reason = super().unavailable()
-        if reason is not None:
-            return reason
-        try:
-            import sysv_ipc  # noqa: F401
-        except ImportError:
-            return "the package sysv_ipc is not installed: pip install sysv_ipc"
-        return None
+    package = "sysv_ipc"
