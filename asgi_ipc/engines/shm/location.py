@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from asgi_ipc.exceptions import StoreUnavailable
 
+#: Bytes by which memory names the store's directory. Do not change.
+FOLDER_BYTES = 56
+
 
 class Location(NamedTuple):
     """Where a store lives, and who may use it."""
@@ -81,3 +84,17 @@ def described(uid: int) -> str:
 
         return f"{uid} ({pwd.getpwuid(uid).pw_name})"
     return f"{uid}"
+
+
+def folder_mark(path: str) -> bytes:
+    """Return how memory names the store's directory: by its path, or a digest if that is long."""
+    name = os.fsencode(path)
+    if len(name) > FOLDER_BYTES:
+        name = b"\0" + hashlib.blake2b(name, digest_size=16).digest()
+    return name.ljust(FOLDER_BYTES, b"\0")
+
+
+def folder_said(mark: bytes) -> str | None:
+    """Return the path that a `folder_mark` is of; None if it is a digest, or no path at all."""
+    name = mark.rstrip(b"\0")
+    return os.fsdecode(name) if name.startswith(b"/") and b"\0" not in name else None

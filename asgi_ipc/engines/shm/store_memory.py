@@ -8,8 +8,6 @@ file's. What is not the store's is left as it is, and said.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import sys
 
 from asgi_ipc.exceptions import StoreUnavailable
@@ -17,7 +15,14 @@ from asgi_ipc.exceptions import StoreUnavailable
 from .directory import StoreDirectory
 from .heap import layout
 from .heap.layout import CHANNELS, GROUPS, MAGIC, WORD, Geometry
-from .location import Location, check_owner, public_token
+from .location import (
+    FOLDER_BYTES,
+    Location,
+    check_owner,
+    folder_mark,
+    folder_said,
+    public_token,
+)
 from .segment import Segment
 
 #: What the two kinds of segment are called, in messages and in locators.
@@ -25,7 +30,7 @@ NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 #: Bytes at the beginning of a segment that mean the same in all versions.
 HEAD = 64 * WORD
 _ID = slice(layout.W_STORE_ID * WORD, layout.W_STORE_ID * WORD + 16)
-_FOLDER = slice(layout.W_FOLDER * WORD, (layout.W_FOLDER + layout.FOLDER_WORDS) * WORD)
+_FOLDER = slice(layout.W_FOLDER * WORD, layout.W_FOLDER * WORD + FOLDER_BYTES)
 _MAGIC = slice(layout.W_MAGIC * WORD, layout.W_MAGIC * WORD + len(MAGIC))
 
 
@@ -160,24 +165,9 @@ def store_id_in(head: bytes) -> bytes | None:
     return head[_ID] if head[_MAGIC] == MAGIC and len(head) == HEAD else None
 
 
-def folder_mark(path: str) -> bytes:
-    """Return what a segment says of the store's directory: its path, or a digest if it is long."""
-    name = os.fsencode(path)
-    size = layout.FOLDER_WORDS * WORD
-    if len(name) > size:
-        name = b"\0" + hashlib.blake2b(name, digest_size=16).digest()
-    return name.ljust(size, b"\0")
-
-
 def folder_in(head: bytes) -> str | None:
     """Return the path of the store's directory that memory names, if it was short enough."""
     return folder_said(head[_FOLDER])
-
-
-def folder_said(mark: bytes) -> str | None:
-    """Return the path that a `folder_mark` is of; None if it is a digest, or no path at all."""
-    name = mark.rstrip(b"\0")
-    return os.fsdecode(name) if name.startswith(b"/") and b"\0" not in name else None
 
 
 def is_folder_in(head: bytes, path: str) -> bool:

@@ -24,8 +24,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 
 from ..errors import remedy_for
 from ..files import SHM, FileMemory, free_space, give
-from ..location import Location, public_token
-from ..store_memory import folder_mark, folder_said
+from ..location import FOLDER_BYTES, Location, folder_mark, folder_said, public_token
 from .base import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
 from .fcntl_locks import TRIAL, RecordLocks, record_locks_fail
 from .mutex import Mutex
@@ -53,7 +52,7 @@ _FIRST_LOCK_SLOT = 1 << 16
 
 
 #: Among the bytes of the marks that mean nothing: which directory the store has.
-_FOLDER = slice(72, 128)
+_FOLDER = slice(72, 72 + FOLDER_BYTES)
 
 
 def folder_of_flags(token: str, known: Iterable[str]) -> str | None:
