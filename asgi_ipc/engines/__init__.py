@@ -8,6 +8,24 @@ from here; nothing here imports them.
 
 from __future__ import annotations
 
-from .choice import BUILT_IN, ENTRY_POINT_GROUP, Factory, available, find, names, open_engine
+from .choice import (
+    BUILT_IN,
+    ENTRY_POINT_GROUP,
+    Factory,
+    available,
+    find,
+    is_instance,
+    names,
+    open_engine,
+)
 
-__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "Factory", "available", "find", "names", "open_engine"]
+__all__ = [
+    "BUILT_IN",
+    "ENTRY_POINT_GROUP",
+    "Factory",
+    "available",
+    "find",
+    "is_instance",
+    "names",
+    "open_engine",
+]

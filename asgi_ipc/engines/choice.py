@@ -46,7 +46,7 @@ def open_engine(
     whatever the engine raises when it is constructed (E23).
     """
     options = dict(engine_options or {})
-    if _is_instance(engine):
+    if is_instance(engine):
         if options:
             raise OptionError(
                 f"engine_options {_listed(options)} given with an engine that exists already;"
@@ -107,7 +107,7 @@ def _state(name: str) -> str | None:
         return _told(error)
 
 
-def _is_instance(engine: object) -> bool:
+def is_instance(engine: object) -> bool:
     """Tell an engine from a class or function that makes one."""
     return not isinstance(engine, (type, str)) and hasattr(engine, "push")
 
@@ -190,4 +190,13 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(repr(word) for word in sorted(words)) or "none"
 
 
-__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "Factory", "available", "find", "names", "open_engine"]
+__all__ = [
+    "BUILT_IN",
+    "ENTRY_POINT_GROUP",
+    "Factory",
+    "available",
+    "find",
+    "is_instance",
+    "names",
+    "open_engine",
+]

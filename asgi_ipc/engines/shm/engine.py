@@ -204,7 +204,7 @@ class SharedMemoryEngine:
 
     def destroy(self) -> None:
         """See `Engine.destroy`."""
-        self.session.destroy()
+        self.session.destroy(self.upkeep.reap)
 
     # ---- queues
 

@@ -49,8 +49,6 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Seconds between two holds of the lock by one call, and after how many holds that begins.
 _PAUSE, _WITHOUT_PAUSE = 0.0001, 8
-#: How many holds of the lock a removal spends on finding dead processes (`Processes.reap`).
-_REAPS = 8
 #: From how many parts of the table on a free slot is looked for.
 _LOOKS = 8
 
@@ -381,17 +379,14 @@ class Session:
         with self.channels:
             self.processes.leave(slot)
 
-    def destroy(self) -> None:
-        """See `Engine.destroy`."""
+    def destroy(self, reap: Callable[[], object]) -> None:
+        """See `Engine.destroy`. ``reap`` frees the slots of processes that have died."""
         with self.exclusive():
             store = self.current()  # Never one that was taken away, while another stays.
             run = store.lock_file.section.run
             alive = set()
             with contextlib.suppress(Gone, StoreCorrupt):
-                for _ in range(_REAPS):
-                    _, is_last = run(self.reap_some)
-                    if is_last:
-                        break
+                reap()
                 alive = run(self._present)
             run(store.destroy)
             self.signal_all()
