@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from .heap.heap import Pause
 from .locks.base import Gone
@@ -42,19 +42,33 @@ Stepping = TypeVar("Stepping", bound=HasSession)
 Operating = TypeVar("Operating", bound=HasUpkeep)
 
 
+def operation(
+    body: Callable[Concatenate[Operating, P], Result],
+) -> Callable[Concatenate[Operating, P], Result]:
+    """Make an operation of a method that enters the store's segments.
+
+    The session joins the store first. The method is called again in the next store if that one is
+    gone, and after each `Pause`; what an exception leaves of its locks is given back; and upkeep
+    follows when it is due. (What runs for every message, `SharedMemoryEngine.push` and `pop`, has
+    these lines of its own, two calls less.)
+    """
+    return cast(Callable[Concatenate[Operating, P], Result], _repeated(body, then_upkeep=True))
+
+
 def step(
     body: Callable[Concatenate[Stepping, P], Result],
 ) -> Callable[Concatenate[Stepping, P], Result]:
-    """Make a whole step of a method that enters the store's segments.
+    """Make such an operation of a part of upkeep, or of a call, which upkeep does not follow.
 
-    The session joins the store first. The method is called again in the next store if that one is
-    gone, and after each `Pause`; what an exception leaves of its locks is given back. (What runs
-    for every message, `SharedMemoryEngine.push` and `pop`, has these lines of its own, two calls
-    less.)
+    Where one hold takes longer than upkeep is put off for (a debugger, a machine that swaps),
+    upkeep would begin again inside itself with each hold, until the stack is exhausted.
     """
+    return cast(Callable[Concatenate[Stepping, P], Result], _repeated(body, then_upkeep=False))
 
+
+def _repeated(body: Callable[..., Result], then_upkeep: bool) -> Callable[..., Result]:
     @wraps(body)
-    def stepped(self: Stepping, *arguments: P.args, **named: P.kwargs) -> Result:
+    def operate(self: HasUpkeep, *arguments: Any, **named: Any) -> Result:
         session = self.session
         holds = 0
         while True:
@@ -69,28 +83,10 @@ def step(
                 session.reopen(store)
         if session.recovered:
             session.signal_all()
+        if then_upkeep:
+            now = session.clock()
+            if now >= self.upkeep.due:
+                self.upkeep.maintain(now)
         return result
 
-    return cast(Callable[Concatenate[Stepping, P], Result], stepped)
-
-
-def operation(
-    body: Callable[Concatenate[Operating, P], Result],
-) -> Callable[Concatenate[Operating, P], Result]:
-    """Make a step that upkeep follows when it is due: an operation of the engine.
-
-    Upkeep itself is made of steps. Where one hold takes longer than upkeep is put off for (a
-    debugger, a machine that swaps), upkeep would begin again inside itself with each hold, until
-    the stack is exhausted.
-    """
-    whole = step(body)
-
-    @wraps(body)
-    def operate(self: Operating, *arguments: P.args, **named: P.kwargs) -> Result:
-        result = whole(self, *arguments, **named)
-        upkeep, now = self.upkeep, self.session.clock()
-        if now >= upkeep.due:
-            upkeep.maintain(now)
-        return result
-
-    return cast(Callable[Concatenate[Operating, P], Result], operate)
+    return operate

@@ -16,13 +16,33 @@ from .heap import layout
 from .heap.hash_table import NEVER, Index
 from .heap.heap import MOVE, PASS, Heap, Pause
 from .heap.journal import Change
-from .heap.layout import WORD
+from .heap.layout import (
+    CHANGES,
+    E_DEADLINE,
+    E_NEXT,
+    E_OWNER,
+    E_PREVIOUS,
+    E_TABLE,
+    E_WORDS,
+    LENGTH_MASK,
+    MEMBER,
+    MEMBERS,
+    PAD_MASK,
+    PAD_SHIFT,
+    SOONEST,
+    T_COUNT,
+    T_FIRST,
+    T_VERSION,
+    T_WORDS,
+    TABLE,
+    WORD,
+)
 from .heap.rounds import Rounds
 
 #: What a member costs to be read, and how many are at a time.
 _READ, _BATCH = 75, 32
 #: Words of the longest member.
-_LONGEST = layout.E_WORDS + (MAX_NAME + 7 >> 3)
+_LONGEST = E_WORDS + (MAX_NAME + 7 >> 3)
 #: After so many changes on the way, reading a table goes on to its end in one hold of the lock.
 _RESTARTS = 4
 
@@ -65,12 +85,12 @@ class Tables:
     def _find(self, bucket: int, kind: int, name: bytes, table: int = 0) -> int:
         """Handle of the table, or of the member of ``table``, with that name; or 0."""
         words, heap = self._words, self._heap
-        header = layout.T_WORDS if kind == layout.TABLE else layout.E_WORDS
+        header = T_WORDS if kind == TABLE else E_WORDS
         for handle in self._index.chain(bucket):
             address = words[heap.end - handle]
             if (
                 heap.kind(address) == kind
-                and (kind == layout.TABLE or words[address + layout.E_TABLE] == table)
+                and (kind == TABLE or words[address + E_TABLE] == table)
                 and heap.name(address, header) == name
             ):
                 return handle
@@ -81,50 +101,50 @@ class Tables:
     def put(self, table: bytes, member: bytes, deadline: int, owner: int, now: int) -> None:
         """Add or renew a member. Raises `NoRoom`. May `Pause`; then nothing is added yet."""
         words, heap = self._words, self._heap
-        home = self._find(self._bucket(table), layout.TABLE, table)
+        home = self._find(self._bucket(table), TABLE, table)
         if home:
-            handle = self._find(self._bucket(table, member), layout.MEMBER, member, home)
+            handle = self._find(self._bucket(table, member), MEMBER, member, home)
             if handle:
                 self._renew(home, handle, deadline, owner, now)
                 return
-        length = layout.E_WORDS + (len(member) + 7 >> 3)
+        length = E_WORDS + (len(member) + 7 >> 3)
         # Making room may remove the table while it is empty.
         while self._make_room(length, now) or not home:
-            home = self._find(self._bucket(table), layout.TABLE, table) or self._create(table, now)
+            home = self._find(self._bucket(table), TABLE, table) or self._create(table, now)
         bucket = self._bucket(table, member)
         at = words[heap.end - home]
-        first = words[at + layout.T_FIRST]
+        first = words[at + T_FIRST]
         change: Change = {}
         fields = (words[bucket], first, 0, home, deadline, owner)
-        handle = heap.add(change, layout.MEMBER, fields, member)
+        handle = heap.add(change, MEMBER, fields, member)
         change[bucket] = handle
-        change[at + layout.T_FIRST] = handle
+        change[at + T_FIRST] = handle
         if first:
-            change[words[heap.end - first] + layout.E_PREVIOUS] = handle
-        change[at + layout.T_COUNT] = words[at + layout.T_COUNT] + 1
-        change[layout.MEMBERS] = words[layout.MEMBERS] + 1
-        if deadline < words[layout.SOONEST]:
-            change[layout.SOONEST] = deadline
+            change[words[heap.end - first] + E_PREVIOUS] = handle
+        change[at + T_COUNT] = words[at + T_COUNT] + 1
+        change[MEMBERS] = words[MEMBERS] + 1
+        if deadline < words[SOONEST]:
+            change[SOONEST] = deadline
         self._changed(change, at)
         heap.commit(change)
 
     def _renew(self, home: int, handle: int, deadline: int, owner: int, now: int) -> None:
         words, heap = self._words, self._heap
         at = words[heap.end - handle]
-        change = {at + layout.E_DEADLINE: deadline, at + layout.E_OWNER: owner}
-        if deadline < words[at + layout.E_DEADLINE] or not self._is_live(at, now):
+        change = {at + E_DEADLINE: deadline, at + E_OWNER: owner}
+        if deadline < words[at + E_DEADLINE] or not self._is_live(at, now):
             # Lists that were read before would have it for too long, or lack it.
             self._changed(change, words[heap.end - home])
-        if deadline < words[layout.SOONEST]:
-            change[layout.SOONEST] = deadline
+        if deadline < words[SOONEST]:
+            change[SOONEST] = deadline
         heap.commit(change)
 
     def _create(self, table: bytes, now: int) -> int:
-        self._make_room(layout.T_WORDS + (len(table) + 7 >> 3), now)
+        self._make_room(T_WORDS + (len(table) + 7 >> 3), now)
         words = self._words
         bucket = self._bucket(table)
         change: Change = {}
-        handle = self._heap.add(change, layout.TABLE, (words[bucket], 0, 0, 0), table)
+        handle = self._heap.add(change, TABLE, (words[bucket], 0, 0, 0), table)
         change[bucket] = handle
         change[layout.NAMED] = words[layout.NAMED] + 1
         self._heap.commit(change)
@@ -132,10 +152,10 @@ class Tables:
 
     def remove(self, table: bytes, member: bytes, now: int) -> bool:
         """Take a member out; True if it was there and live."""
-        home = self._find(self._bucket(table), layout.TABLE, table)
+        home = self._find(self._bucket(table), TABLE, table)
         if not home:
             return False
-        handle = self._find(self._bucket(table, member), layout.MEMBER, member, home)
+        handle = self._find(self._bucket(table, member), MEMBER, member, home)
         if not handle:
             return False
         live = self._is_live(self._words[self._heap.end - handle], now)
@@ -144,8 +164,8 @@ class Tables:
 
     def version(self, table: bytes) -> int:
         """A number that differs whenever the members differ, never used again; 0: no table."""
-        home = self._find(self._bucket(table), layout.TABLE, table)
-        return self._words[self._words_of(home) + layout.T_VERSION] if home else 0
+        home = self._find(self._bucket(table), TABLE, table)
+        return self._words[self._words_of(home) + T_VERSION] if home else 0
 
     def read(self, table: bytes, reading: Reading, now: int) -> None:
         """Read on in the list of live members. May `Pause`.
@@ -154,17 +174,17 @@ class Tables:
         happens time and again, it is read in one go, which takes as long as it is.
         """
         words, heap = self._words, self._heap
-        home = self._find(self._bucket(table), layout.TABLE, table)
-        version = words[self._words_of(home) + layout.T_VERSION] if home else 0
+        home = self._find(self._bucket(table), TABLE, table)
+        version = words[self._words_of(home) + T_VERSION] if home else 0
         if version != reading.version:
             reading.version = version
             reading.restarts += 1
             reading.names = []
             reading.until = NEVER
-            reading.handle = words[self._words_of(home) + layout.T_FIRST] if home else 0
+            reading.handle = words[self._words_of(home) + T_FIRST] if home else 0
             reading.before = 0
-            reading.left = words[self._words_of(home) + layout.T_COUNT] if home else 0
-            if reading.left > heap.end // layout.E_WORDS:
+            reading.left = words[self._words_of(home) + T_COUNT] if home else 0
+            if reading.left > heap.end // E_WORDS:
                 raise StoreCorrupt("a table counts more members than there can be")
         while reading.left:
             if reading.restarts < _RESTARTS:
@@ -180,23 +200,21 @@ class Tables:
         alive: set[int] = {0}
         for _ in range(count):
             at = words[end - handle]
-            if words[at + layout.E_PREVIOUS] != before:
+            if words[at + E_PREVIOUS] != before:
                 raise StoreCorrupt("the members of a table do not point back")
-            deadline, owner = words[at + layout.E_DEADLINE], words[at + layout.E_OWNER]
+            deadline, owner = words[at + E_DEADLINE], words[at + E_OWNER]
             if owner not in alive and self._owner_alive(owner):
                 alive.add(owner)
             if deadline > now and owner in alive:
                 # As `Log.name`, whose call others would wait for.
                 meta = words[at]
-                if meta & layout.LENGTH_MASK > _LONGEST:
+                if meta & LENGTH_MASK > _LONGEST:
                     raise StoreCorrupt(f"the record at {at} has a name longer than any")
-                stop = (at + (meta & layout.LENGTH_MASK)) * WORD - (
-                    meta >> layout.PAD_SHIFT & layout.PAD_MASK
-                )
-                names.append(view[(at + layout.E_WORDS) * WORD : stop].tobytes())
+                stop = (at + (meta & LENGTH_MASK)) * WORD - (meta >> PAD_SHIFT & PAD_MASK)
+                names.append(view[(at + E_WORDS) * WORD : stop].tobytes())
                 if deadline < until:
                     until = deadline
-            before, handle = handle, words[at + layout.E_NEXT]
+            before, handle = handle, words[at + E_NEXT]
         reading.until, reading.before, reading.handle = until, before, handle
         reading.left -= count
 
@@ -206,29 +224,29 @@ class Tables:
         return self._words[self._heap.end - handle]
 
     def _is_live(self, at: int, now: int) -> bool:
-        owner = self._words[at + layout.E_OWNER]
-        return self._words[at + layout.E_DEADLINE] > now and (not owner or self._owner_alive(owner))
+        owner = self._words[at + E_OWNER]
+        return self._words[at + E_DEADLINE] > now and (not owner or self._owner_alive(owner))
 
     def _changed(self, change: Change, at: int) -> None:
         """Note with a change that the members of the table at ``at`` are others now."""
-        change[layout.CHANGES] = change[at + layout.T_VERSION] = self._words[layout.CHANGES] + 1
+        change[CHANGES] = change[at + T_VERSION] = self._words[CHANGES] + 1
 
     def _drop(self, home: int, table: bytes, handle: int) -> None:
         """Take a member out of its table, and the table away with its last."""
         words, heap = self._words, self._heap
         at, home_at = words[heap.end - handle], words[heap.end - home]
-        following, previous = words[at + layout.E_NEXT], words[at + layout.E_PREVIOUS]
+        following, previous = words[at + E_NEXT], words[at + E_PREVIOUS]
         change: Change = {}
-        self._index.unlink(change, self._bucket(table, heap.name(at, layout.E_WORDS)), handle)
+        self._index.unlink(change, self._bucket(table, heap.name(at, E_WORDS)), handle)
         if previous:
-            change[words[heap.end - previous] + layout.E_NEXT] = following
+            change[words[heap.end - previous] + E_NEXT] = following
         else:
-            change[home_at + layout.T_FIRST] = following
+            change[home_at + T_FIRST] = following
         if following:
-            change[words[heap.end - following] + layout.E_PREVIOUS] = previous
-        left = words[home_at + layout.T_COUNT] - 1
-        change[home_at + layout.T_COUNT] = left
-        change[layout.MEMBERS] = words[layout.MEMBERS] - 1
+            change[words[heap.end - following] + E_PREVIOUS] = previous
+        left = words[home_at + T_COUNT] - 1
+        change[home_at + T_COUNT] = left
+        change[MEMBERS] = words[MEMBERS] - 1
         self._changed(change, home_at)
         heap.free(change, handle)
         heap.commit(change)
@@ -267,13 +285,13 @@ class Tables:
             # Dropping the last member of a table may have dropped a later record.
             if at >= heap.end:
                 continue
-            if heap.kind(at) == layout.TABLE:
-                if not words[at + layout.T_COUNT]:
+            if heap.kind(at) == TABLE:
+                if not words[at + T_COUNT]:
                     heap.spend(MOVE)
-                    self._discard(handle, heap.name(at, layout.T_WORDS))
+                    self._discard(handle, heap.name(at, T_WORDS))
             elif self._is_live(at, now):
-                self.rounds.saw(words[at + layout.E_DEADLINE])
+                self.rounds.saw(words[at + E_DEADLINE])
             else:
                 heap.spend(2 * MOVE)
-                home = words[at + layout.E_TABLE]
-                self._drop(home, heap.name(words[heap.end - home], layout.T_WORDS), handle)
+                home = words[at + E_TABLE]
+                self._drop(home, heap.name(words[heap.end - home], T_WORDS), handle)

@@ -21,7 +21,7 @@ from asgi_ipc.exceptions import StoreCorrupt
 
 from . import layout
 from .journal import Change
-from .layout import WORD, Geometry
+from .layout import CLEANING, CURSOR, CURSOR_END, FREE_ID, IDS_RESERVED, IDS_USED, WORD, Geometry
 from .log import WORTH_SPLITTING, Log
 
 #: Handles are reserved this many at a time: a page.
@@ -98,13 +98,13 @@ class Heap:
 
     def usage(self) -> tuple[int, int]:
         """Bytes in use, with everything that goes with them, and bytes in all."""
-        in_use = self._first + self.words[layout.LIVE] + self.words[layout.IDS_USED]
+        in_use = self._first + self.words[layout.LIVE] + self.words[IDS_USED]
         return in_use * WORD, self.end * WORD
 
     def free_words(self) -> int:
         """Words that are not in use."""
         words = self.words
-        return int(self.end - self._first - words[layout.LIVE] - words[layout.IDS_USED])
+        return int(self.end - self._first - words[layout.LIVE] - words[IDS_USED])
 
     def is_over_share(self, held: int, new: int) -> bool:
         """Whether a queue of ``held`` bytes would leave others too little of the memory.
@@ -117,9 +117,9 @@ class Heap:
         """Whether a record of ``length`` words can be added as things are."""
         words = self.words
         return (
-            words[layout.CURSOR] + length <= words[layout.CURSOR_END]
-            and (words[layout.FREE_ID] > 0 or words[layout.IDS_USED] < words[layout.IDS_RESERVED])
-            and not words[layout.CLEANING]
+            words[CURSOR] + length <= words[CURSOR_END]
+            and (words[FREE_ID] > 0 or words[IDS_USED] < words[IDS_RESERVED])
+            and not words[CLEANING]
         )
 
     def room_for(self, length: int) -> None:
@@ -137,7 +137,7 @@ class Heap:
         while True:
             extents = self._extents_for(length)
             self.spend(8 * PASS + extents * PASS // 2)
-            if words[layout.CLEANING]:
+            if words[CLEANING]:
                 self._clean()
                 continue
             if not self._has_ids(extents + 1):
@@ -150,7 +150,7 @@ class Heap:
 
     def _extents_for(self, length: int) -> int:
         """How many fresh extents a record may need besides the rest of the current one."""
-        rest = self.words[layout.CURSOR_END] - self.words[layout.CURSOR]
+        rest = self.words[CURSOR_END] - self.words[CURSOR]
         if length <= rest:
             return 0
         if rest < WORTH_SPLITTING:
@@ -161,11 +161,11 @@ class Heap:
     def _has_ids(self, count: int) -> bool:
         """True if ``count`` handles can be taken as things are."""
         words = self.words
-        left = words[layout.IDS_RESERVED] - words[layout.IDS_USED]
+        left = words[IDS_RESERVED] - words[IDS_USED]
         if left < 0:
             raise StoreCorrupt(f"{-left} handles more are used than are reserved")
         count -= left
-        handle = words[layout.FREE_ID]
+        handle = words[FREE_ID]
         while count > 0 and handle:
             handle = words[self.end - handle] & ~layout.FREE
             count -= 1
@@ -182,7 +182,7 @@ class Heap:
         while words[layout.FREE_EXTENTS] < 2:
             if not self._grow():
                 return 0
-        if not words[layout.FREE_ID] and words[layout.IDS_USED] >= words[layout.IDS_RESERVED]:
+        if not words[FREE_ID] and words[IDS_USED] >= words[IDS_RESERVED]:
             return 0
         handle, extent = self.log.take_handle(change), self.log.take_extent(change)
         live = self.geometry.extent_live + extent
@@ -201,7 +201,7 @@ class Heap:
         words = self.words
         extent = words[layout.EXTENTS_USED]
         start = self._first + extent * self._extent
-        if start + self._extent > self.end - max(words[layout.IDS_RESERVED], self.end // 16):
+        if start + self._extent > self.end - max(words[IDS_RESERVED], self.end // 16):
             return False
         try:
             self._reserve(start * WORD, self._extent * WORD)
@@ -216,7 +216,7 @@ class Heap:
     def _reserve_ids(self, count: int) -> None:
         """Reserve at least ``count`` more handles."""
         words = self.words
-        have = words[layout.IDS_RESERVED]
+        have = words[IDS_RESERVED]
         want = have + -(-count // _IDS_STEP) * _IDS_STEP
         start = self.end - want
         if start <= self._first + words[layout.EXTENTS_USED] * self._extent:
@@ -225,14 +225,14 @@ class Heap:
             self._reserve(start * WORD, (want - have) * WORD)
         except OSError as error:
             raise NoRoom(error) from error
-        self.commit({layout.IDS_RESERVED: want})
+        self.commit({IDS_RESERVED: want})
 
     # ---- cleaning
 
     def _spare(self) -> int:
         """How many words free extents, growing and cleaning could give, at the very most."""
         words = self.words
-        top = self.end - max(words[layout.IDS_RESERVED], self.end // 16)
+        top = self.end - max(words[IDS_RESERVED], self.end // 16)
         extents = max(words[layout.EXTENTS_USED], (top - self._first) // self._extent)
         # One extent stays free for cleaning.
         return int((extents - 1) * self._extent - words[layout.LIVE])
@@ -246,7 +246,7 @@ class Heap:
         gain = 0
         if current >= 0:
             # What lies behind the cursor is not dead but still to be used.
-            begun = words[layout.CURSOR] - (words[layout.CURSOR_END] - self._extent)
+            begun = words[CURSOR] - (words[CURSOR_END] - self._extent)
             extent, gain = current, begun - lives[current]
             lives[current] = 0
         least = min(filter(None, lives), default=self._extent)
@@ -254,7 +254,7 @@ class Heap:
             extent, gain = lives.index(least), self._extent - least
         if gain < self._extent // 16 or not words[layout.FREE_EXTENTS]:
             return False
-        change: Change = {layout.CLEANING: self._first + extent * self._extent}
+        change: Change = {CLEANING: self._first + extent * self._extent}
         if extent == current:
             self._turn_to_fresh_extent(change)
         self.commit(change)
@@ -265,11 +265,11 @@ class Heap:
         words = self.words
         if not self._has_ids(2):
             self._reserve_ids(2)
-        address = words[layout.CLEANING]
+        address = words[CLEANING]
         extent = (address - self._first) // self._extent
         stop = self._first + (extent + 1) * self._extent
         while address < stop:
-            words[layout.CLEANING] = address
+            words[CLEANING] = address
             self.spend(PASS)
             meta = words[address]
             length = meta & layout.LENGTH_MASK
@@ -281,11 +281,11 @@ class Heap:
                 change: Change = {}
                 self._move(change, address)
                 self.commit(change)
-                if not words[layout.CLEANING]:
+                if not words[CLEANING]:
                     return
             address += length
         # Not one that says it has live records and has none.
-        words[layout.CLEANING] = 0
+        words[CLEANING] = 0
         raise StoreCorrupt(f"extent {extent} has no records, and says that some are live")
 
     def _turn_to_fresh_extent(self, change: Change) -> None:
@@ -294,11 +294,11 @@ class Heap:
         It may be the last: nothing else may be added there before cleaning is under way.
         """
         words = self.words
-        rest = words[layout.CURSOR_END] - words[layout.CURSOR]
+        rest = words[CURSOR_END] - words[CURSOR]
         if rest:
-            words[words[layout.CURSOR]] = rest | layout.FILLER << layout.KIND_SHIFT
+            words[words[CURSOR]] = rest | layout.FILLER << layout.KIND_SHIFT
         start = self._first + self.log.take_extent(change) * self._extent
-        change[layout.CURSOR], change[layout.CURSOR_END] = start, start + self._extent
+        change[CURSOR], change[CURSOR_END] = start, start + self._extent
 
     def _move(self, change: Change, address: int) -> None:
         """Copy a record to the end of the log, to be live there with ``change``."""
@@ -306,14 +306,14 @@ class Heap:
         meta = words[address]
         length = meta & layout.LENGTH_MASK
         handle = meta >> layout.ID_SHIFT
-        cursor = words[layout.CURSOR]
-        if cursor + length <= words[layout.CURSOR_END]:
+        cursor = words[CURSOR]
+        if cursor + length <= words[CURSOR_END]:
             view[cursor * WORD : (cursor + length) * WORD] = view[
                 address * WORD : (address + length) * WORD
             ]
             target = self.geometry.extent_live + self.log.current()
             change[target] = words[target] + length
-            change[layout.CURSOR] = cursor + length
+            change[CURSOR] = cursor + length
             change[self.end - handle] = cursor
         else:
             kind = meta >> layout.KIND_SHIFT & layout.KIND_MASK

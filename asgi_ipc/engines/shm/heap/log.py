@@ -17,7 +17,24 @@ from asgi_ipc.exceptions import StoreCorrupt
 
 from . import layout
 from .journal import Change, Journal
-from .layout import WORD, Geometry
+from .layout import (
+    CURSOR,
+    CURSOR_END,
+    FREE,
+    FREE_ID,
+    ID_SHIFT,
+    IDS_USED,
+    KIND_MASK,
+    KIND_SHIFT,
+    LEFTOVER,
+    LENGTH_MASK,
+    LIVE,
+    PAD_MASK,
+    PAD_SHIFT,
+    SPLIT,
+    WORD,
+    Geometry,
+)
 
 #: Words of the longest name.
 _LONGEST_NAME = MAX_NAME + 7 >> 3
@@ -50,9 +67,9 @@ class Log:
         """Empty the heap. Done again from the start if its process is killed."""
         words, geometry = self.words, self.geometry
         for offset in (
-            *range(layout.CURSOR, layout.IDS_RESERVED + 1),
-            layout.LIVE,
-            layout.LEFTOVER,
+            *range(CURSOR, layout.IDS_RESERVED + 1),
+            LIVE,
+            LEFTOVER,
             layout.CLEANING,
         ):
             words[offset] = 0
@@ -68,83 +85,72 @@ class Log:
 
     def kind(self, address: int) -> int:
         """The kind of the record at an address."""
-        return self.words[address] >> layout.KIND_SHIFT & layout.KIND_MASK
+        return self.words[address] >> KIND_SHIFT & KIND_MASK
 
     def is_split(self, address: int) -> bool:
         """Whether the record at an address has pieces elsewhere."""
-        return self.words[address] & layout.SPLIT > 0
+        return self.words[address] & SPLIT > 0
 
     def payload(self, address: int, header: int) -> bytes:
         """What follows the ``header`` words of a record, its pieces joined."""
         words, view = self.words, self.bytes
         meta = words[address]
-        stop = address + (meta & layout.LENGTH_MASK)
+        stop = address + (meta & LENGTH_MASK)
         start = (address + header) * WORD
-        if not meta & layout.SPLIT:
-            return view[
-                start : stop * WORD - (meta >> layout.PAD_SHIFT & layout.PAD_MASK)
-            ].tobytes()
+        if not meta & SPLIT:
+            return view[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)].tobytes()
         parts = []
         # An engine takes no larger one.
         room = min(self.end * WORD, MAX_PAYLOAD + self._extent * WORD)
         while room > 0:
             # No record is larger than the segment: a circle ends, also one of tiny pieces.
             room -= max(stop * WORD - start, 64)
-            if not meta & layout.SPLIT:
-                parts.append(
-                    view[start : stop * WORD - (meta >> layout.PAD_SHIFT & layout.PAD_MASK)]
-                )
+            if not meta & SPLIT:
+                parts.append(view[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)])
                 return b"".join(parts)
             parts.append(view[start : (stop - 1) * WORD])
             address = words[self.end - words[stop - 1]]
             meta = words[address]
-            stop = address + (meta & layout.LENGTH_MASK)
+            stop = address + (meta & LENGTH_MASK)
             start = (address + 1) * WORD
         raise StoreCorrupt("the pieces of a record form a circle")
 
     def name(self, address: int, header: int) -> bytes:
         """The name that follows the ``header`` words of a queue, a table or a member."""
         meta = self.words[address]
-        stop = address + (meta & layout.LENGTH_MASK)
-        if meta & layout.SPLIT or stop - address - header > _LONGEST_NAME:
+        stop = address + (meta & LENGTH_MASK)
+        if meta & SPLIT or stop - address - header > _LONGEST_NAME:
             raise StoreCorrupt(f"the record at {address} has a name longer than any")
         start = (address + header) * WORD
-        return self.bytes[
-            start : stop * WORD - (meta >> layout.PAD_SHIFT & layout.PAD_MASK)
-        ].tobytes()
+        return self.bytes[start : stop * WORD - (meta >> PAD_SHIFT & PAD_MASK)].tobytes()
 
     # ---- changing
 
     def add(self, change: Change, kind: int, fields: tuple[int, ...], payload: bytes) -> int:
         """Write a new record, to be live with ``change``; its handle. At most one a change."""
         words = self.words
-        handle = words[layout.FREE_ID]
+        handle = words[FREE_ID]
         if handle:
-            change[layout.FREE_ID] = words[self.end - handle] & ~layout.FREE
+            change[FREE_ID] = words[self.end - handle] & ~FREE
         else:
-            handle = words[layout.IDS_USED] + 1
-            change[layout.IDS_USED] = handle
+            handle = words[IDS_USED] + 1
+            change[IDS_USED] = handle
         size = len(payload)
         length = 1 + len(fields) + (size + 7 >> 3)
-        address = words[layout.CURSOR]
+        address = words[CURSOR]
         stop = address + length
-        if stop > words[layout.CURSOR_END]:
+        if stop > words[CURSOR_END]:
             self.place(change, handle, kind, fields, payload, 0)
             return handle
         view = self.bytes
-        meta = (
-            length
-            | kind << layout.KIND_SHIFT
-            | (-size & 7) << layout.PAD_SHIFT
-            | handle << layout.ID_SHIFT
-        )
+        meta = length | kind << KIND_SHIFT | (-size & 7) << PAD_SHIFT | handle << ID_SHIFT
         _META_AND[len(fields)](view, address * WORD, meta, *fields)
         start = (address + 1 + len(fields)) * WORD
         view[start : start + size] = payload
         live = self._live + (address - self._first) // self._extent
         change[live] = words[live] + length
-        change[layout.LIVE] = words[layout.LIVE] + length
-        change[layout.CURSOR] = stop
+        change[LIVE] = words[LIVE] + length
+        change[CURSOR] = stop
         change[self.end - handle] = address
         return handle
 
@@ -158,22 +164,22 @@ class Log:
         for _ in range(PIECES_A_CHANGE):
             address = words[self.end - handle]
             meta = words[address]
-            length = meta & layout.LENGTH_MASK
+            length = meta & LENGTH_MASK
             extent = (address - self._first) // self._extent
             live = self._live + extent
             left = get(live, words[live]) - length
             if left < 0 or not length or self.end - handle in change:
                 raise StoreCorrupt(f"extent {extent} holds less than its records")
             change[live] = left
-            change[layout.LIVE] = get(layout.LIVE, words[layout.LIVE]) - length
-            change[self.end - handle] = layout.FREE | get(layout.FREE_ID, words[layout.FREE_ID])
-            change[layout.FREE_ID] = handle
+            change[LIVE] = get(LIVE, words[LIVE]) - length
+            change[self.end - handle] = FREE | get(FREE_ID, words[FREE_ID])
+            change[FREE_ID] = handle
             if not left:
                 self._emptied(change, extent)
-            if not meta & layout.SPLIT:
+            if not meta & SPLIT:
                 return
             handle = words[address + length - 1]
-        change[layout.LEFTOVER] = handle
+        change[LEFTOVER] = handle
 
     # ---- extents
 
@@ -184,11 +190,11 @@ class Log:
     def take_handle(self, change: Change) -> int:
         """Return a handle that is in use with ``change``."""
         words, get = self.words, change.get
-        handle = get(layout.FREE_ID, words[layout.FREE_ID])
+        handle = get(FREE_ID, words[FREE_ID])
         if handle:
-            change[layout.FREE_ID] = words[self.end - handle] & ~layout.FREE
+            change[FREE_ID] = words[self.end - handle] & ~FREE
         else:
-            change[layout.IDS_USED] = handle = get(layout.IDS_USED, words[layout.IDS_USED]) + 1
+            change[IDS_USED] = handle = get(IDS_USED, words[IDS_USED]) + 1
         return int(handle)
 
     def take_extent(self, change: Change) -> int:
@@ -203,7 +209,7 @@ class Log:
 
     def current(self) -> int:
         """The extent that the cursor is in, or -1."""
-        end = self.words[layout.CURSOR_END]
+        end = self.words[CURSOR_END]
         return (end - self._first) // self._extent - 1 if end else -1
 
     def lives(self) -> list[int]:
@@ -215,7 +221,7 @@ class Log:
         """The last live record of an extent goes with this change."""
         if extent == self.current():
             # Begin it anew: a queue that keeps emptying stays in warm memory.
-            change[layout.CURSOR] = self._first + extent * self._extent
+            change[CURSOR] = self._first + extent * self._extent
         else:
             self.set_free(change, extent)
 
@@ -245,7 +251,7 @@ class Log:
         Records that aren't messages fit into any fresh extent and are never split.
         """
         words, view, get = self.words, self.bytes, change.get
-        cursor, cursor_end = words[layout.CURSOR], words[layout.CURSOR_END]
+        cursor, cursor_end = words[CURSOR], words[CURSOR_END]
         extent = self.current()
         position = 0
         while True:
@@ -256,7 +262,7 @@ class Log:
             if length > room and (room < WORTH_SPLITTING or (size + 7 >> 3) < WORTH_SPLITTING):
                 # Leave the rest of this extent empty and go on in a fresh one.
                 if room:
-                    words[cursor] = room | layout.FILLER << layout.KIND_SHIFT
+                    words[cursor] = room | layout.FILLER << KIND_SHIFT
                 if extent >= 0 and not get(self._live + extent, words[self._live + extent]):
                     self.set_free(change, extent)
                 extent = self.take_extent(change)
@@ -268,26 +274,21 @@ class Log:
                 length = room
                 size = (room - head - 1) * WORD
                 link = self.take_handle(change)
-            meta = (
-                length
-                | kind << layout.KIND_SHIFT
-                | (-size & 7) << layout.PAD_SHIFT
-                | handle << layout.ID_SHIFT
-            )
+            meta = length | kind << KIND_SHIFT | (-size & 7) << PAD_SHIFT | handle << ID_SHIFT
             start = (cursor + head) * WORD
             view[start : start + size] = payload[position : position + size]
             if link:
                 # Its data is whole words, so there is no padding before the link.
-                meta |= layout.SPLIT
+                meta |= SPLIT
                 words[cursor + length - 1] = link
             _META_AND[len(fields)](view, cursor * WORD, meta, *fields)
             live = self._live + extent
             change[live] = get(live, words[live]) + length
-            change[layout.LIVE] = get(layout.LIVE, words[layout.LIVE]) + length
+            change[LIVE] = get(LIVE, words[LIVE]) + length
             change[self.end - handle] = cursor
             cursor += length
             if link == rest:
                 break
             position += size
             handle, kind, fields = link, layout.PIECE, ()
-        change[layout.CURSOR], change[layout.CURSOR_END] = cursor, cursor_end
+        change[CURSOR], change[CURSOR_END] = cursor, cursor_end

@@ -8,7 +8,21 @@ from __future__ import annotations
 from ..heap import layout
 from ..heap.heap import Heap
 from ..heap.journal import Change
-from ..heap.layout import COUNT_SHIFT, Q_GONE, Q_IN, Q_OUT, Q_PUSHED
+from ..heap.layout import (
+    COUNT_SHIFT,
+    EXPIRED,
+    GONE,
+    HIGH_WATER,
+    PUSHED,
+    Q_EXPIRED,
+    Q_GONE,
+    Q_HIGH_WATER,
+    Q_IN,
+    Q_OUT,
+    Q_PUSHED,
+    Q_SOONEST,
+    SOONEST,
+)
 from .ring_extents import RingExtents
 
 #: Nanoseconds; lifetimes are noted in milliseconds.
@@ -29,7 +43,7 @@ def ever_pushed(words: memoryview, queue: int) -> int:
 def popped(words: memoryview, queue: int) -> int:
     """How many messages were taken from a queue."""
     gone = words[queue + Q_GONE] + (words[queue + Q_OUT] >> COUNT_SHIFT)
-    return int(gone - words[queue + layout.Q_EXPIRED])
+    return int(gone - words[queue + Q_EXPIRED])
 
 
 class Counts:
@@ -43,24 +57,24 @@ class Counts:
     def arrival(self, change: Change, address: int, deadline: int, here: int) -> None:
         """Note with a change that puts a message on a queue of ``here`` what may be new with it."""
         words = self._words
-        total = words[layout.PUSHED] - words[layout.GONE] + 1
-        if here >= words[address + layout.Q_HIGH_WATER]:
-            change[address + layout.Q_HIGH_WATER] = here + 1
-        if total > words[layout.HIGH_WATER]:
-            change[layout.HIGH_WATER] = total
-        if deadline < words[address + layout.Q_SOONEST]:
-            change[address + layout.Q_SOONEST] = deadline
-            if deadline < words[layout.SOONEST]:
-                change[layout.SOONEST] = deadline
+        total = words[PUSHED] - words[GONE] + 1
+        if here >= words[address + Q_HIGH_WATER]:
+            change[address + Q_HIGH_WATER] = here + 1
+        if total > words[HIGH_WATER]:
+            change[HIGH_WATER] = total
+        if deadline < words[address + Q_SOONEST]:
+            change[address + Q_SOONEST] = deadline
+            if deadline < words[SOONEST]:
+                change[SOONEST] = deadline
 
     def gone(self, change: Change, address: int, gone: int, expired: int) -> None:
         """Note with a change that messages of a list are gone."""
         words = self._words
         change[address + Q_GONE] = words[address + Q_GONE] + gone
-        change[layout.GONE] = words[layout.GONE] + gone
+        change[GONE] = words[GONE] + gone
         if expired:
-            change[address + layout.Q_EXPIRED] = words[address + layout.Q_EXPIRED] + expired
-            change[layout.EXPIRED] = words[layout.EXPIRED] + expired
+            change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
+            change[EXPIRED] = words[EXPIRED] + expired
 
     def refusal(self, address: int, is_for_room: bool) -> None:
         """Count a refused push to a queue; 0 is a queue that there is not."""
@@ -80,13 +94,10 @@ class Counts:
         If none was taken here, as the store was emptied or made anew meanwhile, it is new.
         """
         words = self._words
-        if (
-            words[layout.GONE]
-            > words[layout.EXPIRED] + words[layout.ORPHANED] + words[layout.FLUSHED]
-        ):
-            change[layout.GONE] = words[layout.GONE] - 1
+        if words[GONE] > words[EXPIRED] + words[layout.ORPHANED] + words[layout.FLUSHED]:
+            change[GONE] = words[GONE] - 1
         else:
-            change[layout.PUSHED] = words[layout.PUSHED] + 1
+            change[PUSHED] = words[PUSHED] + 1
 
     def back_in_list(self, change: Change, address: int) -> None:
         """The same for the queue, if it is put into a list."""

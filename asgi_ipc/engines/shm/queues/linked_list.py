@@ -14,7 +14,22 @@ from asgi_ipc.engines.base import Popped
 from ..heap import layout
 from ..heap.heap import FREEING, MOVE, PASS, Heap, Pause
 from ..heap.journal import Change
-from ..heap.layout import WORD
+from ..heap.layout import (
+    BEHIND_SHIFT,
+    LINK_MASK,
+    M_DEADLINE,
+    M_LINK,
+    M_SIZE,
+    M_WORDS,
+    MESSAGE,
+    ORPHANED,
+    Q_BYTES,
+    Q_HEADS,
+    Q_TAIL,
+    Q_WALK,
+    WALK_SHIFT,
+    WORD,
+)
 from .counters import Counts
 from .ring_extents import WORN
 from .rings import Rings
@@ -26,23 +41,23 @@ _TAKING = 150 * _BATCH
 _REFILL, _SHORT = 2, 1024
 
 #: Where a search for what has expired is, of which list.
-WALKS = {layout.FRONT_SHIFT: layout.WALK_FRONT, layout.BEHIND_SHIFT: layout.WALK_BEHIND}
+WALKS = {layout.FRONT_SHIFT: layout.WALK_FRONT, BEHIND_SHIFT: layout.WALK_BEHIND}
 
 
 def takes(size: int) -> int:
     """The bytes of memory that a message of ``size`` bytes takes in a list, its handle included."""
-    return (layout.M_WORDS + 1 + (size + 7 >> 3)) * WORD
+    return (M_WORDS + 1 + (size + 7 >> 3)) * WORD
 
 
 def head(words: memoryview, queue: int, which: int) -> int:
     """The oldest message of a list, or 0."""
-    return int(words[queue + layout.Q_HEADS] >> which & layout.LINK_MASK)
+    return int(words[queue + Q_HEADS] >> which & LINK_MASK)
 
 
 def set_head(words: memoryview, change: Change, queue: int, which: int, message: int) -> None:
     """Let a list begin with another message, or with none, with ``change``."""
-    heads = words[queue + layout.Q_HEADS]
-    change[queue + layout.Q_HEADS] = heads & ~(layout.LINK_MASK << which) | message << which
+    heads = words[queue + Q_HEADS]
+    change[queue + Q_HEADS] = heads & ~(LINK_MASK << which) | message << which
 
 
 class Lists:
@@ -60,14 +75,14 @@ class Lists:
         """Put a message at the end of all with ``change``. There must be room."""
         words = self._words
         size = len(payload)
-        message = self._heap.add(change, layout.MESSAGE, (lifetime << 32, deadline, size), payload)
-        change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] + takes(size)
-        if head(words, queue, layout.BEHIND_SHIFT):
-            tail = words[self._heap.end - words[queue + layout.Q_TAIL]] + layout.M_LINK
+        message = self._heap.add(change, MESSAGE, (lifetime << 32, deadline, size), payload)
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] + takes(size)
+        if head(words, queue, BEHIND_SHIFT):
+            tail = words[self._heap.end - words[queue + Q_TAIL]] + M_LINK
             change[tail] = words[tail] | message
         else:
-            set_head(words, change, queue, layout.BEHIND_SHIFT, message)
-        change[queue + layout.Q_TAIL] = message
+            set_head(words, change, queue, BEHIND_SHIFT, message)
+        change[queue + Q_TAIL] = message
 
     def prepend(
         self, change: Change, queue: int, payload: bytes, deadline: int, lifetime: int
@@ -76,8 +91,8 @@ class Lists:
         words = self._words
         size = len(payload)
         fields = (lifetime << 32 | head(words, queue, layout.FRONT_SHIFT), deadline, size)
-        change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] + takes(size)
-        message = self._heap.add(change, layout.MESSAGE, fields, payload)
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] + takes(size)
+        message = self._heap.add(change, MESSAGE, fields, payload)
         set_head(words, change, queue, layout.FRONT_SHIFT, message)
 
     def pop(self, taken: list[Popped], queue: int, which: int, limit: int, now: int) -> None:
@@ -107,8 +122,8 @@ class Lists:
             heap.spend(FREEING)
         else:
             heap.spend(_TAKING)
-        walk = words[queue + layout.Q_WALK]
-        kept = walk & layout.LINK_MASK if walk >> layout.WALK_SHIFT == WALKS[which] else 0
+        walk = words[queue + Q_WALK]
+        kept = walk & LINK_MASK if walk >> WALK_SHIFT == WALKS[which] else 0
         live: list[Popped] = []
         change: Change = {}
         gone = freed = 0
@@ -118,21 +133,21 @@ class Lists:
             if is_split and gone:
                 break
             gone += 1
-            deadline = words[at + layout.M_DEADLINE]
+            deadline = words[at + M_DEADLINE]
             if deadline > now and not are_orphans:
-                live.append(Popped(heap.payload(at, layout.M_WORDS), deadline))
-            freed += takes(words[at + layout.M_SIZE])
-            following = words[at + layout.M_LINK] & layout.LINK_MASK
+                live.append(Popped(heap.payload(at, M_WORDS), deadline))
+            freed += takes(words[at + M_SIZE])
+            following = words[at + M_LINK] & LINK_MASK
             heap.free(change, message)
             if message == kept:
-                change[queue + layout.Q_WALK] = walk & ~layout.LINK_MASK
+                change[queue + Q_WALK] = walk & ~LINK_MASK
             message = following
             if is_split:
                 break
         set_head(words, change, queue, which, message)
-        change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] - freed
+        change[queue + Q_BYTES] = words[queue + Q_BYTES] - freed
         if are_orphans:
-            change[layout.ORPHANED] = words[layout.ORPHANED] + gone
+            change[ORPHANED] = words[ORPHANED] + gone
             self._counts.gone(change, queue, gone, 0)
         else:
             self._counts.gone(change, queue, gone, gone - len(live))
@@ -145,9 +160,9 @@ class Lists:
         Makes the change ``then`` at the end. May `Pause`.
         """
         words, heap = self._words, self._heap
-        before = words[queue + layout.Q_WALK] & layout.LINK_MASK
+        before = words[queue + Q_WALK] & LINK_MASK
         if before:
-            message = words[words[heap.end - before] + layout.M_LINK] & layout.LINK_MASK
+            message = words[words[heap.end - before] + M_LINK] & LINK_MASK
         else:
             message = head(words, queue, which)
         soonest = words[queue + layout.Q_SOONEST]
@@ -155,17 +170,17 @@ class Lists:
             while message:
                 heap.spend(2 * PASS)
                 at = words[heap.end - message]
-                following = words[at + layout.M_LINK] & layout.LINK_MASK
-                if words[at + layout.M_DEADLINE] > now:
-                    soonest = min(soonest, words[at + layout.M_DEADLINE])
+                following = words[at + M_LINK] & LINK_MASK
+                if words[at + M_DEADLINE] > now:
+                    soonest = min(soonest, words[at + M_DEADLINE])
                     before = message
                 else:
                     self._drop(queue, which, message, before, following)
                 message = following
         except Pause:
             # One change: what was passed must have been seen.
-            walk = WALKS[which] << layout.WALK_SHIFT | before
-            heap.commit({queue + layout.Q_SOONEST: soonest, queue + layout.Q_WALK: walk})
+            walk = WALKS[which] << WALK_SHIFT | before
+            heap.commit({queue + layout.Q_SOONEST: soonest, queue + Q_WALK: walk})
             raise
         heap.commit({**then, queue + layout.Q_SOONEST: soonest})
 
@@ -177,17 +192,17 @@ class Lists:
             heap.settle()
             heap.spend(FREEING)
         heap.spend(MOVE)
-        freed = takes(words[at + layout.M_SIZE])
-        change: Change = {queue + layout.Q_BYTES: words[queue + layout.Q_BYTES] - freed}
+        freed = takes(words[at + M_SIZE])
+        change: Change = {queue + Q_BYTES: words[queue + Q_BYTES] - freed}
         heap.free(change, message)
         self._counts.gone(change, queue, 1, 1)
         if before:
-            link = words[heap.end - before] + layout.M_LINK
-            change[link] = words[link] & ~layout.LINK_MASK | following
+            link = words[heap.end - before] + M_LINK
+            change[link] = words[link] & ~LINK_MASK | following
         else:
             set_head(words, change, queue, which, following)
-        if not following and which == layout.BEHIND_SHIFT:
-            change[queue + layout.Q_TAIL] = before
+        if not following and which == BEHIND_SHIFT:
+            change[queue + Q_TAIL] = before
         heap.commit(change)
 
     def refill(self, queue: int) -> None:
@@ -206,29 +221,29 @@ class Lists:
         ):
             return
         for _ in range(_REFILL):
-            message = head(words, queue, layout.BEHIND_SHIFT)
+            message = head(words, queue, BEHIND_SHIFT)
             if not message:
                 return
             at = words[heap.end - message]
             if words[at] & layout.SPLIT:
                 return  # Not copied to find that it is too large: it lies in several extents.
-            link, deadline = words[at + layout.M_LINK], words[at + layout.M_DEADLINE]
+            link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
             offset = rings.extents.offset(
-                queue, (words[at] & layout.LENGTH_MASK) - layout.M_WORDS + layout.ENTRY_WORDS
+                queue, (words[at] & layout.LENGTH_MASK) - M_WORDS + layout.ENTRY_WORDS
             )
             if not offset:
                 return
-            payload = heap.payload(at, layout.M_WORDS)
+            payload = heap.payload(at, M_WORDS)
             change: Change = {}
             rings.append(change, queue, offset, payload, deadline, link >> 32)
-            set_head(words, change, queue, layout.BEHIND_SHIFT, link & layout.LINK_MASK)
+            set_head(words, change, queue, BEHIND_SHIFT, link & LINK_MASK)
             change[queue + layout.Q_PUSHED] = words[queue + layout.Q_PUSHED] - 1
-            change[queue + layout.Q_BYTES] = words[queue + layout.Q_BYTES] - takes(len(payload))
+            change[queue + Q_BYTES] = words[queue + Q_BYTES] - takes(len(payload))
             if deadline < words[queue + layout.Q_SOONEST]:
                 # It may leave the part that a search for what has expired has still to see.
                 change[queue + layout.Q_SOONEST] = deadline
-            walk = words[queue + layout.Q_WALK]
-            if walk == layout.WALK_BEHIND << layout.WALK_SHIFT | message:
-                change[queue + layout.Q_WALK] = layout.WALK_BEHIND << layout.WALK_SHIFT
+            walk = words[queue + Q_WALK]
+            if walk == layout.WALK_BEHIND << WALK_SHIFT | message:
+                change[queue + Q_WALK] = layout.WALK_BEHIND << WALK_SHIFT
             heap.free(change, message)
             heap.commit(change)

@@ -21,10 +21,14 @@ from ..heap.layout import (
     BEHIND_SHIFT,
     FLUSHES,
     FRONT_SHIFT,
+    KIND_SHIFT,
     LIVE,
     M_WORDS,
+    PAD_SHIFT,
     PUSHED,
     Q_BELL,
+    Q_BYTES,
+    Q_CHAIN,
     Q_HEADS,
     Q_IN,
     Q_OUT,
@@ -33,6 +37,9 @@ from ..heap.layout import (
     Q_RING_IN,
     Q_TAG,
     Q_WAIT_FIRST,
+    Q_WORDS,
+    QUEUE,
+    SHAPE_MASK,
     WORD,
 )
 from ..processes import Processes
@@ -72,7 +79,7 @@ class Queues:
         self._heap = heap
         self._words = heap.words
         self._view = heap.bytes
-        self._index = Index(heap, layout.Q_CHAIN)
+        self._index = Index(heap, Q_CHAIN)
         #: While less than half of the memory is in use no queue has too large a share.
         self._half = (heap.end - heap.geometry.first_extent) // 2
         self._processes = processes
@@ -106,36 +113,32 @@ class Queues:
         words, end, view = self._words, self._heap.end, self._heap.bytes
         size = len(name)
         # The lower half of META, without the handle: kind, length and padding.
-        shape = (
-            layout.Q_WORDS + (size + 7 >> 3)
-            | layout.QUEUE << layout.KIND_SHIFT
-            | (-size & 7) << layout.PAD_SHIFT
-        )
+        shape = Q_WORDS + (size + 7 >> 3) | QUEUE << KIND_SHIFT | (-size & 7) << PAD_SHIFT
         handle = words[self._index.home(name)]
         for _ in self._index.longest:
             if not handle:
                 return 0
             address = words[end - handle]
-            if words[address] & layout.SHAPE_MASK == shape:
-                start = (address + layout.Q_WORDS) * WORD
+            if words[address] & SHAPE_MASK == shape:
+                start = (address + Q_WORDS) * WORD
                 if view[start : start + size].tobytes() == name:
                     if len(self._known) >= _REMEMBERED:
                         self._known.clear()
                     self._known[name] = end - handle, address, words[address + Q_TAG]
                     return address
-            handle = words[address + layout.Q_CHAIN]
+            handle = words[address + Q_CHAIN]
         raise self._index.circle()
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
-        self._make_room(layout.Q_WORDS + (len(name) + 7 >> 3), now)
+        self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
         self._heap.spend(2 * _PUSH)
         bucket = self._index.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
-        fields = [0] * (layout.Q_WORDS - 1)
+        fields = [0] * (Q_WORDS - 1)
         for offset, value in (
             (Q_TAG, layout.TAG_MARK | words[layout.TAGS]),
-            (layout.Q_CHAIN, words[bucket]),
+            (Q_CHAIN, words[bucket]),
             (Q_OWNER, word),
             (layout.Q_SOONEST, NEVER),
             (layout.Q_UNSEEN, NEVER),
@@ -143,7 +146,7 @@ class Queues:
         ):
             fields[offset - 1] = value
         change: Change = {}
-        handle = self._heap.add(change, layout.QUEUE, tuple(fields), name)
+        handle = self._heap.add(change, QUEUE, tuple(fields), name)
         change[bucket] = handle
         change[layout.NAMED] = words[layout.NAMED] + 1
         change[layout.TAGS] = words[layout.TAGS] + 1
@@ -236,7 +239,7 @@ class Queues:
     def _is_over_share(self, address: int, payload: bytes) -> bool:
         """Whether a queue, 0 if there is none yet, would leave others too little (E3)."""
         more = takes(len(payload))
-        held = self._words[address + layout.Q_BYTES] if address else 0
+        held = self._words[address + Q_BYTES] if address else 0
         return self._heap.is_over_share(held + more, more // WORD)
 
     def _with_room(self, address: int, record: Record, length: int, now: int) -> int:
@@ -252,7 +255,7 @@ class Queues:
                     return address
                 if self.sweeper.rounds.soonest() > now:
                     more = takes(len(payload))
-                    held = self._words[address + layout.Q_BYTES] + more
+                    held = self._words[address + Q_BYTES] + more
                     raise OverShare(held, self._heap.free_words() * WORD - more)
                 self.sweeper.sweep(now, everything=True)
                 address = self.find(name)
