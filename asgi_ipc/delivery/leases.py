@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 
-from ..engines import find, is_instance, open_engine
+from ..engines import find, open_engine
 from ..engines.deferred import carry_out_all, is_inside, left
 from ..engines.guards import WeakBag
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
@@ -71,7 +71,7 @@ def acquire(lease: Lease, options: Options) -> Demultiplexer:
     """
     _check_outside()
     _let_go_of_abandoned()
-    opened = not is_instance(options.engine)
+    opened = not _is_instance(options.engine)
     key: Hashable
     if opened:
         key = (find(options.engine), options.prefix, repr(sorted(options.engine_options.items())))
@@ -220,6 +220,10 @@ def _empty(key: Hashable, demux: Demultiplexer) -> set[Lease]:
         if lease.demux is demux:
             lease.demux = None
     return leases
+
+
+def _is_instance(engine: object) -> bool:
+    return not isinstance(engine, (str, type)) and hasattr(engine, "push")
 
 
 def _close_all() -> None:

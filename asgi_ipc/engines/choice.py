@@ -1,15 +1,16 @@
-"""Which engine a name means. `asgi_ipc.engines.base` says what an engine is.
+"""Choose an engine by name, entry point, dotted path, class or instance.
 
-To add one here: a module, and a line in `BUILT_IN`. To add one elsewhere: an entry point
-in group ``asgi_ipc.engines``, or no registration at all and a dotted path in the settings.
-Only the engine that is asked for is imported; an engine's dependencies are its own affair.
+To add an engine here, write a module and add a line to `BUILT_IN`. To add one in another package,
+register an entry point in group ``asgi_ipc.engines``, or register nothing and name the engine by
+its dotted path. Only the chosen engine is imported, so no engine's dependencies burden another's
+users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..exceptions import EngineUnavailable, OptionError
 from .base import Engine
@@ -17,7 +18,7 @@ from .base import Engine
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-#: What makes an engine: a class, or anything else that is called like one.
+#: Makes an engine: a class, or any other callable with the same arguments.
 Factory = Callable[..., Engine]
 
 #: The engines that come with asgi_ipc, each as ``module:Class``.
@@ -27,8 +28,43 @@ BUILT_IN: Mapping[str, str] = {
     "posix": "asgi_ipc.engines.shm.posix:PosixEngine",
     "sysv": "asgi_ipc.engines.shm.sysv:SysVEngine",
 }
-#: Where other distributions register theirs.
+#: The entry point group in which other distributions register their engines.
 ENTRY_POINT_GROUP = "asgi_ipc.engines"
+
+
+class EngineChoice(NamedTuple):
+    """A store as a user names it: an engine, a prefix, and the engine's options."""
+
+    engine: str | Factory | Engine
+    prefix: str
+    channel_memory: int
+    group_memory: int
+    engine_options: Mapping[str, Any]
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether the user made the engine, and so closes it."""
+        return _is_instance(self.engine)
+
+    def key(self) -> Hashable:
+        """Return what two choices of one store have in common.
+
+        Imports the engine. Raises what `find` raises.
+        """
+        if self.is_instance:
+            return "instance", id(self.engine)
+        factory = find(cast("str | Factory", self.engine))
+        return factory, self.prefix, repr(sorted(self.engine_options.items()))
+
+    def open(self) -> Engine:
+        """Open the store. Blocks, and raises, as `open_engine` does."""
+        return open_engine(
+            self.engine,
+            self.prefix,
+            channel_memory=self.channel_memory,
+            group_memory=self.group_memory,
+            engine_options=self.engine_options,
+        )
 
 
 def open_engine(
@@ -41,15 +77,16 @@ def open_engine(
 ) -> Engine:
     """Open the store of ``prefix`` on an engine given by name, path, class or instance.
 
-    An instance is returned as it is. Raises `EngineUnavailable` for an engine that is not
-    there or can't work here, `OptionError` for an option that it does not take, and
-    whatever the engine raises when it is constructed (E23).
+    An instance is returned as it is. Opening may block briefly, while another process creates the
+    store. Raises `EngineUnavailable` if there is no such engine or it can't work here,
+    `OptionError` for an option that the engine does not take, and whatever the engine raises when
+    it is constructed (E23).
     """
     options = dict(engine_options or {})
-    if is_instance(engine):
+    if _is_instance(engine):
         if options:
             raise OptionError(
-                f"engine_options {_listed(options)} given with an engine that exists already;"
+                f"engine_options {_quoted(options)} given with an engine that exists already;"
                 " pass them when you construct it"
             )
         return cast(Engine, engine)
@@ -62,7 +99,11 @@ def open_engine(
 
 
 def find(engine: str | Factory) -> Factory:
-    """The class or factory of that name or path, imported; given one, that one."""
+    """Import and return the class or factory of a name or path; return a class or factory as it is.
+
+    Raises `EngineUnavailable` if it can't be imported, `OptionError` if ``engine`` is none of
+    these.
+    """
     if not isinstance(engine, str):
         if callable(engine):
             return engine
@@ -80,20 +121,20 @@ def find(engine: str | Factory) -> Factory:
         if registered is not None:
             return cast(Factory, registered.load())
     except Exception as error:
-        # Whatever its module stumbled over, the user's question is the same: what works?
+        # Whatever failed in its module, the user needs to know which engines work here.
         raise EngineUnavailable(
-            f"engine {engine!r} can't be imported: {_told(error)}\n{_overview()}"
+            f"engine {engine!r} can't be imported: {_description(error)}\n{_overview()}"
         ) from error
     raise EngineUnavailable(f"there is no engine {engine!r}{_hint(engine)}\n{_overview()}")
 
 
 def names() -> list[str]:
-    """The names of all registered engines, whether they work here or not."""
+    """Return the names of all registered engines, whether they work here or not."""
     return sorted({*BUILT_IN, *_entry_points()})
 
 
 def available() -> dict[str, str | None]:
-    """For each registered engine None if it works here, or why not. Imports them all."""
+    """Return for each registered engine None if it works here, or why not. Imports them all."""
     return {name: _state(name) for name in names()}
 
 
@@ -103,11 +144,11 @@ def _state(name: str) -> str | None:
         factory = _import(path) if path is not None else _entry_points()[name].load()
         return _reason(factory)
     except Exception as error:
-        # One that is broken must not hide the others.
-        return _told(error)
+        # A broken engine must not hide the others.
+        return _description(error)
 
 
-def is_instance(engine: object) -> bool:
+def _is_instance(engine: object) -> bool:
     """Tell an engine from a class or function that makes one."""
     return not isinstance(engine, (type, str)) and hasattr(engine, "push")
 
@@ -123,14 +164,14 @@ def _import(path: str) -> Factory:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    # Imported late: it costs more than all of us, and the usual engine needs none of it.
+    # Imported late: it takes longer to import than asgi_ipc, and built-in engines do not need it.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _reason(factory: Factory) -> str | None:
-    """What the engine itself says about this machine; a plain function says nothing."""
+    """Return why the engine can't work on this machine, by its own word; None if it can."""
     unavailable = getattr(factory, "unavailable", None)
     return unavailable() if unavailable is not None else None
 
@@ -144,25 +185,25 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
 
     parameters = list(inspect.signature(factory).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return  # It takes anything, and must say itself what it does not know.
+        return  # It takes any option, and must itself refuse unknown ones.
     taken = [
         parameter.name
-        for parameter in parameters[1:]  # The first is the prefix, however it is called.
+        for parameter in parameters[1:]  # The first is the prefix, whatever its name.
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.name not in ("channel_memory", "group_memory")
     ]
     unknown = [name for name in options if name not in taken]
     if unknown:
         raise OptionError(
-            f"engine {engine} has no option {_listed(unknown)};"
-            f" it takes {_listed(taken) if taken else 'none'}"
+            f"engine {engine} has no option {_quoted(unknown)};"
+            f" it takes {_quoted(taken) if taken else 'none'}"
         )
 
 
 def _overview() -> str:
-    """What the user can choose instead. Imports every engine, so for error messages only."""
+    """Say which engines the user can choose instead. Imports all, so only for error messages."""
     state = available()
-    lines = [f"available here: {_listed(name for name in state if state[name] is None)}"]
+    lines = [f"available here: {_quoted(name for name in state if state[name] is None)}"]
     lines += [f"not available: {name!r}: {why}" for name, why in state.items() if why is not None]
     return "\n".join(lines)
 
@@ -182,21 +223,21 @@ def _name(engine: object) -> str:
     return repr(engine) if isinstance(engine, str) else getattr(engine, "__qualname__", str(engine))
 
 
-def _told(error: Exception) -> str:
+def _description(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _listed(words: Iterable[str]) -> str:
+def _quoted(words: Iterable[str]) -> str:
     return ", ".join(repr(word) for word in sorted(words)) or "none"
 
 
 __all__ = [
     "BUILT_IN",
     "ENTRY_POINT_GROUP",
+    "EngineChoice",
     "Factory",
     "available",
     "find",
-    "is_instance",
     "names",
     "open_engine",
 ]
