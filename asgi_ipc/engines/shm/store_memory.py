@@ -16,7 +16,6 @@ from .directory import StoreDirectory
 from .heap import layout
 from .heap.layout import CHANNELS, GROUPS, MAGIC, WORD, Geometry
 from .location import (
-    FOLDER_BYTES,
     Location,
     check_owner,
     folder_mark,
@@ -30,7 +29,7 @@ NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 #: Bytes at the beginning of a segment that mean the same in all versions.
 HEAD = 64 * WORD
 _ID = slice(layout.W_STORE_ID * WORD, layout.W_STORE_ID * WORD + 16)
-_FOLDER = slice(layout.W_FOLDER * WORD, layout.W_FOLDER * WORD + FOLDER_BYTES)
+_FOLDER = slice(layout.W_FOLDER * WORD, (layout.W_FOLDER + layout.FOLDER_WORDS) * WORD)
 _MAGIC = slice(layout.W_MAGIC * WORD, layout.W_MAGIC * WORD + len(MAGIC))
 
 
