@@ -332,7 +332,9 @@ def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str
     plant.plant()
     for each in runner.world.locked_segments:
         # Held since before the planting.
-        each.heap.commit = each.heap.journal.commit
+        heap = each.heap
+        heap.commit, heap.add, heap.free = heap.journal.commit, heap.log.add, heap.log.free
+        each._recount = opening.recount  # type: ignore[attr-defined]
     try:
         runner.run(scenario)
     finally:
