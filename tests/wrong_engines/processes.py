@@ -160,17 +160,17 @@ class TakesAfterItAnswers(WrongAmongMany):
         return found
 
 
-class WrongSession(WrongAmongMany):
-    """An engine whose session is wrong."""
+class _HasSession:
+    """An engine with another class of session."""
 
-    session_class: type[Session] = Session
+    session_class: type[Session]
 
     def __init__(self, prefix: str, **options: Any) -> None:
         with mock.patch("asgi_ipc.engines.shm.engine.Session", self.session_class):
-            super().__init__(prefix, **options)
+            super().__init__(prefix, **options)  # type: ignore[call-arg]
 
 
-class NamesNoStoreInItsIdentity(WrongSession):
+class NamesNoStoreInItsIdentity(_HasSession, WrongAmongMany):
     breaks = "E17"
 
     class session_class(Session):  # noqa: N801
@@ -179,7 +179,7 @@ class NamesNoStoreInItsIdentity(WrongSession):
             super()._enter(store)
 
 
-class TakesAnotherIdentityInAFreshStore(WrongSession):
+class TakesAnotherIdentityInAFreshStore(_HasSession, WrongAmongMany):
     breaks = "E17"
 
     class session_class(Session):  # noqa: N801
@@ -188,7 +188,7 @@ class TakesAnotherIdentityInAFreshStore(WrongSession):
             super()._open()
 
 
-class NamesAFreshStoreAnew(WrongSession):
+class NamesAFreshStoreAnew(_HasSession, WrongAmongMany):
     breaks = "E17"
 
     class session_class(Session):  # noqa: N801

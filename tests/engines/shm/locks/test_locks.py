@@ -315,7 +315,7 @@ def test_a_killed_parent_is_dead_although_its_forked_child_lives(
             os.write(writer, struct.pack("i", os.getpid()))
             time.sleep(60)
             os._exit(0)
-        with engine.session.channels, engine.session.store._opening():  # type: ignore[union-attr]
+        with engine.session.channels, engine.session.joined().opening():
             time.sleep(60)
         os._exit(0)
     (child,) = struct.unpack("i", os.read(reader, 4))
