@@ -101,17 +101,17 @@ def before_moving_pieces(world: World) -> None:
     while engine.pop(b"fill", 3):
         engine.pop(b"fill", 1)
     heap, splits = engine.session.channels.heap, [0]
-    location = heap.log.place
+    location = heap.log.write
 
     def counted(*arguments: object) -> None:
         splits[0] += arguments[0] is not None and arguments[2] == layout.MESSAGE
         location(*arguments)  # type: ignore[arg-type]
 
-    heap.log.place = counted  # type: ignore[method-assign, assignment]
+    heap.log.write = counted  # type: ignore[method-assign, assignment]
     try:
         until(world, lambda: world.push(b"fill", bytes(900)), lambda: splits[0])
     finally:
-        del heap.log.place
+        del heap.log.write
 
 
 def before_moving_members(world: World) -> None:

@@ -30,8 +30,8 @@ class LockedSegment:
     store was removed, `StoreCorrupt` if what it holds makes no sense, `Reentered` if the
     caller interrupted this thread inside the store.
 
-    An exception between two steps of entering or leaving may leave the locks taken: whatever
-    enters a region calls `CriticalSection.let_go` with any exception that comes out.
+    An exception between two steps of entering or leaving may leave the locks taken: the caller
+    must call `CriticalSection.let_go` on any exception that comes out.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LockedSegment:
         self._lock_file = lock_file
         self._section = lock_file.section
         self.mutex = lock_file.mutex(_LOCKS[kind], self.words, layout.TAKEN)
-        # As they are: a region is entered and left for every message.
+        # As they are: a segment is entered and left for every message.
         self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
         self._recount = recount
@@ -89,7 +89,7 @@ class LockedSegment:
                 pass
             section.entered = None
             lock.release()
-            if self._closed:  # by another thread, between finding this region and entering it
+            if self._closed:  # by another thread, between finding this segment and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
                 raise self._corrupt(error) from error

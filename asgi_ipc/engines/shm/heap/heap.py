@@ -325,7 +325,7 @@ class Heap:
             pad = meta >> layout.PAD_SHIFT & layout.PAD_MASK
             data = view[(address + header) * WORD : stop * WORD - pad].tobytes()
             fields = tuple(words[address + 1 : address + header].tolist())
-            self.log.place(change, handle, kind, fields, data, rest)
+            self.log.write(change, handle, kind, fields, data, rest)
             change[layout.LIVE] -= length
         # Only now may the old extent be free: it must not be written to by this change.
         extent = (address - self._first) // self._extent

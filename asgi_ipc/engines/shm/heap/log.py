@@ -140,7 +140,7 @@ class Log:
         address = words[CURSOR]
         stop = address + length
         if stop > words[CURSOR_END]:
-            self.place(change, handle, kind, fields, payload, 0)
+            self.write(change, handle, kind, fields, payload, 0)
             return handle
         view = self.bytes
         meta = length | kind << KIND_SHIFT | (-size & 7) << PAD_SHIFT | handle << ID_SHIFT
@@ -237,7 +237,7 @@ class Log:
         change[layout.FREE_EXTENT] = extent + 1
         change[layout.FREE_EXTENTS] = get(layout.FREE_EXTENTS, words[layout.FREE_EXTENTS]) + 1
 
-    def place(
+    def write(
         self,
         change: Change,
         handle: int,

@@ -1,10 +1,9 @@
 """Locks that come free when their holder dies: the contract, and what its kinds share.
 
-fcntl record locks (`record_locks`) work on every UNIX. Where they can, semaphores
-(`semaphore_locks`) do what is done all the time for a tenth of the price. flock (`file_locks`)
-is for systems and file systems where record locks don't work, as on WSL1 and on some network
-and FUSE mounts. Which kind a store has is decided once, by trying, when its lock file is new
-(`lock_choice`), and stands in the lock file.
+fcntl record locks (`fcntl_locks`) work on every UNIX. Where semaphores work too
+(`semaphore_locks`), they lock the segments at a tenth of the cost. flock (`flock_locks`) is for
+systems and file systems without working record locks, such as WSL1 and some network and FUSE
+mounts. A process that makes a lock file tries which kind works (`choice`), and records it there.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ class SemaphoreLocks(RecordLocks):
         """See `Locks.in_use`."""
         if self._slot < 0:
             return super().in_use(store_id)
-        # Who looks has sat down already, and is no user for that: the memory may be gone.
+        # A process that only looks has a slot already and is no user: the memory may be gone.
         own = _FIRST_LOCK_SLOT + self._slot
         return self._held_between(FIRST_SLOT, own) or self._held_between(own + 1, TRIAL)
 
@@ -253,7 +253,7 @@ class SemaphoreLocks(RecordLocks):
     # ---- slots
 
     def take_slot(self) -> None:
-        """See `Slots.sit_down`."""
+        """See `Slots.take_slot`."""
         try:
             slot, left_flagged = self._find_slot()
         except BaseException:

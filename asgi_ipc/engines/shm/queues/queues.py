@@ -1,10 +1,9 @@
 """Queues of messages in the heap of the channels segment.
 
-A queue is a record that holds the ends of its list of messages (`lists`), its `waiters`,
-and, if it is used often, its ring (`rings`). Everything but `Queues.peek` needs the
-segment's lock. Each method is one or more whole changes: a kill leaves the queue
-as before or after. An *address* of a queue is good until a record may move: until the lock
-is let go, or room is made.
+A queue is a record that holds the ends of its list of messages (`linked_list`), its `waiters`,
+and, if it is used often, its ring (`rings`). Everything but `Queues.peek` needs the segment's
+lock. Each method is one or more whole changes: a kill leaves the queue as before or after. An
+*address* of a queue is valid until a record may move: until the lock is released, or room is made.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _LONGEST_LIFE = (1 << 32) - 1
 _peek = Struct("2Q8xQ8xQ").unpack_from
 #: What a push costs that does not go through a ring; to make a queue costs twice as much.
 _PUSH = 400
-#: Queues whose place is remembered.
+#: Queues whose address is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
 _NOWHERE = (0, -1, 0)

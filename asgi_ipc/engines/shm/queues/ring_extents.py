@@ -96,7 +96,7 @@ class RingExtents:
     def entries(self, queue: int, at: int = 0) -> Iterator[tuple[int, int]]:
         """Where each entry is, oldest first, and where the one after it would be.
 
-        ``at`` is the place to begin at, which must not have been left behind.
+        ``at`` is the offset to begin at, which must not have been left behind.
         """
         words = self._words
         ring, last = words[queue + layout.Q_RING_OUT], words[queue + layout.Q_RING_IN]

@@ -1,15 +1,15 @@
-"""Rings: signals of entries for queues that are used often.
+"""Ring buffers of messages, for queues that are used often.
 
-A message in the heap costs a handle, an address and the bookkeeping of its extent. In a
-ring it costs one word that moves on: place and count in one store, which no kill can split,
-and so needs no journal. Only the counts of the whole store come after it; STATE says
-meanwhile whose they are, and `recount` sets them right for who was killed in between.
+A message in the heap costs a handle, an address and the bookkeeping of its extent. In a ring it
+costs one word that moves on: offset and count in one store, which no kill can split, so a ring
+needs no journal. The counts of the whole store are written after it; meanwhile STATE says which
+queue they belong to, and `recount` corrects them if the process is killed in between.
 
-A ring takes a whole extent, so few queues have one: it is given to a queue that has had
-some messages, and taken back when it was not used for a while. A backlog gets more extents
-as it grows, and gives each back when it has been read. What a ring has no room for goes to
-the queue's list, and all that follows too, until the list is empty. Whoever pushes to a
-short list or reads from it sees to that, and moves a few messages from it to the ring.
+A ring takes a whole extent, so few queues have one. A queue gets a ring after some messages, and
+loses it when it has not been used for a while. A backlog gets more extents as it grows, and gives
+each back when it has been read. A message that the ring has no room for goes to the queue's list,
+and so do all that follow, until the list is empty. Each push to a short list and each pop from it
+moves a few messages from the list to the ring.
 
 Everything needs the segment's lock. Queues are given by their address.
 """

@@ -1,4 +1,4 @@
-"""Looking after queues: what has expired, what belonged to the dead, what is long empty.
+"""Sweeping queues: drop what has expired, what dead processes owned, and queues long empty.
 
 Each method is one or more whole changes, and needs the segment's lock; those that may take long
 `Pause`. Queues are given by their address.
@@ -24,7 +24,7 @@ def soonest_of(words: memoryview, queue: int) -> int:
 
 
 class Sweeper:
-    """The sweeper of all queues of a store."""
+    """Sweeps all queues of a store."""
 
     def __init__(
         self,
