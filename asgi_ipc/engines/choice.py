@@ -86,8 +86,8 @@ def open_engine(
     if _is_instance(engine):
         if options:
             raise OptionError(
-                f"engine_options {_quoted(options)} given with an engine that exists already;"
-                " pass them when you construct it"
+                f"engine_options has {_quoted(options)}, but engine is an object, not a name; pass"
+                " options to its constructor"
             )
         return cast(Engine, engine)
     factory = find(cast("str | Factory", engine))
@@ -108,8 +108,8 @@ def find(engine: str | Factory) -> Factory:
         if callable(engine):
             return engine
         raise OptionError(
-            f"engine is {engine!r}; it must be a name, a path 'package.module:Class',"
-            " a class that makes engines, or an engine"
+            f"engine is {engine!r}; pass a name, a path 'package.module:Class', a class or function"
+            " that returns an engine, or an engine"
         )
     path = BUILT_IN.get(engine)
     if path is None and ":" in engine:
@@ -196,7 +196,7 @@ def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) ->
     if unknown:
         raise OptionError(
             f"engine {engine} has no option {_quoted(unknown)};"
-            f" it takes {_quoted(taken) if taken else 'none'}"
+            f" {'use ' + _quoted(taken) if taken else 'remove it, as this engine takes none'}"
         )
 
 
