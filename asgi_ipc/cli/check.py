@@ -17,12 +17,13 @@ from typing import Any
 
 from ..engines.shm.check import check as check_heap
 from ..engines.shm.directory import remove_if_empty
+from ..engines.shm.engine import SharedMemoryEngine
 from ..engines.shm.heap.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from ..engines.shm.lock_file import READY
 from ..engines.shm.locked_segment import LockedSegment
-from ..engines.shm.opening import Gone, Missing, Store
+from ..engines.shm.locks.base import Gone
+from ..engines.shm.opening import Missing, open_store
 from ..engines.shm.segment import Location
-from ..engines.shm.session import Attachment
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from .arguments import add_engine_arguments
 from .doctor.orphans import find_orphans, remove_orphan
@@ -56,7 +57,8 @@ def check(
             f"the store at {location.directory!r} has format {record.version}, and this asgi_ipc "
             f"checks format {VERSION}; use the version of asgi_ipc that made it"
         )
-    store = Store(factory, location, dict.fromkeys(_NAMES, SMALLEST), lambda: None, make=False)
+    sizes = dict.fromkeys(_NAMES, SMALLEST)
+    store = open_store(factory.store_options(location, sizes, make=False), lambda: None)
     found: list[str] = []
     try:
         for locked_segment in store.locked_segments.values():
@@ -94,7 +96,7 @@ def remove(
 
 def _find(
     prefix: str, engine: str, options: Mapping[str, Any]
-) -> tuple[type[Attachment], Location]:
+) -> tuple[type[SharedMemoryEngine], Location]:
     factory = factory_of(engine)
     if factory is None:
         raise EngineUnavailable(

@@ -48,26 +48,26 @@ async def _parts(bench: Bench, seconds: float) -> dict[str, Any]:
         engine.pop(b"work")
 
     def inside() -> None:
-        with engine._channels:
+        with engine.session.channels:
             pass
 
-    mutex = engine._channels.mutex
+    mutex = engine.session.channels.mutex
 
     def lock() -> None:
         mutex.lock()
         mutex.unlock()
 
-    descriptor = engine._channels._lock_file._descriptor
+    descriptor = engine.session.channels._lock_file._descriptor
 
     def record_lock() -> None:
         # On a byte that means nothing.
         fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, 1 << 40)
         fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, 1 << 40)
 
-    queues, now = engine._queues, engine.clock()
+    queues, now = engine.session.queues, engine.clock()
 
     def queue() -> None:
-        with engine._channels:
+        with engine.session.channels:
             for _ in range(10):
                 queues.push(record, now)
                 queues.pop([], b"work", 1, 0, now)

@@ -19,9 +19,9 @@ from asgi_ipc.cli.doctor.engines import look_at_store
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.location import location_for, removal
 from asgi_ipc.engines.shm.lock_file import LockFile
 from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.engines.shm.options import location_for, removal
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from tests.tools.checked import engine, fill
 from tests.tools.stores import (
@@ -53,9 +53,9 @@ def test_the_command_says_sound_or_what_is_wrong_or_that_there_is_none(
     engine: SharedMemoryEngine, tmp_path: Path
 ) -> None:
     assert run(tmp_path, "store", "--engine", "mmap") == (0, "sound\n")
-    engine._channels.words[layout.NAMED] += 1
+    engine.session.channels.words[layout.NAMED] += 1
     status, said = run(tmp_path, "store", "--engine", "mmap")
-    engine._channels.words[layout.NAMED] -= 1
+    engine.session.channels.words[layout.NAMED] -= 1
     assert status == 1
     assert "queues" in said
     status, said = run(tmp_path, "another", "--engine", "mmap")
@@ -71,7 +71,7 @@ def test_a_corrupt_store_can_be_removed_and_its_processes_go_on(
 ) -> None:
     engine = fill(open_store(tmp_path, kind))
     try:
-        engine._channels.words[layout.STATE] = 77
+        engine.session.channels.words[layout.STATE] = 77
         with pytest.raises(StoreCorrupt, match="--remove") as caught:
             engine.pop(b"a")
         assert str(tmp_path) in str(caught.value)
@@ -103,7 +103,7 @@ def test_the_command_that_the_error_of_a_corrupt_store_names_removes_it(
 ) -> None:
     folder = tmp_path / "a folder"
     engine = open_store(folder, kind, **options)
-    engine._groups.words[layout.STATE] = 77
+    engine.session.groups.words[layout.STATE] = 77
     with pytest.raises(StoreCorrupt, match="start afresh") as caught:
         engine.put(b"t", b"m", 1 << 62)
     assert isinstance(caught.value.__cause__, StoreCorrupt)
@@ -140,7 +140,7 @@ def test_the_command_that_the_error_of_removed_memory_names_removes_the_store(
         newcomer.close()
 
     in_child(other)
-    idle._next_look = 0
+    idle.upkeep.due = 0
     idle.statistics()
     assert idle.pop(b"a")[0].payload == b"afresh"
     idle.destroy()
@@ -154,11 +154,11 @@ def test_a_check_that_is_kept_out_by_a_stopped_process_says_so(
         other = open_store(tmp_path)
 
         def inside() -> None:
-            with other._channels:
+            with other.session.channels:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
-        assert other._store is not None
-        other._store.lock_file.section.run(inside)
+        assert other.session.store is not None
+        other.session.store.lock_file.section.run(inside)
         other.close()
 
     stopped = start(stops)

@@ -75,7 +75,7 @@ def layer(engine: str, engine_options: dict[str, str]) -> Iterator[IPCChannelLay
     # and on a slow machine there is a second between any two operations.
     store = layer._core.demux.engine
     assert isinstance(store, SharedMemoryEngine)
-    store._next_look = 1 << 62
+    store.upkeep.due = 1 << 62
     yield layer
     layer.sync.destroy()
 
@@ -91,7 +91,7 @@ def other(layer: IPCChannelLayer) -> Iterator[IPCChannelLayer]:
         group_memory=4 * 1024 * 1024,
         **layer._core.options.engine_options,
     )
-    mine._next_look = 1 << 62
+    mine.upkeep.due = 1 << 62
     yield IPCChannelLayer(engine=mine, capacity=10**6, expiry=3600)
     mine.close()
 
@@ -113,8 +113,8 @@ def kind_of_lock(layer: IPCChannelLayer) -> str:
     """The kind of lock of a layer's store: `RECORD_LOCKS`, `SEMAPHORE` or another name."""
     store = layer._core.demux.engine
     assert isinstance(store, SharedMemoryEngine)
-    assert store._store is not None
-    return base.NAMES[store._store.lock_file.kind]
+    assert store.session.store is not None
+    return base.NAMES[store.session.store.lock_file.kind]
 
 
 async def opcodes(action: Action) -> int:

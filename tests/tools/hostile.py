@@ -108,8 +108,8 @@ def private_store(home: Path, kind: type[SharedMemoryEngine], **options: Any) ->
     def make() -> None:
         engine = open_store(home, kind, **options)
         engine.push([record(engine, b"a", b"secret")])
-        assert engine._store is not None
-        os.write(writer, engine._store.store_id)
+        assert engine.session.store is not None
+        os.write(writer, engine.session.store.store_id)
         engine.close()
 
     as_user(OWNER, make)

@@ -28,7 +28,7 @@ FULL = 16
 def engine(tmp_path: Path, clock: Clock) -> Iterator[SharedMemoryEngine]:
     """A store with extents of 16 KiB, and so with rings of that; it must be sound afterwards."""
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
-    engine._next_look = 1 << 63
+    engine.upkeep.due = 1 << 63
     yield engine
     assert_sound(engine)
     engine.destroy()
@@ -43,8 +43,8 @@ def pop(engine: SharedMemoryEngine, limit: int = 1, queue: bytes = b"q") -> list
 
 
 def word(engine: SharedMemoryEngine, offset: int, queue: bytes = b"q") -> int:
-    with engine._channels as heap:
-        found: int = heap.words[engine._queues.find(queue) + offset]
+    with engine.session.channels as heap:
+        found: int = heap.words[engine.session.queues.find(queue) + offset]
         return found
 
 
@@ -70,6 +70,6 @@ def payloads(count: int, size: int = SIZE) -> list[bytes]:
 
 def extents(engine: SharedMemoryEngine) -> int:
     """Those of the one ring that there is."""
-    words = engine._channels.words
+    words = engine.session.channels.words
     found: int = words[layout.RINGS] + words[layout.BACKLOG]
     return found

@@ -126,7 +126,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
     locks = SemaphoreLocks(str(path), descriptor, Location(str(tmp_path), 0o600, None))
     store_id = secrets.token_bytes(16)
     locks.prepare(store_id, create=True)
-    found = locks.mutex(CHANNELS_LOCK, memoryview(b""))
+    found = locks.mutex(CHANNELS_LOCK, memoryview(b""), 0)
     assert isinstance(found, RobustMutex)
     yield Ground(locks, found, found._flags, path)
     locks.close()

@@ -17,11 +17,11 @@ from asgi_ipc.engines.shm.heap.heap import Pause
 from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, NAMED, NEXT_SWEEP, WORD
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.queues import ring_extents
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from conformance.forks import in_child, killed_at, start, wait
 
@@ -63,7 +63,7 @@ def open_store(
 
 def room(engine: SharedMemoryEngine) -> int:
     """The bytes of channel_memory that records may take; its tables take the others."""
-    heap = engine._channels.heap
+    heap = engine.session.channels.heap
     return (heap.end - heap.geometry.first_extent) * WORD
 
 
@@ -74,12 +74,12 @@ def give_rings_after(patch: pytest.MonkeyPatch, uses: int) -> None:
 
 def has_open_writers(engine: SharedMemoryEngine) -> bool:
     """Whether the engine keeps a writer to another process's bell open."""
-    return bool(engine._signaller._writers)
+    return bool(engine.session.signaller._writers)
 
 
 def spoil(engine: SharedMemoryEngine) -> None:
     """Let the store count one queue too many, which a check finds and no operation does."""
-    engine._channels.words[NAMED] += 1
+    engine.session.channels.words[NAMED] += 1
 
 
 def record(
@@ -102,10 +102,10 @@ def locators_in(location: Location, kind: type[SharedMemoryEngine]) -> list[str]
 
 def unlink_memory(engine: SharedMemoryEngine, *kinds: int) -> None:
     """Remove memory of a store as if by hand: of both kinds, or of these."""
-    assert engine._store is not None
+    assert engine.session.store is not None
     for kind in kinds or (CHANNELS, GROUPS):
-        locator = locators(engine.segment, engine._store.store_id)[kind]
-        segment = engine.segment.attach(engine._store.directory, locator)
+        locator = locators(engine.segment, engine.session.store.store_id)[kind]
+        segment = engine.segment.attach(engine.session.store.directory, locator)
         segment.unlink()
         segment.close()
 
@@ -124,14 +124,14 @@ def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> Non
     """End the round under way in the channels, or make one, over as many holds as it takes."""
     _in_holds(
         engine,
-        engine._channels,
-        lambda: engine._queues.upkeep.sweep(now, everything=everything),
+        engine.session.channels,
+        lambda: engine.session.queues.sweeper.sweep(now, everything=everything),
     )
 
 
 def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
     """The same in the groups."""
-    _in_holds(engine, engine._groups, lambda: engine._tables.sweep(now))
+    _in_holds(engine, engine.session.groups, lambda: engine.session.tables.sweep(now))
 
 
 def _in_holds(
@@ -145,12 +145,12 @@ def _in_holds(
             is_done = True
         except Pause:
             holds += 1
-            engine._pause(locked_segment.heap, holds)
+            engine.session.pause(locked_segment.heap, holds)
 
 
 def assert_sound(engine: SharedMemoryEngine) -> None:
     """The full check finds nothing."""
-    for locked_segment in (engine._channels, engine._groups):
+    for locked_segment in (engine.session.channels, engine.session.groups):
         with locked_segment as heap:
             assert check(heap) == [], check(heap)
 
@@ -158,7 +158,7 @@ def assert_sound(engine: SharedMemoryEngine) -> None:
 def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
     """What one pushes the other pops, both ways, once each has had its regular look."""
     for engine in (first, second):
-        engine._next_look = 0
+        engine.upkeep.due = 0
         engine.statistics()
     for giver, taker in ((first, second), (second, first)):
         giver.push([record(giver, b"meet", b"here")])
@@ -167,6 +167,6 @@ def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
 
 def maintain(engine: SharedMemoryEngine) -> None:
     """Do now what comes once a second."""
-    engine._next_look = 0
-    engine._channels.words[NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
+    engine.session.channels.words[NEXT_SWEEP] = 0
     engine.statistics()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from asgi_ipc.engines.shm import critical_section, engine, processes, session
+from asgi_ipc.engines.shm import critical_section, engine, processes, upkeep
 from asgi_ipc.engines.shm.critical_section import CriticalSection
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.locks.mutex import spin
@@ -93,12 +93,12 @@ def all_are_looked_at_at_once() -> None:
 
 def no_upkeep_but_by_push() -> None:
     """Operations that are not for messages do no upkeep."""
-    session.Attachment._maintain = lambda self, now: None  # type: ignore[method-assign]
+    upkeep.Upkeep.maintain = lambda self, now: None  # type: ignore[method-assign]
 
 
 def any_interpreter_will_do() -> None:
     """A sub-interpreter opens a store."""
-    session.unsuitable = engine.unsuitable = lambda: None  # type: ignore[attr-defined]
+    engine.unsuitable = lambda: None  # type: ignore[attr-defined]
 
 
 class WrongLock(NamedTuple):

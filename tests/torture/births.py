@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from asgi_ipc.engines import find
 from asgi_ipc.engines.base import Record
-from asgi_ipc.engines.shm import ownership
+from asgi_ipc.engines.shm import store_memory
 from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
@@ -148,11 +148,11 @@ class Midwife:
         everybody = [newcomer, resident] if resident else [newcomer]
         for engine in everybody:
             # A second later.
-            engine._next_look = engine._channels.words[layout.NEXT_SWEEP] = 0
+            engine.upkeep.due = engine.session.channels.words[layout.NEXT_SWEEP] = 0
             engine.statistics()
         for engine in everybody:
             expect(engine.statistics()["processes"], len(everybody), "the processes")
-            for locked_segment in (engine._channels, engine._groups):
+            for locked_segment in (engine.session.channels, engine.session.groups):
                 with locked_segment as heap:
                     expect(check(heap), [], "the check")
         if resident and (not birth.fatal or newcomer.statistics()["pending"]):
@@ -161,7 +161,7 @@ class Midwife:
         for giver, taker in zip(everybody, reversed(everybody), strict=True):
             giver.push([Record(b"meet", b"here", FAR, 9)])
             expect([each.payload for each in taker.pop(b"meet")], [b"here"], "meeting")
-        bells = [path for path in os.listdir(newcomer._location.directory) if "bell" in path]
+        bells = [path for path in os.listdir(newcomer.session.location.directory) if "bell" in path]
         expect(bells, [], "bells of the dead")
         for engine in reversed(everybody):
             if engine is newcomer:
@@ -187,14 +187,14 @@ class Midwife:
         key_for = SysVSegment.locator_for
         # `secrets.token_hex` asks it.
         secrets.token_bytes = marked_bytes
-        for module in (ownership, semaphore_locks):
+        for module in (store_memory, semaphore_locks):
             module.public_token = marked_token  # type: ignore[attr-defined]
         SysVSegment.locator_for = staticmethod(marked_key)  # type: ignore[method-assign]
         try:
             yield
         finally:
             secrets.token_bytes = token_bytes
-            for module in (ownership, semaphore_locks):
+            for module in (store_memory, semaphore_locks):
                 module.public_token = public_token  # type: ignore[attr-defined]
             SysVSegment.locator_for = staticmethod(key_for)  # type: ignore[method-assign]
 

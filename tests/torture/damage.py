@@ -25,8 +25,7 @@ from asgi_ipc.engines.base import Members, Popped
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.hash_table import Index
 from asgi_ipc.engines.shm.heap.heap import Heap
-from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
-from asgi_ipc.engines.shm.opening import Gone
+from asgi_ipc.engines.shm.locks.base import FIRST_SLOT, Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 
 from .examine import State, Tally
@@ -269,7 +268,7 @@ def call(world: World, dice: random.Random) -> None:
     elif what == "sweep":
         sweep(world)
     elif what == "look":
-        engine._words[layout.NEXT_SWEEP] = 0
+        engine.session.words[layout.NEXT_SWEEP] = 0
         maintain(world)
     elif what == "check":
         world.findings()
@@ -277,11 +276,11 @@ def call(world: World, dice: random.Random) -> None:
         if dice.random() < 0.1:
             engine.flush()
     elif what == "identity":
-        with engine._channels:
-            slot = engine._processes.join(b"a new process.", world.now, 0)
+        with engine.session.channels:
+            slot = engine.session.processes.join(b"a new process.", world.now, 0)
             if slot >= 0:
-                engine._processes.leave(slot)
-                engine._processes._lock_file.release(FIRST_SLOT + slot)
+                engine.session.processes.leave(slot)
+                engine.session.processes._lock_file.release(FIRST_SLOT + slot)
     elif what == "open":
         world.open().close()
 
@@ -290,8 +289,8 @@ def spoiled_round(world: World, states: list[State], seed: int) -> int:
     """One round; how many of its calls found the store corrupt."""
     dice = random.Random(seed)
     world.load(dice.choice(states))
-    world.engine._slot, world.engine._identity = world.slot, world.identity
-    world.engine._processes._known.clear()
+    world.engine.session.slot, world.engine.session.identity = world.slot, world.identity
+    world.engine.session.processes._known.clear()
     for locked_segment in dice.choice(
         [world.locked_segments, world.locked_segments[:1], world.locked_segments[1:]]
     ):
@@ -338,7 +337,7 @@ def unfinished(world: World, dice: random.Random) -> list[State]:
         states.append(world.save())
 
         def in_place() -> None:
-            world.engine._slot, world.engine._identity = world.slot, world.identity
+            world.engine.session.slot, world.engine.session.identity = world.slot, world.identity
 
         killed(lambda s=scenario: s.operate(world), dice.randrange(300, 1200), in_place)  # type: ignore[misc]
         states.append(world.save())

@@ -100,7 +100,7 @@ class Examiner(ABC):
         self.tally = self.tally.plus(Tally(states=1, operations=10 if exercise else 0))
         world.load(state)
         # The operation may have been a look after the store, which puts off the next one.
-        world.engine._next_look = NEVER
+        world.engine.upkeep.due = NEVER
         with watchdog():
             try:
                 view = world.view()

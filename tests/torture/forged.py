@@ -22,7 +22,7 @@ from types import FrameType
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.opening import Gone
+from asgi_ipc.engines.shm.locks.base import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from tests.tools import (
     stores,
@@ -41,8 +41,8 @@ _BATCH = 24
 
 
 def _look(target: Target) -> None:
-    target.engine._words[layout.NEXT_SWEEP] = 0
-    target.engine._maintain(target.now)
+    target.engine.session.words[layout.NEXT_SWEEP] = 0
+    target.engine.upkeep.maintain(target.now)
 
 
 def _sweep(target: Target) -> None:
@@ -51,7 +51,7 @@ def _sweep(target: Target) -> None:
 
 
 def _check(target: Target) -> None:
-    for locked_segment in (target.engine._channels, target.engine._groups):
+    for locked_segment in (target.engine.session.channels, target.engine.session.groups):
         with locked_segment as heap:
             for text in check(heap):
                 assert isinstance(text, str)

@@ -153,8 +153,8 @@ class Torturer(Examiner):
     def in_place(self) -> None:
         """Have a forked child act as its parent does."""
         world = self.world
-        world.engine._slot = world.slot
-        world.engine._identity = world.identity
+        world.engine.session.slot = world.slot
+        world.engine.session.identity = world.identity
         locks = world.store.lock_file._locks
         if isinstance(locks, SemaphoreLocks):
             locks.take_slot()

@@ -5,7 +5,7 @@ See `plants`, which runs them.
 
 from __future__ import annotations
 
-from asgi_ipc.engines.shm import locked_segment
+from asgi_ipc.engines.shm import opening
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.heap.layout import STATE
@@ -16,7 +16,7 @@ from asgi_ipc.engines.shm.queues import rings
 from asgi_ipc.engines.shm.queues.counters import Counts
 from asgi_ipc.engines.shm.queues.linked_list import Lists
 from asgi_ipc.engines.shm.queues.rings import Rings
-from asgi_ipc.engines.shm.queues.sweeper import Upkeep
+from asgi_ipc.engines.shm.queues.sweeper import Sweeper
 
 from .planting import Plant, altered
 
@@ -31,7 +31,7 @@ def recount_off_by_one() -> None:
         recount(heap)
         heap.words[total] += heap.words[total] - before
 
-    locked_segment.recount = wrong  # type: ignore[attr-defined]
+    opening.recount = wrong  # type: ignore[attr-defined]
 
 
 #: Bugs in what is left to do between two holds of the lock.
@@ -165,7 +165,7 @@ PAUSE_PLANTS = [
                 "    except Pause:\n",
                 (
                     "    except Pause:\n"
-                    "        heap.commit({queue + Q_WALK: WALK_LANE << WALK_SHIFT | at, "
+                    "        heap.commit({queue + Q_WALK: WALK_RING << WALK_SHIFT | at, "
                     "queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed})\n"
                 ),
             ),
@@ -175,7 +175,7 @@ PAUSE_PLANTS = [
     Plant(
         "a search begins before it notes what is unseen",
         altered(
-            Upkeep,
+            Sweeper,
             "_search",
             (
                 "self._heap.commit(",
@@ -197,7 +197,7 @@ PAUSE_PLANTS = [
     Plant("a recount off by one", recount_off_by_one, "pop from a ring", ("prefixes",)),
     Plant(
         "a recount counts what was counted",
-        altered(locked_segment, "recount", ("words[total] += lacking", "words[total] += 1")),
+        altered(opening, "recount", ("words[total] += lacking", "words[total] += 1")),
         "push through a ring",
         ("prefixes",),
     ),

@@ -57,7 +57,7 @@ def two_large(world: World) -> None:
 def settle(world: World) -> None:
     """A record that needs room has what is left of others freed."""
     world.push(b"q", LARGE[:18_000])
-    expect(world.engine._channels.words[layout.LEFTOVER], 0, "what is left of a record")
+    expect(world.engine.session.channels.words[layout.LEFTOVER], 0, "what is left of a record")
 
 
 # ---- cleaning
@@ -93,7 +93,7 @@ def much_dead_behind(world: World) -> None:
 
 def fill_up(world: World) -> None:
     """The room that there is can be used: it is not less than a record."""
-    words = world.engine._channels.words
+    words = world.engine.session.channels.words
     world.push(b"more", bytes(1_400))
     expect(words[layout.CLEANING], 0, "what is being cleaned")
     while not world.engine.push([world.record(b"more", bytes(1_400))]):
@@ -106,7 +106,7 @@ def fill_up(world: World) -> None:
 def in_order(world: World) -> None:
     """In the order in which a round comes by, each queue expires later than those before it."""
     sweep(world)
-    index = world.engine._queues._index
+    index = world.engine.session.queues._index
     names = sorted((b"round %d" % number for number in range(12)), key=index.home)
     for number, name in enumerate(names):
         world.push(name, b"r", lifetime=LONG // 10 + number * 1_000)
@@ -115,7 +115,7 @@ def in_order(world: World) -> None:
 def members_in_order(world: World) -> None:
     """The same of tables."""
     sweep(world)
-    index = world.engine._tables._index
+    index = world.engine.session.tables._index
     names = sorted(
         (b"round %d" % number for number in range(12)),
         key=lambda name: index.home(member_name(name, b"m")),
@@ -128,7 +128,7 @@ def round_of(kind: int) -> Callable[[World], object]:
     """A round of sweeping, or the rest of one."""
 
     def go_round(world: World) -> None:
-        while not world.engine._sweep_hold(kind, world.now)[0]:
+        while not world.engine.upkeep._sweep_hold(kind, world.now)[0]:
             pass
         heap = world.locked_segments[kind != layout.CHANNELS].heap
         expect(heap.words[layout.ROUND_BEGAN], 0, "the round under way")
@@ -146,8 +146,10 @@ def a_round_under_way(world: World) -> None:
     """A round has come by half of the queues."""
     in_order(world)
     with short_holds(2_000):
-        world.engine._sweep_hold(layout.CHANNELS, world.now)
-    expect(world.engine._channels.words[layout.ROUND_BEGAN] > 0, True, "a round is under way")
+        world.engine.upkeep._sweep_hold(layout.CHANNELS, world.now)
+    expect(
+        world.engine.session.channels.words[layout.ROUND_BEGAN] > 0, True, "a round is under way"
+    )
 
 
 # ---- searching
@@ -187,15 +189,15 @@ def old_in_ring(world: World) -> None:
 
 def begin_search(world: World, queue: bytes, hold: int, until: int) -> None:
     """Search until it pauses in that part."""
-    words = world.engine._channels.words
+    words = world.engine.session.channels.words
     with short_holds(hold):
         for _ in range(100):
             try:
-                with world.engine._channels:
-                    world.engine._queues.statistics(queue, world.now)
+                with world.engine.session.channels:
+                    world.engine.session.queues.of_queue(queue, world.now)
             except Pause:
                 pass
-            walk = words[world.engine._queues.find(queue) + layout.Q_WALK]
+            walk = words[world.engine.session.queues.find(queue) + layout.Q_WALK]
             if walk >> layout.WALK_SHIFT == until:
                 return
     expect(walk >> layout.WALK_SHIFT, until, "where the search is")
@@ -224,7 +226,7 @@ def search(queue: bytes) -> Callable[[World], object]:
     def look(world: World) -> None:
         engine = world.engine
         engine.statistics(queue)
-        address, words = engine._queues.find(queue), engine._channels.words
+        address, words = engine.session.queues.find(queue), engine.session.channels.words
         expect(words[address + layout.Q_WALK], 0, "the search under way")
         live = len(world.view().queues.get(queue, []))
         expect(engine.statistics(queue)["pending"], live, "what has not expired")
@@ -241,14 +243,14 @@ def crowd(world: World) -> None:
     """More processes have died than one hold frees the slots of."""
     engine = world.engine
     for identity in CROWD:
-        with engine._channels:
-            slot = engine._processes.join(identity, world.now, 0)
-        engine._processes._lock_file.release(FIRST_SLOT + slot)
+        with engine.session.channels:
+            slot = engine.session.processes.join(identity, world.now, 0)
+        engine.session.processes._lock_file.release(FIRST_SLOT + slot)
 
 
 def reaped(world: World, view: View) -> list[View]:
     """They go one by one, in the order of their slots."""
-    processes = world.engine._processes
+    processes = world.engine.session.processes
     gone = [processes.identity(slot) for slot in processes.used() if slot != world.slot]
 
     def go(identity: bytes) -> Callable[[View], object]:
@@ -266,9 +268,9 @@ def reaped(world: World, view: View) -> list[View]:
 def reap(world: World) -> None:
     """The rest goes, and each is counted."""
     engine = world.engine
-    engine._reap()
-    expect(engine._processes.used(), [world.slot], "the slots in use")
-    expect(engine._processes.deaths(), len(CROWD) + 1, "the processes that have gone")
+    engine.upkeep.reap()
+    expect(engine.session.processes.used(), [world.slot], "the slots in use")
+    expect(engine.session.processes.deaths(), len(CROWD) + 1, "the processes that have gone")
 
 
 PAUSE_SCENARIOS = [
@@ -366,6 +368,10 @@ PAUSE_SCENARIOS = [
         go_on=search(b"ring"),
     ),
     Scenario(
-        "reap more than one hold may", lambda world: world.engine._reap(), reaped, crowd, go_on=reap
+        "reap more than one hold may",
+        lambda world: world.engine.upkeep.reap(),
+        reaped,
+        crowd,
+        go_on=reap,
     ),
 ]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from textwrap import dedent
 from typing import Any, NamedTuple
 
+from asgi_ipc.engines.shm.heap import layout
+
 
 class Plant(NamedTuple):
     """A bug, and how it is found."""
@@ -19,15 +21,20 @@ class Plant(NamedTuple):
 
 
 def altered(owner: Any, name: str, *replacements: tuple[str, str]) -> Callable[[], None]:
-    """A plant that replaces parts of the source of a function, each of which must be there once."""
+    """A plant that replaces parts of the source of a function, each of which must be there once.
+
+    Names of the layout are written without their module, however the function has them.
+    """
 
     def plant() -> None:
         function = getattr(owner, name)
-        source = dedent(inspect.getsource(function))
+        source = dedent(inspect.getsource(function)).replace("layout.", "")
         for old, new in replacements:
             if source.count(old) != 1:
                 raise LookupError(f"{source.count(old)} times in {name}: {old!r}")
             source = source.replace(old, new)
+        for word, value in vars(layout).items():
+            function.__globals__.setdefault(word, value)
         made: dict[str, Any] = {}
         exec(compile(source, f"<altered {name}>", "exec"), function.__globals__, made)
         setattr(owner, name, made[name])

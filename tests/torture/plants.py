@@ -15,7 +15,7 @@ from functools import partial
 from struct import pack_into
 from typing import Any
 
-from asgi_ipc.engines.shm import locked_segment, opening, ownership
+from asgi_ipc.engines.shm import locked_segment, opening, store_memory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.hash_table import Index
@@ -30,12 +30,13 @@ from asgi_ipc.engines.shm.heap.layout import (
     STATE,
 )
 from asgi_ipc.engines.shm.heap.log import Log
-from asgi_ipc.engines.shm.lock_file import LockFile, Record
+from asgi_ipc.engines.shm.lock_file import LockFile, LockFileHeader
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.queues import rings
 from asgi_ipc.engines.shm.queues.counters import Counts
 from asgi_ipc.engines.shm.queues.rings import Rings
 from asgi_ipc.engines.shm.queues.waiters import Waiters
+from asgi_ipc.engines.shm.store import Store
 from asgi_ipc.exceptions import StoreCorrupt
 
 from . import births, damage, kill, prefixes
@@ -164,7 +165,7 @@ def old_extent_freed_first() -> None:
     move = Heap._move
 
     def hasty(self: Heap, change: Any, address: int) -> None:
-        live = self._live + (address - self._first) // self._extent
+        live = self.geometry.extent_live + (address - self._first) // self._extent
         self.commit({live: self.words[live] - (self.words[address] & layout.LENGTH_MASK)})
         move(self, change, address)
         change[live] += self.words[address] & layout.LENGTH_MASK
@@ -200,7 +201,7 @@ def ring_uncounted() -> None:
     def recount(heap: Heap) -> None:
         heap.words[STATE] = IDLE
 
-    locked_segment.recount = recount  # type: ignore[attr-defined]
+    opening.recount = recount  # type: ignore[attr-defined]
 
 
 def ring_moved_first() -> None:
@@ -235,9 +236,10 @@ def flush_in_two_steps() -> None:
     """A flush empties the channels before it is said that there was one."""
 
     def flush(self: SharedMemoryEngine) -> None:
-        with self._channels as heap:
+        session = self.session
+        with session.channels as heap:
             words = heap.words
-            self._channels.format()
+            session.channels.format()
             pending = words[layout.PUSHED] - words[layout.GONE]
             heap.commit(
                 {
@@ -246,8 +248,8 @@ def flush_in_two_steps() -> None:
                     layout.FLUSHES: words[layout.FLUSHES] + 1,
                 }
             )
-        with self._groups:
-            self._follow_flush()
+        with session.groups:
+            session.follow_flush()
 
     SharedMemoryEngine.flush = flush  # type: ignore[method-assign]
 
@@ -279,19 +281,19 @@ def foreign_error() -> None:
 
 def forgotten_memory() -> None:
     """The memory of a store that is removed is not."""
-    opening.Store._remove_memory = lambda self: None  # type: ignore[method-assign]
+    Store._remove_memory = lambda self: None  # type: ignore[method-assign]
 
 
 def ready_too_soon() -> None:
     """The lock file says that a store is ready before there is memory."""
     write = LockFile.write
 
-    def hasty(self: LockFile, record: Record) -> None:
-        write(self, record._replace(ready=True))
+    def hasty(self: LockFile, header: LockFileHeader) -> None:
+        write(self, header._replace(ready=True))
 
     LockFile.write = hasty  # type: ignore[method-assign]
     # And no caller looks whether it is complete.
-    ownership.MAGIC = bytes(8)  # type: ignore[attr-defined]
+    store_memory.MAGIC = bytes(8)  # type: ignore[attr-defined]
 
 
 PLANTS = [
@@ -334,7 +336,9 @@ def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str
     plant.plant()
     for each in runner.world.locked_segments:
         # Held since before the planting.
-        each.heap.commit = each.heap.journal.commit
+        heap = each.heap
+        heap.commit, heap.add, heap.free = heap.journal.commit, heap.log.add, heap.log.free
+        each._recount = opening.recount  # type: ignore[attr-defined]
     try:
         runner.run(scenario)
     finally:

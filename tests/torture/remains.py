@@ -40,7 +40,7 @@ def await_clean(engine: SharedMemoryEngine, alive: set[bytes], processes: int) -
         if not traces and not unread:
             break
     faults = [f"after {passed:.0f} s: {left}" for left in (*traces, *unread)]
-    for locked_segment in (engine._channels, engine._groups):
+    for locked_segment in (engine.session.channels, engine.session.groups):
         with locked_segment as heap:
             faults += check(heap)
     return faults
@@ -72,12 +72,12 @@ def _unread(engine: SharedMemoryEngine) -> list[str]:
 
 def _queues(engine: SharedMemoryEngine) -> list[tuple[bytes, int, int]]:
     """Name, messages and owner of each queue."""
-    index = engine._queues._index
+    index = engine.session.queues._index
     found = []
-    with engine._channels as heap:
+    with engine.session.channels as heap:
         for first in range(heap.geometry.buckets):
             for handle in index.chain(heap.geometry.hash_table + first):
-                at = heap.address(handle)
+                at = heap.words[heap.end - handle]
                 name, owner = heap.payload(at, Q_WORDS), heap.words[at + Q_OWNER]
                 found.append((name, pending(heap.words, at), owner))
     return found
@@ -86,7 +86,7 @@ def _queues(engine: SharedMemoryEngine) -> list[tuple[bytes, int, int]]:
 def in_use(engine: SharedMemoryEngine) -> int:
     """Bytes in use, without rings: the queues of the steady ones may just have some."""
     used = 0
-    for locked_segment in (engine._channels, engine._groups):
+    for locked_segment in (engine.session.channels, engine.session.groups):
         with locked_segment as heap:
             rings = heap.words[RINGS] + heap.words[BACKLOG]
             used += heap.usage()[0] - rings * heap.geometry.extent_words * WORD

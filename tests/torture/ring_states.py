@@ -34,11 +34,11 @@ def before_ring(world: World) -> None:
 
 def allow_one_ring(world: World) -> None:
     """There is room for one ring of one extent, and for a spare extent beside it."""
-    rings = world.engine._queues._rings
+    rings = world.engine.session.queues._rings.extents
     rings._most = rings._most_unread = 1
     rings._most_large = 0
-    while world.engine._channels.words[layout.FREE_EXTENTS] < 2:
-        world.engine._channels.heap._grow()
+    while world.engine.session.channels.words[layout.FREE_EXTENTS] < 2:
+        world.engine.session.channels.heap._grow()
 
 
 def before_push_gives_ring(world: World) -> None:
@@ -57,8 +57,8 @@ def ring_and_list(world: World) -> None:
 
 def expect_ring(world: World, name: bytes = b"ring") -> int:
     """The address of a queue that has a ring, to be sure of it."""
-    with world.engine._channels as heap:
-        address = world.engine._queues.find(name)
+    with world.engine.session.channels as heap:
+        address = world.engine.session.queues.find(name)
         if not heap.words[address + layout.Q_RING_IN]:
             raise Finding("there should be a ring")
         return address
@@ -66,7 +66,7 @@ def expect_ring(world: World, name: bytes = b"ring") -> int:
 
 def listed(world: World, which: int = layout.BEHIND_SHIFT) -> int:
     """The first message of one of the lists beside the ring, or 0."""
-    return head(world.engine._channels.words, expect_ring(world), which)
+    return head(world.engine.session.channels.words, expect_ring(world), which)
 
 
 def ringed_and_waited_for(world: World) -> None:
@@ -84,9 +84,9 @@ def in_a_ring_and_waited_for_twice(world: World) -> None:
 def before_the_end_of_a_ring(world: World) -> None:
     """The next record does not fit between the newest of a ring and its end."""
     ringed(world)
-    engine, words = world.engine, world.engine._channels.words
+    engine, words = world.engine, world.engine.session.channels.words
     address = expect_ring(world)
-    end = words[address + layout.Q_RING_IN] + engine._channels.heap.geometry.extent_words
+    end = words[address + layout.Q_RING_IN] + engine.session.channels.heap.geometry.extent_words
     while end - (words[address + layout.Q_IN] & layout.OFFSET_MASK) > 130:
         engine.pop(b"ring", 1)
         world.push(b"ring", bytes(900))
@@ -126,8 +126,8 @@ def full_in_front(world: World) -> None:
 def own_ring(world: World) -> None:
     """A ring that goes with this process."""
     ringed(world)
-    world.engine._channels.words[expect_ring(world) + layout.Q_OWNER] = (
-        world.engine._processes.owner_word(world.identity)
+    world.engine.session.channels.words[expect_ring(world) + layout.Q_OWNER] = (
+        world.engine.session.processes.owner_word(world.identity)
     )
 
 
@@ -139,9 +139,9 @@ def empty_ring(world: World) -> None:
 
 def allow_long_rings(world: World) -> None:
     """There is room for more extents."""
-    world.engine._queues._rings._most_large = 1000
-    while world.engine._channels.words[layout.FREE_EXTENTS] < 4:
-        world.engine._channels.heap._grow()
+    world.engine.session.queues._rings.extents._most_large = 1000
+    while world.engine.session.channels.words[layout.FREE_EXTENTS] < 4:
+        world.engine.session.channels.heap._grow()
 
 
 def may_be_long(world: World) -> None:
@@ -152,7 +152,7 @@ def may_be_long(world: World) -> None:
 
 def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
     """Push until a ring has so many extents."""
-    words = world.engine._channels.words
+    words = world.engine.session.channels.words
     while words[layout.BACKLOG] < count - 1:
         world.push(b"ring", bytes(1_900), lifetime=lifetime)
     if listed(world):
@@ -162,8 +162,10 @@ def lengthen(world: World, count: int, lifetime: int = 10**13) -> None:
 def before_lengthening(world: World) -> None:
     """The next record does not fit into the one extent of a ring."""
     may_be_long(world)
-    address, words = expect_ring(world), world.engine._channels.words
-    end = words[address + layout.Q_RING_IN] + world.engine._channels.heap.geometry.extent_words
+    address, words = expect_ring(world), world.engine.session.channels.words
+    end = (
+        words[address + layout.Q_RING_IN] + world.engine.session.channels.heap.geometry.extent_words
+    )
     while end - (words[address + layout.Q_IN] & layout.OFFSET_MASK) > 250:
         world.push(b"ring", bytes(1_900))
 
@@ -177,7 +179,7 @@ def long_ring(world: World) -> None:
 def before_leaving(world: World) -> None:
     """With the next record the first extent of a ring is read."""
     long_ring(world)
-    address, words = expect_ring(world), world.engine._channels.words
+    address, words = expect_ring(world), world.engine.session.channels.words
     stop = words[words[address + layout.Q_RING_OUT] + layout.L_STOP]
     while stop - (words[address + layout.Q_OUT] & layout.OFFSET_MASK) > 250:
         world.engine.pop(b"ring")

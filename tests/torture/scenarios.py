@@ -39,7 +39,7 @@ from .world import LARGE, SECOND, World, expect, until
 
 def before_growing(world: World) -> None:
     """The next push needs an extent that was never used."""
-    words = world.engine._channels.words
+    words = world.engine.session.channels.words
     until(
         world,
         lambda: world.push(b"fill", b"." * 3_000),
@@ -49,7 +49,7 @@ def before_growing(world: World) -> None:
 
 def before_growing_handles(world: World) -> None:
     """The next push needs a handle that was never reserved."""
-    words = world.engine._channels.words
+    words = world.engine.session.channels.words
     world.give_no_rings()
     until(world, lambda: world.push(b"fill", b""), lambda: words[layout.IDS_RESERVED])
 
@@ -72,7 +72,7 @@ def before_moving(size: int, push: int) -> Callable[[World], None]:
             pass
         while engine.pop(b"fill", 50):
             pass
-        heap, moves = engine._channels.heap, [0]
+        heap, moves = engine.session.channels.heap, [0]
         move = heap._move
 
         def counted(change: dict[int, int], address: int) -> None:
@@ -100,18 +100,18 @@ def before_moving_pieces(world: World) -> None:
         pass
     while engine.pop(b"fill", 3):
         engine.pop(b"fill", 1)
-    heap, splits = engine._channels.heap, [0]
-    location = heap._place
+    heap, splits = engine.session.channels.heap, [0]
+    location = heap.log.write
 
     def counted(*arguments: object) -> None:
         splits[0] += arguments[0] is not None and arguments[2] == layout.MESSAGE
         location(*arguments)  # type: ignore[arg-type]
 
-    heap._place = counted  # type: ignore[method-assign, assignment]
+    heap.log.write = counted  # type: ignore[method-assign, assignment]
     try:
         until(world, lambda: world.push(b"fill", bytes(900)), lambda: splits[0])
     finally:
-        del heap._place
+        del heap.log.write
 
 
 def before_moving_members(world: World) -> None:
@@ -127,7 +127,7 @@ def before_moving_members(world: World) -> None:
         pass
     for member in members[::2]:
         engine.remove(b"fill", member)
-    heap, moves = engine._groups.heap, [0]
+    heap, moves = engine.session.groups.heap, [0]
     move = heap._move
 
     def counted(change: dict[int, int], address: int) -> None:
@@ -169,7 +169,7 @@ def all_expired(world: World) -> None:
 
 def due(world: World) -> None:
     """The store wants to be looked after."""
-    world.engine._channels.words[layout.NEXT_SWEEP] = 0
+    world.engine.session.channels.words[layout.NEXT_SWEEP] = 0
 
 
 def signalled(world: World) -> None:
@@ -184,7 +184,7 @@ def many(world: World) -> None:
 
 def maintain(world: World) -> None:
     """The regular look, with everything that the dead and the expired left."""
-    world.engine._maintain(world.now)
+    world.engine.upkeep.maintain(world.now)
 
 
 JOINER = b"a new process."
@@ -193,19 +193,21 @@ JOINER = b"a new process."
 def join(world: World) -> None:
     """Another process comes."""
     engine = world.engine
-    with engine._channels:
-        slot = engine._processes.join(JOINER, world.now, 0)
+    with engine.session.channels:
+        slot = engine.session.processes.join(JOINER, world.now, 0)
     # So that it can be done again.
-    engine._processes._lock_file.release(FIRST_SLOT + slot)
+    engine.session.processes._lock_file.release(FIRST_SLOT + slot)
 
 
 def meet_joiner(world: World) -> None:
     """What is known of a process is there when it is in its slot."""
-    processes = world.engine._processes
+    processes = world.engine.session.processes
     for slot in processes.used():
         if processes.identity(slot) == JOINER:
-            row = world.engine._channels.heap.geometry.processes + slot * layout.PROCESS_WORDS
-            joined = world.engine._channels.words[row + layout.P_JOINED]
+            row = (
+                world.engine.session.channels.heap.geometry.processes + slot * layout.PROCESS_WORDS
+            )
+            joined = world.engine.session.channels.words[row + layout.P_JOINED]
             expect(joined, world.now, "when the process joined")
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.heap.layout import MESSAGE
+from asgi_ipc.engines.shm.heap.log import Log
 from asgi_ipc.engines.shm.queues.queues import Queues
+from asgi_ipc.engines.shm.session import Session
 from asgi_ipc.engines.shm.tables import Tables
 
 
@@ -82,13 +83,13 @@ def give_nothing_after_a_while(patch: pytest.MonkeyPatch) -> None:
 
 def signal_mostly(patch: pytest.MonkeyPatch) -> None:
     """Leave out the signal of a bell now and then."""
-    signal, supervisor = SharedMemoryEngine._signal, os.getpid()
+    signal, supervisor = Session.signal, os.getpid()
 
-    def signal_mostly(self: SharedMemoryEngine, *args: Any) -> None:
+    def signal_mostly(self: Session, *args: Any) -> None:
         if os.getpid() == supervisor or not now_and_then(20):
             signal(self, *args)
 
-    patch.setattr(SharedMemoryEngine, "_signal", signal_mostly)
+    patch.setattr(Session, "signal", signal_mostly)
 
 
 def trust_owners(patch: pytest.MonkeyPatch) -> None:
@@ -104,11 +105,11 @@ def trust_owners(patch: pytest.MonkeyPatch) -> None:
 
 def free_mostly(patch: pytest.MonkeyPatch) -> None:
     """Keep a message's memory now and then."""
-    free, supervisor = Heap.free, os.getpid()
+    free, supervisor = Log.free, os.getpid()
 
-    def free_mostly(self: Heap, change: dict[int, int], handle: int) -> None:
-        message = self.kind(self.address(handle)) == MESSAGE
+    def free_mostly(self: Log, change: dict[int, int], handle: int) -> None:
+        message = self.kind(self.words[self.end - handle]) == MESSAGE
         if os.getpid() == supervisor or not message or not now_and_then(50):
             free(self, change, handle)
 
-    patch.setattr(Heap, "free", free_mostly)
+    patch.setattr(Log, "free", free_mostly)

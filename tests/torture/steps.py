@@ -118,8 +118,8 @@ def sweep(world: World) -> None:
 
 def leave(world: World) -> None:
     """This process goes."""
-    with world.engine._channels:
-        world.engine._processes.leave(world.slot)
+    with world.engine.session.channels:
+        world.engine.session.processes.leave(world.slot)
 
 
 def orphan(world: World) -> None:

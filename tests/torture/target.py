@@ -26,13 +26,13 @@ class Target:
         self.directory = Path(tempfile.mkdtemp(prefix="forged-", dir=fast()))
         self.now = 10**15
         self.engine = self.open()
-        self.engine._next_look = FAR
+        self.engine.upkeep.due = FAR
         self.bells = [self.engine.bell() for _ in range(3)]
-        self.heap = self.engine._channels.heap
-        self.groups = self.engine._groups.heap
+        self.heap = self.engine.session.channels.heap
+        self.groups = self.engine.session.groups.heap
         self._fill()
         self.saved = [heap.bytes[_SAVED:].tobytes() for heap in (self.heap, self.groups)]
-        self.slot = self.engine._slot
+        self.slot = self.engine.session.slot
 
     def open(self) -> MmapEngine:
         return MmapEngine(
@@ -47,7 +47,7 @@ class Target:
         return Record(queue, payload, self.now + lifetime, 10**6)
 
     def _fill(self) -> None:
-        engine, rings = self.engine, self.engine._queues._rings
+        engine, rings = self.engine, self.engine.session.queues._rings.extents
         most = rings._most, rings._most_unread
         rings._most = rings._most_unread = 0
         engine.push([self.record(b"listed", b"x" * 50) for _ in range(50)])
@@ -68,19 +68,19 @@ class Target:
         """Put everything back, this process's place in it too."""
         for heap, saved in zip((self.heap, self.groups), self.saved, strict=True):
             heap.bytes[_SAVED:] = saved
-        self.engine._slot = self.slot
-        self.engine._processes._known.clear()
-        self.engine._queues._known.clear()
+        self.engine.session.slot = self.slot
+        self.engine.session.processes._known.clear()
+        self.engine.session.queues._known.clear()
 
     # ---- where things are
 
     def queue(self, name: bytes) -> int:
         """The address of a queue."""
-        return self.engine._queues.find(name)
+        return self.engine.session.queues.find(name)
 
     def table(self, name: bytes) -> int:
         """The address of a table."""
-        tables = self.engine._tables
+        tables = self.engine.session.tables
         handle = tables._find(tables._bucket(name), layout.TABLE, name)
         return self.groups.words[self.groups.end - handle]
 

@@ -18,8 +18,8 @@ from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.layout import SMALLEST
-from asgi_ipc.engines.shm.opening import Store
 from asgi_ipc.engines.shm.queues.linked_list import head
+from asgi_ipc.engines.shm.store import Store
 
 ENGINES = ("mmap", "posix", "sysv")
 #: A record that takes up three extents of a small store.
@@ -72,10 +72,10 @@ class World:
         self.now = 10**15
         self.engine = self.open(size)
         self.identity = self.engine.identity
-        self.slot = self.engine._slot
+        self.slot = self.engine.session.slot
         self.bells = [self.engine.bell() for _ in range(4)]
         # Nothing but what is asked for: the regular look has its own scenarios.
-        self.engine._next_look = NEVER
+        self.engine.upkeep.due = NEVER
         self.dead = b""
         self.populate()
         self.base = self.save()
@@ -111,7 +111,7 @@ class World:
 
     def give_no_rings(self) -> None:
         """Let all messages be records of the heap from now on."""
-        rings = self.engine._queues._rings
+        rings = self.engine.session.queues._rings.extents
         rings._most = rings._most_unread = 0
 
     def populate(self) -> None:
@@ -155,7 +155,7 @@ class World:
     @property
     def locked_segments(self) -> tuple[Any, Any]:
         """The regions of the channels and of the groups."""
-        return self.engine._channels, self.engine._groups
+        return self.engine.session.channels, self.engine.session.groups
 
     def save(self) -> tuple[bytes, bytes]:
         """All bytes of both segments."""
@@ -169,14 +169,14 @@ class World:
             locked_segment.segment.view[_HEAD:] = data[_HEAD:]
         # So that the same is done each time, as a process does that has just come.
         engine = self.engine
-        engine._queues._known.clear()
-        engine._recovered = False
+        engine.session.queues._known.clear()
+        engine.session.recovered = False
 
     @property
     def store(self) -> Store:
         """The store that is open."""
-        assert self.engine._store is not None
-        return self.engine._store
+        assert self.engine.session.store is not None
+        return self.engine.session.store
 
     def free_locks(self) -> None:
         """Release the locks, whatever process was killed with them, and do no more."""
@@ -191,7 +191,7 @@ class World:
         with channels:
             pass
         with groups:
-            self.engine._follow_flush()
+            self.engine.session.follow_flush()
             yield
 
     def state(self) -> tuple[int, int]:
@@ -225,8 +225,8 @@ class World:
             message = heap.words[here + layout.M_LINK] & layout.LINK_MASK
 
     def _channels(self, view: View) -> None:
-        engine, heap = self.engine, self.engine._channels.heap
-        words, processes, geometry = heap.words, engine._processes, heap.geometry
+        engine, heap = self.engine, self.engine.session.channels.heap
+        words, processes, geometry = heap.words, engine.session.processes, heap.geometry
         view.flushes = words[layout.FLUSHES]
         view.processes = {processes.identity(slot) for slot in processes.used()}
         for at in self._records(heap, layout.QUEUE):
@@ -236,7 +236,7 @@ class World:
             orphaned = owner and not processes.owner_alive(owner)
             if not orphaned:
                 self._listed(heap, head(words, at, layout.FRONT_SHIFT), records)
-                for entry, _ in engine._queues._rings.entries(at):
+                for entry, _ in engine.session.queues._rings.extents.entries(at):
                     live = not words[entry] & layout.ENTRY_DEAD
                     if live and words[entry + layout.ENTRY_DEADLINE] > self.now:
                         start = (entry + layout.ENTRY_WORDS) * layout.WORD
@@ -255,7 +255,7 @@ class World:
                     view.bells.setdefault(name, []).append(number)
 
     def _groups(self, view: View) -> None:
-        heap, processes = self.engine._groups.heap, self.engine._processes
+        heap, processes = self.engine.session.groups.heap, self.engine.session.processes
         words = heap.words
         for at in self._records(heap, layout.TABLE):
             members = view.tables.setdefault(heap.payload(at, layout.T_WORDS), {})

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +21,9 @@ from asgi_ipc.engines.base import IDENTITY_BYTES, Bell, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.heap.journal import Change, Journal
 from asgi_ipc.engines.shm.heap.layout import IDLE, STATE
-from asgi_ipc.engines.shm.opening import Store
+from asgi_ipc.engines.shm.opening import open_store
+from asgi_ipc.engines.shm.session import Session
+from asgi_ipc.engines.shm.store import Store, StoreOptions
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.wrong_engines import (
     Wrong,
@@ -160,34 +162,47 @@ class TakesAfterItAnswers(WrongAmongMany):
         return found
 
 
-class NamesNoStoreInItsIdentity(WrongAmongMany):
+class _HasSession:
+    """An engine with another class of session."""
+
+    session_class: type[Session]
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        with mock.patch("asgi_ipc.engines.shm.engine.Session", self.session_class):
+            super().__init__(prefix, **options)  # type: ignore[call-arg]
+
+
+class NamesNoStoreInItsIdentity(_HasSession, WrongAmongMany):
     breaks = "E17"
     seen_by = "begin_with_the_same_bytes"
 
-    def _enter(self, store: Store) -> None:
-        self._identity = self._identity or os.urandom(IDENTITY_BYTES)
-        super()._enter(store)
+    class session_class(Session):  # noqa: N801
+        def _enter(self, store: Store) -> None:
+            self.identity = self.identity or os.urandom(IDENTITY_BYTES)
+            super()._enter(store)
 
 
-class TakesAnotherIdentityInAFreshStore(WrongAmongMany):
+class TakesAnotherIdentityInAFreshStore(_HasSession, WrongAmongMany):
     breaks = "E17"
     seen_by = "although_the_store_is_replaced"
 
-    def _open(self) -> None:
-        self._identity = b""
-        super()._open()
-
-
-class NamesAFreshStoreAnew(WrongAmongMany):
-    breaks = "E17"
-
-    def _open(self) -> None:
-        with mock.patch("asgi_ipc.engines.shm.session.Store", _nameless):
+    class session_class(Session):  # noqa: N801
+        def _open(self) -> None:
+            self.identity = b""
             super()._open()
 
 
-def _nameless(*arguments: Any) -> Store:
-    return Store(*arguments[:4])
+class NamesAFreshStoreAnew(_HasSession, WrongAmongMany):
+    breaks = "E17"
+
+    class session_class(Session):  # noqa: N801
+        def _open(self) -> None:
+            with mock.patch("asgi_ipc.engines.shm.session.open_store", _nameless):
+                super()._open()
+
+
+def _nameless(options: StoreOptions, on_recovery: Callable[[], None], node: bytes) -> Store:
+    return open_store(options, on_recovery)
 
 
 class ForgetsWhoOwnsMembers(WrongAmongMany):
@@ -217,7 +232,7 @@ class CountsFlushesForItself(WrongAmongMany):
 
     @property
     def flushes(self) -> int:
-        self._inside()
+        self.session.joined()
         return self.own
 
 
@@ -271,9 +286,8 @@ class SignalsTheDead(WrongAmongMany):
 
     breaks = "E13"
 
-    def _signal(self, queue: bytes, bell: int) -> None:
-        with mock.patch.object(type(self._queues), "next_bell", return_value=0):
-            super()._signal(queue, bell)
+    def _next_bell(self, queue: bytes) -> int:
+        return 0
 
 
 class PeeksAtItsOwnOnly(WrongAmongMany):

@@ -14,11 +14,11 @@ from typing import Any
 
 from asgi_ipc.engines import find, open_engine
 from asgi_ipc.engines.base import Engine, Record
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.layout import SMALLEST, VERSION
 from asgi_ipc.engines.shm.lock_file import READY
 from asgi_ipc.engines.shm.locks.base import NAMES
-from asgi_ipc.engines.shm.opening import boot_identity
-from asgi_ipc.engines.shm.session import Attachment
+from asgi_ipc.engines.shm.machine import boot_identity
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .attempt import PATIENCE, Failed, Other, attempt
@@ -113,7 +113,7 @@ def _send(name: str, prefix: str, options: Mapping[str, Any]) -> str:
 
 def _lock_of(engine: Engine) -> str | None:
     """Return which kind of lock a store has, in words; None for an engine without a store."""
-    store = engine._store if isinstance(engine, Attachment) else None
+    store = engine.session.store if isinstance(engine, SharedMemoryEngine) else None
     return NAMES[store.lock_file.kind] if store else None
 
 

@@ -10,8 +10,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from asgi_ipc.engines.shm.boot import sysctl
 from asgi_ipc.engines.shm.file_systems import mount_of
+from asgi_ipc.engines.shm.machine import sysctl
 
 from .attempt import attempt
 from .cgroups import memory_limit

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 from asgi_ipc.engines.shm.directory import StoreDirectory
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.file_systems import in_memory, mount_of
 from asgi_ipc.engines.shm.files import FileMemory, give
 from asgi_ipc.engines.shm.segment import Location, Segment
-from asgi_ipc.engines.shm.session import Attachment
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .attempt import Failed, NotTried, Other, attempt
@@ -27,7 +27,7 @@ _SIZE = 256 * 1024
 
 def try_memory(
     name: str,
-    factory: type[Attachment],
+    factory: type[SharedMemoryEngine],
     options: Mapping[str, Any],
     sizes: Mapping[str, int],
     needed: bool,
@@ -73,7 +73,7 @@ _Maker = Callable[[int], contextlib.AbstractContextManager[Segment]]
 
 
 def _on_memory(
-    check: Callable[..., str], factory: type[Attachment], location: Location, locator: str
+    check: Callable[..., str], factory: type[SharedMemoryEngine], location: Location, locator: str
 ) -> str:
     unavailable: Callable[[], str | None] | None = getattr(factory, "unavailable", None)
     reason = unavailable() if unavailable else None
@@ -150,7 +150,7 @@ def _limit(make: _Maker, attach: Callable[[], Segment], asked: int) -> str:
     return f"{limit:,} bytes, of which the store takes {asked:,} at most"
 
 
-def _unlink(factory: type[Attachment], location: Location, locator: str) -> str:
+def _unlink(factory: type[SharedMemoryEngine], location: Location, locator: str) -> str:
     """Remove what an attempt that was killed has left."""
     directory = StoreDirectory.open(location)
     with contextlib.suppress(FileNotFoundError):

@@ -17,8 +17,8 @@ from asgi_ipc.engines import names
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.files import SHM
 from asgi_ipc.engines.shm.locks.semaphore_locks import folder_of_flags
-from asgi_ipc.engines.shm.ownership import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.engines.shm.segment import Location, Owner, Segment, public_token
+from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .stores import factory_of, record_of

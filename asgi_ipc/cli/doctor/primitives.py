@@ -27,7 +27,7 @@ from asgi_ipc.engines.shm.locks.semaphore_locks import (
     no_new_ones,
     semaphores_fail,
 )
-from asgi_ipc.engines.shm.opening import boot_identity
+from asgi_ipc.engines.shm.machine import boot_identity
 from asgi_ipc.engines.shm.segment import Location
 
 from .attempt import PATIENCE, Failed, NotTried, Other
@@ -146,7 +146,7 @@ def _semaphore(location: Location) -> str:
         def hold(other: Other) -> None:
             theirs = make(*_lock_file(location))
             theirs.prepare(store_id, create=False)
-            theirs.mutex(base.CHANNELS_LOCK, memoryview(b"")).lock()
+            theirs.mutex(base.CHANNELS_LOCK, memoryview(b""), 0).lock()
             other.tell("held")
             signal.pause()
 
@@ -154,7 +154,7 @@ def _semaphore(location: Location) -> str:
             other.expect("held")
             other.kill()
             began = time.monotonic()
-            mine.mutex(base.CHANNELS_LOCK, memoryview(b"")).lock()
+            mine.mutex(base.CHANNELS_LOCK, memoryview(b""), 0).lock()
             return f"{(time.monotonic() - began) * 1000:.1f} ms after SIGKILL"
     finally:
         mine.close()

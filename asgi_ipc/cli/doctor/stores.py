@@ -11,24 +11,25 @@ from typing import Any
 from asgi_ipc.engines import find
 from asgi_ipc.engines.shm.bells import bells_in
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
-from asgi_ipc.engines.shm.location import location_for, named_folder, unusable
-from asgi_ipc.engines.shm.lock_file import REMOVED, LockFile, Record, open_lock_file
-from asgi_ipc.engines.shm.ownership import remove_memory
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.errors import unusable
+from asgi_ipc.engines.shm.lock_file import REMOVED, LockFile, LockFileHeader, open_lock_file
+from asgi_ipc.engines.shm.options import location_for, named_folder
 from asgi_ipc.engines.shm.segment import Location
-from asgi_ipc.engines.shm.session import Attachment
+from asgi_ipc.engines.shm.store_memory import remove_memory
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
 from .attempt import attempt
 
 
 @cache
-def factory_of(engine: str) -> type[Attachment] | None:
-    """Return the class of an engine over a `Segment`; None for another or an unavailable one."""
+def factory_of(engine: str) -> type[SharedMemoryEngine] | None:
+    """The class of an engine over a `Segment`, or None for others, and for one not to be had."""
     if not attempt(lambda: str(find(engine)))["works"]:
         return None
     with contextlib.suppress(Exception):
         factory = find(engine)
-        if isinstance(factory, type) and issubclass(factory, Attachment):
+        if isinstance(factory, type) and issubclass(factory, SharedMemoryEngine):
             return factory
     return None
 
@@ -45,26 +46,28 @@ def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
     return found
 
 
-def directory_of(factory: type[Attachment], options: Mapping[str, Any]) -> str:
+def directory_of(factory: type[SharedMemoryEngine], options: Mapping[str, Any]) -> str:
     """Return the folder in which an engine makes its stores. Raises what the engine would."""
     directory = options.get("directory")
     return factory.default_parent() if directory is None else named_folder(directory)
 
 
-def location_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> Location:
-    """Return where the store of a prefix lies. Raises what the engine would."""
+def location_of(
+    factory: type[SharedMemoryEngine], prefix: str, options: Mapping[str, Any]
+) -> Location:
+    """Where the store of a prefix lies. Raises what the engine would."""
     directory = options.get("directory")
     parent = factory.default_parent() if directory is None else ""
     return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
 
 
-def record_of(location: Location) -> Record | None:
+def record_of(location: Location) -> LockFileHeader | None:
     """Return what the lock file says; None if there is no store. Raises what opening it would."""
     with _lock_file(location) as lock_file:
         return lock_file.read() if lock_file else None
 
 
-def in_use(location: Location, record: Record) -> bool:
+def in_use(location: Location, record: LockFileHeader) -> bool:
     """Tell whether any process uses the store of that record."""
     with _lock_file(location) as lock_file:
         if lock_file is None:
@@ -90,7 +93,7 @@ def _lock_file(location: Location) -> Iterator[LockFile | None]:
         yield lock_file
 
 
-def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
+def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[str]:
     """Remove a store, whatever it holds, all but its directory; return what was left, in words.
 
     Only what is provably the store's is removed: memory and locks whose names follow from its id,
@@ -128,7 +131,7 @@ def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
     return left
 
 
-def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> None:
+def clear_away(factory: type[SharedMemoryEngine], prefix: str, options: Mapping[str, Any]) -> None:
     """Remove a store of the doctor's own that an attempt, killed or crashed, has left.
 
     Nothing else: where a group may write, a member may have put another folder in its place.

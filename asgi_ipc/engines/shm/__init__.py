@@ -1,8 +1,18 @@
-"""The shared-memory store: one engine over any `Segment` a UNIX can offer.
+"""The shared-memory store: one engine over any `Segment` that a UNIX offers.
 
-Read in this order: `layout` (the bytes), `journal` (how a change becomes whole or
-nothing), `heap` (records that can be moved), `queues` and `tables` (what they are
-made into), `locks` and `lock_file` (who is inside, who is alive), `bells` (wake-ups),
-`locked_segment` (being inside, alone), `store` (opening and creating), `attachment` (joining and
-leaving), `engine` (the Engine contract over all that), `segment` (what a port brings).
+An engine is a file of its own: `posix`, `sysv`, `mmap`. A port fills in `segment_example` after
+the contract in `segment`, the one public module here. `cli`, the conformance suite and the tests
+may look inside; nothing else imports from this folder. Imports run down this list:
+
+- `engine`, the Engine contract: it has a `session` (this process in the store) and its `upkeep`,
+  makes its calls by `operation`, and says why it refuses by `refusals`;
+- `opening` and `store`: a store is found, checked and made; closed and removed;
+- `queues/` and `tables`: where messages and members lie, in memory that `heap/` manages;
+- `locked_segment`: a segment is entered alone, and what a killed process left there is finished;
+- `processes`: which are alive; `lock_file`: what it says, and the locks on it, which are `locks/`;
+- `store_memory`: whose memory it is; `bells`: wake-ups; `critical_section`: threads of a process;
+- `directory`, `files`, `file_systems`, `location`, `machine`: what the system is asked for.
+
+Begin with `heap/layout.py`, the bytes of a store, and `engine.py`. `check` tells whether a store is
+sound; `options` are the user's.
 """

@@ -21,10 +21,11 @@ from asgi_ipc.exceptions import StoreUnavailable
 
 from ..base import IDENTITY_BYTES
 from ..bell import ANY, read_signals, signalled_for
-from ..guards import Descriptors, own_lock
+from ..guards import Descriptors, WeakBag, own_lock
 from .directory import StoreDirectory
-from .location import unusable
-from .segment import Location
+from .errors import unusable
+from .heap.layout import SLOT_MASK
+from .location import Location
 
 #: Open writers to other processes' bells that are kept.
 _KEPT = 128
@@ -294,6 +295,61 @@ class Signaller:
                 lock.release()
             except RuntimeError:
                 pass
+
+
+class OwnBells:
+    """The bells of this process on one store."""
+
+    def __init__(self) -> None:
+        self._bells: WeakBag[FifoBell] = WeakBag()
+        self._last = 0
+
+    def make(self, directory: StoreDirectory, identity: bytes) -> FifoBell:
+        """Make one more. Raises `StoreUnavailable` if there are as many as there are numbers."""
+        used = {bell.number for bell in self._bells.alive() if bell.is_open}
+        for _ in range(SLOT_MASK):
+            self._last = self._last % SLOT_MASK + 1
+            if self._last in used:
+                continue
+            with contextlib.suppress(FileExistsError):
+                bell = FifoBell(directory, identity, self._last)
+                self._bells.add(bell)
+                return bell
+        raise StoreUnavailable(
+            f"this process waits with {SLOT_MASK} bells on the store at {directory.path!r}, the "
+            "most it can have: use fewer threads and event loops, or more processes"
+        )
+
+    def look(self) -> None:
+        """Find out which of them are lost, see `FifoBell.look`."""
+        for bell in self._bells.alive():
+            bell.look()
+
+    def close(self) -> None:
+        """Take them all down."""
+        for bell in self._bells.alive():
+            bell.close()
+
+    def after_fork(self) -> None:
+        """In the child: have none."""
+        for bell in self._bells.alive():
+            bell.after_fork()
+        self._bells.clear()
+        self._last = 0
+
+
+def signal_all(directory: StoreDirectory) -> None:
+    """Signal every bell in the store's directory."""
+    for _, name in bells_in(directory):
+        signal_once(directory, name)
+
+
+def remove_bells(directory: StoreDirectory, dead: Collection[bytes]) -> None:
+    """Remove the bells of dead processes, and those that are abandoned."""
+    for identity, name in bells_in(directory):
+        if identity in dead or is_abandoned(directory, name):
+            with contextlib.suppress(OSError):
+                directory.unlink(name)
 
 
 def open_writer(directory: StoreDirectory, name: str) -> int:

@@ -15,8 +15,8 @@ import stat
 
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .location import check_owner, described, unusable
-from .segment import Location, Owner
+from .errors import unusable
+from .location import Location, Owner, check_owner, described
 
 #: Times that a directory may vanish while it is being made.
 _PATIENCE = 100

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Sequence
-from typing import ClassVar
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, ClassVar, TypeVar
 
-from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
+from asgi_ipc.exceptions import (
+    EngineUnavailable,
+    OptionError,
+    StoreCorrupt,
+    StoreFull,
+)
 
 from ..base import (
     MAX_NAME,
     MAX_PAYLOAD,
-    READER_GONE,
-    SHARE,
     Bell,
     Capabilities,
     Members,
@@ -20,38 +25,27 @@ from ..base import (
     Record,
     Refused,
 )
-from ..bell import signal_for
-from .bells import bell_name, open_writer
-from .heap.heap import Heap, NoRoom, OverShare, Pause
+from ..choice import BUILT_IN, find, names
+from .bells import FifoBell
+from .heap import layout
+from .heap.heap import NoRoom, OverShare, Pause
 from .heap.journal import Change
-from .heap.layout import (
-    BELL_NUMBER_SHIFT,
-    CHANGES,
-    CHANNELS,
-    DEATHS,
-    EXPIRED,
-    FLUSHED,
-    FLUSHES,
-    FORMATTING,
-    GONE,
-    GROUPS,
-    HIGH_WATER,
-    MEMBERS,
-    NAMED,
-    NO_ROOM,
-    NODES,
-    ORPHANED,
-    PUSHED,
-    RECOVERIES,
-    REFUSED,
-    SLOT_MASK,
-)
-from .interpreter import unsuitable
-from .opening import Gone
-from .operation import operation
-from .queues.queues import AtCapacity, Survey
-from .session import Attachment
+from .heap.layout import CHANGES, CHANNELS, DEATHS, FLUSHES, GROUPS
+from .location import Location
+from .locks.base import Gone
+from .machine import unsuitable
+from .operation import operation, step
+from .options import check_name, in_pages, location_for, removal, temporary_folder
+from .queues.queues import AtCapacity
+from .queues.statistics import Survey
+from .refusals import at_capacity, no_room
+from .segment import Segment
+from .session import Session
+from .store import StoreOptions
 from .tables import Reading
+from .upkeep import Upkeep
+
+_Self = TypeVar("_Self", bound="SharedMemoryEngine")
 
 #: Records that are pushed in one hold of the lock.
 _BATCH = 25
@@ -71,17 +65,146 @@ class _Version:
 _NO_VERSION = _Version((b"", 0), (0, 0, 0), 0)
 
 
-class SharedMemoryEngine(Attachment):
-    """An engine over a `Segment`; options as `Attachment`."""
+class SharedMemoryEngine:
+    """An engine over a `Segment`. Options (all optional):
+
+    ``directory``  where locks, wake-ups and (mmap) memory lie; default: a directory of
+                   this user's own. Processes with the same directory and prefix share a store.
+                   An absolute path.
+    ``group``      name or number of a group whose members may use the store too.
+    ``mode``       permission bits of what is made; 0o600, with ``group`` 0o660, and no other.
+    ``clock``      for tests: callable that returns nanoseconds.
+
+    Raises `OptionError` for others.
+    """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         crosses_processes=True, survives_exit=True, wakes=True, owners=True, bounded=True
     )
+    #: The memory: the one thing in which the engines differ.
+    segment: ClassVar[type[Segment]]
+    #: Written into the lock file: 1 to `LONGEST_NAME` printable ASCII characters.
+    name: ClassVar[str]
+    #: The package that it can't work without, if any.
+    package: ClassVar[str | None] = None
 
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
-        return unsuitable()
+        # First: a sub-interpreter can't import what is installed.
+        reason = unsuitable()
+        if reason is None and cls.package is not None:
+            try:
+                import_module(cls.package)
+            except ImportError:
+                return f"the package {cls.package} is not installed: pip install {cls.package}"
+        return reason
+
+    @classmethod
+    def default_parent(cls) -> str:
+        """Return the folder in which a user's own directory is made."""
+        return temporary_folder()
+
+    @classmethod
+    def argument(cls) -> str:
+        """Return what ``--engine`` of the commands takes for this engine."""
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        return cls.name if BUILT_IN.get(cls.name) == path else path
+
+    @classmethod
+    def store_options(
+        cls, location: Location, sizes: Mapping[int, int], make: bool = True
+    ) -> StoreOptions:
+        """Return what opens a store of this engine: of these ``sizes`` if it is made."""
+        return StoreOptions(
+            location,
+            sizes,
+            engine=cls.name,
+            segment=cls.segment,
+            segment_of=_segment_of,
+            removal=lambda: removal(cls.argument(), location),
+            make=make,
+        )
+
+    #: False for an engine that looks at a store: it never makes, replaces or removes one.
+    _makes = True
+
+    @classmethod
+    def of_existing(cls: type[_Self], prefix: str, **options: Any) -> _Self:
+        """Join a store that is there, for commands that look at it.
+
+        Raises `StoreUnavailable` if there is none, and also later, once it is gone.
+        """
+        engine = cls.__new__(cls)
+        engine._makes = False
+        engine.__init__(prefix, **options)  # type: ignore[misc]
+        return engine
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        channel_memory: int,
+        group_memory: int,
+        directory: str | os.PathLike[str] | None = None,
+        group: str | int | None = None,
+        mode: int | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        kind = type(self)
+        check_name(kind)
+        reason = unsuitable()
+        if reason is not None:
+            raise EngineUnavailable(f"engine {kind.name!r} can't work here: {reason}")
+        if not callable(clock):
+            raise OptionError(
+                f"engine_options['clock']={clock!r}: it must be callable and return nanoseconds, "
+                "as time.monotonic_ns does"
+            )
+        sizes = {
+            CHANNELS: in_pages("channel_memory", channel_memory),
+            GROUPS: in_pages("group_memory", group_memory),
+        }
+        # Where a directory is named, a machine without any other will do.
+        parent = self.default_parent() if directory is None else ""
+        location = location_for(parent, prefix, directory, group, mode)
+        self.clock = clock
+        #: For the commands and tests of this package: the store, and this process in it.
+        self.session = Session(kind.store_options(location, sizes, self._makes), clock)
+        self.upkeep = Upkeep(self.session)
+
+    # ---- the process
+
+    @property
+    def identity(self) -> bytes:
+        """See `Engine.identity`."""
+        self.session.joined()
+        return self.session.identity
+
+    @property
+    def flushes(self) -> int:
+        """See `Engine.flushes`."""
+        try:
+            return self.session.words[FLUSHES]
+        except ValueError:  # closed, or another thread is just letting go of the memory
+            self.session.joined()
+            return self.flushes
+
+    def inside(self) -> bool:
+        """See `Engine.inside`."""
+        return self.session.is_inside()
+
+    def bell(self) -> FifoBell:
+        """See `Engine.bell`."""
+        return self.session.bell()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.session.close()
+
+    def destroy(self) -> None:
+        """See `Engine.destroy`."""
+        self.session.destroy(self.upkeep.reap)
 
     # ---- queues
 
@@ -97,29 +220,30 @@ class SharedMemoryEngine(Attachment):
         bells: list[tuple[bytes, int]] = []
         done = holds = 0
         now = 0
+        session = self.session
         while True:
-            store = self._store
-            if self._slot < 0:
-                store = self._inside()
+            store = session.store
+            if session.slot < 0:
+                store = session.joined()
             if not now:
                 # Before, as other processes wait for what is done inside.
                 now = self.clock()
-                if now >= self._next_look:
-                    self._maintain(now)
+                if now >= self.upkeep.due:
+                    self.upkeep.maintain(now)
                     continue
-            left, push = records[done : done + _BATCH], self._queues.push
+            left, push = records[done : done + _BATCH], session.queues.push
             try:
                 try:
-                    with self._channels:
+                    with session.channels:
                         for record in left:
                             try:
                                 bell = push(record, now)
                                 if bell:
                                     bells.append((record.queue, bell))
                             except AtCapacity:
-                                refused.append(Refused(done, False, self._at_capacity(record)))
+                                refused.append(Refused(done, False, at_capacity(session, record)))
                             except NoRoom as full:
-                                detail = self._full(CHANNELS, full, len(record.payload))
+                                detail = no_room(session, CHANNELS, full, len(record.payload))
                                 is_share = isinstance(full, OverShare)
                                 refused.append(Refused(done, True, detail, is_share))
                             done += 1
@@ -127,54 +251,54 @@ class SharedMemoryEngine(Attachment):
                         break
                 # As `CriticalSection.run`, and twice for the same reason.
                 except BaseException:
-                    self._let_go(store)
+                    session.let_go(store)
                     raise
             except Pause as pause:
                 if records[done] is left[0]:  # Else some were pushed, and others come as it is.
                     holds += 1
-                    self._pause(pause.heap, holds)
+                    session.pause(pause.heap, holds)
             except Gone:
-                self._reopen(store)
+                session.reopen(store)
             except BaseException:
-                self._let_go(store)
+                session.let_go(store)
                 raise
         for name, bell in bells:
-            self._signal(name, bell)
-        if self._recovered:
-            self._signal_all()
+            session.signal(name, bell, self._next_bell)
+        if session.recovered:
+            session.signal_all()
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """See `Engine.pop`."""
         taken: list[Popped] = []
         holds = safe = 0
+        session = self.session
         while True:
-            store = self._store
-            if self._slot < 0:
-                store = self._inside()
+            store = session.store
+            if session.slot < 0:
+                store = session.joined()
             # Before, as other processes wait for what is done inside.
-            word = self._bell_word(bell) if bell is not None else 0
+            word = session.bell_word(bell) if bell is not None else 0
             try:
                 try:
-                    with self._channels:
+                    with session.channels:
                         now = self.clock()
-                        try:
-                            self._queues.pop(taken, queue, limit, word, now)
-                        except NoRoom:
-                            # No room for an empty queue to wait on: the receiver polls anyway.
-                            pass
+                        session.queues.pop(taken, queue, limit, word, now)
                     break
                 except BaseException:
-                    self._let_go(store)
+                    session.let_go(store)
                     raise
             except Pause as pause:
                 safe = len(taken)
                 if safe >= limit:
                     break
                 holds += 1
-                self._pause(pause.heap, holds)
+                session.pause(pause.heap, holds)
             except Gone:
-                self._reopen(store)
+                session.reopen(store)
+            except NoRoom:
+                # No room for an empty queue to wait on: the receiver polls anyway.
+                break
             except StoreCorrupt:
                 # What was taken in an earlier hold is not in the store any more.
                 del taken[safe:]
@@ -182,92 +306,53 @@ class SharedMemoryEngine(Attachment):
                     raise
                 break
             except BaseException:
-                self._let_go(store)
+                session.let_go(store)
                 raise
-        if self._recovered:
-            self._signal_all()
-        if not taken and now >= self._next_look:
+        if session.recovered:
+            session.signal_all()
+        if not taken and now >= self.upkeep.due:
             # Not with records in hand: nothing may come between them and their receiver.
-            self._maintain(now)
+            self.upkeep.maintain(now)
         return taken
 
     def peek(self, queue: bytes) -> bool:
         """See `Engine.peek`."""
         try:
-            return self._queues.peek(queue)
+            return self.session.queues.peek(queue)
         except (ValueError, IndexError):  # closed, or changed meanwhile
-            self._inside()
+            self.session.joined()
             return True
 
     def restore(self, queue: bytes, record: Popped) -> None:
         """See `Engine.restore`."""
         bell = self._put_back(queue, record, self.clock())
         if bell:
-            self._signal(queue, bell)
+            self.session.signal(queue, bell, self._next_bell)
 
     @operation
     def _put_back(self, queue: bytes, record: Popped, now: int) -> int:
         try:
-            with self._channels:
-                return self._queues.restore(queue, record, now)
+            with self.session.channels:
+                return self.session.queues.restore(queue, record, now)
         except NoRoom as full:
-            raise StoreFull(self._full(CHANNELS, full, len(record.payload))) from full
+            raise StoreFull(no_room(self.session, CHANNELS, full, len(record.payload))) from full
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """See `Engine.disarm`."""
-        store = self._inside()
-        try:
-            try:
-                with self._channels:
-                    following = self._queues.disarm(queue, self._bell_word(bell))
-            except BaseException:
-                self._let_go(store)
-                raise
-        except Gone:
-            self._reopen(store)
-            return
-        except BaseException:
-            self._let_go(store)
-            raise
+        following = self._disarm(queue, bell)
         if following:
-            self._signal(queue, following)
+            self.session.signal(queue, following, self._next_bell)
 
-    def _signal(self, queue: bytes, bell: int) -> None:
-        """Ring a bell that was taken off a queue; if no process hears it, the next one.
-
-        What it signals for is done, so no error leaves it: a receiver that misses a signal looks
-        again by itself.
-        """
-        signal = signal_for(queue)
-        for _ in range(NODES):
-            if not bell:
-                return
-            try:
-                if self._processes.bell_alive(bell) and self._signaller.signal(
-                    bell, self._open_bell, signal
-                ):
-                    return
-                bell = self._next_bell(queue)
-            except (ValueError, IndexError):
-                # Another thread is just letting go of the memory, where the bells have names.
-                self._signal_all()
-                return
-            except (Reentered, StoreCorrupt, StoreUnavailable):
-                return
+    @step
+    def _disarm(self, queue: bytes, bell: Bell) -> int:
+        session = self.session
+        with session.channels:
+            return session.queues.disarm(queue, session.bell_word(bell))
 
     @operation
     def _next_bell(self, queue: bytes) -> int:
-        with self._channels:
-            return self._queues.next_bell(queue)
-
-    def _open_bell(self, bell: int) -> int:
-        """Open for writing a bell that is alive. Raises OSError."""
-        identity = self._processes.identity(bell & SLOT_MASK)
-        name = bell_name(identity, bell >> BELL_NUMBER_SHIFT & SLOT_MASK)
-        store = self._store
-        if store is None:  # Another thread is just leaving it.
-            raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
-        return open_writer(store.directory, name)
+        with self.session.channels:
+            return self.session.queues.next_bell(queue)
 
     # ---- tables
 
@@ -281,33 +366,35 @@ class SharedMemoryEngine(Attachment):
     @operation
     def _put(self, table: bytes, member: bytes, deadline: int, owner: bytes, now: int) -> None:
         try:
-            with self._groups:
-                self._follow_flush()
-                word = self._processes.owner_word(owner) if owner else 0
-                self._tables.put(table, member, deadline, word, now)
+            with self.session.groups:
+                self.session.follow_flush()
+                word = self.session.processes.owner_word(owner) if owner else 0
+                self.session.tables.put(table, member, deadline, word, now)
         except NoRoom as full:
-            raise StoreFull(self._full(GROUPS, full, len(member))) from full
+            raise StoreFull(no_room(self.session, GROUPS, full, len(member))) from full
 
     @operation
     def remove(self, table: bytes, member: bytes) -> bool:
         """See `Engine.remove`."""
-        with self._groups:
-            self._follow_flush()
-            return self._tables.remove(table, member, self.clock())
+        with self.session.groups:
+            self.session.follow_flush()
+            return self.session.tables.remove(table, member, self.clock())
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """See `Engine.members`."""
+        session = self.session
         while True:
-            store = self._inside()
+            store = session.joined()
             now = self.clock()
-            if now >= self._next_look:
-                self._maintain(now)
+            if now >= self.upkeep.due:
+                self.upkeep.maintain(now)
             # Read without the lock, and before the members: what changes meanwhile
             # makes the next call look again.
             try:
-                total = (self._groups.words[CHANGES], self._words[FLUSHES], self._words[DEATHS])
+                words = session.words
+                total = session.groups.words[CHANGES], words[FLUSHES], words[DEATHS]
             except ValueError:  # another thread is just letting go of the memory
-                self._reopen(store)
+                session.reopen(store)
                 continue
             version = known.version if known else _NO_VERSION
             fresh = now < version.until
@@ -326,120 +413,78 @@ class SharedMemoryEngine(Attachment):
         reading: Reading,
     ) -> Members:
         version = known.version if known else _NO_VERSION
-        with self._groups:
-            self._follow_flush()
+        session = self.session
+        with session.groups:
+            session.follow_flush()
             # Of the store that is there now: its id tells it from the one of ``total``.
-            marks = (self._inside().store_id, self._tables.version(table))
+            marks = (session.joined().store_id, session.tables.version(table))
             if known and fresh and version.table == marks and version.total[1:] == total[1:]:
                 version.total = total
                 return known
-            self._tables.read(table, reading, now)
+            session.tables.read(table, reading, now)
         return Members(tuple(reading.names), _Version(marks, total, reading.until))
 
     # ---- upkeep
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """See `Engine.statistics`."""
-        self._inside()
+        self.session.joined()
         now = self.clock()
-        if now >= self._next_look:
-            self._maintain(now)
+        if now >= self.upkeep.due:
+            self.upkeep.maintain(now)
         return self._statistics(queue, Survey(now), now)
 
     @operation
     def _statistics(self, queue: bytes | None, survey: Survey, now: int) -> dict[str, int]:
-        with self._channels as heap:
+        session = self.session
+        with session.channels:
             if queue is not None:
-                return self._queues.statistics(queue, now)
-            self._queues.survey(survey)
-            counts = self._counts(heap)
+                return session.queues.of_queue(queue, now)
+            session.queues.statistics.survey(survey)
+            counts = session.queues.statistics.of_store()
+            counts["processes"] = len(session.processes.used())
             counts["oldest_age"] = survey.oldest
-        with self._groups as heap:
-            self._follow_flush()
+        with session.groups as heap:
+            session.follow_flush()
             used, total = heap.usage()
-            counts |= {"members": heap.words[MEMBERS], "tables": heap.words[NAMED]}
+            counts |= {"members": heap.words[layout.MEMBERS], "tables": heap.words[layout.NAMED]}
             counts["bytes_used"] += used
             counts["bytes_total"] += total
-            counts["recoveries"] += heap.words[RECOVERIES]
+            counts["recoveries"] += heap.words[layout.RECOVERIES]
         return counts
-
-    def _counts(self, heap: Heap) -> dict[str, int]:
-        """What is counted in the channels segment."""
-        words = heap.words
-        expired, orphaned = words[EXPIRED], words[ORPHANED]
-        used, total = heap.usage()
-        return {
-            "pushed": words[PUSHED],
-            "popped": words[GONE] - expired - orphaned - words[FLUSHED],
-            "expired": expired,
-            "refused": words[REFUSED],
-            "store_full": words[NO_ROOM],
-            "orphaned": orphaned,
-            "flushed": words[FLUSHED],
-            "pending": words[PUSHED] - words[GONE],
-            "high_water": words[HIGH_WATER],
-            "queues": words[NAMED],
-            "processes": len(self._processes.used()),
-            "recoveries": words[RECOVERIES],
-            "bytes_used": used,
-            "bytes_total": total,
-        }
 
     def flush(self) -> None:
         """See `Engine.flush`."""
         self._flush()
         # Armed bells were forgotten with their queues.
-        self._signal_all()
+        self.session.signal_all()
 
     @operation
     def _flush(self) -> None:
-        with self._channels as heap:
+        with self.session.channels as heap:
             words = heap.words
-            pending = words[PUSHED] - words[GONE]
+            pending = words[layout.PUSHED] - words[layout.GONE]
             change: Change = {
-                GONE: words[PUSHED],
-                FLUSHED: words[FLUSHED] + pending,
+                layout.GONE: words[layout.PUSHED],
+                layout.FLUSHED: words[layout.FLUSHED] + pending,
                 FLUSHES: words[FLUSHES] + 1,
             }
-            heap.commit(change, after=FORMATTING)
-            self._channels.format()
-        with self._groups:
-            self._follow_flush()
-
-    def _at_capacity(self, record: Record) -> str:
-        """Why a queue at capacity refuses a record."""
-        owner_word, owner = self._processes.owner_word, record.owner
-        if owner and not self._processes.owner_alive(owner_word(owner)):
-            return READER_GONE
-        if record.capacity < 1:
-            return f"its capacity is {record.capacity}, so that the queue takes no message"
-        return f"the queue holds its capacity of {record.capacity}"
-
-    def _full(self, kind: int, full: NoRoom, size: int) -> str:
-        """Why there is no room for ``size`` bytes, and what can be done."""
-        option = "channel_memory" if kind == CHANNELS else "group_memory"
-        cause = full.args[0]
-        if isinstance(full, OverShare):
-            held, free = full.args
-            return (
-                f"the queue would take {held:,} bytes of {option} and leave {max(free, 0):,}; a "
-                f"queue may take {SHARE} times what it leaves free; read it faster, send it less, "
-                f"or {_ENLARGE.format(option)}"
-            )
-        if cause is not None:
-            return (
-                f"the system gives the store no more memory ({cause.strerror}): "
-                f"{self.segment.space(self._location.directory)}; free some, use a smaller "
-                f"{option}, another engine, or more shared memory (--shm-size for a container)"
-            )
-        heap = (self._channels if kind == CHANNELS else self._groups).heap
-        total = heap.geometry.size
-        used = min(heap.usage()[0], total)
-        return (
-            f"{used:,} of {total:,} bytes of {option} are in use, and the rest has no room for "
-            f"{size:,} more with what goes along; {_ENLARGE.format(option)}"
-        )
+            heap.commit(change, after=layout.FORMATTING)
+            self.session.channels.format()
+        with self.session.groups:
+            self.session.follow_flush()
 
 
-#: Opening it with another size changes nothing while the store is there.
-_ENLARGE = "to enlarge {0}, destroy() the store, which loses what it holds, and open it larger"
+def _segment_of(engine: str) -> type[Segment] | None:
+    """Return the class of another engine's memory; of a registered engine alone.
+
+    The name is read from a lock file: it must not lead to the import of anything else.
+    """
+    try:
+        factory: Any = find(engine) if engine in names() else None
+        if getattr(factory, "name", None) == engine and not factory.unavailable():
+            found: type[Segment] = factory.segment
+            return found
+    except Exception:  # whatever is wrong with it, its memory is not to be had here
+        pass
+    return None

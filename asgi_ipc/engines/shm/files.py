@@ -13,7 +13,7 @@ from functools import cached_property
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .file_systems import granule, mount_of, refusal
-from .segment import Owner
+from .location import Owner
 
 #: Where Linux has POSIX shared memory and semaphores as files. Elsewhere there is no such folder.
 SHM = "/dev/shm"

@@ -4,8 +4,9 @@ The locks are those of `locks`. Closing any descriptor of the file can drop all 
 process's locks on it, so a process opens each lock file once, in the registry below,
 nothing maps it, and it is closed only when nobody here needs it.
 
-Its bytes hold a `Record`, not read or written but under the OPENING lock. Neither their layout
-nor which bytes are locked changes with the version: a store of another one can be replaced.
+Its bytes hold a `LockFileHeader`, which is read and written under the OPENING lock only. Neither
+their layout nor which bytes are locked changes with the version: a store of another one can be
+replaced.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from asgi_ipc.exceptions import Reentered, StoreUnavailable
 
 from .critical_section import CriticalSection
 from .directory import StoreDirectory, check_links
-from .interpreter import machine, told
-from .location import described, unusable
+from .errors import unusable
+from .location import Location, described
 from .locks.base import NAMES, OPENING, Locks
 from .locks.choice import choose
-from .segment import Location
+from .machine import machine, told
 
 _MAGIC = b"asgi_ipc lock\n"
 #: Most seconds to wait for another process that opens or removes the store.
@@ -49,7 +50,7 @@ _OLD_ENGINE, _FIRST_WITHOUT = 174, 4
 READY, REMOVED = 1, 2
 
 
-class Record(NamedTuple):
+class LockFileHeader(NamedTuple):
     """What the lock file says of its store.
 
     Anybody who may use the store can write it, so it names nothing but the store: where memory
@@ -91,8 +92,8 @@ class LockFile:
 
     # ---- what it says
 
-    def read(self) -> Record | None:
-        """The record, or None if nothing was ever written."""
+    def read(self) -> LockFileHeader | None:
+        """Return the header, or None if nothing was ever written."""
         data = os.pread(self._descriptor, _FORMAT.size, 0)
         if not data:
             return None
@@ -120,19 +121,19 @@ class LockFile:
         if version < _FIRST_WITHOUT:
             engine = os.pread(self._descriptor, LONGEST_NAME, _OLD_ENGINE)
         name = engine.rstrip(b"\0").decode("ascii", "replace")
-        return Record(ready, store_id, boot_id, name, version)
+        return LockFileHeader(ready, store_id, boot_id, name, version)
 
-    def write(self, record: Record) -> None:
-        """Replace the record. Raises OSError."""
+    def write(self, header: LockFileHeader) -> None:
+        """Replace the header. Raises OSError."""
         data = _FORMAT.pack(
             _MAGIC,
-            record.version,
+            header.version,
             self.kind,
-            record.ready,
+            header.ready,
             machine(),
-            record.store_id,
-            record.boot_id,
-            record.engine.encode(),
+            header.store_id,
+            header.boot_id,
+            header.engine.encode(),
         )
         os.pwrite(self._descriptor, data, 0)
 

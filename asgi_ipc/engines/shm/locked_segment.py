@@ -9,37 +9,14 @@ from types import TracebackType
 
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 
+from .heap import layout
 from .heap.hash_table import NEVER
 from .heap.heap import HOLD, Heap
-from .heap.layout import (
-    BACKLOG,
-    CHANNELS,
-    COMMITTED,
-    DESTROYED,
-    FORMATTING,
-    FREE_NODE,
-    GROUPS,
-    HAND,
-    IDLE,
-    JOURNAL_AFTER,
-    MEMBERS,
-    NAMED,
-    NODES_USED,
-    POPPING,
-    PUSHING,
-    RINGS,
-    ROUND_BEGAN,
-    SOONEST,
-    STATE,
-    UNSEEN,
-    WORD,
-    Geometry,
-)
+from .heap.layout import CHANNELS, GROUPS, STATE, WORD, Geometry
 from .lock_file import LockFile
 from .locks.base import CHANNELS_LOCK, GROUPS_LOCK, Gone
-from .ownership import NAMES
-from .queues.rings import recount
 from .segment import Segment
+from .store_memory import NAMES
 
 _LOCKS = {CHANNELS: CHANNELS_LOCK, GROUPS: GROUPS_LOCK}
 #: What contradictory contents make Python raise.
@@ -53,8 +30,8 @@ class LockedSegment:
     store was removed, `StoreCorrupt` if what it holds makes no sense, `Reentered` if the
     caller interrupted this thread inside the store.
 
-    An exception between two steps of entering or leaving may leave the locks taken: whatever
-    enters a region calls `CriticalSection.let_go` with any exception that comes out.
+    An exception between two steps of entering or leaving may leave the locks taken: the caller
+    must call `CriticalSection.let_go` on any exception that comes out.
     """
 
     def __init__(
@@ -63,8 +40,15 @@ class LockedSegment:
         segment: Segment,
         lock_file: LockFile,
         on_recovery: Callable[[], None],
+        recount: Callable[[Heap], None],
         removal: Callable[[], str],
     ) -> None:
+        """Enter nothing yet.
+
+        ``recount`` finishes what STATE says of a queue whose sender or reader was killed,
+        ``on_recovery`` is told of each recovery, and ``removal`` returns the command that removes
+        the store.
+        """
         self.kind = kind
         self.segment = segment
         self.heap = Heap(
@@ -75,10 +59,11 @@ class LockedSegment:
         self.words = self.heap.words
         self._lock_file = lock_file
         self._section = lock_file.section
-        self.mutex = lock_file.mutex(_LOCKS[kind], self.words)
-        # As they are: a region is entered and left for every message.
+        self.mutex = lock_file.mutex(_LOCKS[kind], self.words, layout.TAKEN)
+        # As they are: a segment is entered and left for every message.
         self._lock, self._release = self.mutex.lock, self.mutex.release
         self._on_recovery = on_recovery
+        self._recount = recount
         self._removal = removal
         self._closed = False
 
@@ -104,14 +89,13 @@ class LockedSegment:
                 pass
             section.entered = None
             lock.release()
-            if self._closed:  # by another thread, between finding this region and entering it
+            if self._closed:  # by another thread, between finding this segment and entering it
                 raise Gone from error
             if isinstance(error, _CONTRADICTIONS):
                 raise self._corrupt(error) from error
             raise
-        heap = self.heap
-        heap.credit = HOLD
-        return heap
+        self.heap.credit = HOLD
+        return self.heap
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -142,37 +126,47 @@ class LockedSegment:
     def _finish(self) -> None:
         """Carry on where a killed process stopped."""
         words = self.words
-        if words[STATE] == COMMITTED:
+        if words[STATE] == layout.COMMITTED:
             self.heap.journal.replay()
             self._on_recovery()
-        elif self.kind == CHANNELS and words[STATE] & (PUSHING | POPPING):
-            recount(self.heap)
+        elif self.kind == CHANNELS and words[STATE] & (layout.PUSHING | layout.POPPING):
+            self._recount(self.heap)
             self._on_recovery()
-        if words[STATE] == FORMATTING:
+        if words[STATE] == layout.FORMATTING:
             self.format()
-        if words[STATE] == DESTROYED:
+        if words[STATE] == layout.DESTROYED:
             raise Gone
-        if words[STATE] != IDLE:
+        if words[STATE] != layout.IDLE:
             raise StoreCorrupt(f"the state of a segment is {words[STATE]}, which is none")
 
     def is_destroyed(self) -> bool:
         """True once the store has been marked as removed. Takes no lock."""
-        state, after = self.words[STATE], self.words[JOURNAL_AFTER]
-        return state == DESTROYED or (state == COMMITTED and after == DESTROYED)
+        state, after = self.words[STATE], self.words[layout.JOURNAL_AFTER]
+        return state == layout.DESTROYED or (
+            state == layout.COMMITTED and after == layout.DESTROYED
+        )
 
     def format(self) -> None:
         """Empty the segment; the last step of creation and of a flush."""
         words = self.words
-        self.heap.format()
-        for counter in (NAMED, MEMBERS, HAND, NODES_USED, FREE_NODE, RINGS, BACKLOG):
+        self.heap.log.format()
+        for counter in (
+            layout.NAMED,
+            layout.MEMBERS,
+            layout.HAND,
+            layout.NODES_USED,
+            layout.FREE_NODE,
+            layout.RINGS,
+            layout.BACKLOG,
+        ):
             words[counter] = 0
-        words[ROUND_BEGAN] = 0
-        words[SOONEST] = words[UNSEEN] = NEVER
-        self.heap.journal.set_state(IDLE)
+        words[layout.ROUND_BEGAN] = 0
+        words[layout.SOONEST] = words[layout.UNSEEN] = NEVER
+        self.heap.journal.set_state(layout.IDLE)
 
     def close(self) -> None:
         """Let go of the memory. No thread may be inside."""
         self._closed = True
-        self.heap.release()
+        self.heap.log.release()
         self.heap.bytes.release()
         self.segment.close()

@@ -15,7 +15,7 @@ import secrets
 from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
 from .files import SHM, FileMemory, free_space, give
-from .location import temporary_folder
+from .options import temporary_folder
 
 #: What posix_ipc says, without a number, of what a process or the system ran out of.
 _OUT_OF = {"number of files open": errno.EMFILE, "total number of open files": errno.ENFILE}
@@ -126,21 +126,15 @@ class PosixEngine(SharedMemoryEngine):
 
     name = "posix"
     segment = PosixSegment
+    package = "posix_ipc"
 
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
-        # First: a sub-interpreter can't import what is installed.
         reason = super().unavailable()
-        if reason is not None:
-            return reason
-        try:
-            import posix_ipc  # noqa: F401
-        except ImportError:
-            return "the package posix_ipc is not installed: pip install posix_ipc"
         # Where memory lies elsewhere, or nowhere, only to try tells; where it is a folder,
         # what is wrong with it has a better message when the store is opened.
-        return None if os.path.isdir(SHM) else _shm_open_fails()
+        return reason if reason or os.path.isdir(SHM) else _shm_open_fails()
 
     @classmethod
     def default_parent(cls) -> str:

@@ -15,23 +15,15 @@ import os
 from asgi_ipc.exceptions import StoreUnavailable
 
 from ..base import IDENTITY_BYTES
+from .heap import layout
 from .heap.heap import Heap
 from .heap.layout import (
     BELL_GENERATION_SHIFT,
-    DEATHS,
     OWNER_GENERATION_SHIFT,
-    P_COUNTS,
-    P_JOINED,
-    P_PID,
-    P_STARTED,
-    PROCESS_WORDS,
-    REAP_HAND,
     SLOT_GENERATION,
-    SLOT_IDENTITY,
     SLOT_MASK,
     SLOT_WORDS,
     SLOTS,
-    SLOTS_USED,
     WORD,
 )
 from .lock_file import LockFile
@@ -60,7 +52,7 @@ class Processes:
 
     def identity(self, slot: int) -> bytes:
         """Identity of the process in a slot; zeros if free."""
-        start = (self._at(slot) + SLOT_IDENTITY) * WORD
+        start = (self._at(slot) + layout.SLOT_IDENTITY) * WORD
         return self._heap.bytes[start : start + IDENTITY_BYTES].tobytes()
 
     def generation(self, slot: int) -> int:
@@ -69,7 +61,7 @@ class Processes:
 
     def deaths(self) -> int:
         """How many processes have gone so far. Takes no lock."""
-        return self._words[DEATHS]
+        return self._words[layout.DEATHS]
 
     def owner_alive(self, word: int) -> bool:
         """Whether an owner word's process is still in its slot. Takes no lock."""
@@ -94,7 +86,7 @@ class Processes:
         slots = self._heap.bytes[start : start + self._ever_used() * size].tobytes()
         location = slots.find(identity) if any(identity) else -1
         slot, rest = divmod(location, size)
-        if location < 0 or rest != SLOT_IDENTITY * WORD:
+        if location < 0 or rest != layout.SLOT_IDENTITY * WORD:
             return 0
         if len(self._known) > 4 * self.count:
             self._known.clear()
@@ -102,11 +94,11 @@ class Processes:
         return word
 
     def _ever_used(self) -> int:
-        return min(self._words[SLOTS_USED], self.count)
+        return min(self._words[layout.SLOTS_USED], self.count)
 
     def _identities(self, first: int, last: int) -> list[int]:
         """The first words of the identities in some slots; zero for those that are free."""
-        start = self._slots + SLOT_IDENTITY
+        start = self._slots + layout.SLOT_IDENTITY
         words = self._words[start + first * SLOT_WORDS : start + last * SLOT_WORDS : SLOT_WORDS]
         found: list[int] = words.tolist()
         return found
@@ -138,11 +130,11 @@ class Processes:
     def _settle(self, slot: int, identity: bytes, now: int, start: int) -> None:
         words = self._words
         low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
-        row = self._heap.geometry.processes + slot * PROCESS_WORDS
+        row = self._heap.geometry.processes + slot * layout.PROCESS_WORDS
         # Of nobody, until the identity is there.
-        words[row + P_PID], words[row + P_STARTED] = os.getpid(), start
-        words[row + P_JOINED] = now
-        for word in range(row + P_COUNTS, row + PROCESS_WORDS):
+        words[row + layout.P_PID], words[row + layout.P_STARTED] = os.getpid(), start
+        words[row + layout.P_JOINED] = now
+        for word in range(row + layout.P_COUNTS, row + layout.PROCESS_WORDS):
             words[word] = 0
         at = self._at(slot)
         # A generation must stay within the 32 bits of a bell word.
@@ -150,9 +142,9 @@ class Processes:
         self._heap.commit(
             {
                 at + SLOT_GENERATION: generation,
-                at + SLOT_IDENTITY: low,
-                at + SLOT_IDENTITY + 1: high,
-                SLOTS_USED: max(words[SLOTS_USED], slot + 1),
+                at + layout.SLOT_IDENTITY: low,
+                at + layout.SLOT_IDENTITY + 1: high,
+                layout.SLOTS_USED: max(words[layout.SLOTS_USED], slot + 1),
             }
         )
 
@@ -171,9 +163,9 @@ class Processes:
         self._heap.commit(
             {
                 at + SLOT_GENERATION: generation,
-                at + SLOT_IDENTITY: 0,
-                at + SLOT_IDENTITY + 1: 0,
-                DEATHS: self._words[DEATHS] + 1,
+                at + layout.SLOT_IDENTITY: 0,
+                at + layout.SLOT_IDENTITY + 1: 0,
+                layout.DEATHS: self._words[layout.DEATHS] + 1,
             }
         )
 
@@ -187,7 +179,7 @@ class Processes:
         It goes on where the last call, of any process, stopped. Needs the lock.
         """
         ever = self._ever_used()
-        first = self._words[REAP_HAND]
+        first = self._words[layout.REAP_HAND]
         if first >= ever:
             first = 0
         last = min(first + _REAP_SPAN, ever)
@@ -200,7 +192,7 @@ class Processes:
             if not self._lock_file.is_held(FIRST_SLOT + slot):
                 dead.append(self.identity(slot))
                 self.leave(slot)
-        self._heap.commit({REAP_HAND: last if last < ever else 0})
+        self._heap.commit({layout.REAP_HAND: last if last < ever else 0})
         return dead, last >= ever
 
 

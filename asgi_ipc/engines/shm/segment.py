@@ -32,52 +32,11 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .directory import StoreDirectory
-
-
-class Location(NamedTuple):
-    """Where a store lies, and its permissions."""
-
-    #: The store's own directory.
-    directory: str
-    #: Permission bits of memory and files, e.g. 0o600.
-    mode: int
-    #: Group that owns them, or None for the process's group.
-    gid: int | None
-    #: True if the directory above belongs to this user's stores alone; it is removed when empty.
-    private: bool = True
-
-
-class Owner(NamedTuple):
-    """Owner, group and permission bits of an object, and its number of links."""
-
-    uid: int
-    gid: int
-    mode: int
-    #: More than 1 if it also has other names; 0 if it was removed, or never has a name.
-    links: int = 1
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Owner:
-        """Return the owner from a stat result."""
-        return cls(status.st_uid, status.st_gid, status.st_mode & 0o777, status.st_nlink)
-
-
-def public_token(store_id: bytes, purpose: str) -> str:
-    """Return 16 hexadecimal digits, a digest of a store's id.
-
-    For names that other users can see, such as those under /dev/shm. A member of a group can
-    write any id into the lock file that the group shares, but not the id of another store: names
-    don't reveal it.
-    """
-    person = purpose.encode()
-    return hashlib.blake2b(store_id, digest_size=8, person=person).hexdigest()
+from .directory import StoreDirectory
+from .location import Location, Owner, public_token
 
 
 class Segment(Protocol):
@@ -132,4 +91,8 @@ class Segment(Protocol):
         """Remove it (G6). Raises OSError."""
 
     def close(self) -> None:
-        """Release the mapping (G6). May be called twice."""
+        """Release it (G6). May be called twice."""
+
+
+#: What a port needs is imported from here.
+__all__ = ["Location", "Owner", "Segment", "StoreDirectory", "public_token"]

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
-from .segment import Owner
+from .segment import Owner, StoreDirectory
 
 
 class ExampleSegment:
@@ -158,7 +157,7 @@ class ExampleSegment:
 class ExampleEngine(SharedMemoryEngine):
     """The engine over it: this is all. Locks, wake-ups and liveness come with it.
 
-    To register it, one line: in ``BUILT_IN`` of `asgi_ipc.engines`, or in another package an
+    To register it, one line: in ``BUILT_IN`` of `asgi_ipc.engines.choice`, or in another package an
     entry point in group ``asgi_ipc.engines``.
     """
 

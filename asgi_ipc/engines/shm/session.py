@@ -1,368 +1,365 @@
-"""Being in a store: opening it, joining and leaving, forks, removal, and looking after it."""
+"""A process's session in a store: opening it, joining it, following it, and leaving it.
+
+A session outlives its store. If another process removes or replaces the store, the session opens
+the one that is there then; a forked child joins the store anew.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import logging
-import mmap
 import os
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar
 
-from asgi_ipc.exceptions import (
-    EngineUnavailable,
-    OptionError,
-    Reentered,
-    StoreCorrupt,
-    StoreUnavailable,
-)
+from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
-from .. import BUILT_IN
 from ..base import IDENTITY_BYTES, NODE_BYTES, Bell
+from ..bell import signal_for
 from ..deferred import tell_outside
 from ..guards import OwnLock, WeakBag, own_lock
-from .bells import FifoBell, Signaller, bells_in, is_abandoned, signal_once
-from .directory import StoreDirectory
-from .heap.heap import Heap, Pause
-from .heap.journal import Change
-from .heap.layout import (
-    BELL_GENERATION_SHIFT,
-    BELL_NUMBER_SHIFT,
-    CHANGES,
-    CHANNELS,
-    FLUSHES,
-    FORMATTING,
-    GROUPS,
-    NEXT_SWEEP,
-    SLOT_MASK,
-    SMALLEST,
+from .bells import (
+    FifoBell,
+    OwnBells,
+    Signaller,
+    bell_name,
+    bells_in,
+    open_writer,
+    remove_bells,
+    signal_all,
 )
-from .heap.rounds import Rounds
-from .interpreter import unsuitable
-from .location import location_for, removal, temporary_folder
-from .lock_file import LONGEST_NAME
-from .locks.base import FIRST_SLOT
-from .opening import Gone, Store
-from .operation import upkeep_step
-from .ownership import NAMES
+from .directory import StoreDirectory
+from .heap import layout
+from .heap.heap import Heap
+from .heap.journal import Change
+from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, SLOT_MASK
+from .locked_segment import LockedSegment
+from .locks.base import FIRST_SLOT, Gone
+from .opening import open_store
 from .processes import Processes, started
 from .queues.queues import Queues
-from .segment import Segment
+from .store import Store, StoreOptions
+from .store_memory import NAMES
 from .tables import Tables
 
-_Self = TypeVar("_Self", bound="Attachment")
 _log = logging.getLogger("asgi_ipc")
 
-#: Nanoseconds between two looks after the store.
-_LOOK_EVERY = 1_000_000_000
 #: Seconds between two holds of the lock by one call, and after how many holds that begins.
 _PAUSE, _WITHOUT_PAUSE = 0.0001, 8
-#: How many holds of a lock a look goes on sweeping for; and how many if a process has gone: enough
-#: for some 700 of its memberships, which no reader sees any more. More would hold up the caller.
-_SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
-#: Nanoseconds until that is gone on with if it was not enough.
-_GO_ON_AFTER = 50_000_000
-#: How often a look takes the lock to see which processes have died (`Processes.reap`).
-_REAPS = 8
-#: From how many places of the table on a free slot is looked for.
+#: From how many parts of the table on a free slot is looked for.
 _LOOKS = 8
 
 
-class _Swept(Protocol):
-    """What is swept in a segment."""
+class Session:
+    """This process in one store. Raises `StoreUnavailable` if it can't be opened."""
 
-    rounds: Rounds
+    #: The store's parts, which are others once another store is open.
+    channels: LockedSegment
+    groups: LockedSegment
+    processes: Processes
+    queues: Queues
+    tables: Tables
+    #: Those of the channels segment.
+    words: memoryview
+    #: Of this process's slot.
+    generation: int
 
-    def sweep(self, now: int) -> None:
-        """Go on with the round; may `Pause`."""
-
-
-class Attachment:
-    """This process in one store. Options (all optional):
-
-    ``directory``  where locks, wake-ups and (mmap) memory lie; default: a directory of
-                   this user's own. Processes with the same directory and prefix share a store.
-                   An absolute path.
-    ``group``      name or number of a group whose members may use the store too.
-    ``mode``       permission bits of what is made; 0o600, with ``group`` 0o660, and no other.
-    ``clock``      for tests: callable that returns nanoseconds.
-
-    Raises `OptionError` for others.
-    """
-
-    #: The memory; the one thing in which the engines differ.
-    segment: ClassVar[type[Segment]]
-    #: Written into the lock file: 1 to `LONGEST_NAME` printable ASCII characters.
-    name: ClassVar[str]
-
-    @classmethod
-    def default_parent(cls) -> str:
-        """The folder in which a user's own directory is made."""
-        return temporary_folder()
-
-    @classmethod
-    def argument(cls) -> str:
-        """What ``--engine`` of the commands takes for this engine."""
-        path = f"{cls.__module__}:{cls.__qualname__}"
-        return cls.name if BUILT_IN.get(cls.name) == path else path
-
-    #: False for an engine that looks at a store: it never makes, replaces or removes one.
-    _makes = True
-
-    @classmethod
-    def of_existing(cls: type[_Self], prefix: str, **options: Any) -> _Self:
-        """Join a store that is there, for commands that look at it.
-
-        Raises `StoreUnavailable` if there is none, and also later, once it is gone.
-        """
-        engine = cls.__new__(cls)
-        engine._makes = False
-        engine.__init__(prefix, **options)  # type: ignore[misc]
-        return engine
-
-    def __init__(
-        self,
-        prefix: str,
-        *,
-        channel_memory: int,
-        group_memory: int,
-        directory: str | os.PathLike[str] | None = None,
-        group: str | int | None = None,
-        mode: int | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        _check_name(type(self))
-        reason = unsuitable()
-        if reason is not None:
-            raise EngineUnavailable(f"engine {type(self).name!r} can't work here: {reason}")
-        if not callable(clock):
-            raise OptionError(
-                f"engine_options['clock']={clock!r}: it must be callable and return nanoseconds, "
-                "as time.monotonic_ns does"
-            )
-        self._sizes = {}
-        for kind, option, size in (
-            (CHANNELS, "channel_memory", channel_memory),
-            (GROUPS, "group_memory", group_memory),
-        ):
-            if not isinstance(size, int) or size < SMALLEST:
-                raise OptionError(
-                    f"{option}={size!r}: an int of at least {SMALLEST} bytes is needed"
-                )
-            # The system rounds up to its pages, and the size is compared on opening.
-            self._sizes[kind] = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        # Where a directory is named, a machine without any other will do.
-        parent = self.default_parent() if directory is None else ""
-        self._location = location_for(parent, prefix, directory, group, mode)
+    def __init__(self, options: StoreOptions, clock: Callable[[], int]) -> None:
+        self.options = options
+        self.location = options.location
         self.clock = clock
-        #: Begins with the bytes of the first store; none yet.
-        self._identity = b""
-        self._signaller = Signaller()
-        self._bells: WeakBag[FifoBell] = WeakBag()
-        self._bell_numbers = 0
-        self._next_look = 0
-        self._slot = -1
+        #: Begins with the bytes of the first store; empty until that is open.
+        self.identity = b""
+        self.signaller = Signaller()
+        self.bells = OwnBells()
+        #: The slot of this process; -1 while it has none. While it has one, ``store`` is open.
+        self.slot = -1
+        self.store: Store | None = None
+        #: A process was killed inside the store, and may have owed a signal: see `signal_all`.
+        self.recovered = False
         # For opening, closing and bells; never held while inside the store.
-        self._lock = own_lock()
-        self._store: Store | None = None
+        self.lock = own_lock()
         self._closed = self._opening = False
-        self._recovered = False
         self._open()
-        _engines.add(self)
+        _sessions.add(self)
 
-    # ---- opening and closing
+    # ---- opening and joining
 
     def _open(self) -> None:
         self._opening = True
         try:
             while True:
-                node = self._identity[:NODE_BYTES]
-                store = Store(
-                    type(self),
-                    self._location,
-                    self._sizes,
-                    self._on_recovery,
-                    node,
-                    make=self._makes,
-                )
+                node = self.identity[:NODE_BYTES]
+                store = open_store(self.options, self._on_recovery, node)
                 try:
                     self._enter(store)
                     return
                 except Gone:  # removed between the opening and the joining
-                    self._store = None
+                    self.store = None
                     store.close()
                 except BaseException:
-                    self._store = None
+                    self.store = None
                     store.close()
                     raise
         finally:
             self._opening = False
 
     def _enter(self, store: Store) -> None:
-        self._channels, self._groups = (
-            store.locked_segments[CHANNELS],
-            store.locked_segments[GROUPS],
-        )
-        self._processes = Processes(self._channels.heap, store.lock_file)
-        self._queues = Queues(self._channels.heap, self._processes)
-        owner_alive, deaths = self._processes.owner_alive, self._processes.deaths
-        self._tables = Tables(self._groups.heap, owner_alive, deaths)
-        self._words = self._channels.words
-        if not self._identity:
-            self._identity = new_identity(store.node())
-        # Before the slot: an engine that has a slot has a store.
-        self._store = store
+        self.channels = store.locked_segments[CHANNELS]
+        self.groups = store.locked_segments[GROUPS]
+        self.processes = processes = Processes(self.channels.heap, store.lock_file)
+        self.queues = Queues(self.channels.heap, processes)
+        self.tables = Tables(self.groups.heap, processes.owner_alive, processes.deaths)
+        self.words = self.channels.words
+        if not self.identity:
+            self.identity = new_identity(store.node())
+        # Before the slot: a session that has a slot has a store.
+        self.store = store
         self._join(store)
 
     def _join(self, store: Store) -> None:
         run, start = store.lock_file.section.run, started()
         try:
             # Slots that have just been left may be held still. So it looks in some places.
-            count = self._processes.count
+            count = self.processes.count
             for first in range(0, count, -(-count // _LOOKS)):
                 if run(self._take_slot, start, first):
                     return
             # All are taken. Those of the dead are free from now on, not from the next look on.
             rounds = 0
             while rounds < 2:
-                dead, last = run(self._reap_slice)
+                dead, last = run(self.reap_some)
                 rounds += last
                 if dead:
-                    self._remove_bells(dead)
+                    self.remove_bells(dead)
                     if run(self._take_slot, start, 0):
                         return
-            raise self._processes.full()
+            raise self.processes.full()
         except BaseException:
             self._abandon(store)
             raise
 
     def _abandon(self, store: Store) -> None:
-        """Give up the slot, as the dead do: whatever looks next frees it."""
-        word = self._processes.owner_word(self._identity)
-        self._slot = -1
+        """Give up the slot, as the dead do: the next process to look frees it."""
+        word = self.processes.owner_word(self.identity)
+        self.slot = -1
         if word:
             store.lock_file.release(FIRST_SLOT + (word & SLOT_MASK))
 
     def _take_slot(self, start: int, first: int) -> bool:
-        with self._channels:
-            slot = self._processes.join(self._identity, self.clock(), start, first)
+        with self.channels:
+            slot = self.processes.join(self.identity, self.clock(), start, first)
             if slot < 0:
                 return False
-            self._generation = self._processes.generation(slot)
-        self._slot = slot
+            self.generation = self.processes.generation(slot)
+        self.slot = slot
         return True
 
-    def _reap_slice(self) -> tuple[list[bytes], bool]:
-        with self._channels:
-            return self._processes.reap()
+    def reap_some(self) -> tuple[list[bytes], bool]:
+        """Free the slots of some processes that have died, see `Processes.reap`."""
+        with self.channels:
+            return self.processes.reap()
 
     def _on_recovery(self) -> None:
-        # Bells are signalled after leaving the store: a killed process may have owed one.
-        self._recovered = True
+        # Bells are signalled after leaving the store.
+        self.recovered = True
+
+    # ---- being in the store
+
+    def joined(self) -> Store:
+        """Return the open store, joined. Comes before every entry."""
+        store = self.store
+        if store is None:
+            self.reopen(None)
+        elif self.slot < 0:
+            if self._is_in_store():
+                raise Reentered
+            with self.lock:
+                try:
+                    if self.slot < 0:
+                        self._join(store)
+                except Gone:
+                    self.reopen(store)
+        else:
+            return store
+        return self.joined()
+
+    def reopen(self, store: Store | None) -> None:
+        """Open the store that there is now: ``store`` is gone, or None for a forked child."""
+        # In the middle of an entry, another thread may have the lock and wait for its end.
+        if self._opening if self.lock._is_owned() else self._is_in_store():
+            raise Reentered
+        with self.lock:
+            if self._closed:
+                raise StoreUnavailable(f"the engine of {self.location.directory!r} is closed")
+            if self.store is not store:
+                return  # another thread did it
+            if store:
+                self._leave_behind(store)
+            self._open()
+
+    def _leave_behind(self, store: Store) -> None:
+        """Close a store that is not the store any more."""
+        self.slot, self.store = -1, None
+        tell_outside(
+            _log.warning,
+            "the store at %r was removed, or replaced by another process; what it held "
+            "is lost, and this process goes on in the store that is there now",
+            self.location.directory,
+        )
+        # In another store the same words are other bells.
+        self.signaller.close()
+        if self.options.make:
+            # The process that removed the lock file may have left the memory, which no later
+            # process finds any more.
+            store.remove_rest()
+        store.close()
+        if self.options.make:
+            store.remove_directory()
+
+    def current(self) -> Store:
+        """Return the store that is there now, joined. The caller holds ``lock``."""
+        store = self.joined()
+        if not store.is_current():
+            self.reopen(store)
+        return self.joined()
 
     @staticmethod
-    def _let_go(store: Store | None) -> None:
+    def let_go(store: Store | None) -> None:
+        """Give back what an exception left of the store's locks."""
         if store is not None:
             store.lock_file.section.let_go()
 
-    def inside(self) -> bool:
-        """See `Engine.inside`."""
-        return self._lock._is_owned() or self._in_store()
+    def is_inside(self) -> bool:
+        """Whether the calling thread is in the middle of a call that has a lock."""
+        return self.lock._is_owned() or self._is_in_store()
 
-    def _in_store(self) -> bool:
-        return self._channels.is_inside()
+    def _is_in_store(self) -> bool:
+        return self.channels.is_inside()
 
-    def _exclusive(self) -> OwnLock:
-        """``_lock``, for a method that begins with it. Raises `Reentered`."""
-        if self.inside():
+    def exclusive(self) -> OwnLock:
+        """Return ``lock``, for a method that begins with it. Raises `Reentered`."""
+        if self.is_inside():
             raise Reentered
-        return self._lock
+        return self.lock
 
-    def _reopen(self, store: Store | None) -> None:
-        """The store is gone, or this is a forked child: get into the one there is."""
-        # In the middle of an entry, another thread may have the lock and wait for its end.
-        if self._opening if self._lock._is_owned() else self._in_store():
-            raise Reentered
-        with self._lock:
-            if self._closed:
-                raise StoreUnavailable(f"the engine of {self._location.directory!r} is closed")
-            if self._store is not store:
-                return  # another thread did it
-            if store:
-                self._slot, self._store = -1, None
-                tell_outside(
-                    _log.warning,
-                    "the store at %r was removed, or replaced by another process; what it held "
-                    "is lost, and this process goes on in the store that is there now",
-                    self._location.directory,
-                )
-                # In another store the same words are other bells.
-                self._signaller.close()
-                if self._makes:
-                    # What removed the lock file may have left the memory, which no later
-                    # process finds any more.
-                    store.remove_rest()
-                store.close()
-                if self._makes:
-                    store.remove_directory()
-            self._open()
+    def pause(self, heap: Heap, holds: int) -> None:
+        """Let others have the lock, between two holds of one call, of which there were so many.
 
-    def _current(self) -> Store:
-        """The store that is there now, open; who calls holds ``_lock``."""
-        store = self._inside()
-        if not store.is_current():
-            self._reopen(store)
-        return self._inside()
+        A call needs no more of them than there can be work to do; one that does follows a
+        circle in the memory.
+        """
+        if holds > heap.end // 64 + 64:
+            raise StoreCorrupt(
+                f"the {NAMES[heap.geometry.kind]} of the store at {self.location.directory!r} "
+                "contradict themselves (an operation on them does not end); to start afresh remove "
+                f"it with destroy(), or with this command: {self.options.removal()}"
+            )
+        # Waiters that are awake get in as it is; those asleep need longer to come.
+        if holds > _WITHOUT_PAUSE:
+            time.sleep(_PAUSE)
 
-    def _inside(self) -> Store:
-        """The open store, joined. Comes before every entry."""
-        store = self._store
-        if store is None:
-            self._reopen(None)
-        elif self._slot < 0:
-            if self._in_store():
-                raise Reentered
-            with self._lock:
-                try:
-                    if self._slot < 0:
-                        self._join(store)
-                except Gone:
-                    self._reopen(store)
-        else:
-            return store
-        return self._inside()
+    def follow_flush(self) -> None:
+        """Empty the groups if the store was flushed; needs their lock.
 
-    @property
-    def identity(self) -> bytes:
-        """See `Engine.identity`."""
-        self._inside()
-        return self._identity
+        A flush is one change, in the channels; the groups follow before they are used.
+        """
+        flushes = self.words[FLUSHES]
+        words = self.groups.words
+        if words[FLUSHES] != flushes:
+            change: Change = {FLUSHES: flushes, CHANGES: words[CHANGES] + 1}
+            self.groups.heap.commit(change, after=FORMATTING)
+            self.groups.format()
 
-    @property
-    def flushes(self) -> int:
-        """See `Engine.flushes`."""
-        while True:
+    # ---- bells
+
+    def bell(self) -> FifoBell:
+        """See `Engine.bell`."""
+        with self.exclusive():
+            return self.bells.make(self.current().directory, self.identity)
+
+    def bell_word(self, bell: Bell) -> int:
+        """Return the word by which the store knows a bell of this process."""
+        if not isinstance(bell, FifoBell):
+            raise TypeError(f"{bell!r} was not made by this engine's bell()")
+        return (
+            self.generation << layout.BELL_GENERATION_SHIFT
+            | bell.number << layout.BELL_NUMBER_SHIFT
+            | self.slot
+        )
+
+    def signal(self, queue: bytes, bell: int, next_bell: Callable[[bytes], int]) -> None:
+        """Signal a bell that was taken off a queue; if no process hears it, the ``next_bell``.
+
+        What it signals for is done, so no error leaves it: a receiver that misses a signal polls
+        again by itself.
+        """
+        signal = signal_for(queue)
+        for _ in range(layout.NODES):
+            if not bell:
+                return
             try:
-                return self._words[FLUSHES]
-            except ValueError:  # closed, or another thread is just letting go of the memory
-                self._inside()
+                if self.processes.bell_alive(bell) and self.signaller.signal(
+                    bell, self._open_bell, signal
+                ):
+                    return
+                bell = next_bell(queue)
+            except (ValueError, IndexError):
+                # Another thread is just letting go of the memory, where the bells have names.
+                self.signal_all()
+                return
+            except (Reentered, StoreCorrupt, StoreUnavailable):
+                return
+
+    def _open_bell(self, bell: int) -> int:
+        """Open for writing a bell that is alive. Raises OSError."""
+        identity = self.processes.identity(bell & layout.SLOT_MASK)
+        name = bell_name(identity, bell >> layout.BELL_NUMBER_SHIFT & layout.SLOT_MASK)
+        store = self.store
+        if store is None:  # Another thread is just leaving it.
+            raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
+        return open_writer(store.directory, name)
+
+    def signal_all(self) -> None:
+        """Signal every bell of the store, of all processes."""
+        self.recovered = False
+        store = self.store
+        if store is not None:
+            directory = store.directory.share()
+        else:
+            # Another thread has just closed it; receivers elsewhere are still to be told.
+            try:
+                directory = StoreDirectory.open(self.location, make=False)
+            except (OSError, StoreUnavailable):
+                return
+        try:
+            signal_all(directory)
+        finally:
+            directory.close()
+
+    def remove_bells(self, dead: list[bytes]) -> None:
+        """Remove the bells of processes that have died; of all, if some were just found dead."""
+        store = self.store
+        if store is not None and dead:
+            remove_bells(store.directory, dead)
+
+    # ---- leaving
 
     def close(self) -> None:
         """See `Engine.close`."""
-        with self._exclusive():
+        with self.exclusive():
             self._close()
 
     def _close(self) -> None:
         self._closed = True
-        slot, store = self._slot, self._store
-        self._slot = -1
-        self._store = None
-        for bell in self._bells.alive():
-            bell.close()
-        self._signaller.close()
+        slot, store = self.slot, self.store
+        self.slot = -1
+        self.store = None
+        self.bells.close()
+        self.signaller.close()
         if store is None:
             return
         try:
@@ -375,23 +372,24 @@ class Attachment:
             with contextlib.suppress(StoreUnavailable):
                 current = store.is_current()
             store.close()
-            if not current and self._makes:
+            if not current and self.options.make:
                 store.remove_directory()
 
     def _leave(self, slot: int) -> None:
-        with self._channels:
-            self._processes.leave(slot)
+        with self.channels:
+            self.processes.leave(slot)
 
-    def destroy(self) -> None:
-        """See `Engine.destroy`."""
-        with self._exclusive():
-            store = self._current()  # Never one that was taken away, while another stays.
+    def destroy(self, reap: Callable[[], object]) -> None:
+        """See `Engine.destroy`. ``reap`` frees the slots of processes that have died."""
+        with self.exclusive():
+            store = self.current()  # Never one that was taken away, while another stays.
+            run = store.lock_file.section.run
             alive = set()
             with contextlib.suppress(Gone, StoreCorrupt):
-                self._reap()
-                alive = store.lock_file.section.run(self._present)
-            store.lock_file.section.run(store.destroy)
-            self._signal_all()
+                reap()
+                alive = run(self._present)
+            run(store.destroy)
+            self.signal_all()
             for identity, name in bells_in(store.directory):
                 if identity not in alive:
                     with contextlib.suppress(OSError):
@@ -400,248 +398,37 @@ class Attachment:
 
     def _present(self) -> set[bytes]:
         """The identities of the processes that have a slot."""
-        with self._channels:
-            return {self._processes.identity(slot) for slot in self._processes.used()}
+        with self.channels:
+            return {self.processes.identity(slot) for slot in self.processes.used()}
 
-    def _after_fork_in_child(self) -> None:
-        """Nothing of the parent's is this process's: not its slot, not its bells."""
-        self._lock = own_lock()
-        self._identity = new_identity(self._identity[:NODE_BYTES])
-        for bell in self._bells.alive():
-            bell.after_fork()
-        self._bells.clear()
-        self._bell_numbers = 0
-        self._signaller.after_fork()
+    def after_fork_in_child(self) -> None:
+        """Have nothing of the parent's: not its slot, not its bells."""
+        self.lock = own_lock()
+        self.identity = new_identity(self.identity[:NODE_BYTES])
+        self.bells.after_fork()
+        self.signaller.after_fork()
         # The mapping is inherited; joining is left to the first use.
-        self._slot = -1
-
-    # ---- bells
-
-    def bell(self) -> FifoBell:
-        """See `Engine.bell`."""
-        with self._exclusive():
-            directory = self._current().directory
-            used = {bell.number for bell in self._bells.alive() if bell.is_open}
-            for _ in range(SLOT_MASK):
-                self._bell_numbers = self._bell_numbers % SLOT_MASK + 1
-                if self._bell_numbers in used:
-                    continue
-                with contextlib.suppress(FileExistsError):
-                    bell = FifoBell(directory, self._identity, self._bell_numbers)
-                    self._bells.add(bell)
-                    return bell
-            raise StoreUnavailable(
-                f"this process waits with {SLOT_MASK} bells on the store at "
-                f"{self._location.directory!r}, the most it can have: use fewer threads and event "
-                "loops, or more processes"
-            )
-
-    def _bell_word(self, bell: Bell) -> int:
-        if not isinstance(bell, FifoBell):
-            raise TypeError(f"{bell!r} was not made by this engine's bell()")
-        return (
-            self._generation << BELL_GENERATION_SHIFT
-            | bell.number << BELL_NUMBER_SHIFT
-            | self._slot
-        )
-
-    def _signal_all(self) -> None:
-        self._recovered = False
-        store = self._store
-        if store is not None:
-            directory = store.directory.share()
-        else:
-            # Another thread has just closed it; who waits in other processes is still to be told.
-            try:
-                directory = StoreDirectory.open(self._location, make=False)
-            except (OSError, StoreUnavailable):
-                return
-        try:
-            for _, name in bells_in(directory):
-                signal_once(directory, name)
-        finally:
-            directory.close()
-
-    # ---- upkeep
-
-    def _follow_flush(self) -> None:
-        """A flush is one change, in the channels; the groups follow before they are used."""
-        flushes = self._words[FLUSHES]
-        words = self._groups.words
-        if words[FLUSHES] != flushes:
-            change: Change = {FLUSHES: flushes, CHANGES: words[CHANGES] + 1}
-            self._groups.heap.commit(change, after=FORMATTING)
-            self._groups.format()
-
-    def _pause(self, heap: Heap, holds: int) -> None:
-        """Let others have the lock, between two holds of one call, of which there were so many.
-
-        A call needs no more of them than there can be work to do; one that does follows a
-        circle in the memory.
-        """
-        if holds > heap.end // 64 + 64:
-            raise StoreCorrupt(
-                f"the {NAMES[heap.geometry.kind]} of the store at {self._location.directory!r} "
-                "contradict themselves (an operation on them does not end); to start afresh remove "
-                "it with destroy(), or with this command: "
-                f"{removal(self.argument(), self._location)}"
-            )
-        # Waiters that are awake get in as it is; those asleep need longer to come.
-        if holds > _WITHOUT_PAUSE:
-            time.sleep(_PAUSE)
-
-    def _maintain(self, now: int) -> None:
-        """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
-
-        It comes before the caller's own work, or when that found nothing, and its errors are not
-        the caller's: a record that is taken off a queue must reach its receiver.
-        """
-        try:
-            self._upkeep(now)
-        except Reentered:
-            pass  # In the middle of another call, which may be at it.
-        except Exception as error:
-            tell_outside(
-                _log.error,
-                "upkeep of the store at %r failed, and is tried again: %s",
-                self._location.directory,
-                error,
-                exc_info=None if isinstance(error, (StoreCorrupt, StoreUnavailable)) else error,
-            )
-
-    def _upkeep(self, now: int) -> None:
-        """See that the store still is the store, free what the dead left, drop what expired.
-
-        Every process that waits or asks comes by about once a second; for what is the
-        store's, the first of them does it for all.
-        """
-        self._next_look = now + _LOOK_EVERY
-        store = self._inside()
-        current = store.is_current() and not (self._makes and store.leave_if_lost())
-        if not current:
-            self._reopen(store)
-        for bell in self._bells.alive():
-            bell.look()
-        if not current:
-            return
-        try:
-            due = now >= self._words[NEXT_SWEEP]
-        except ValueError:  # another thread is just letting go of the memory
-            return
-        if not due:
-            return
-        self._remove_bells(self._reap())
-        self._sweep(now)
-
-    def _reap(self) -> list[bytes]:
-        """Free the slots of processes that have died, some at a time; their identities."""
-        dead: list[bytes] = []
-        for _ in range(_REAPS):
-            found, last = self._reap_some()
-            dead += found
-            if last:
-                break
-        return dead
-
-    @upkeep_step
-    def _reap_some(self) -> tuple[list[bytes], bool]:
-        return self._reap_slice()
-
-    def _sweep(self, now: int) -> None:
-        """Drop what expired, and what the dead left, for some holds of each lock."""
-        if not self._begin_sweep(now):
-            return
-        done = self._sweep_segment(CHANNELS, now)
-        done &= self._sweep_segment(GROUPS, now)
-        if not done:
-            self._next_look = now + _GO_ON_AFTER
-            self._sweep_again(self._next_look)
-
-    @upkeep_step
-    def _begin_sweep(self, now: int) -> bool:
-        """Note when the next sweep is due; False if another process has begun this one."""
-        with self._channels as heap:
-            if now < self._words[NEXT_SWEEP]:
-                return False
-            heap.commit({NEXT_SWEEP: now + _LOOK_EVERY})
-        return True
-
-    @upkeep_step
-    def _sweep_again(self, when: int) -> None:
-        with self._channels as heap:
-            heap.commit({NEXT_SWEEP: when})
-
-    def _sweep_segment(self, kind: int, now: int) -> bool:
-        """Sweep a segment for a while; False if there is left what a dead process had."""
-        holds = 0
-        while True:
-            holds += 1
-            is_complete, is_due = self._sweep_hold(kind, now)
-            if is_complete and not is_due:
-                return True
-            if holds >= (_SWEEP_HOLDS_AFTER_DEATH if is_due else _SWEEP_HOLDS):
-                return not is_due
-            self._pause(self._channels.heap, holds)
-
-    @upkeep_step
-    def _sweep_hold(self, kind: int, now: int) -> tuple[bool, bool]:
-        """Sweep for one hold; whether the round is complete, and whether one is due for a death."""
-        swept: _Swept = self._queues.upkeep if kind == CHANNELS else self._tables
-        with self._channels if kind == CHANNELS else self._groups:
-            if kind == GROUPS:
-                self._follow_flush()
-            is_due = swept.rounds.is_due()
-            try:
-                swept.sweep(now)
-            except Pause:
-                return False, is_due
-            return True, swept.rounds.is_due()
-
-    def _remove_bells(self, dead: list[bytes]) -> None:
-        """Remove the bells of processes that have died; of all, where some were just found dead."""
-        store = self._store
-        if store is None or not dead:
-            return
-        directory = store.directory
-        for identity, name in bells_in(directory):
-            if identity in dead or is_abandoned(directory, name):
-                with contextlib.suppress(OSError):
-                    directory.unlink(name)
+        self.slot = -1
 
 
 def new_identity(node: bytes) -> bytes:
-    """An identity that no process ever had, in the store of that node."""
+    """Return an identity that no process ever had, in the store of that node."""
     return node + secrets.token_bytes(IDENTITY_BYTES - NODE_BYTES)
 
 
-def _check_name(engine: type[Attachment]) -> None:
-    """Refuse a name that would not come back from the lock file as it is."""
-    name = getattr(engine, "name", None)
-    if (
-        not isinstance(name, str)
-        or not 1 <= len(name) <= LONGEST_NAME
-        or not (name.isascii() and name.isprintable())
-    ):
-        raise TypeError(
-            f"the class {engine.__qualname__} has the name {name!r}; the name of an engine is "
-            f"written into the lock file and must be 1 to {LONGEST_NAME} printable ASCII "
-            "characters: choose another"
-        )
-
-
-_engines: WeakBag[Attachment] = WeakBag()
+_sessions: WeakBag[Session] = WeakBag()
 
 
 def _after_fork_in_child() -> None:
-    for engine in _engines.alive():
-        engine._after_fork_in_child()
+    for session in _sessions.alive():
+        session.after_fork_in_child()
 
 
 def _at_exit() -> None:
-    """Leave properly, so that nobody has to find out that this process is dead."""
-    for engine in _engines.alive():
+    """Leave properly, so that no process has to find out that this one is dead."""
+    for session in _sessions.alive():
         with contextlib.suppress(Exception):
-            engine.close()
+            session.close()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .directory import StoreDirectory
 from .engine import SharedMemoryEngine
 from .files import too_large
-from .segment import Owner
+from .location import Owner
 
 if TYPE_CHECKING:
     import sysv_ipc
@@ -200,16 +200,4 @@ class SysVEngine(SharedMemoryEngine):
 
     name = "sysv"
     segment = SysVSegment
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        """See `Engine.unavailable`."""
-        # First: a sub-interpreter can't import what is installed.
-        reason = super().unavailable()
-        if reason is not None:
-            return reason
-        try:
-            import sysv_ipc  # noqa: F401
-        except ImportError:
-            return "the package sysv_ipc is not installed: pip install sysv_ipc"
-        return None
+    package = "sysv_ipc"

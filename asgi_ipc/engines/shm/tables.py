@@ -12,8 +12,9 @@ from collections.abc import Callable
 from asgi_ipc.exceptions import StoreCorrupt
 
 from ..base import MAX_NAME
+from .heap import layout
 from .heap.hash_table import NEVER, Index
-from .heap.heap import MOVE, PASS, Heap, NoRoom, Pause
+from .heap.heap import MOVE, PASS, Heap, Pause
 from .heap.journal import Change
 from .heap.layout import (
     CHANGES,
@@ -26,11 +27,9 @@ from .heap.layout import (
     LENGTH_MASK,
     MEMBER,
     MEMBERS,
-    NAMED,
     PAD_MASK,
     PAD_SHIFT,
     SOONEST,
-    T_CHAIN,
     T_COUNT,
     T_FIRST,
     T_VERSION,
@@ -74,7 +73,7 @@ class Tables:
     ) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = Index(heap, T_CHAIN)
+        self._index = Index(heap, layout.T_CHAIN)
         self.rounds = Rounds(heap, self._index, deaths)
         self._owner_alive = owner_alive
 
@@ -147,7 +146,7 @@ class Tables:
         change: Change = {}
         handle = self._heap.add(change, TABLE, (words[bucket], 0, 0, 0), table)
         change[bucket] = handle
-        change[NAMED] = words[NAMED] + 1
+        change[layout.NAMED] = words[layout.NAMED] + 1
         self._heap.commit(change)
         return handle
 
@@ -256,28 +255,14 @@ class Tables:
 
     def _discard(self, home: int, table: bytes) -> None:
         """Take away a table without members."""
-        change: Change = {NAMED: self._words[NAMED] - 1}
+        change: Change = {layout.NAMED: self._words[layout.NAMED] - 1}
         self._index.unlink(change, self._bucket(table), home)
         self._heap.free(change, home)
         self._heap.commit(change)
 
     def _make_room(self, length: int, now: int) -> bool:
-        """Room for a record, at the expense of whatever is dead if need be.
-
-        True if tables may have been removed for it. Raises `NoRoom`. May `Pause`.
-        """
-        if self.rounds.awaited != now:
-            try:
-                self._heap.room_for(length)
-                return False
-            except NoRoom:
-                if not self.rounds.is_worth_it(now):
-                    raise
-            self.rounds.awaited = now
-        self.sweep(now)
-        self.rounds.awaited = -1
-        self._heap.room_for(length)
-        return True
+        """Make room for a record; True if tables may have gone for it, see `Rounds.make_room`."""
+        return self.rounds.make_room(length, now, lambda: self.sweep(now))
 
     def sweep(self, now: int) -> None:
         """Go on with the round: drop members that are dead, and empty tables.

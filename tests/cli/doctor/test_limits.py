@@ -9,7 +9,7 @@ import pytest
 
 from asgi_ipc.cli.doctor import cgroups
 from asgi_ipc.cli.doctor.memory import try_memory
-from asgi_ipc.engines.shm import boot, file_systems
+from asgi_ipc.engines.shm import file_systems, machine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from tests.tools.disks import COPYING, as_root, on_disk
@@ -77,16 +77,16 @@ def test_programs_are_found_where_cron_has_no_path_to_them(
     (tmp_path / "sysctl").write_text("#!/bin/sh\necho $2 on $PATH\n")
     (tmp_path / "sysctl").chmod(0o755)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(boot, "_FOLDERS", ("/nowhere", str(tmp_path)))
+    monkeypatch.setattr(machine, "_FOLDERS", ("/nowhere", str(tmp_path)))
     said = f"kern.boottime on /usr/bin:/bin:/nowhere:{tmp_path}\n"
-    assert boot.sysctl("kern.boottime") == said.encode()
-    monkeypatch.setattr(boot, "_FOLDERS", ())
+    assert machine.sysctl("kern.boottime") == said.encode()
+    monkeypatch.setattr(machine, "_FOLDERS", ())
     monkeypatch.setenv("PATH", "/nowhere")
-    assert boot.sysctl("kern.boottime") == b""
+    assert machine.sysctl("kern.boottime") == b""
 
 
 def test_the_folders_of_system_programs_are_looked_into() -> None:
-    assert {"/sbin", "/usr/sbin"} <= set(boot._FOLDERS)
+    assert {"/sbin", "/usr/sbin"} <= set(machine._FOLDERS)
 
 
 # ---- the lock that a store really uses

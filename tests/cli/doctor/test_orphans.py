@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc.cli.doctor.orphans import Orphan, find_orphans, remove_orphan
-from asgi_ipc.engines.shm import ownership
+from asgi_ipc.engines.shm import store_memory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.posix import PosixEngine
@@ -59,11 +59,11 @@ def kind(request: pytest.FixtureRequest) -> type[SharedMemoryEngine]:
 
 def names_of(engine: SharedMemoryEngine) -> dict[str, list[str]]:
     """What the memory of a store and its locks are called."""
-    assert engine._store is not None
-    store_id = engine._store.store_id
+    assert engine.session.store is not None
+    store_id = engine.session.store.store_id
     token = public_token(store_id, "locks")
     return {
-        engine.name: list(ownership.locators(engine.segment, store_id).values()),
+        engine.name: list(store_memory.locators(engine.segment, store_id).values()),
         "locks": sorted(str(path) for path in Path("/dev/shm").glob(f"*asgi_ipc.{token}.*")),
     }
 
@@ -78,7 +78,7 @@ def test_a_store_whose_folder_is_gone_is_found_and_removed(
     kind: type[SharedMemoryEngine], folder: Path
 ) -> None:
     engine = open_store(folder, kind)
-    names, location = names_of(engine), engine._location
+    names, location = names_of(engine), engine.session.location
     assert of(names) == [], "it is used"
     engine.push([record(engine, b"a")])
     engine.close()
@@ -104,8 +104,8 @@ def test_memory_that_a_process_still_has_is_kept(
         engine = open_store(folder, kind)
         os.write(into, b"!")
         os.read(told, 1)
-        assert engine._store is not None
-        engine._store.remove_rest()
+        assert engine.session.store is not None
+        engine.session.store.remove_rest()
 
     child = start(other)
     os.read(out, 1)

@@ -18,9 +18,9 @@ from asgi_ipc.engines.shm.locks import semaphore_locks
 from asgi_ipc.engines.shm.locks.base import SEMAPHORE
 from asgi_ipc.engines.shm.locks.semaphore_locks import no_new_ones
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import public_token
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.stores import (
     ENGINES,
@@ -49,12 +49,12 @@ def test_another_user_can_not_keep_processes_out_by_taking_names_beside_the_sema
     """Each C library has another name for them, and that of the one not in use is free."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         engine = open_store(Path(name), kind)
-        assert engine._store is not None
-        if engine._store.lock_file.kind != SEMAPHORE:
+        assert engine.session.store is not None
+        if engine.session.store.lock_file.kind != SEMAPHORE:
             engine.destroy()
             pytest.skip("no semaphores here")
         engine.push([record(engine, b"a", b"kept")])
-        token = public_token(engine._store.store_id, "locks")
+        token = public_token(engine.session.store.store_id, "locks")
         paths = [
             path
             for beginning in ("", "sem.")
@@ -147,8 +147,8 @@ def test_another_user_can_not_open_read_list_wake_or_block_a_store(
         bell = engine.bell()
         engine.pop(b"b", 1, bell)
         folder = public_path / "store"
-        assert engine._store is not None
-        store = engine._store
+        assert engine.session.store is not None
+        store = engine.session.store
         names = list(locators(kind.segment, store.store_id).values())
         paths = [folder, *folder.iterdir()]
         if kind is PosixEngine and os.path.isdir("/dev/shm"):
@@ -303,7 +303,7 @@ def test_foreign_files_in_the_directory_are_left_alone(name: str, tmp_path: Path
     engine = opened(tmp_path, MmapEngine)
     foreign = tmp_path / "store" / name
     foreign.write_text("precious")
-    engine._next_look = 0
+    engine.upkeep.due = 0
     engine.statistics()
     other: Any = open_store(tmp_path)
     other.close()

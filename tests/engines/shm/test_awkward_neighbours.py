@@ -64,12 +64,12 @@ def live_in_a_pid_namespace(engine: str, directory: str) -> None:
             case ["receive"]:
                 answer = [popped.payload for popped in mine.pop(b"q")]
             case ["members"]:
-                mine._next_look = 0
-                mine._channels.words[layout.NEXT_SWEEP] = 0
+                mine.upkeep.due = 0
+                mine.session.channels.words[layout.NEXT_SWEEP] = 0
                 mine.statistics()
                 answer = len(mine.members(b"t").names)
             case ["enter"]:
-                mine._channels.__enter__()
+                mine.session.channels.__enter__()
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 

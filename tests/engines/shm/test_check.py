@@ -82,7 +82,7 @@ SPOILED: dict[str, tuple[int, Callable[[Heap], int], str]] = {
 @pytest.mark.parametrize("name", SPOILED)
 def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path: Path) -> None:
     part, find, said = SPOILED[name]
-    heap = (engine._channels, engine._groups)[part].heap
+    heap = (engine.session.channels, engine.session.groups)[part].heap
     word = find(heap)
     kept = heap.words[word]
     heap.words[word] = 1 if kept != 1 else 2
@@ -97,7 +97,7 @@ def test_a_spoiled_word_is_found(name: str, engine: SharedMemoryEngine, tmp_path
 def test_a_store_that_has_no_extent_to_move_records_to_is_found(
     engine: SharedMemoryEngine, tmp_path: Path
 ) -> None:
-    words = engine._channels.words
+    words = engine.session.channels.words
     forged = {layout.FREE_EXTENT: 0, layout.FREE_EXTENTS: 0}
     kept = {word: words[word] for word in forged}
     assert kept[layout.FREE_EXTENTS], "there should be one"
@@ -126,8 +126,8 @@ def test_a_store_that_is_large_in_name_alone_is_checked_in_little_memory(
     forged: dict[int, int], said: str, tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path, channel_memory=64 << 30)
-    words = engine._channels.words
-    words[engine._channels.heap.geometry.extent_next] = 1
+    words = engine.session.channels.words
+    words[engine.session.channels.heap.geometry.extent_next] = 1
 
     def limited() -> None:
         with open("/proc/self/status") as file:
@@ -153,7 +153,7 @@ def test_what_a_killed_process_left_half_done_is_ended_first(
     left = 0
     for opcode in range(400, 1_500, 20):
         killed_at(lambda: engine.push([record(engine, b"a")]), opcode, lambda: engine.identity)
-        left += engine._channels.words[layout.STATE] == layout.COMMITTED
+        left += engine.session.channels.words[layout.STATE] == layout.COMMITTED
         assert checked(engine, tmp_path) == []
-        assert engine._channels.words[layout.STATE] == layout.IDLE
+        assert engine.session.channels.words[layout.STATE] == layout.IDLE
     assert left

@@ -71,8 +71,8 @@ def waits(engine: SharedMemoryEngine) -> object:
 
 
 def upkeep(engine: SharedMemoryEngine) -> None:
-    engine._next_look = 0
-    engine._words[NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
+    engine.session.words[NEXT_SWEEP] = 0
     engine.statistics()
 
 
@@ -109,8 +109,8 @@ def engine(
     elif request.param == "flock":
         monkeypatch.setattr(fcntl_locks, "record_locks_fail", lambda *_: "switched off")
     engine = open_store(folder)
-    assert engine._store is not None
-    if engine._store.lock_file.kind != KINDS[request.param]:
+    assert engine.session.store is not None
+    if engine.session.store.lock_file.kind != KINDS[request.param]:
         pytest.skip("no folder here has this kind of lock")
     yield engine
     engine.destroy()
@@ -178,8 +178,8 @@ def helper(serve: Callable[[int], object]) -> Iterator[Helper]:
 
 def assert_nothing_is_held(engine: SharedMemoryEngine) -> None:
     """Another thread of this process gets in at once."""
-    assert engine._store is not None
-    section = engine._store.lock_file.section
+    assert engine.session.store is not None
+    section = engine.session.store.lock_file.section
     assert section.entered is None
     free: list[bool] = []
 
@@ -289,7 +289,7 @@ def test_out_of_stack_while_the_lock_is_waited_for(engine: SharedMemoryEngine) -
             exhausted(lambda: OPERATIONS["push"](engine), FRAMES[number - 1])
 
     def holds(_: int) -> None:
-        with engine._channels:
+        with engine.session.channels:
             os.write(writer, b"!")
             threading.Event().wait(0.02)
 
@@ -444,7 +444,7 @@ def test_struck_at_any_opcode_of_the_clean_up_the_store_works(
 
 def leave_it_held(engine: SharedMemoryEngine) -> None:
     """As if no clean-up had come to an end: all is as inside."""
-    engine._channels.__enter__()
+    engine.session.channels.__enter__()
 
 
 def test_a_thread_takes_over_what_it_left(engine: SharedMemoryEngine) -> None:
@@ -484,14 +484,14 @@ def test_a_thread_that_is_inside_is_waited_for_however_long(
 ) -> None:
     monkeypatch.setattr(critical_section, "PATIENCE", 0.02)
     inside, leave, passed = threading.Event(), threading.Event(), threading.Event()
-    push = engine._queues.push
+    push = engine.session.queues.push
 
     def slowly(*arguments: Any) -> Any:
         inside.set()
         leave.wait(PROMPTLY)
         return push(*arguments)
 
-    monkeypatch.setattr(engine._queues, "push", slowly)
+    monkeypatch.setattr(engine.session.queues, "push", slowly)
     first = threading.Thread(target=lambda: engine.push([record(engine, b"q")]))
     first.start()
     inside.wait(PROMPTLY)
@@ -517,7 +517,7 @@ def test_a_del_method_that_is_called_while_a_bell_is_signalled_signals_too(
     bells = [engine.bell(), engine.bell()]
     for queue, bell in zip((b"first", b"second"), bells, strict=True):
         assert engine.pop(queue, 1, bell) == []
-    open_bell = engine._open_bell
+    open_bell = engine.session._open_bell
 
     class Sends:
         def __del__(self) -> None:
@@ -528,7 +528,7 @@ def test_a_del_method_that_is_called_while_a_bell_is_signalled_signals_too(
         Sends()
         return open_bell(bell)
 
-    monkeypatch.setattr(engine, "_open_bell", collects)
+    monkeypatch.setattr(engine.session, "_open_bell", collects)
     engine.push([record(engine, b"first")])
     for bell in bells:
         assert select.select([bell], [], [], 0)[0] == [bell]
@@ -570,13 +570,13 @@ def test_a_del_method_that_is_called_inside_gets_an_error_and_harms_nothing(
             except Exception as error:
                 told.append(error)
 
-    find = engine._queues.find
+    find = engine.session.queues.find
 
     def collects(*arguments: Any) -> Any:
         Sends()
         return find(*arguments)
 
-    monkeypatch.setattr(engine._queues, "find", collects)
+    monkeypatch.setattr(engine.session.queues, "find", collects)
     engine.push([record(engine, b"other")])
     monkeypatch.undo()
     assert {type(error) for error in told} == {Reentered}

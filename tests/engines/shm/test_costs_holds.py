@@ -50,7 +50,7 @@ def make(directory: Path, clock: Clock, memory: int = 16 * 1024 * KIB) -> Shared
     engine = MmapEngine(
         "store", directory=directory, channel_memory=memory, group_memory=memory, clock=clock
     )
-    engine._next_look = 1 << 62
+    engine.upkeep.due = 1 << 62
     return engine
 
 
@@ -70,7 +70,9 @@ def push(engine: SharedMemoryEngine, queue: bytes, *payloads: bytes, **how: int)
 
 
 def without_rings(engine: SharedMemoryEngine) -> None:
-    engine._queues._rings._most = engine._queues._rings._most_unread = 0
+    engine.session.queues._rings.extents._most = (
+        engine.session.queues._rings.extents._most_unread
+    ) = 0
 
 
 def in_ring(engine: SharedMemoryEngine, queue: bytes) -> None:
@@ -127,10 +129,10 @@ def test_a_message_that_takes_a_small_store_nearly_whole(tmp_path: Path, clock: 
     counts = holds(lambda: engine.pop(b"q", 5))
     assert max(counts) <= MOST + 60 * (size // (16 * KIB)), counts
     # It is freed bit by bit.
-    assert engine._channels.words[layout.LEFTOVER]
+    assert engine.session.channels.words[layout.LEFTOVER]
     assert_sound(engine)
     within(lambda: push(engine, b"q", bytes(100_000)), at_least=2)
-    assert not engine._channels.words[layout.LEFTOVER]
+    assert not engine.session.channels.words[layout.LEFTOVER]
     assert_sound(engine)
     engine.destroy()
 
@@ -148,7 +150,7 @@ def test_a_large_batch(engine: SharedMemoryEngine, ring: bool) -> None:
 @pytest.mark.parametrize("in_order", [True, False])
 def test_a_ring_of_tiny_messages_gets_longer(engine: SharedMemoryEngine, in_order: bool) -> None:
     in_ring(engine, b"q")
-    per_extent = engine._channels.heap.geometry.extent_words // 3
+    per_extent = engine.session.channels.heap.geometry.extent_words // 3
     for number in range(per_extent - 20):
         push(engine, b"q", b"", deadline=FAR + (number if in_order else -number))
     for number in range(per_extent, per_extent + 100):
@@ -212,19 +214,19 @@ def test_many_that_wait_and_go(engine: SharedMemoryEngine) -> None:
     bells = [engine.bell() for _ in range(3)]
     for bell in bells:
         engine.pop(b"q", 1, bell)
-    address, words = engine._queues.find(b"q"), engine._channels.words
+    address, words = engine.session.queues.find(b"q"), engine.session.channels.words
     # As if each node were there, for a process of which others are dead.
-    with engine._channels as heap:
+    with engine.session.channels as heap:
         for number in range(1, layout.NODES - 1):
             change: dict[int, int] = {}
-            engine._queues._waiters.arm(change, address, 0xFFFF | number << 32)
+            engine.session.queues._waiters.arm(change, address, 0xFFFF | number << 32)
             heap.commit(change)
     assert words[layout.NODES_USED] == layout.NODES
     within(lambda: engine.pop(b"q", 1, bells[2]))
     within(lambda: engine.disarm(b"q", bells[2]))
     for _ in range(3):
         within(lambda: engine.statistics())
-    within(lambda: engine._sweep_segment(layout.CHANNELS, engine.clock()))
+    within(lambda: engine.upkeep._sweep_segment(layout.CHANNELS, engine.clock()))
     for bell in bells:
         bell.close()
 
@@ -285,18 +287,22 @@ def test_a_member_that_comes_to_full_memory_in_which_all_have_expired(
 def test_what_a_dead_process_leaves(engine: SharedMemoryEngine, clock: Clock, ring: bool) -> None:
     identity = bytes(range(1, 15))
     in_ring(engine, b"q") if ring else without_rings(engine)
-    assert engine._store
-    with engine._channels:
-        slot = engine._processes.join(identity, clock.now, 0)
+    assert engine.session.store
+    with engine.session.channels:
+        slot = engine.session.processes.join(identity, clock.now, 0)
     engine.push([Record(b"q", b"x", FAR, 10**9, identity) for _ in range(MANY)])
     for number in range(MANY):
         engine.put(b"t%d" % (number % 9), b"%d" % number, FAR, identity)
-    engine._store.lock_file.release(FIRST_SLOT + slot)
+    engine.session.store.lock_file.release(FIRST_SLOT + slot)
     looks = 0
-    while engine._tables.rounds.is_due() or engine._queues.upkeep.rounds.is_due() or not looks:
+    while (
+        engine.session.tables.rounds.is_due()
+        or engine.session.queues.sweeper.rounds.is_due()
+        or not looks
+    ):
         looks += 1
         clock.now += 10**9
-        within(lambda: engine._maintain(engine.clock()))
+        within(lambda: engine.upkeep.maintain(engine.clock()))
         assert looks < 100
     assert looks > 1
     counts = engine.statistics()
@@ -317,7 +323,7 @@ def test_a_flush_and_what_comes_after_it(engine: SharedMemoryEngine) -> None:
 def test_the_end_of_what_a_killed_process_began(engine: SharedMemoryEngine) -> None:
     engine.push([Record(b"q%d" % number, b"x", FAR, 9) for number in range(MANY)])
     in_ring(engine, b"q")
-    words, address = engine._channels.words, engine._queues.find(b"q")
+    words, address = engine.session.channels.words, engine.session.queues.find(b"q")
     pushed = words[layout.PUSHED]
     came = words[address + layout.Q_IN] >> layout.COUNT_SHIFT
     noted = came - pushed & layout.NOTED_MASK
@@ -327,6 +333,6 @@ def test_the_end_of_what_a_killed_process_began(engine: SharedMemoryEngine) -> N
     # The largest change that there can be, of words that stay as they are.
     offsets = range(layout.Geometry.of(layout.CHANNELS, 16 << 20).hash_table + 9, 10**6)
     pairs = {offset: words[offset] for offset in offsets[: layout.JOURNAL_PAIRS]}
-    engine._channels.heap.commit(pairs)
+    engine.session.channels.heap.commit(pairs)
     words[layout.STATE] = layout.COMMITTED
     within(lambda: engine.pop(b"none"))

@@ -222,7 +222,7 @@ def check_store(directory: str, disk: str) -> None:
         except StoreFull:
             refused["groups"] += 1
     neighbour.fill()
-    for locked_segment in (engine._channels, engine._groups):
+    for locked_segment in (engine.session.channels, engine.session.groups):
         with locked_segment as heap:
             assert check(heap) == [], check(heap)
     assert len(reserved) == 2
@@ -257,7 +257,7 @@ def send_beside_shm(directory: str) -> None:
         PosixEngine("a", channel_memory=MIB, group_memory=MIB)
     assert os.listdir("/dev/shm") == []
     engine = MmapEngine("a", channel_memory=MIB, group_memory=MIB)
-    assert engine._inside().lock_file.kind == FCNTL
+    assert engine.session.joined().lock_file.kind == FCNTL
     engine.push([Record(b"a", b"x", FAR, 1)])
     engine.destroy()
 

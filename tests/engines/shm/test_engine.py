@@ -12,7 +12,7 @@ import pytest
 
 from asgi_ipc import StoreUnavailable
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.opening import Store
+from asgi_ipc.engines.shm.store import Store
 from asgi_ipc.exceptions import OptionError
 from tests.tools.stores import (
     assert_meet,
@@ -143,7 +143,7 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
     if call == "push":
         # At the regular look after the store, before anything is done.
         records = [record(engine, b"a")]
-        engine._next_look = 0
+        engine.upkeep.due = 0
         monkeypatch.setattr(Store, "is_current", close_now)
         monkeypatch.setattr(engine, "clock", time.monotonic_ns)
         closing = True
@@ -154,13 +154,13 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
         other = open_store(tmp_path)
         bell = other.bell()
         assert other.pop(b"a", 1, bell) == []
-        words = engine._words
+        words = engine.session.words
 
         def closed_meanwhile(_: int) -> bool:
             engine.close()
             return bool(words[0])
 
-        monkeypatch.setattr(engine._processes, "bell_alive", closed_meanwhile)
+        monkeypatch.setattr(engine.session.processes, "bell_alive", closed_meanwhile)
         assert engine.push([record(engine, b"a")]) == []
         assert bell.clear() is None  # Signalled, though not for that queue in particular.
         assert len(other.pop(b"a", 2)) == 1

@@ -266,8 +266,8 @@ def flush(engine: SharedMemoryEngine) -> None:
 
 
 def maintain(engine: SharedMemoryEngine) -> object:
-    engine._next_look = 0
-    engine._words[layout.NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
+    engine.session.words[layout.NEXT_SWEEP] = 0
     return engine.statistics()
 
 
@@ -311,7 +311,7 @@ def test_using(
         engine.put(b"table", b"old", FAR)
         bell = other.bell()
         other.pop(b"waited for", 1, bell)
-        engine._next_look = other._next_look = 1 << 62
+        engine.upkeep.due = other.upkeep.due = 1 << 62
         return engine, other
 
     def run(both: tuple[SharedMemoryEngine, SharedMemoryEngine]) -> None:
@@ -374,7 +374,7 @@ def test_an_error_that_lasts_is_raised_each_time_and_forgotten_afterwards(
     faults: Faults, tmp_path: Path
 ) -> None:
     engine = open_store(tmp_path)
-    engine._next_look = 1 << 62  # Upkeep only logs its errors.
+    engine.upkeep.due = 1 << 62  # Upkeep only logs its errors.
     for _ in range(3):
         with faults.failing(0, 5), pytest.raises(StoreUnavailable, match="lock"):
             engine.push([Record(b"a", b"x", FAR, 10)])

@@ -25,7 +25,7 @@ from asgi_ipc import ChannelFull, SyncIPCChannelLayer
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.layout import SMALLEST
-from asgi_ipc.engines.shm.opening import Gone
+from asgi_ipc.engines.shm.locks.base import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 from tests.tools.commands import check, remove
 from tests.tools.stores import (
@@ -108,7 +108,7 @@ def spoil(shared: Path, kind: type[SharedMemoryEngine], seed: int, until: float)
             continue
         try:
             for _ in range(dice.randrange(1, 400)):
-                locked_segment = dice.choice([engine._channels, engine._groups])
+                locked_segment = dice.choice([engine.session.channels, engine.session.groups])
                 with contextlib.suppress(IndexError, ValueError):
                     Spoiler(locked_segment.heap, dice).spoil()
                 # Else it is found corrupt at once, and nothing else is tried.
@@ -254,7 +254,7 @@ def test_a_member_that_replaces_or_floods_wake_ups_delays_and_harms_nothing_else
         for number in range(3):
             assert engine.push([record(engine, b"waited for", b"%d" % number)]) == []
             bell.clear()
-            engine._next_look = other._next_look = 0
+            engine.upkeep.due = other.upkeep.due = 0
             engine.statistics()
             other.statistics()
             assert [each.payload for each in other.pop(b"waited for", 9, None)] == [b"%d" % number]
@@ -309,16 +309,16 @@ def test_a_member_that_takes_all_slots_keeps_newcomers_out_and_says_so(
         engine.push([record(engine, b"a", b"here")])
         assert engine.pop(b"a")[0].payload == b"here"
         # What it claims belongs to no process, so the regular look frees it.
-        engine._words[layout.NEXT_SWEEP] = engine._next_look = 0
+        engine.session.words[layout.NEXT_SWEEP] = engine.upkeep.due = 0
         engine.statistics()
         opened(shared, kind).close()
         engine.destroy()
 
     def take() -> None:
         mine = opened(shared, kind)
-        first = mine._channels.heap.geometry.slots + layout.SLOT_IDENTITY
+        first = mine.session.channels.heap.geometry.slots + layout.SLOT_IDENTITY
         for slot in range(layout.SLOTS):
-            mine._words[first + slot * layout.SLOT_WORDS] = slot + 1
+            mine.session.words[first + slot * layout.SLOT_WORDS] = slot + 1
         with pytest.raises(StoreUnavailable, match="already has"):
             opened(shared, kind)
         os._exit(0)

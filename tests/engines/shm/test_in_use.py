@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.engines.shm import lock_file, session
+from asgi_ipc.engines.shm import lock_file
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
@@ -123,7 +123,7 @@ def test_memory_that_can_not_be_seen_from_here_is_refused_while_the_store_is_use
 
     in_child(other)
     mine.push([record(mine, b"a", b"kept")])
-    mine._next_look = 0
+    mine.upkeep.due = 0
     mine.statistics()
     assert mine.pop(b"a")[0].payload == b"kept"
     mine.destroy()
@@ -140,7 +140,7 @@ def test_removed_memory_is_replaced_once_its_processes_have_left_it(
             open_store(tmp_path, kind)
 
     in_child(refused)
-    mine._next_look = 0
+    mine.upkeep.due = 0
     mine.statistics()
     assert any("was removed, or replaced" in said for said in messages(caplog, logging.WARNING))
     other = open_store(tmp_path, kind)
@@ -175,7 +175,7 @@ def test_processes_whose_lock_file_was_spoiled_and_removed_meet_the_newcomer(
             in_child(refused)
             lock.unlink()
         in_child(comes)
-        mine._next_look = 0
+        mine.upkeep.due = 0
         mine.statistics()
         assert "was removed, or replaced" in messages(caplog, logging.WARNING)[-1]
         assert mine.pop(b"a")[0].payload == b"afresh"
@@ -223,7 +223,7 @@ def test_a_store_of_another_engine_is_refused_while_used_and_replaced_afterwards
     assert names
     with pytest.raises(StoreUnavailable, match=f"made by engine '{other.name}'.*still use it"):
         open_store(tmp_path, kind)
-    store = old._store
+    store = old.session.store
     assert store is not None
     left = [locked_segment.segment for locked_segment in store.locked_segments.values()]
     old.push([record(old, b"a", b"old")])
@@ -330,8 +330,8 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             if patched:
                 patched(patch)
             else:
-                patch.setattr("asgi_ipc.engines.shm.ownership.VERSION", 99)
-                patch.setattr("asgi_ipc.engines.shm.opening.VERSION", 99)
+                patch.setattr("asgi_ipc.engines.shm.store_memory.VERSION", 99)
+                patch.setattr("asgi_ipc.engines.shm.heap.layout.VERSION", 99)
                 expect_version(patch, 99)
             with pytest.raises(StoreUnavailable):
                 check("store", kind.name, options)
@@ -371,8 +371,8 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
         with contextlib.suppress(BaseException):
             signal.alarm(60)
             held = open_store(tmp_path, kind)
-            assert held._store is not None
-            with held._store.lock_file.opening():
+            assert held.session.store is not None
+            with held.session.store.lock_file.opening():
                 os.write(told, b"!")
                 time.sleep(60)
         os._exit(0)
@@ -392,7 +392,7 @@ def test_an_opening_that_never_ends_is_an_error_that_names_the_process(
 def test_numbers_of_bells_are_reused_but_never_held_twice(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "SLOT_MASK", 5)
+    monkeypatch.setattr("asgi_ipc.engines.shm.bells.SLOT_MASK", 5)
     engine = open_store(tmp_path, kind)
     kept = engine.bell()
     numbers = {kept.number}
@@ -414,12 +414,12 @@ def test_a_bell_that_got_the_number_of_a_closed_one_is_signalled(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that was kept open for the one before it must not stand for it."""
-    monkeypatch.setattr(session, "SLOT_MASK", 1)
+    monkeypatch.setattr("asgi_ipc.engines.shm.bells.SLOT_MASK", 1)
     sender, receiver = open_store(tmp_path, kind), open_store(tmp_path, kind)
     monkeypatch.undo()
     for number in range(3):
         with monkeypatch.context() as patch:
-            patch.setattr(receiver, "_bell_numbers", 0)
+            patch.setattr(receiver.session.bells, "_last", 0)
             bell = receiver.bell()
         assert bell.number == 1
         assert receiver.pop(b"a", 1, bell) == []

@@ -12,7 +12,7 @@ import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines import available
-from asgi_ipc.engines.shm import interpreter, lock_file
+from asgi_ipc.engines.shm import lock_file, machine
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.locks import fcntl_locks
 from asgi_ipc.exceptions import EngineUnavailable, StoreUnavailable
@@ -102,7 +102,7 @@ def test_engine_memory_works_in_a_sub_interpreter(config: Any) -> None:
 def test_the_class_itself_refuses_too(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreter, "in_main_interpreter", lambda: False)
+    monkeypatch.setattr(machine, "in_main_interpreter", lambda: False)
     assert "sub-interpreter" in (kind.unavailable() or "")
     with pytest.raises(EngineUnavailable, match=r"sub-interpreter.*WSGIApplicationGroup"):
         open_store(tmp_path, kind)
@@ -111,7 +111,7 @@ def test_the_class_itself_refuses_too(
 
 
 def test_this_is_the_main_interpreter() -> None:
-    assert interpreter.in_main_interpreter()
+    assert machine.in_main_interpreter()
 
 
 # ---- words of other sizes
@@ -121,7 +121,7 @@ def test_this_is_the_main_interpreter() -> None:
 def test_a_python_of_32_bits_is_refused_with_the_reason(
     kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreter, "WORD_BYTES", 4)
+    monkeypatch.setattr(machine, "WORD_BYTES", 4)
     for refused in (
         lambda: open_store(tmp_path, kind),
         lambda: SyncIPCChannelLayer(engine=kind, engine_options={"directory": str(tmp_path)}),
@@ -169,10 +169,10 @@ def test_a_store_of_other_words_is_refused_before_anything_is_locked_or_mapped(
         patch.setattr("asgi_ipc.engines.shm.locks.semaphore_locks.open_semaphore", touched)
         with pytest.raises(StoreUnavailable) as caught:
             open_store(folder)
-    for part in (said, interpreter.told(interpreter.machine()), "another prefix"):
+    for part in (said, machine.told(machine.machine()), "another prefix"):
         assert part in str(caught.value)
     assert (sorted((folder / "store").iterdir()), lock.read_bytes()) == before
-    struct.pack_into("<H", data, 20, interpreter.machine())
+    struct.pack_into("<H", data, 20, machine.machine())
     lock.write_bytes(data)
     open_store(folder).destroy()
 

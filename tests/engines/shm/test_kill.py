@@ -124,7 +124,7 @@ def test_a_kill_in_the_recovery_of_a_kill_is_recovered_too(tmp_path: Path) -> No
             before = counts(engine)[0]  # Does the upkeep that is due.
             if not killed_at(lambda: engine.push([record(engine, b"a")]), opcode, joined(engine)):
                 break
-            if engine._channels.words[STATE] != COMMITTED:
+            if engine.session.channels.words[STATE] != COMMITTED:
                 continue
             found += 1
             # Other opcodes of the recovery for each first kill, and all of them after a few.
@@ -172,8 +172,8 @@ def test_what_a_killed_process_held_is_gone_within_seconds(tmp_path: Path) -> No
             os._exit(0)
 
         in_child(child)
-        engine._next_look = 0
-        engine._channels.words[47] = 0  # NEXT_SWEEP: time has passed
+        engine.upkeep.due = 0
+        engine.session.channels.words[47] = 0  # NEXT_SWEEP: time has passed
         assert engine.members(b"t").names == (b"another",)
         assert engine.pop(b"its own") == []
         numbers = engine.statistics()

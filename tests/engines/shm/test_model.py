@@ -53,9 +53,9 @@ class Model:
         self.queues[name] = live
 
     def fill(self, more: int) -> float:
-        heap = self.engine._channels.heap
+        heap = self.engine.session.channels.heap
         top = heap.end - heap.end // 16
-        live = sum(heap._lives()) * 8
+        live = sum(heap.log.lives()) * 8
         return (live + more) / (8 * (top - heap.geometry.first_extent))
 
     def pop(self) -> None:
@@ -172,9 +172,9 @@ def test_a_store_emptied_again_and_again_stays_as_small_as_at_first(tmp_path: Pa
         for _ in range(3_000):
             engine.push([Record(b"q", b"x" * 300, engine.clock() + 10**12, 1)])
             engine.pop(b"q")
-        heap = engine._channels.heap
+        heap = engine.session.channels.heap
         # The extent in use, the one after it, and the one that cleaning needs.
-        assert len(heap._lives()) <= 3
+        assert len(heap.log.lives()) <= 3
         assert_sound(engine)
     finally:
         engine.destroy()

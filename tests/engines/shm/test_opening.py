@@ -242,7 +242,7 @@ def test_memory_removed_by_hand_does_not_split_the_store(
 ) -> None:
     first = open_store(tmp_path, kind)
     unlink_memory(first)
-    first._next_look = 0
+    first.upkeep.due = 0
     first.statistics()
     second = open_store(tmp_path, kind)
     try:
@@ -297,8 +297,8 @@ def test_two_engines_of_one_process_on_one_store_do_not_take_each_other_for_dead
     try:
         assert first.identity != second.identity
         first.put(b"t", b"m", 1 << 62, first.identity)
-        second._next_look = 0
-        second._channels.words[layout.NEXT_SWEEP] = 0
+        second.upkeep.due = 0
+        second.session.channels.words[layout.NEXT_SWEEP] = 0
         assert second.members(b"t").names == (b"m",)
         assert second.statistics()["processes"] == 2
         # Closing one must not drop the locks of the other, as closing a file would.
@@ -306,7 +306,7 @@ def test_two_engines_of_one_process_on_one_store_do_not_take_each_other_for_dead
 
         def other_process() -> None:
             third = open_store(tmp_path, kind)
-            third._channels.words[layout.NEXT_SWEEP] = 0
+            third.session.channels.words[layout.NEXT_SWEEP] = 0
             assert third.members(b"t").names == (b"m",)
 
         in_child(other_process)

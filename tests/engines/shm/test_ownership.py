@@ -17,9 +17,9 @@ from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.files import FileMemory
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import check, look_at_store, record_of, remove
@@ -210,8 +210,8 @@ def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
 
     def stretch() -> None:
         engine = members_store(shared, kind)
-        assert engine._store is not None
-        memory = engine._store.locked_segments[which].segment
+        assert engine.session.store is not None
+        memory = engine.session.store.locked_segments[which].segment
         assert isinstance(memory, FileMemory)
         os.ftruncate(memory._descriptor, size)
         geometry = layout.Geometry.of(which, size)
@@ -222,7 +222,7 @@ def test_memory_that_a_member_has_stretched_is_refused_and_takes_none(
             # The next to enter writes all of what a store begins with.
             layout.STATE: layout.FORMATTING,
         }.items():
-            engine._store.locked_segments[which].words[word] = value
+            engine.session.store.locked_segments[which].words[word] = value
         os._exit(0)
 
     as_user(MEMBER, stretch)

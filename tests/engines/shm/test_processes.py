@@ -79,9 +79,9 @@ def joined(directory: Path) -> None:
 
 def plant(engine: SharedMemoryEngine, count: int) -> None:
     """So many dead processes in the slots after those that are in use."""
-    heap = engine._channels.heap
-    first = max(engine._processes.used()) + 1
-    with engine._channels:
+    heap = engine.session.channels.heap
+    first = max(engine.session.processes.used()) + 1
+    with engine.session.channels:
         for slot in range(first, first + count):
             at = heap.geometry.slots + slot * 4
             heap.words[at + SLOT_GENERATION] += 1
@@ -92,8 +92,8 @@ def plant(engine: SharedMemoryEngine, count: int) -> None:
 
 
 def look_is_due(engine: SharedMemoryEngine) -> None:
-    engine._next_look = 0
-    engine._words[NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
+    engine.session.words[NEXT_SWEEP] = 0
 
 
 def test_dead_processes_never_use_up_the_slots(
@@ -103,7 +103,7 @@ def test_dead_processes_never_use_up_the_slots(
     for _ in range(30):
         joined(folder)
     engine = open_store(folder)
-    assert len(engine._processes.used()) <= 8
+    assert len(engine.session.processes.used()) <= 8
     assert_sound(engine)
     engine.destroy()
     assert list(folder.iterdir()) == []
@@ -111,8 +111,8 @@ def test_dead_processes_never_use_up_the_slots(
 
 def test_a_store_full_of_dead_processes_can_be_joined_checked_and_destroyed(folder: Path) -> None:
     engine = open_store(folder)
-    plant(engine, engine._processes.count - 1)
-    assert len(engine._processes.used()) == engine._processes.count
+    plant(engine, engine.session.processes.count - 1)
+    assert len(engine.session.processes.used()) == engine.session.processes.count
 
     def another() -> None:
         second = open_store(folder)
@@ -129,21 +129,21 @@ def test_as_many_processes_as_slots_live_at_once_and_one_more_is_refused(folder:
     """1,024 living processes; all but a few are played by one that holds their bytes."""
     few = 12
     engine = large_store(folder)
-    assert engine._processes.count == SLOTS >= 1024
+    assert engine.session.processes.count == SLOTS >= 1024
     plant(engine, SLOTS - 1 - few)
-    planted = list(engine._processes.used())[1:]
+    planted = list(engine.session.processes.used())[1:]
     ready, is_ready = os.pipe()
     stay, go = os.pipe()
 
     def crowd() -> None:
         one = large_store(folder)
-        assert one._store is not None
+        assert one.session.store is not None
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         for slot in planted:
-            assert one._store.lock_file.hold(FIRST_SLOT + slot)
+            assert one.session.store.lock_file.hold(FIRST_SLOT + slot)
         os.write(is_ready, b"!")
         os.close(go)
         os.read(stay, 1)
@@ -161,7 +161,7 @@ def test_as_many_processes_as_slots_live_at_once_and_one_more_is_refused(folder:
         for _ in range(few - 1):
             children.append(start(live))
             assert os.read(ready, 1) == b"!"
-        assert len(engine._processes.used()) == SLOTS
+        assert len(engine.session.processes.used()) == SLOTS
 
         def one_more() -> None:
             with pytest.raises(StoreUnavailable, match=rf"already has {SLOTS} processes"):
@@ -170,7 +170,7 @@ def test_as_many_processes_as_slots_live_at_once_and_one_more_is_refused(folder:
         assert wait(start(one_more)) == 0
         look_is_due(engine)
         engine.push([record(engine, b"q")])
-        assert len(engine._processes.used()) == SLOTS, "all are alive"
+        assert len(engine.session.processes.used()) == SLOTS, "all are alive"
         assert engine.pop(b"q", 100)
     finally:
         os.close(go)
@@ -183,7 +183,7 @@ def test_as_many_processes_as_slots_live_at_once_and_one_more_is_refused(folder:
 
 def test_a_small_store_has_a_slot_for_each_kib(tmp_path: Path) -> None:
     engine = open_store(tmp_path, channel_memory=256 * KIB)
-    assert engine._processes.count == 256
+    assert engine.session.processes.count == 256
     engine.destroy()
 
 
@@ -204,10 +204,10 @@ CALLS: dict[str, Callable[[SharedMemoryEngine], object]] = {
 def test_each_kind_of_call_does_the_upkeep_that_is_due(tmp_path: Path, name: str) -> None:
     engine = open_store(tmp_path)
     joined(tmp_path)
-    assert len(engine._processes.used()) == 2
+    assert len(engine.session.processes.used()) == 2
     look_is_due(engine)
     CALLS[name](engine)
-    assert len(engine._processes.used()) == 1
+    assert len(engine.session.processes.used()) == 1
     assert len(engine.members(b"t").names) == (1 if name == "put" else 0)
     engine.destroy()
 
@@ -218,20 +218,20 @@ def test_dead_processes_are_found_a_slice_at_a_time(
     engine = large_store(folder)
     plant(engine, SLOTS - 1)
     inside, most, held = 0, 0, False
-    heap = engine._channels.heap
+    heap = engine.session.channels.heap
 
     def each(code: CodeType, offset: int) -> None:
         nonlocal inside, most, held
-        now_held = engine._store.lock_file.section.entered is not None  # type: ignore[union-attr]
+        now_held = engine.session.store.lock_file.section.entered is not None  # type: ignore[union-attr]
         inside = inside + 1 if now_held and held else 0
         held, most = now_held, max(most, inside)
 
     def sweep(*_: object) -> None:
         """Not what is looked at here."""
 
-    monkeypatch.setattr(engine, "_sweep", sweep)
+    monkeypatch.setattr(engine.upkeep, "sweep", sweep)
     looks = 0
-    while len(engine._processes.used()) > 1:
+    while len(engine.session.processes.used()) > 1:
         look_is_due(engine)
         trace_opcodes(each)
         engine.push([record(engine, b"q")])
@@ -246,7 +246,7 @@ def test_dead_processes_are_found_a_slice_at_a_time(
         nonlocal most
         second = large_store(folder)
         trace_opcodes(each)
-        second._slot = -1
+        second.session.slot = -1
         second.push([record(second, b"q")])
         trace_nothing()
         assert most <= BOUND, most
@@ -271,7 +271,7 @@ def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
     engine = open_store(tmp_path, clock=clock)
     plant(engine, 40)
     inside = most = looks = 0
-    maintain = engine._maintain
+    maintain = engine.upkeep.maintain
 
     def nested(at: int) -> None:
         nonlocal inside, most, looks
@@ -282,13 +282,13 @@ def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
         maintain(at)
         inside -= 1
 
-    monkeypatch.setattr(engine, "_maintain", nested)
+    monkeypatch.setattr(engine.upkeep, "maintain", nested)
     for call in CALLS.values():
         look_is_due(engine)
         call(engine)
     assert looks >= len(CALLS)
     assert most == 1
-    assert len(engine._processes.used()) == 1
+    assert len(engine.session.processes.used()) == 1
     monkeypatch.undo()
     assert_sound(engine)
     engine.destroy()
@@ -300,7 +300,7 @@ def test_a_look_for_dead_processes_ends_though_more_keep_dying(
     """A round that is complete is due again; the next look goes on."""
     engine = open_store(tmp_path)
     rounds = 0
-    for swept in (engine._queues.upkeep, engine._tables):
+    for swept in (engine.session.queues.sweeper, engine.session.tables):
         sweep = swept.sweep
 
         def dies(now: int, sweep: Callable[[int], None] = sweep) -> None:
@@ -308,13 +308,13 @@ def test_a_look_for_dead_processes_ends_though_more_keep_dying(
             rounds += 1
             assert rounds < 1_000
             sweep(now)
-            engine._words[DEATHS] += 1
+            engine.session.words[DEATHS] += 1
 
         monkeypatch.setattr(swept, "sweep", dies)
     look_is_due(engine)
     engine.push([record(engine, b"q")])
     assert rounds > 2
-    assert engine._words[NEXT_SWEEP] < engine.clock() + 1_000_000_000
+    assert engine.session.words[NEXT_SWEEP] < engine.clock() + 1_000_000_000
     monkeypatch.undo()
     assert_sound(engine)
     engine.destroy()
@@ -322,17 +322,17 @@ def test_a_look_for_dead_processes_ends_though_more_keep_dying(
 
 def test_a_slot_is_not_reused_until_its_byte_is_released(tmp_path: Path) -> None:
     engine = open_store(tmp_path)
-    assert engine._store is not None
+    assert engine.session.store is not None
     byte = FIRST_SLOT + 1
-    assert engine._store.lock_file.hold(byte)
+    assert engine.session.store.lock_file.hold(byte)
 
     def join() -> None:
         one = open_store(tmp_path)
-        assert one._slot == 2
+        assert one.session.slot == 2
         os._exit(0)
 
     assert wait(start(join)) == 0
-    engine._store.lock_file.release(byte)
+    engine.session.store.lock_file.release(byte)
     engine.destroy()
 
 
@@ -354,9 +354,9 @@ def test_an_interrupted_join_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.M
                 open_store(tmp_path)
         look_is_due(engine)
         engine.push([record(engine, b"q")])
-        assert engine._processes.used() == [engine._slot]
+        assert engine.session.processes.used() == [engine.session.slot]
         second = open_store(tmp_path)
-        assert second._slot == 1
+        assert second.session.slot == 1
     second.close()
     engine.destroy()
 
@@ -367,8 +367,8 @@ def test_an_interrupted_join_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.M
 def test_a_process_describes_itself_for_people_to_read(tmp_path: Path) -> None:
     before = time.monotonic_ns()
     engine = open_store(tmp_path)
-    geometry, words = engine._channels.heap.geometry, engine._words
-    row = geometry.processes + engine._slot * PROCESS_WORDS
+    geometry, words = engine.session.channels.heap.geometry, engine.session.words
+    row = geometry.processes + engine.session.slot * PROCESS_WORDS
     assert words[row + P_PID] == os.getpid()
     assert words[row + P_STARTED] == started()
     assert before <= words[row + P_JOINED] <= time.monotonic_ns()
@@ -379,7 +379,7 @@ def test_a_process_describes_itself_for_people_to_read(tmp_path: Path) -> None:
     counts.release()
     engine.close()
     engine = open_store(tmp_path)
-    assert engine._words[row + P_COUNTS] == 0, "its predecessor's"
+    assert engine.session.words[row + P_COUNTS] == 0, "its predecessor's"
     engine.destroy()
 
 
@@ -396,13 +396,13 @@ def test_start_times_tell_processes_of_one_number_apart() -> None:
 
 def test_what_a_process_says_of_itself_decides_nothing(tmp_path: Path) -> None:
     engine = open_store(tmp_path)
-    geometry, words = engine._channels.heap.geometry, engine._words
-    row = geometry.processes + engine._slot * PROCESS_WORDS
+    geometry, words = engine.session.channels.heap.geometry, engine.session.words
+    row = geometry.processes + engine.session.slot * PROCESS_WORDS
     for word in range(row, row + PROCESS_WORDS):
         words[word] = 1
     look_is_due(engine)
     engine.push([record(engine, b"q")])
-    assert engine._processes.used() == [engine._slot]
+    assert engine.session.processes.used() == [engine.session.slot]
     assert_sound(engine)
     engine.destroy()
 

@@ -66,7 +66,7 @@ async def come_true(condition: Callable[[], bool]) -> None:
 
 def moved_on(engine: SharedMemoryEngine, old: object) -> bool:
     """Whether it is in another store by now."""
-    return engine._store not in (old, None)
+    return engine.session.store not in (old, None)
 
 
 def lock_file(directory: Path, engine: SharedMemoryEngine) -> None:
@@ -304,7 +304,7 @@ def test_a_receiver_goes_on_in_the_new_store_after_the_old_was_destroyed(
         for round_ in range(3):
             waiting = [asyncio.ensure_future(layer.receive(name)) for name in (mine, "loop")]
             await asyncio.sleep(0.05)
-            old_store = engine_of(layer)._store
+            old_store = engine_of(layer).session.store
 
             def destroy() -> None:
                 SyncIPCChannelLayer(**made).destroy()
@@ -386,8 +386,8 @@ def test_fifos_of_killed_processes_are_removed_even_if_the_remover_is_killed(
         wait(child)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda later=later: real() + later)
-            engine._next_look = 0
-            engine._channels.words[layout.NEXT_SWEEP] = 0
+            engine.upkeep.due = 0
+            engine.session.channels.words[layout.NEXT_SWEEP] = 0
             engine.statistics()
         assert len(list(folder.glob("bell.*"))) == left
     own = engine.bell()
@@ -413,7 +413,7 @@ def test_a_removed_store_is_logged_while_no_lock_is_held(tmp_path: Path, specifi
     logger.addHandler(handler)
     try:
         shutil.rmtree(tmp_path / "store")
-        engine_of(layer)._next_look = 0
+        engine_of(layer).upkeep.due = 0
         layer.receive([channel], block=True, timeout=0.01)
     finally:
         logger.removeHandler(handler)

@@ -15,12 +15,12 @@ import pytest
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.lock_file import Record
+from asgi_ipc.engines.shm.lock_file import LockFileHeader
 from asgi_ipc.engines.shm.locks import fcntl_locks
 from asgi_ipc.engines.shm.mmap import MmapEngine
-from asgi_ipc.engines.shm.ownership import locators
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import (
@@ -43,7 +43,8 @@ from tests.tools.stores import (
 )
 
 ENGINES = [PosixEngine, SysVEngine, MmapEngine]
-OTHER = layout.VERSION + 1
+OURS = layout.VERSION
+OTHER = OURS + 1
 
 
 @pytest.fixture(params=["fcntl record locks", "flock"], autouse=True)
@@ -86,7 +87,7 @@ def leave_one(directory: Path, kind: type[SharedMemoryEngine]) -> None:
     by_another_version(use)
 
 
-def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location, Record]:
+def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location, LockFileHeader]:
     """Where it is, and what its lock file says."""
     location = location_of(kind, "store", {"directory": str(directory)})
     found = record_of(location)
@@ -94,7 +95,7 @@ def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location,
     return location, found
 
 
-def assert_removed(location: Location, old: Record, kind: type[SharedMemoryEngine]) -> None:
+def assert_removed(location: Location, old: LockFileHeader, kind: type[SharedMemoryEngine]) -> None:
     """Nothing of the old store is left, neither memory nor files of its locks."""
     assert_gone(location, kind, list(locators(kind.segment, old.store_id).values()))
     assert not [each for each in os.listdir(location.directory) if old.store_id.hex() in each]
@@ -107,7 +108,7 @@ def test_it_is_refused_while_somebody_uses_it_who_goes_on(
     mine.push([record(mine, b"a", b"kept")])
 
     def refused() -> None:
-        said = rf"format {layout.VERSION}, this asgi_ipc uses format {OTHER}, .*still use it; end"
+        said = rf"format {OURS}, this asgi_ipc uses format {OTHER}, .*still use it; end"
         with pytest.raises(StoreUnavailable, match=said):
             open_store(tmp_path, kind)
 
@@ -130,7 +131,7 @@ def test_this_process_counts_as_somebody_too(
     def look() -> None:
         # Who is taken for dead loses what it owns.
         other = open_store(tmp_path, kind)
-        other._maintain(other.clock() + 10**10)
+        other.upkeep.maintain(other.clock() + 10**10)
         other.close()
 
     in_child(look)
@@ -144,7 +145,7 @@ def test_it_makes_place_once_nobody_uses_it(kind: type[SharedMemoryEngine], tmp_
     assert old.version == OTHER
     with pytest.warns(RuntimeWarning, match=rf"is of format {OTHER}.*made place for a fresh one"):
         engine = open_store(tmp_path, kind)
-    assert store_in(tmp_path, kind)[1].version == layout.VERSION
+    assert store_in(tmp_path, kind)[1].version == OURS
     assert_removed(location, old, kind)
     assert engine.pop(b"a") == []
     assert engine.members(b"t").names == ()
@@ -260,7 +261,7 @@ def test_the_doctor_says_if_it_is_still_used(
     expect_version(monkeypatch, OTHER)
     found = look_at_store(kind.name, "store", {"directory": str(tmp_path)})
     assert not found["works"]
-    assert f"format {layout.VERSION}, not {OTHER}" in found["detail"]
+    assert f"format {OURS}, not {OTHER}" in found["detail"]
     assert "still use it" in found["detail"]
     mine.destroy()
 
@@ -275,7 +276,7 @@ def test_the_check_and_the_doctor_name_it_and_leave_it_alone(
         check("store", kind.name, options)
     found = look_at_store(kind.name, "store", options)
     assert found["works"]
-    assert f"format {OTHER}, not {layout.VERSION}" in found["detail"]
+    assert f"format {OTHER}, not {OURS}" in found["detail"]
     assert store_in(tmp_path, kind) == before
     remove("store", kind.name, options)
 

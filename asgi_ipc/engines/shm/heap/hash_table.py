@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 
 from asgi_ipc.exceptions import StoreCorrupt
 
+from . import layout
 from .heap import PASS, Heap
 from .journal import Change
-from .layout import HASH_KEY_BYTES, T_WORDS, W_HASH_KEY, WORD
+from .layout import WORD
 
 #: Later than any deadline.
 NEVER = (1 << 64) - 1
@@ -34,11 +35,11 @@ class Index:
         self._link = link
         self._table = heap.geometry.hash_table
         self.buckets = heap.geometry.buckets
-        start = W_HASH_KEY * WORD
-        key = heap.bytes[start : start + HASH_KEY_BYTES].tobytes()
+        start = layout.W_HASH_KEY * WORD
+        key = heap.bytes[start : start + layout.HASH_KEY_BYTES].tobytes()
         self._hash = hashlib.blake2b(key=key, digest_size=8)
         #: No chain is longer: a segment has no room for more records that have names.
-        self.longest = range((heap.end - heap.geometry.first_extent) // T_WORDS)
+        self.longest = range((heap.end - heap.geometry.first_extent) // layout.T_WORDS)
 
     def home(self, name: bytes) -> int:
         """The word that holds the first handle of the bucket of a name."""

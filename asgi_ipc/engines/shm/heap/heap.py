@@ -1,4 +1,4 @@
-"""Room for records: a `Log` that grows, and is cleaned where it can't.
+"""Room for records: the `Log` of a segment grows, and is cleaned where it can't.
 
 When no extent is free and none can be reserved, the extent with the least live data is
 *cleaned*: its live records move to the end of the log. Moving changes one word, the
@@ -19,32 +19,9 @@ from collections.abc import Callable
 from asgi_ipc.engines.base import SHARE
 from asgi_ipc.exceptions import StoreCorrupt
 
+from . import layout
 from .journal import Change
-from .layout import (
-    CLEANING,
-    CURSOR,
-    CURSOR_END,
-    EXTENTS_USED,
-    FILLER,
-    FREE,
-    FREE_EXTENT,
-    FREE_EXTENTS,
-    FREE_ID,
-    HEADER_WORDS,
-    ID_SHIFT,
-    IDS_RESERVED,
-    IDS_USED,
-    KIND_MASK,
-    KIND_SHIFT,
-    LEFTOVER,
-    LENGTH_MASK,
-    LIVE,
-    PAD_MASK,
-    PAD_SHIFT,
-    SPLIT,
-    WORD,
-    Geometry,
-)
+from .layout import CLEANING, CURSOR, CURSOR_END, FREE_ID, IDS_RESERVED, IDS_USED, WORD, Geometry
 from .log import WORTH_SPLITTING, Log
 
 #: Handles are reserved this many at a time: a page.
@@ -73,8 +50,8 @@ class OverShare(NoRoom):
     """There is room, but a queue would have too much of it: its bytes, and those then free."""
 
 
-class Heap(Log):
-    """The records of one segment, and room for more.
+class Heap:
+    """The records of one segment, which lie in its ``log``, and room for more.
 
     ``reserve(offset, length)`` makes bytes of the segment usable or raises OSError.
     """
@@ -82,7 +59,15 @@ class Heap(Log):
     def __init__(
         self, view: memoryview, geometry: Geometry, reserve: Callable[[int, int], None]
     ) -> None:
-        super().__init__(view, geometry)
+        self.log = log = Log(view, geometry)
+        self.bytes, self.words, self.geometry = view, log.words, geometry
+        self.journal, self.commit = log.journal, log.commit
+        self.end = geometry.end
+        # Records are read and written by the log itself, without a call between.
+        self.add, self.free = log.add, log.free
+        self.kind, self.name, self.payload = log.kind, log.name, log.payload
+        self.is_split = log.is_split
+        self._first, self._extent = geometry.first_extent, geometry.extent_words
         self._reserve = reserve
         self._refusal: OSError | None = None
         #: What this hold may still spend. Who takes the lock sets it to HOLD.
@@ -103,17 +88,23 @@ class Heap(Log):
     def settle(self) -> None:
         """Free what is left of records that have gone. May `Pause`."""
         words = self.words
-        while handle := words[LEFTOVER]:
+        while handle := words[layout.LEFTOVER]:
             self.spend(FREEING)
-            change: Change = {LEFTOVER: 0}
+            change: Change = {layout.LEFTOVER: 0}
             self.free(change, handle)
             self.commit(change)
 
-    def is_split(self, address: int) -> bool:
-        """Whether the record at an address has pieces elsewhere."""
-        return self.words[address] & SPLIT > 0
-
     # ---- room
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes in use, with everything that goes with them, and bytes in all."""
+        in_use = self._first + self.words[layout.LIVE] + self.words[IDS_USED]
+        return in_use * WORD, self.end * WORD
+
+    def free_words(self) -> int:
+        """Words that are not in use."""
+        words = self.words
+        return int(self.end - self._first - words[layout.LIVE] - words[IDS_USED])
 
     def is_over_share(self, held: int, new: int) -> bool:
         """Whether a queue of ``held`` bytes would leave others too little of the memory.
@@ -152,7 +143,7 @@ class Heap(Log):
             if not self._has_ids(extents + 1):
                 self._reserve_ids(extents + 1)
             # One extent stays free: cleaning needs somewhere to move things to.
-            if not extents or words[FREE_EXTENTS] > extents:
+            if not extents or words[layout.FREE_EXTENTS] > extents:
                 return
             if not self._grow() and not self._begin_cleaning():
                 raise NoRoom(self._refusal)
@@ -176,7 +167,7 @@ class Heap(Log):
         count -= left
         handle = words[FREE_ID]
         while count > 0 and handle:
-            handle = words[self.end - handle] & ~FREE
+            handle = words[self.end - handle] & ~layout.FREE
             count -= 1
         return count <= 0
 
@@ -188,24 +179,17 @@ class Heap(Log):
         """
         words = self.words
         # One stays free for cleaning.
-        while words[FREE_EXTENTS] < 2:
+        while words[layout.FREE_EXTENTS] < 2:
             if not self._grow():
                 return 0
-        handle = words[FREE_ID]
-        if not handle and words[IDS_USED] >= words[IDS_RESERVED]:
+        if not words[FREE_ID] and words[IDS_USED] >= words[IDS_RESERVED]:
             return 0
-        if handle:
-            change[FREE_ID] = words[self.end - handle] & ~FREE
-        else:
-            handle = words[IDS_USED] + 1
-            change[IDS_USED] = handle
-        extent = words[FREE_EXTENT] - 1
-        change[FREE_EXTENT] = words[self._next + extent]
-        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
-        change[self._live + extent] = self._extent
-        change[LIVE] = words[LIVE] + self._extent
+        handle, extent = self.log.take_handle(change), self.log.take_extent(change)
+        live = self.geometry.extent_live + extent
+        change[live] = self._extent
+        change[layout.LIVE] = words[layout.LIVE] + self._extent
         address = self._first + extent * self._extent
-        words[address] = self._extent | kind << KIND_SHIFT | handle << ID_SHIFT
+        words[address] = self._extent | kind << layout.KIND_SHIFT | handle << layout.ID_SHIFT
         words[address + 1] = field
         change[self.end - handle] = address
         return address
@@ -215,7 +199,7 @@ class Heap(Log):
     def _grow(self) -> bool:
         """Reserve one more extent; False if there is none or the system refuses."""
         words = self.words
-        extent = words[EXTENTS_USED]
+        extent = words[layout.EXTENTS_USED]
         start = self._first + extent * self._extent
         if start + self._extent > self.end - max(words[IDS_RESERVED], self.end // 16):
             return False
@@ -224,8 +208,8 @@ class Heap(Log):
         except OSError as error:
             self._refusal = error
             return False
-        change: Change = {EXTENTS_USED: extent + 1}
-        self._set_free(change, extent)
+        change: Change = {layout.EXTENTS_USED: extent + 1}
+        self.log.set_free(change, extent)
         self.commit(change)
         return True
 
@@ -235,7 +219,7 @@ class Heap(Log):
         have = words[IDS_RESERVED]
         want = have + -(-count // _IDS_STEP) * _IDS_STEP
         start = self.end - want
-        if start <= self._first + words[EXTENTS_USED] * self._extent:
+        if start <= self._first + words[layout.EXTENTS_USED] * self._extent:
             raise NoRoom(None)
         try:
             self._reserve(start * WORD, (want - have) * WORD)
@@ -249,15 +233,15 @@ class Heap(Log):
         """How many words free extents, growing and cleaning could give, at the very most."""
         words = self.words
         top = self.end - max(words[IDS_RESERVED], self.end // 16)
-        extents = max(words[EXTENTS_USED], (top - self._first) // self._extent)
+        extents = max(words[layout.EXTENTS_USED], (top - self._first) // self._extent)
         # One extent stays free for cleaning.
-        return int((extents - 1) * self._extent - words[LIVE])
+        return int((extents - 1) * self._extent - words[layout.LIVE])
 
     def _begin_cleaning(self) -> bool:
         """Choose the extent with the most dead words to be cleaned; False: not worth it."""
         words = self.words
-        lives = self._lives()
-        current = self._current()
+        lives = self.log.lives()
+        current = self.log.current()
         extent = -1
         gain = 0
         if current >= 0:
@@ -268,7 +252,7 @@ class Heap(Log):
         least = min(filter(None, lives), default=self._extent)
         if self._extent - least > gain:
             extent, gain = lives.index(least), self._extent - least
-        if gain < self._extent // 16 or not words[FREE_EXTENTS]:
+        if gain < self._extent // 16 or not words[layout.FREE_EXTENTS]:
             return False
         change: Change = {CLEANING: self._first + extent * self._extent}
         if extent == current:
@@ -288,10 +272,10 @@ class Heap(Log):
             words[CLEANING] = address
             self.spend(PASS)
             meta = words[address]
-            length = meta & LENGTH_MASK
+            length = meta & layout.LENGTH_MASK
             if not length:
                 raise StoreCorrupt(f"extent {extent} has a record of no length")
-            handle = meta >> ID_SHIFT
+            handle = meta >> layout.ID_SHIFT
             if handle and words[self.end - handle] == address:
                 self.spend(MOVE)
                 change: Change = {}
@@ -312,42 +296,40 @@ class Heap(Log):
         words = self.words
         rest = words[CURSOR_END] - words[CURSOR]
         if rest:
-            words[words[CURSOR]] = rest | FILLER << KIND_SHIFT
-        extent = words[FREE_EXTENT] - 1
-        start = self._first + extent * self._extent
-        change[FREE_EXTENT] = words[self._next + extent]
-        change[FREE_EXTENTS] = words[FREE_EXTENTS] - 1
+            words[words[CURSOR]] = rest | layout.FILLER << layout.KIND_SHIFT
+        start = self._first + self.log.take_extent(change) * self._extent
         change[CURSOR], change[CURSOR_END] = start, start + self._extent
 
     def _move(self, change: Change, address: int) -> None:
         """Copy a record to the end of the log, to be live there with ``change``."""
         words, view = self.words, self.bytes
         meta = words[address]
-        length = meta & LENGTH_MASK
-        handle = meta >> ID_SHIFT
+        length = meta & layout.LENGTH_MASK
+        handle = meta >> layout.ID_SHIFT
         cursor = words[CURSOR]
         if cursor + length <= words[CURSOR_END]:
             view[cursor * WORD : (cursor + length) * WORD] = view[
                 address * WORD : (address + length) * WORD
             ]
-            target = self._live + self._current()
+            target = self.geometry.extent_live + self.log.current()
             change[target] = words[target] + length
             change[CURSOR] = cursor + length
             change[self.end - handle] = cursor
         else:
-            kind = meta >> KIND_SHIFT & KIND_MASK
-            header = HEADER_WORDS[kind]
+            kind = meta >> layout.KIND_SHIFT & layout.KIND_MASK
+            header = layout.HEADER_WORDS[kind]
             stop, rest = address + length, 0
-            if meta & SPLIT:
+            if meta & layout.SPLIT:
                 stop -= 1
                 rest = words[stop]
-            pad = meta >> PAD_SHIFT & PAD_MASK
+            pad = meta >> layout.PAD_SHIFT & layout.PAD_MASK
             data = view[(address + header) * WORD : stop * WORD - pad].tobytes()
             fields = tuple(words[address + 1 : address + header].tolist())
-            self._place(change, handle, kind, fields, data, rest)
-            change[LIVE] -= length
+            self.log.write(change, handle, kind, fields, data, rest)
+            change[layout.LIVE] -= length
         # Only now may the old extent be free: it must not be written to by this change.
         extent = (address - self._first) // self._extent
-        change[self._live + extent] = words[self._live + extent] - length
-        if not change[self._live + extent]:
-            self._set_free(change, extent)
+        live = self.geometry.extent_live + extent
+        change[live] = words[live] - length
+        if not change[live]:
+            self.log.set_free(change, extent)

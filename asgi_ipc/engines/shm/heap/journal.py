@@ -14,28 +14,15 @@ from struct import Struct
 
 from asgi_ipc.exceptions import StoreCorrupt
 
-from .layout import (
-    COMMITTED,
-    CURSOR,
-    DESTROYED,
-    FORMATTING,
-    IDLE,
-    JOURNAL,
-    JOURNAL_AFTER,
-    JOURNAL_COUNT,
-    JOURNAL_PAIRS,
-    RECOVERIES,
-    STATE,
-    TABLES,
-    WORD,
-)
+from . import layout
+from .layout import COMMITTED, IDLE, STATE, WORD
 
 #: What a change collects: word offset -> new value.
 Change = dict[int, int]
 
-_packers = [Struct(f"{2 + 2 * count}Q").pack_into for count in range(JOURNAL_PAIRS + 1)]
-_START = JOURNAL_COUNT * WORD
-_is_of_journal = range(JOURNAL_COUNT, TABLES).__contains__
+_packers = [Struct(f"{2 + 2 * count}Q").pack_into for count in range(layout.JOURNAL_PAIRS + 1)]
+_START = layout.JOURNAL_COUNT * WORD
+_is_of_journal = range(layout.JOURNAL_COUNT, layout.TABLES).__contains__
 
 
 class ChangeTooLarge(RuntimeError):
@@ -43,8 +30,8 @@ class ChangeTooLarge(RuntimeError):
 
     def __init__(self, count: int) -> None:
         super().__init__(
-            f"a change of {count} words was to be made, and at most {JOURNAL_PAIRS} can be: a bug "
-            "of asgi_ipc, please report it; nothing was changed, and the store is sound"
+            f"a change of {count} words was to be made, and at most {layout.JOURNAL_PAIRS} can be: "
+            "a bug of asgi_ipc, please report it; nothing was changed, and the store is sound"
         )
 
 
@@ -74,23 +61,25 @@ class Journal:
     def replay(self) -> None:
         """Carry out a committed journal whose writer was killed."""
         words = self._words
-        count = words[JOURNAL_COUNT]
-        if count > JOURNAL_PAIRS:
+        count = words[layout.JOURNAL_COUNT]
+        if count > layout.JOURNAL_PAIRS:
             raise StoreCorrupt(f"the journal holds {count} changes, more than it has room for")
-        pairs = words[JOURNAL : JOURNAL + 2 * count].tolist()
+        pairs = words[layout.JOURNAL : layout.JOURNAL + 2 * count].tolist()
         offsets = pairs[:count]
         # What is no change of ours must not be carried out halfway.
         if offsets and (
-            min(offsets) < CURSOR or max(offsets) >= len(words) or any(map(_is_of_journal, offsets))
+            min(offsets) < layout.CURSOR
+            or max(offsets) >= len(words)
+            or any(map(_is_of_journal, offsets))
         ):
             raise StoreCorrupt(f"the journal changes words that no change does, among {offsets}")
-        if words[JOURNAL_AFTER] not in (IDLE, FORMATTING, DESTROYED):
-            raise StoreCorrupt(f"the journal leaves the state at {words[JOURNAL_AFTER]}")
+        if words[layout.JOURNAL_AFTER] not in (IDLE, layout.FORMATTING, layout.DESTROYED):
+            raise StoreCorrupt(f"the journal leaves the state at {words[layout.JOURNAL_AFTER]}")
         for offset, value in zip(offsets, pairs[count:], strict=True):
             words[offset] = value
         # Before the end, so that no recovery goes uncounted; one that is killed counts too.
-        words[RECOVERIES] += 1
-        words[STATE] = words[JOURNAL_AFTER]
+        words[layout.RECOVERIES] += 1
+        words[STATE] = words[layout.JOURNAL_AFTER]
 
     def set_state(self, state: int) -> None:
         """End of a step that is repeated until this is done."""

@@ -46,10 +46,10 @@ A record begins with META::
 then words by kind, named below, then the payload (a message) or the name.
 
 A queue that is used often has a *ring* besides its list of messages: entries one after the
-other in LANE records, each of which fills an extent, and so is never moved. Usually it is one,
+other in RING records, each of which fills an extent, and so is never moved. Usually it is one,
 in which the entries go round; a backlog has more, linked by NEXT, and goes on in the next from
 STOP of the one before. IN and OUT of the queue say where the next entry goes and where the
-oldest is, LANE_IN and LANE_OUT in which records that is::
+oldest is, RING_IN and RING_OUT in which records that is::
 
     bits 0..31   offset: in words
     bits 32..63  count: messages that ever came in, or went out, through this ring
@@ -129,7 +129,7 @@ SWEPT_DEATHS = 52  #: what DEATHS (of the channels) was when it began
 RINGS = 53  #: queues that have a ring
 TAGS = 54  #: queues ever made; no flush takes that back
 TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
-BACKLOG = 56  #: LANE records that rings have besides their one
+BACKLOG = 56  #: RING records that rings have besides their one
 
 LIVE = 57  #: words of all live records
 LEFTOVER = 58  #: handle of the first PIECE of a record that has gone, freed bit by bit; or 0
@@ -203,7 +203,7 @@ Q_EXPIRED, Q_REFUSED, Q_IDLE = 17, 18, 19
 Q_NO_ROOM, Q_BYTES = 20, 21
 # Looking for what has expired in a long queue is done bit by bit, and goes on at WALK: bits
 # 0..31 the last message of a list that was kept, or the place in the ring; above, which it is
-# (WALK_FRONT, WALK_LANE, WALK_BEHIND; 0: nothing is under way). UNSEEN is what SOONEST was before,
+# (WALK_FRONT, WALK_RING, WALK_BEHIND; 0: nothing is under way). UNSEEN is what SOONEST was before,
 # and NEVER if nothing is under way: no message of the queue expires before both. The place in the
 # ring is good until the count of OUT is REACH.
 Q_WALK, Q_REACH, Q_UNSEEN = 22, 23, 24
@@ -213,7 +213,7 @@ WALK_FRONT, WALK_RING, WALK_BEHIND = 1, 2, 3
 BEHIND_SHIFT, FRONT_SHIFT = 0, 32  #: first bit in HEADS
 TAG_MARK = 1 << 63
 
-# Words of a LANE: the handle of its queue; if it is not the last, where the next one is and
+# Words of a RING: the handle of its queue; if it is not the last, where the next one is and
 # where its own last entry ends; a deadline that is no sooner than those of
 # the extents before it and of its own entries up to SEEN, or NEVER; a place, and the count that
 # OUT will have when it comes there. Then of an entry.

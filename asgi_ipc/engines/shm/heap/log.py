@@ -15,20 +15,14 @@ from struct import Struct
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD
 from asgi_ipc.exceptions import StoreCorrupt
 
+from . import layout
 from .journal import Change, Journal
 from .layout import (
-    CLEANING,
     CURSOR,
     CURSOR_END,
-    EXTENTS_USED,
-    FILLER,
     FREE,
-    FREE_EXTENT,
-    FREE_EXTENTS,
     FREE_ID,
-    HEADER_WORDS,
     ID_SHIFT,
-    IDS_RESERVED,
     IDS_USED,
     KIND_MASK,
     KIND_SHIFT,
@@ -37,7 +31,6 @@ from .layout import (
     LIVE,
     PAD_MASK,
     PAD_SHIFT,
-    PIECE,
     SPLIT,
     WORD,
     Geometry,
@@ -45,7 +38,7 @@ from .layout import (
 
 #: Words of the longest name.
 _LONGEST_NAME = MAX_NAME + 7 >> 3
-_LONGEST_HEADER = max(HEADER_WORDS.values())
+_LONGEST_HEADER = max(layout.HEADER_WORDS.values())
 _META_AND = tuple(Struct(f"{1 + n}Q").pack_into for n in range(_LONGEST_HEADER))
 
 #: A rest of an extent smaller than this many words is left empty rather than begun.
@@ -55,7 +48,7 @@ PIECES_A_CHANGE = 48
 
 
 class Log:
-    """The records of one segment."""
+    """The records of one segment, and the extents and handles that they have."""
 
     def __init__(self, view: memoryview, geometry: Geometry) -> None:
         self.bytes = view
@@ -66,26 +59,22 @@ class Log:
         self.end = geometry.end
         self._first = geometry.first_extent
         self._extent = geometry.extent_words
+        #: Where the live words of the first extent are counted, and the free list has its entry.
         self._live = geometry.extent_live
         self._next = geometry.extent_next
 
     def format(self) -> None:
         """Empty the heap. Done again from the start if its process is killed."""
         words, geometry = self.words, self.geometry
-        for offset in (*range(CURSOR, IDS_RESERVED + 1), LIVE, LEFTOVER, CLEANING):
+        for offset in (
+            *range(CURSOR, layout.IDS_RESERVED + 1),
+            LIVE,
+            LEFTOVER,
+            layout.CLEANING,
+        ):
             words[offset] = 0
         start, stop = geometry.hash_table, geometry.slots
         self.bytes[start * WORD : stop * WORD] = bytes((stop - start) * WORD)
-
-    def usage(self) -> tuple[int, int]:
-        """Bytes in use, with everything that goes with them, and bytes in all."""
-        in_use = self._first + self.words[LIVE] + self.words[IDS_USED]
-        return in_use * WORD, self.end * WORD
-
-    def free_words(self) -> int:
-        """Words that are not in use."""
-        words = self.words
-        return int(self.end - self._first - words[LIVE] - words[IDS_USED])
 
     def release(self) -> None:
         """Let go of the memory."""
@@ -94,13 +83,13 @@ class Log:
 
     # ---- reading
 
-    def address(self, handle: int) -> int:
-        """Where the record of a handle begins, in words."""
-        return self.words[self.end - handle]
-
     def kind(self, address: int) -> int:
         """The kind of the record at an address."""
         return self.words[address] >> KIND_SHIFT & KIND_MASK
+
+    def is_split(self, address: int) -> bool:
+        """Whether the record at an address has pieces elsewhere."""
+        return self.words[address] & SPLIT > 0
 
     def payload(self, address: int, header: int) -> bytes:
         """What follows the ``header`` words of a record, its pieces joined."""
@@ -151,7 +140,7 @@ class Log:
         address = words[CURSOR]
         stop = address + length
         if stop > words[CURSOR_END]:
-            self._place(change, handle, kind, fields, payload, 0)
+            self.write(change, handle, kind, fields, payload, 0)
             return handle
         view = self.bytes
         meta = length | kind << KIND_SHIFT | (-size & 7) << PAD_SHIFT | handle << ID_SHIFT
@@ -198,32 +187,57 @@ class Log:
         """Where the extent of a word begins."""
         return offset - (offset - self._first) % self._extent
 
-    def _current(self) -> int:
+    def take_handle(self, change: Change) -> int:
+        """Return a handle that is in use with ``change``."""
+        words, get = self.words, change.get
+        handle = get(FREE_ID, words[FREE_ID])
+        if handle:
+            change[FREE_ID] = words[self.end - handle] & ~FREE
+        else:
+            change[IDS_USED] = handle = get(IDS_USED, words[IDS_USED]) + 1
+        return int(handle)
+
+    def take_extent(self, change: Change) -> int:
+        """Return the first free extent, which is not free any more with ``change``."""
+        words, get = self.words, change.get
+        extent = get(layout.FREE_EXTENT, words[layout.FREE_EXTENT]) - 1
+        if extent < 0:
+            raise StoreCorrupt("the list of free extents is shorter than its count")
+        change[layout.FREE_EXTENT] = words[self._next + extent]
+        change[layout.FREE_EXTENTS] = get(layout.FREE_EXTENTS, words[layout.FREE_EXTENTS]) - 1
+        return int(extent)
+
+    def current(self) -> int:
         """The extent that the cursor is in, or -1."""
         end = self.words[CURSOR_END]
         return (end - self._first) // self._extent - 1 if end else -1
 
-    def _lives(self) -> list[int]:
-        used = min(self.words[EXTENTS_USED], self.geometry.extents)
+    def lives(self) -> list[int]:
+        """The live words of each extent that was ever used."""
+        used = min(self.words[layout.EXTENTS_USED], self.geometry.extents)
         return self.words[self._live : self._live + used].tolist()
 
     def _emptied(self, change: Change, extent: int) -> None:
         """The last live record of an extent goes with this change."""
-        if extent == self._current():
+        if extent == self.current():
             # Begin it anew: a queue that keeps emptying stays in warm memory.
             change[CURSOR] = self._first + extent * self._extent
         else:
-            self._set_free(change, extent)
+            self.set_free(change, extent)
 
-    def _set_free(self, change: Change, extent: int) -> None:
+    def set_free(self, change: Change, extent: int) -> None:
+        """Put an extent on the list of free ones with ``change``; its cleaning is over."""
         words, get = self.words, change.get
-        if words[CLEANING] and (words[CLEANING] - self._first) // self._extent == extent:
-            change[CLEANING] = 0
-        change[self._next + extent] = get(FREE_EXTENT, words[FREE_EXTENT])
-        change[FREE_EXTENT] = extent + 1
-        change[FREE_EXTENTS] = get(FREE_EXTENTS, words[FREE_EXTENTS]) + 1
+        if (
+            words[layout.CLEANING]
+            and (words[layout.CLEANING] - self._first) // self._extent == extent
+        ):
+            change[layout.CLEANING] = 0
+        change[self._next + extent] = get(layout.FREE_EXTENT, words[layout.FREE_EXTENT])
+        change[layout.FREE_EXTENT] = extent + 1
+        change[layout.FREE_EXTENTS] = get(layout.FREE_EXTENTS, words[layout.FREE_EXTENTS]) + 1
 
-    def _place(
+    def write(
         self,
         change: Change,
         handle: int,
@@ -238,7 +252,7 @@ class Log:
         """
         words, view, get = self.words, self.bytes, change.get
         cursor, cursor_end = words[CURSOR], words[CURSOR_END]
-        extent = self._current()
+        extent = self.current()
         position = 0
         while True:
             room = cursor_end - cursor
@@ -248,14 +262,10 @@ class Log:
             if length > room and (room < WORTH_SPLITTING or (size + 7 >> 3) < WORTH_SPLITTING):
                 # Leave the rest of this extent empty and go on in a fresh one.
                 if room:
-                    words[cursor] = room | FILLER << KIND_SHIFT
+                    words[cursor] = room | layout.FILLER << KIND_SHIFT
                 if extent >= 0 and not get(self._live + extent, words[self._live + extent]):
-                    self._set_free(change, extent)
-                extent = get(FREE_EXTENT, words[FREE_EXTENT]) - 1
-                if extent < 0:
-                    raise StoreCorrupt("the list of free extents is shorter than its count")
-                change[FREE_EXTENT] = words[self._next + extent]
-                change[FREE_EXTENTS] = get(FREE_EXTENTS, words[FREE_EXTENTS]) - 1
+                    self.set_free(change, extent)
+                extent = self.take_extent(change)
                 cursor = self._first + extent * self._extent
                 cursor_end = cursor + self._extent
                 continue
@@ -263,12 +273,7 @@ class Log:
             if length > room:
                 length = room
                 size = (room - head - 1) * WORD
-                link = get(FREE_ID, words[FREE_ID])
-                if link:
-                    change[FREE_ID] = words[self.end - link] & ~FREE
-                else:
-                    link = get(IDS_USED, words[IDS_USED]) + 1
-                    change[IDS_USED] = link
+                link = self.take_handle(change)
             meta = length | kind << KIND_SHIFT | (-size & 7) << PAD_SHIFT | handle << ID_SHIFT
             start = (cursor + head) * WORD
             view[start : start + size] = payload[position : position + size]
@@ -285,5 +290,5 @@ class Log:
             if link == rest:
                 break
             position += size
-            handle, kind, fields = link, PIECE, ()
+            handle, kind, fields = link, layout.PIECE, ()
         change[CURSOR], change[CURSOR_END] = cursor, cursor_end

@@ -11,20 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from . import layout
 from .hash_table import NEVER, SWEEP_AGAIN, Index
-from .heap import Heap
-from .layout import (
-    GONE,
-    HAND,
-    NAMED,
-    ROUND_BEGAN,
-    ROUND_DEATHS,
-    SOONEST,
-    SWEPT,
-    SWEPT_DEATHS,
-    SWEPT_GONE,
-    UNSEEN,
-)
+from .heap import Heap, NoRoom
 
 
 class Rounds:
@@ -36,7 +25,7 @@ class Rounds:
         self._index = index
         self._deaths = deaths
         #: When the call came, of this process, that waits for the end of the round.
-        self.awaited = -1
+        self._awaited = -1
         #: How far this hold has come, and when the first expires of what it has seen.
         self._hand, self._soonest = 0, NEVER
 
@@ -47,27 +36,27 @@ class Rounds:
         end.
         """
         words = self._words
-        if not words[ROUND_BEGAN]:
+        if not words[layout.ROUND_BEGAN]:
             self._heap.commit(
                 {
-                    ROUND_BEGAN: max(now, 1),
-                    ROUND_DEATHS: self._deaths(),
-                    UNSEEN: min(words[SOONEST], words[UNSEEN]),
-                    SOONEST: NEVER,
-                    HAND: 0,
+                    layout.ROUND_BEGAN: max(now, 1),
+                    layout.ROUND_DEATHS: self._deaths(),
+                    layout.UNSEEN: min(words[layout.SOONEST], words[layout.UNSEEN]),
+                    layout.SOONEST: NEVER,
+                    layout.HAND: 0,
                 }
             )
-        self._hand, self._soonest = words[HAND], NEVER
+        self._hand, self._soonest = words[layout.HAND], NEVER
         yield from self._index.used(self._hand, self._move)
         self._heap.commit(
             {
-                ROUND_BEGAN: 0,
-                SOONEST: min(words[SOONEST], self._soonest),
-                UNSEEN: NEVER,
-                HAND: 0,
-                SWEPT: words[ROUND_BEGAN],
-                SWEPT_DEATHS: words[ROUND_DEATHS],
-                SWEPT_GONE: words[GONE],
+                layout.ROUND_BEGAN: 0,
+                layout.SOONEST: min(words[layout.SOONEST], self._soonest),
+                layout.UNSEEN: NEVER,
+                layout.HAND: 0,
+                layout.SWEPT: words[layout.ROUND_BEGAN],
+                layout.SWEPT_DEATHS: words[layout.ROUND_DEATHS],
+                layout.SWEPT_GONE: words[layout.GONE],
             }
         )
 
@@ -77,21 +66,40 @@ class Rounds:
 
     def pause(self) -> None:
         """Leave the rest to the next hold. One change: what was passed must have been seen."""
-        soonest = min(self._words[SOONEST], self._soonest)
-        self._heap.commit({HAND: self._hand, SOONEST: soonest})
+        soonest = min(self._words[layout.SOONEST], self._soonest)
+        self._heap.commit({layout.HAND: self._hand, layout.SOONEST: soonest})
 
     def _move(self, hand: int) -> None:
         self._hand = hand
 
     def soonest(self) -> int:
         """Nothing expires before this."""
-        return min(self._words[SOONEST], self._words[UNSEEN])
+        return min(self._words[layout.SOONEST], self._words[layout.UNSEEN])
 
     def is_due(self) -> bool:
         """Whether a process has gone since the last complete round began."""
-        return self._words[SWEPT_DEATHS] != self._deaths()
+        return self._words[layout.SWEPT_DEATHS] != self._deaths()
 
-    def is_worth_it(self, now: int) -> bool:
+    def make_room(self, length: int, now: int, sweep: Callable[[], None]) -> bool:
+        """Make room for a record of ``length`` words, if need be by a round that ``sweep`` makes.
+
+        True if records may have gone for it. ``now`` tells one call from the next. Raises
+        `NoRoom`. May `Pause`.
+        """
+        if self._awaited != now:
+            try:
+                self._heap.room_for(length)
+                return False
+            except NoRoom:
+                if not self._is_worth_it(now):
+                    raise
+            self._awaited = now
+        sweep()
+        self._awaited = -1
+        self._heap.room_for(length)
+        return True
+
+    def _is_worth_it(self, now: int) -> bool:
         """Whether a full segment may have room after a round, for one who came at ``now``.
 
         It refuses fast: only if something has expired, enough has gone for queues to be empty,
@@ -99,9 +107,9 @@ class Rounds:
         """
         words = self._words
         return self.soonest() <= now or (
-            words[SWEPT] < now
+            words[layout.SWEPT] < now
             and (
-                words[GONE] - words[SWEPT_GONE] > words[NAMED] // 64
-                or now >= words[SWEPT] + SWEEP_AGAIN
+                words[layout.GONE] - words[layout.SWEPT_GONE] > words[layout.NAMED] // 64
+                or now >= words[layout.SWEPT] + SWEEP_AGAIN
             )
         )

@@ -1,10 +1,9 @@
 """Locks that come free when their holder dies: the contract, and what its kinds share.
 
-fcntl record locks (`record_locks`) work on every UNIX. Where they can, semaphores
-(`semaphore_locks`) do what is done all the time for a tenth of the price. flock (`file_locks`)
-is for systems and file systems where record locks don't work, as on WSL1 and on some network
-and FUSE mounts. Which kind a store has is decided once, by trying, when its lock file is new
-(`lock_choice`), and stands in the lock file.
+fcntl record locks (`fcntl_locks`) work on every UNIX. Where semaphores work too
+(`semaphore_locks`), they lock the segments at a tenth of the cost. flock (`flock_locks`) is for
+systems and file systems without working record locks, such as WSL1 and some network and FUSE
+mounts. A process that makes a lock file tries which kind works (`choice`), and records it there.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import ClassVar, Protocol
 
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .mutex import Mutex
+from .mutex import ByteLocks, Mutex
 
 #: Bytes that are locked. OPENING also covers creation and removal.
 OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_SLOT = 0, 1, 2, 16
@@ -36,7 +35,7 @@ class Gone(Exception):
     """The store was removed while this process had it; open it again."""
 
 
-class Locks(Protocol):
+class Locks(ByteLocks, Protocol):
     """The locks of one lock file in this process.
 
     All methods raise `StoreUnavailable` if the system can't lock, and `try_lock`, `lock` and
@@ -56,20 +55,11 @@ class Locks(Protocol):
         The caller holds OPENING. Interrupted, it can be called again.
         """
 
-    def try_lock(self, byte: int) -> bool:
-        """Take a byte if no process has it. The caller is in the lock file's ``section``.
+    def mutex(self, byte: int, words: memoryview, hint: int) -> Mutex:
+        """Return the lock of a segment: CHANNELS_LOCK or GROUPS_LOCK. Comes after `prepare`.
 
-        True too if this process has it already. Interrupted, it may have taken it.
+        ``words`` are the segment's; the one at ``hint`` is for the lock's own use.
         """
-
-    def lock(self, byte: int) -> None:
-        """Wait for a byte, asleep, and take it; otherwise as `try_lock`."""
-
-    def unlock(self, byte: int) -> None:
-        """Give a byte back; nothing happens if this process has not got it."""
-
-    def mutex(self, byte: int, words: memoryview) -> Mutex:
-        """What locks the segment of those words: CHANNELS_LOCK or GROUPS_LOCK. After `prepare`."""
 
     def give_back(self) -> None:
         """Give back OPENING and the locks of both segments, as far as this process has them.

@@ -68,9 +68,9 @@ class RecordLocks:
         except OSError as error:
             raise unusable(self._path, error) from error
 
-    def mutex(self, byte: int, words: memoryview) -> Mutex:
+    def mutex(self, byte: int, words: memoryview, hint: int) -> Mutex:
         """See `Locks.mutex`."""
-        return HintedMutex(self, byte, words)
+        return HintedMutex(self, byte, words, hint)
 
     def give_back(self) -> None:
         """See `Locks.give_back`."""

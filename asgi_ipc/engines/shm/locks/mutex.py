@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
-
-from ..heap.layout import TAKEN
-
-if TYPE_CHECKING:
-    from .base import Locks
+from typing import Protocol
 
 #: How often a lock is asked for before it is waited for asleep, and how often it is looked at
 #: before each time.
@@ -63,34 +58,48 @@ def spin(looks_taken: Callable[[], object], try_lock: Callable[[], bool]) -> boo
     return False
 
 
+class ByteLocks(Protocol):
+    """The part of `asgi_ipc.engines.shm.locks.base.Locks` that a kernel lock is made of."""
+
+    def try_lock(self, byte: int) -> bool:
+        """Take a byte if no process has it. The caller is in the lock file's ``section``.
+
+        True too if this process has it already. Interrupted, it may have taken it.
+        """
+
+    def lock(self, byte: int) -> None:
+        """Wait for a byte, asleep, and take it; otherwise as `try_lock`."""
+
+    def unlock(self, byte: int) -> None:
+        """Give a byte back; nothing happens if this process has not got it."""
+
+
 class HintedMutex:
     """A lock of the kernel's, and a word of the segment that says whether it seems to be taken.
 
-    To ask the kernel for a lock that is held takes long. The hint is no more than that: a process
-    that was killed leaves it set.
+    ``words[hint]`` is that word. Asking the kernel for a lock that is held takes long. The word is
+    only a hint: a process that was killed leaves it set.
     """
 
-    def __init__(self, locks: Locks, byte: int, words: memoryview) -> None:
-        self._words = words
+    def __init__(self, locks: ByteLocks, byte: int, words: memoryview, hint: int) -> None:
+        self._words, self._hint = words, hint
         self._try_lock = partial(locks.try_lock, byte)
         self._lock, self._unlock = partial(locks.lock, byte), partial(locks.unlock, byte)
 
     def lock(self) -> None:
         """See `Mutex.lock`."""
-        words = self._words
-        if (words[TAKEN] or not self._try_lock()) and not spin(
-            lambda: words[TAKEN], self._try_lock
-        ):
+        words, hint = self._words, self._hint
+        if (words[hint] or not self._try_lock()) and not spin(lambda: words[hint], self._try_lock):
             self._lock()
-        words[TAKEN] = 1
+        words[hint] = 1
 
     def release(self) -> None:
         """See `Mutex.release`."""
-        self._words[TAKEN] = 0
+        self._words[self._hint] = 0
         self._unlock()
 
     # The system unlocks only what this process has.
     unlock = release
 
 
-__all__ = ["HintedMutex", "Mutex", "spin"]
+__all__ = ["ByteLocks", "HintedMutex", "Mutex", "spin"]

@@ -22,10 +22,9 @@ from typing import ClassVar
 
 from asgi_ipc.exceptions import StoreUnavailable
 
+from ..errors import remedy_for
 from ..files import SHM, FileMemory, free_space, give
-from ..location import remedy_for
-from ..ownership import folder_mark, folder_said
-from ..segment import Location, public_token
+from ..location import FOLDER_BYTES, Location, folder_mark, folder_said, public_token
 from .base import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
 from .fcntl_locks import TRIAL, RecordLocks, record_locks_fail
 from .mutex import Mutex
@@ -53,7 +52,7 @@ _FIRST_LOCK_SLOT = 1 << 16
 
 
 #: Among the bytes of the marks that mean nothing: which directory the store has.
-_FOLDER = slice(72, 128)
+_FOLDER = slice(72, 72 + FOLDER_BYTES)
 
 
 def folder_of_flags(token: str, known: Iterable[str]) -> str | None:
@@ -203,7 +202,7 @@ class SemaphoreLocks(RecordLocks):
             name = f"/{_semaphore(store_id, byte)}"
             self._mutexes[byte] = RobustMutex(name, self._memory.view, number, recovery_lock, self)
 
-    def mutex(self, byte: int, words: memoryview) -> Mutex:
+    def mutex(self, byte: int, words: memoryview, hint: int) -> Mutex:
         """See `Locks.mutex`."""
         return self._mutexes[byte]
 
@@ -224,7 +223,7 @@ class SemaphoreLocks(RecordLocks):
         """See `Locks.in_use`."""
         if self._slot < 0:
             return super().in_use(store_id)
-        # Who looks has sat down already, and is no user for that: the memory may be gone.
+        # A process that only looks has a slot already and is no user: the memory may be gone.
         own = _FIRST_LOCK_SLOT + self._slot
         return self._held_between(FIRST_SLOT, own) or self._held_between(own + 1, TRIAL)
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from asgi_ipc.engines.base import Popped
 
+from ..heap import layout
 from ..heap.heap import FREEING, MOVE, PASS, Heap, Pause
 from ..heap.journal import Change
 from ..heap.layout import (
     BEHIND_SHIFT,
-    ENTRY_WORDS,
-    FRONT_SHIFT,
-    LENGTH_MASK,
     LINK_MASK,
     M_DEADLINE,
     M_LINK,
@@ -26,17 +24,9 @@ from ..heap.layout import (
     MESSAGE,
     ORPHANED,
     Q_BYTES,
-    Q_GONE,
     Q_HEADS,
-    Q_IN,
-    Q_PUSHED,
-    Q_RING_IN,
-    Q_SOONEST,
     Q_TAIL,
     Q_WALK,
-    SPLIT,
-    WALK_BEHIND,
-    WALK_FRONT,
     WALK_SHIFT,
     WORD,
 )
@@ -51,7 +41,7 @@ _TAKING = 150 * _BATCH
 _REFILL, _SHORT = 2, 1024
 
 #: Where a search for what has expired is, of which list.
-WALKS = {FRONT_SHIFT: WALK_FRONT, BEHIND_SHIFT: WALK_BEHIND}
+WALKS = {layout.FRONT_SHIFT: layout.WALK_FRONT, BEHIND_SHIFT: layout.WALK_BEHIND}
 
 
 def takes(size: int) -> int:
@@ -100,10 +90,10 @@ class Lists:
         """Put a message in front of all with ``change``. There must be room."""
         words = self._words
         size = len(payload)
-        fields = (lifetime << 32 | head(words, queue, FRONT_SHIFT), deadline, size)
+        fields = (lifetime << 32 | head(words, queue, layout.FRONT_SHIFT), deadline, size)
         change[queue + Q_BYTES] = words[queue + Q_BYTES] + takes(size)
         message = self._heap.add(change, MESSAGE, fields, payload)
-        set_head(words, change, queue, FRONT_SHIFT, message)
+        set_head(words, change, queue, layout.FRONT_SHIFT, message)
 
     def pop(self, taken: list[Popped], queue: int, which: int, limit: int, now: int) -> None:
         """Take the oldest live messages off a list until there are ``limit`` in ``taken``.
@@ -175,7 +165,7 @@ class Lists:
             message = words[words[heap.end - before] + M_LINK] & LINK_MASK
         else:
             message = head(words, queue, which)
-        soonest = words[queue + Q_SOONEST]
+        soonest = words[queue + layout.Q_SOONEST]
         try:
             while message:
                 heap.spend(2 * PASS)
@@ -190,9 +180,9 @@ class Lists:
         except Pause:
             # One change: what was passed must have been seen.
             walk = WALKS[which] << WALK_SHIFT | before
-            heap.commit({queue + Q_SOONEST: soonest, queue + Q_WALK: walk})
+            heap.commit({queue + layout.Q_SOONEST: soonest, queue + Q_WALK: walk})
             raise
-        heap.commit({**then, queue + Q_SOONEST: soonest})
+        heap.commit({**then, queue + layout.Q_SOONEST: soonest})
 
     def _drop(self, queue: int, which: int, message: int, before: int, following: int) -> None:
         """Drop a message that has expired, wherever in a list it is. May `Pause`."""
@@ -222,32 +212,38 @@ class Lists:
         the ring. A long one is not worth it.
         """
         words, heap, rings = self._words, self._heap, self._rings
-        listed = words[queue + Q_PUSHED] - words[queue + Q_GONE]
+        listed = words[queue + layout.Q_PUSHED] - words[queue + layout.Q_GONE]
         # Of one whose counts have grown large nothing more may come.
-        if listed > _SHORT or not words[queue + Q_RING_IN] or words[queue + Q_IN] >= WORN:
+        if (
+            listed > _SHORT
+            or not words[queue + layout.Q_RING_IN]
+            or words[queue + layout.Q_IN] >= WORN
+        ):
             return
         for _ in range(_REFILL):
             message = head(words, queue, BEHIND_SHIFT)
             if not message:
                 return
             at = words[heap.end - message]
-            if words[at] & SPLIT:
+            if words[at] & layout.SPLIT:
                 return  # Not copied to find that it is too large: it lies in several extents.
             link, deadline = words[at + M_LINK], words[at + M_DEADLINE]
-            offset = rings.offset(queue, (words[at] & LENGTH_MASK) - M_WORDS + ENTRY_WORDS)
+            offset = rings.extents.offset(
+                queue, (words[at] & layout.LENGTH_MASK) - M_WORDS + layout.ENTRY_WORDS
+            )
             if not offset:
                 return
             payload = heap.payload(at, M_WORDS)
             change: Change = {}
             rings.append(change, queue, offset, payload, deadline, link >> 32)
             set_head(words, change, queue, BEHIND_SHIFT, link & LINK_MASK)
-            change[queue + Q_PUSHED] = words[queue + Q_PUSHED] - 1
+            change[queue + layout.Q_PUSHED] = words[queue + layout.Q_PUSHED] - 1
             change[queue + Q_BYTES] = words[queue + Q_BYTES] - takes(len(payload))
-            if deadline < words[queue + Q_SOONEST]:
+            if deadline < words[queue + layout.Q_SOONEST]:
                 # It may leave the part that a search for what has expired has still to see.
-                change[queue + Q_SOONEST] = deadline
+                change[queue + layout.Q_SOONEST] = deadline
             walk = words[queue + Q_WALK]
-            if walk == WALK_BEHIND << WALK_SHIFT | message:
-                change[queue + Q_WALK] = WALK_BEHIND << WALK_SHIFT
+            if walk == layout.WALK_BEHIND << WALK_SHIFT | message:
+                change[queue + Q_WALK] = layout.WALK_BEHIND << WALK_SHIFT
             heap.free(change, message)
             heap.commit(change)

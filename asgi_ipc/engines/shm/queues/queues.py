@@ -1,10 +1,9 @@
 """Queues of messages in the heap of the channels segment.
 
-A queue is a record that holds the ends of its list of messages (`lists`), its `waiters`,
-and, if it is used often, its ring (`rings`). Everything but `Queues.peek` needs the
-segment's lock. Each method is one or more whole changes: a kill leaves the queue
-as before or after. An *address* of a queue is good until a record may move: until the lock
-is let go, or room is made.
+A queue is a record that holds the ends of its list of messages (`linked_list`), its `waiters`,
+and, if it is used often, its ring (`rings`). Everything but `Queues.peek` needs the segment's
+lock. Each method is one or more whole changes: a kill leaves the queue as before or after. An
+*address* of a queue is valid until a record may move: until the lock is released, or room is made.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from struct import Struct
 
 from asgi_ipc.engines.base import Popped, Record
 
+from ..heap import layout
 from ..heap.hash_table import NEVER, Index
 from ..heap.heap import PASS, Heap, NoRoom, OverShare
 from ..heap.journal import Change
@@ -23,36 +23,31 @@ from ..heap.layout import (
     KIND_SHIFT,
     LIVE,
     M_WORDS,
-    NAMED,
     PAD_SHIFT,
     PUSHED,
     Q_BELL,
     Q_BYTES,
     Q_CHAIN,
     Q_HEADS,
-    Q_IDLE,
     Q_IN,
     Q_OUT,
     Q_OWNER,
     Q_PUSHED,
     Q_RING_IN,
-    Q_SOONEST,
     Q_TAG,
-    Q_UNSEEN,
     Q_WAIT_FIRST,
     Q_WORDS,
     QUEUE,
     SHAPE_MASK,
-    TAG_MARK,
-    TAGS,
     WORD,
 )
 from ..processes import Processes
-from .counters import MILLISECOND, Counts, pending
+from .counters import MILLISECOND, Counts, pending, popped
 from .linked_list import Lists, takes
 from .ring_extents import HOT
 from .rings import Rings
-from .sweeper import Upkeep
+from .statistics import Statistics
+from .sweeper import Sweeper
 from .waiters import Waiters
 
 _LONGEST_LIFE = (1 << 32) - 1
@@ -60,7 +55,7 @@ _LONGEST_LIFE = (1 << 32) - 1
 _peek = Struct("2Q8xQ8xQ").unpack_from
 #: What a push costs that does not go through a ring; to make a queue costs twice as much.
 _PUSH = 400
-#: Queues whose place is remembered.
+#: Queues whose address is remembered.
 _REMEMBERED = 4096
 #: Where nothing that is remembered is: no word holds -1.
 _NOWHERE = (0, -1, 0)
@@ -76,18 +71,6 @@ class AtCapacity(Exception):
     """The queue holds as many live messages as the pusher allows."""
 
 
-class Survey:
-    """What is found by looking at all queues, over several holds of the lock."""
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-        self.bucket = self.oldest = 0
-
-    def move(self, bucket: int) -> None:
-        """Go on there."""
-        self.bucket = bucket
-
-
 class Queues:
     """All queues of a store."""
 
@@ -101,11 +84,12 @@ class Queues:
         self._processes = processes
         self._waiters = Waiters(heap, processes.bell_alive)
         self._rings = Rings(heap)
-        self.counts = Counts(heap, self._rings)
-        self._lists = Lists(heap, self._rings, self.counts)
-        self.upkeep = Upkeep(
-            heap, self._index, processes, self._waiters, self._rings, self._lists, self.counts
+        self._counts = Counts(heap, self._rings.extents)
+        self._lists = Lists(heap, self._rings, self._counts)
+        self.sweeper = Sweeper(
+            heap, self._index, processes, self._waiters, self._rings, self._lists, self._counts
         )
+        self.statistics = Statistics(heap, self._index, self._rings, self.sweeper)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._flushes = -1
@@ -152,19 +136,19 @@ class Queues:
         word = self._processes.owner_word(owner) if owner else 0
         fields = [0] * (Q_WORDS - 1)
         for offset, value in (
-            (Q_TAG, TAG_MARK | words[TAGS]),
+            (Q_TAG, layout.TAG_MARK | words[layout.TAGS]),
             (Q_CHAIN, words[bucket]),
             (Q_OWNER, word),
-            (Q_SOONEST, NEVER),
-            (Q_UNSEEN, NEVER),
-            (Q_IDLE, NEVER),
+            (layout.Q_SOONEST, NEVER),
+            (layout.Q_UNSEEN, NEVER),
+            (layout.Q_IDLE, NEVER),
         ):
             fields[offset - 1] = value
         change: Change = {}
         handle = self._heap.add(change, QUEUE, tuple(fields), name)
         change[bucket] = handle
-        change[NAMED] = words[NAMED] + 1
-        change[TAGS] = words[TAGS] + 1
+        change[layout.NAMED] = words[layout.NAMED] + 1
+        change[layout.TAGS] = words[layout.TAGS] + 1
         self._heap.commit(change)
         return words[self._heap.end - handle]
 
@@ -198,11 +182,11 @@ class Queues:
             if bell >= 0:
                 return bell and self._take_bell(address)
             here = pending(words, address)
-            if here >= capacity and (here := self.upkeep.expire(address, now)) >= capacity:
-                self.counts.refusal(address, is_for_room=False)
+            if here >= capacity and (here := self.sweeper.expire(address, now)) >= capacity:
+                self._counts.refusal(address, is_for_room=False)
                 raise AtCapacity
         elif capacity < 1:
-            self.counts.refusal(address, is_for_room=False)
+            self._counts.refusal(address, is_for_room=False)
             raise AtCapacity
         length = M_WORDS + (len(payload) + 7 >> 3)
         self._heap.spend(_PUSH)
@@ -220,11 +204,11 @@ class Queues:
             change[address + Q_OWNER] = self._processes.owner_word(owner)
         change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[PUSHED] = words[PUSHED] + 1
-        self.counts.arrival(change, address, deadline, here)
+        self._counts.arrival(change, address, deadline, here)
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         self._heap.commit(change)
         if words[address + Q_RING_IN] or (
-            words[address + Q_PUSHED] >= HOT and length <= self._rings.small
+            words[address + Q_PUSHED] >= HOT and length <= self._rings.extents.small
         ):
             self._to_ring(address, is_read=False)
         return bell
@@ -233,7 +217,7 @@ class Queues:
         """Bring a queue whose messages are in a list nearer to using a ring for them."""
         # After what the caller came for, so it can't wait. Others of a batch can.
         self._heap.credit -= 3 * _PUSH
-        self._rings.renew(address, is_read)
+        self._rings.extents.renew(address, is_read)
         self._lists.refill(address)
 
     def _take_bell(self, address: int) -> int:
@@ -268,14 +252,14 @@ class Queues:
                 address = self.find(name)
                 if not self._is_over_share(address, payload):
                     return address
-                if self.upkeep.rounds.soonest() > now:
+                if self.sweeper.rounds.soonest() > now:
                     more = takes(len(payload))
                     held = self._words[address + Q_BYTES] + more
                     raise OverShare(held, self._heap.free_words() * WORD - more)
-                self.upkeep.sweep(now, everything=True)
+                self.sweeper.sweep(now, everything=True)
                 address = self.find(name)
         except NoRoom:
-            self.counts.refusal(self.find(name), is_for_room=True)
+            self._counts.refusal(self.find(name), is_for_room=True)
             raise
 
     def pop(self, taken: list[Popped], name: bytes, limit: int, bell: int, now: int) -> None:
@@ -331,7 +315,7 @@ class Queues:
             address > 0
             and words[address + Q_RING_IN] > 0
             and not words[address + Q_HEADS] >> FRONT_SHIFT
-            and self.counts.popped(address) > 0
+            and popped(words, address) > 0
             and self._rings.put_first(change, address, payload, deadline, lifetime)
         )
         if not in_ring:
@@ -340,9 +324,9 @@ class Queues:
                 address = self.find(name) or self._create(name, b"", now)
             address = self.find(name)
             self._lists.prepend(change, address, payload, deadline, lifetime)
-            self.counts.back_in_list(change, address)
-        self.counts.back(change)
-        self.counts.arrival(change, address, deadline, pending(words, address))
+            self._counts.back_in_list(change, address)
+        self._counts.back(change)
+        self._counts.arrival(change, address, deadline, pending(words, address))
         bell = words[address + Q_BELL] and self._waiters.take(change, address)
         heap.commit(change)
         return bell
@@ -368,46 +352,15 @@ class Queues:
         self._heap.commit(change)
         return 0
 
-    # ---- upkeep
+    # ---- room
 
     def _make_room(self, length: int, now: int) -> bool:
-        """Room for a record, at the expense of whatever is dead if need be.
-
-        True if queues may have been removed for it. Raises `NoRoom`. May `Pause`.
-        """
-        rounds = self.upkeep.rounds
-        if rounds.awaited != now:
-            try:
-                self._heap.room_for(length)
-                return False
-            except NoRoom:
-                if not rounds.is_worth_it(now):
-                    raise
-            rounds.awaited = now
-        self.upkeep.sweep(now, everything=True)
-        rounds.awaited = -1
-        self._heap.room_for(length)
-        return True
+        """Make room for a record; True if queues may have gone for it, see `Rounds.make_room`."""
+        sweeper = self.sweeper
+        return sweeper.rounds.make_room(length, now, lambda: sweeper.sweep(now, everything=True))
 
     # ---- telling
 
-    def statistics(self, name: bytes, now: int) -> dict[str, int]:
-        """Counts of one queue. May `Pause`."""
-        address = self.find(name)
-        if address:
-            self.upkeep.expire(address, now)
-        return self.counts.of_queue(address, now)
-
-    def survey(self, survey: Survey) -> None:
-        """Drop what has expired everywhere, and find the oldest message. May `Pause`.
-
-        A queue that comes or goes meanwhile may be passed over.
-        """
-        words, end = self._words, self._heap.end
-        for bucket in self._index.used(survey.bucket, survey.move):
-            for handle in list(self._index.chain(bucket)):
-                self._heap.spend(2 * PASS)
-                address = words[end - handle]
-                if self.upkeep.expire(address, survey.now):
-                    self._heap.spend(4 * PASS)
-                    survey.oldest = max(survey.oldest, self.counts.age(address, survey.now))
+    def of_queue(self, name: bytes, now: int) -> dict[str, int]:
+        """Counts of one queue, see `Statistics.of_queue`."""
+        return self.statistics.of_queue(self.find(name), now)

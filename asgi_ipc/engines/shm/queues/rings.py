@@ -1,15 +1,15 @@
-"""Rings: signals of entries for queues that are used often.
+"""Ring buffers of messages, for queues that are used often.
 
-A message in the heap costs a handle, an address and the bookkeeping of its extent. In a
-ring it costs one word that moves on: place and count in one store, which no kill can split,
-and so needs no journal. Only the counts of the whole store come after it; STATE says
-meanwhile whose they are, and `recount` sets them right for who was killed in between.
+A message in the heap costs a handle, an address and the bookkeeping of its extent. In a ring it
+costs one word that moves on: offset and count in one store, which no kill can split, so a ring
+needs no journal. The counts of the whole store are written after it; meanwhile STATE says which
+queue they belong to, and `recount` corrects them if the process is killed in between.
 
-A ring takes a whole extent, so few queues have one: it is given to a queue that has had
-some messages, and taken back when it was not used for a while. A backlog gets more extents
-as it grows, and gives each back when it has been read. What a ring has no room for goes to
-the queue's list, and all that follows too, until the list is empty. Whoever pushes to a
-short list or reads from it sees to that, and moves a few messages from it to the ring.
+A ring takes a whole extent, so few queues have one. A queue gets a ring after some messages, and
+loses it when it has not been used for a while. A backlog gets more extents as it grows, and gives
+each back when it has been read. A message that the ring has no room for goes to the queue's list,
+and so do all that follow, until the list is empty. Each push to a short list and each pop from it
+moves a few messages from the list to the ring.
 
 Everything needs the segment's lock. Queues are given by their address.
 """
@@ -23,46 +23,33 @@ from struct import Struct
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import StoreCorrupt
 
+from ..heap import layout
 from ..heap.heap import MOVE, PASS, Heap, Pause
 from ..heap.journal import Change
 from ..heap.layout import (
     COUNT_SHIFT,
     ENTRY_DEAD,
-    ENTRY_DEADLINE,
     ENTRY_LIFETIME_SHIFT,
     ENTRY_SIZE,
     ENTRY_WORDS,
     ENTRY_WRAP,
-    EXPIRED,
     GONE,
     HIGH_WATER,
     IDLE,
-    KIND_MASK,
-    KIND_SHIFT,
     L_STOP,
     L_WORDS,
     NOTED_MASK,
     NOTED_SHIFT,
     OFFSET_MASK,
-    ORPHANED,
     POPPING,
     PUSHED,
     PUSHING,
-    Q_EXPIRED,
     Q_HIGH_WATER,
     Q_IN,
     Q_OUT,
-    Q_REACH,
-    Q_RING_IN,
-    Q_RING_OUT,
     Q_SOONEST,
-    Q_WALK,
-    QUEUE,
-    RECOVERIES,
     SOONEST,
     STATE,
-    WALK_RING,
-    WALK_SHIFT,
     WORD,
 )
 from .counters import MILLISECOND, pending
@@ -76,16 +63,23 @@ _MOST = 100
 _made = tuple.__new__
 _pack = Struct("QQ").pack_into
 _Unpack = Callable[[memoryview, int], tuple[int, ...]]
-#: OUT, HEADS, LANE_IN, IN, BELL, OWNER, HIGH_WATER and SOONEST of a queue.
+#: OUT, HEADS, RING_IN, IN, BELL, OWNER, HIGH_WATER and SOONEST of a queue.
 _busy: _Unpack = Struct("Q8x4Q8x3Q").unpack_from
-#: OUT, LANE_OUT, LANE_IN and IN.
+#: OUT, RING_OUT, RING_IN and IN.
 _ends: _Unpack = Struct("2Q8x2Q").unpack_from
 #: The words that an entry begins with.
 _entry: _Unpack = Struct("2Q").unpack_from
 
 
-class Rings(RingExtents):
-    """The rings of a store."""
+class Rings:
+    """The rings of a store, which lie in the ``extents`` that queues have for them."""
+
+    def __init__(self, heap: Heap) -> None:
+        self.extents = RingExtents(heap)
+        self._heap = heap
+        self._words = heap.words
+        self._bytes = heap.bytes
+        self._extent = heap.geometry.extent_words
 
     # ---- pushing and popping
 
@@ -118,7 +112,7 @@ class Rings(RingExtents):
         stop = at + ENTRY_WORDS + (size + 7 >> 3)
         if stop >= (oldest if at < oldest < end else end):
             length = stop - at
-            at = self.offset(queue, length)
+            at = self.extents.offset(queue, length)
             if not at:
                 return -1
             stop = at + length
@@ -146,7 +140,7 @@ class Rings(RingExtents):
     def append(
         self, change: Change, queue: int, at: int, payload: bytes, deadline: int, lifetime: int
     ) -> None:
-        """Put a message at the end of a ring with ``change``, where `offset` says."""
+        """Put a message at the end of a ring with ``change``, where `RingExtents.offset` says."""
         self._write(at, payload, deadline, lifetime)
         count = (self._words[queue + Q_IN] >> COUNT_SHIFT) + 1
         stop = at + ENTRY_WORDS + (len(payload) + 7 >> 3)
@@ -195,7 +189,7 @@ class Rings(RingExtents):
         if at == stop:
             if ring != last:
                 change: Change = {GONE: words[GONE] + gone}
-                self.move_out(change, queue, goes, at)
+                self.extents.move_out(change, queue, goes, at)
                 self._heap.commit(change)
                 return True
             if goes != into >> COUNT_SHIFT:
@@ -213,7 +207,7 @@ class Rings(RingExtents):
         One change, out of the first extent; True if there may be more.
         """
         words = self._words
-        ring, last = words[queue + Q_RING_OUT], words[queue + Q_RING_IN]
+        ring, last = words[queue + layout.Q_RING_OUT], words[queue + layout.Q_RING_IN]
         out, into = words[queue + Q_OUT], words[queue + Q_IN]
         at = out & OFFSET_MASK
         if out == into or not ring:
@@ -221,18 +215,18 @@ class Rings(RingExtents):
         stop = words[ring + L_STOP] if ring != last else into & OFFSET_MASK
         live = 0
         is_more, is_changed = True, False
-        for entry, following in islice(self._entries_of(ring, at, stop), _MOST):
+        for entry, following in islice(self.extents.entries_of(ring, at, stop), _MOST):
             if not words[entry] & ENTRY_DEAD:
-                if words[entry + ENTRY_DEADLINE] > now and not are_orphans:
+                if words[entry + layout.ENTRY_DEADLINE] > now and not are_orphans:
                     is_more = False
                     break
                 live += 1
             at, is_changed = following, True
         if not is_changed:
             return False
-        counted = (ORPHANED,) if are_orphans else (EXPIRED, queue + Q_EXPIRED)
+        counted = (layout.ORPHANED,) if are_orphans else (layout.EXPIRED, queue + layout.Q_EXPIRED)
         change: Change = {word: words[word] + live for word in (GONE, *counted)}
-        self.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
+        self.extents.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
         self._heap.commit(change)
         return is_more
 
@@ -244,17 +238,17 @@ class Rings(RingExtents):
         words, heap = self._words, self._heap
         while self.drop_front(queue, now):
             heap.spend(_MOST * PASS)
-        at = words[queue + Q_WALK] & OFFSET_MASK
-        passed = words[queue + Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
+        at = words[queue + layout.Q_WALK] & OFFSET_MASK
+        passed = words[queue + layout.Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
         if not at or passed <= 0:
             # OUT has come by, and all that was looked at has gone.
             at = passed = 0
         soonest = words[queue + Q_SOONEST]
         try:
-            for entry, _ in self.entries(queue, at):
+            for entry, _ in self.extents.entries(queue, at):
                 at = entry
                 heap.spend(PASS)
-                first, deadline = words[entry], words[entry + ENTRY_DEADLINE]
+                first, deadline = words[entry], words[entry + layout.ENTRY_DEADLINE]
                 if first & ENTRY_DEAD:
                     continue
                 if deadline > now:
@@ -263,7 +257,8 @@ class Rings(RingExtents):
                     continue
                 heap.spend(MOVE)
                 change: Change = {
-                    word: words[word] + 1 for word in (GONE, EXPIRED, queue + Q_EXPIRED)
+                    word: words[word] + 1
+                    for word in (GONE, layout.EXPIRED, queue + layout.Q_EXPIRED)
                 }
                 change[entry] = first | ENTRY_DEAD
                 change[queue + Q_OUT] = words[queue + Q_OUT] + (1 << COUNT_SHIFT)
@@ -273,8 +268,8 @@ class Rings(RingExtents):
             heap.commit(
                 {
                     queue + Q_SOONEST: soonest,
-                    queue + Q_WALK: WALK_RING << WALK_SHIFT | at,
-                    queue + Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
+                    queue + layout.Q_WALK: layout.WALK_RING << layout.WALK_SHIFT | at,
+                    queue + layout.Q_REACH: (words[queue + Q_OUT] >> COUNT_SHIFT) + passed,
                 }
             )
             raise
@@ -288,9 +283,13 @@ class Rings(RingExtents):
         There is where it was taken from, as long as nobody has pushed so much meanwhile.
         """
         words = self._words
-        ring, into, out = words[queue + Q_RING_OUT], words[queue + Q_IN], words[queue + Q_OUT]
+        ring, into, out = (
+            words[queue + layout.Q_RING_OUT],
+            words[queue + Q_IN],
+            words[queue + Q_OUT],
+        )
         at, oldest = into & OFFSET_MASK, out & OFFSET_MASK
-        if ring != words[queue + Q_RING_IN]:
+        if ring != words[queue + layout.Q_RING_IN]:
             at = words[ring + L_STOP]
         size = len(payload)
         start = oldest - ENTRY_WORDS - (size + 7 >> 3)
@@ -298,7 +297,7 @@ class Rings(RingExtents):
             return False
         self._write(start, payload, deadline, lifetime)
         change[queue + Q_OUT] = (out >> COUNT_SHIFT) - 1 << COUNT_SHIFT | start
-        self.forget_offsets(change, queue)
+        self.extents.forget_offsets(change, queue)
         return True
 
     def _write(self, at: int, payload: bytes, deadline: int, lifetime: int) -> None:
@@ -312,7 +311,7 @@ def recount(heap: Heap) -> None:
     words = heap.words
     state = words[STATE]
     queue = state & OFFSET_MASK
-    if words[queue] >> KIND_SHIFT & KIND_MASK != QUEUE:
+    if words[queue] >> layout.KIND_SHIFT & layout.KIND_MASK != layout.QUEUE:
         raise StoreCorrupt(f"the state says that a queue is at {queue}, where none is")
     end, total = (queue + Q_IN, PUSHED) if state & PUSHING else (queue + Q_OUT, GONE)
     # The end moves, and the total by as much: what is between them now is what the total lacks,
@@ -326,5 +325,5 @@ def recount(heap: Heap) -> None:
     words[total] += lacking
     words[queue + Q_HIGH_WATER] = max(words[queue + Q_HIGH_WATER], pending(words, queue))
     words[HIGH_WATER] = max(words[HIGH_WATER], words[PUSHED] - words[GONE])
-    words[RECOVERIES] += 1
+    words[layout.RECOVERIES] += 1
     words[STATE] = IDLE

@@ -1,4 +1,4 @@
-"""Looking after queues: what has expired, what belonged to the dead, what is long empty.
+"""Sweeping queues: drop what has expired, what dead processes owned, and queues long empty.
 
 Each method is one or more whole changes, and needs the segment's lock; those that may take long
 `Pause`. Queues are given by their address.
@@ -6,26 +6,10 @@ Each method is one or more whole changes, and needs the segment's lock; those th
 
 from __future__ import annotations
 
+from ..heap import layout
 from ..heap.hash_table import NEVER, Index
 from ..heap.heap import MOVE, PASS, Heap, Pause
 from ..heap.journal import Change
-from ..heap.layout import (
-    BEHIND_SHIFT,
-    FRONT_SHIFT,
-    ID_SHIFT,
-    NAMED,
-    Q_IDLE,
-    Q_OWNER,
-    Q_RING_IN,
-    Q_SOONEST,
-    Q_UNSEEN,
-    Q_WALK,
-    Q_WORDS,
-    WALK_BEHIND,
-    WALK_FRONT,
-    WALK_RING,
-    WALK_SHIFT,
-)
 from ..heap.rounds import Rounds
 from ..processes import Processes
 from .counters import Counts, ever_pushed, pending
@@ -36,11 +20,11 @@ from .waiters import Waiters
 
 def soonest_of(words: memoryview, queue: int) -> int:
     """No message of a queue expires before this."""
-    return int(min(words[queue + Q_SOONEST], words[queue + Q_UNSEEN]))
+    return int(min(words[queue + layout.Q_SOONEST], words[queue + layout.Q_UNSEEN]))
 
 
-class Upkeep:
-    """The upkeep of all queues of a store."""
+class Sweeper:
+    """Sweeps all queues of a store."""
 
     def __init__(
         self,
@@ -82,25 +66,25 @@ class Upkeep:
     def _maintain(self, address: int, now: int, at_once: bool) -> int:
         """Drop what is dead of one queue; before when nothing expires of what it has or gets."""
         words, heap = self._words, self._heap
-        owner = words[address + Q_OWNER]
+        owner = words[address + layout.Q_OWNER]
         if owner and not self._processes.owner_alive(owner):
             self._orphan(address)
             return NEVER
         if self.expire(address, now):
             return soonest_of(words, address)
         pushed = ever_pushed(words, address)
-        idle = at_once or words[address + Q_IDLE] == pushed
-        if idle and words[address + Q_RING_IN]:
-            self._rings.drop(address)
+        idle = at_once or words[address + layout.Q_IDLE] == pushed
+        if idle and words[address + layout.Q_RING_IN]:
+            self._rings.extents.drop(address)
         if self._waiters.drop_dead(address):
             if not idle:
-                heap.commit({address + Q_IDLE: pushed})
+                heap.commit({address + layout.Q_IDLE: pushed})
         elif idle:
             self._remove(address)
             return NEVER
         else:
             # Nothing came or went since the last look if this still holds at the next.
-            heap.commit({address + Q_IDLE: pushed})
+            heap.commit({address + layout.Q_IDLE: pushed})
         # That of a message that is gone, maybe; then a later one will not say so anew.
         return soonest_of(words, address)
 
@@ -116,27 +100,31 @@ class Upkeep:
 
     def _search(self, address: int, now: int) -> None:
         """Look through a queue once for what has expired."""
-        words, walk = self._words, address + Q_WALK
+        words, walk = self._words, address + layout.Q_WALK
         self._heap.spend(MOVE)
         if not words[walk]:
             # Meanwhile SOONEST is that of what was looked at and of what comes.
             self._heap.commit(
                 {
-                    address + Q_UNSEEN: soonest_of(words, address),
-                    address + Q_SOONEST: NEVER,
-                    walk: WALK_FRONT << WALK_SHIFT,
+                    address + layout.Q_UNSEEN: soonest_of(words, address),
+                    address + layout.Q_SOONEST: NEVER,
+                    walk: layout.WALK_FRONT << layout.WALK_SHIFT,
                 }
             )
-        if words[walk] >> WALK_SHIFT == WALK_FRONT:
-            self._lists.expire(address, FRONT_SHIFT, now, {walk: WALK_RING << WALK_SHIFT})
-        if words[walk] >> WALK_SHIFT == WALK_RING:
-            self._rings.expire(address, now, {walk: WALK_BEHIND << WALK_SHIFT})
-        self._lists.expire(address, BEHIND_SHIFT, now, {walk: 0, address + Q_UNSEEN: NEVER})
+        if words[walk] >> layout.WALK_SHIFT == layout.WALK_FRONT:
+            self._lists.expire(
+                address, layout.FRONT_SHIFT, now, {walk: layout.WALK_RING << layout.WALK_SHIFT}
+            )
+        if words[walk] >> layout.WALK_SHIFT == layout.WALK_RING:
+            self._rings.expire(address, now, {walk: layout.WALK_BEHIND << layout.WALK_SHIFT})
+        self._lists.expire(
+            address, layout.BEHIND_SHIFT, now, {walk: 0, address + layout.Q_UNSEEN: NEVER}
+        )
 
     def _orphan(self, address: int) -> None:
         """Drop a queue whose owner has gone, with all it holds. May `Pause`."""
-        self._lists.clear(address, FRONT_SHIFT)
-        self._lists.clear(address, BEHIND_SHIFT)
+        self._lists.clear(address, layout.FRONT_SHIFT)
+        self._lists.clear(address, layout.BEHIND_SHIFT)
         while self._rings.drop_front(address, 0, are_orphans=True):
             self._heap.spend(100 * PASS)
         self._remove(address)
@@ -144,13 +132,13 @@ class Upkeep:
     def _remove(self, address: int) -> None:
         """Take out a queue that holds nothing; bells armed on it are forgotten. May `Pause`."""
         words, heap = self._words, self._heap
-        handle = words[address] >> ID_SHIFT
+        handle = words[address] >> layout.ID_SHIFT
         heap.spend(2 * MOVE)
         self._waiters.drop_dead(address, everybody=True)
-        if words[address + Q_RING_IN]:
-            self._rings.drop(address)
-        change: Change = {NAMED: words[NAMED] - 1}
-        bucket = self._index.home(heap.name(address, Q_WORDS))
+        if words[address + layout.Q_RING_IN]:
+            self._rings.extents.drop(address)
+        change: Change = {layout.NAMED: words[layout.NAMED] - 1}
+        bucket = self._index.home(heap.name(address, layout.Q_WORDS))
         self._index.unlink(change, bucket, handle)
         heap.free(change, handle)
         heap.commit(change)

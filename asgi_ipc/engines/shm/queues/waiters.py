@@ -10,19 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..heap import layout
 from ..heap.heap import MOVE, Heap
 from ..heap.journal import Change
-from ..heap.layout import (
-    FREE_NODE,
-    NODE_BELL,
-    NODE_NEXT,
-    NODE_WORDS,
-    NODES,
-    NODES_USED,
-    Q_BELL,
-    Q_WAIT_FIRST,
-    Q_WAIT_LAST,
-)
 
 
 class Waiters:
@@ -35,7 +25,7 @@ class Waiters:
         self._alive = alive
 
     def _at(self, node: int) -> int:
-        return self._nodes + (node - 1) * NODE_WORDS
+        return self._nodes + (node - 1) * layout.NODE_WORDS
 
     def arm(self, change: Change, queue: int, bell: int) -> None:
         """Append a bell to those of the queue at an address with a change, once.
@@ -43,33 +33,33 @@ class Waiters:
         One that is armed already is there; with none, it need only be set, which is no change.
         """
         words = self._words
-        if words[queue + Q_BELL] == bell:
+        if words[queue + layout.Q_BELL] == bell:
             return
-        node = words[queue + Q_WAIT_FIRST]
-        for _ in range(NODES):
+        node = words[queue + layout.Q_WAIT_FIRST]
+        for _ in range(layout.NODES):
             if not node:
                 break
             at = self._at(node)
-            if words[at + NODE_BELL] == bell:
+            if words[at + layout.NODE_BELL] == bell:
                 return
-            node = words[at + NODE_NEXT]
-        node = words[FREE_NODE]
+            node = words[at + layout.NODE_NEXT]
+        node = words[layout.FREE_NODE]
         if node:
-            change[FREE_NODE] = words[self._at(node) + NODE_NEXT]
-        elif words[NODES_USED] < NODES:
-            node = words[NODES_USED] + 1
-            change[NODES_USED] = node
+            change[layout.FREE_NODE] = words[self._at(node) + layout.NODE_NEXT]
+        elif words[layout.NODES_USED] < layout.NODES:
+            node = words[layout.NODES_USED] + 1
+            change[layout.NODES_USED] = node
         else:
             # More waits than nodes: this one is served by its waiter's regular look.
             return
         at = self._at(node)
-        change[at + NODE_NEXT] = 0
-        change[at + NODE_BELL] = bell
-        if words[queue + Q_WAIT_FIRST]:
-            change[self._at(words[queue + Q_WAIT_LAST]) + NODE_NEXT] = node
+        change[at + layout.NODE_NEXT] = 0
+        change[at + layout.NODE_BELL] = bell
+        if words[queue + layout.Q_WAIT_FIRST]:
+            change[self._at(words[queue + layout.Q_WAIT_LAST]) + layout.NODE_NEXT] = node
         else:
-            change[queue + Q_WAIT_FIRST] = node
-        change[queue + Q_WAIT_LAST] = node
+            change[queue + layout.Q_WAIT_FIRST] = node
+        change[queue + layout.Q_WAIT_LAST] = node
 
     def take(self, change: Change, queue: int) -> int:
         """Take the first bell off a queue with a change; 0 if there is none.
@@ -77,48 +67,48 @@ class Waiters:
         Its process may be gone: whoever signals it finds out, and asks for the next.
         """
         words = self._words
-        bell = words[queue + Q_BELL]
-        node = words[queue + Q_WAIT_FIRST]
+        bell = words[queue + layout.Q_BELL]
+        node = words[queue + layout.Q_WAIT_FIRST]
         if node:
             at = self._at(node)
-            change[queue + Q_BELL] = words[at + NODE_BELL]
-            change[queue + Q_WAIT_FIRST] = words[at + NODE_NEXT]
-            change[at + NODE_NEXT] = words[FREE_NODE]
-            change[FREE_NODE] = node
+            change[queue + layout.Q_BELL] = words[at + layout.NODE_BELL]
+            change[queue + layout.Q_WAIT_FIRST] = words[at + layout.NODE_NEXT]
+            change[at + layout.NODE_NEXT] = words[layout.FREE_NODE]
+            change[layout.FREE_NODE] = node
         elif bell:
-            change[queue + Q_BELL] = 0
+            change[queue + layout.Q_BELL] = 0
         return bell
 
     def remove(self, change: Change, queue: int, bell: int) -> bool:
         """Take a certain bell off a queue with a change; False if it is not on it."""
         words = self._words
-        if words[queue + Q_BELL] == bell:
+        if words[queue + layout.Q_BELL] == bell:
             self.take(change, queue)
             return True
-        before, node = 0, words[queue + Q_WAIT_FIRST]
-        for _ in range(NODES):
+        before, node = 0, words[queue + layout.Q_WAIT_FIRST]
+        for _ in range(layout.NODES):
             if not node:
                 return False
             at = self._at(node)
-            following = words[at + NODE_NEXT]
-            if words[at + NODE_BELL] == bell:
+            following = words[at + layout.NODE_NEXT]
+            if words[at + layout.NODE_BELL] == bell:
                 break
             before, node = node, following
-        change[at + NODE_NEXT] = words[FREE_NODE]
-        change[FREE_NODE] = node
+        change[at + layout.NODE_NEXT] = words[layout.FREE_NODE]
+        change[layout.FREE_NODE] = node
         if before:
-            change[self._at(before) + NODE_NEXT] = following
+            change[self._at(before) + layout.NODE_NEXT] = following
         else:
-            change[queue + Q_WAIT_FIRST] = following
+            change[queue + layout.Q_WAIT_FIRST] = following
         if not following:
-            change[queue + Q_WAIT_LAST] = before
+            change[queue + layout.Q_WAIT_LAST] = before
         return True
 
     def drop_dead(self, queue: int, everybody: bool = False) -> bool:
         """Forget the dead in front, or everybody; True if somebody is left. May `Pause`."""
         words = self._words
-        for _ in range(NODES + 1):
-            bell = words[queue + Q_BELL]
+        for _ in range(layout.NODES + 1):
+            bell = words[queue + layout.Q_BELL]
             if not bell:
                 return False
             if not everybody and self._alive(bell):

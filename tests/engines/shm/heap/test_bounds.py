@@ -54,7 +54,7 @@ def open_store(directory: Path, clock: Clock, memory: int) -> SharedMemoryEngine
     engine = MmapEngine(
         "store", directory=directory, channel_memory=memory, group_memory=256 * KIB, clock=clock
     )
-    engine._next_look = 1 << 62
+    engine.upkeep.due = 1 << 62
     return engine
 
 
@@ -73,7 +73,9 @@ def fill(engine: SharedMemoryEngine, size: int, deadline: int = FAR, owner: byte
 
 def fragment(engine: SharedMemoryEngine, dice: random.Random) -> None:
     """Leave holes of all sizes, and some messages between them."""
-    engine._queues._rings._most_unread = engine._queues._rings._most = 0
+    engine.session.queues._rings.extents._most_unread = (
+        engine.session.queues._rings.extents._most
+    ) = 0
     number = 0
     while not engine.push([Record(b"k%d" % (number % 9), bytes(dice.choice(HOLES)), FAR, 10**9)]):
         number += 1
@@ -113,7 +115,7 @@ def test_what_expires_is_orphaned_or_put_back_leaves_nothing(
     tmp_path: Path, clock: Clock, memory: int, size: int, whole: bool
 ) -> None:
     engine = open_store(tmp_path, clock, memory)
-    assert engine._store
+    assert engine.session.store
     if not whole:
         fragment(engine, random.Random(size))
     sweep(engine, clock.now)
@@ -123,12 +125,12 @@ def test_what_expires_is_orphaned_or_put_back_leaves_nothing(
     sweep(engine, clock.now, everything=True)
     assert engine.statistics(b"q")["pending"] == 0
     assert_sound(engine)
-    with engine._channels:
-        slot = engine._processes.join(bytes(range(1, 15)), clock.now, 0)
+    with engine.session.channels:
+        slot = engine.session.processes.join(bytes(range(1, 15)), clock.now, 0)
     fill(engine, size, FAR, bytes(range(1, 15)))
-    engine._store.lock_file.release(FIRST_SLOT + slot)
-    with engine._channels:
-        engine._processes.reap()
+    engine.session.store.lock_file.release(FIRST_SLOT + slot)
+    with engine.session.channels:
+        engine.session.processes.reap()
     sweep(engine, clock.now, everything=True)
     assert engine.statistics(b"q")["pending"] == 0
     fill(engine, size)
@@ -156,7 +158,7 @@ def test_a_record_in_very_many_pieces_goes_in_several_changes(
 ) -> None:
     engine = open_store(tmp_path, clock, 4 * MIB - 4 * KIB)
     assert fill(engine, 3_000_000) == 1
-    heap = engine._channels.heap
+    heap = engine.session.channels.heap
     # As when cleaning has split it, piece by piece; here there are 184, each of an extent.
     monkeypatch.setattr(log, "PIECES_A_CHANGE", 16)
     largest[0] = 0
@@ -180,7 +182,7 @@ def test_a_change_that_is_too_large_is_called_a_bug_and_not_corruption(
     with pytest.raises(ChangeTooLarge, match="a bug of asgi_ipc"):
         engine.pop(b"q")
     monkeypatch.undo()
-    words = engine._channels.words
+    words = engine.session.channels.words
     assert words[PUSHED] == engine.statistics()["pending"]
     assert_sound(engine)
     assert engine.pop(b"q")[0].payload == message(0, 100_000)

@@ -79,7 +79,7 @@ def test_expired_messages_make_room_before_any_is_refused(tmp_path: Path, size: 
     now = [10**12]
     engine = open_store(tmp_path, clock=lambda: now[0])
     # In a ring a message takes less room than in a list. Let all take the same.
-    engine._queues._rings._most_unread = 0
+    engine.session.queues._rings.extents._most_unread = 0
     try:
         names = [b"q%d" % number for number in range(30)]
         stored = 0
@@ -163,7 +163,7 @@ def test_after_days_of_mixed_sizes_a_mebibyte_fits_where_a_quarter_is_free(
                     assert engine.push([record]) == []
             engine.pop(dice.choice(names), dice.choice([0, 1, 5]))
         large = bytes(range(256)) * 4096
-        assert engine._channels.heap.usage()[0] < total * 3 // 4
+        assert engine.session.channels.heap.usage()[0] < total * 3 // 4
         assert engine.push([Record(b"large", large, FAR, 1)]) == []
         assert engine.pop(b"large")[0].payload == large
         assert_sound(engine)
@@ -236,7 +236,7 @@ for step in range(3000):
                 file.write(bytes(dice.choice([0, 1 << 20, 3 << 20])))
         except OSError:
             pass
-for region in (engine._channels, engine._groups):
+for region in (engine.session.channels, engine.session.groups):
     with region as heap:
         assert check(heap) == [], check(heap)
 for name in held:

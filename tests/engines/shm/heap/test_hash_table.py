@@ -59,7 +59,7 @@ def _by_high(bits: dict[int, int]) -> dict[int, tuple[int, int]]:
 
 def longest(engine: SharedMemoryEngine, groups: bool = False) -> int:
     """Records in the longest chain."""
-    locked_segment = engine._groups if groups else engine._channels
+    locked_segment = engine.session.groups if groups else engine.session.channels
     index = Index(locked_segment.heap, layout.T_CHAIN if groups else layout.Q_CHAIN)
     with locked_segment as heap:
         table = heap.geometry.hash_table
@@ -94,7 +94,7 @@ def test_each_store_has_a_key_of_its_own(tmp_path: Path) -> None:
     locations = []
     for number in range(8):
         engine = open_store(tmp_path / str(number))
-        for locked_segment in (engine._channels, engine._groups):
+        for locked_segment in (engine.session.channels, engine.session.groups):
             start = layout.W_HASH_KEY * layout.WORD
             keys.add(locked_segment.heap.bytes[start : start + layout.HASH_KEY_BYTES].tobytes())
             locations.append(Index(locked_segment.heap, layout.Q_CHAIN).home(b"name") % 1021)
@@ -106,16 +106,16 @@ def test_each_store_has_a_key_of_its_own(tmp_path: Path) -> None:
 
 def test_a_chain_may_be_as_long_as_there_are_records_and_no_longer(tmp_path: Path) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB)
-    engine._queues._index.home = lambda name: engine._queues._index._table  # type: ignore[method-assign]
+    engine.session.queues._index.home = lambda name: engine.session.queues._index._table  # type: ignore[method-assign]
     for number in range(2_000):
         assert engine.push([Record(b"%d" % number, b"", FAR, 1)]) == []
-    engine._queues._known.clear()
+    engine.session.queues._known.clear()
     assert len(engine.pop(b"0")) == 1
     assert engine.pop(b"none") == []
     # The last of the chain becomes the first again.
-    words, index = engine._channels.words, engine._queues._index
+    words, index = engine.session.channels.words, engine.session.queues._index
     handles = list(index.chain(index._table))
-    words[words[engine._channels.heap.end - handles[-1]] + layout.Q_CHAIN] = handles[0]
+    words[words[engine.session.channels.heap.end - handles[-1]] + layout.Q_CHAIN] = handles[0]
     with pytest.raises(StoreCorrupt, match="circle"):
         engine.pop(b"none")
     engine.destroy()

@@ -87,7 +87,7 @@ def test_a_trial_takes_no_lock_from_another_process(tmp_path: Path) -> None:
     assert first.statistics()["processes"] >= 1
     identity = first.identity
     maintain(first)
-    assert first._processes.owner_word(identity)
+    assert first.session.processes.owner_word(identity)
     first.destroy()
 
 

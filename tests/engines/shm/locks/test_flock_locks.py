@@ -41,7 +41,7 @@ def flocked(
     engine = open_store(tmp_path, request.param)
     assert recorded_kind(tmp_path) == base.FLOCK
     yield engine
-    if not engine._closed:
+    if not engine.session._closed:
         engine.destroy()
     assert list(tmp_path.iterdir()) == [], "nothing is left"
 
@@ -64,11 +64,11 @@ def test_a_held_lock_is_tried_a_few_times_and_then_waited_for(
         no_record_locks(monkeypatch)
     engine = open_store(tmp_path)
     engine.push([record(engine, b"a", b"hello")])
-    engine._next_look = 1 << 62
-    with engine._channels:
-        assert engine._channels.words[layout.TAKEN] == 1
-    assert engine._channels.words[layout.TAKEN] == 0
-    engine._channels.words[layout.TAKEN] = left_by_a_killed_one
+    engine.upkeep.due = 1 << 62
+    with engine.session.channels:
+        assert engine.session.channels.words[layout.TAKEN] == 1
+    assert engine.session.channels.words[layout.TAKEN] == 0
+    engine.session.channels.words[layout.TAKEN] = left_by_a_killed_one
     call = "lockf" if kind == base.FCNTL else "flock"
     really, asked = getattr(fcntl, call), []
 
@@ -86,7 +86,7 @@ def test_a_held_lock_is_tried_a_few_times_and_then_waited_for(
     tries = min(refusals + 1, most)
     waited = [fcntl.LOCK_EX] if refusals >= most else []
     assert asked == [at_once] * tries + waited + [fcntl.LOCK_UN]
-    assert engine._channels.words[layout.TAKEN] == 0
+    assert engine.session.channels.words[layout.TAKEN] == 0
     engine.destroy()
 
 
@@ -118,10 +118,10 @@ def test_a_holder_killed_inside_blocks_no_other(
 ) -> None:
     def dies(name: str) -> None:
         engine = again(tmp_path, flocked)
-        with getattr(engine, name):
+        with getattr(engine.session, name):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in ("_channels", "_groups"):
+    for name in ("channels", "groups"):
         with pytest.raises(AssertionError):
             in_child(lambda name=name: dies(name))  # type: ignore[misc]
     flocked.push([record(flocked, b"a")])
@@ -167,7 +167,7 @@ def test_a_killed_parent_is_dead_although_its_forked_child_lives(
             os.write(writer, struct.pack("i", os.getpid()))
             time.sleep(60)
             os._exit(0)
-        with engine._channels, engine._store._opening():  # type: ignore[union-attr]
+        with engine.session.channels, engine.session.joined().opening():
             time.sleep(60)
         os._exit(0)
     (child,) = struct.unpack("i", os.read(reader, 4))
@@ -184,14 +184,15 @@ def test_a_killed_parent_is_dead_although_its_forked_child_lives(
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("which", ["_channels", "_groups", "opening"])
+@pytest.mark.parametrize("which", ["channels", "groups", "opening"])
 def test_a_forked_child_waits_for_its_parent_to_leave(
     flocked: SharedMemoryEngine, which: str
 ) -> None:
     reader, writer = os.pipe()
 
     def inside(engine: SharedMemoryEngine) -> Any:
-        return engine._store._opening() if which == "opening" else getattr(engine, which)  # type: ignore[union-attr]
+        session = engine.session
+        return session.joined().opening() if which == "opening" else getattr(session, which)
 
     with inside(flocked):
         child = os.fork()

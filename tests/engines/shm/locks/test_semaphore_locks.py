@@ -53,14 +53,14 @@ def shared() -> Iterator[Path]:
 
 
 def kind_of(engine: SharedMemoryEngine) -> int:
-    assert engine._store is not None
-    return engine._store.lock_file.kind
+    assert engine.session.store is not None
+    return engine.session.store.lock_file.kind
 
 
 def files_of(engine: SharedMemoryEngine) -> list[Path]:
     """What the locks of a store have in shared memory."""
-    assert engine._store is not None
-    token = public_token(engine._store.store_id, "locks")
+    assert engine.session.store is not None
+    token = public_token(engine.session.store.store_id, "locks")
     return [path for path in SHM.iterdir() if token in path.name]
 
 
@@ -288,9 +288,9 @@ def test_an_unused_store_whose_memory_is_gone_is_recreated(
 
     in_child(other)
     # Without the look at what is lost, as if it were killed.
-    assert engine._store is not None
-    engine._store.close()
-    engine._store, engine._slot = None, -1
+    assert engine.session.store is not None
+    engine.session.store.close()
+    engine.session.store, engine.session.slot = None, -1
     assert all(path.exists() for path in files)
     engine = open_store(shared, kind)
     assert not any(path.exists() for path in files)
@@ -316,10 +316,10 @@ def test_an_unused_store_whose_semaphores_are_gone_is_recreated(
 
 def test_a_process_killed_inside_leaves_both_segments_to_the_others(shared: Path) -> None:
     engine = open_store(shared)
-    for name in ("_channels", "_groups"):
+    for name in ("channels", "groups"):
 
         def dies(name: str = name) -> None:
-            with getattr(engine, name):
+            with getattr(engine.session, name):
                 os.kill(os.getpid(), 9)
 
         with pytest.raises(AssertionError):
@@ -327,5 +327,9 @@ def test_a_process_killed_inside_leaves_both_segments_to_the_others(shared: Path
     engine.push([record(engine, b"a", b"hello")])
     engine.put(b"t", b"m", 1 << 62)
     assert engine.pop(b"a")[0].payload == b"hello"
-    assert engine._channels.words[layout.STATE] == engine._groups.words[layout.STATE] == 0
+    assert (
+        engine.session.channels.words[layout.STATE]
+        == engine.session.groups.words[layout.STATE]
+        == 0
+    )
     engine.destroy()

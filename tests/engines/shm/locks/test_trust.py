@@ -37,12 +37,12 @@ def test_locks_that_were_cut_or_changed_are_refused_with_a_remedy(
     """Of a store with semaphores, which lies in shared memory."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         engine = open_store(Path(name))
-        assert engine._store is not None
-        if engine._store.lock_file.kind != 3:
+        assert engine.session.store is not None
+        if engine.session.store.lock_file.kind != 3:
             engine.destroy()
             pytest.skip("no semaphores here")
         engine.push([record(engine, b"a", b"x")])
-        token = public_token(engine._store.store_id, "locks")
+        token = public_token(engine.session.store.store_id, "locks")
         engine.close()
         marks = Path(f"/dev/shm/asgi_ipc.{token}.marks")
         os.truncate(marks, size)

@@ -48,7 +48,7 @@ LONGER = 3 * SECOND // 2
 @pytest.fixture
 def engine(whole: SharedMemoryEngine) -> SharedMemoryEngine:
     """One that gives a ring of large messages four extents at most."""
-    whole._queues._rings._most_large = 3
+    whole.session.queues._rings.extents._most_large = 3
     return whole
 
 
@@ -204,8 +204,8 @@ def test_a_backlog_is_removed_with_the_owner_of_its_queue(
     in_child(dies)
     clock.now += 2 * SECOND
     assert extents(engine) > 1
-    engine._channels.words[layout.NEXT_SWEEP] = 0
-    engine._next_look = 0
+    engine.session.channels.words[layout.NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
     counts = engine.statistics()
     assert (counts["orphaned"], counts["expired"]) == (3 * FULL // 2, 3 * FULL // 2)
     assert (counts["queues"], counts["pending"]) == (0, 0)
@@ -213,7 +213,7 @@ def test_a_backlog_is_removed_with_the_owner_of_its_queue(
 
 
 def test_a_backlog_of_small_ones_takes_all_that_a_queue_may_have(whole: SharedMemoryEngine) -> None:
-    words, count = whole._channels.words, 0
+    words, count = whole.session.channels.words, 0
     while not whole.push([record(whole, b"q", b"%200d" % count)]):
         count += 1
     assert words[layout.BACKLOG] > 0.85 * room(whole) // (16 * KIB)
@@ -263,7 +263,7 @@ def test_the_order_of_expiry_is_looked_at_once(
     push(engine, b"in front", lifetime=100 * SECOND)
     push(engine, *payloads(2 * FULL), lifetime=SECOND)
     assert in_list(engine)
-    monkeypatch.setattr(engine._queues._rings, "_entries_of", None)
+    monkeypatch.setattr(engine.session.queues._rings.extents, "entries_of", None)
     push(engine, *payloads(FULL), lifetime=SECOND)
     monkeypatch.undo()
     assert len(pop(engine, 99)) == 1 + 3 * FULL
@@ -304,7 +304,7 @@ def test_a_backlog_of_large_ones_takes_less_as_they_may_leave_extents_half_empty
     give_ring(whole)
     sent = payloads(20, 9_000)
     push(whole, *sent)
-    assert whole._channels.words[layout.BACKLOG] == 4
+    assert whole.session.channels.words[layout.BACKLOG] == 4
     assert in_list(whole)
     assert pop(whole, 99) == sent
 
@@ -340,7 +340,7 @@ def test_a_link_to_another_queues_extent_is_reported(tmp_path: Path, clock: Cloc
     push(engine, *payloads(FULL + 5))
     push(engine, b"theirs", queue=b"other")
     theirs, end = (word(engine, each, b"other") for each in (layout.Q_RING_IN, layout.Q_IN))
-    ring, words = word(engine, layout.Q_RING_OUT), engine._channels.words
+    ring, words = word(engine, layout.Q_RING_OUT), engine.session.channels.words
     words[ring + layout.L_NEXT] = theirs
     words[theirs + layout.L_STOP] = end & layout.OFFSET_MASK
     with pytest.raises(StoreCorrupt, match="ring"):
@@ -352,8 +352,8 @@ def test_a_ring_that_counts_more_than_it_holds_is_reported(tmp_path: Path, clock
     engine = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     push(engine, b"1")
-    address = engine._queues.find(b"q")
-    engine._channels.words[address + layout.Q_IN] += 1 << layout.COUNT_SHIFT
+    address = engine.session.queues.find(b"q")
+    engine.session.channels.words[address + layout.Q_IN] += 1 << layout.COUNT_SHIFT
     with pytest.raises(StoreCorrupt, match="ring"):
         pop(engine, 9)
     engine.destroy()

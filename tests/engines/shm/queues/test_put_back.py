@@ -237,8 +237,8 @@ def test_what_is_in_front_is_removed_with_the_owner_of_its_queue(
         assert in_front(mine, b"own")
 
     in_child(dies)
-    engine._channels.words[layout.NEXT_SWEEP] = 0
-    engine._next_look = 0
+    engine.session.channels.words[layout.NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
     counts = engine.statistics()
     assert (counts["orphaned"], counts["queues"], counts["pending"]) == (2 * HOT + 3, 0, 0)
 

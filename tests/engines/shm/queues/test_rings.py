@@ -42,7 +42,7 @@ def test_no_ring_lies_where_its_ends_could_not_be_told(
     engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a store of more than 32 GiB."""
-    extents = engine._channels.heap.geometry.first_extent
+    extents = engine.session.channels.heap.geometry.first_extent
     monkeypatch.setattr(ring_extents, "OFFSET_MASK", extents - 1)
     for _ in range(3):
         payloads = [b"%d" % number for number in range(HOT)]
@@ -53,7 +53,7 @@ def test_no_ring_lies_where_its_ends_could_not_be_told(
 
 def push_without_ring(engine: SharedMemoryEngine, *payloads: bytes) -> None:
     """As if there was no ring to be had when these come."""
-    rings = engine._queues._rings
+    rings = engine.session.queues._rings.extents
     most, rings._most_unread = rings._most_unread, 0
     push(engine, *payloads)
     rings._most_unread = most
@@ -97,10 +97,10 @@ def test_unread_queues_leave_half_of_the_rings_to_others(
     names = [b"q%d" % number for number in range(20)]
     for name in names:
         push(engine, *[b"x"] * HOT, queue=name)
-    assert engine._channels.words[layout.RINGS] == 4
+    assert engine.session.channels.words[layout.RINGS] == 4
     for name in reversed(names):
         assert pop(engine, HOT, name) == [b"x"] * HOT
-    assert engine._channels.words[layout.RINGS] == 8
+    assert engine.session.channels.words[layout.RINGS] == 8
     assert word(engine, layout.Q_RING_IN, names[-1])
 
 
@@ -165,8 +165,8 @@ def test_what_moves_is_never_out_of_sight(
     other = open_store(tmp_path, channel_memory=2048 * KIB, clock=clock)
     give_ring(engine)
     if "list" in case:
-        with engine._channels:
-            engine._queues._rings.drop(engine._queues.find(b"q"))
+        with engine.session.channels:
+            engine.session.queues._rings.extents.drop(engine.session.queues.find(b"q"))
     prepare(engine)
     assert engine.peek(b"q")
     read = [layout.Q_TAG, layout.Q_OUT, layout.Q_HEADS, layout.Q_IN]
@@ -177,7 +177,7 @@ def test_what_moves_is_never_out_of_sight(
         for number, each in enumerate(read):
             if number == turn:
                 step(other)
-            found.append(engine._channels.words[offset // layout.WORD - layout.Q_TAG + each])
+            found.append(engine.session.channels.words[offset // layout.WORD - layout.Q_TAG + each])
         return tuple(found)
 
     monkeypatch.setattr(queues, "_peek", slowly)
@@ -266,7 +266,7 @@ def test_the_store_knows_when_something_expires_that_came_after_a_sweep(
     assert pop(engine)
     sweep(engine, clock.now)
     push(engine, b"later", lifetime=2 * SECOND)
-    assert engine._channels.words[layout.SOONEST] <= clock.now + 2 * SECOND
+    assert engine.session.channels.words[layout.SOONEST] <= clock.now + 2 * SECOND
     assert_sound(engine)
 
 
@@ -320,7 +320,7 @@ def test_an_idle_ring_is_removed_and_its_queue_keeps_its_waiters(
     for _ in range(2):
         sweep(engine, clock.now)
     assert not word(engine, layout.Q_RING_IN)
-    assert engine._channels.words[layout.RINGS] == 0
+    assert engine.session.channels.words[layout.RINGS] == 0
     push(engine, b"2")
     assert bell_rang(bell)
     assert pop(engine) == [b"2"]
@@ -355,12 +355,12 @@ def test_rings_take_at_most_their_share_and_give_it_back_when_room_is_needed(
         push(engine, *[b"x"] * HOT, queue=name)
         pop(engine, HOT, name)
     have = [name for name in names if word(engine, layout.Q_RING_IN, name)]
-    assert len(have) == engine._channels.heap.geometry.extents // 16 > 2
+    assert len(have) == engine.session.channels.heap.geometry.extents // 16 > 2
     stored = 0
     # A queue may not have it all.
     while not engine.push([record(engine, b"fill%d" % (stored % 8), bytes(5_000))]):
         stored += 1
-    assert engine._channels.words[layout.RINGS] == 0
+    assert engine.session.channels.words[layout.RINGS] == 0
     assert stored * 5_000 > 0.88 * room(engine)
 
 
@@ -396,8 +396,8 @@ def test_a_ring_is_removed_with_the_owner_of_its_queue(
         assert word(mine, layout.Q_RING_IN, b"own")
 
     in_child(dies)
-    engine._channels.words[layout.NEXT_SWEEP] = 0
-    engine._next_look = 0
+    engine.session.channels.words[layout.NEXT_SWEEP] = 0
+    engine.upkeep.due = 0
     counts = engine.statistics()
     assert (counts["orphaned"], counts["queues"], counts["pending"]) == (3, 0, 0)
-    assert engine._channels.words[layout.RINGS] == 0
+    assert engine.session.channels.words[layout.RINGS] == 0

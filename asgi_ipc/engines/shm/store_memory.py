@@ -8,42 +8,29 @@ file's. What is not the store's is left as it is, and said.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import sys
 
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .directory import StoreDirectory
-from .heap.layout import (
-    BYTE_ORDER,
-    CHANNELS,
-    FOLDER_WORDS,
-    GROUPS,
-    MAGIC,
-    VERSION,
-    W_BUCKETS,
-    W_BYTE_ORDER,
-    W_EXTENT_WORDS,
-    W_FOLDER,
-    W_KIND,
-    W_MAGIC,
-    W_SIZE,
-    W_STORE_ID,
-    W_VERSION,
-    WORD,
-    Geometry,
+from .heap import layout
+from .heap.layout import CHANNELS, GROUPS, MAGIC, WORD, Geometry
+from .location import (
+    Location,
+    check_owner,
+    folder_mark,
+    folder_said,
+    public_token,
 )
-from .location import check_owner
-from .segment import Location, Segment, public_token
+from .segment import Segment
 
 #: What the two kinds of segment are called, in messages and in locators.
 NAMES = {CHANNELS: "channels", GROUPS: "groups"}
 #: Bytes at the beginning of a segment that mean the same in all versions.
 HEAD = 64 * WORD
-_ID = slice(W_STORE_ID * WORD, W_STORE_ID * WORD + 16)
-_FOLDER = slice(W_FOLDER * WORD, (W_FOLDER + FOLDER_WORDS) * WORD)
-_MAGIC = slice(W_MAGIC * WORD, W_MAGIC * WORD + len(MAGIC))
+_ID = slice(layout.W_STORE_ID * WORD, layout.W_STORE_ID * WORD + 16)
+_FOLDER = slice(layout.W_FOLDER * WORD, (layout.W_FOLDER + layout.FOLDER_WORDS) * WORD)
+_MAGIC = slice(layout.W_MAGIC * WORD, layout.W_MAGIC * WORD + len(MAGIC))
 
 
 class Foreign(StoreUnavailable):
@@ -119,12 +106,12 @@ def check_layout(kind: int, memory: Segment, locator: str) -> None:
         )
     words = memoryview(head).cast("Q")
     expected = {
-        W_BYTE_ORDER: ("byte order mark", BYTE_ORDER),
-        W_VERSION: ("format", VERSION),
-        W_KIND: ("kind", kind),
-        W_SIZE: ("size", view.nbytes),
-        W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
-        W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
+        layout.W_BYTE_ORDER: ("byte order mark", layout.BYTE_ORDER),
+        layout.W_VERSION: ("format", layout.VERSION),
+        layout.W_KIND: ("kind", kind),
+        layout.W_SIZE: ("size", view.nbytes),
+        layout.W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
+        layout.W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
     }
     for word, (what, value) in expected.items():
         if words[word] != value:
@@ -177,24 +164,9 @@ def store_id_in(head: bytes) -> bytes | None:
     return head[_ID] if head[_MAGIC] == MAGIC and len(head) == HEAD else None
 
 
-def folder_mark(path: str) -> bytes:
-    """Return what a segment says of the store's directory: its path, or a digest if it is long."""
-    name = os.fsencode(path)
-    size = FOLDER_WORDS * WORD
-    if len(name) > size:
-        name = b"\0" + hashlib.blake2b(name, digest_size=16).digest()
-    return name.ljust(size, b"\0")
-
-
 def folder_in(head: bytes) -> str | None:
     """Return the path of the store's directory that memory names, if it was short enough."""
     return folder_said(head[_FOLDER])
-
-
-def folder_said(mark: bytes) -> str | None:
-    """Return the path that a `folder_mark` is of; None if it is a digest, or no path at all."""
-    name = mark.rstrip(b"\0")
-    return os.fsdecode(name) if name.startswith(b"/") and b"\0" not in name else None
 
 
 def is_folder_in(head: bytes, path: str) -> bool:

@@ -1,15 +1,21 @@
-"""Whether this interpreter can share memory with other processes at all."""
+"""What processes must have in common to share a store: the word, the byte order, the boot."""
 
 from __future__ import annotations
 
 import _thread
+import contextlib
+import hashlib
+import os
 import struct
+import subprocess
 import sys
 from importlib import import_module
 
 #: Bytes of a pointer. The locks of a semaphore, and whether a store of 8 bytes is whole or two
 #: halves, depend on it.
 WORD_BYTES = struct.calcsize("P")
+#: Where systems have the programs of administrators.
+_FOLDERS = ("/sbin", "/usr/sbin")
 
 
 def machine() -> int:
@@ -52,3 +58,36 @@ def in_main_interpreter() -> bool:
     except ImportError:  # an interpreter, or a build, that knows only one
         return True
     return bool(interpreters.get_current() == interpreters.get_main())
+
+
+def boot_identity() -> bytes:
+    """16 bytes that are the same for all processes until the machine starts again.
+
+    Zeros where the system can't tell; a file then outlives a restart with what it held.
+    """
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return _digest(file.read())
+    # The time of the boot comes last: some systems move it when the clock is set.
+    for name in ("kern.bootsessionuuid", "kern.boot_id", "kern.boottime"):
+        said = sysctl(name)
+        if said:
+            return _digest(said)
+    return bytes(16)
+
+
+def sysctl(name: str) -> bytes:
+    """Return what the system says of one of its variables; nothing if it does not.
+
+    Cron jobs have a PATH without the folder of the program: all processes must find it.
+    """
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS))
+    environment = {**os.environ, "PATH": path}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["sysctl", "-n", name]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=10)
+        return done.stdout if done.stdout.strip() else b""
+    return b""
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

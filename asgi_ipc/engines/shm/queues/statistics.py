@@ -1,0 +1,114 @@
+"""Statistics of queues: what `Engine.statistics` tells of one of them, and of all together.
+
+Everything needs the segment's lock. Queues are given by their address.
+"""
+
+from __future__ import annotations
+
+from ..heap import layout
+from ..heap.hash_table import Index
+from ..heap.heap import PASS, Heap
+from .counters import MILLISECOND, ever_pushed, pending, popped
+from .rings import Rings
+from .sweeper import Sweeper
+
+
+class Survey:
+    """The oldest message of all queues, looked for over several holds of the lock."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        #: The bucket where the next hold goes on, and the oldest age so far, in nanoseconds.
+        self.bucket = self.oldest = 0
+
+    def move(self, bucket: int) -> None:
+        """Go on there."""
+        self.bucket = bucket
+
+
+class Statistics:
+    """The statistics of the queues of a store."""
+
+    def __init__(self, heap: Heap, index: Index, rings: Rings, sweeper: Sweeper) -> None:
+        self._heap = heap
+        self._words = heap.words
+        self._index = index
+        self._rings = rings
+        self._sweeper = sweeper
+
+    def of_queue(self, address: int, now: int) -> dict[str, int]:
+        """Return the counts of one queue; 0 is a queue that there is not. May `Pause`."""
+        words = self._words
+        if not address:
+            return dict.fromkeys(
+                ("pushed", "popped", "expired", "refused", "store_full", "orphaned", "pending",
+                 "high_water", "oldest_age", "bytes"), 0,
+            )  # fmt: skip
+        self._sweeper.expire(address, now)
+        return {
+            "pushed": ever_pushed(words, address),
+            "popped": popped(words, address),
+            "expired": words[address + layout.Q_EXPIRED],
+            "refused": words[address + layout.Q_REFUSED],
+            "store_full": words[address + layout.Q_NO_ROOM],
+            "orphaned": 0,
+            "pending": pending(words, address),
+            "high_water": words[address + layout.Q_HIGH_WATER],
+            "oldest_age": self._age(address, now),
+            "bytes": words[address + layout.Q_BYTES],
+        }
+
+    def of_store(self) -> dict[str, int]:
+        """Return what is counted in the channels segment."""
+        words = self._words
+        expired, orphaned = words[layout.EXPIRED], words[layout.ORPHANED]
+        used, total = self._heap.usage()
+        return {
+            "pushed": words[layout.PUSHED],
+            "popped": words[layout.GONE] - expired - orphaned - words[layout.FLUSHED],
+            "expired": expired,
+            "refused": words[layout.REFUSED],
+            "store_full": words[layout.NO_ROOM],
+            "orphaned": orphaned,
+            "flushed": words[layout.FLUSHED],
+            "pending": words[layout.PUSHED] - words[layout.GONE],
+            "high_water": words[layout.HIGH_WATER],
+            "queues": words[layout.NAMED],
+            "recoveries": words[layout.RECOVERIES],
+            "bytes_used": used,
+            "bytes_total": total,
+        }
+
+    def survey(self, survey: Survey) -> None:
+        """Drop what has expired everywhere, and find the oldest message. May `Pause`.
+
+        A queue that comes or goes meanwhile may be passed over.
+        """
+        words, end = self._words, self._heap.end
+        for bucket in self._index.used(survey.bucket, survey.move):
+            for handle in list(self._index.chain(bucket)):
+                self._heap.spend(2 * PASS)
+                address = words[end - handle]
+                if self._sweeper.expire(address, survey.now):
+                    self._heap.spend(4 * PASS)
+                    survey.oldest = max(survey.oldest, self._age(address, survey.now))
+
+    def _age(self, address: int, now: int) -> int:
+        """Return the nanoseconds since the oldest message of a queue was pushed. May `Pause`."""
+        words = self._words
+        heads = words[address + layout.Q_HEADS]
+        if heads >> layout.FRONT_SHIFT:
+            return self._age_of(heads >> layout.FRONT_SHIFT, now)
+        while self._rings.drop_front(address, 0):
+            self._heap.spend(PASS)
+        for at, _ in self._rings.extents.entries(address):
+            lifetime = (words[at] >> layout.ENTRY_LIFETIME_SHIFT) * MILLISECOND
+            return max(0, now - (words[at + layout.ENTRY_DEADLINE] - lifetime))
+        return self._age_of(heads & layout.LINK_MASK, now)
+
+    def _age_of(self, message: int, now: int) -> int:
+        if not message:
+            return 0
+        at = self._words[self._heap.end - message]
+        lifetime = (self._words[at + layout.M_LINK] >> 32) * MILLISECOND
+        return max(0, now - (self._words[at + layout.M_DEADLINE] - lifetime))
