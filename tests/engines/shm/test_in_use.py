@@ -330,7 +330,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
             if patched:
                 patched(patch)
             else:
-                patch.setattr("asgi_ipc.engines.shm.store_memory.VERSION", 99)
+                patch.setattr("asgi_ipc.engines.shm.heap.layout.VERSION", 99)
                 patch.setattr("asgi_ipc.engines.shm.heap.layout.VERSION", 99)
                 expect_version(patch, 99)
             with pytest.raises(StoreUnavailable):

@@ -60,8 +60,7 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
 
 def become_another_version(patch: pytest.MonkeyPatch) -> None:
-    for module in ("opening", "ownership"):
-        patch.setattr(f"asgi_ipc.engines.shm.{module}.VERSION", OTHER)
+    patch.setattr("asgi_ipc.engines.shm.heap.layout.VERSION", OTHER)
 
 
 def by_another_version(function: Callable[[], object]) -> None:
