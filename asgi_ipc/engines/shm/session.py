@@ -382,11 +382,15 @@ class Session:
     def destroy(self, reap: Callable[[], object]) -> None:
         """See `Engine.destroy`. ``reap`` frees the slots of processes that have died."""
         with self.exclusive():
-            store = self.current()  # Never one that was taken away, while another stays.
+            self.current()
+            with contextlib.suppress(Gone, StoreCorrupt):
+                reap()
+            # Another process may have removed the store meanwhile, and the reaping goes on in the
+            # next one. Never one that was taken away, while another stays.
+            store = self.current()
             run = store.lock_file.section.run
             alive = set()
             with contextlib.suppress(Gone, StoreCorrupt):
-                reap()
                 alive = run(self._present)
             run(store.destroy)
             self.signal_all()

@@ -420,3 +420,20 @@ def test_a_removed_store_is_logged_while_no_lock_is_held(tmp_path: Path, specifi
     assert any("was removed" in line for line, _ in lines)
     assert not any(inside for _, inside in lines)
     layer.destroy()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_store_that_another_process_removes_during_destroy_is_destroyed_all_the_same(
+    kind: type[SharedMemoryEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = open_store(tmp_path, kind)
+    mine.push([record(mine, b"a")])
+    reap = mine.upkeep.reap
+
+    def reap_late() -> list[bytes]:
+        in_child(lambda: open_store(tmp_path, kind).destroy())
+        return reap()
+
+    monkeypatch.setattr(mine.upkeep, "reap", reap_late)
+    mine.destroy()
+    assert list(tmp_path.iterdir()) == []
