@@ -25,7 +25,7 @@ from .stores import factory_of, record_of
 
 #: Why something is kept whose store's path is not recorded.
 _UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"
-_LOCKS = re.compile(r"(?:sem\.)?asgi_ipc\.([0-9a-f]{16})\.(?:\d+|marks)").fullmatch
+_LOCKS = re.compile(r"(?:sem\.)?asgi_ipc\.([0-9a-f]{16})\.(?:\d+|marks|t)").fullmatch
 
 
 class Orphan(NamedTuple):

@@ -335,6 +335,7 @@ def _beginning() -> str:
         try:
             _make_semaphore(file, 0o600)
             mine, other = open_semaphore(f"/{name}"), open_semaphore(f"/{name}")
+            os.unlink(file)  # At once, as a process that is killed before leaves it.
             refused = not mine.acquire(False)
             mine.release()
             if refused and other.acquire(False) and not mine.acquire(False):
