@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
 from ..engines.base import Bell, Engine, Popped
-from ..engines.deferred import is_inside, leave, register, tell
+from ..engines.deferred import defer, is_inside, register, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .drop_log import DropLog
@@ -164,7 +164,7 @@ class Demultiplexer:
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
         if is_inside():
-            leave(partial(self.tidy, action, *arguments))
+            defer(partial(self.tidy, action, *arguments))
             return
         # When the interpreter ends, a thread that holds the lock may never run again.
         if sys.is_finalizing() and not self.lock.acquire(False):
@@ -206,9 +206,9 @@ class Demultiplexer:
                 else:
                     for what, count in _counts(own).items():
                         self._counted[what] += count
-                    left = tuple(each for each in self.hinted[own.hint] if each is not own)
-                    if left:
-                        self.hinted[own.hint] = left
+                    others = tuple(each for each in self.hinted[own.hint] if each is not own)
+                    if others:
+                        self.hinted[own.hint] = others
                     else:
                         del self.hinted[own.hint]
                     own.forget_idle(len(own.locals))
@@ -464,7 +464,7 @@ class Demultiplexer:
         those of one listener."""
         if not own.waiting and not self.closed:
             text = "on queue %s: %s"
-            leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
+            defer(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
             if listener not in (None, waiter.listener):
                 continue
@@ -513,7 +513,7 @@ class Demultiplexer:
             dropped = sum(own.clear() for own in self.own.values())
             if not first:
                 text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
-                leave(partial(tell, _log.warning, text, self.name, dropped))
+                defer(partial(tell, _log.warning, text, self.name, dropped))
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a
@@ -554,7 +554,7 @@ class Demultiplexer:
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"
-            leave(partial(tell, _log.warning, text, self.name, self.lost))
+            defer(partial(tell, _log.warning, text, self.name, self.lost))
 
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from ..engines.choice import EngineChoice
-from ..engines.deferred import carry_out_all, is_inside, left
+from ..engines.deferred import is_inside, pending, run_all_deferred
 from ..engines.guards import WeakBag
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
@@ -237,8 +237,8 @@ def _close_all() -> None:
             demux.shut()
             if opened:
                 demux.engine.close()
-    if left:
-        carry_out_all()
+    if pending:
+        run_all_deferred()
 
 
 def _after_fork_in_child() -> None:

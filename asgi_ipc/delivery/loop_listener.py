@@ -22,7 +22,7 @@ from contextvars import Context
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import carry_out, carry_out_all, leave, left
+from ..engines.deferred import defer, pending, run_all_deferred, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
 from .loop_queues import WakeQueue, Watch, running_loop
@@ -270,8 +270,8 @@ class LoopListener(Listener):
     def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
         """Forget a waiter whose receiver was cancelled or collected."""
         self.demux.tidy(self.demux.leave, channel.own, channel, waiter)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def take_expected(self, channel: LocalChannel, waiter: LoopWaiter) -> Body | None:
         """Return the message that a waiter was woken for, or None if it is gone."""
@@ -409,8 +409,8 @@ class LoopListener(Listener):
                     self._wake(self._hinted[each])
                 if each in demux.hinted:
                     self._fetch_for(demux.hinted[each])
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def _queues(self) -> list[bytes]:
         """Return all queues that receivers wait for here, and those that others may wait for."""
@@ -424,8 +424,8 @@ class LoopListener(Listener):
         self._fetch_for([demux.own[name] for name in names if name in demux.own])
         if due:
             asyncio.get_running_loop().call_soon(self._check_due)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _wake(self, queues: Sequence[bytes]) -> None:
         """Wake a receiver of each of these ordinary queues, for which the bell was signalled."""
@@ -503,8 +503,8 @@ class LoopListener(Listener):
         self._sweep()
         self._look_after_members()
         demux.drops.sum_up()
-        if left:
-            carry_out_all()
+        if pending:
+            run_all_deferred()
         if not waited and not demux.is_due() and timer is not None and self._timer is timer:
             timer.cancel()
             self._timer = None
@@ -549,8 +549,8 @@ class LoopListener(Listener):
         if self.demux.memberships.look():
             loop = asyncio.get_running_loop()
             loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(
@@ -620,7 +620,7 @@ class LoopListener(Listener):
             self.demux.engine.disarm(queue, bell)
         except Reentered:
             # Else a signal would wake this loop, which does not want it, and no other.
-            leave(lambda: self._engine_disarm(queue, bell))
+            defer(lambda: self._engine_disarm(queue, bell))
         except (StoreCorrupt, StoreUnavailable):
             pass  # The next receiver meets the error itself.
 

@@ -34,7 +34,7 @@ from typing import Protocol
 
 from ..encoding.names import ChannelName, channel_name
 from ..engines.base import Engine
-from ..engines.deferred import is_inside, leave, tell
+from ..engines.deferred import defer, is_inside, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy import groups
@@ -382,7 +382,7 @@ class Memberships:
                     return True
                 except StoreFull:
                     text = "a membership of channel %s ended: %s"
-                    leave(partial(tell, _log.error, text, member.name, full))
+                    defer(partial(tell, _log.error, text, member.name, full))
         return False
 
     # The look

@@ -17,7 +17,7 @@ from functools import partial
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import carry_out, leave, left
+from ..engines.deferred import defer, pending, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .mailboxes import BATCH, OwnQueue
@@ -156,10 +156,10 @@ def receive_waiting(
                 if found is not None:
                     listener.spinner.waited(began)
                     return found
-                left = demux.look_again if end is None else end - time.monotonic()
-                if left <= 0:
+                remaining = demux.look_again if end is None else end - time.monotonic()
+                if remaining <= 0:
                     return None
-                listener.wait(min(left, demux.look_again))
+                listener.wait(min(remaining, demux.look_again))
                 # On an engine that can't signal, another listener's armed bell means nothing.
                 _mark_uncertain(demux, names)
             finally:
@@ -233,8 +233,8 @@ def _add_waiters(
 def _remove_waiters(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
     for own, waiter in waiters:
         demux.tidy(demux.leave, own, None, waiter)
-    if left:
-        carry_out()
+    if pending:
+        run_deferred()
 
 
 def _mark_uncertain(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
@@ -251,7 +251,7 @@ def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: Thread
         try:
             demux.engine.disarm(name.queue, listener.bell)
         except Reentered:
-            leave(partial(_disarm, demux, [name], listener))
+            defer(partial(_disarm, demux, [name], listener))
         except (StoreCorrupt, StoreUnavailable):
             return  # The next receiver meets the error itself.
 

@@ -16,7 +16,7 @@ from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import ChannelName, channel_name, group_name
-from ..engines.deferred import carry_out, left
+from ..engines.deferred import pending, run_deferred
 from ..exceptions import RecordCorrupt
 from .core import LayerCore
 from .surface import LayerSurface
@@ -111,8 +111,8 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
@@ -124,8 +124,8 @@ class IPCChannelLayer(LayerSurface):
             listener_here(demux).look_regularly()
             if member.suspended:
                 await self._call(demux.memberships.restore, member)
-                if left:
-                    carry_out()
+                if pending:
+                    run_deferred()
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new channel name, ``<prefix>.<client_prefix>!<random>`` (S11).

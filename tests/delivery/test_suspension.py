@@ -22,7 +22,7 @@ import pytest
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.delivery import drop_log, suspension
 from asgi_ipc.delivery.suspension import Member, Memberships
-from asgi_ipc.engines.deferred import carry_out
+from asgi_ipc.engines.deferred import run_deferred
 from asgi_ipc.engines.memory import MemoryEngine
 from tests.tools.costs import (
     at_leisure,
@@ -100,7 +100,7 @@ class Site:
     def _look(self) -> None:
         while self.memberships.look():
             pass
-        carry_out()
+        run_deferred()
 
     async def dead(self, *groups: str) -> str:
         """A channel whose consumer received a message, and failed."""
