@@ -160,7 +160,9 @@ class OffloadingListener(LoopListener):
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
-                again = bool(own.waiting) and (own.fetch_again or not own.certain) and error is None
+                again = (
+                    bool(own.waiting) and (own.fetch_again or not own.known_empty) and error is None
+                )
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False

@@ -124,7 +124,7 @@ def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
         lease.key, lease.opened = key, opened
         demux.leases.add(lease)
         demux.capacities.append(lease.capacity)
-        demux.unread.bounds.append(lease.process_memory)
+        demux.memory_limit.bounds.append(lease.process_memory)
         lease.demux = demux
     return demux
 
@@ -192,7 +192,7 @@ def _release(lease: Lease) -> None:
         if len(demux.leases) > 1:
             demux.leases.discard(lease)
             demux.capacities.remove(lease.capacity)
-            demux.unread.bounds.remove(lease.process_memory)
+            demux.memory_limit.bounds.remove(lease.process_memory)
             lease.demux = None
             return
         leases = _empty(lease.key, demux)

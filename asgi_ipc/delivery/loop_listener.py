@@ -26,7 +26,7 @@ from ..engines.deferred import defer, pending, run_all_deferred, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
 from .loop_queues import WakeQueue, Watch, running_loop
-from .mailboxes import LocalChannel, OwnQueue
+from .mailboxes import Mailbox, OwnQueue
 from .receivers import Listener, Waiter
 from .spinning import LIMIT, Spinner
 
@@ -199,7 +199,7 @@ class LoopListener(Listener):
                 channel = demux.channels.get(name.full) or demux.channel(name)
                 own = channel.own
                 # Usually the queue is known to be empty and the bell armed: wait without a look.
-                if channel.items or not own.certain or own.armed_by is not self:
+                if channel.items or not own.known_empty or own.armed_by is not self:
                     body = demux.look(channel, self)
                     if body is None and self.bell is None:
                         self.open()
@@ -239,7 +239,7 @@ class LoopListener(Listener):
         self.demux.turns = TURNS
         await asyncio.sleep(0)
 
-    def expect(self, channel: LocalChannel) -> LoopWaiter | None:
+    def expect(self, channel: Mailbox) -> LoopWaiter | None:
         """Wait for a channel's next message as one of many; None: use `receive_own`.
 
         For the usual case that other receivers wait already, so that the bell is armed and none
@@ -253,7 +253,7 @@ class LoopListener(Listener):
             mine = own.waiting.get(self)
             if (
                 channel.items
-                or not own.certain
+                or not own.known_empty
                 or own.armed_by is not self
                 or not mine
                 or not channel.known
@@ -267,13 +267,13 @@ class LoopListener(Listener):
             channel.waiters.append(waiter)
         return waiter
 
-    def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
+    def give_up(self, channel: Mailbox, waiter: LoopWaiter) -> None:
         """Forget a waiter whose receiver was cancelled or collected."""
         self.demux.tidy(self.demux.leave, channel.own, channel, waiter)
         if pending:
             run_deferred()
 
-    def take_expected(self, channel: LocalChannel, waiter: LoopWaiter) -> Body | None:
+    def take_expected(self, channel: Mailbox, waiter: LoopWaiter) -> Body | None:
         """Return the message that a waiter was woken for, or None if it is gone."""
         if waiter.error is not None:
             raise waiter.failure()
@@ -373,7 +373,7 @@ class LoopListener(Listener):
             spinner.wasted()
         own = demux.own.get(queue)
         if own is not None:
-            own.certain = False  # A bell armed before may be about to signal for this.
+            own.known_empty = False  # A bell armed before may be about to signal for this.
 
     def _waiter(self) -> LoopWaiter:
         loop = self.loop()
@@ -454,7 +454,7 @@ class LoopListener(Listener):
         """
         here = self in own.waiting
         if own.armed_by is self or here:
-            own.certain = False
+            own.known_empty = False
         # Without a receiver the records stay on the queue, where capacity counts them.
         if not (here or (own.waiting and own.armed_by is self)):
             return False
@@ -468,7 +468,7 @@ class LoopListener(Listener):
         except Exception as error:
             # A signal handler may have raised it, for this thread alone: others fetch themselves.
             self.demux.fail(own, error, self)
-            own.certain = False
+            own.known_empty = False
             own.wake_somebody()
             if not here:
                 raise
@@ -571,7 +571,7 @@ class LoopListener(Listener):
         with self.demux.exclusive():
             for own in self.demux.own.values():
                 if own.armed_by is self:
-                    own.armed_by, own.certain = None, False
+                    own.armed_by, own.known_empty = None, False
                     self._engine_disarm(own.name, bell)
         bell.close()
         if not self.demux.blocking:

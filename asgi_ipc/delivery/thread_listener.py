@@ -241,7 +241,7 @@ def _mark_uncertain(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
     for name in names:
         own = demux.own.get(name.queue) if name.specific else None
         if own is not None:
-            own.certain = False
+            own.known_empty = False
 
 
 def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener) -> None:
@@ -259,7 +259,7 @@ def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: Thread
 def _forget_armed(demux: Demultiplexer, queue: bytes, listener: ThreadListener) -> None:
     own = demux.own.get(queue)
     if own is not None and own.armed_by is listener:
-        own.armed_by, own.certain = None, False
+        own.armed_by, own.known_empty = None, False
 
 
 __all__ = ["ThreadListener", "ThreadWaiter", "receive_now", "receive_waiting"]

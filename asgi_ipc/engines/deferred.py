@@ -34,8 +34,8 @@ _log = logging.getLogger("asgi_ipc")
 
 Action = Callable[[], object]
 
-#: The actions that were deferred, in order, each with the ident of its thread. Usually empty, which is
-#: all that a call looks at.
+#: The actions that were deferred, in order, each with the ident of its thread. Usually it is empty,
+#: and a call looks at no more.
 pending: dict[int, tuple[int, Action]] = {}
 _numbers = itertools.count()
 #: Seconds for which a thread waits for another one that runs its actions. That one comes to an

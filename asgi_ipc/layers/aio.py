@@ -35,7 +35,7 @@ class IPCChannelLayer(LayerSurface):
     * ``channel_memory``, ``group_memory``: nominal sizes in bytes, for messages and for
       memberships.
     * ``process_memory``: bytes of messages that one process may hold fetched and unread; beyond it
-      the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.unread`).
+      the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.memory_limit`).
     * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
       exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).

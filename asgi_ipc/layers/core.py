@@ -168,7 +168,7 @@ class LayerCore:
             if own is not None:
                 # The bell has been signalled, but its loop may not get round to it before a
                 # receiver with no time to wait gives up: the next look shall be a real one.
-                own.certain = False
+                own.known_empty = False
         finally:
             if pending:
                 run_deferred()
@@ -182,7 +182,7 @@ class LayerCore:
         for record in records.values():
             own = demux.own.get(record.queue)
             if own is not None:
-                own.certain = False
+                own.known_empty = False
         names = list(records)
         for each in refused:
             name, detail = names[each.position], each.detail
@@ -327,7 +327,7 @@ class LayerCore:
         for target in pushed if mine else ():
             own = mine.get(target.queue)
             if own is not None:
-                own.certain = False
+                own.known_empty = False
         if refused:
             self._dropped(demux, group, plan, pushed, refused)
 

@@ -26,7 +26,7 @@ class Capacities:
 
     With None for ``default`` an ordinary channel may hold `ORDINARY` messages, and those of a
     process-specific one are not counted: what bounds them is the share of the store that a queue
-    may take, and once they are fetched `asgi_ipc.delivery.unread`.
+    may take, and once they are fetched `asgi_ipc.delivery.memory_limit`.
 
     ``exceptions`` maps patterns to capacities. A str is a glob for the whole name; a
     compiled regular expression is matched from the start of the name (``.match``). The

@@ -205,7 +205,7 @@ class RobustMutex:
 
     # ---- at the recovery lock
 
-    def recover(self) -> None:
+    def clear_dead_flags(self) -> None:
         """Clear every mark of the dead, so that their slots can be taken."""
         self._queue()
         self.unlock()

@@ -265,7 +265,7 @@ class SemaphoreLocks(RecordLocks):
             mutex.admit(slot)
         if left_flagged:
             for mutex in self._mutexes.values():
-                mutex.recover()
+                mutex.clear_dead_flags()
 
     def _find_slot(self) -> tuple[int, bool]:
         """Lock a slot; that, and whether there was one whose owner has died marked."""
