@@ -89,19 +89,23 @@ class Demultiplexer:
         self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
-        self.start_afresh()
+        self._reset()
         register(self)
 
-    def start_afresh(self) -> None:
-        """Forget everything, as in a forked child: what is here is the parent's.
+    def after_fork_in_child(self) -> None:
+        """Forget everything in a forked child: what is here is the parent's.
 
         The parent's bells are left alone: to close one may mean to remove it for the
         parent too. What the child has inherited of them is the engine's to close.
         """
         for listener in (*self.loops.values(), *self.threads):
-            listener.forget()
+            listener.cancel_finalizer()
+        self.memberships.after_fork_in_child()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin with no queue, no channel and no listener."""
         self.lock = own_lock()
-        self.memberships.start_afresh()
         self.drops = DropLog()
         #: Bytes that may come until everything is measured (`asgi_ipc.delivery.memory_limit`).
         self.allowance = 0

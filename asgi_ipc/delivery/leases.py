@@ -245,7 +245,7 @@ def _after_fork_in_child() -> None:
     global _lock, _opening
     _lock, _opening = threading.RLock(), weakref.WeakValueDictionary()
     for demux in _all.alive():
-        demux.start_afresh()
+        demux.after_fork_in_child()
 
 
 atexit.register(_close_all)

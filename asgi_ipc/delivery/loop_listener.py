@@ -117,7 +117,7 @@ class LoopListener(Listener):
 
     def retire(self) -> None:
         """Stop listening; if the loop runs in another thread, in that loop."""
-        self.forget()
+        self.cancel_finalizer()
         bell, self.bell = self.bell, None
         loop = self.loop()
         if loop is not None and loop.is_running() and running_loop() is not loop:

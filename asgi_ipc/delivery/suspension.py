@@ -138,10 +138,13 @@ class Memberships:
 
     def __init__(self, demux: Process) -> None:
         self._demux = demux
-        self.start_afresh()
+        self._reset()
 
-    def start_afresh(self) -> None:
-        """Forget everything, as in a forked child, whose channels have other names."""
+    def after_fork_in_child(self) -> None:
+        """Forget everything in a forked child, whose channels have other names."""
+        self._reset()
+
+    def _reset(self) -> None:
         self.lock = own_lock()
         self._flushes = -1
         self.forget()

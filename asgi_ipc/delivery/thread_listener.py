@@ -55,7 +55,7 @@ class ThreadListener(Listener):
 
     def retire(self) -> None:
         """Close the bell, and wake the receiver that waits for it."""
-        self.forget()
+        self.cancel_finalizer()
         self.bell.signal()
         self.bell.close()
 
