@@ -38,12 +38,11 @@ class IPCChannelLayer(LayerSurface):
       the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.memory_limit`).
     * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
-      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
+      exceptions by pattern. With None for ``capacity`` an ordinary channel has the default, and the
+      messages of a process-specific one are not counted (`asgi_ipc.policy.capacity`).
     * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
       it, after five times ``expiry`` without one while messages expire
       (`asgi_ipc.delivery.suspension`).
-      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`). With None for ``capacity``
-      100 on an ordinary channel, and no count on a process-specific one.
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods

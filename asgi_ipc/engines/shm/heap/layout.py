@@ -1,4 +1,9 @@
-"""The byte format of a store: two segments of 64-bit words. Its only home.
+"""The byte format of a store's two segments, which consist of 64-bit words.
+
+The other bytes of a store are defined where they are written: the header of the lock file in
+`asgi_ipc.engines.shm.lock_file`, the flags of semaphores in `locks.robust_mutex` there, the channel
+names in front of a message in `asgi_ipc.encoding.envelope`, the members of a group in
+`asgi_ipc.policy.groups`.
 
 Both segments begin alike; all numbers are native 64-bit words unless said otherwise::
 
