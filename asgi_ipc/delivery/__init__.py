@@ -5,9 +5,9 @@ buffers of this process's own channels. `receivers` has the bases of the listene
 (with `loop_queues`) receives in an event loop, `blocking_listener` (with `workers`) in one from an
 engine that blocks, `thread_listener` in a thread; `running_loop` finds the running loop's listener.
 `loopback` passes a message to the same process without the store, `spinning` decides when to spin,
-`unread` bounds in bytes what is held, `suspension` takes channels on which no consumer receives out
-of their groups, `leases` shares one demultiplexer among the layers on one store, `drop_log` logs
-dropped messages.
+`memory_limit` bounds in bytes what is held, `suspension` takes channels on which no consumer
+receives out of their groups, `leases` shares one demultiplexer among the layers on one store,
+`drop_log` logs dropped messages.
 
 `layers` imports from here; modules here import only `encoding`, `engines` and `exceptions`, and
 `policy` if need be.

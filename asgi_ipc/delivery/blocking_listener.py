@@ -18,7 +18,7 @@ from typing import Any
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell, Popped
-from ..engines.deferred import carry_out, left, tell
+from ..engines.deferred import pending, run_deferred, tell
 from ..exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
@@ -160,12 +160,14 @@ class OffloadingListener(LoopListener):
             with demux.lock:
                 if error is not None:
                     demux.fail(own, error)
-                again = bool(own.waiting) and (own.fetch_again or not own.certain) and error is None
+                again = (
+                    bool(own.waiting) and (own.fetch_again or not own.known_empty) and error is None
+                )
                 own.fetch_again = False
                 if not again:
                     own.fetching_now = False
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _look_after_members(self) -> None:
         if self.demux.memberships.due == NEVER:
@@ -179,8 +181,8 @@ class OffloadingListener(LoopListener):
                 pass
         except Exception as error:
             tell(_log.error, "looking after memberships of store %s: %s", self.demux.name, error)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _engine_disarm(self, queue: bytes, bell: Bell) -> None:
         with contextlib.suppress(StoreUnavailable):  # It was closed, and all bells with it.
@@ -188,8 +190,8 @@ class OffloadingListener(LoopListener):
 
     def _disarm_in_thread(self, queue: bytes, bell: Bell) -> None:
         super()._engine_disarm(queue, bell)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
 
 class _Pop:

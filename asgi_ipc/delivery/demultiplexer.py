@@ -33,14 +33,14 @@ from typing import TYPE_CHECKING, Any
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
 from ..engines.base import Bell, Engine, Popped
-from ..engines.deferred import is_inside, leave, register, tell
+from ..engines.deferred import defer, is_inside, register, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .drop_log import DropLog
-from .mailboxes import BATCH, LocalChannel, OwnQueue
+from .mailboxes import BATCH, Mailbox, OwnQueue
+from .memory_limit import MemoryLimit
 from .receivers import Listener, Waiter
 from .suspension import Memberships
-from .unread import Unread
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -76,7 +76,7 @@ class Demultiplexer:
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
         #: What bounds the bytes of all buffers together.
-        self.unread = Unread(self)
+        self.memory_limit = MemoryLimit(self)
         #: Who holds it; the registry's affair.
         self.leases: set[Any] = set()
         self.blocking = engine.capabilities.blocking
@@ -89,28 +89,32 @@ class Demultiplexer:
         self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
-        self.start_afresh()
+        self._reset()
         register(self)
 
-    def start_afresh(self) -> None:
-        """Forget everything, as in a forked child: what is here is the parent's.
+    def after_fork_in_child(self) -> None:
+        """Forget everything in a forked child: what is here is the parent's.
 
         The parent's bells are left alone: to close one may mean to remove it for the
         parent too. What the child has inherited of them is the engine's to close.
         """
         for listener in (*self.loops.values(), *self.threads):
-            listener.forget()
+            listener.cancel_finalizer()
+        self.memberships.after_fork_in_child()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin with no queue, no channel and no listener."""
         self.lock = own_lock()
-        self.memberships.start_afresh()
         self.drops = DropLog()
-        #: Bytes that may come until everything is weighed (`asgi_ipc.delivery.unread`).
+        #: Bytes that may come until everything is measured (`asgi_ipc.delivery.memory_limit`).
         self.allowance = 0
         self.own: dict[bytes, OwnQueue] = {}
         #: Queues by what signals for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
         self._order: deque[bytes] = deque()
         #: Channels that somebody has received on lately, by their full names.
-        self.channels: dict[str, LocalChannel] = {}
+        self.channels: dict[str, Mailbox] = {}
         #: Of messages, in the order of fetching.
         self.numbers = itertools.count()
         # Of the engine, as far as they are noticed. No engine has this many: the first look
@@ -164,7 +168,7 @@ class Demultiplexer:
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
         if is_inside():
-            leave(partial(self.tidy, action, *arguments))
+            defer(partial(self.tidy, action, *arguments))
             return
         # When the interpreter ends, a thread that holds the lock may never run again.
         if sys.is_finalizing() and not self.lock.acquire(False):
@@ -206,16 +210,16 @@ class Demultiplexer:
                 else:
                     for what, count in _counts(own).items():
                         self._counted[what] += count
-                    left = tuple(each for each in self.hinted[own.hint] if each is not own)
-                    if left:
-                        self.hinted[own.hint] = left
+                    others = tuple(each for each in self.hinted[own.hint] if each is not own)
+                    if others:
+                        self.hinted[own.hint] = others
                     else:
                         del self.hinted[own.hint]
                     own.forget_idle(len(own.locals))
                     del self.own[name]
             self._order.popleft()
 
-    def channel(self, name: ChannelName) -> LocalChannel:
+    def channel(self, name: ChannelName) -> Mailbox:
         """The local channel that somebody is about to receive on, made and noted if need be."""
         found = self.queue(name.queue).channel(name.local)
         self.channels[name.full] = found
@@ -226,7 +230,7 @@ class Demultiplexer:
         """How many messages the buffer of a channel may hold."""
         return max((capacity(channel) for capacity in self.capacities), default=1)
 
-    def overflowed(self, channel: LocalChannel) -> None:
+    def overflowed(self, channel: Mailbox) -> None:
         """Count and log a message that a buffer had no room for."""
         limit, name, queue = channel.limit, channel.name, channel.own.name.decode("ascii")
 
@@ -246,7 +250,7 @@ class Demultiplexer:
             for channel in own.with_items():
                 own.drop_expired(channel, now)
 
-    def dropped_for_memory(self, dropped: dict[LocalChannel, int], bound: int) -> None:
+    def dropped_for_memory(self, dropped: dict[Mailbox, int], bound: int) -> None:
         """Log how many messages were dropped of which channels as all held too many bytes."""
         channels = sorted(dropped, key=lambda channel: -dropped[channel])
         total = len(channels)
@@ -279,7 +283,7 @@ class Demultiplexer:
 
     # Taking
 
-    def fetched(self, channel: LocalChannel) -> Body | None:
+    def fetched(self, channel: Mailbox) -> Body | None:
         """The next message of a channel if it is in the buffer already. Takes the lock itself.
 
         A short cut: what is not as it usually is is left for `look`.
@@ -293,7 +297,7 @@ class Demultiplexer:
                     return items.popleft()[0]
         return None
 
-    def look(self, channel: LocalChannel, listener: Listener) -> Body | None:
+    def look(self, channel: Mailbox, listener: Listener) -> Body | None:
         """The next message of a channel, fetched if need be; else the bell is armed."""
         own, engine = channel.own, self.engine
         if engine.flushes != self.flushes:
@@ -306,7 +310,7 @@ class Demultiplexer:
             return None
         # A bell armed while messages keep coming costs a system call for each of them, so it
         # is armed only if the last look found nothing; else we look again to arm it.
-        for armed_with in (listener,) if own.dry else (None, listener):
+        for armed_with in (listener,) if own.last_look_empty else (None, listener):
             bell = self._claim(own, armed_with) if armed_with is not None else None
             records = engine.pop(own.name, own.batch, bell)
             if len(records) == 1 < own.batch and not own.waiting:
@@ -314,15 +318,15 @@ class Demultiplexer:
                 if payload.startswith(channel.header):
                     # The usual: it is for the one who asks, and for nobody else.
                     if bell is not None:
-                        own.armed_by, own.certain = armed_with, True
-                    own.dry = False
+                        own.armed_by, own.known_empty = armed_with, True
+                    own.last_look_empty = False
                     return payload[len(channel.header) :]
             self._distribute(own, records, armed_with, bell, channel)
             body = own.take(channel)
             if body is not None:
-                own.dry = False
+                own.last_look_empty = False
                 return body
-        own.dry = True
+        own.last_look_empty = True
         return None
 
     def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
@@ -341,7 +345,7 @@ class Demultiplexer:
     def is_empty(self, own: OwnQueue, listener: Listener) -> bool:
         """Whether the engine need not be asked, as a bell is armed that will be heard."""
         armed_by = own.armed_by
-        if not own.certain or armed_by is None:
+        if not own.known_empty or armed_by is None:
             return False
         # Another's bell will do as long as there is somebody who answers it.
         return armed_by is listener or (armed_by in own.waiting and armed_by.alive())
@@ -359,7 +363,7 @@ class Demultiplexer:
 
     # Fetching
 
-    def fetch(self, own: OwnQueue, listener: Listener | None, wanted: LocalChannel | None) -> None:
+    def fetch(self, own: OwnQueue, listener: Listener | None, wanted: Mailbox | None) -> None:
         """Move records from the engine to the buffers until nobody waits for them without result.
 
         What nobody waits for stays in the engine, where capacity counts it. If the queue
@@ -377,7 +381,7 @@ class Demultiplexer:
         records: list[Popped],
         listener: Listener | None,
         bell: Bell | None,
-        wanted: LocalChannel | None,
+        wanted: Mailbox | None,
     ) -> None:
         """Put what was fetched into the buffers, and fetch more as long as that may help."""
         corrupt: StoreCorrupt | None = None
@@ -387,7 +391,7 @@ class Demultiplexer:
                 corrupt = own.deliver(payload, deadline, listener) or corrupt
             if len(records) < own.batch:
                 if bell is not None:
-                    own.armed_by, own.certain = listener, True
+                    own.armed_by, own.known_empty = listener, True
                 break
             if not own.waiting and (wanted is None or wanted.items):
                 break
@@ -419,7 +423,7 @@ class Demultiplexer:
                 for payload, deadline in records:
                     corrupt = own.deliver(payload, deadline, None) or corrupt
                 if len(records) < own.batch and listener is not None and listener.bell is not None:
-                    own.armed_by, own.certain = listener, True
+                    own.armed_by, own.known_empty = listener, True
             if corrupt is not None:
                 raise corrupt
 
@@ -429,14 +433,14 @@ class Demultiplexer:
             return None
         other = own.armed_by
         if other is not None and other is not listener:
-            own.armed_by, own.certain = None, False
+            own.armed_by, own.known_empty = None, False
             if other.bell is not None:
                 self.engine.disarm(own.name, other.bell)
         return listener.bell
 
     # Waiting
 
-    def leave(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
+    def leave(self, own: OwnQueue, channel: Mailbox | None, waiter: Waiter) -> None:
         """Forget who does not wait any more. If it was woken, another is woken for it."""
         own.stop_waiting(channel, waiter)
         if waiter.woken:
@@ -451,7 +455,7 @@ class Demultiplexer:
         """See to it that somebody hears the bell when a listener has nobody left waiting."""
         if own.armed_by is not listener or not own.waiting or listener in own.waiting:
             return
-        own.armed_by, own.certain = None, False
+        own.armed_by, own.known_empty = None, False
         if listener.bell is not None and not self.blocking:
             try:
                 self.engine.disarm(own.name, listener.bell)
@@ -464,7 +468,7 @@ class Demultiplexer:
         those of one listener."""
         if not own.waiting and not self.closed:
             text = "on queue %s: %s"
-            leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
+            defer(partial(tell, _log.error, text, own.name.decode("ascii"), error))
         for waiter, channel in own.waiters():
             if listener not in (None, waiter.listener):
                 continue
@@ -492,7 +496,7 @@ class Demultiplexer:
                 own.stop_waiting(channel, waiter)
             self.hand_over(own, listener)
             if own.armed_by is listener:
-                own.armed_by, own.certain = None, False
+                own.armed_by, own.known_empty = None, False
 
     # Upkeep
 
@@ -513,7 +517,7 @@ class Demultiplexer:
             dropped = sum(own.clear() for own in self.own.values())
             if not first:
                 text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
-                leave(partial(tell, _log.warning, text, self.name, dropped))
+                defer(partial(tell, _log.warning, text, self.name, dropped))
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a
@@ -554,7 +558,7 @@ class Demultiplexer:
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"
-            leave(partial(tell, _log.warning, text, self.name, self.lost))
+            defer(partial(tell, _log.warning, text, self.name, self.lost))
 
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""

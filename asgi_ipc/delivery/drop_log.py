@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from ..engines.deferred import leave, tell
+from ..engines.deferred import defer, tell
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -50,7 +50,7 @@ class DropLog:
         found = subjects.get(subject)
         if found is None:
             if len(subjects) >= _REMEMBERED:
-                leave(partial(self._warn, list(subjects.copy().values())))
+                defer(partial(self._warn, list(subjects.copy().values())))
                 subjects = self._subjects = {}
             found = subjects.setdefault(subject, _Subject(describe))
         found.counts.append(count)
@@ -58,7 +58,7 @@ class DropLog:
         now = self._clock()
         if found.warned is None or now - found.warned >= INTERVAL:
             found.warned = now
-            leave(partial(self._warn, [found]))
+            defer(partial(self._warn, [found]))
 
     def sum_up(self, ending: bool = False) -> None:
         """Defer a warning about the drops since the last one.
@@ -79,7 +79,7 @@ class DropLog:
             subjects.pop(name, None)
         owing = [each for _, each in due if each.counts]
         if owing:
-            leave(partial(self._warn, owing))
+            defer(partial(self._warn, owing))
 
     def owes(self) -> bool:
         """Whether something was dropped since the last warning about it."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from ..engines.choice import EngineChoice
-from ..engines.deferred import carry_out_all, is_inside, left
+from ..engines.deferred import is_inside, pending, run_all_deferred
 from ..engines.guards import WeakBag
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
@@ -124,7 +124,7 @@ def _attach(lease: Lease, key: Hashable, opened: bool) -> Demultiplexer | None:
         lease.key, lease.opened = key, opened
         demux.leases.add(lease)
         demux.capacities.append(lease.capacity)
-        demux.unread.bounds.append(lease.process_memory)
+        demux.memory_limit.bounds.append(lease.process_memory)
         lease.demux = demux
     return demux
 
@@ -192,7 +192,7 @@ def _release(lease: Lease) -> None:
         if len(demux.leases) > 1:
             demux.leases.discard(lease)
             demux.capacities.remove(lease.capacity)
-            demux.unread.bounds.remove(lease.process_memory)
+            demux.memory_limit.bounds.remove(lease.process_memory)
             lease.demux = None
             return
         leases = _empty(lease.key, demux)
@@ -237,15 +237,15 @@ def _close_all() -> None:
             demux.shut()
             if opened:
                 demux.engine.close()
-    if left:
-        carry_out_all()
+    if pending:
+        run_all_deferred()
 
 
 def _after_fork_in_child() -> None:
     global _lock, _opening
     _lock, _opening = threading.RLock(), weakref.WeakValueDictionary()
     for demux in _all.alive():
-        demux.start_afresh()
+        demux.after_fork_in_child()
 
 
 atexit.register(_close_all)

@@ -22,11 +22,11 @@ from contextvars import Context
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import carry_out, carry_out_all, leave, left
+from ..engines.deferred import defer, pending, run_all_deferred, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
 from .loop_queues import WakeQueue, Watch, running_loop
-from .mailboxes import LocalChannel, OwnQueue
+from .mailboxes import Mailbox, OwnQueue
 from .receivers import Listener, Waiter
 from .spinning import LIMIT, Spinner
 
@@ -117,7 +117,7 @@ class LoopListener(Listener):
 
     def retire(self) -> None:
         """Stop listening; if the loop runs in another thread, in that loop."""
-        self.forget()
+        self.cancel_finalizer()
         bell, self.bell = self.bell, None
         loop = self.loop()
         if loop is not None and loop.is_running() and running_loop() is not loop:
@@ -199,7 +199,7 @@ class LoopListener(Listener):
                 channel = demux.channels.get(name.full) or demux.channel(name)
                 own = channel.own
                 # Usually the queue is known to be empty and the bell armed: wait without a look.
-                if channel.items or not own.certain or own.armed_by is not self:
+                if channel.items or not own.known_empty or own.armed_by is not self:
                     body = demux.look(channel, self)
                     if body is None and self.bell is None:
                         self.open()
@@ -239,7 +239,7 @@ class LoopListener(Listener):
         self.demux.turns = TURNS
         await asyncio.sleep(0)
 
-    def expect(self, channel: LocalChannel) -> LoopWaiter | None:
+    def expect(self, channel: Mailbox) -> LoopWaiter | None:
         """Wait for a channel's next message as one of many; None: use `receive_own`.
 
         For the usual case that other receivers wait already, so that the bell is armed and none
@@ -253,7 +253,7 @@ class LoopListener(Listener):
             mine = own.waiting.get(self)
             if (
                 channel.items
-                or not own.certain
+                or not own.known_empty
                 or own.armed_by is not self
                 or not mine
                 or not channel.known
@@ -267,13 +267,13 @@ class LoopListener(Listener):
             channel.waiters.append(waiter)
         return waiter
 
-    def give_up(self, channel: LocalChannel, waiter: LoopWaiter) -> None:
+    def give_up(self, channel: Mailbox, waiter: LoopWaiter) -> None:
         """Forget a waiter whose receiver was cancelled or collected."""
         self.demux.tidy(self.demux.leave, channel.own, channel, waiter)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
-    def take_expected(self, channel: LocalChannel, waiter: LoopWaiter) -> Body | None:
+    def take_expected(self, channel: Mailbox, waiter: LoopWaiter) -> Body | None:
         """Return the message that a waiter was woken for, or None if it is gone."""
         if waiter.error is not None:
             raise waiter.failure()
@@ -373,7 +373,7 @@ class LoopListener(Listener):
             spinner.wasted()
         own = demux.own.get(queue)
         if own is not None:
-            own.certain = False  # A bell armed before may be about to signal for this.
+            own.known_empty = False  # A bell armed before may be about to signal for this.
 
     def _waiter(self) -> LoopWaiter:
         loop = self.loop()
@@ -409,8 +409,8 @@ class LoopListener(Listener):
                     self._wake(self._hinted[each])
                 if each in demux.hinted:
                     self._fetch_for(demux.hinted[each])
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def _queues(self) -> list[bytes]:
         """Return all queues that receivers wait for here, and those that others may wait for."""
@@ -424,8 +424,8 @@ class LoopListener(Listener):
         self._fetch_for([demux.own[name] for name in names if name in demux.own])
         if due:
             asyncio.get_running_loop().call_soon(self._check_due)
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _wake(self, queues: Sequence[bytes]) -> None:
         """Wake a receiver of each of these ordinary queues, for which the bell was signalled."""
@@ -454,7 +454,7 @@ class LoopListener(Listener):
         """
         here = self in own.waiting
         if own.armed_by is self or here:
-            own.certain = False
+            own.known_empty = False
         # Without a receiver the records stay on the queue, where capacity counts them.
         if not (here or (own.waiting and own.armed_by is self)):
             return False
@@ -468,7 +468,7 @@ class LoopListener(Listener):
         except Exception as error:
             # A signal handler may have raised it, for this thread alone: others fetch themselves.
             self.demux.fail(own, error, self)
-            own.certain = False
+            own.known_empty = False
             own.wake_somebody()
             if not here:
                 raise
@@ -503,8 +503,8 @@ class LoopListener(Listener):
         self._sweep()
         self._look_after_members()
         demux.drops.sum_up()
-        if left:
-            carry_out_all()
+        if pending:
+            run_all_deferred()
         if not waited and not demux.is_due() and timer is not None and self._timer is timer:
             timer.cancel()
             self._timer = None
@@ -549,8 +549,8 @@ class LoopListener(Listener):
         if self.demux.memberships.look():
             loop = asyncio.get_running_loop()
             loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(
@@ -571,7 +571,7 @@ class LoopListener(Listener):
         with self.demux.exclusive():
             for own in self.demux.own.values():
                 if own.armed_by is self:
-                    own.armed_by, own.certain = None, False
+                    own.armed_by, own.known_empty = None, False
                     self._engine_disarm(own.name, bell)
         bell.close()
         if not self.demux.blocking:
@@ -620,7 +620,7 @@ class LoopListener(Listener):
             self.demux.engine.disarm(queue, bell)
         except Reentered:
             # Else a signal would wake this loop, which does not want it, and no other.
-            leave(lambda: self._engine_disarm(queue, bell))
+            defer(lambda: self._engine_disarm(queue, bell))
         except (StoreCorrupt, StoreUnavailable):
             pass  # The next receiver meets the error itself.
 

@@ -1,8 +1,8 @@
 """Mailboxes: the messages fetched for each of this process's channels, and their receivers.
 
 An `OwnQueue` is a queue that only this process reads, ``<prefix>.<client>!``; it carries the
-messages of all local channels of that prefix. A `LocalChannel` is one of these: a buffer of fetched
-messages, and the receivers that wait for more.
+messages of all local channels of that prefix. A `Mailbox` belongs to one of these channels: a
+buffer of fetched messages, and the receivers that wait for more.
 
 The demultiplexer's lock guards all of it; methods need it held unless they say otherwise. A signal
 handler may raise between any two steps of a method. So each method is written in an order in which
@@ -54,25 +54,25 @@ class Missed(Protocol):
         """Note that a message to a channel is dropped unread."""
 
 
-class Scales(Protocol):
-    """What a mailbox uses of `asgi_ipc.delivery.unread.Unread`."""
+class Limiter(Protocol):
+    """What a mailbox uses of `asgi_ipc.delivery.memory_limit.MemoryLimit`."""
 
-    def weigh(self, coming: int) -> None:
-        """Weigh all that is held, and drop what is too much with ``coming`` bytes more."""
+    def enforce(self, coming: int) -> None:
+        """Measure all that is held; drop what is too much with ``coming`` bytes more."""
 
 
 class Dispatcher(Protocol):
     """What a mailbox uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
 
     engine: Engine
-    channels: dict[str, LocalChannel]
+    channels: dict[str, Mailbox]
     numbers: count[int]
-    #: Bytes that may come before `unread` weighs.
+    #: Bytes that may come before `memory_limit` measures again.
     allowance: int
 
     @property
-    def unread(self) -> Scales:
-        """What weighs all that this process holds unread."""
+    def memory_limit(self) -> Limiter:
+        """The bound in bytes of all that this process holds unread."""
 
     @property
     def memberships(self) -> Missed:
@@ -81,15 +81,15 @@ class Dispatcher(Protocol):
     def limit(self, channel: str) -> int:
         """Return how many messages the buffer of a channel may hold."""
 
-    def overflowed(self, channel: LocalChannel) -> None:
+    def overflowed(self, channel: Mailbox) -> None:
         """Count and log a message that a buffer had no room for."""
 
     def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
         """Log messages that were dropped for channels on which this process has not received."""
 
 
-class LocalChannel:
-    """A local channel: what has been fetched for it, and who waits for more."""
+class Mailbox:
+    """The mailbox of one local channel: the messages fetched for it, and its waiting receivers."""
 
     __slots__ = ("header", "items", "known", "limit", "local", "own", "waiters")
 
@@ -120,25 +120,26 @@ class OwnQueue:
         self.batch = batch
         #: What signals for it say.
         self.hint = hint(name)
-        self.locals: dict[bytes, LocalChannel] = {}
+        self.locals: dict[bytes, Mailbox] = {}
         #: All names in `locals`, and perhaps more, in the order in which to look for idle ones.
         self._order: deque[bytes] = deque()
         #: Every channel with something in its buffer, and others; those that the sweep has yet to
         #: visit are in the second.
-        self.filled: set[LocalChannel] = set()
-        self._to_sweep: set[LocalChannel] = set()
+        self.filled: set[Mailbox] = set()
+        self._to_sweep: set[Mailbox] = set()
         #: Who waits for any message of the queue, whatever its local channel.
         self.anyone: deque[Waiter] = deque()
         #: The waiters of each listener that are not woken yet, and what each waits for.
-        self.waiting: dict[Listener, dict[Waiter, LocalChannel | None]] = {}
+        self.waiting: dict[Listener, dict[Waiter, Mailbox | None]] = {}
         #: An exception came in the middle of a change to these; see `_repair`.
-        self.shaken = False
-        #: Whose bell was armed last; ``certain``: it has not been signalled, so the queue is empty.
-        #: Code that knows better says so, with the lock or without.
+        self.needs_repair = False
+        #: Whose bell was armed last.
         self.armed_by: Listener | None = None
-        self.certain = False
-        #: Whoever looked last had to wait.
-        self.dry = False
+        #: That bell has not been signalled, so the queue is empty. Code that knows better clears
+        #: it, with the lock or without.
+        self.known_empty = False
+        #: The last look found nothing, and its receiver had to wait.
+        self.last_look_empty = False
         #: How often a receive of any of its channels has looked (`asgi_ipc.delivery.suspension`).
         self.receives = 0
         #: For engines that block: held by the one who fetches, without the big lock.
@@ -146,7 +147,7 @@ class OwnQueue:
         self.fetching_now = self.fetch_again = False
         #: The channel of the message that was last passed directly while nobody waited for it,
         #: and the message's number (`asgi_ipc.delivery.loopback`).
-        self.holder: LocalChannel | None = None
+        self.holder: Mailbox | None = None
         self._held = -1
         self.looped_back = 0
         self.overflowed = 0
@@ -158,12 +159,12 @@ class OwnQueue:
         #: Messages dropped since then for more of them than are kept.
         self.lost = 0
         #: The channel of those: it keeps nothing.
-        self._nowhere = LocalChannel(self, b"")
+        self._nowhere = Mailbox(self, b"")
         self._nowhere.items = deque(maxlen=0)
 
     # Channels
 
-    def channel(self, local: bytes) -> LocalChannel:
+    def channel(self, local: bytes) -> Mailbox:
         """The local channel that somebody is about to receive on, made if need be.
 
         To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
@@ -177,8 +178,8 @@ class OwnQueue:
             found = self._new_channel(local)
         return found
 
-    def _new_channel(self, local: bytes) -> LocalChannel:
-        made = LocalChannel(self, local)
+    def _new_channel(self, local: bytes) -> Mailbox:
+        made = Mailbox(self, local)
         self._order.append(local)
         self.locals[local] = made
         return made
@@ -193,7 +194,7 @@ class OwnQueue:
                 order.append(local)
             order.popleft()
 
-    def forget_if_idle(self, channel: LocalChannel) -> bool:
+    def forget_if_idle(self, channel: Mailbox) -> bool:
         """Forget a channel if nobody uses it; False if somebody does."""
         if channel.items or channel.waiters:
             return False
@@ -241,7 +242,7 @@ class OwnQueue:
             size = len(body) + _SINGLE
         demux.allowance -= size
         if demux.allowance < 0:
-            demux.unread.weigh(size)
+            demux.memory_limit.enforce(size)
         find, item = self.locals.get, (shared, deadline, next(demux.numbers))
         filled = self.filled.add
         turn, mine = None, None
@@ -266,17 +267,17 @@ class OwnQueue:
                 if waiters or self.anyone:
                     self.wake_one(channel, here)
         except BaseException:
-            self.shaken = True
+            self.needs_repair = True
             raise
         finally:
             if mine is not None and not mine and here is not None:
                 self.waiting.pop(here, None)
 
-    def make_room(self, channel: LocalChannel) -> None:
+    def make_room(self, channel: Mailbox) -> None:
         """Drop the oldest of a buffer until one more message is within capacity.
 
         Capacity is asked for each time, as layers with others come and go. This is the one
-        place that decides how many messages a buffer may hold; for bytes see `.unread`.
+        place that decides how many messages a buffer may hold; for bytes see `.memory_limit`.
         """
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
@@ -284,7 +285,7 @@ class OwnQueue:
             self.drop_oldest(channel)
             self.demux.overflowed(channel)
 
-    def drop_oldest(self, channel: LocalChannel) -> Body:
+    def drop_oldest(self, channel: Mailbox) -> Body:
         """Drop the oldest message of a buffer for want of room, and return it."""
         item = channel.items.popleft()
         self.demux.memberships.missed(channel.name, item[1])
@@ -292,7 +293,7 @@ class OwnQueue:
         self.overflowed += 1
         return item[0]
 
-    def _stranger(self, local: bytes, body: Body) -> LocalChannel:
+    def _stranger(self, local: bytes, body: Body) -> Mailbox:
         """A channel on which this process has not received, to be kept if there is room for it."""
         if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
             now = self.demux.engine.clock()
@@ -325,7 +326,7 @@ class OwnQueue:
 
     # Taking
 
-    def take(self, channel: LocalChannel) -> Body | None:
+    def take(self, channel: Mailbox) -> Body | None:
         """The next live message in a channel's buffer."""
         items = channel.items
         while items:
@@ -346,7 +347,7 @@ class OwnQueue:
             if body is not None:
                 return local, body
 
-    def with_items(self) -> list[LocalChannel]:
+    def with_items(self) -> list[Mailbox]:
         """All channels with something in their buffer."""
         for channels in (self.filled, self._to_sweep):
             for channel in [each for each in channels if not each.items]:
@@ -374,7 +375,7 @@ class OwnQueue:
 
     # The message that was passed directly
 
-    def hold(self, channel: LocalChannel) -> None:
+    def hold(self, channel: Mailbox) -> None:
         """Note that the only message of a channel was passed directly, and nobody waits."""
         self.holder = channel
         self._held = channel.items[0][2]
@@ -391,7 +392,7 @@ class OwnQueue:
 
     # Waiting
 
-    def wait(self, channel: LocalChannel | None, waiter: Waiter) -> None:
+    def wait(self, channel: Mailbox | None, waiter: Waiter) -> None:
         """Note who waits for a channel, or for any of the queue."""
         mine = self.waiting.get(waiter.listener)
         if mine is None:
@@ -408,14 +409,14 @@ class OwnQueue:
             if not mine:
                 self.waiting.pop(waiter.listener, None)
 
-    def stop_waiting(self, channel: LocalChannel | None, waiter: Waiter) -> None:
+    def stop_waiting(self, channel: Mailbox | None, waiter: Waiter) -> None:
         """Forget a waiter that gives up."""
         waiters = self.anyone if channel is None else channel.waiters
         if waiter in waiters:
             waiters.remove(waiter)
         self.not_waiting(waiter)
 
-    def wake_one(self, channel: LocalChannel | None, here: Listener | None = None) -> None:
+    def wake_one(self, channel: Mailbox | None, here: Listener | None = None) -> None:
         """Wake who waits longest for a channel, or else for any of the queue."""
         if channel is None or not self.wake_first(channel.waiters, here):
             self.wake_first(self.anyone, here)
@@ -433,7 +434,7 @@ class OwnQueue:
                 if woken:
                     return True
         except BaseException:
-            self.shaken = True
+            self.needs_repair = True
             raise
         return False
 
@@ -451,7 +452,7 @@ class OwnQueue:
             if awake:
                 return
 
-    def waiters(self) -> Iterator[tuple[Waiter, LocalChannel | None]]:
+    def waiters(self) -> Iterator[tuple[Waiter, Mailbox | None]]:
         """All who wait, with what each waits for."""
         for mine in list(self.waiting.values()):
             yield from list(mine.items())
@@ -465,7 +466,7 @@ class OwnQueue:
         What has expired is dropped, who was to be woken when a handler raised is woken, and
         channels that nobody uses are forgotten. Cheap where nothing came since the last visit.
         """
-        if self.shaken:
+        if self.needs_repair:
             self._repair()
         if not self._to_sweep:
             self._to_sweep, self.filled = self.filled, self._to_sweep
@@ -484,7 +485,7 @@ class OwnQueue:
             self._to_sweep.discard(channel)
         return visits
 
-    def drop_expired(self, channel: LocalChannel, now: int) -> None:
+    def drop_expired(self, channel: Mailbox, now: int) -> None:
         """Drop what has expired in a buffer."""
         items = channel.items
         if any(deadline <= now for _, deadline, _ in items):
@@ -497,8 +498,8 @@ class OwnQueue:
 
     def _repair(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""
-        self.shaken = False
-        listed: dict[Listener, dict[Waiter, LocalChannel | None]] = {}
+        self.needs_repair = False
+        listed: dict[Listener, dict[Waiter, Mailbox | None]] = {}
         for waiter in self.anyone:
             listed.setdefault(waiter.listener, {})[waiter] = None
         for channel in self.locals.values():
@@ -511,4 +512,4 @@ def _copies(items: Iterable[Buffered]) -> int:
     return sum(type(item[0]) is SharedBody for item in items)
 
 
-__all__ = ["BATCH", "RECORD", "REFERENCE", "SHARED", "SWEEP_AT", "LocalChannel", "OwnQueue"]
+__all__ = ["BATCH", "RECORD", "REFERENCE", "SHARED", "SWEEP_AT", "Mailbox", "OwnQueue"]

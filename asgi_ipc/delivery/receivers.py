@@ -38,8 +38,8 @@ class Listener:
         """
         raise NotImplementedError
 
-    def forget(self) -> None:
-        """Cancel the finalizer. For a forked child, where the listener is the parent's."""
+    def cancel_finalizer(self) -> None:
+        """Cancel the finalizer: the listener is retired, or this process is a forked child."""
         if self._end is not None:
             self._end.detach()
 

@@ -34,12 +34,12 @@ from typing import Protocol
 
 from ..encoding.names import ChannelName, channel_name
 from ..engines.base import Engine
-from ..engines.deferred import is_inside, leave, tell
+from ..engines.deferred import defer, is_inside, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy import groups
 from .drop_log import DropLog
-from .mailboxes import LocalChannel, OwnQueue
+from .mailboxes import Mailbox, OwnQueue
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -55,7 +55,7 @@ VISITS, MOVES = 256, 32
 NEVER = 1 << 63
 
 
-class Member:
+class GroupedChannel:
     """A channel of this process that is in groups."""
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Process(Protocol):
     blocking: bool
     lock: OwnLock
     own: dict[bytes, OwnQueue]
-    channels: dict[str, LocalChannel]
+    channels: dict[str, Mailbox]
     drops: DropLog
 
     def exclusive(self) -> OwnLock:
@@ -138,10 +138,13 @@ class Memberships:
 
     def __init__(self, demux: Process) -> None:
         self._demux = demux
-        self.start_afresh()
+        self._reset()
 
-    def start_afresh(self) -> None:
-        """Forget everything, as in a forked child, whose channels have other names."""
+    def after_fork_in_child(self) -> None:
+        """Forget everything in a forked child, whose channels have other names."""
+        self._reset()
+
+    def _reset(self) -> None:
         self.lock = own_lock()
         self._flushes = -1
         self.forget()
@@ -149,9 +152,9 @@ class Memberships:
     def forget(self) -> None:
         """Forget everything: the store was flushed, or is closed here."""
         #: Those that may have to be suspended; the next to visit first.
-        self.awake: OrderedDict[str, Member] = OrderedDict()
+        self.awake: OrderedDict[str, GroupedChannel] = OrderedDict()
         #: Suspended ones by queue; the longest suspended first.
-        self.asleep: dict[bytes, OrderedDict[str, Member]] = {}
+        self.asleep: dict[bytes, OrderedDict[str, GroupedChannel]] = {}
         self._count = 0
         #: When to look next, on the engine's clock.
         self.due = NEVER
@@ -162,7 +165,7 @@ class Memberships:
             raise Reentered
         return self.lock
 
-    def _find(self, name: str, queue: bytes) -> Member | None:
+    def _find(self, name: str, queue: bytes) -> GroupedChannel | None:
         return self.awake.get(name) or self.asleep.get(queue, _NOBODY).get(name)
 
     # Adding and discarding
@@ -218,7 +221,7 @@ class Memberships:
                 self._drop_if_alone(member)
         return made
 
-    def _add_aside(self, member: Member, table: bytes, key: bytes, deadline: int) -> None:
+    def _add_aside(self, member: GroupedChannel, table: bytes, key: bytes, deadline: int) -> None:
         """Add a membership of a suspended channel."""
         engine = self._demux.engine
         engine.put(groups.suspended(table), key, deadline, engine.identity)
@@ -228,8 +231,8 @@ class Memberships:
             engine.remove(table, key)
             del member.groups[table]
 
-    def _watch(self, name: ChannelName, now: int, expiry: int) -> Member:
-        member = self.awake[name.full] = Member(name, now, expiry)
+    def _watch(self, name: ChannelName, now: int, expiry: int) -> GroupedChannel:
+        member = self.awake[name.full] = GroupedChannel(name, now, expiry)
         own = self._demux.own.get(name.queue)
         if own is not None:
             member.receives = own.receives
@@ -252,14 +255,14 @@ class Memberships:
         if aside:
             engine.remove(groups.suspended(table), key)
 
-    def _drop_if_alone(self, member: Member) -> None:
+    def _drop_if_alone(self, member: GroupedChannel) -> None:
         """Forget a channel that is in no group."""
         if not (member.groups or member.aside or member.adding):
             if self.awake.get(member.name) is member:
                 del self.awake[member.name]
             self._not_asleep(member)
 
-    def _not_asleep(self, member: Member) -> None:
+    def _not_asleep(self, member: GroupedChannel) -> None:
         member.suspended = False
         asleep = self.asleep.get(member.queue, _NOBODY)
         if asleep.get(member.name) is member:
@@ -301,7 +304,7 @@ class Memberships:
         if member is not None and deadline < member.missed:
             member.missed = deadline
 
-    def heard(self, name: str, queue: bytes) -> Member | None:
+    def heard(self, name: str, queue: bytes) -> GroupedChannel | None:
         """Note that a receive has begun on a channel; return what is known of it. Needs no lock.
 
         Before the caller asks whether it is suspended, as `_suspend` asks the other way round: at
@@ -312,7 +315,7 @@ class Memberships:
             member.heard = True
         return member
 
-    def restore(self, member: Member) -> None:
+    def restore(self, member: GroupedChannel) -> None:
         """Put a suspended channel back into its groups. May raise `Reentered`."""
         with self._exclusive():
             self._notice_flush(self._demux.engine)
@@ -326,7 +329,7 @@ class Memberships:
             for member in list(self.asleep.get(queue, _NOBODY).values()):
                 self._restore(member)
 
-    def _restore(self, member: Member) -> None:
+    def _restore(self, member: GroupedChannel) -> None:
         now = self._demux.engine.clock()
         seen: dict[bytes, tuple[bytes, ...]] = {}
         restored = 0
@@ -360,7 +363,9 @@ class Memberships:
                 " sent to the groups meanwhile they did not get",
             )
 
-    def _move(self, member: Member, source: bytes, target: bytes, ends: int, begun: bool) -> bool:
+    def _move(
+        self, member: GroupedChannel, source: bytes, target: bytes, ends: int, begun: bool
+    ) -> bool:
         """Move a membership; False: it was discarded meanwhile, or there is no room for it.
 
         It is in both `groups` and `aside` meanwhile. ``begun``: it was before, as a signal's
@@ -382,7 +387,7 @@ class Memberships:
                     return True
                 except StoreFull:
                     text = "a membership of channel %s ended: %s"
-                    leave(partial(tell, _log.error, text, member.name, full))
+                    defer(partial(tell, _log.error, text, member.name, full))
         return False
 
     # The look
@@ -456,7 +461,7 @@ class Memberships:
             self.due = NEVER
         return moves <= 0
 
-    def _came(self, member: Member) -> bool:
+    def _came(self, member: GroupedChannel) -> bool:
         """Whether a receive on a channel has begun since the last visit."""
         demux = self._demux
         with demux.lock:
@@ -472,7 +477,7 @@ class Memberships:
             member.heard, member.receives = False, own.receives if own is not None else 0
             return True
 
-    def _was_received(self, member: Member) -> bool:
+    def _was_received(self, member: GroupedChannel) -> bool:
         own = self._demux.own.get(member.queue)
         return member.heard or (own is not None and own.receives != member.receives)
 
@@ -503,7 +508,7 @@ class Memberships:
             with demux.lock:
                 demux.fail(own, error)
 
-    def _suspend(self, member: Member, most: int, now: int) -> int:
+    def _suspend(self, member: GroupedChannel, most: int, now: int) -> int:
         """Take a channel out of so many of its groups; return out of how many."""
         member.suspended = True
         self.asleep.setdefault(member.queue, OrderedDict())[member.name] = member
@@ -528,7 +533,9 @@ class Memberships:
                 self._not_asleep(member)
         return len(tables)
 
-    def _end(self, member: Member, now: int, seen: dict[bytes, tuple[bytes, ...]] | None) -> int:
+    def _end(
+        self, member: GroupedChannel, now: int, seen: dict[bytes, tuple[bytes, ...]] | None
+    ) -> int:
         """Forget the memberships of a channel that have ended, and log them, unless ``seen`` is
         None; return how many."""
         ended = [table for table, ends in member.groups.items() if ends <= now]
@@ -544,7 +551,7 @@ class Memberships:
     # Log lines
 
     def _tell_ended(
-        self, member: Member, table: bytes, seen: dict[bytes, tuple[bytes, ...]]
+        self, member: GroupedChannel, table: bytes, seen: dict[bytes, tuple[bytes, ...]]
     ) -> None:
         if table not in seen:
             seen[table] = self._demux.engine.members(table).names
@@ -559,7 +566,7 @@ class Memberships:
             " group_expiry, or add a channel again before that",
         )
 
-    def _tell_suspended(self, member: Member, now: int) -> None:
+    def _tell_suspended(self, member: GroupedChannel, now: int) -> None:
         queue = member.queue.decode("ascii")
         self._tell(
             "suspended",
@@ -571,12 +578,12 @@ class Memberships:
             " suspend_silent_channels=False keeps them all",
         )
 
-    def _tell(self, what: str, member: Member, text: str) -> None:
+    def _tell(self, what: str, member: GroupedChannel, text: str) -> None:
         self._demux.drops.dropped(
             f"{what} {member.queue.decode('ascii')}", 1, lambda count: text.format(count=count)
         )
 
 
-_NOBODY: OrderedDict[str, Member] = OrderedDict()
+_NOBODY: OrderedDict[str, GroupedChannel] = OrderedDict()
 
-__all__ = ["MOST", "NEVER", "PATIENCE", "Member", "Memberships"]
+__all__ = ["MOST", "NEVER", "PATIENCE", "GroupedChannel", "Memberships"]

@@ -17,7 +17,7 @@ from functools import partial
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import carry_out, leave, left
+from ..engines.deferred import defer, pending, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .mailboxes import BATCH, OwnQueue
@@ -55,7 +55,7 @@ class ThreadListener(Listener):
 
     def retire(self) -> None:
         """Close the bell, and wake the receiver that waits for it."""
-        self.forget()
+        self.cancel_finalizer()
         self.bell.signal()
         self.bell.close()
 
@@ -156,10 +156,10 @@ def receive_waiting(
                 if found is not None:
                     listener.spinner.waited(began)
                     return found
-                left = demux.look_again if end is None else end - time.monotonic()
-                if left <= 0:
+                remaining = demux.look_again if end is None else end - time.monotonic()
+                if remaining <= 0:
                     return None
-                listener.wait(min(left, demux.look_again))
+                listener.wait(min(remaining, demux.look_again))
                 # On an engine that can't signal, another listener's armed bell means nothing.
                 _mark_uncertain(demux, names)
             finally:
@@ -233,15 +233,15 @@ def _add_waiters(
 def _remove_waiters(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
     for own, waiter in waiters:
         demux.tidy(demux.leave, own, None, waiter)
-    if left:
-        carry_out()
+    if pending:
+        run_deferred()
 
 
 def _mark_uncertain(demux: Demultiplexer, names: Sequence[ChannelName]) -> None:
     for name in names:
         own = demux.own.get(name.queue) if name.specific else None
         if own is not None:
-            own.certain = False
+            own.known_empty = False
 
 
 def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener) -> None:
@@ -251,7 +251,7 @@ def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: Thread
         try:
             demux.engine.disarm(name.queue, listener.bell)
         except Reentered:
-            leave(partial(_disarm, demux, [name], listener))
+            defer(partial(_disarm, demux, [name], listener))
         except (StoreCorrupt, StoreUnavailable):
             return  # The next receiver meets the error itself.
 
@@ -259,7 +259,7 @@ def _disarm(demux: Demultiplexer, names: Sequence[ChannelName], listener: Thread
 def _forget_armed(demux: Demultiplexer, queue: bytes, listener: ThreadListener) -> None:
     own = demux.own.get(queue)
     if own is not None and own.armed_by is listener:
-        own.armed_by, own.certain = None, False
+        own.armed_by, own.known_empty = None, False
 
 
 __all__ = ["ThreadListener", "ThreadWaiter", "receive_now", "receive_waiting"]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from ..engines.deferred import carry_out, left
+from ..engines.deferred import pending, run_deferred
 from ..exceptions import StoreUnavailable
 
 _Result = TypeVar("_Result")
@@ -23,7 +23,7 @@ _Job = Callable[[], object]
 
 #: Most threads, and so most calls of one engine that block at a time.
 MOST = 32
-#: Seconds for which a thread waits until another one has carried out the calls it has deferred.
+#: Seconds for which a thread waits until another one has run the calls it has deferred.
 #: Long, as it holds nothing that the other could wait for; finite, as an engine may hang.
 _PATIENCE = 60.0
 
@@ -61,9 +61,9 @@ class Workers:
                 result = function(*arguments)
             except BaseException as caught:
                 error = as_exception(caught)
-            if left:
+            if pending:
                 # Before the result is known, as the caller's next job may run in another thread.
-                carry_out(_PATIENCE)
+                run_deferred(_PATIENCE)
             with contextlib.suppress(RuntimeError):  # The loop is closed, so no receiver waits.
                 loop.call_soon_threadsafe(_settle, future, result, error)
 

@@ -3,16 +3,16 @@
 Python may run other code in the middle of a call: finalizers and the clean-up of coroutines at a
 collection, handlers of signals and of log lines, trace functions. While the thread holds one of
 these locks, such code must not wait for that lock, nor for another one, whose holder may wait for
-this one. So an action that such code asks for is left here (`leave`), and so is a log line, as a
-logging handler may call anything. The interrupted call carries the actions out as it ends:
+this one. So an action that such code asks for is deferred (`defer`), and so is a log line, as a
+logging handler may call anything. The interrupted call runs the pending actions as it ends:
 
     finally:
-        if left:
-            carry_out()
+        if pending:
+            run_deferred()
 
-Actions are carried out in the order in which they were left, by the thread that left them, so that
-its messages keep their order. If a thread leaves an action and does not carry it out, as an
-exception came in between, the periodic check of an event loop carries it out.
+Actions run in the order in which they were deferred, in the thread that deferred them, so that its
+messages keep their order. If a thread defers an action and does not run it, as an exception came in
+between, the periodic check of an event loop runs it.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ _log = logging.getLogger("asgi_ipc")
 
 Action = Callable[[], object]
 
-#: The actions that were left, in order, each with the ident of its thread. Usually empty, which is
-#: all that a call looks at.
-left: dict[int, tuple[int, Action]] = {}
+#: The actions that were deferred, in order, each with the ident of its thread. Usually it is empty,
+#: and a call looks at no more.
+pending: dict[int, tuple[int, Action]] = {}
 _numbers = itertools.count()
-#: Seconds for which a thread waits for another one that carries out its actions. That one comes to
-#: an end unless it waits for this thread, by way of a log handler's lock, say.
+#: Seconds for which a thread waits for another one that runs its actions. That one comes to an
+#: end unless it waits for this thread, by way of a log handler's lock, say.
 _PATIENCE = 1.0
 _FAILED = "a deferred call (made in the middle of another one) failed: %s"
 
 
-class Holder(Protocol):
+class LockHolder(Protocol):
     """Has locks that code in the middle of a call could wait for."""
 
     def is_inside(self) -> bool:
         """Return whether the calling thread holds one of these locks."""
 
 
-_holders: WeakBag[Holder] = WeakBag()
+_holders: WeakBag[LockHolder] = WeakBag()
 
 
-def register(holder: Holder) -> None:
+def register(holder: LockHolder) -> None:
     """Register a holder of locks, for as long as it lives."""
     _holders.add(holder)
 
@@ -74,20 +74,20 @@ class _Run:
         self.over.acquire()
 
 
-#: By thread: the run that is carrying out its actions now.
+#: By thread: the run that is under way.
 _runs: dict[int, _Run] = {}
 
 
-def leave(action: Action) -> None:
-    """Leave an action, to be carried out when this thread has released its locks."""
+def defer(action: Action) -> None:
+    """Defer an action until this thread has released its locks."""
     # In one step and without a lock, as the caller would have to wait for the lock's holder.
-    left[next(_numbers)] = get_ident(), action
+    pending[next(_numbers)] = get_ident(), action
 
 
 def tell(write: Callable[..., object], *arguments: Any) -> None:
     """Write a log line; print an exception of its handler to stderr, as `logging` does.
 
-    Raised here it would end the call that is being left, which may have a message in hand.
+    Raised here it would end the call that is about to return, which may have a message in hand.
     """
     try:
         write(*arguments)
@@ -103,43 +103,43 @@ def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) 
     """
     line = partial(tell, partial(write, *arguments, **options))
     if is_inside():
-        leave(line)
+        defer(line)
     else:
         line()
 
 
-def carry_out(patience: float = _PATIENCE) -> None:
-    """Carry out the actions of this thread, unless it still holds a lock."""
+def run_deferred(patience: float = _PATIENCE) -> None:
+    """Run the actions that this thread deferred, unless it still holds a lock."""
     if is_inside():
         return
     thread = get_ident()
-    run = _carry_out(thread)
+    run = _run_actions(thread)
     if run is not None and run.by != thread and run.over.acquire(timeout=patience):
         # An event loop's periodic check was at it. This thread's next call must come after it.
-        _carry_out(thread)
+        _run_actions(thread)
 
 
-def carry_out_all() -> None:
-    """Carry out the actions of all threads, unless this thread holds a lock."""
+def run_all_deferred() -> None:
+    """Run the deferred actions of all threads, unless this thread holds a lock."""
     if is_inside():
         return
-    for thread in dict.fromkeys(thread for thread, _ in left.copy().values()):
-        _carry_out(thread)
+    for thread in dict.fromkeys(thread for thread, _ in pending.copy().values()):
+        _run_actions(thread)
 
 
-def _carry_out(thread: int) -> _Run | None:
-    """Carry out a thread's actions; if a run is doing so already, return that run."""
-    # Repeated, as an action may be left at the last moment of a run.
-    while _left_by(thread):
+def _run_actions(thread: int) -> _Run | None:
+    """Run a thread's actions; if a run is under way already, return that run."""
+    # Repeated, as an action may be deferred at the last moment of a run.
+    while _pending_of(thread):
         run = _Run()
         try:
             other = _runs.setdefault(thread, run)
             if other is not run:
                 return other
-            # Actions left meanwhile are for this run too.
-            while actions := _left_by(thread):
+            # Actions deferred meanwhile are for this run too.
+            while actions := _pending_of(thread):
                 for number, action in actions:
-                    if number not in left:
+                    if number not in pending:
                         continue  # The action before has forked, and this is the child.
                     try:
                         action()
@@ -148,9 +148,9 @@ def _carry_out(thread: int) -> _Run | None:
                     except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
                         tell(_log.error, _FAILED, error)
                     except BaseException:
-                        left.pop(number, None)  # It was begun, and must not run twice.
+                        pending.pop(number, None)  # It was begun, and must not run twice.
                         raise
-                    left.pop(number, None)
+                    pending.pop(number, None)
         finally:
             if _runs.get(thread) is run:
                 del _runs[thread]
@@ -158,33 +158,33 @@ def _carry_out(thread: int) -> _Run | None:
     return None
 
 
-def _left_by(thread: int) -> list[tuple[int, Action]]:
+def _pending_of(thread: int) -> list[tuple[int, Action]]:
     # A copy of a dict is made in one step.
-    return [(number, action) for number, (by, action) in left.copy().items() if by == thread]
+    return [(number, action) for number, (by, action) in pending.copy().items() if by == thread]
 
 
 def is_waiting() -> bool:
-    """Carry out what can be; return whether actions remain, which a call now would overtake."""
-    carry_out()
-    return bool(_left_by(get_ident()))
+    """Run what can be run; return whether actions remain, which a call now would overtake."""
+    run_deferred()
+    return bool(_pending_of(get_ident()))
 
 
 def _after_fork_in_child() -> None:
-    """Drop the actions in a forked child, as the parent carries them out."""
-    left.clear()
+    """Drop the actions in a forked child, as the parent runs them."""
+    pending.clear()
     _runs.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
-    "carry_out",
-    "carry_out_all",
+    "defer",
     "is_inside",
     "is_waiting",
-    "leave",
-    "left",
+    "pending",
     "register",
+    "run_all_deferred",
+    "run_deferred",
     "tell",
     "tell_outside",
 ]

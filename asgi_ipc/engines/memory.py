@@ -77,10 +77,13 @@ class _Store:
     def __init__(self, channel_memory: int, group_memory: int, clock: Callable[[], int]) -> None:
         self.channel_memory, self.group_memory, self.clock = channel_memory, group_memory, clock
         self.flushes = 0
-        self.reset()
+        self._reset()
 
-    def reset(self) -> None:
-        """Reset the store, in a forked child, where no other thread can be inside."""
+    def after_fork_in_child(self) -> None:
+        """Reset the store in a forked child, where no other thread can be inside."""
+        self._reset()
+
+    def _reset(self) -> None:
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
@@ -258,7 +261,7 @@ def _after_fork_in_child() -> None:
     global _lock, _stores_lock
     _lock, _stores_lock = own_lock(), threading.RLock()
     for store in list(_stores.values()):
-        store.reset()
+        store.after_fork_in_child()
     for engine in _engines.alive():
         engine._identity = os.urandom(IDENTITY_BYTES)
 

@@ -16,7 +16,7 @@ from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import ChannelName, channel_name, group_name
-from ..engines.deferred import carry_out, left
+from ..engines.deferred import pending, run_deferred
 from ..exceptions import RecordCorrupt
 from .core import LayerCore
 from .surface import LayerSurface
@@ -35,15 +35,14 @@ class IPCChannelLayer(LayerSurface):
     * ``channel_memory``, ``group_memory``: nominal sizes in bytes, for messages and for
       memberships.
     * ``process_memory``: bytes of messages that one process may hold fetched and unread; beyond it
-      the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.unread`).
+      the oldest of the channels that hold most are dropped (`asgi_ipc.delivery.memory_limit`).
     * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
     * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
-      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
+      exceptions by pattern. With None for ``capacity`` an ordinary channel has the default, and the
+      messages of a process-specific one are not counted (`asgi_ipc.policy.capacity`).
     * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
       it, after five times ``expiry`` without one while messages expire
       (`asgi_ipc.delivery.suspension`).
-      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`). With None for ``capacity``
-      100 on an ordinary channel, and no count on a process-specific one.
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
@@ -111,8 +110,8 @@ class IPCChannelLayer(LayerSurface):
                     body = await listener_here(demux).receive_own(name)
                 else:
                     raise self._core.not_ours(name)
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
@@ -124,8 +123,8 @@ class IPCChannelLayer(LayerSurface):
             listener_here(demux).look_regularly()
             if member.suspended:
                 await self._call(demux.memberships.restore, member)
-                if left:
-                    carry_out()
+                if pending:
+                    run_deferred()
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new channel name, ``<prefix>.<client_prefix>!<random>`` (S11).

@@ -23,7 +23,7 @@ from ..encoding.codec import encode
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
-from ..engines.deferred import carry_out, is_waiting, leave, left, tell_outside
+from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
 from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
 from ..policy import groups
 from .options import Options
@@ -149,9 +149,9 @@ class LayerCore:
             engine = demux.engine
             capacity = room = self.capacity_of(full)
             deadline = engine.clock() + self._message_lifetime
-            if left and is_waiting():
+            if pending and is_waiting():
                 record = Record(queue, header + body, deadline, capacity, owner)
-                leave(partial(self._push_late, {full: record}))
+                defer(partial(self._push_late, {full: record}))
                 return
             own = demux.own.get(queue)
             if own is not None and owner:
@@ -163,15 +163,15 @@ class LayerCore:
                 refused = engine.push((Record(queue, header + body, deadline, room, owner),))
             except Reentered:
                 record = Record(queue, header + body, deadline, capacity, owner)
-                leave(partial(self._push_late, {full: record}))
+                defer(partial(self._push_late, {full: record}))
                 return
             if own is not None:
                 # The bell has been signalled, but its loop may not get round to it before a
                 # receiver with no time to wait gives up: the next look shall be a real one.
-                own.certain = False
+                own.known_empty = False
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
         if refused:
             self._refuse(full, queue, capacity, refused[0])
 
@@ -182,7 +182,7 @@ class LayerCore:
         for record in records.values():
             own = demux.own.get(record.queue)
             if own is not None:
-                own.certain = False
+                own.known_empty = False
         names = list(records)
         for each in refused:
             name, detail = names[each.position], each.detail
@@ -238,15 +238,15 @@ class LayerCore:
 
     def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> object:
         try:
-            if left and is_waiting():
+            if pending and is_waiting():
                 raise Reentered
             return action(*arguments)
         except Reentered:
-            leave(partial(action, *arguments))
+            defer(partial(action, *arguments))
             return None
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
@@ -256,8 +256,8 @@ class LayerCore:
         except RecordCorrupt as error:
             raise self.corrupt(error) from error
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def group_send(self, group: str, message: Mapping[str, Any]) -> None:
         """Send to all channels of a group (S14).
@@ -271,16 +271,16 @@ class LayerCore:
         now = demux.engine.clock()
         deadline = now + self._message_lifetime
         try:
-            if left and is_waiting():
+            if pending and is_waiting():
                 raise Reentered
             if now >= demux.memberships.due:
                 demux.memberships.look()
             self._broadcast(demux, group, table, body, deadline)
         except Reentered:
-            leave(lambda: self._broadcast(self.demux, group, table, body, deadline))
+            defer(lambda: self._broadcast(self.demux, group, table, body, deadline))
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def _broadcast(
         self, demux: Demultiplexer, group: str, table: bytes, body: bytes, deadline: int
@@ -322,12 +322,12 @@ class LayerCore:
         except Reentered:
             # Others have it already.
             named = {f"group {group} ({n})": record for n, record in enumerate(records)}
-            leave(partial(self._push_late, named))
+            defer(partial(self._push_late, named))
             return
         for target in pushed if mine else ():
             own = mine.get(target.queue)
             if own is not None:
-                own.certain = False
+                own.known_empty = False
         if refused:
             self._dropped(demux, group, plan, pushed, refused)
 
@@ -379,8 +379,8 @@ class LayerCore:
             counts = demux.engine.statistics()
             result = self._statistics(demux, counts, None)
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
         result["overflow_count"] += self.lease.lost
         result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
         return result
@@ -391,8 +391,8 @@ class LayerCore:
         try:
             return self._statistics(demux, demux.engine.statistics(queue), queue)
         finally:
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
 
     def _statistics(
         self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None

@@ -15,6 +15,11 @@ from ..exceptions import OptionError
 from ..policy.capacity import Capacities
 from ..policy.expiry import lifetime
 
+#: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
+#: process holds unread.
+CHANNEL_MEMORY = 100 * 1024 * 1024
+GROUP_MEMORY = 20 * 1024 * 1024
+PROCESS_MEMORY = 64 * 1024 * 1024
 #: Smallest and largest nominal size of a store's memory, in bytes.
 SMALLEST_MEMORY = 256 * 1024
 LARGEST_MEMORY = 1024**4

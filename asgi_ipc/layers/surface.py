@@ -10,7 +10,7 @@ from ..encoding.names import NAME_LIMIT
 from ..engines.base import Engine
 from ..exceptions import ChannelFull, MessageTooLarge
 from .core import LayerCore
-from .options import checked
+from .options import CHANNEL_MEMORY, GROUP_MEMORY, PROCESS_MEMORY, checked
 
 
 class LayerSurface:
@@ -29,11 +29,12 @@ class LayerSurface:
         *,
         engine: str | Callable[..., Engine] | Engine = "posix",
         engine_options: Mapping[str, Any] | None = None,
-        channel_memory: int = 100 * 1024 * 1024,
-        group_memory: int = 20 * 1024 * 1024,
-        process_memory: int = 64 * 1024 * 1024,
+        channel_memory: int = CHANNEL_MEMORY,
+        group_memory: int = GROUP_MEMORY,
+        process_memory: int = PROCESS_MEMORY,
         expiry: float = 60,
         group_expiry: float = 86400,
+        # None: `policy.capacity.DEFAULT_CAPACITY`, and no count on process-specific channels.
         capacity: int | None = None,
         channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
         suspend_silent_channels: bool = True,
@@ -78,7 +79,8 @@ class LayerSurface:
     def capacity(self) -> int:
         """Unread messages an ordinary channel may hold, unless ``channel_capacity`` says otherwise.
 
-        100 if none was given; the messages of process-specific channels are not counted then.
+        If none was given, `asgi_ipc.policy.capacity.DEFAULT_CAPACITY`; the messages of
+        process-specific channels are not counted then.
         """
         return self._core.options.capacities.default
 

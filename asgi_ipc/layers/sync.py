@@ -14,7 +14,7 @@ from typing import Any
 from ..delivery.thread_listener import receive_now, receive_waiting
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import ChannelName, channel_name
-from ..engines.deferred import carry_out, left
+from ..engines.deferred import pending, run_deferred
 from ..exceptions import RecordCorrupt
 from .core import LayerCore
 from .options import seconds_or_none
@@ -80,8 +80,8 @@ class SyncIPCChannelLayer(LayerSurface):
                 found = receive_waiting(demux, names, timeout)
             else:
                 found = receive_now(demux, names)
-            if left:
-                carry_out()
+            if pending:
+                run_deferred()
             if found is None:
                 return None, None
             channel, body = found

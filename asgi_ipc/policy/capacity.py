@@ -10,7 +10,7 @@ from functools import lru_cache
 from ..exceptions import OptionError
 
 #: Unread messages that an ordinary channel may hold if no ``capacity`` is given.
-ORDINARY = 100
+DEFAULT_CAPACITY = 100
 #: The capacity of a channel whose messages are not counted. A number, as engines compare with it.
 UNCOUNTED = (1 << 63) - 1
 #: Names whose capacity is remembered.
@@ -24,9 +24,9 @@ _USUAL = "specific"
 class Capacities:
     """The ``capacity`` of a layer, and its ``channel_capacity``: exceptions by pattern.
 
-    With None for ``default`` an ordinary channel may hold `ORDINARY` messages, and those of a
-    process-specific one are not counted: what bounds them is the share of the store that a queue
-    may take, and once they are fetched `asgi_ipc.delivery.unread`.
+    With None for ``default`` an ordinary channel may hold `DEFAULT_CAPACITY` messages, and those of
+    a process-specific one are not counted: what bounds them is the share of the store that a queue
+    may take, and once they are fetched `asgi_ipc.delivery.memory_limit`.
 
     ``exceptions`` maps patterns to capacities. A str is a glob for the whole name; a
     compiled regular expression is matched from the start of the name (``.match``). The
@@ -41,7 +41,11 @@ class Capacities:
         self, default: int | None, exceptions: Mapping[str | re.Pattern[str], int] | None = None
     ) -> None:
         if default is not None:
-            _check("capacity", default, ", or None: 100, and no count on process-specific channels")
+            _check(
+                "capacity",
+                default,
+                f", or None: {DEFAULT_CAPACITY}, and no count on process-specific channels",
+            )
         if exceptions is None:
             exceptions = {}
         if not isinstance(exceptions, Mapping):
@@ -50,7 +54,7 @@ class Capacities:
                 " such as {'http.request': 200}"
             )
         #: Of an ordinary channel.
-        self.default = ORDINARY if default is None else default
+        self.default = DEFAULT_CAPACITY if default is None else default
         self._specific = UNCOUNTED if default is None else default
         self.exceptions = dict(exceptions)
         self._patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
@@ -121,4 +125,4 @@ def _check(option: str, capacity: object, alternative: str = "") -> None:
         )
 
 
-__all__ = ["ORDINARY", "UNCOUNTED", "Capacities"]
+__all__ = ["DEFAULT_CAPACITY", "UNCOUNTED", "Capacities"]

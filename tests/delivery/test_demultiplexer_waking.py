@@ -211,7 +211,7 @@ def test_receivers_of_one_channel_are_served_and_cancelled_like_a_single_one() -
     "spoil",
     [
         lambda own, channel: channel.items.append((b"", 1 << 62, 0)),
-        lambda own, channel: setattr(own, "certain", False),
+        lambda own, channel: setattr(own, "known_empty", False),
         lambda own, channel: setattr(own, "armed_by", None),
         lambda own, channel: own.waiting.clear(),
         lambda own, channel: setattr(channel, "known", False),

@@ -20,11 +20,11 @@ def test_noting_a_drop_does_not_wait_for_another_thread_that_notes_one(
 
     def note() -> None:
         drops.dropped("a", 2, "{}".format)
-        deferred.carry_out()
+        deferred.run_deferred()
 
     stopped = Stopped(note)
     with stopped:
         drops.dropped("a", 3, "{}".format)
         drops.sum_up(ending=True)
-        deferred.carry_out()
+        deferred.run_deferred()
     assert sum(int(line) for line in caplog.messages) == 5

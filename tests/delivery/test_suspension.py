@@ -21,8 +21,8 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.delivery import drop_log, suspension
-from asgi_ipc.delivery.suspension import Member, Memberships
-from asgi_ipc.engines.deferred import carry_out
+from asgi_ipc.delivery.suspension import GroupedChannel, Memberships
+from asgi_ipc.engines.deferred import run_deferred
 from asgi_ipc.engines.memory import MemoryEngine
 from tests.tools.costs import (
     at_leisure,
@@ -100,7 +100,7 @@ class Site:
     def _look(self) -> None:
         while self.memberships.look():
             pass
-        carry_out()
+        run_deferred()
 
     async def dead(self, *groups: str) -> str:
         """A channel whose consumer received a message, and failed."""
@@ -789,7 +789,7 @@ def test_a_receive_that_begins_when_a_suspension_is_decided_prevents_it(
 ) -> None:
     suspend = Memberships._suspend
 
-    def late(self: Memberships, member: Member, most: int, now: int) -> int:
+    def late(self: Memberships, member: GroupedChannel, most: int, now: int) -> int:
         # What a receive does first.
         assert self.heard(member.name, member.queue) is member
         assert not member.suspended

@@ -86,8 +86,8 @@ def test_what_a_loop_does_for_a_thread_comes_before_what_the_thread_sends_next()
         stopped.here()
         layer.send("c", {"n": 1})
 
-    deferred.leave(slow)
-    stopped = Stopped(deferred.carry_out_all)
+    deferred.defer(slow)
+    stopped = Stopped(deferred.run_all_deferred)
     threading.Timer(0.2, lambda: stopped.go_on.set()).start()
     stopped.thread.start()
     assert stopped.inside.wait(PATIENCE)
@@ -103,8 +103,8 @@ def test_a_thread_does_not_wait_forever_for_what_a_loop_does_for_it(
 ) -> None:
     monkeypatch.setattr(deferred, "_PATIENCE", 0.05)
     layer = SyncIPCChannelLayer(fresh(), engine="memory")
-    deferred.leave(lambda: stopped.here())
-    stopped = Stopped(deferred.carry_out_all)
+    deferred.defer(lambda: stopped.here())
+    stopped = Stopped(deferred.run_all_deferred)
     with stopped:
         layer.send("c", {"n": 1})
         assert layer.receive(["c"]) == (None, None)
@@ -117,11 +117,11 @@ def test_what_is_left_while_the_last_is_carried_out_is_done() -> None:
 
     def first() -> None:
         done.append(1)
-        deferred.leave(lambda: done.append(2))
-        deferred.carry_out()
+        deferred.defer(lambda: done.append(2))
+        deferred.run_deferred()
         assert done == [1]
 
-    deferred.leave(first)
-    deferred.carry_out()
+    deferred.defer(first)
+    deferred.run_deferred()
     assert done == [1, 2]
-    assert not deferred.left
+    assert not deferred.pending

@@ -198,13 +198,24 @@ def test_all_statistics_and_only_they_are_in_the_table() -> None:
     layer.close()
 
 
+def option(name: str) -> str:
+    """What README.md says of an option."""
+    return README.read_text().partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
+
+
+def test_the_costs_of_process_memory_and_the_default_of_capacity_are_those_of_the_code() -> None:
+    one, many = limits.RECORD + limits.REFERENCE, limits.SHARED
+    assert f"| one channel | size + {one} |" in option("process_memory")
+    assert f"| size + {many} + {limits.REFERENCE}n |" in option("process_memory")
+    assert f"means {limits.DEFAULT_CAPACITY} on an ordinary" in " ".join(option("capacity").split())
+
+
 def test_the_limits_are_those_of_the_code() -> None:
     table = README.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.*?) \| (.*?) \| .*? \|$", table, re.M))
-    assert rows["processes in a store"] == f"{limits.SLOTS}"
-    assert [cell for name, cell in rows.items() if name.startswith("event loops")] == [
-        f"{limits.NODES:,} in a store"
-    ]
+    assert rows["processes in a store"] == f"{limits.SLOTS:,}"
+    waiting = "receivers waiting in a store, not counting the first on each channel"
+    assert rows[waiting] == f"{limits.NODES:,}"
     assert limits.MESSAGE_LIMIT == 1 << 20
     assert rows["a message"].startswith("1 MiB ")
     assert rows["nesting of a message"].startswith(f"{limits.DEPTH_LIMIT} deep")

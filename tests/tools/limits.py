@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from asgi_ipc.delivery.mailboxes import RECORD, REFERENCE, SHARED
 from asgi_ipc.encoding.codec import DEPTH_LIMIT, MESSAGE_LIMIT
 from asgi_ipc.encoding.names import NAME_LIMIT
 from asgi_ipc.engines.shm.heap.layout import NODES, SLOTS
 from asgi_ipc.layers.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY, SMALLEST_UNREAD
 from asgi_ipc.layers.options import NAMES as OPTIONS
+from asgi_ipc.policy.capacity import DEFAULT_CAPACITY
 
 __all__ = [
+    "DEFAULT_CAPACITY",
     "DEPTH_LIMIT",
     "LARGEST_MEMORY",
     "MESSAGE_LIMIT",
@@ -16,6 +19,9 @@ __all__ = [
     "NODES",
     "OPTIONS",
     "PREFIX_LIMIT",
+    "RECORD",
+    "REFERENCE",
+    "SHARED",
     "SLOTS",
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",

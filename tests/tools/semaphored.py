@@ -37,7 +37,7 @@ class Ground(NamedTuple):
 
     def enter(self) -> None:
         """What a forked child does first of all: it is another process."""
-        self.locks.after_fork()
+        self.locks.after_fork_in_child()
         self.locks.take_slot()
 
     def in_child(self, function: Callable[[], object]) -> None:

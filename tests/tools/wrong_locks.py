@@ -124,9 +124,7 @@ WRONG_LOCKS = [
     WrongLock(the_dead_stay_until_the_look, f"{_PROCESSES}a_store_full_of_dead_processes"),
     WrongLock(all_are_looked_at_at_once, f"{_PROCESSES}dead_processes_are_found_a_slice_at_a_time"),
     WrongLock(no_upkeep_but_by_push, f"{_PROCESSES}each_kind_of_call_does_the_upkeep"),
-    WrongLock(
-        any_interpreter_will_do, "tests/engines/shm/test_interpreter.py::test_the_class_itself"
-    ),
+    WrongLock(any_interpreter_will_do, "tests/engines/shm/test_machine.py::test_the_class_itself"),
 ]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from asgi_ipc.engines.base import Members, Popped
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.heap.hash_table import Index
+from asgi_ipc.engines.shm.heap.hash_table import HashTable
 from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT, Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
@@ -194,8 +194,8 @@ class Spoiler:
             if geometry.kind == layout.CHANNELS
             else (TABLES, layout.T_CHAIN)
         )
-        index = Index(self.heap, link)
-        bucket, other = index.home(dice.choice(names)), self._some_handle()
+        table = HashTable(self.heap, link)
+        bucket, other = table.home(dice.choice(names)), self._some_handle()
         at = words[self.heap.end - other] + link
         if geometry.first_extent <= at < self.heap.end:
             words[bucket] = words[at] = other

@@ -39,7 +39,7 @@ def _words(name: str, offset: int, *values: int) -> None:
 for _name in (
     "CURSOR", "CURSOR_END", "EXTENTS_USED", "FREE_EXTENT", "FREE_EXTENTS", "IDS_USED", "FREE_ID",
     "IDS_RESERVED", "PUSHED", "GONE", "EXPIRED", "HIGH_WATER", "NAMED", "MEMBERS", "FLUSHES",
-    "CHANGES", "SOONEST", "HAND", "NODES_USED", "FREE_NODE", "RINGS", "TAGS", "BACKLOG",
+    "CHANGES", "SOONEST", "SWEEP_CURSOR", "NODES_USED", "FREE_NODE", "RINGS", "TAGS", "BACKLOG",
     "NEXT_SWEEP", "SWEPT", "SWEPT_GONE", "TAKEN", "JOURNAL_COUNT", "STATE",
 ):  # fmt: skip
     _words(_name, getattr(layout, _name), 0, 1, 1 << 62, ALL_ONES)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from asgi_ipc.engines.shm import opening
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.heap.heap import Heap
+from asgi_ipc.engines.shm.heap.incremental_sweep import IncrementalSweep
 from asgi_ipc.engines.shm.heap.layout import STATE
 from asgi_ipc.engines.shm.heap.log import Log
-from asgi_ipc.engines.shm.heap.rounds import Rounds
 from asgi_ipc.engines.shm.processes import Processes
 from asgi_ipc.engines.shm.queues import rings
 from asgi_ipc.engines.shm.queues.counters import Counts
@@ -80,31 +80,39 @@ PAUSE_PLANTS = [
     Plant(
         "a round notes how far it came before what it saw",
         altered(
-            Rounds,
+            IncrementalSweep,
             "pause",
-            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
+            (
+                "self._heap.commit(",
+                "self._heap.commit({SWEEP_CURSOR: self._cursor}); self._heap.commit(",
+            ),
         ),
         "a round over several holds",
     ),
     Plant(
         "a round of tables notes how far it came before what it saw",
         altered(
-            Rounds,
+            IncrementalSweep,
             "pause",
-            ("self._heap.commit(", "self._heap.commit({HAND: self._hand}); self._heap.commit("),
+            (
+                "self._heap.commit(",
+                "self._heap.commit({SWEEP_CURSOR: self._cursor}); self._heap.commit(",
+            ),
         ),
         "a round of tables over several holds",
         ("prefixes",),  # Of few pauses, that a sample of kills may miss.
     ),
     Plant(
         "a round forgets what earlier holds saw",
-        altered(Rounds, "pause", ("min(self._words[SOONEST], self._soonest)", "self._soonest")),
+        altered(
+            IncrementalSweep, "pause", ("min(self._words[SOONEST], self._soonest)", "self._soonest")
+        ),
         "a round over several holds",
     ),
     Plant(
         "a round begins before it notes what is unseen",
         altered(
-            Rounds,
+            IncrementalSweep,
             "go_on",
             ("UNSEEN: min(words[SOONEST], words[UNSEEN]),", ""),
         ),
@@ -246,7 +254,10 @@ PAUSE_PLANTS = [
         altered(
             Processes,
             "reap",
-            ("dead = []", "dead = []; self._heap.commit({REAP_HAND: last if last < ever else 0})"),
+            (
+                "dead = []",
+                "dead = []; self._heap.commit({REAP_CURSOR: last if last < ever else 0})",
+            ),
         ),
         "reap more than one hold may",
     ),

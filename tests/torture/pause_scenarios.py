@@ -106,7 +106,7 @@ def fill_up(world: World) -> None:
 def in_order(world: World) -> None:
     """In the order in which a round comes by, each queue expires later than those before it."""
     sweep(world)
-    index = world.engine.session.queues._index
+    index = world.engine.session.queues._hash_table
     names = sorted((b"round %d" % number for number in range(12)), key=index.home)
     for number, name in enumerate(names):
         world.push(name, b"r", lifetime=LONG // 10 + number * 1_000)
@@ -115,7 +115,7 @@ def in_order(world: World) -> None:
 def members_in_order(world: World) -> None:
     """The same of tables."""
     sweep(world)
-    index = world.engine.session.tables._index
+    index = world.engine.session.tables._hash_table
     names = sorted(
         (b"round %d" % number for number in range(12)),
         key=lambda name: index.home(member_name(name, b"m")),

@@ -18,7 +18,7 @@ from typing import Any
 from asgi_ipc.engines.shm import locked_segment, opening, store_memory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.heap.hash_table import Index
+from asgi_ipc.engines.shm.heap.hash_table import HashTable
 from asgi_ipc.engines.shm.heap.heap import Heap
 from asgi_ipc.engines.shm.heap.journal import Journal
 from asgi_ipc.engines.shm.heap.layout import (
@@ -33,9 +33,9 @@ from asgi_ipc.engines.shm.heap.log import Log
 from asgi_ipc.engines.shm.lock_file import LockFile, LockFileHeader
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.queues import rings
+from asgi_ipc.engines.shm.queues.armed_bells import ArmedBells
 from asgi_ipc.engines.shm.queues.counters import Counts
 from asgi_ipc.engines.shm.queues.rings import Rings
-from asgi_ipc.engines.shm.queues.waiters import Waiters
 from asgi_ipc.engines.shm.store import Store
 from asgi_ipc.exceptions import StoreCorrupt
 
@@ -221,15 +221,15 @@ def ring_moved_first() -> None:
 
 def bell_taken_first() -> None:
     """A bell is taken, to be signalled, in a change before that which brings the record."""
-    take = Waiters.take
+    take = ArmedBells.take
 
-    def hasty(self: Waiters, change: Any, queue: int) -> int:
+    def hasty(self: ArmedBells, change: Any, queue: int) -> int:
         own: dict[int, int] = {}
         bell = take(self, own, queue)
         self._heap.commit(own)
         return bell
 
-    Waiters.take = hasty  # type: ignore[method-assign]
+    ArmedBells.take = hasty  # type: ignore[method-assign]
 
 
 def flush_in_two_steps() -> None:
@@ -257,13 +257,13 @@ def flush_in_two_steps() -> None:
 def endless_chain() -> None:
     """A chain of the hash table is followed for as long as it goes on."""
 
-    def chain(self: Index, bucket: int) -> Iterator[int]:
+    def chain(self: HashTable, bucket: int) -> Iterator[int]:
         handle = self._words[bucket]
         while handle:
             yield handle
             handle = self._words[self._words[self._heap.end - handle] + self._link]
 
-    Index.chain = chain  # type: ignore[method-assign]
+    HashTable.chain = chain  # type: ignore[method-assign]
     damage.LIMIT = 0.3
     # One damage of some hundred is a circle that the next calls come to.
     damage.Spoiler.kinds = ("circle",)

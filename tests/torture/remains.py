@@ -72,7 +72,7 @@ def _unread(engine: SharedMemoryEngine) -> list[str]:
 
 def _queues(engine: SharedMemoryEngine) -> list[tuple[bytes, int, int]]:
     """Name, messages and owner of each queue."""
-    index = engine.session.queues._index
+    index = engine.session.queues._hash_table
     found = []
     with engine.session.channels as heap:
         for first in range(heap.geometry.buckets):

@@ -18,6 +18,7 @@ from typing import Any
 
 from asgi_ipc import __version__
 from asgi_ipc.engines import names
+from asgi_ipc.layers.options import CHANNEL_MEMORY, GROUP_MEMORY
 
 from ..arguments import add_engine_arguments
 from .engines import look_at_store, try_engine
@@ -28,7 +29,7 @@ from .stores import directories, factory_of
 from .text import as_text
 
 #: The defaults of the layers' options.
-DEFAULT_SIZES = {"channel_memory": 100 * 1024 * 1024, "group_memory": 20 * 1024 * 1024}
+DEFAULT_SIZES = {"channel_memory": CHANNEL_MEMORY, "group_memory": GROUP_MEMORY}
 HELP = "show what this machine offers, and which engines work on it"
 #: Of the JSON report. Grows when a key changes its meaning or goes.
 FORMAT = 1

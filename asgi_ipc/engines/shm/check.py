@@ -18,7 +18,7 @@ from asgi_ipc.exceptions import StoreCorrupt
 
 from .check_records import SLICE, Circle, Records
 from .heap import layout
-from .heap.hash_table import NEVER, Index
+from .heap.hash_table import NEVER, HashTable
 from .heap.heap import Heap
 from .heap.layout import CHANNELS, WORD
 from .queues.counters import pending
@@ -126,7 +126,7 @@ class _Checker:
             yield f"more expired, were orphaned or flushed than the {gone} that are gone"
 
     def queues(self) -> Iterator[str]:
-        words, index = self.words, Index(self.heap, layout.Q_CHAIN)
+        words, hash_table = self.words, HashTable(self.heap, layout.Q_CHAIN)
         names: set[bytes] = set()
         queues = messages = rings = behind = last = 0
         waiting = bytearray(layout.NODES + 1)
@@ -141,7 +141,7 @@ class _Checker:
             queues += 1
             if (
                 self.records.kind(handle) != layout.QUEUE
-                or bucket != index.home(name)
+                or bucket != hash_table.home(name)
                 or name in names
             ):
                 yield f"queue {name!r} can't be found by its name"
@@ -269,7 +269,7 @@ class _Checker:
         return self.words[self.geometry.nodes + (node - 1) * layout.NODE_WORDS + layout.NODE_NEXT]
 
     def tables(self) -> Iterator[str]:
-        words, index = self.words, Index(self.heap, layout.E_CHAIN)
+        words, hash_table = self.words, HashTable(self.heap, layout.E_CHAIN)
         named = total = listed = 0
         for bucket, handle in self.chains(layout.E_CHAIN):
             self.records.reach(handle)
@@ -280,11 +280,11 @@ class _Checker:
                     self.records.address(words[at + layout.E_TABLE]), layout.T_WORDS
                 )
                 name = self.heap.name(at, layout.E_WORDS)
-                home = index.home(member_name(table, name))
+                home = hash_table.home(member_name(table, name))
                 if words[at + layout.E_DEADLINE] < self.soonest:
                     yield f"member {name!r} of {table!r} expires sooner than the store says"
             elif self.records.kind(handle) == layout.TABLE:
-                home = index.home(self.heap.name(at, layout.T_WORDS))
+                home = hash_table.home(self.heap.name(at, layout.T_WORDS))
             else:
                 yield f"the hash table holds a record of kind {self.records.kind(handle)}"
                 continue

@@ -51,7 +51,7 @@ class CriticalSection:
         self._give_back = give_back
         self._replacing = threading.Lock()
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Be free: the thread that was inside is the parent's."""
         self.thread_lock, self.entered = threading.RLock(), None
         self._replacing = threading.Lock()

@@ -364,8 +364,8 @@ def _after_fork_in_child() -> None:
     global _registry_lock, _registry_busy
     _registry_lock, _registry_busy = threading.RLock(), False
     for lock_file in _registry.values():
-        lock_file.section.after_fork()
-        lock_file._locks.after_fork()
+        lock_file.section.after_fork_in_child()
+        lock_file._locks.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

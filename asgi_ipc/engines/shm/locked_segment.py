@@ -153,7 +153,7 @@ class LockedSegment:
         for counter in (
             layout.NAMED,
             layout.MEMBERS,
-            layout.HAND,
+            layout.SWEEP_CURSOR,
             layout.NODES_USED,
             layout.FREE_NODE,
             layout.RINGS,

@@ -179,7 +179,7 @@ class Processes:
         It goes on where the last call, of any process, stopped. Needs the lock.
         """
         ever = self._ever_used()
-        first = self._words[layout.REAP_HAND]
+        first = self._words[layout.REAP_CURSOR]
         if first >= ever:
             first = 0
         last = min(first + _REAP_SPAN, ever)
@@ -192,7 +192,7 @@ class Processes:
             if not self._lock_file.is_held(FIRST_SLOT + slot):
                 dead.append(self.identity(slot))
                 self.leave(slot)
-        self._heap.commit({layout.REAP_HAND: last if last < ever else 0})
+        self._heap.commit({layout.REAP_CURSOR: last if last < ever else 0})
         return dead, last >= ever
 
 

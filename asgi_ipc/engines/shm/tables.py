@@ -13,8 +13,9 @@ from asgi_ipc.exceptions import StoreCorrupt
 
 from ..base import MAX_NAME
 from .heap import layout
-from .heap.hash_table import NEVER, Index
+from .heap.hash_table import NEVER, HashTable
 from .heap.heap import MOVE, PASS, Heap, Pause
+from .heap.incremental_sweep import IncrementalSweep
 from .heap.journal import Change
 from .heap.layout import (
     CHANGES,
@@ -37,7 +38,6 @@ from .heap.layout import (
     TABLE,
     WORD,
 )
-from .heap.rounds import Rounds
 
 #: What a member costs to be read, and how many are at a time.
 _READ, _BATCH = 75, 32
@@ -73,20 +73,20 @@ class Tables:
     ) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = Index(heap, layout.T_CHAIN)
-        self.rounds = Rounds(heap, self._index, deaths)
+        self._hash_table = HashTable(heap, layout.T_CHAIN)
+        self.incremental_sweep = IncrementalSweep(heap, self._hash_table, deaths)
         self._owner_alive = owner_alive
 
     def _bucket(self, table: bytes, member: bytes | None = None) -> int:
         if member is None:
-            return self._index.home(table)
-        return self._index.home(member_name(table, member))
+            return self._hash_table.home(table)
+        return self._hash_table.home(member_name(table, member))
 
     def _find(self, bucket: int, kind: int, name: bytes, table: int = 0) -> int:
         """Handle of the table, or of the member of ``table``, with that name; or 0."""
         words, heap = self._words, self._heap
         header = T_WORDS if kind == TABLE else E_WORDS
-        for handle in self._index.chain(bucket):
+        for handle in self._hash_table.chain(bucket):
             address = words[heap.end - handle]
             if (
                 heap.kind(address) == kind
@@ -237,7 +237,7 @@ class Tables:
         at, home_at = words[heap.end - handle], words[heap.end - home]
         following, previous = words[at + E_NEXT], words[at + E_PREVIOUS]
         change: Change = {}
-        self._index.unlink(change, self._bucket(table, heap.name(at, E_WORDS)), handle)
+        self._hash_table.unlink(change, self._bucket(table, heap.name(at, E_WORDS)), handle)
         if previous:
             change[words[heap.end - previous] + E_NEXT] = following
         else:
@@ -256,13 +256,13 @@ class Tables:
     def _discard(self, home: int, table: bytes) -> None:
         """Take away a table without members."""
         change: Change = {layout.NAMED: self._words[layout.NAMED] - 1}
-        self._index.unlink(change, self._bucket(table), home)
+        self._hash_table.unlink(change, self._bucket(table), home)
         self._heap.free(change, home)
         self._heap.commit(change)
 
     def _make_room(self, length: int, now: int) -> bool:
-        """Make room for a record; True if tables may have gone for it, see `Rounds.make_room`."""
-        return self.rounds.make_room(length, now, lambda: self.sweep(now))
+        """Make room for a record; True if tables may have gone for it. See `IncrementalSweep`."""
+        return self.incremental_sweep.make_room(length, now, lambda: self.sweep(now))
 
     def sweep(self, now: int) -> None:
         """Go on with the round: drop members that are dead, and empty tables.
@@ -270,16 +270,16 @@ class Tables:
         May `Pause`; if it does not, the round is done.
         """
         try:
-            for bucket in self.rounds.go_on(now):
+            for bucket in self.incremental_sweep.go_on(now):
                 self._maintain(bucket, now)
         except Pause:
-            self.rounds.pause()
+            self.incremental_sweep.pause()
             raise
 
     def _maintain(self, bucket: int, now: int) -> None:
         """Drop what is dead of one bucket."""
         words, heap = self._words, self._heap
-        for handle in list(self._index.chain(bucket)):
+        for handle in list(self._hash_table.chain(bucket)):
             heap.spend(2 * PASS)
             at = words[heap.end - handle]
             # Dropping the last member of a table may have dropped a later record.
@@ -290,7 +290,7 @@ class Tables:
                     heap.spend(MOVE)
                     self._discard(handle, heap.name(at, T_WORDS))
             elif self._is_live(at, now):
-                self.rounds.saw(words[at + E_DEADLINE])
+                self.incremental_sweep.saw(words[at + E_DEADLINE])
             else:
                 heap.spend(2 * MOVE)
                 home = words[at + E_TABLE]

@@ -13,8 +13,8 @@ from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
 from ..deferred import tell_outside
 from .heap.heap import Pause
+from .heap.incremental_sweep import IncrementalSweep
 from .heap.layout import CHANNELS, GROUPS, NEXT_SWEEP
-from .heap.rounds import Rounds
 from .operation import step
 from .session import Session
 
@@ -34,7 +34,7 @@ _REAPS = 8
 class _Swept(Protocol):
     """What is swept in a segment."""
 
-    rounds: Rounds
+    incremental_sweep: IncrementalSweep
 
     def sweep(self, now: int) -> None:
         """Go on with the round; may `Pause`."""
@@ -145,9 +145,9 @@ class Upkeep:
         with session.channels if kind == CHANNELS else session.groups:
             if kind == GROUPS:
                 session.follow_flush()
-            is_due = swept.rounds.is_due()
+            is_due = swept.incremental_sweep.is_due()
             try:
                 swept.sweep(now)
             except Pause:
                 return False, is_due
-            return True, swept.rounds.is_due()
+            return True, swept.incremental_sweep.is_due()

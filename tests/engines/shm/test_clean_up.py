@@ -598,7 +598,7 @@ def test_what_a_thread_left_defers_no_later_call(engine: SharedMemoryEngine) -> 
     ):
         leave_it_held(engine)
         call()
-        assert not deferred.left
+        assert not deferred.pending
         assert_nothing_is_held(engine)
     assert layer.receive(["a"]) == ("a", {"n": 2})
 

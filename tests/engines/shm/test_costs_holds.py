@@ -219,7 +219,7 @@ def test_many_that_wait_and_go(engine: SharedMemoryEngine) -> None:
     with engine.session.channels as heap:
         for number in range(1, layout.NODES - 1):
             change: dict[int, int] = {}
-            engine.session.queues._waiters.arm(change, address, 0xFFFF | number << 32)
+            engine.session.queues._armed_bells.arm(change, address, 0xFFFF | number << 32)
             heap.commit(change)
     assert words[layout.NODES_USED] == layout.NODES
     within(lambda: engine.pop(b"q", 1, bells[2]))
@@ -296,8 +296,8 @@ def test_what_a_dead_process_leaves(engine: SharedMemoryEngine, clock: Clock, ri
     engine.session.store.lock_file.release(FIRST_SLOT + slot)
     looks = 0
     while (
-        engine.session.tables.rounds.is_due()
-        or engine.session.queues.sweeper.rounds.is_due()
+        engine.session.tables.incremental_sweep.is_due()
+        or engine.session.queues.sweeper.incremental_sweep.is_due()
         or not looks
     ):
         looks += 1

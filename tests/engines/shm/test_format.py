@@ -57,7 +57,7 @@ def test_the_bytes_that_are_locked_are_documented() -> None:
 def test_the_ranges_of_words_are_those_of_the_layout() -> None:
     text = dict(cells[:2] for cells in rows("A segment") if cells[0][:1].isdigit())
     assert list(text) == ["0 to 15", "16 to 23", "24 to 31", "32 to 93", "94 to 1375"]
-    assert layout.TABLES == 1376
+    assert layout.HASH_TABLE_START == 1376
     assert layout.JOURNAL_COUNT == 94
     for name, first, last in (("CURSOR", 24, 31), ("PUSHED", 32, 93), ("STATE", 16, 23)):
         assert first <= getattr(layout, name) <= last

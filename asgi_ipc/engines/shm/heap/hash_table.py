@@ -26,7 +26,7 @@ SWEEP_AGAIN = 1_000_000_000
 _BLOCK = 256
 
 
-class Index:
+class HashTable:
     """The table of one segment; ``link`` is the word of a record that holds the next handle."""
 
     def __init__(self, heap: Heap, link: int) -> None:

@@ -22,7 +22,7 @@ Change = dict[int, int]
 
 _packers = [Struct(f"{2 + 2 * count}Q").pack_into for count in range(layout.JOURNAL_PAIRS + 1)]
 _START = layout.JOURNAL_COUNT * WORD
-_is_of_journal = range(layout.JOURNAL_COUNT, layout.TABLES).__contains__
+_is_of_journal = range(layout.JOURNAL_COUNT, layout.HASH_TABLE_START).__contains__
 
 
 class ChangeTooLarge(RuntimeError):

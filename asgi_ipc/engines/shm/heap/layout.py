@@ -1,4 +1,9 @@
-"""The byte format of a store: two segments of 64-bit words. Its only home.
+"""The byte format of a store's two segments, which consist of 64-bit words.
+
+The other bytes of a store are defined where they are written: the header of the lock file in
+`asgi_ipc.engines.shm.lock_file`, the flags of semaphores in `locks.robust_mutex` there, the channel
+names in front of a message in `asgi_ipc.encoding.envelope`, the members of a group in
+`asgi_ipc.policy.groups`.
 
 Both segments begin alike; all numbers are native 64-bit words unless said otherwise::
 
@@ -118,7 +123,7 @@ CHANGES = 42  #: groups: changes to any table's membership
 DEATHS = 43  #: channels: processes found dead or left
 RECOVERIES = 44  #: journals replayed after a killed holder
 SOONEST = 45  #: no record or member expires before this (nanoseconds)
-HAND = 46  #: the bucket where the next sweep goes on
+SWEEP_CURSOR = 46  #: the bucket where the next sweep goes on
 NEXT_SWEEP = 47  #: when the store wants its next look-after (nanoseconds)
 NODES_USED = 48  #: wait nodes ever used since the last format
 FREE_NODE = 49  #: first free wait node plus one, or 0
@@ -135,17 +140,18 @@ LIVE = 57  #: words of all live records
 LEFTOVER = 58  #: handle of the first PIECE of a record that has gone, freed bit by bit; or 0
 CLEANING = 59  #: where the cleaning of an extent goes on, or 0
 NO_ROOM = 60  #: pushes refused because the store, or the queue's share of it, was full
-UNSEEN = 61  #: what SOONEST was when the round began, NEVER between rounds (see `rounds`)
+#: What SOONEST was when the round began, NEVER between rounds (see `incremental_sweep`).
+UNSEEN = 61
 ROUND_BEGAN = 62  #: when the round of sweeping under way began (nanoseconds); 0: none is
 ROUND_DEATHS = 63  #: what DEATHS (of the channels) was then
-REAP_HAND = 64  #: channels: the slot where the next look for dead processes goes on
+REAP_CURSOR = 64  #: channels: the slot where the next look for dead processes goes on
 SLOTS_USED = 65  #: channels: slots below this were ever used
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 94, 95, 96
 #: The largest change adds a record to every extent of a small store: two words each.
 JOURNAL_PAIRS = 640
-TABLES = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
+HASH_TABLE_START = JOURNAL + 2 * JOURNAL_PAIRS  #: where the hash table begins
 
 # A slot: one process. The generation grows when its owner joins and when it has gone.
 # The identity has 14 bytes; the last two of its words are zero. Its first word is zero only
@@ -270,7 +276,7 @@ class Geometry(NamedTuple):
         # nothing but empty queues has some ten of them in each bucket.
         buckets = max(64, size // (2048 if kind == CHANNELS else 512))
         extents = end // extent_words
-        extent_live = TABLES + buckets
+        extent_live = HASH_TABLE_START + buckets
         extent_next = extent_live + extents
         slots = extent_next + extents
         slot_count = min(SLOTS, size // SLOT_SHARE) if kind == CHANNELS else 0
@@ -278,6 +284,6 @@ class Geometry(NamedTuple):
         nodes = processes + slot_count * PROCESS_WORDS
         first_extent = nodes + (NODES * NODE_WORDS if kind == CHANNELS else 0)
         return cls(
-            kind, size, extent_words, buckets, TABLES, extents,
+            kind, size, extent_words, buckets, HASH_TABLE_START, extents,
             extent_live, extent_next, slots, slot_count, processes, nodes, first_extent, end,
         )  # fmt: skip

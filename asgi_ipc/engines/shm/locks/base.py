@@ -93,7 +93,7 @@ class Locks(ByteLocks, Protocol):
         Interrupted, it can be called again.
         """
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Have nothing, in a forked child. Called there before any other method."""
 
     def close(self) -> None:

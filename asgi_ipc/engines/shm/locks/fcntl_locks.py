@@ -114,8 +114,8 @@ class RecordLocks:
     def remove(self, store_id: bytes) -> None:
         """See `Locks.remove`."""
 
-    def after_fork(self) -> None:
-        """See `Locks.after_fork`. The kernel left the locks with the parent."""
+    def after_fork_in_child(self) -> None:
+        """See `Locks.after_fork_in_child`. The kernel left the locks with the parent."""
         self._held.clear()
 
     def close(self) -> None:

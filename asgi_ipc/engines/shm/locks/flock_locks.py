@@ -158,8 +158,8 @@ class FileLocks:
                 if name.startswith(beginning) and byte.isdecimal():
                     yield int(byte), name
 
-    def after_fork(self) -> None:
-        """See `Locks.after_fork`. To unlock would unlock for the parent: only close."""
+    def after_fork_in_child(self) -> None:
+        """See `Locks.after_fork_in_child`. To unlock would unlock for the parent: only close."""
         for byte in list(self._descriptors):
             self._drop(byte)
         for descriptor in self._held.values():

@@ -126,7 +126,7 @@ class RobustMutex:
         self._slot, self._flag = slot, self._offset(slot)
         self._semaphore = self._own
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Have no slot: it is the parent's, and so is the semaphore if the parent has it."""
         self._slot, self._flag = -1, _NOBODY
         self._semaphore, self._recovering = _WithoutSlot(self, self._slots), False
@@ -205,8 +205,11 @@ class RobustMutex:
 
     # ---- at the recovery lock
 
-    def recover(self) -> None:
-        """Clear every mark of the dead, so that their slots can be taken."""
+    def clear_dead_flags(self) -> None:
+        """Clear the flags of all dead processes, so that their slots can be taken.
+
+        May block, as `lock` does: it takes the lock, which recovers it, and releases it.
+        """
         self._queue()
         self.unlock()
 

@@ -227,12 +227,12 @@ class SemaphoreLocks(RecordLocks):
         own = _FIRST_LOCK_SLOT + self._slot
         return self._held_between(FIRST_SLOT, own) or self._held_between(own + 1, TRIAL)
 
-    def after_fork(self) -> None:
-        """See `Locks.after_fork`. A slot is taken when it is first needed."""
-        super().after_fork()
+    def after_fork_in_child(self) -> None:
+        """See `Locks.after_fork_in_child`. A slot is taken when it is first needed."""
+        super().after_fork_in_child()
         self._slot = -1
         for mutex in self._mutexes.values():
-            mutex.after_fork()
+            mutex.after_fork_in_child()
 
     def close(self) -> None:
         """See `Locks.close`."""
@@ -265,7 +265,7 @@ class SemaphoreLocks(RecordLocks):
             mutex.admit(slot)
         if left_flagged:
             for mutex in self._mutexes.values():
-                mutex.recover()
+                mutex.clear_dead_flags()
 
     def _find_slot(self) -> tuple[int, bool]:
         """Lock a slot; that, and whether there was one whose owner has died marked."""

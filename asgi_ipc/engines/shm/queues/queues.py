@@ -1,6 +1,6 @@
 """Queues of messages in the heap of the channels segment.
 
-A queue is a record that holds the ends of its list of messages (`linked_list`), its `waiters`,
+A queue is a record that holds the ends of its list of messages (`linked_list`), its `armed_bells`,
 and, if it is used often, its ring (`rings`). Everything but `Queues.peek` needs the segment's
 lock. Each method is one or more whole changes: a kill leaves the queue as before or after. An
 *address* of a queue is valid until a record may move: until the lock is released, or room is made.
@@ -13,7 +13,7 @@ from struct import Struct
 from asgi_ipc.engines.base import Popped, Record
 
 from ..heap import layout
-from ..heap.hash_table import NEVER, Index
+from ..heap.hash_table import NEVER, HashTable
 from ..heap.heap import PASS, Heap, NoRoom, OverShare
 from ..heap.journal import Change
 from ..heap.layout import (
@@ -42,13 +42,13 @@ from ..heap.layout import (
     WORD,
 )
 from ..processes import Processes
+from .armed_bells import ArmedBells
 from .counters import MILLISECOND, Counts, pending, popped
 from .linked_list import Lists, takes
 from .ring_extents import HOT
 from .rings import Rings
 from .statistics import Statistics
 from .sweeper import Sweeper
-from .waiters import Waiters
 
 _LONGEST_LIFE = (1 << 32) - 1
 #: TAG, OUT, HEADS and IN of a queue.
@@ -78,18 +78,24 @@ class Queues:
         self._heap = heap
         self._words = heap.words
         self._view = heap.bytes
-        self._index = Index(heap, Q_CHAIN)
+        self._hash_table = HashTable(heap, Q_CHAIN)
         #: While less than half of the memory is in use no queue has too large a share.
         self._half = (heap.end - heap.geometry.first_extent) // 2
         self._processes = processes
-        self._waiters = Waiters(heap, processes.bell_alive)
+        self._armed_bells = ArmedBells(heap, processes.bell_alive)
         self._rings = Rings(heap)
         self._counts = Counts(heap, self._rings.extents)
         self._lists = Lists(heap, self._rings, self._counts)
         self.sweeper = Sweeper(
-            heap, self._index, processes, self._waiters, self._rings, self._lists, self._counts
+            heap,
+            self._hash_table,
+            processes,
+            self._armed_bells,
+            self._rings,
+            self._lists,
+            self._counts,
         )
-        self.statistics = Statistics(heap, self._index, self._rings, self.sweeper)
+        self.statistics = Statistics(heap, self._hash_table, self._rings, self.sweeper)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._flushes = -1
@@ -113,8 +119,8 @@ class Queues:
         size = len(name)
         # The lower half of META, without the handle: kind, length and padding.
         shape = Q_WORDS + (size + 7 >> 3) | QUEUE << KIND_SHIFT | (-size & 7) << PAD_SHIFT
-        handle = words[self._index.home(name)]
-        for _ in self._index.longest:
+        handle = words[self._hash_table.home(name)]
+        for _ in self._hash_table.longest:
             if not handle:
                 return 0
             address = words[end - handle]
@@ -126,12 +132,12 @@ class Queues:
                     self._known[name] = end - handle, address, words[address + Q_TAG]
                     return address
             handle = words[address + Q_CHAIN]
-        raise self._index.circle()
+        raise self._hash_table.circle()
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
         self._heap.spend(2 * _PUSH)
-        bucket = self._index.home(name)
+        bucket = self._hash_table.home(name)
         words = self._words
         word = self._processes.owner_word(owner) if owner else 0
         fields = [0] * (Q_WORDS - 1)
@@ -205,7 +211,7 @@ class Queues:
         change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[PUSHED] = words[PUSHED] + 1
         self._counts.arrival(change, address, deadline, here)
-        bell = words[address + Q_BELL] and self._waiters.take(change, address)
+        bell = words[address + Q_BELL] and self._armed_bells.take(change, address)
         self._heap.commit(change)
         if words[address + Q_RING_IN] or (
             words[address + Q_PUSHED] >= HOT and length <= self._rings.extents.small
@@ -229,7 +235,7 @@ class Queues:
         bell = words[address + Q_BELL]
         if words[address + Q_WAIT_FIRST]:
             change: Change = {}
-            self._waiters.take(change, address)
+            self._armed_bells.take(change, address)
             self._heap.commit(change)
         else:
             words[address + Q_BELL] = 0
@@ -252,7 +258,7 @@ class Queues:
                 address = self.find(name)
                 if not self._is_over_share(address, payload):
                     return address
-                if self.sweeper.rounds.soonest() > now:
+                if self.sweeper.incremental_sweep.soonest() > now:
                     more = takes(len(payload))
                     held = self._words[address + Q_BYTES] + more
                     raise OverShare(held, self._heap.free_words() * WORD - more)
@@ -298,7 +304,7 @@ class Queues:
         """Arm a bell after those that are armed on a queue already."""
         if self._words[address + Q_BELL]:
             change: Change = {}
-            self._waiters.arm(change, address, bell)
+            self._armed_bells.arm(change, address, bell)
             if change:
                 self._heap.commit(change)
         else:
@@ -327,7 +333,7 @@ class Queues:
             self._counts.back_in_list(change, address)
         self._counts.back(change)
         self._counts.arrival(change, address, deadline, pending(words, address))
-        bell = words[address + Q_BELL] and self._waiters.take(change, address)
+        bell = words[address + Q_BELL] and self._armed_bells.take(change, address)
         heap.commit(change)
         return bell
 
@@ -347,7 +353,7 @@ class Queues:
         if not address:
             return 0
         change: Change = {}
-        if not self._waiters.remove(change, address, bell):
+        if not self._armed_bells.remove(change, address, bell):
             return self.next_bell(name)
         self._heap.commit(change)
         return 0
@@ -355,9 +361,11 @@ class Queues:
     # ---- room
 
     def _make_room(self, length: int, now: int) -> bool:
-        """Make room for a record; True if queues may have gone for it, see `Rounds.make_room`."""
+        """Make room for a record; True if queues may have gone for it. See `IncrementalSweep`."""
         sweeper = self.sweeper
-        return sweeper.rounds.make_room(length, now, lambda: sweeper.sweep(now, everything=True))
+        return sweeper.incremental_sweep.make_room(
+            length, now, lambda: sweeper.sweep(now, everything=True)
+        )
 
     # ---- telling
 

@@ -6,7 +6,7 @@ Everything needs the segment's lock. Queues are given by their address.
 from __future__ import annotations
 
 from ..heap import layout
-from ..heap.hash_table import Index
+from ..heap.hash_table import HashTable
 from ..heap.heap import PASS, Heap
 from .counters import MILLISECOND, ever_pushed, pending, popped
 from .rings import Rings
@@ -29,10 +29,10 @@ class Survey:
 class Statistics:
     """The statistics of the queues of a store."""
 
-    def __init__(self, heap: Heap, index: Index, rings: Rings, sweeper: Sweeper) -> None:
+    def __init__(self, heap: Heap, hash_table: HashTable, rings: Rings, sweeper: Sweeper) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = index
+        self._hash_table = hash_table
         self._rings = rings
         self._sweeper = sweeper
 
@@ -85,8 +85,8 @@ class Statistics:
         A queue that comes or goes meanwhile may be passed over.
         """
         words, end = self._words, self._heap.end
-        for bucket in self._index.used(survey.bucket, survey.move):
-            for handle in list(self._index.chain(bucket)):
+        for bucket in self._hash_table.used(survey.bucket, survey.move):
+            for handle in list(self._hash_table.chain(bucket)):
                 self._heap.spend(2 * PASS)
                 address = words[end - handle]
                 if self._sweeper.expire(address, survey.now):

@@ -7,15 +7,15 @@ Each method is one or more whole changes, and needs the segment's lock; those th
 from __future__ import annotations
 
 from ..heap import layout
-from ..heap.hash_table import NEVER, Index
+from ..heap.hash_table import NEVER, HashTable
 from ..heap.heap import MOVE, PASS, Heap, Pause
+from ..heap.incremental_sweep import IncrementalSweep
 from ..heap.journal import Change
-from ..heap.rounds import Rounds
 from ..processes import Processes
+from .armed_bells import ArmedBells
 from .counters import Counts, ever_pushed, pending
 from .linked_list import Lists
 from .rings import Rings
-from .waiters import Waiters
 
 
 def soonest_of(words: memoryview, queue: int) -> int:
@@ -29,22 +29,22 @@ class Sweeper:
     def __init__(
         self,
         heap: Heap,
-        index: Index,
+        hash_table: HashTable,
         processes: Processes,
-        waiters: Waiters,
+        armed_bells: ArmedBells,
         rings: Rings,
         lists: Lists,
         counts: Counts,
     ) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = index
+        self._hash_table = hash_table
         self._processes = processes
-        self._waiters = waiters
+        self._armed_bells = armed_bells
         self._rings = rings
         self._lists = lists
         self._counts = counts
-        self.rounds = Rounds(heap, index, processes.deaths)
+        self.incremental_sweep = IncrementalSweep(heap, hash_table, processes.deaths)
 
     def sweep(self, now: int, everything: bool = False) -> None:
         """Look after what this round has not come to: drop what is dead, and queues long empty.
@@ -55,12 +55,14 @@ class Sweeper:
         words, heap = self._words, self._heap
         heap.settle()
         try:
-            for bucket in self.rounds.go_on(now):
-                for handle in list(self._index.chain(bucket)):
+            for bucket in self.incremental_sweep.go_on(now):
+                for handle in list(self._hash_table.chain(bucket)):
                     heap.spend(4 * PASS)
-                    self.rounds.saw(self._maintain(words[heap.end - handle], now, everything))
+                    self.incremental_sweep.saw(
+                        self._maintain(words[heap.end - handle], now, everything)
+                    )
         except Pause:
-            self.rounds.pause()
+            self.incremental_sweep.pause()
             raise
 
     def _maintain(self, address: int, now: int, at_once: bool) -> int:
@@ -76,7 +78,7 @@ class Sweeper:
         idle = at_once or words[address + layout.Q_IDLE] == pushed
         if idle and words[address + layout.Q_RING_IN]:
             self._rings.extents.drop(address)
-        if self._waiters.drop_dead(address):
+        if self._armed_bells.drop_dead(address):
             if not idle:
                 heap.commit({address + layout.Q_IDLE: pushed})
         elif idle:
@@ -134,11 +136,11 @@ class Sweeper:
         words, heap = self._words, self._heap
         handle = words[address] >> layout.ID_SHIFT
         heap.spend(2 * MOVE)
-        self._waiters.drop_dead(address, everybody=True)
+        self._armed_bells.drop_dead(address, everybody=True)
         if words[address + layout.Q_RING_IN]:
             self._rings.extents.drop(address)
         change: Change = {layout.NAMED: words[layout.NAMED] - 1}
-        bucket = self._index.home(heap.name(address, layout.Q_WORDS))
-        self._index.unlink(change, bucket, handle)
+        bucket = self._hash_table.home(heap.name(address, layout.Q_WORDS))
+        self._hash_table.unlink(change, bucket, handle)
         heap.free(change, handle)
         heap.commit(change)

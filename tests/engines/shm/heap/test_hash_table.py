@@ -11,7 +11,7 @@ import pytest
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
-from asgi_ipc.engines.shm.heap.hash_table import Index
+from asgi_ipc.engines.shm.heap.hash_table import HashTable
 from asgi_ipc.exceptions import StoreCorrupt
 from tests.tools.stores import (
     KIB,
@@ -60,11 +60,11 @@ def _by_high(bits: dict[int, int]) -> dict[int, tuple[int, int]]:
 def longest(engine: SharedMemoryEngine, groups: bool = False) -> int:
     """Records in the longest chain."""
     locked_segment = engine.session.groups if groups else engine.session.channels
-    index = Index(locked_segment.heap, layout.T_CHAIN if groups else layout.Q_CHAIN)
+    names = HashTable(locked_segment.heap, layout.T_CHAIN if groups else layout.Q_CHAIN)
     with locked_segment as heap:
         table = heap.geometry.hash_table
         buckets = range(table, table + heap.geometry.buckets)
-        return max(len(list(index.chain(bucket))) for bucket in buckets)
+        return max(len(list(names.chain(bucket))) for bucket in buckets)
 
 
 def test_the_names_of_this_test_are_alike_for_a_crc() -> None:
@@ -97,7 +97,7 @@ def test_each_store_has_a_key_of_its_own(tmp_path: Path) -> None:
         for locked_segment in (engine.session.channels, engine.session.groups):
             start = layout.W_HASH_KEY * layout.WORD
             keys.add(locked_segment.heap.bytes[start : start + layout.HASH_KEY_BYTES].tobytes())
-            locations.append(Index(locked_segment.heap, layout.Q_CHAIN).home(b"name") % 1021)
+            locations.append(HashTable(locked_segment.heap, layout.Q_CHAIN).home(b"name") % 1021)
         engine.destroy()
     assert len(keys) == 16
     assert b"\0" * layout.HASH_KEY_BYTES not in keys
@@ -106,15 +106,15 @@ def test_each_store_has_a_key_of_its_own(tmp_path: Path) -> None:
 
 def test_a_chain_may_be_as_long_as_there_are_records_and_no_longer(tmp_path: Path) -> None:
     engine = open_store(tmp_path, channel_memory=2048 * KIB)
-    engine.session.queues._index.home = lambda name: engine.session.queues._index._table  # type: ignore[method-assign]
+    engine.session.queues._hash_table.home = lambda name: engine.session.queues._hash_table._table  # type: ignore[method-assign]
     for number in range(2_000):
         assert engine.push([Record(b"%d" % number, b"", FAR, 1)]) == []
     engine.session.queues._known.clear()
     assert len(engine.pop(b"0")) == 1
     assert engine.pop(b"none") == []
     # The last of the chain becomes the first again.
-    words, index = engine.session.channels.words, engine.session.queues._index
-    handles = list(index.chain(index._table))
+    words, names = engine.session.channels.words, engine.session.queues._hash_table
+    handles = list(names.chain(names._table))
     words[words[engine.session.channels.heap.end - handles[-1]] + layout.Q_CHAIN] = handles[0]
     with pytest.raises(StoreCorrupt, match="circle"):
         engine.pop(b"none")

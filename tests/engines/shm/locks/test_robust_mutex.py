@@ -108,7 +108,7 @@ def test_killed_at_any_opcode_of_taking_a_slot(ground: Ground) -> None:
         killed_at(die_flagged, 10**9, ground.enter)
         # The slot before one that is marked may be free.
         assert 1 <= ground.flagged() <= 2
-        if not killed_at(ground.locks.take_slot, opcode, ground.locks.after_fork):
+        if not killed_at(ground.locks.take_slot, opcode, ground.locks.after_fork_in_child):
             break
         ground.assert_free()
     ground.assert_works()
@@ -130,7 +130,7 @@ def test_a_recovery_interrupted_at_its_end_is_finished_by_the_next_caller(ground
     """As by a signal handler that raised in the recovering process, right at the end."""
 
     def just_forked() -> None:
-        ground.locks.after_fork()
+        ground.locks.after_fork_in_child()
         ground.take_and_give_back()
 
     for comes_next in (ground.in_child, lambda _: in_child(just_forked)):
@@ -272,7 +272,7 @@ def test_a_forked_child_has_no_slot_and_no_flag_of_its_parent(ground: Ground) ->
     reader, writer = os.pipe()
 
     def want() -> None:
-        ground.locks.after_fork()
+        ground.locks.after_fork_in_child()
         ground.mutex.unlock()
         ground.locks.take_slot()
         ground.mutex.unlock()
@@ -345,7 +345,7 @@ def test_interrupted_at_any_call_of_taking_a_slot_no_dead_process_seems_alive(
     ground: Ground,
 ) -> None:
     def take_slot_interrupted(call: int) -> bool:
-        ground.locks.after_fork()
+        ground.locks.after_fork_in_child()
         ground.die_inside()
         try:
             with interrupted_at(call) as interrupted:
@@ -369,7 +369,7 @@ def test_when_all_slots_are_taken_the_error_says_so(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused() -> None:
-        ground.locks.after_fork()
+        ground.locks.after_fork_in_child()
         with pytest.raises(StoreUnavailable, match="2 processes"):
             ground.mutex.lock()
         ground.mutex.unlock()

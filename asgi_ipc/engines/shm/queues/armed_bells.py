@@ -15,8 +15,11 @@ from ..heap.heap import MOVE, Heap
 from ..heap.journal import Change
 
 
-class Waiters:
-    """The wait nodes of a store. ``alive(word)`` tells whether a bell's process is."""
+class ArmedBells:
+    """The bells armed on the queues of a store, and its wait nodes.
+
+    ``alive(word)`` tells whether a bell's process is alive.
+    """
 
     def __init__(self, heap: Heap, alive: Callable[[int], bool]) -> None:
         self._heap = heap

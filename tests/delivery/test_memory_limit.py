@@ -231,7 +231,7 @@ def test_of_equal_channels_those_that_nobody_has_read_lose_first() -> None:
     holding.layer.close()
 
 
-def test_the_bound_is_never_exceeded_and_half_of_it_is_used() -> None:
+def test_process_memory_is_never_exceeded_and_half_of_it_is_used() -> None:
     holding = Holding()
     channels = [holding.channel(str(number)) for number in range(20)]
     largest = 0
@@ -246,7 +246,7 @@ def test_the_bound_is_never_exceeded_and_half_of_it_is_used() -> None:
     holding.layer.close()
 
 
-def test_the_places_in_the_buffers_of_a_large_room_are_weighed_too() -> None:
+def test_process_memory_includes_the_places_in_the_buffers_of_a_large_room() -> None:
     holding = Holding()
     members = [holding.channel(str(number)) for number in range(1_000)]
     for _ in range(3_000):

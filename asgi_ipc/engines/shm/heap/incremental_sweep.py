@@ -1,8 +1,9 @@
-"""Rounds: looking at everything in a segment, some buckets of its hash table at a time.
+"""Incremental sweep: look at everything in a segment, some buckets of its hash table at a time.
 
-All processes take part in the same round, each for as long as its hold of the lock may last; HAND
-says where it goes on. Meanwhile SOONEST is that of what the round has seen and of what came since
-it began, and UNSEEN is what SOONEST was when it began: nothing expires before both.
+One sweep over all buckets is a *round*. All processes take part in the same round, each for as long
+as its hold of the lock may last; SWEEP_CURSOR says where it goes on. When a round begins, SOONEST
+moves to UNSEEN and restarts at NEVER; each record visited or added lowers it. Nothing expires
+before the smaller of the two.
 
 Everything needs the segment's lock.
 """
@@ -12,22 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from . import layout
-from .hash_table import NEVER, SWEEP_AGAIN, Index
+from .hash_table import NEVER, SWEEP_AGAIN, HashTable
 from .heap import Heap, NoRoom
 
 
-class Rounds:
-    """The rounds of one segment. ``deaths()`` tells how many processes have gone."""
+class IncrementalSweep:
+    """The sweep of one segment. ``deaths()`` tells how many processes have gone."""
 
-    def __init__(self, heap: Heap, index: Index, deaths: Callable[[], int]) -> None:
+    def __init__(self, heap: Heap, hash_table: HashTable, deaths: Callable[[], int]) -> None:
         self._heap = heap
         self._words = heap.words
-        self._index = index
+        self._hash_table = hash_table
         self._deaths = deaths
         #: When the call came, of this process, that waits for the end of the round.
         self._awaited = -1
         #: How far this hold has come, and when the first expires of what it has seen.
-        self._hand, self._soonest = 0, NEVER
+        self._cursor, self._soonest = 0, NEVER
 
     def go_on(self, now: int) -> Iterator[int]:
         """The buckets in use that this round has not come to; begins one if none is under way.
@@ -43,17 +44,17 @@ class Rounds:
                     layout.ROUND_DEATHS: self._deaths(),
                     layout.UNSEEN: min(words[layout.SOONEST], words[layout.UNSEEN]),
                     layout.SOONEST: NEVER,
-                    layout.HAND: 0,
+                    layout.SWEEP_CURSOR: 0,
                 }
             )
-        self._hand, self._soonest = words[layout.HAND], NEVER
-        yield from self._index.used(self._hand, self._move)
+        self._cursor, self._soonest = words[layout.SWEEP_CURSOR], NEVER
+        yield from self._hash_table.used(self._cursor, self._move)
         self._heap.commit(
             {
                 layout.ROUND_BEGAN: 0,
                 layout.SOONEST: min(words[layout.SOONEST], self._soonest),
                 layout.UNSEEN: NEVER,
-                layout.HAND: 0,
+                layout.SWEEP_CURSOR: 0,
                 layout.SWEPT: words[layout.ROUND_BEGAN],
                 layout.SWEPT_DEATHS: words[layout.ROUND_DEATHS],
                 layout.SWEPT_GONE: words[layout.GONE],
@@ -67,10 +68,10 @@ class Rounds:
     def pause(self) -> None:
         """Leave the rest to the next hold. One change: what was passed must have been seen."""
         soonest = min(self._words[layout.SOONEST], self._soonest)
-        self._heap.commit({layout.HAND: self._hand, layout.SOONEST: soonest})
+        self._heap.commit({layout.SWEEP_CURSOR: self._cursor, layout.SOONEST: soonest})
 
-    def _move(self, hand: int) -> None:
-        self._hand = hand
+    def _move(self, cursor: int) -> None:
+        self._cursor = cursor
 
     def soonest(self) -> int:
         """Nothing expires before this."""

@@ -1,11 +1,11 @@
-"""How many bytes of messages a process holds unread, and which are dropped when they are too many.
+"""The limit in bytes of what a process holds unread, ``process_memory``, and what it drops beyond.
 
 The messages of a process-specific channel are not counted unless the user gives a count: a reader
 is slower than a sender, and a burst must be held somewhere. What is fetched and unread is bounded
 in bytes instead, for all channels of a process together (O5).
 
 Nothing is noted when a message is taken, so taking costs nothing. Each message that comes uses up
-some of an allowance; once that is spent, all that is held is weighed. Normally that is little, and
+some of an allowance; once that is spent, all that is held is measured. Normally that is little, and
 the allowance is renewed. If it is more than seven eighths of the bound, what has expired is
 dropped, and then the oldest messages of the channels that hold most: a limit for each channel is
 halved until what is held is half the bound. So a channel that holds little loses nothing, and the
@@ -20,14 +20,14 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..encoding.codec import Body, SharedBody
-from .mailboxes import RECORD, REFERENCE, SHARED, LocalChannel, OwnQueue
+from .mailboxes import RECORD, REFERENCE, SHARED, Mailbox, OwnQueue
 
-#: Everything is weighed at most once in this part of the bound.
+#: Everything is measured at most once in this part of the bound.
 _STEPS = 8
 
 
-class Holder(Protocol):
-    """What weighing uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
+class BufferOwner(Protocol):
+    """What the limit uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
 
     own: dict[bytes, OwnQueue]
     allowance: int
@@ -35,45 +35,45 @@ class Holder(Protocol):
     def drop_expired(self, queues: Iterable[OwnQueue]) -> None:
         """Drop what has expired in the buffers of queues."""
 
-    def dropped_for_memory(self, dropped: dict[LocalChannel, int], bound: int) -> None:
+    def dropped_for_memory(self, dropped: dict[Mailbox, int], bound: int) -> None:
         """Log messages that were dropped to stay within a bound of bytes."""
 
 
-class Unread:
-    """What a process holds unread of one store."""
+class MemoryLimit:
+    """The limit of what a process holds unread of one store."""
 
-    def __init__(self, demux: Holder) -> None:
+    def __init__(self, demux: BufferOwner) -> None:
         self._demux = demux
         #: The bounds of the layers attached, in bytes; the largest counts.
         self.bounds: list[int] = []
 
-    def weigh(self, coming: int) -> None:
-        """Weigh all that is held, and drop what is too much with ``coming`` bytes more."""
+    def enforce(self, coming: int) -> None:
+        """Measure all that is held; drop what is too much with ``coming`` bytes more."""
         bound = max(self.bounds, default=0)
         most = bound - bound // _STEPS - coming
-        held = _Held(self._demux)
+        held = _Inventory(self._demux)
         if held.total > most:
             self._demux.drop_expired(self._demux.own.values())
-            held = _Held(self._demux)
+            held = _Inventory(self._demux)
         if held.total > most:
             dropped = held.drop(max(0, bound // 2 - coming))
             self._demux.dropped_for_memory(dropped, bound)
         self._demux.allowance = bound - held.total - coming
 
 
-class _Held:
+class _Inventory:
     """The weight of all buffers together, and of each: what it would have alone."""
 
-    def __init__(self, demux: Holder) -> None:
+    def __init__(self, demux: BufferOwner) -> None:
         self.total = 0
-        self._weights: dict[LocalChannel, int] = {}
+        self._weights: dict[Mailbox, int] = {}
         #: How many channels have each of the bodies that several share.
         self._holders: dict[SharedBody, int] = {}
         for own in demux.own.values():
             for channel in own.with_items():
                 self._weights[channel] = self._add(channel)
 
-    def _add(self, channel: LocalChannel) -> int:
+    def _add(self, channel: Mailbox) -> int:
         holders, total = self._holders, 0
         for body, _, _ in channel.items:
             size = weight(body)
@@ -88,7 +88,7 @@ class _Held:
         self.total += REFERENCE * len(channel.items)
         return total
 
-    def drop(self, target: int) -> dict[LocalChannel, int]:
+    def drop(self, target: int) -> dict[Mailbox, int]:
         """Drop the oldest messages of the heaviest channels until the total is ``target`` at most.
 
         Returns how many of which. Of equal channels those on which nobody has received come first,
@@ -121,4 +121,4 @@ def weight(body: Body) -> int:
     return SHARED + body.size if isinstance(body, SharedBody) else RECORD + len(body)
 
 
-__all__ = ["Unread", "weight"]
+__all__ = ["MemoryLimit", "weight"]
