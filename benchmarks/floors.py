@@ -42,7 +42,7 @@ class _Fifo:
         self._waiting.set_result(os.read(self.reader, 65536))
 
 
-async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
+async def ping(bench: Bench, seconds: float, size: int, pause: float = 0) -> dict[str, Any]:
     """Write to one FIFO and be called back by the other, again and again."""
     fifo, write = await _joined(bench, "ping")
     loop, payload = asyncio.get_running_loop(), b"x" * size
@@ -52,7 +52,6 @@ async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     started = time.perf_counter()
 
     def answered() -> None:
-        nonlocal started
         os.read(fifo.reader, 65536)
         now = time.perf_counter()
         if time.monotonic() > warm:
@@ -61,11 +60,18 @@ async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
             done.set_result(None)
             loop.remove_reader(fifo.reader)
             return
+        if pause:
+            loop.call_later(pause, ask)
+        else:
+            ask()
+
+    def ask() -> None:
+        nonlocal started
         started = time.perf_counter()
         os.write(write, payload)
 
     loop.add_reader(fifo.reader, answered)
-    os.write(write, payload)
+    ask()
     await done
     os.write(write, b"")
     await bench.sync()
@@ -86,13 +92,17 @@ async def pong(bench: Bench, size: int) -> dict[str, Any]:
     return {}
 
 
-async def awaiting_ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
+async def awaiting_ping(
+    bench: Bench, seconds: float, size: int, pause: float = 0
+) -> dict[str, Any]:
     """As `ping`, but what waits is a coroutine, as in any layer with an asynchronous receive."""
     fifo, write = await _joined(bench, "ping")
     payload, times = b"x" * size, []
     clock = time.perf_counter
     warm, end = clock() + seconds / 5, clock() + seconds * 1.2
     while True:
+        if pause:
+            await asyncio.sleep(pause)
         started = clock()
         os.write(write, payload)
         await fifo.read()

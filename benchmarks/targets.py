@@ -109,6 +109,24 @@ TARGETS = [
         at_least=True,
     ),
     Target(
+        "leisure",
+        "the slowest of a thousand round trips at leisure takes at most 1.5 times the bare FIFOs'",
+        _ratio("leisure", "", "p99.9 µs", _OURS, floors.FIFO),
+        1.5,
+    ),
+    Target(
+        "backtoback",
+        "20 broadcasts to 1,000 without a pause are called in at most 150 µs each",
+        _value("backtoback", "20 to 1,000 members", "call µs"),
+        150.0,
+    ),
+    Target(
+        "wide",
+        "a broadcast to 64 processes is called in at most 1,000 µs",
+        _value("wide", "64 processes", "call µs"),
+        1_000.0,
+    ),
+    Target(
         "oneway",
         "one to one, at least 15 times the messages a second of channels_redis pubsub",
         _ratio("oneway", "1 to 1", "messages/s", _OURS, _PUBSUB),

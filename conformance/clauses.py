@@ -1,6 +1,6 @@
 """All clauses that tests may name, with their words.
 
-E1 to E25 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.store.segment`: where
+E1 to E26 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.store.segment`: where
 the thing is that they define. The layers' are here. S are those of Channels' channel
 layer specification; A is what ASGI 1.x differs in; O is what we add.
 

@@ -1,13 +1,14 @@
-"""Bells, and who is rung when, and looking without waiting: E12 to E14, E24, in one process."""
+"""Bells, who is rung when, and looking without waiting, in one process: E12 to E14, E24, E26."""
 
 from __future__ import annotations
 
+import select
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .tools import ENOUGH, pop, push, record, rung
+from .tools import ENOUGH, patient, pop, push, record, rung
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Bell, Engine
@@ -198,6 +199,26 @@ def test_a_push_to_several_queues_rings_for_each(engine: Engine) -> None:
     assert rung(bells[b"a"], ENOUGH)
     assert rung(bells[b"c"], ENOUGH)
     assert not rung(bells[b"b"], 0.05)
+
+
+@pytest.mark.clause("E13")
+@pytest.mark.clause("E26")
+def test_a_push_that_wakes_many_rings_for_each_though_one_does_not_listen(engine: Engine) -> None:
+    bells = {bell.fileno(): bell for bell in (waiting(engine, b"%d" % n) for n in range(40))}
+    assert engine.push([record(engine, b"%d" % n, b"x") for n in range(40)]) == []
+    poll, is_first = select.poll(), True
+    for descriptor in bells:
+        poll.register(descriptor, select.POLLIN)
+    silent = dict(bells)
+    while silent:
+        ready = poll.poll(int(patient(ENOUGH) * 1000))
+        assert ready, f"{len(silent)} of {len(bells)} were not rung"
+        for descriptor, _ in ready:
+            poll.unregister(descriptor)
+            bell = silent.pop(descriptor)
+            if not is_first:
+                bell.clear()
+            is_first = False
 
 
 @pytest.mark.clause("E13")

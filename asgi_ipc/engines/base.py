@@ -40,6 +40,10 @@ Waiting
        a bell that is closed, or whose process is gone, is passed over.
   E14  `disarm` takes the bell off the queue; had it been rung for it already, and the
        queue has records, the next bell is rung in its stead.
+  E26  A push that wakes many may have the processes whose bells it rang first ring the others,
+       as they `clear` theirs. One of these that stands still keeps nothing from the others; one
+       that is killed, at most one ring. If all do, the pusher rings the others within seconds,
+       without anybody's action while it uses the store, and at once when it closes.
   E24  `peek` is True of a queue that has a live record, whoever pushed it; it changes nothing.
 
 Processes (capability ``crosses_processes``)
@@ -177,6 +181,8 @@ class Bell(Protocol):
     def clear(self) -> Collection[int] | None:
         """Forget the rings so far, and return for which queues they were (E12).
 
+        It may ring other bells, those of a push that woke this one first (E26).
+
         Queues are told by `asgi_ipc.engines.bell.hint`. None: any queue may have been pushed to.
         """
 
@@ -188,7 +194,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E25.
+    """A store of queues and tables. See the module's clauses E1 to E26.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block briefly while

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import mmap
 import os
@@ -23,7 +24,7 @@ from ..exceptions import (
     StoreUnavailable,
 )
 from ..later import tell_outside
-from .bells import FifoBell, Ringer, bells_in, is_abandoned, ring_once
+from .bells import FifoBell, Ringer, bell_name, bells_in, is_abandoned, ring_once
 from .belongings import NAMES
 from .directory import StoreDirectory
 from .heap import Heap, Pause
@@ -48,6 +49,7 @@ from .queues import Queues
 from .rounds import Rounds
 from .segment import Segment
 from .sidecar import LONGEST_NAME
+from .spread import LIST
 from .store import Gone, Store
 from .suitable import unsuitable
 from .tables import Tables
@@ -162,6 +164,9 @@ class Attachment:
         self._ringer = Ringer()
         self._bells: WeakBag[FifoBell] = WeakBag()
         self._bell_numbers = 0
+        #: What others are to ring for this process (`spread`); made when it is needed.
+        self._list: FifoBell | None = None
+        self._turns = itertools.count()
         self._next_look = 0
         self._slot = -1
         # For opening, closing and bells; never held while inside the store.
@@ -292,6 +297,7 @@ class Attachment:
                 )
                 # In another store the same words are other bells.
                 self._ringer.close()
+                self._drop_list()
                 if self._makes:
                     # What removed the lock file may have left the memory, which no later
                     # process finds any more.
@@ -343,6 +349,7 @@ class Attachment:
 
     def close(self) -> None:
         """See `Engine.close`."""
+        self._ring_rest()
         with self._exclusive():
             self._close()
 
@@ -401,6 +408,7 @@ class Attachment:
         for bell in self._bells.alive():
             bell.after_fork()
         self._bells.clear()
+        self._list = None
         self._bell_numbers = 0
         self._ringer.after_fork()
         # The mapping is inherited; joining is left to the first use.
@@ -418,7 +426,8 @@ class Attachment:
                 if self._bell_numbers in used:
                     continue
                 with contextlib.suppress(FileExistsError):
-                    bell = FifoBell(directory, self._identity, self._bell_numbers)
+                    number = self._bell_numbers
+                    bell = FifoBell(directory, self._identity, number, self._ring_more)
                     self._bells.add(bell)
                     return bell
             raise StoreUnavailable(
@@ -426,6 +435,35 @@ class Attachment:
                 f"{self._place.directory!r}, the most it can have: use fewer threads and event "
                 "loops, or more processes"
             )
+
+    def _own_list(self) -> FifoBell | None:
+        """This process's list of bells (`spread`), made if need be; None if there can't be one."""
+        owned, store = self._list, self._store
+        if owned is not None and owned.fileno() >= 0:
+            return owned
+        if store is None or self.inside():
+            return None
+        with contextlib.suppress(OSError, StoreUnavailable), self._lock:
+            # Another thread may have made it, or closed the engine, meanwhile.
+            if self._list is owned and not self._closed:
+                self._drop_list()
+                self._list = FifoBell(store.directory, self._identity, LIST)
+                self._bells.add(self._list)
+        return self._list
+
+    def _drop_list(self) -> None:
+        """Close the list; the next one may have the same name."""
+        owned, self._list = self._list, None
+        if owned is not None:
+            owned.close()
+
+    def _ring_more(self, rings: bytes) -> None:
+        """Ring the bells in the lists that these rings tell of."""
+        raise NotImplementedError
+
+    def _ring_rest(self) -> None:
+        """Ring what is left in this process's own list."""
+        raise NotImplementedError
 
     def _bell_word(self, bell: Bell) -> int:
         if not isinstance(bell, FifoBell):
@@ -448,8 +486,9 @@ class Attachment:
             except (OSError, StoreUnavailable):
                 return
         try:
-            for _, name in bells_in(directory):
-                ring_once(directory, name)
+            for identity, name in bells_in(directory):
+                if name != bell_name(identity, LIST):
+                    ring_once(directory, name)
         finally:
             directory.close()
 
@@ -512,6 +551,7 @@ class Attachment:
             self._reopen(store)
         for bell in self._bells.alive():
             bell.look()
+        self._ring_rest()
         if not current:
             return
         try:

@@ -16,14 +16,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import TypeVar
 
 from ..engines.base import IDENTITY_BYTES
-from ..engines.bell import ANY, read_rings, rung_for
+from ..engines.bell import ANY, RING_BYTES, read_rings, rung_for
 from ..engines.guards import Descriptors, own_lock
 from ..exceptions import StoreUnavailable
 from .directory import StoreDirectory
 from .place import unusable
 from .segment import Place
+
+_Result = TypeVar("_Result")
 
 #: Open writers to other processes' bells that are kept.
 _KEPT = 128
@@ -92,8 +95,18 @@ def _no_fifo(directory: StoreDirectory, name: str, error: OSError) -> StoreUnava
 class FifoBell:
     """A `asgi_ipc.engines.base.Bell` that other processes can ring."""
 
-    def __init__(self, directory: StoreDirectory, identity: bytes, number: int) -> None:
-        """Make the FIFO. Raises FileExistsError if there is one, `StoreUnavailable`."""
+    def __init__(
+        self,
+        directory: StoreDirectory,
+        identity: bytes,
+        number: int,
+        more: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Make the FIFO. Raises FileExistsError if there is one, `StoreUnavailable`.
+
+        ``more`` is called with rings among which may be some that tell of more bells to ring.
+        """
+        self._more = more
         self.name = bell_name(identity, number)
         self.path = os.path.join(directory.path, self.name)
         self.number = number
@@ -154,7 +167,14 @@ class FifoBell:
 
     def clear(self) -> Collection[int] | None:
         """Forget the rings so far, and return what they were for (`rung_for`)."""
-        return rung_for(self._descriptors.use(read_rings, b""))
+        rings = self._descriptors.use(read_rings, b"")
+        if len(rings) > RING_BYTES and self._more is not None:
+            self._more(rings)
+        return rung_for(rings)
+
+    def use(self, action: Callable[[int, int], _Result], otherwise: _Result) -> _Result:
+        """Call it with both descriptors; ``otherwise`` if they are closed."""
+        return self._descriptors.use(action, otherwise)
 
     def ring(self) -> None:
         """Ring it from this process."""
@@ -192,7 +212,7 @@ def _ring_any(_: int, writer: int) -> None:
 
 def ring_once(directory: StoreDirectory, name: str, ring: bytes = ANY) -> bool:
     """Ring a bell that is seldom rung; False if it has no reader any more. Never blocks."""
-    return _ring_once(partial(open_writer, directory, name), ring)
+    return _ring_once(partial(open_fifo, directory, name), ring)
 
 
 def _ring_once(opened: Callable[[], int], ring: bytes) -> bool:
@@ -295,13 +315,13 @@ class Ringer:
                 pass
 
 
-def open_writer(directory: StoreDirectory, name: str) -> int:
-    """Open a bell for ringing. Raises OSError."""
-    writer = directory.open_file(name, os.O_WRONLY)
-    if not _is_bell(os.fstat(writer), directory.place):
-        os.close(writer)
+def open_fifo(directory: StoreDirectory, name: str, flags: int = os.O_WRONLY) -> int:
+    """Open a bell for ringing, or a list of bells for reading. Raises OSError."""
+    descriptor = directory.open_file(name, flags)
+    if not _is_bell(os.fstat(descriptor), directory.place):
+        os.close(descriptor)
         raise OSError(errno.ENXIO, "not a FIFO of the store")
-    return writer
+    return descriptor
 
 
 def _is_bell(status: os.stat_result, place: Place) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from ..engines.base import (
@@ -21,7 +24,7 @@ from ..engines.base import (
 from ..engines.bell import ring_for
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .attachment import Attachment
-from .bells import bell_name, open_writer
+from .bells import bell_name, open_fifo
 from .heap import Heap, NoRoom, OverShare, Pause
 from .journal import Change
 from .layout import (
@@ -48,6 +51,7 @@ from .layout import (
 )
 from .operation import operation
 from .queues import AtCapacity, Survey
+from .spread import FEW, LIST, enlist, ring_first, ring_rest, slots_in
 from .store import Gone
 from .suitable import unsuitable
 from .tables import Reading
@@ -137,8 +141,10 @@ class SharedMemoryEngine(Attachment):
             except BaseException:
                 self._let_go(store)
                 raise
+        if len(bells) > FEW:
+            bells = self._spread(bells)
         for name, bell in bells:
-            self._ring(name, bell)
+            self._ring(name, bell, ring_for(name))
         if self._recovered:
             self._ring_all()
         return refused
@@ -202,7 +208,7 @@ class SharedMemoryEngine(Attachment):
         """See `Engine.restore`."""
         bell = self._put_back(queue, record, self.clock())
         if bell:
-            self._ring(queue, bell)
+            self._ring(queue, bell, ring_for(queue))
 
     @operation
     def _put_back(self, queue: bytes, record: Popped, now: int) -> int:
@@ -229,30 +235,64 @@ class SharedMemoryEngine(Attachment):
             self._let_go(store)
             raise
         if following:
-            self._ring(queue, following)
+            self._ring(queue, following, ring_for(queue))
 
-    def _ring(self, queue: bytes, bell: int) -> None:
+    def _ring(self, queue: bytes, bell: int, ring: bytes) -> bool:
         """Ring a bell that was taken off a queue; if no process hears it, the next one.
+
+        Returns False if none did.
 
         What it rings for is done, so no error leaves it: a receiver that misses a ring looks
         again by itself.
         """
-        ring = ring_for(queue)
         for _ in range(NODES):
             if not bell:
-                return
+                break
             try:
                 if self._processes.bell_alive(bell) and self._ringer.ring(
                     bell, self._open_bell, ring
                 ):
-                    return
+                    return True
                 bell = self._next_bell(queue)
             except (ValueError, IndexError):
                 # Another thread is just letting go of the memory, where the bells have names.
                 self._ring_all()
-                return
+                break
             except (Reentered, StoreCorrupt, StoreUnavailable):
+                break
+        return False
+
+    def _spread(self, bells: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Have many bells rung by those that are rung first; return those that can't be (E26)."""
+        owned = self._own_list()
+        if owned is None:
+            return bells
+        # Not always the same are first, as these have the work.
+        first = next(self._turns) % len(bells)
+        left = enlist(owned, bells[first:] + bells[:first])
+        owned.use(partial(ring_first, self._slot, self._ring), None)
+        return left
+
+    def _ring_more(self, rings: bytes) -> None:
+        """Ring the bells in the lists that these rings tell of."""
+        for slot in slots_in(rings):
+            store = self._store
+            if store is None:  # Another thread is just leaving it.
                 return
+            # Its process has gone, or it is no list; or the memory is just being let go of.
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                name = bell_name(self._processes.identity(slot), LIST)
+                reader = open_fifo(store.directory, name, os.O_RDONLY)
+                try:
+                    ring_rest(self._ring, reader)
+                finally:
+                    os.close(reader)
+
+    def _ring_rest(self) -> None:
+        """Ring what is left in this process's own list."""
+        owned = self._list
+        if owned is not None:
+            owned.use(partial(ring_rest, self._ring), None)
 
     @operation
     def _next_bell(self, queue: bytes) -> int:
@@ -266,7 +306,7 @@ class SharedMemoryEngine(Attachment):
         store = self._store
         if store is None:  # Another thread is just leaving it.
             raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
-        return open_writer(store.directory, name)
+        return open_fifo(store.directory, name)
 
     # ---- tables
 

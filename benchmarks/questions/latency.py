@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,11 @@ from ..peers import Peer
 from ..processes import Bench, Role
 from ..settings import Settings
 from .base import Case, Question, first_as, quantiles
+
+
+#: Seconds between two round trips at leisure, and how much longer the question is asked: a
+#: thousandth of them shall be more than one.
+_PAUSE, _LONGER = 0.001, 5
 
 
 async def _pair(bench: Bench, seconds: float, size: int, ordinary: bool) -> dict[str, Any]:
@@ -42,7 +48,7 @@ def _pairs(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     ]
 
 
-async def _ask(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
+async def _ask(bench: Bench, seconds: float, size: int, pause: float = 0) -> dict[str, Any]:
     layer = bench.open()
     mine = await layer.new_channel()
     other = next(each for each in await bench.sync(mine) if each != mine)
@@ -50,6 +56,8 @@ async def _ask(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     clock = time.perf_counter
     warm, end = clock() + seconds / 5, clock() + seconds * 1.2
     while True:
+        if pause:
+            await asyncio.sleep(pause)
         started = clock()
         await layer.send(other, sent)
         await layer.receive(mine)
@@ -73,8 +81,10 @@ async def _reply(bench: Bench) -> dict[str, Any]:
         await layer.send(other, received)
 
 
-def _round_trip(settings: Settings, peers: Sequence[Peer], size: int, variant: str) -> list[Case]:
-    params = {"seconds": settings.seconds, "size": size}
+def _round_trip(
+    settings: Settings, peers: Sequence[Peer], size: int, variant: str, **more: float
+) -> list[Case]:
+    params = {"seconds": settings.seconds, "size": size, **more}
     return [
         Case(peer.name, variant, (Role(_ask, params), Role(_reply)), quantiles, peer)
         for peer in peers
@@ -83,12 +93,20 @@ def _round_trip(settings: Settings, peers: Sequence[Peer], size: int, variant: s
 
 
 def _round_trips(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
-    params = {"seconds": settings.seconds, "size": USUAL}
+    return _beside_floors(settings, peers)
+
+
+def _at_leisure(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
+    return _beside_floors(settings, peers, seconds=_LONGER * settings.seconds, pause=_PAUSE)
+
+
+def _beside_floors(settings: Settings, peers: Sequence[Peer], **more: float) -> list[Case]:
+    params = {"seconds": settings.seconds, "size": USUAL, **more}
     pong = {"size": USUAL}
     floor = (Role(floors.ping, params), Role(floors.pong, pong))
     awaited = (Role(floors.awaiting_ping, params), Role(floors.awaiting_pong, pong))
     return [
-        *_round_trip(settings, peers, USUAL, ""),
+        *_round_trip(settings, peers, USUAL, "", **more),
         Case(floors.FIFO, "", floor, quantiles),
         Case(floors.AWAITED, "", awaited, quantiles),
     ]
@@ -107,6 +125,11 @@ QUESTIONS = [
         "roundtrip",
         "How long until a message to another process is answered?",
         _round_trips,
+    ),
+    Question(
+        "leisure",
+        f"And if nothing else happens for {_PAUSE * 1e3:g} ms before each, so that all sleep?",
+        _at_leisure,
     ),
     Question("sizes", "How does a round trip between two processes grow with size?", _by_size),
 ]

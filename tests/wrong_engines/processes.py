@@ -260,9 +260,17 @@ class RingsTheDead(WrongAmongMany):
 
     breaks = "E13"
 
-    def _ring(self, queue: bytes, bell: int) -> None:
+    def _ring(self, queue: bytes, bell: int, ring: bytes) -> bool:
         with mock.patch.object(type(self._queues), "next_bell", return_value=0):
-            super()._ring(queue, bell)
+            return super()._ring(queue, bell, ring)
+
+
+class LeavesManyToOne(WrongAmongMany):
+    breaks = "E26"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        with mock.patch("asgi_ipc.store.spread.FIRST", 1):
+            return super().push(records)
 
 
 class PeeksAtItsOwnOnly(WrongAmongMany):
