@@ -42,9 +42,9 @@ class _Fifo:
         self._waiting.set_result(os.read(self.reader, 65536))
 
 
-async def ping(bench: Bench, seconds: float, size: int, pause: float = 0) -> dict[str, Any]:
+async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     """Write to one FIFO and be called back by the other, again and again."""
-    fifo, write = await _joined(bench, "ping")
+    fifo, write = await joined(bench, "ping")
     loop, payload = asyncio.get_running_loop(), b"x" * size
     times: list[float] = []
     done: asyncio.Future[None] = loop.create_future()
@@ -52,6 +52,7 @@ async def ping(bench: Bench, seconds: float, size: int, pause: float = 0) -> dic
     started = time.perf_counter()
 
     def answered() -> None:
+        nonlocal started
         os.read(fifo.reader, 65536)
         now = time.perf_counter()
         if time.monotonic() > warm:
@@ -60,18 +61,11 @@ async def ping(bench: Bench, seconds: float, size: int, pause: float = 0) -> dic
             done.set_result(None)
             loop.remove_reader(fifo.reader)
             return
-        if pause:
-            loop.call_later(pause, ask)
-        else:
-            ask()
-
-    def ask() -> None:
-        nonlocal started
         started = time.perf_counter()
         os.write(write, payload)
 
     loop.add_reader(fifo.reader, answered)
-    ask()
+    os.write(write, payload)
     await done
     os.write(write, b"")
     await bench.sync()
@@ -80,7 +74,7 @@ async def ping(bench: Bench, seconds: float, size: int, pause: float = 0) -> dic
 
 async def pong(bench: Bench, size: int) -> dict[str, Any]:
     """Answer each."""
-    fifo, write = await _joined(bench, "pong")
+    fifo, write = await joined(bench, "pong")
     payload = b"x" * size
 
     def asked() -> None:
@@ -92,17 +86,13 @@ async def pong(bench: Bench, size: int) -> dict[str, Any]:
     return {}
 
 
-async def awaiting_ping(
-    bench: Bench, seconds: float, size: int, pause: float = 0
-) -> dict[str, Any]:
+async def awaiting_ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     """As `ping`, but what waits is a coroutine, as in any layer with an asynchronous receive."""
-    fifo, write = await _joined(bench, "ping")
+    fifo, write = await joined(bench, "ping")
     payload, times = b"x" * size, []
     clock = time.perf_counter
     warm, end = clock() + seconds / 5, clock() + seconds * 1.2
     while True:
-        if pause:
-            await asyncio.sleep(pause)
         started = clock()
         os.write(write, payload)
         await fifo.read()
@@ -117,14 +107,15 @@ async def awaiting_ping(
 
 async def awaiting_pong(bench: Bench, size: int) -> dict[str, Any]:
     """Answer each."""
-    fifo, write = await _joined(bench, "pong")
+    fifo, write = await joined(bench, "pong")
     payload = b"x" * size
     while await fifo.read() != b"end":
         os.write(write, payload)
     return {}
 
 
-async def _joined(bench: Bench, name: str) -> tuple[_Fifo, int]:
+async def joined(bench: Bench, name: str) -> tuple[_Fifo, int]:
+    """A FIFO to read from, and the end to write to of that of the other process."""
     path = os.path.join(bench.place.directory, name)
     fifo = _Fifo(path)
     other = next(each for each in await bench.sync(path) if each != path)
