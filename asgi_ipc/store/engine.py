@@ -277,8 +277,9 @@ class SharedMemoryEngine(Attachment):
         """Ring the bells in the lists that these rings tell of."""
         for slot in slots_in(rings):
             store = self._store
-            if store is None:  # Another thread is just leaving it.
-                return
+            # Another thread is just leaving it; or no process has written that.
+            if store is None or slot >= self._processes.count:
+                continue
             # Its process has gone, or it is no list; or the memory is just being let go of.
             with contextlib.suppress(OSError, ValueError, IndexError):
                 name = bell_name(self._processes.identity(slot), LIST)
