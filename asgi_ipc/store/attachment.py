@@ -297,7 +297,6 @@ class Attachment:
                 )
                 # In another store the same words are other bells.
                 self._ringer.close()
-                self._drop_list()
                 if self._makes:
                     # What removed the lock file may have left the memory, which no later
                     # process finds any more.
@@ -446,16 +445,11 @@ class Attachment:
         with contextlib.suppress(OSError, StoreUnavailable), self._lock:
             # Another thread may have made it, or closed the engine, meanwhile.
             if self._list is owned and not self._closed:
-                self._drop_list()
+                if owned is not None:
+                    owned.close()  # It is lost. The next one has the same name.
                 self._list = FifoBell(store.directory, self._identity, LIST)
                 self._bells.add(self._list)
         return self._list
-
-    def _drop_list(self) -> None:
-        """Close the list; the next one may have the same name."""
-        owned, self._list = self._list, None
-        if owned is not None:
-            owned.close()
 
     def _ring_more(self, rings: bytes) -> None:
         """Ring the bells in the lists that these rings tell of."""
