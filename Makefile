@@ -57,9 +57,9 @@ torture: $(READY)
 	@$(BIN)/python -m tests.torture stress --seconds $(if $(SAMPLE),90,600) --quiet
 	@$(BIN)/python -m tests.torture stress --plants
 	@$(BIN)/python -m tests.torture soak --seconds $(if $(SAMPLE),20,120)
-	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py
+	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/system/test_faults.py
 	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
-		tests/test_model.py tests/test_layer_model.py
+		tests/engines/test_model.py tests/layers/test_model.py
 	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),100,400)
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))
 	@$(BIN)/python -m tests.torture forged

@@ -22,13 +22,13 @@ from .exceptions import (
 )
 
 if TYPE_CHECKING:
-    from .layer import IPCChannelLayer
-    from .sync import SyncIPCChannelLayer
+    from .layers.aio import IPCChannelLayer
+    from .layers.sync import SyncIPCChannelLayer
 
 __version__ = "2.0.0"
 
 #: Where that is which is loaded late.
-_LATE = {"IPCChannelLayer": ".layer", "SyncIPCChannelLayer": ".sync"}
+_LATE = {"IPCChannelLayer": ".layers.aio", "SyncIPCChannelLayer": ".layers.sync"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from importlib import import_module
 from . import __version__
 
 COMMANDS: Mapping[str, str] = {
-    "check": "asgi_ipc.check",
-    "doctor": "asgi_ipc.doctor",
+    "check": "asgi_ipc.cli.check",
+    "doctor": "asgi_ipc.cli.doctor",
 }
 
 

@@ -116,14 +116,14 @@ class Actor:
         assert self.bell is not None
         poll = select.poll()
         poll.register(self.bell.fileno(), select.POLLIN)
-        rung = bool(poll.poll(int(timeout * 1000)))
+        signalled = bool(poll.poll(int(timeout * 1000)))
         self.bell.clear()
-        return rung
+        return signalled
 
     def wait_pop(self, queue: bytes, timeout: float = ENOUGH) -> bytes | None:
         """Pop one record, waiting by bell alone: a wake-up that is lost times out.
 
-        Where no bell is rung across processes, by looking again and again.
+        Where no bell is signalled across processes, by looking again and again.
         """
         if self.engine.capabilities.wakes:
             taken = self.arm(queue)

@@ -1,6 +1,6 @@
 """All clauses that tests may name, with their words.
 
-E1 to E26 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.store.segment`: where
+E1 to E26 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment`: where
 the thing is that they define. The layers' are here. S are those of Channels' channel
 layer specification; A is what ASGI 1.x differs in; O is what we add.
 
@@ -60,7 +60,7 @@ import functools
 import re
 
 from asgi_ipc.engines import base
-from asgi_ipc.store import segment
+from asgi_ipc.engines.shm import segment
 
 #: A clause: two blanks, its name, and its words, further lines further in.
 _CLAUSE = re.compile(r"^  ([A-Z]\d+) +(\S.*(?:\n {5,}\S.*)*)", re.MULTILINE)

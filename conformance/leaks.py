@@ -24,15 +24,15 @@ from .tools import patient
 def _places() -> list[Path]:
     """Where stores are known to lie."""
     found = {Path("/dev/shm"), Path(tempfile.gettempdir())}
-    return sorted(place for place in found if place.is_dir())
+    return sorted(location for location in found if location.is_dir())
 
 
 def entries_named(word: str) -> list[str]:
     """Files and folders with the word in their name, at most one folder deep."""
     found = []
-    for place in _places():
+    for location in _places():
         # Others come and go while we look, and some folders are not ours to read.
-        for folder in (place, *_list(place)):
+        for folder in (location, *_list(location)):
             found += [str(path) for path in _list(folder) if word in path.name]
     return found
 
@@ -70,14 +70,16 @@ def _mapped(process: str = "self") -> set[str]:
 
 def files_used(process: str = "self") -> set[str]:
     """The files in those places that a process has open or mapped, where that can be seen."""
-    places = tuple(f"{place}/" for place in _places())
+    locations = tuple(f"{location}/" for location in _places())
     # Python itself may be installed in the temporary folder, and loads as it goes.
-    code = tuple(f"{place}/" for place in (sys.prefix, sys.base_prefix, *sys.path) if place)
+    code = tuple(
+        f"{location}/" for location in (sys.prefix, sys.base_prefix, *sys.path) if location
+    )
     return {
         name
         for name in {*_descriptors(process).values(), *_mapped(process)}
         # A folder may be that of all stores of a user; what lies in it is found by its name.
-        if name.startswith(places) and not name.startswith(code) and not os.path.isdir(name)
+        if name.startswith(locations) and not name.startswith(code) and not os.path.isdir(name)
     }
 
 

@@ -16,11 +16,11 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from asgi_ipc.engines import find
-from asgi_ipc.store.directory import StoreDirectory
-from asgi_ipc.store.segment import Place
+from asgi_ipc.engines.shm.directory import StoreDirectory
+from asgi_ipc.engines.shm.segment import Location
 
 if TYPE_CHECKING:
-    from asgi_ipc.store.segment import Segment
+    from asgi_ipc.engines.shm.segment import Segment
 
 #: Longest wait for another process, in seconds; only a test that fails waits so long.
 PATIENCE = 120.0
@@ -37,8 +37,8 @@ class Ground:
         self.token = secrets.token_hex(8)
         directory = os.path.join(tempfile.gettempdir(), f"{prefix}-segment")
         os.mkdir(directory, 0o700)
-        self.place = Place(directory, 0o600, None, private=False)
-        self.directory = StoreDirectory.open(self.place)
+        self.location = Location(directory, 0o600, None, private=False)
+        self.directory = StoreDirectory.open(self.location)
         self._locators: set[str] = set()
         self._open: list[Segment] = []
         self._more: list[StoreDirectory] = []
@@ -49,18 +49,20 @@ class Ground:
         self._locators.add(locator)
         return locator
 
-    def create(self, locator: str, size: int = 4 * PAGE, place: Place | None = None) -> Segment:
+    def create(
+        self, locator: str, size: int = 4 * PAGE, location: Location | None = None
+    ) -> Segment:
         """Create memory, all of it to be touched."""
-        directory = self._as_place(place) if place else self.directory
+        directory = self._as_location(location) if location else self.directory
         segment = self.segment.create(directory, locator, size)
         self._open.append(segment)
         segment.reserve(0, size)
         return segment
 
-    def _as_place(self, place: Place) -> StoreDirectory:
+    def _as_location(self, location: Location) -> StoreDirectory:
         """Return the same directory, for a store of another mode or group."""
-        descriptor = os.open(place.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._more.append(StoreDirectory(place, descriptor))
+        descriptor = os.open(location.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._more.append(StoreDirectory(location, descriptor))
         return self._more[-1]
 
     def attach(self, locator: str) -> Segment:
@@ -98,9 +100,9 @@ class Ground:
             self.unlink(locator)
         for directory in (self.directory, *self._more):
             directory.close()
-        for name in os.listdir(self.place.directory):
+        for name in os.listdir(self.location.directory):
             raise AssertionError(f"{name} was left behind in the store's directory")
-        os.rmdir(self.place.directory)
+        os.rmdir(self.location.directory)
 
 
 class Process:
@@ -108,7 +110,7 @@ class Process:
 
     def __init__(self, ground: Ground, code: str, arguments: tuple[object, ...]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        said = json.dumps([ground.engine, list(ground.place), code, list(arguments)])
+        said = json.dumps([ground.engine, list(ground.location), code, list(arguments)])
         self._process = subprocess.Popen(
             [sys.executable, __file__, said],
             stdin=subprocess.PIPE,
@@ -161,9 +163,9 @@ def umask(mask: int) -> Any:
 
 def main() -> None:
     """Run a test's code with ``segment`` (the class), ``directory`` and ``arguments``."""
-    engine, place, code, arguments = json.loads(sys.argv[1])
+    engine, location, code, arguments = json.loads(sys.argv[1])
     factory: Any = find(engine)
-    directory = StoreDirectory.open(Place(*place))
+    directory = StoreDirectory.open(Location(*location))
     names = {"segment": factory.segment, "directory": directory, "arguments": arguments}
     exec(code, names)
 

@@ -11,7 +11,7 @@ import pytest
 
 from asgi_ipc.engines.base import IDENTITY_BYTES
 
-from .tools import ENOUGH, MANY, deadline, eventually, pop, push, record, rung
+from .tools import ENOUGH, MANY, deadline, eventually, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -160,7 +160,7 @@ def test_a_waiting_process_that_was_killed_is_passed_over(case: Case) -> None:
     for victim in victims:
         victim.kill()
     push(engine, b"q", [b"x"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E13")
@@ -172,7 +172,7 @@ def test_a_waiting_process_that_ended_without_closing_is_passed_over(case: Case)
     assert engine.pop(b"q", 1, bell) == []
     leaver.end()
     push(engine, b"q", [b"x"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E17")

@@ -13,7 +13,7 @@ from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .puppet import PuppetError
-from .tools import ENOUGH, deadline, eventually, pop, push, record, rung
+from .tools import ENOUGH, deadline, eventually, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from .case import Case
@@ -118,7 +118,7 @@ def test_no_wake_up_between_processes_is_lost(case: Case) -> None:
     for number in range(rounds):
         push(engine, b"there", [b"%d" % number])
         while not (found := engine.pop(b"back", 1, bell)):
-            assert rung(bell, ENOUGH), f"no wake-up in round {number}"
+            assert signalled(bell, ENOUGH), f"no wake-up in round {number}"
         assert found[0].payload == b"%d" % number
     assert other.result() == rounds
 

@@ -11,7 +11,7 @@ import pytest
 
 from asgi_ipc.engines.base import MAX_NAME, MAX_PAYLOAD, Popped, Refused
 
-from .tools import ENOUGH, in_time, let_pass, pop, push, record, rung
+from .tools import ENOUGH, in_time, let_pass, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -349,13 +349,13 @@ def test_a_record_that_died_meanwhile_is_not_brought_back_to_life(engine: Engine
 
 @pytest.mark.clause("E6")
 @pytest.mark.needs("wakes")
-def test_restoring_rings_for_who_waits(engine: Engine) -> None:
+def test_restoring_signals_for_who_waits(engine: Engine) -> None:
     push(engine, b"q", [b"1"])
     (taken,) = engine.pop(b"q")
     bell = engine.bell()
     assert engine.pop(b"q", 1, bell) == []
     engine.restore(b"q", taken)
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
     assert pop(engine, b"q") == [b"1"]
 
 

@@ -1,4 +1,4 @@
-"""The Segment contract, G1 to G7 of `asgi_ipc.store.segment`: what a UNIX must offer.
+"""The Segment contract, G1 to G7 of `asgi_ipc.engines.shm.segment`: what a UNIX must offer.
 
 For whoever brings shared memory to another system: these tests come first, then all the
 others. An engine whose class has no ``segment`` is skipped.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asgi_ipc.store.segment import Owner
+from asgi_ipc.engines.shm.segment import Owner
 
 from .forks import in_child, killed_at
 from .leaks import files_used
@@ -81,9 +81,9 @@ def test_memory_is_zero_where_others_were_before(ground: Ground) -> None:
 def test_the_mode_is_the_one_asked_for_whatever_the_umask(
     ground: Ground, mode: int, mask: int
 ) -> None:
-    place = ground.place._replace(mode=mode, gid=os.getegid())
+    location = ground.location._replace(mode=mode, gid=os.getegid())
     with umask(mask):
-        segment = ground.create(ground.locator(), place=place)
+        segment = ground.create(ground.locator(), location=location)
     assert segment.owner() == Owner(os.geteuid(), os.getegid(), mode)
 
 
@@ -94,7 +94,7 @@ def test_the_group_is_the_one_asked_for(ground: Ground) -> None:
     if group is None:
         pytest.skip("this user has one group only")
     locator = ground.locator()
-    ground.create(locator, place=ground.place._replace(mode=0o660, gid=group))
+    ground.create(locator, location=ground.location._replace(mode=0o660, gid=group))
     assert ground.attach(locator).owner() == Owner(os.geteuid(), group, 0o660)
 
 
@@ -161,7 +161,7 @@ def test_a_creator_killed_at_any_instant_leaves_only_what_is_found(ground: Groun
             ground.attach(locator).owner()  # Half made is as good as whole, or not there.
         ground.unlink(locator)
         assert not ground.exists(locator)
-        assert os.listdir(ground.place.directory) == []
+        assert os.listdir(ground.location.directory) == []
         assert not any(ground.create(locator, 2 * PAGE).view)
         ground.unlink(locator)
         opcode += step
@@ -283,9 +283,9 @@ def test_attaching_follows_no_link(ground: Ground) -> None:
     """For memory that is a file of the store's directory; other memory has no links."""
     locator, other = ground.locator(), ground.locator()
     ground.create(other).view[:5] = b"other"
-    if not os.path.exists(path := os.path.join(ground.place.directory, other)):
+    if not os.path.exists(path := os.path.join(ground.location.directory, other)):
         pytest.skip("its memory is no file of the store's directory")
-    link = os.path.join(ground.place.directory, locator)
+    link = os.path.join(ground.location.directory, locator)
     os.symlink(path, link)
     try:
         with pytest.raises(OSError):  # noqa: PT011
@@ -300,7 +300,7 @@ def test_attaching_to_something_else_is_an_oserror_and_waits_for_nothing(
     ground: Ground, what: str
 ) -> None:
     locator = ground.locator()
-    path = os.path.join(ground.place.directory, locator)
+    path = os.path.join(ground.location.directory, locator)
     try:
         os.mkfifo(path) if what == "fifo" else os.mkdir(path)
     except OSError:
@@ -379,8 +379,8 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
         import sys
         sys.path[:] = {sys.path!r}
         from asgi_ipc.engines import find
-        from asgi_ipc.store.directory import StoreDirectory
-        from asgi_ipc.store.segment import Place
+        from asgi_ipc.engines.shm.directory import StoreDirectory
+        from asgi_ipc.engines.shm.segment import Place
         names = {{"segment": find({ground.engine!r}).segment}}
         place = Place("/dev/shm/store", 0o600, None, private=False)
         names["directory"] = StoreDirectory.open(place)
@@ -396,10 +396,10 @@ def test_a_full_file_system_is_an_oserror_and_never_a_bus_error(ground: Ground) 
 
 @pytest.mark.clause("G4")
 def test_it_says_where_the_memory_comes_from(ground: Ground) -> None:
-    said: Any = ground.segment.space(ground.place.directory)
+    said: Any = ground.segment.space(ground.location.directory)
     assert isinstance(said, str)
     assert said.strip()
-    missing = os.path.join(ground.place.directory, "gone")
+    missing = os.path.join(ground.location.directory, "gone")
     assert ground.segment.space(missing), "it is part of an error message, and must not fail"
 
 
@@ -425,7 +425,7 @@ try:
 except PermissionError:
     print("not let in")
 """
-    os.chmod(ground.place.directory, 0o755)
+    os.chmod(ground.location.directory, 0o755)
     other = ground.process(code, locator)
     said = other.line()
     assert other.end() == 0
@@ -437,7 +437,7 @@ def test_memory_with_another_name_says_so(ground: Ground) -> None:
     """For memory that is a file of the store's directory; other memory has one name."""
     locator = ground.locator()
     assert ground.create(locator).owner().links == 1
-    path = os.path.join(ground.place.directory, locator)
+    path = os.path.join(ground.location.directory, locator)
     if not os.path.exists(path):
         pytest.skip("its memory is no file of the store's directory")
     os.link(path, f"{path}.too")
@@ -483,7 +483,7 @@ def test_what_is_left_is_listed_if_anything_is(ground: Ground) -> None:
     before = list(ground.segment.left())
     assert locator not in before
     ground.create(locator).close()
-    if os.path.exists(os.path.join(ground.place.directory, locator)):
+    if os.path.exists(os.path.join(ground.location.directory, locator)):
         assert locator not in ground.segment.left(), "the store's directory shows it"
         return
     if not list(ground.segment.left()):

@@ -12,7 +12,7 @@ from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Popped
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
-from .tools import ENOUGH, deadline, in_time, let_pass, pop, push, record, rung
+from .tools import ENOUGH, deadline, in_time, let_pass, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Engine
@@ -67,13 +67,13 @@ def test_a_flushed_store_works_on(engine: Engine) -> None:
 @pytest.mark.clause("E12")
 @pytest.mark.clause("E19")
 @pytest.mark.needs("wakes")
-def test_who_waited_before_a_flush_is_rung_after_it(engine: Engine) -> None:
+def test_who_waited_before_a_flush_is_signalled_after_it(engine: Engine) -> None:
     bell = engine.bell()
     engine.pop(b"q", 1, bell)
     engine.flush()
-    if not rung(bell):  # Waking everybody to look again is as good.
+    if not signalled(bell):  # Waking everybody to look again is as good.
         push(engine, b"q", [b"x"])
-        assert rung(bell, ENOUGH)
+        assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E19")

@@ -1,4 +1,4 @@
-"""Bells, who is rung when, and looking without waiting, in one process: E12 to E14, E24, E26."""
+"""Bells, who is signalled when, and looking without waiting, in one process: E12 to E14, E24, E26."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .tools import ENOUGH, patient, pop, push, record, rung
+from .tools import ENOUGH, patient, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Bell, Engine
@@ -27,37 +27,37 @@ def waiting(engine: Engine, *queues: bytes) -> Bell:
 
 
 @pytest.mark.clause("E12")
-def test_a_bell_is_silent_until_rung_and_again_when_cleared(engine: Engine) -> None:
+def test_a_bell_is_silent_until_signalled_and_again_when_cleared(engine: Engine) -> None:
     bell = engine.bell()
-    assert not rung(bell)
-    bell.ring()
-    bell.ring()
-    assert rung(bell, ENOUGH)
-    assert not rung(bell), "rings are not counted"
+    assert not signalled(bell)
+    bell.signal()
+    bell.signal()
+    assert signalled(bell, ENOUGH)
+    assert not signalled(bell), "rings are not counted"
     bell.clear()
-    bell.ring()
-    assert rung(bell, ENOUGH)
+    bell.signal()
+    assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E12")
-def test_ringing_a_bell_never_blocks_and_a_closed_one_is_no_error(engine: Engine) -> None:
+def test_signalling_a_bell_never_blocks_and_a_closed_one_is_no_error(engine: Engine) -> None:
     bell = engine.bell()
     for _ in range(70_000):  # More than a pipe holds.
-        bell.ring()
-    assert rung(bell, ENOUGH)
+        bell.signal()
+    assert signalled(bell, ENOUGH)
     assert bell.fileno() >= 0
     bell.close()
     assert bell.fileno() < 0
-    bell.ring()
+    bell.signal()
     bell.close()
 
 
 @pytest.mark.clause("E12")
-def test_a_push_rings_who_found_the_queue_empty(engine: Engine) -> None:
+def test_a_push_signals_who_found_the_queue_empty(engine: Engine) -> None:
     bell = waiting(engine, b"q")
-    assert not rung(bell, 0.05)
+    assert not signalled(bell, 0.05)
     push(engine, b"q", [b"1"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
     assert pop(engine, b"q") == [b"1"]
 
 
@@ -69,34 +69,34 @@ def test_a_pop_that_got_less_than_asked_arms_and_one_that_got_all_does_not(
     push(engine, b"q", [b"1"])
     assert len(engine.pop(b"q", 1, content)) == 1
     push(engine, b"q", [b"2"])
-    assert not rung(content)
+    assert not signalled(content)
     assert len(engine.pop(b"q", 2, greedy)) == 1
     push(engine, b"q", [b"3"])
-    assert rung(greedy, ENOUGH)
-    assert not rung(content)
+    assert signalled(greedy, ENOUGH)
+    assert not signalled(content)
 
 
 @pytest.mark.clause("E12")
-def test_a_bell_rings_once_for_one_arming(engine: Engine) -> None:
+def test_a_bell_signals_once_for_one_arming(engine: Engine) -> None:
     bell = waiting(engine, b"q", b"q")
     push(engine, b"q", [b"1"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
     push(engine, b"q", [b"2"])
-    assert not rung(bell, 0.05)
+    assert not signalled(bell, 0.05)
     assert pop(engine, b"q") == [b"1", b"2"]
     assert engine.pop(b"q", 1, bell) == []
     push(engine, b"q", [b"3"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E12")
 @pytest.mark.clause("E7")
-def test_only_a_push_on_its_queue_rings_it(engine: Engine) -> None:
+def test_only_a_push_on_its_queue_signals_it(engine: Engine) -> None:
     bell = waiting(engine, b"q")
     push(engine, b"other", [b"1"])
     push(engine, b"q2", [b"1"])
     assert engine.push([record(engine, b"q", b"x", capacity=0)]), "refused"
-    assert not rung(bell, 0.05)
+    assert not signalled(bell, 0.05)
 
 
 @pytest.mark.clause("E12")
@@ -104,16 +104,16 @@ def test_one_bell_may_wait_for_several_queues(engine: Engine) -> None:
     bell = waiting(engine, b"a", b"b", b"c")
     for queue in (b"b", b"a", b"c"):
         push(engine, queue, [queue])
-        assert rung(bell, ENOUGH), queue
+        assert signalled(bell, ENOUGH), queue
         assert pop(engine, queue) == [queue]
 
 
 @pytest.mark.clause("E12")
-def test_another_engine_of_this_process_rings_it_too(case: Case) -> None:
+def test_another_engine_of_this_process_signals_it_too(case: Case) -> None:
     mine, other = case.open(), case.open()
     bell = waiting(mine, b"q")
     push(other, b"q", [b"1"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
 
 
 @pytest.mark.clause("E12")
@@ -125,7 +125,7 @@ def test_a_thread_that_relies_on_its_bell_misses_no_record(engine: Engine) -> No
         bell = engine.bell()
         for number in range(rounds):
             while not engine.pop(b"question", 1, bell):
-                if not rung(bell, ENOUGH):
+                if not signalled(bell, ENOUGH):
                     missed.append(number)
                     return
             push(engine, b"answer", [b"x"])
@@ -138,7 +138,7 @@ def test_a_thread_that_relies_on_its_bell_misses_no_record(engine: Engine) -> No
     for number in range(rounds):
         push(engine, b"question", [b"x"])
         while not engine.pop(b"answer", 1, bell) and not missed:
-            if not rung(bell, ENOUGH):
+            if not signalled(bell, ENOUGH):
                 missed.append(number)
         if missed:
             break
@@ -148,26 +148,26 @@ def test_a_thread_that_relies_on_its_bell_misses_no_record(engine: Engine) -> No
 
 
 @pytest.mark.clause("E13")
-def test_of_several_bells_the_one_armed_first_rings(engine: Engine) -> None:
+def test_of_several_bells_the_one_armed_first_signals(engine: Engine) -> None:
     bells = [waiting(engine, b"q") for _ in range(3)]
     for turn in range(3):
         push(engine, b"q", [b"%d" % turn])
-        assert rung(bells[turn], ENOUGH)
-        assert not any(rung(bell) for bell in bells)
+        assert signalled(bells[turn], ENOUGH)
+        assert not any(signalled(bell) for bell in bells)
     push(engine, b"q", [b"nobody waits"])
-    assert not any(rung(bell, 0.02) for bell in bells)
+    assert not any(signalled(bell, 0.02) for bell in bells)
 
 
 @pytest.mark.clause("E13")
 def test_who_waits_again_waits_behind_the_others(engine: Engine) -> None:
     first, second = waiting(engine, b"q"), waiting(engine, b"q")
     push(engine, b"q", [b"1"])
-    assert rung(first, ENOUGH)
+    assert signalled(first, ENOUGH)
     assert len(engine.pop(b"q", 1)) == 1
     assert engine.pop(b"q", 1, first) == []
     push(engine, b"q", [b"2"])
-    assert rung(second, ENOUGH)
-    assert not rung(first)
+    assert signalled(second, ENOUGH)
+    assert not signalled(first)
 
 
 @pytest.mark.clause("E12")
@@ -176,34 +176,34 @@ def test_who_asks_again_while_it_waits_keeps_its_place(engine: Engine) -> None:
     first, second = waiting(engine, b"q"), waiting(engine, b"q")
     assert engine.pop(b"q", 1, first) == []
     push(engine, b"q", [b"1"])
-    assert rung(first, ENOUGH)
-    assert not rung(second, 0.02)
+    assert signalled(first, ENOUGH)
+    assert not signalled(second, 0.02)
     push(engine, b"q", [b"2"])
-    assert rung(second, ENOUGH)
+    assert signalled(second, ENOUGH)
 
 
 @pytest.mark.clause("E13")
-def test_each_record_of_a_batch_rings_for_itself(engine: Engine) -> None:
+def test_each_record_of_a_batch_signals_for_itself(engine: Engine) -> None:
     """Else the second record would lie there with somebody asleep beside it."""
     bells = [waiting(engine, b"q") for _ in range(3)]
     push(engine, b"q", [b"1", b"2"])
-    assert rung(bells[0], ENOUGH)
-    assert rung(bells[1], ENOUGH)
-    assert not rung(bells[2], 0.05)
+    assert signalled(bells[0], ENOUGH)
+    assert signalled(bells[1], ENOUGH)
+    assert not signalled(bells[2], 0.05)
 
 
 @pytest.mark.clause("E13")
-def test_a_push_to_several_queues_rings_for_each(engine: Engine) -> None:
+def test_a_push_to_several_queues_signals_for_each(engine: Engine) -> None:
     bells = {queue: waiting(engine, queue) for queue in (b"a", b"b", b"c")}
     assert engine.push([record(engine, queue, b"x") for queue in (b"a", b"c")]) == []
-    assert rung(bells[b"a"], ENOUGH)
-    assert rung(bells[b"c"], ENOUGH)
-    assert not rung(bells[b"b"], 0.05)
+    assert signalled(bells[b"a"], ENOUGH)
+    assert signalled(bells[b"c"], ENOUGH)
+    assert not signalled(bells[b"b"], 0.05)
 
 
 @pytest.mark.clause("E13")
 @pytest.mark.clause("E26")
-def test_a_push_that_wakes_many_rings_for_each_though_one_does_not_listen(engine: Engine) -> None:
+def test_a_push_that_wakes_many_signals_for_each_though_one_does_not_listen(engine: Engine) -> None:
     bells = {bell.fileno(): bell for bell in (waiting(engine, b"%d" % n) for n in range(40))}
     assert engine.push([record(engine, b"%d" % n, b"x") for n in range(40)]) == []
     poll, is_first = select.poll(), True
@@ -226,7 +226,7 @@ def test_a_closed_bell_is_passed_over(engine: Engine) -> None:
     gone, here = waiting(engine, b"q"), waiting(engine, b"q")
     gone.close()
     push(engine, b"q", [b"1"])
-    assert rung(here, ENOUGH)
+    assert signalled(here, ENOUGH)
 
 
 @pytest.mark.clause("E13")
@@ -238,26 +238,26 @@ def test_the_bells_of_a_closed_engine_are_passed_over(case: Case) -> None:
     closed.close()
     assert gone.fileno() < 0
     push(open_, b"q", [b"1"])
-    assert rung(here, ENOUGH)
+    assert signalled(here, ENOUGH)
 
 
 @pytest.mark.clause("E14")
-def test_a_disarmed_bell_does_not_ring(engine: Engine) -> None:
+def test_a_disarmed_bell_does_not_signal(engine: Engine) -> None:
     first, second = waiting(engine, b"q"), waiting(engine, b"q")
     engine.disarm(b"q", first)
     push(engine, b"q", [b"1"])
-    assert rung(second, ENOUGH)
-    assert not rung(first)
+    assert signalled(second, ENOUGH)
+    assert not signalled(first)
 
 
 @pytest.mark.clause("E14")
-def test_disarming_a_bell_that_was_rung_already_passes_the_ring_on(engine: Engine) -> None:
+def test_disarming_a_bell_that_was_signalled_already_passes_the_signal_on(engine: Engine) -> None:
     first, second, third = (waiting(engine, b"q") for _ in range(3))
     push(engine, b"q", [b"1"])
-    assert not rung(second, 0.02)
+    assert not signalled(second, 0.02)
     engine.disarm(b"q", first)
-    assert rung(second, ENOUGH)
-    assert not rung(third)
+    assert signalled(second, ENOUGH)
+    assert not signalled(third)
     assert pop(engine, b"q") == [b"1"]
 
 
@@ -267,22 +267,22 @@ def test_nothing_is_passed_on_when_there_is_nothing_left(engine: Engine) -> None
     push(engine, b"q", [b"1"])
     assert pop(engine, b"q") == [b"1"]
     engine.disarm(b"q", first)
-    assert not rung(second, 0.05)
+    assert not signalled(second, 0.05)
     push(engine, b"q", [b"2"])
-    assert rung(second, ENOUGH)
+    assert signalled(second, ENOUGH)
 
 
 @pytest.mark.clause("E14")
 def test_disarming_touches_that_queue_only(engine: Engine) -> None:
     bell, other = waiting(engine, b"a", b"b"), waiting(engine, b"b")
     push(engine, b"a", [b"1"])
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
     engine.disarm(b"a", bell)
     engine.disarm(b"never armed", bell)
     push(engine, b"b", [b"2"])
-    assert rung(bell, ENOUGH), "still armed there"
+    assert signalled(bell, ENOUGH), "still armed there"
     engine.disarm(b"b", bell)
-    assert rung(other, ENOUGH)
+    assert signalled(other, ENOUGH)
     assert pop(engine, b"a") == [b"1"]
 
 
@@ -302,5 +302,5 @@ def test_a_peek_changes_nothing(engine: Engine) -> None:
     for _ in range(3):
         assert engine.peek(b"q") is True
     assert counts() == before
-    assert rung(bell, ENOUGH)
+    assert signalled(bell, ENOUGH)
     assert pop(engine, b"q") == [b"1", b"2"]

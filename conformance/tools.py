@@ -94,8 +94,8 @@ def patient(seconds: float) -> float:
     return min(seconds, float(os.environ.get(PATIENCE, seconds)))
 
 
-def rung(bell: Bell, timeout: float = 0.0) -> bool:
-    """Whether the bell rings within that time; then forget the ring."""
+def signalled(bell: Bell, timeout: float = 0.0) -> bool:
+    """Whether the bell signals within that time; then forget the signal."""
     poll = select.poll()
     poll.register(bell.fileno(), select.POLLIN)
     if not poll.poll(int(patient(timeout) * 1000)):

@@ -23,9 +23,9 @@ Factory = Callable[..., Engine]
 #: The engines that come with asgi_ipc, each as ``module:Class``.
 BUILT_IN: Mapping[str, str] = {
     "memory": "asgi_ipc.engines.memory:MemoryEngine",
-    "mmap": "asgi_ipc.engines.mmap:MmapEngine",
-    "posix": "asgi_ipc.engines.posix:PosixEngine",
-    "sysv": "asgi_ipc.engines.sysv:SysVEngine",
+    "mmap": "asgi_ipc.engines.shm.mmap:MmapEngine",
+    "posix": "asgi_ipc.engines.shm.posix:PosixEngine",
+    "sysv": "asgi_ipc.engines.shm.sysv:SysVEngine",
 }
 #: Where other distributions register theirs.
 ENTRY_POINT_GROUP = "asgi_ipc.engines"

@@ -33,16 +33,16 @@ Tables
 
 Waiting
   E12  `pop` with a bell arms the bell if it returns fewer records than asked: the next
-       record pushed on that queue rings it. Between the last look and the arming no
-       record is missed. An armed bell rings once and must be armed again; to arm it
-       while it is armed changes nothing. A flush rings it, or leaves it armed.
-  E13  Of several bells armed on a queue each record pushed rings one, the one armed first;
+       record pushed on that queue signals it. Between the last look and the arming no
+       record is missed. An armed bell signals once and must be armed again; to arm it
+       while it is armed changes nothing. A flush signals it, or leaves it armed.
+  E13  Of several bells armed on a queue each record pushed signals one, the one armed first;
        a bell that is closed, or whose process is gone, is passed over.
-  E14  `disarm` takes the bell off the queue; had it been rung for it already, and the
-       queue has records, the next bell is rung in its stead.
-  E26  A push that wakes many may have the processes whose bells it rang first ring the others,
+  E14  `disarm` takes the bell off the queue; had it been signalled for it already, and the
+       queue has records, the next bell is signalled in its stead.
+  E26  A push that wakes many may have the processes whose bells it rang first signal the others,
        as they `clear` theirs. One of these that stands still keeps nothing from the others; one
-       that is killed, at most one ring. If all do, the pusher rings the others within seconds,
+       that is killed, at most one signal. If all do, the pusher signals the others within seconds,
        without anybody's action while it uses the store, and at once when it closes.
   E24  `peek` is True of a queue that has a live record, whoever pushed it; it changes nothing.
 
@@ -156,7 +156,7 @@ class Capabilities(NamedTuple):
     crosses_processes: bool
     #: The store outlives the processes that use it (E21).
     survives_exit: bool
-    #: A push rings bells in every process; if False only in its own, and others must poll.
+    #: A push signals bells in every process; if False only in its own, and others must poll.
     wakes: bool
     #: Records and members go with their owner (E17).
     owners: bool
@@ -173,20 +173,20 @@ class Bell(Protocol):
     """
 
     def fileno(self) -> int:
-        """A descriptor that is readable from a ring until `clear`; negative once closed.
+        """A descriptor that is readable from a signal until `clear`; negative once closed.
 
-        Negative too once the engine can't ring it any more: close it and make another.
+        Negative too once the engine can't signal it any more: close it and make another.
         """
 
     def clear(self) -> Collection[int] | None:
-        """Forget the rings so far, and return for which queues they were (E12).
+        """Forget the signals so far, and return for which queues they were (E12).
 
-        It may ring other bells, those of a push that woke this one first (E26).
+        It may signal other bells, those of a push that woke this one first (E26).
 
         Queues are told by `asgi_ipc.engines.bell.hint`. None: any queue may have been pushed to.
         """
 
-    def ring(self) -> None:
+    def signal(self) -> None:
         """Ring it from this process, as a push would. Does nothing on a closed bell."""
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class Engine(Protocol):
         """Now, in nanoseconds, on the scale of deadlines; never goes back."""
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
-        """Store a batch and ring for it; return the refused, in order (E1-E5, E7, E13)."""
+        """Store a batch and signal for it; return the refused, in order (E1-E5, E7, E13)."""
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
         """Take up to ``limit`` oldest records; fewer: the queue is empty, arm ``bell`` (E12)."""
@@ -248,7 +248,7 @@ class Engine(Protocol):
         """
 
     def restore(self, queue: bytes, record: Popped) -> None:
-        """Put back in front a record that `pop` gave and nobody used; rings (E6)."""
+        """Put back in front a record that `pop` gave and nobody used; signals (E6)."""
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         """Stop waiting for this queue (E14)."""

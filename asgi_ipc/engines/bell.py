@@ -1,10 +1,10 @@
-"""A bell for engines that live in one process, and what rings say.
+"""A bell for engines that live in one process, and what signals say.
 
 `PipeBell` is a pipe that a selector can wait for. Any engine may use it that learns of a push
 by other means than the kernel's (a thread that listens to a server, say): such a thread calls
 `PipeBell.ring`.
 
-A ring is `RING_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros, for "any
+A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros, for "any
 queue". So a receiver of thousands of queues looks at one of them, and not at all.
 """
 
@@ -18,14 +18,14 @@ from zlib import crc32
 from ..exceptions import StoreUnavailable
 from .guards import Descriptors
 
-#: Length of a ring.
-RING_BYTES = 4
-#: A ring that does not say for which queue.
-ANY = bytes(RING_BYTES)
-#: Bytes that are read from a bell at once. Pipes hold as many at least, so rings can only have
+#: Length of a signal.
+SIGNAL_BYTES = 4
+#: A signal that does not say for which queue.
+ANY = bytes(SIGNAL_BYTES)
+#: Bytes that are read from a bell at once. Pipes hold as many at least, so signals can only have
 #: been lost for want of room if as many are read.
 AT_ONCE = 4096
-_ring, _hints = struct.Struct("=I").pack, struct.Struct("=I").unpack
+_signal, _hints = struct.Struct("=I").pack, struct.Struct("=I").unpack
 
 
 def hint(queue: bytes) -> int:
@@ -33,38 +33,38 @@ def hint(queue: bytes) -> int:
     return crc32(queue) or 1
 
 
-def ring_for(queue: bytes) -> bytes:
+def signal_for(queue: bytes) -> bytes:
     """What to write to a bell for a queue."""
-    return _ring(hint(queue))
+    return _signal(hint(queue))
 
 
-def rung_for(rings: bytes) -> Collection[int] | None:
-    """The hints of the queues that rings are for; None: look at all."""
-    if len(rings) == RING_BYTES:
-        return None if rings == ANY else _hints(rings)
-    if len(rings) >= AT_ONCE or len(rings) % RING_BYTES:
+def signalled_for(signals: bytes) -> Collection[int] | None:
+    """The hints of the queues that signals are for; None: look at all."""
+    if len(signals) == SIGNAL_BYTES:
+        return None if signals == ANY else _hints(signals)
+    if len(signals) >= AT_ONCE or len(signals) % SIGNAL_BYTES:
         return None
-    hints = set(memoryview(rings).cast("I"))
+    hints = set(memoryview(signals).cast("I"))
     return None if 0 in hints else hints
 
 
-def read_rings(reader: int, _: int) -> bytes:
+def read_signals(reader: int, _: int) -> bytes:
     """All that can be read from a bell at once."""
-    rings = b""
+    signals = b""
     try:
-        rings = rest = os.read(reader, AT_ONCE)
+        signals = rest = os.read(reader, AT_ONCE)
         while len(rest) == AT_ONCE:
             rest = os.read(reader, AT_ONCE)
     except OSError:
         pass  # There is no more.
-    return rings
+    return signals
 
 
 class PipeBell:
     """A `asgi_ipc.engines.base.Bell` over a pipe, good for the process that made it.
 
     In a forked child it is mute: child and parent share the pipe, so the child would
-    wake the parent for nothing, or swallow a ring that was meant for it.
+    wake the parent for nothing, or swallow a signal that was meant for it.
     """
 
     def __init__(self) -> None:
@@ -86,29 +86,29 @@ class PipeBell:
         """The readable end, or -1 once closed."""
         return self._descriptors.reader()
 
-    def ring(self) -> None:
+    def signal(self) -> None:
         """Make it readable; on a closed bell do nothing."""
-        self.try_ring()
+        self.try_signal()
 
-    def try_ring(self, ring: bytes = ANY) -> bool:
+    def try_signal(self, signal: bytes = ANY) -> bool:
         """Ring, and return whether the bell can be heard: False once closed, or after a fork."""
         if self._process != os.getpid():
             return False
 
         def write(_: int, writer: int) -> bool:
             try:
-                os.write(writer, ring)
+                os.write(writer, signal)
             except BlockingIOError:
-                pass  # Full of rings that nobody has cleared: it is readable, which is all.
+                pass  # Full of signals that nobody has cleared: it is readable, which is all.
             return True
 
         return self._descriptors.use(write, False)
 
     def clear(self) -> Collection[int] | None:
-        """Forget the rings so far, and return what they were for (`rung_for`)."""
+        """Forget the signals so far, and return what they were for (`signalled_for`)."""
         if self._process != os.getpid():
             return ()
-        return rung_for(self._descriptors.use(read_rings, b""))
+        return signalled_for(self._descriptors.use(read_signals, b""))
 
     def close(self) -> None:
         """Give the descriptors back. May be called twice, and in a forked child."""
@@ -122,4 +122,4 @@ class PipeBell:
             self.close()
 
 
-__all__ = ["ANY", "AT_ONCE", "PipeBell", "hint", "read_rings", "ring_for", "rung_for"]
+__all__ = ["ANY", "AT_ONCE", "PipeBell", "hint", "read_signals", "signal_for", "signalled_for"]

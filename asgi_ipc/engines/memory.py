@@ -32,7 +32,7 @@ from .base import (
     Record,
     Refused,
 )
-from .bell import PipeBell, ring_for
+from .bell import PipeBell, signal_for
 from .guards import OwnLock, WeakBag, own_lock
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class _Store:
         # A change has begun and not ended, if nobody is inside: an exception came in between.
         self.changing = False
 
-    def put_right(self) -> None:
+    def repair(self) -> None:
         """Make the sums agree with records and members, after an exception amid a change."""
         self.record_bytes = self.member_bytes = self.pending = 0
         for queue in self.queues.values():
@@ -125,7 +125,7 @@ class _Store:
     def queue(self, name: bytes, now: int) -> _Queue:
         """The queue of that name, made if need be, and with no dead record in it (E4)."""
         if self.changing:
-            self.put_right()
+            self.repair()
         found = self.queues.get(name)
         if found is None:
             # Idle queues are kept for their counts, but not for ever: each name of a
@@ -193,10 +193,10 @@ class _Store:
                 self.bury(each, now)
         return look()
 
-    def ring(self, name: bytes, queue: _Queue) -> None:
+    def signal(self, name: bytes, queue: _Queue) -> None:
         """Ring the bell that was armed first, of those that somebody still listens to (E13)."""
         while queue.bells:
-            if queue.bells.popleft().try_ring(ring_for(name)):
+            if queue.bells.popleft().try_signal(signal_for(name)):
                 return
 
     def count(self, queue: _Queue, what: str, number: int = 1) -> None:
@@ -207,7 +207,7 @@ class _Store:
     def table(self, name: bytes, now: int) -> _Table | None:
         """The table of that name, if it has live members, and without the others (E9)."""
         if self.changing:
-            self.put_right()
+            self.repair()
         found = self.tables.get(name)
         if found is not None and now >= found.soonest:
             dead = [member for member, deadline in found.members.items() if deadline <= now]
@@ -357,7 +357,7 @@ class MemoryEngine:
                         (store.counts, store.pending),
                     ):
                         counts["high_water"] = max(counts["high_water"], pending)
-                    store.ring(record.queue, queue)
+                    store.signal(record.queue, queue)
         return refused
 
     def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
@@ -390,17 +390,17 @@ class MemoryEngine:
             store.count(found, "popped", -1)
             store.bury(found, now)  # It may have died in the caller's hands.
             if found.entries:
-                store.ring(queue, found)
+                store.signal(queue, found)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
-        """Stop waiting, and pass a ring on that came too late to be of use."""
+        """Stop waiting, and pass a signal on that came too late to be of use."""
         store = self._store
         with store.exclusive():
             found = store.queue(queue, store.clock())
             if bell in found.bells:
                 found.bells.remove(_ours(bell))
             elif found.entries:
-                store.ring(queue, found)  # E14
+                store.signal(queue, found)  # E14
 
     def bell(self) -> Bell:
         """A pipe."""
@@ -462,7 +462,7 @@ class MemoryEngine:
         with store.exclusive():
             now = store.clock()
             if store.changing:
-                store.put_right()
+                store.repair()
             for each in store.queues.values():
                 store.bury(each, now)
             if queue is None:
@@ -494,7 +494,7 @@ class MemoryEngine:
                 store.drop(queue)
             store.changing = True
             store.tables.clear()
-            store.put_right()
+            store.repair()
             store.flushes += 1
 
     def close(self) -> None:
@@ -509,7 +509,7 @@ class MemoryEngine:
         with store.exclusive():
             for queue in store.queues.values():
                 for bell in queue.bells:
-                    bell.ring()  # What they are armed on is gone; they must look again.
+                    bell.signal()  # What they are armed on is gone; they must look again.
             store.forget()
             store.flushes += 1
         self.close()

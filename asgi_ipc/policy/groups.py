@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from ..envelope import MAX_LOCALS, address
+from ..encoding.envelope import MAX_LOCALS, address
+from ..encoding.names import ChannelName, channel_name
 from ..exceptions import RecordCorrupt
-from ..names import ChannelName, channel_name
 
 #: In front of a member whose two 32-digit halves are stored as raw bytes. No channel name
 #: starts with it. Persisted: do not change.

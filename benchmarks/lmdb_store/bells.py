@@ -1,4 +1,4 @@
-"""FIFOs, which any process can ring that knows their path."""
+"""FIFOs, which any process can signal that knows their path."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import errno
 import os
 from collections.abc import Collection
 
-from asgi_ipc.engines.bell import ANY, read_rings, ring_for, rung_for
+from asgi_ipc.engines.bell import ANY, read_signals, signal_for, signalled_for
 from asgi_ipc.engines.guards import Descriptors, WeakBag
 
 _GONE = (errno.ENXIO, errno.ENOENT, errno.EPIPE)
 
 
 class FifoBell:
-    """A bell that any process can ring that knows its path."""
+    """A bell that any process can signal that knows its path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: Its path went with a store that was destroyed: nobody can ring it any more.
+        #: Its path went with a store that was destroyed: nobody can signal it any more.
         self.is_lost = False
         self._process = os.getpid()
         self._descriptors = Descriptors()
@@ -33,9 +33,9 @@ class FifoBell:
         return -1 if self.is_lost else self._descriptors.reader()
 
     def clear(self) -> Collection[int] | None:
-        return rung_for(self._descriptors.use(read_rings, b""))
+        return signalled_for(self._descriptors.use(read_signals, b""))
 
-    def ring(self) -> None:
+    def signal(self) -> None:
         def write(_: int, writer: int) -> None:
             with contextlib.suppress(OSError):
                 os.write(writer, ANY)
@@ -70,14 +70,14 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def ring(path: str, queue: bytes) -> bool:
+def signal(path: str, queue: bytes) -> bool:
     """Ring a bell for a queue; False if nobody hears it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         return error.errno not in _GONE
     try:
-        os.write(descriptor, ring_for(queue))
+        os.write(descriptor, signal_for(queue))
     except OSError as error:
         return error.errno not in _GONE
     finally:

@@ -18,7 +18,7 @@ class Change:
         self.transaction, self.databases, self.now = transaction, databases, now
         self.store = StoreRow(transaction.get(STORE, db=databases[b"store"]))
         self._queues: dict[bytes, QueueRow] = {}
-        #: Paths of the bells to ring once this is committed, by queue.
+        #: Paths of the bells to signal once this is committed, by queue.
         self.ringing: list[tuple[bytes, str]] = []
 
     def cursor(self, name: bytes) -> Any:
@@ -74,8 +74,8 @@ class Change:
         queue.count(what, number)
         self.store.count(what, number)
 
-    def ring(self, name: bytes) -> None:
-        """Take the bell armed first off a queue, to be rung (E13)."""
+    def signal(self, name: bytes) -> None:
+        """Take the bell armed first off a queue, to be signalled (E13)."""
         queue = self.queue(name)
         if queue.bells:
             cursor = self.cursor(b"bells")

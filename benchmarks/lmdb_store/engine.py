@@ -27,7 +27,7 @@ from asgi_ipc.engines.base import (
 from asgi_ipc.engines.guards import WeakBag, own_lock
 from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
-from .bells import FifoBell, ring
+from .bells import FifoBell, signal
 from .change import Change, has_room
 from .opening import Opened, alone, opened
 from .rows import NEVER, OVERHEAD, QueueRow, TableRow, head_of
@@ -76,7 +76,7 @@ class LMDBEngine:
 
     @contextlib.contextmanager
     def _change(self, *, is_alone: bool = False) -> Iterator[Change]:
-        """Be alone in the store; all that is changed or nothing. Rings after that.
+        """Be alone in the store; all that is changed or nothing. Signals after that.
 
         With ``is_alone`` the caller, in `alone`, has asked `inside`.
         """
@@ -101,9 +101,9 @@ class LMDBEngine:
                 if shared.environment is environment:
                     shared.again()
         for name, path in change.ringing:
-            if not ring(path, name) and not change.store.destroyed:
+            if not signal(path, name) and not change.store.destroyed:
                 with self._change() as next_one:
-                    next_one.ring(name)
+                    next_one.signal(name)
 
     @contextlib.contextmanager
     def _look(self) -> Iterator[Change]:
@@ -186,7 +186,7 @@ class LMDBEngine:
                     change.insert(name, queue.back, payload, deadline)
                     queue.back += 1
                     change.count(queue, "pushed")
-                    change.ring(name)
+                    change.signal(name)
                     continue
                 change.count(queue, "refused")
         return refused
@@ -235,7 +235,7 @@ class LMDBEngine:
             change.insert(queue, found.front, record.payload, record.deadline)
             change.count(found, "popped", -1)
             if change.queue(queue).pending:
-                change.ring(queue)
+                change.signal(queue)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
         with self._change() as change:
@@ -243,7 +243,7 @@ class LMDBEngine:
             if isinstance(bell, FifoBell) and change.take_bell(queue, bell.path):
                 found.bells -= 1
             elif found.pending:
-                change.ring(queue)  # E14
+                change.signal(queue)  # E14
 
     def bell(self) -> Bell:
         with self._change():
@@ -366,7 +366,7 @@ class LMDBEngine:
                 change.store.flushes += 1
                 for name in change.names(b"queues"):
                     for _ in range(change.queue(name).bells):
-                        change.ring(name)
+                        change.signal(name)
             # Others go on to hear their bells, until they look and find another store.
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):

@@ -22,8 +22,8 @@ from ..settings import Settings
 from .base import Answer, Case, Comparison, Question, micro
 from .growth import DEARER
 
-#: Channels to which a turn rings, and the most seconds that it does so.
-_RINGS, _RING_SECONDS = 200, 2.0
+#: Channels to which a turn signals, and the most seconds that it does so.
+_RINGS, _SIGNAL_SECONDS = 200, 2.0
 
 
 class _Clients:
@@ -101,7 +101,7 @@ async def _crowd(
     await asyncio.sleep(0)
     for turn, whose in itertools.product(range(1 + turns), range(of)):
         await bench.sync()
-        end = time.monotonic() + _RING_SECONDS
+        end = time.monotonic() + _SIGNAL_SECONDS
         each_took: list[float] = []
         for channel in some if whose == mine else ():
             each_took.append((await clients.send([channel], sent))[1])

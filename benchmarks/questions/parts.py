@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from asgi_ipc.encoding.codec import decode, encode
 from asgi_ipc.engines.base import Record
-from asgi_ipc.messages import decode, encode
 
 from ..messages import message
 from ..peers import Peer
@@ -57,7 +57,7 @@ async def _parts(bench: Bench, seconds: float) -> dict[str, Any]:
         mutex.lock()
         mutex.unlock()
 
-    descriptor = engine._channels._sidecar._descriptor
+    descriptor = engine._channels._lock_file._descriptor
 
     def record_lock() -> None:
         # On a byte that means nothing.

@@ -1,7 +1,7 @@
 """An asgi_ipc engine on SQLite: messages and memberships that outlive a reboot.
 
 No shared memory and no server: a store is one database file. Numbers in the comments are
-the clauses of `asgi_ipc.engines.base`. What SQLite can't do well is declined: it rings no
+the clauses of `asgi_ipc.engines.base`. What SQLite can't do well is declined: it signals no
 bells in other processes (layers then look again every 20 ms) and does not
 notice that a process has died (what it owned goes at its deadline).
 """
@@ -38,7 +38,7 @@ from asgi_ipc.engines.base import (
     Record,
     Refused,
 )
-from asgi_ipc.engines.bell import PipeBell, ring_for
+from asgi_ipc.engines.bell import PipeBell, signal_for
 from asgi_ipc.engines.guards import OwnLock, WeakBag, own_lock
 from asgi_ipc.exceptions import OptionError, Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 
@@ -332,7 +332,7 @@ class SQLiteEngine:
         refusals = {refusal.position for refusal in refused}
         for position, record in enumerate(records):
             if position not in refusals:
-                self._ring(record.queue)
+                self._signal(record.queue)
         return refused
 
     def _insert(
@@ -389,20 +389,20 @@ class SQLiteEngine:
                 (queue, record.payload, record.deadline, now),
             )
             _count(db, queue, "popped", -1)
-        self._ring(queue)
+        self._signal(queue)
 
-    def _ring(self, queue: bytes) -> None:
+    def _signal(self, queue: bytes) -> None:
         """Ring the first bell of this process that somebody still hears (E13)."""
         with _armed_lock:
             key = (self._folder, queue)
             bells = _armed.get(key, deque())
-            while bells and not bells.popleft().try_ring(ring_for(queue)):
+            while bells and not bells.popleft().try_signal(signal_for(queue)):
                 pass
             if not bells:
                 _armed.pop(key, None)
 
     def disarm(self, queue: bytes, bell: Bell) -> None:
-        """If it had been rung, the next one is."""
+        """If it had been signalled, the next one is."""
         with self._transaction() as (db, _):
             some = db.execute("SELECT 1 FROM records WHERE queue = ?", (queue,)).fetchone()
             with _armed_lock:
@@ -411,7 +411,7 @@ class SQLiteEngine:
                 if was_armed:
                     bells.remove(_ours(bell))
         if some and not was_armed:
-            self._ring(queue)  # E14
+            self._signal(queue)  # E14
 
     def bell(self) -> Bell:
         """A pipe."""
@@ -600,7 +600,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _armed_lock
     _armed_lock = own_lock()
-    _armed.clear()  # The parent's bells ring in the parent.
+    _armed.clear()  # The parent's bells signal in the parent.
     for engine in _forking:
         engine._reading = own_lock()
         engine._identity = engine._new_identity()  # E17

@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 from asgi_ipc.engines import find
 from asgi_ipc.engines.base import Record
-from asgi_ipc.engines.sysv import SysVSegment
-from asgi_ipc.store import belongings, layout, semaphore_locks
-from asgi_ipc.store.check import check
-from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.segment import public_token
+from asgi_ipc.engines.shm import ownership
+from asgi_ipc.engines.shm.check import check
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.locks import semaphore_locks
+from asgi_ipc.engines.shm.segment import public_token
+from asgi_ipc.engines.shm.sysv import SysVSegment
 
 from .examine import Tally
 from .kill import killed
@@ -146,12 +148,12 @@ class Midwife:
         everybody = [newcomer, resident] if resident else [newcomer]
         for engine in everybody:
             # A second later.
-            engine._next_look = engine._channels.words[layout.NEXT_TEND] = 0
+            engine._next_look = engine._channels.words[layout.NEXT_SWEEP] = 0
             engine.statistics()
         for engine in everybody:
             expect(engine.statistics()["processes"], len(everybody), "the processes")
-            for region in (engine._channels, engine._groups):
-                with region as heap:
+            for locked_segment in (engine._channels, engine._groups):
+                with locked_segment as heap:
                     expect(check(heap), [], "the check")
         if resident and (not birth.fatal or newcomer.statistics()["pending"]):
             expect([each.payload for each in newcomer.pop(b"a")], [b"kept"], "the record")
@@ -159,7 +161,7 @@ class Midwife:
         for giver, taker in zip(everybody, reversed(everybody), strict=True):
             giver.push([Record(b"meet", b"here", FAR, 9)])
             expect([each.payload for each in taker.pop(b"meet")], [b"here"], "meeting")
-        bells = [path for path in os.listdir(newcomer._place.directory) if "bell" in path]
+        bells = [path for path in os.listdir(newcomer._location.directory) if "bell" in path]
         expect(bells, [], "bells of the dead")
         for engine in reversed(everybody):
             if engine is newcomer:
@@ -185,14 +187,14 @@ class Midwife:
         key_for = SysVSegment.locator_for
         # `secrets.token_hex` asks it.
         secrets.token_bytes = marked_bytes
-        for module in (belongings, semaphore_locks):
+        for module in (ownership, semaphore_locks):
             module.public_token = marked_token  # type: ignore[attr-defined]
         SysVSegment.locator_for = staticmethod(marked_key)  # type: ignore[method-assign]
         try:
             yield
         finally:
             secrets.token_bytes = token_bytes
-            for module in (belongings, semaphore_locks):
+            for module in (ownership, semaphore_locks):
                 module.public_token = public_token  # type: ignore[attr-defined]
             SysVSegment.locator_for = staticmethod(key_for)  # type: ignore[method-assign]
 

@@ -22,14 +22,14 @@ from types import FrameType
 from typing import Any
 
 from asgi_ipc.engines.base import Members, Popped
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.heap import Heap
+from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
+from asgi_ipc.engines.shm.opening import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from asgi_ipc.store import layout
-from asgi_ipc.store.heap import Heap
-from asgi_ipc.store.locks import FIRST_SLOT
-from asgi_ipc.store.store import Gone
 
 from .examine import State, Tally
-from .scenarios import SCENARIOS, look_after
+from .scenarios import SCENARIOS, maintain
 from .steps import sweep
 from .world import ENGINES, LARGE, Finding, World
 
@@ -43,8 +43,8 @@ _CALLS = 12
 
 NAMES = [
     b"a",
-    b"lane",
-    b"lane",
+    b"ring",
+    b"ring",
     b"large",
     b"old",
     b"all old",
@@ -70,7 +70,7 @@ class Spoiler:
         kinds = [
             self.control, self.control, self.journal, self.handle, self.handle, self.record,
             self.record, self.record, self.record, self.bucket, self.extent, self.slot, self.node,
-            self.lane, self.lane, self.any_word, self.stretch,
+            self.ring, self.ring, self.any_word, self.stretch,
         ]  # fmt: skip
         self.dice.choice(kinds)()
 
@@ -153,31 +153,31 @@ class Spoiler:
         else:
             self.put(at)
 
-    def lane(self) -> None:
-        """Where a lane is, what is in it, or that it moves; if there is one."""
+    def ring(self) -> None:
+        """Where a ring is, what is in it, or that it moves; if there is one."""
         words, dice = self.words, self.dice
         for handle in range(1, min(words[layout.IDS_USED], 4000) + 1):
             address = words[self.heap.end - handle]
             if address >= self.heap.end - layout.Q_WORDS or self.heap.kind(address) != layout.QUEUE:
                 continue
-            if not words[address + layout.Q_LANE_IN]:
+            if not words[address + layout.Q_RING_IN]:
                 continue
             how = dice.randrange(4)
             if how == 0:
                 moves = dice.choice([layout.PUSHING, layout.POPPING, layout.PUSHING | 1 << 63])
                 words[layout.STATE] = moves | dice.choice([address, address, address + 1])
             elif how == 1:
-                ends = [layout.Q_LANE_IN, layout.Q_IN, layout.Q_OUT, layout.Q_LANE_OUT]
-                lane = words[address + layout.Q_LANE_OUT]
-                links = [lane + layout.L_NEXT, lane + layout.L_STOP]
+                ends = [layout.Q_RING_IN, layout.Q_IN, layout.Q_OUT, layout.Q_RING_OUT]
+                ring = words[address + layout.Q_RING_OUT]
+                links = [ring + layout.L_NEXT, ring + layout.L_STOP]
                 self.put(dice.choice([*(address + end for end in ends), *links]))
             elif how == 2:
                 into = words[address + layout.Q_IN]
                 near = into + dice.randrange(-40, 40)
                 words[address + dice.choice([layout.Q_IN, layout.Q_OUT])] = near % (1 << 64)
             else:
-                place = words[address + layout.Q_OUT] & layout.PLACE_MASK
-                self.put(place + dice.randrange(40))
+                location = words[address + layout.Q_OUT] & layout.OFFSET_MASK
+                self.put(location + dice.randrange(40))
 
     def bucket(self) -> None:
         """The beginning of a chain."""
@@ -252,8 +252,8 @@ def call(world: World, dice: random.Random) -> None:
     elif what == "sweep":
         sweep(world)
     elif what == "look":
-        engine._words[layout.NEXT_TEND] = 0
-        look_after(world)
+        engine._words[layout.NEXT_SWEEP] = 0
+        maintain(world)
     elif what == "check":
         world.findings()
     elif what == "flush":
@@ -264,7 +264,7 @@ def call(world: World, dice: random.Random) -> None:
             slot = engine._processes.join(b"a new process.", world.now, 0)
             if slot >= 0:
                 engine._processes.leave(slot)
-                engine._processes._sidecar.release(FIRST_SLOT + slot)
+                engine._processes._lock_file.release(FIRST_SLOT + slot)
     elif what == "open":
         world.open().close()
 
@@ -275,8 +275,10 @@ def spoiled_round(world: World, states: list[State], seed: int) -> int:
     world.load(dice.choice(states))
     world.engine._slot, world.engine._identity = world.slot, world.identity
     world.engine._processes._known.clear()
-    for region in dice.choice([world.regions, world.regions[:1], world.regions[1:]]):
-        spoiler = Spoiler(region.heap, dice)
+    for locked_segment in dice.choice(
+        [world.locked_segments, world.locked_segments[:1], world.locked_segments[1:]]
+    ):
+        spoiler = Spoiler(locked_segment.heap, dice)
         for _ in range(dice.choice([1, 1, 2, 5])):
             spoiler.spoil()
     corrupt = 0
@@ -418,9 +420,9 @@ def afresh(engine: str, rounds: int) -> None:
     for seed in range(rounds):
         world = World(engine)
         dice = random.Random(seed)
-        for region in world.regions:
+        for locked_segment in world.locked_segments:
             for _ in range(5):
-                Spoiler(region.heap, dice).spoil()
+                Spoiler(locked_segment.heap, dice).spoil()
         world.engine.destroy()
         fresh = world.open()
         fresh.push([world.record(b"a", b"fresh")])

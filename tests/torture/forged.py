@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from asgi_ipc.engines.base import Popped
+from asgi_ipc.engines.shm.check import check
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.opening import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreFull, StoreUnavailable
-from asgi_ipc.store import layout
-from asgi_ipc.store.check import check
-from asgi_ipc.store.store import Gone
+from tests.tools import (
+    stores,
+)
 
-from .. import stores
 from .forgeries import FORGERIES, Forgery
 from .target import FAR, MIB, Target
 from .world import Finding
@@ -39,8 +41,8 @@ _BATCH = 24
 
 
 def _look(target: Target) -> None:
-    target.engine._words[layout.NEXT_TEND] = 0
-    target.engine._look_after(target.now)
+    target.engine._words[layout.NEXT_SWEEP] = 0
+    target.engine._maintain(target.now)
 
 
 def _sweep(target: Target) -> None:
@@ -49,20 +51,20 @@ def _sweep(target: Target) -> None:
 
 
 def _check(target: Target) -> None:
-    for region in (target.engine._channels, target.engine._groups):
-        with region as heap:
+    for locked_segment in (target.engine._channels, target.engine._groups):
+        with locked_segment as heap:
             for text in check(heap):
                 assert isinstance(text, str)
 
 
 def _pushes(target: Target) -> None:
-    for name in (b"lane", b"listed", b"old", b"waited for", b"new"):
+    for name in (b"ring", b"listed", b"old", b"waited for", b"new"):
         target.engine.push([target.record(name, b"x" * 100)] * 3)
 
 
 def _pops(limit: int) -> Callable[[Target], object]:
     def pop(target: Target) -> None:
-        for name in (b"lane", b"listed", b"large", b"old", b"old lane", b"waited for", b"none"):
+        for name in (b"ring", b"listed", b"large", b"old", b"old ring", b"waited for", b"none"):
             bell = target.bells[0] if limit == 64 else None
             with contextlib.suppress(StoreCorrupt):
                 taken = target.engine.pop(name, limit, bell)
@@ -72,7 +74,7 @@ def _pops(limit: int) -> Callable[[Target], object]:
 
 
 def _restore(target: Target) -> None:
-    for name in (b"lane", b"listed"):
+    for name in (b"ring", b"listed"):
         target.engine.restore(name, Popped(b"x" * 100, FAR))
 
 
@@ -85,12 +87,12 @@ CALLS: dict[str, Callable[[Target], object]] = {
     "push": _pushes,
     "push much": lambda target: target.engine.push([target.record(b"large", bytes(MIB))] * 3),
     "push over capacity": lambda target: target.engine.push(
-        [target.record(name, b"x")._replace(capacity=1) for name in (b"old", b"old lane")]
+        [target.record(name, b"x")._replace(capacity=1) for name in (b"old", b"old ring")]
     ),
     "pop one": _pops(1),
     "pop a batch": _pops(64),
     "pop all": _pops(1 << 40),
-    "peek": lambda target: target.engine.peek(b"lane"),
+    "peek": lambda target: target.engine.peek(b"ring"),
     "restore": _restore,
     "disarm": lambda target: target.engine.disarm(b"waited for", target.bells[1]),
     "put": _put,
@@ -100,7 +102,7 @@ CALLS: dict[str, Callable[[Target], object]] = {
     "members that are old": lambda target: target.engine.members(b"old"),
     "statistics": lambda target: target.engine.statistics(),
     "statistics of one": lambda target: [
-        target.engine.statistics(name) for name in (b"old", b"lane", b"listed", b"old lane")
+        target.engine.statistics(name) for name in (b"old", b"ring", b"listed", b"old ring")
     ],
     "sweep": _sweep,
     "look": _look,

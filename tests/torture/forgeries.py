@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from asgi_ipc.store import layout
-from asgi_ipc.store.heap import Heap
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.heap import Heap
 
 from .target import FAR, Target, at, full_lives
 
@@ -39,8 +39,8 @@ def _words(name: str, offset: int, *values: int) -> None:
 for _name in (
     "CURSOR", "CURSOR_END", "EXTENTS_USED", "FREE_EXTENT", "FREE_EXTENTS", "IDS_USED", "FREE_ID",
     "IDS_RESERVED", "PUSHED", "GONE", "EXPIRED", "HIGH_WATER", "NAMED", "MEMBERS", "FLUSHES",
-    "CHANGES", "SOONEST", "HAND", "NODES_USED", "FREE_NODE", "LANES", "TAGS", "BACKLOG",
-    "NEXT_TEND", "SWEPT", "SWEPT_GONE", "TAKEN", "JOURNAL_COUNT", "STATE",
+    "CHANGES", "SOONEST", "HAND", "NODES_USED", "FREE_NODE", "RINGS", "TAGS", "BACKLOG",
+    "NEXT_SWEEP", "SWEPT", "SWEPT_GONE", "TAKEN", "JOURNAL_COUNT", "STATE",
 ):  # fmt: skip
     _words(_name, getattr(layout, _name), 0, 1, 1 << 62, ALL_ONES)
 
@@ -173,14 +173,14 @@ def every_bucket_begins_one_circle_of_members(target: Target) -> None:
 
 @forgery
 def a_killed_push_and_one_long_chain(target: Target) -> None:
-    state = layout.PUSHING | target.queue(b"lane")
+    state = layout.PUSHING | target.queue(b"ring")
     _one_chain(target.heap, layout.Q_CHAIN, (layout.QUEUE,), circle=False)
     target.heap.words[layout.STATE] = state
 
 
 @forgery
 def a_killed_pop_and_one_circle(target: Target) -> None:
-    state = layout.POPPING | target.queue(b"lane")
+    state = layout.POPPING | target.queue(b"ring")
     _one_chain(target.heap, layout.Q_CHAIN, (layout.QUEUE,), circle=True)
     target.heap.words[layout.STATE] = state
 
@@ -194,8 +194,8 @@ def _committed(change: Callable[[Target], dict[int, int]]) -> Forgery:
     def forge(target: Target) -> None:
         for heap in (target.heap, target.groups):
             words, pairs = heap.words, change(target)
-            for place, word in enumerate((*pairs, *pairs.values())):
-                words[layout.JOURNAL + place] = word
+            for location, word in enumerate((*pairs, *pairs.values())):
+                words[layout.JOURNAL + location] = word
             words[layout.JOURNAL_COUNT], words[layout.JOURNAL_AFTER] = len(pairs), layout.IDLE
             words[layout.STATE] = layout.COMMITTED
 
@@ -275,13 +275,13 @@ def members_in_one_chain_with_huge_names(target: Target) -> None:
             _huge_name(heap, handle)
 
 
-def _lane(name: str, forge: Callable[[memoryview, int, int], object]) -> None:
-    """A forgery of the lane of two queues: given the words, the queue and where its lane is."""
+def _ring(name: str, forge: Callable[[memoryview, int, int], object]) -> None:
+    """A forgery of the ring of two queues: given the words, the queue and where its ring is."""
 
     def both(target: Target) -> None:
         words = target.heap.words
-        for queue in (target.queue(b"lane"), target.queue(b"old lane")):
-            forge(words, queue, words[queue + layout.Q_LANE_OUT])
+        for queue in (target.queue(b"ring"), target.queue(b"old ring")):
+            forge(words, queue, words[queue + layout.Q_RING_OUT])
         words[layout.SOONEST] = 0
 
     FORGERIES[f"lane: {name}"] = both
@@ -291,49 +291,49 @@ def _put(words: memoryview, offset: int, value: int) -> None:
     words[offset] = value
 
 
-_lane("in a circle", lambda words, queue, lane: _put(words, lane + layout.L_NEXT, lane))
-_lane("ends nowhere", lambda words, queue, lane: _put(words, queue + layout.Q_LANE_IN, 1))
-_lane("ends beyond", lambda words, queue, lane: _put(words, queue + layout.Q_LANE_IN, FAR))
-_lane("begins nowhere", lambda words, queue, lane: _put(words, queue + layout.Q_LANE_OUT, 1))
-_lane("begins beyond", lambda words, queue, lane: _put(words, queue + layout.Q_LANE_OUT, FAR))
-_lane("stops beyond", lambda words, queue, lane: _put(words, lane + layout.L_STOP, ALL_ONES))
-_lane("stops in an entry", lambda words, queue, lane: _put(words, lane + layout.L_STOP, lane + 6))
-_lane("comes in nowhere", lambda words, queue, lane: _put(words, queue + layout.Q_IN, 1))
-_lane("worn", lambda words, queue, lane: _put(words, queue + layout.Q_IN, ALL_ONES))
-_lane("goes out nowhere", lambda words, queue, lane: _put(words, queue + layout.Q_OUT, 0))
-_lane("goes out beyond", lambda words, queue, lane: _put(words, queue + layout.Q_OUT, ALL_ONES))
-_lane("entry of no end", lambda words, queue, lane: _put(words, lane + 5, layout.ENTRY_SIZE))
-_lane("wraps for ever", lambda words, queue, lane: _put(words, lane + 5, ALL_ONES))
-_lane("latest", lambda words, queue, lane: _put(words, lane + layout.L_LATEST, ALL_ONES))
-_lane("of another", lambda words, queue, lane: _put(words, lane + layout.L_QUEUE, 7))
+_ring("in a circle", lambda words, queue, ring: _put(words, ring + layout.L_NEXT, ring))
+_ring("ends nowhere", lambda words, queue, ring: _put(words, queue + layout.Q_RING_IN, 1))
+_ring("ends beyond", lambda words, queue, ring: _put(words, queue + layout.Q_RING_IN, FAR))
+_ring("begins nowhere", lambda words, queue, ring: _put(words, queue + layout.Q_RING_OUT, 1))
+_ring("begins beyond", lambda words, queue, ring: _put(words, queue + layout.Q_RING_OUT, FAR))
+_ring("stops beyond", lambda words, queue, ring: _put(words, ring + layout.L_STOP, ALL_ONES))
+_ring("stops in an entry", lambda words, queue, ring: _put(words, ring + layout.L_STOP, ring + 6))
+_ring("comes in nowhere", lambda words, queue, ring: _put(words, queue + layout.Q_IN, 1))
+_ring("worn", lambda words, queue, ring: _put(words, queue + layout.Q_IN, ALL_ONES))
+_ring("goes out nowhere", lambda words, queue, ring: _put(words, queue + layout.Q_OUT, 0))
+_ring("goes out beyond", lambda words, queue, ring: _put(words, queue + layout.Q_OUT, ALL_ONES))
+_ring("entry of no end", lambda words, queue, ring: _put(words, ring + 5, layout.ENTRY_SIZE))
+_ring("wraps for ever", lambda words, queue, ring: _put(words, ring + 5, ALL_ONES))
+_ring("latest", lambda words, queue, ring: _put(words, ring + layout.L_LATEST, ALL_ONES))
+_ring("of another", lambda words, queue, ring: _put(words, ring + layout.L_QUEUE, 7))
 
 
 @forgery
-def lanes_in_a_circle_that_never_meet_their_end(target: Target) -> None:
+def rings_in_a_circle_that_never_meet_their_end(target: Target) -> None:
     words = target.heap.words
-    for name in (b"lane", b"old lane"):
+    for name in (b"ring", b"old ring"):
         queue = target.queue(name)
-        lane = words[queue + layout.Q_LANE_OUT]
-        words[lane + layout.L_NEXT] = lane
-        words[lane + layout.L_STOP] = lane + layout.L_WORDS
-        words[queue + layout.Q_OUT] = 1 << 32 | lane + layout.L_WORDS
-        words[queue + layout.Q_LANE_IN] = words[target.queue(b"lane") + layout.Q_LANE_IN]
+        ring = words[queue + layout.Q_RING_OUT]
+        words[ring + layout.L_NEXT] = ring
+        words[ring + layout.L_STOP] = ring + layout.L_WORDS
+        words[queue + layout.Q_OUT] = 1 << 32 | ring + layout.L_WORDS
+        words[queue + layout.Q_RING_IN] = words[target.queue(b"ring") + layout.Q_RING_IN]
         words[layout.BACKLOG] = FAR
     full_lives(target.heap)
 
 
 @forgery
-def all_queues_have_one_lane(target: Target) -> None:
+def all_queues_have_one_ring(target: Target) -> None:
     """Which holds nothing but what is dead."""
     words = target.heap.words
-    source = target.queue(b"old lane")
-    lane = words[source + layout.Q_LANE_OUT]
+    source = target.queue(b"old ring")
+    ring = words[source + layout.Q_RING_OUT]
     for number in range(2000):
         queue = target.queue(b"many %d" % number)
-        for field in (layout.Q_LANE_OUT, layout.Q_LANE_IN, layout.Q_IN, layout.Q_OUT):
+        for field in (layout.Q_RING_OUT, layout.Q_RING_IN, layout.Q_IN, layout.Q_OUT):
             words[queue + field] = words[source + field]
-        words[queue + layout.Q_LANE_IN] = lane
-        words[queue + layout.Q_IN] = 400 << 32 | words[lane + layout.L_STOP]
+        words[queue + layout.Q_RING_IN] = ring
+        words[queue + layout.Q_IN] = 400 << 32 | words[ring + layout.L_STOP]
         words[queue + layout.Q_SOONEST] = 0
     words[layout.SOONEST] = 0
     words[layout.BACKLOG] = FAR
@@ -359,9 +359,9 @@ def all_queues_have_one_list(target: Target) -> None:
 def all_queues_have_the_same_waiters(target: Target) -> None:
     words, geometry = target.heap.words, target.heap.geometry
     for node in range(layout.NODES):
-        place = geometry.nodes + node * layout.NODE_WORDS
-        words[place + layout.NODE_NEXT] = node + 2 if node + 1 < layout.NODES else 1
-        words[place + layout.NODE_BELL] = FAR
+        location = geometry.nodes + node * layout.NODE_WORDS
+        words[location + layout.NODE_NEXT] = node + 2 if node + 1 < layout.NODES else 1
+        words[location + layout.NODE_BELL] = FAR
     for number in range(2000):
         queue = target.queue(b"many %d" % number)
         words[queue + layout.Q_BELL] = FAR
@@ -376,7 +376,7 @@ def _queue(name: str, offset: int, *values: int) -> None:
     for value in values:
 
         def forge(target: Target, value: int = value) -> None:
-            for queue in map(target.queue, (b"listed", b"large", b"old", b"lane", b"waited for")):
+            for queue in map(target.queue, (b"listed", b"large", b"old", b"ring", b"waited for")):
                 target.heap.words[queue + offset] = value
             target.heap.words[layout.SOONEST] = 0
 
@@ -395,8 +395,8 @@ def waiters_in_a_circle(target: Target) -> None:
     words = target.heap.words
     queue = target.queue(b"waited for")
     node = words[queue + layout.Q_WAIT_FIRST]
-    place = target.heap.geometry.nodes + (node - 1) * layout.NODE_WORDS
-    words[place + layout.NODE_NEXT] = node
+    location = target.heap.geometry.nodes + (node - 1) * layout.NODE_WORDS
+    words[location + layout.NODE_NEXT] = node
     words[layout.FREE_NODE] = node
 
 

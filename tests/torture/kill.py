@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import CodeType
 
-from asgi_ipc.store.layout import IDLE
-from asgi_ipc.store.semaphore_locks import SemaphoreLocks
+from asgi_ipc.engines.shm.heap.layout import IDLE
+from asgi_ipc.engines.shm.locks.semaphore_locks import SemaphoreLocks
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import PATIENCE, Examiner, State, Tally, command
@@ -155,9 +155,9 @@ class Torturer(Examiner):
         world = self.world
         world.engine._slot = world.slot
         world.engine._identity = world.identity
-        locks = world.store.sidecar._locks
+        locks = world.store.lock_file._locks
         if isinstance(locks, SemaphoreLocks):
-            locks.sit_down()
+            locks.take_slot()
 
     def unfinished(self, state: State) -> bool:
         """Whether the next to enter has something to end."""

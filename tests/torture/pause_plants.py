@@ -5,23 +5,25 @@ See `plants`, which runs them.
 
 from __future__ import annotations
 
-from asgi_ipc.store import lanes, layout, region
-from asgi_ipc.store.counts import Counts
-from asgi_ipc.store.heap import Heap
-from asgi_ipc.store.lanes import Lanes
-from asgi_ipc.store.layout import STATE
-from asgi_ipc.store.lists import Lists
-from asgi_ipc.store.log import Log
-from asgi_ipc.store.processes import Processes
-from asgi_ipc.store.rounds import Rounds
-from asgi_ipc.store.upkeep import Upkeep
+from asgi_ipc.engines.shm import locked_segment
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.heap import Heap
+from asgi_ipc.engines.shm.heap.layout import STATE
+from asgi_ipc.engines.shm.heap.log import Log
+from asgi_ipc.engines.shm.heap.rounds import Rounds
+from asgi_ipc.engines.shm.processes import Processes
+from asgi_ipc.engines.shm.queues import rings
+from asgi_ipc.engines.shm.queues.counters import Counts
+from asgi_ipc.engines.shm.queues.linked_list import Lists
+from asgi_ipc.engines.shm.queues.rings import Rings
+from asgi_ipc.engines.shm.queues.sweeper import Upkeep
 
 from .planting import Plant, altered
 
 
 def recount_off_by_one() -> None:
     """What a kill left uncounted is counted twice."""
-    recount = lanes.recount
+    recount = rings.recount
 
     def wrong(heap: Heap) -> None:
         total = layout.PUSHED if heap.words[STATE] & layout.PUSHING else layout.GONE
@@ -29,7 +31,7 @@ def recount_off_by_one() -> None:
         recount(heap)
         heap.words[total] += heap.words[total] - before
 
-    region.recount = wrong  # type: ignore[attr-defined]
+    locked_segment.recount = wrong  # type: ignore[attr-defined]
 
 
 #: Bugs in what is left to do between two holds of the lock.
@@ -114,21 +116,21 @@ PAUSE_PLANTS = [
         "push what expires first during a round",
     ),
     Plant(
-        "a push through a lane does not lower SOONEST",
-        altered(Lanes, "push", ("commit({SOONEST: deadline, ", "commit({")),
-        "push through a lane what expires first",
+        "a push through a ring does not lower SOONEST",
+        altered(Rings, "push", ("commit({SOONEST: deadline, ", "commit({")),
+        "push through a ring what expires first",
     ),
     Plant(
-        "a push through a lane lowers SOONEST of the queue first",
+        "a push through a ring lowers SOONEST of the queue first",
         altered(
-            Lanes,
+            Rings,
             "push",
             (
                 "self._heap.commit({SOONEST",
                 "words[queue + Q_SOONEST] = deadline; self._heap.commit({SOONEST",
             ),
         ),
-        "push through a lane what expires first",
+        "push through a ring what expires first",
     ),
     Plant(
         "a search of a list moves before it notes what it saw",
@@ -155,9 +157,9 @@ PAUSE_PLANTS = [
         "search a list in one hold",
     ),
     Plant(
-        "a search of a lane moves before it notes what it saw",
+        "a search of a ring moves before it notes what it saw",
         altered(
-            Lanes,
+            Rings,
             "expire",
             (
                 "    except Pause:\n",
@@ -168,7 +170,7 @@ PAUSE_PLANTS = [
                 ),
             ),
         ),
-        "search a lane over several holds",
+        "search a ring over several holds",
     ),
     Plant(
         "a search begins before it notes what is unseen",
@@ -190,19 +192,19 @@ PAUSE_PLANTS = [
     Plant(
         "a refill hides a message from a search",
         altered(Lists, "refill", ("if deadline < words[queue + Q_SOONEST]:", "if False:")),
-        "push that refills a lane which a search has passed",
+        "push that refills a ring which a search has passed",
     ),
-    Plant("a recount off by one", recount_off_by_one, "pop from a lane", ("prefixes",)),
+    Plant("a recount off by one", recount_off_by_one, "pop from a ring", ("prefixes",)),
     Plant(
         "a recount counts what was counted",
-        altered(region, "recount", ("words[total] += lacking", "words[total] += 1")),
-        "push through a lane",
+        altered(locked_segment, "recount", ("words[total] += lacking", "words[total] += 1")),
+        "push through a ring",
         ("prefixes",),
     ),
     Plant(
-        "a push through a lane notes the count after its move",
-        altered(Lanes, "push", ("(came - total &", "(came + 1 - total &")),
-        "push through a lane",
+        "a push through a ring notes the count after its move",
+        altered(Rings, "push", ("(came - total &", "(came + 1 - total &")),
+        "push through a ring",
     ),
     Plant(
         "a process is in its slot before its row is written",

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from asgi_ipc.store import layout, log, region
-from asgi_ipc.store.heap import HOLD, Pause
-from asgi_ipc.store.lane_extents import HOT
-from asgi_ipc.store.locks import FIRST_SLOT
-from asgi_ipc.store.tables import member_name
+from asgi_ipc.engines.shm import locked_segment
+from asgi_ipc.engines.shm.heap import layout, log
+from asgi_ipc.engines.shm.heap.heap import HOLD, Pause
+from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
+from asgi_ipc.engines.shm.queues.ring_extents import HOT
+from asgi_ipc.engines.shm.tables import member_name
 
-from .lane_states import allow_one_lane, expect_lane, laned
+from .ring_states import allow_one_ring, expect_ring, ringed
 from .steps import Scenario, changes, popped, push, pushed, sweep
 from .world import LARGE, View, World, expect
 
@@ -26,11 +27,11 @@ LONG = 10**13
 def short_holds(hold: int, pieces: int = log.PIECES_A_CHANGE) -> Iterator[None]:
     """A hold of the lock may spend so much, and a change free so many pieces."""
     before = log.PIECES_A_CHANGE
-    region.HOLD, log.PIECES_A_CHANGE = hold, pieces  # type: ignore[attr-defined]
+    locked_segment.HOLD, log.PIECES_A_CHANGE = hold, pieces  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        region.HOLD, log.PIECES_A_CHANGE = HOLD, before  # type: ignore[attr-defined]
+        locked_segment.HOLD, log.PIECES_A_CHANGE = HOLD, before  # type: ignore[attr-defined]
 
 
 def slowly(
@@ -65,7 +66,7 @@ def settle(world: World) -> None:
 def much_dead_in_front(world: World) -> None:
     """No extent has as many dead words as the one where the next record would go."""
     engine = world.engine
-    world.give_no_lanes()
+    world.give_no_rings()
     sweep(world)
     before = world.save()
     count = 0
@@ -82,7 +83,7 @@ def much_dead_in_front(world: World) -> None:
 def much_dead_behind(world: World) -> None:
     """Every other record of a full store is dead."""
     engine = world.engine
-    world.give_no_lanes()
+    world.give_no_rings()
     sweep(world)
     while not engine.push([world.record(b"fill", bytes(900)), world.record(b"kept", bytes(900))]):
         pass
@@ -129,15 +130,15 @@ def round_of(kind: int) -> Callable[[World], object]:
     def go_round(world: World) -> None:
         while not world.engine._sweep_hold(kind, world.now)[0]:
             pass
-        heap = world.regions[kind != layout.CHANNELS].heap
+        heap = world.locked_segments[kind != layout.CHANNELS].heap
         expect(heap.words[layout.ROUND_BEGAN], 0, "the round under way")
 
     return go_round
 
 
-def lane_without_old(world: World) -> None:
-    """A queue has a lane, and nothing has expired."""
-    laned(world)
+def ring_without_old(world: World) -> None:
+    """A queue has a ring, and nothing has expired."""
+    ringed(world)
     sweep(world)
 
 
@@ -166,22 +167,22 @@ def old_and_new(queue: bytes, pairs: int = 12) -> Callable[[World], None]:
 
 def old_in_list(world: World) -> None:
     """They are in a list."""
-    world.give_no_lanes()
+    world.give_no_rings()
     old_and_new(b"search")(world)
 
 
 def few_old_in_list(world: World) -> None:
     """So few are in a list that one hold does for all of them."""
-    world.give_no_lanes()
+    world.give_no_rings()
     old_and_new(b"search", 3)(world)
 
 
-def old_in_lane(world: World) -> None:
-    """They are in a lane."""
-    laned(world)
-    world.engine.pop(b"lane", 3)
-    old_and_new(b"lane")(world)
-    expect_lane(world)
+def old_in_ring(world: World) -> None:
+    """They are in a ring."""
+    ringed(world)
+    world.engine.pop(b"ring", 3)
+    old_and_new(b"ring")(world)
+    expect_ring(world)
 
 
 def begin_search(world: World, queue: bytes, hold: int, until: int) -> None:
@@ -207,14 +208,14 @@ def search_under_way(world: World) -> None:
 
 
 def search_before_a_refill(world: World) -> None:
-    """A search has come by the lane, and not by the list, the first of which expires first."""
-    allow_one_lane(world)
+    """A search has come by the ring, and not by the list, the first of which expires first."""
+    allow_one_ring(world)
     for number in range(HOT):
-        # The first four go to the lane.
-        world.push(b"lane", b"%d" % number, lifetime=(2 if number < 4 else 1) * LONG + number)
-    world.push(b"lane", b"old", lifetime=100)
+        # The first four go to the ring.
+        world.push(b"ring", b"%d" % number, lifetime=(2 if number < 4 else 1) * LONG + number)
+    world.push(b"ring", b"old", lifetime=100)
     world.now += 200
-    begin_search(world, b"lane", 550, layout.WALK_BEHIND)
+    begin_search(world, b"ring", 550, layout.WALK_BEHIND)
 
 
 def search(queue: bytes) -> Callable[[World], object]:
@@ -242,7 +243,7 @@ def crowd(world: World) -> None:
     for identity in CROWD:
         with engine._channels:
             slot = engine._processes.join(identity, world.now, 0)
-        engine._processes._sidecar.release(FIRST_SLOT + slot)
+        engine._processes._lock_file.release(FIRST_SLOT + slot)
 
 
 def reaped(world: World, view: View) -> list[View]:
@@ -324,10 +325,10 @@ PAUSE_SCENARIOS = [
         go_on=round_of(layout.CHANNELS),
     ),
     Scenario(
-        "push through a lane what expires first",
-        lambda world: world.engine.push([world.record(b"lane", b"new", 1_000_000)]),
-        changes(pushed(b"lane", b"new")),
-        lane_without_old,
+        "push through a ring what expires first",
+        lambda world: world.engine.push([world.record(b"ring", b"new", 1_000_000)]),
+        changes(pushed(b"ring", b"new")),
+        ring_without_old,
     ),
     Scenario(
         "search a list over several holds",
@@ -344,11 +345,11 @@ PAUSE_SCENARIOS = [
         go_on=search(b"search"),
     ),
     Scenario(
-        "search a lane over several holds",
-        slowly(lambda world: world.engine.statistics(b"lane"), 2_200),
+        "search a ring over several holds",
+        slowly(lambda world: world.engine.statistics(b"ring"), 2_200),
         changes(),
-        old_in_lane,
-        go_on=search(b"lane"),
+        old_in_ring,
+        go_on=search(b"ring"),
     ),
     Scenario(
         "pop where a search is",
@@ -358,11 +359,11 @@ PAUSE_SCENARIOS = [
         go_on=search(b"search"),
     ),
     Scenario(
-        "push that refills a lane which a search has passed",
-        push((b"lane", b"new")),
-        changes(pushed(b"lane", b"new")),
+        "push that refills a ring which a search has passed",
+        push((b"ring", b"new")),
+        changes(pushed(b"ring", b"new")),
         search_before_a_refill,
-        go_on=search(b"lane"),
+        go_on=search(b"ring"),
     ),
     Scenario(
         "reap more than one hold may", lambda world: world.engine._reap(), reaped, crowd, go_on=reap

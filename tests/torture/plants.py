@@ -15,19 +15,28 @@ from functools import partial
 from struct import pack_into
 from typing import Any
 
+from asgi_ipc.engines.shm import locked_segment, opening, ownership
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.hash_table import Index
+from asgi_ipc.engines.shm.heap.heap import Heap
+from asgi_ipc.engines.shm.heap.journal import Journal
+from asgi_ipc.engines.shm.heap.layout import (
+    COMMITTED,
+    IDLE,
+    JOURNAL,
+    JOURNAL_AFTER,
+    JOURNAL_COUNT,
+    STATE,
+)
+from asgi_ipc.engines.shm.heap.log import Log
+from asgi_ipc.engines.shm.lock_file import LockFile, Record
+from asgi_ipc.engines.shm.locked_segment import LockedSegment
+from asgi_ipc.engines.shm.queues import rings
+from asgi_ipc.engines.shm.queues.counters import Counts
+from asgi_ipc.engines.shm.queues.rings import Rings
+from asgi_ipc.engines.shm.queues.waiters import Waiters
 from asgi_ipc.exceptions import StoreCorrupt
-from asgi_ipc.store import belongings, lanes, layout, region, store
-from asgi_ipc.store.counts import Counts
-from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.heap import Heap
-from asgi_ipc.store.index import Index
-from asgi_ipc.store.journal import Journal
-from asgi_ipc.store.lanes import Lanes
-from asgi_ipc.store.layout import COMMITTED, IDLE, JOURNAL, JOURNAL_AFTER, JOURNAL_COUNT, STATE
-from asgi_ipc.store.log import Log
-from asgi_ipc.store.region import Region
-from asgi_ipc.store.sidecar import Record, Sidecar
-from asgi_ipc.store.waiters import Waiters
 
 from . import births, damage, kill, prefixes
 from .examine import Examiner
@@ -116,10 +125,10 @@ def packed_words() -> None:
 def no_recovery() -> None:
     """Whoever comes next takes an unfinished change for a finished one."""
 
-    def finish(self: Region) -> None:
+    def finish(self: LockedSegment) -> None:
         self.words[STATE] = IDLE
 
-    Region._finish = finish  # type: ignore[method-assign]
+    LockedSegment._finish = finish  # type: ignore[method-assign]
 
 
 def recovery_that_commits_first() -> None:
@@ -183,32 +192,32 @@ def pop_in_two_changes() -> None:
     Counts.gone = hasty  # type: ignore[method-assign, assignment]
 
 
-def lane_uncounted() -> None:
+def ring_uncounted() -> None:
     """Whoever comes after a kill takes the counts of the store for right."""
 
     def recount(heap: Heap) -> None:
         heap.words[STATE] = IDLE
 
-    region.recount = recount  # type: ignore[attr-defined]
+    locked_segment.recount = recount  # type: ignore[attr-defined]
 
 
-def lane_moved_first() -> None:
-    """A lane moves on before the head of the entry is written."""
-    push, pack = Lanes.push, lanes._pack
+def ring_moved_first() -> None:
+    """A ring moves on before the head of the entry is written."""
+    push, pack = Rings.push, rings._pack
 
-    def hasty(self: Lanes, *arguments: Any) -> int:
+    def hasty(self: Rings, *arguments: Any) -> int:
         later: list[Any] = []
-        lanes._pack = lambda *fields: later.append(fields)
+        rings._pack = lambda *fields: later.append(fields)
         bell = push(self, *arguments)
         for fields in later:
             pack(*fields)
         return bell
 
-    Lanes.push = hasty  # type: ignore[method-assign, assignment]
+    Rings.push = hasty  # type: ignore[method-assign, assignment]
 
 
 def bell_taken_first() -> None:
-    """A bell is taken, to be rung, in a change before that which brings the record."""
+    """A bell is taken, to be signalled, in a change before that which brings the record."""
     take = Waiters.take
 
     def hasty(self: Waiters, change: Any, queue: int) -> int:
@@ -256,29 +265,29 @@ def endless_chain() -> None:
 
 def nameless_error() -> None:
     """A corrupt store is not named."""
-    Region._corrupt = lambda self, error: StoreCorrupt(str(error))  # type: ignore[method-assign]
+    LockedSegment._corrupt = lambda self, error: StoreCorrupt(str(error))  # type: ignore[method-assign]
 
 
 def foreign_error() -> None:
     """What contradictory contents make Python raise comes out as it is."""
-    region._CONTRADICTIONS = (StoreCorrupt,)  # type: ignore[assignment]
+    locked_segment._CONTRADICTIONS = (StoreCorrupt,)  # type: ignore[assignment]
 
 
 def forgotten_memory() -> None:
     """The memory of a store that is removed is not."""
-    store.Store._remove_memory = lambda self: None  # type: ignore[method-assign]
+    opening.Store._remove_memory = lambda self: None  # type: ignore[method-assign]
 
 
 def ready_too_soon() -> None:
     """The lock file says that a store is ready before there is memory."""
-    write = Sidecar.write
+    write = LockFile.write
 
-    def hasty(self: Sidecar, record: Record) -> None:
+    def hasty(self: LockFile, record: Record) -> None:
         write(self, record._replace(ready=True))
 
-    Sidecar.write = hasty  # type: ignore[method-assign]
+    LockFile.write = hasty  # type: ignore[method-assign]
     # And nobody looks whether it is complete.
-    belongings.MAGIC = bytes(8)  # type: ignore[attr-defined]
+    ownership.MAGIC = bytes(8)  # type: ignore[attr-defined]
 
 
 PLANTS = [
@@ -299,8 +308,8 @@ PLANTS = [
     Plant("a move frees the old extent first", old_extent_freed_first, "move"),
     Plant("a pop forgets to count", gone_forgotten, "pop"),
     Plant("a pop in two changes", pop_in_two_changes, "pop a batch"),
-    Plant("a lane moves before its entry is there", lane_moved_first, "push through a lane"),
-    Plant("a lane's move is not counted", lane_uncounted, "pop from a lane", ("prefixes",)),
+    Plant("a ring moves before its entry is there", ring_moved_first, "push through a ring"),
+    Plant("a ring's move is not counted", ring_uncounted, "pop from a ring", ("prefixes",)),
     Plant(
         "a bell taken before the record is there", bell_taken_first, "push to a queue waited for"
     ),
@@ -319,7 +328,7 @@ def _examine(examiner: Callable[[str, int], Examiner], plant: Plant, engine: str
     runner = examiner(engine, n)
     runner.most_judged = max(n, runner.most_judged)
     plant.plant()
-    for each in runner.world.regions:
+    for each in runner.world.locked_segments:
         # Held since before the planting.
         each.heap.commit = each.heap.journal.commit
     try:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from asgi_ipc.store import layout
-from asgi_ipc.store.layout import WORD
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.layout import WORD
 from conformance.opcodes import trace_nothing, trace_opcodes
 
 from .examine import Examiner, State, Tally, command
@@ -38,7 +38,7 @@ _PARTS = 24
 class Store(NamedTuple):
     """One store of the operation."""
 
-    region: int
+    locked_segment: int
     #: Offsets of the bytes that were stored.
     where: list[int]
     #: The memory of the region before it and after it.
@@ -62,8 +62,8 @@ class Store(NamedTuple):
 def poison(world: World, state: State, pattern: int) -> State:
     """The same state with a pattern in all memory that means nothing."""
     result = []
-    for region, data in zip(world.regions, state, strict=True):
-        geometry = region.heap.geometry
+    for locked_segment, data in zip(world.locked_segments, state, strict=True):
+        geometry = locked_segment.heap.geometry
         spoiled = bytearray(data)
         words = memoryview(spoiled).cast("Q")
         word = pattern * 0x0101010101010101
@@ -90,16 +90,18 @@ def stores(world: World, start: State, operate: Callable[[World], object]) -> di
     found: dict[int, Store] = {}
     last = list(start)
     opcode, storing = 0, ""
-    views = [region.segment.view for region in world.regions]
+    views = [locked_segment.segment.view for locked_segment in world.locked_segments]
 
     def compare() -> None:
-        for region, view in enumerate(views):
+        for locked_segment, view in enumerate(views):
             now = bytes(view)
-            if now != last[region]:
+            if now != last[locked_segment]:
                 called = not storing.startswith("STORE")
-                where = differences(last[region], now)
-                found[opcode * 2 + region] = Store(region, where, last[region], now, called)
-                last[region] = now
+                where = differences(last[locked_segment], now)
+                found[opcode * 2 + locked_segment] = Store(
+                    locked_segment, where, last[locked_segment], now, called
+                )
+                last[locked_segment] = now
 
     def look(code: CodeType, offset: int) -> None:
         nonlocal opcode, storing
@@ -159,12 +161,12 @@ class Cutter(Examiner):
             raise Finding(f"{scenario.name}: it came to {brief(end)}, not {brief(allowed[-1])}")
         images = self.images(start, list(found.values()))
         seen = set()
-        for number, (state, place) in enumerate(images):
+        for number, (state, location) in enumerate(images):
             self.tally = self.tally.plus(Tally(ends=1))
             mark = hash(state)
             if mark not in seen:
                 seen.add(mark)
-                self.judge(scenario, state, allowed, place, exercise=not number % 8)
+                self.judge(scenario, state, allowed, location, exercise=not number % 8)
         return Tally(*(now - then for now, then in zip(self.tally, before, strict=True)))
 
     def images(self, start: State, found: list[Store]) -> Iterator[tuple[State, str]]:
@@ -178,7 +180,7 @@ class Cutter(Examiner):
 
             def whole(data: bytes, store: Store = store) -> State:
                 both = list(now)
-                both[store.region] = data
+                both[store.locked_segment] = data
                 return both[0], both[1]
 
             if chosen and not store.is_word:
@@ -188,13 +190,13 @@ class Cutter(Examiner):
             if chosen:
                 yield whole(store.after), f"after, {where}"
             # A store that moves the commit word must be alone, and is the end of a group.
-            if store.is_state or (group and group[0].region != store.region):
+            if store.is_state or (group and group[0].locked_segment != store.locked_segment):
                 if chosen:
                     yield from self.parts(group, now, where)
                 group = []
             if not store.is_state:
                 group.append(store)
-            now[store.region] = store.after
+            now[store.locked_segment] = store.after
         yield from self.parts(group, now, "at the end")
 
     def some(self, cuts: Iterator[bytes]) -> list[bytes]:
@@ -229,7 +231,7 @@ class Cutter(Examiner):
         """Any part of the stores between two commit words."""
         if not group:
             return
-        region = group[0].region
+        locked_segment = group[0].locked_segment
         for _ in range(min(1 << len(group), _PARTS if not self.sample else 3)):
             data = group[0].before
             for store in group:
@@ -244,7 +246,7 @@ class Cutter(Examiner):
                     chosen = [offset for offset in store.where if offset // WORD in taken]
                     data = mix(data, store.after, chosen)
             both = list(now)
-            both[region] = data
+            both[locked_segment] = data
             yield (both[0], both[1]), f"with a part of the {len(group)} stores before, {where}"
 
 

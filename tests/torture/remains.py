@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from asgi_ipc.store.check import check
-from asgi_ipc.store.counts import pending
-from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.layout import BACKLOG, LANES, Q_OWNER, Q_WORDS, WORD
+from asgi_ipc.engines.shm.check import check
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.heap.layout import BACKLOG, Q_OWNER, Q_WORDS, RINGS, WORD
+from asgi_ipc.engines.shm.queues.counters import pending
+from tests.tools.stores import (
+    sweep,
+)
 
-from ..stores import sweep
 from .ledgers import GROUPS
 from .soak_workers import FORGOTTEN
 from .standstill import turns
@@ -38,8 +40,8 @@ def await_clean(engine: SharedMemoryEngine, alive: set[bytes], processes: int) -
         if not traces and not unread:
             break
     faults = [f"after {passed:.0f} s: {left}" for left in (*traces, *unread)]
-    for region in (engine._channels, engine._groups):
-        with region as heap:
+    for locked_segment in (engine._channels, engine._groups):
+        with locked_segment as heap:
             faults += check(heap)
     return faults
 
@@ -82,10 +84,10 @@ def _queues(engine: SharedMemoryEngine) -> list[tuple[bytes, int, int]]:
 
 
 def in_use(engine: SharedMemoryEngine) -> int:
-    """Bytes in use, without lanes: the queues of the steady ones may just have some."""
+    """Bytes in use, without rings: the queues of the steady ones may just have some."""
     used = 0
-    for region in (engine._channels, engine._groups):
-        with region as heap:
-            lanes = heap.words[LANES] + heap.words[BACKLOG]
-            used += heap.usage()[0] - lanes * heap.geometry.extent_words * WORD
+    for locked_segment in (engine._channels, engine._groups):
+        with locked_segment as heap:
+            rings = heap.words[RINGS] + heap.words[BACKLOG]
+            used += heap.usage()[0] - rings * heap.geometry.extent_words * WORD
     return used

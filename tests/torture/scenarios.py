@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from asgi_ipc.engines.base import Popped
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.exceptions import StoreFull
-from asgi_ipc.store import layout
-from asgi_ipc.store.locks import FIRST_SLOT
 
-from .lane_scenarios import LANE_SCENARIOS
 from .pause_scenarios import PAUSE_SCENARIOS
+from .ring_scenarios import RING_SCENARIOS
 from .steps import (
     FAR,
     Scenario,
@@ -50,7 +50,7 @@ def before_growing(world: World) -> None:
 def before_growing_handles(world: World) -> None:
     """The next push needs a handle that was never reserved."""
     words = world.engine._channels.words
-    world.give_no_lanes()
+    world.give_no_rings()
     until(world, lambda: world.push(b"fill", b""), lambda: words[layout.IDS_RESERVED])
 
 
@@ -101,11 +101,11 @@ def before_moving_pieces(world: World) -> None:
     while engine.pop(b"fill", 3):
         engine.pop(b"fill", 1)
     heap, splits = engine._channels.heap, [0]
-    place = heap._place
+    location = heap._place
 
     def counted(*arguments: object) -> None:
         splits[0] += arguments[0] is not None and arguments[2] == layout.MESSAGE
-        place(*arguments)  # type: ignore[arg-type]
+        location(*arguments)  # type: ignore[arg-type]
 
     heap._place = counted  # type: ignore[method-assign, assignment]
     try:
@@ -169,11 +169,11 @@ def all_expired(world: World) -> None:
 
 def due(world: World) -> None:
     """The store wants to be looked after."""
-    world.engine._channels.words[layout.NEXT_TEND] = 0
+    world.engine._channels.words[layout.NEXT_SWEEP] = 0
 
 
-def rung(world: World) -> None:
-    """A bell was rung and not heard; another waits, and there is a record."""
+def signalled(world: World) -> None:
+    """A bell was signalled and not heard; another waits, and there is a record."""
     world.push(b"waited for", b"w1")
 
 
@@ -182,9 +182,9 @@ def many(world: World) -> None:
     world.push(b"many", *[b"%d" % number for number in range(400)])
 
 
-def look_after(world: World) -> None:
+def maintain(world: World) -> None:
     """The regular look, with everything that the dead and the expired left."""
-    world.engine._look_after(world.now)
+    world.engine._maintain(world.now)
 
 
 JOINER = b"a new process."
@@ -196,7 +196,7 @@ def join(world: World) -> None:
     with engine._channels:
         slot = engine._processes.join(JOINER, world.now, 0)
     # So that it can be done again.
-    engine._processes._sidecar.release(FIRST_SLOT + slot)
+    engine._processes._lock_file.release(FIRST_SLOT + slot)
 
 
 def meet_joiner(world: World) -> None:
@@ -297,18 +297,20 @@ SCENARIOS = [
     *[
         Scenario(
             f"disarm the {which}",
-            lambda world, place=place: world.engine.disarm(b"waited for", world.bells[place]),  # type: ignore[misc]
-            changes(lambda view, place=place: view.bells[b"waited for"].pop(place)),  # type: ignore[misc]
+            lambda world, location=location: world.engine.disarm(
+                b"waited for", world.bells[location]
+            ),  # type: ignore[misc]
+            changes(lambda view, location=location: view.bells[b"waited for"].pop(location)),  # type: ignore[misc]
         )
-        for place, which in enumerate(("first", "middle", "last"))
+        for location, which in enumerate(("first", "middle", "last"))
     ],
     Scenario(
         "disarm a rung one",
         lambda world: world.engine.disarm(b"waited for", world.bells[0]),
         changes(lambda view: view.bells[b"waited for"].pop(0)),
-        rung,
+        signalled,
     ),
-    *LANE_SCENARIOS,
+    *RING_SCENARIOS,
     *PAUSE_SCENARIOS,
     Scenario("put", lambda world: world.engine.put(b"t", b"new", FAR), changes(put(b"t", b"new"))),
     Scenario(
@@ -350,7 +352,7 @@ SCENARIOS = [
     ),
     Scenario(
         "look after what the dead left",
-        look_after,
+        maintain,
         lambda world, view: changes(
             lambda view: (
                 without(world.dead)(view),

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines import open_engine
-from asgi_ipc.store.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 
 from .ledgers import CHANNELS, GOT, GROUPS, Books, Death, Ledger
 from .remains import await_clean, in_use

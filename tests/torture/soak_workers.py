@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asgi_ipc import ChannelFull, IPCChannelLayer, SyncIPCChannelLayer, demux
+from asgi_ipc import ChannelFull, IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.delivery import demultiplexer
 
 from .ledgers import (
     ANSWER,
@@ -28,7 +29,7 @@ from .ledgers import (
 
 #: Seconds that messages to groups live.
 FORGOTTEN = 6
-#: Seconds after which the quiet pair looks by itself: in no soak. A ring that is lost stops
+#: Seconds after which the quiet pair looks by itself: in no soak. A signal that is lost stops
 #: it for good, and can't be taken for one that was late.
 NEVER = 1_000_000.0
 _SIZES = (10, 10, 10, 200, 3_000, 20_000)
@@ -212,10 +213,10 @@ class Worker:
         await asyncio.gather(*(member(where) for where in range(GROUPS)))
 
     # The quiet pair. Each waits for the other and sends nothing meanwhile, so nothing but
-    # the ring that it is owed wakes it. Pauses on both sides let the other fall asleep.
+    # the signal that it is owed wakes it. Pauses on both sides let the other fall asleep.
 
     def knock(self) -> None:
-        demux.LOOK_AGAIN = NEVER
+        demultiplexer.LOOK_AGAIN = NEVER
         layer = self.sync_layer()
         _, hello = layer.receive(["answer"], block=True)
         assert hello is not None
@@ -230,7 +231,7 @@ class Worker:
             layer.send(name, {"p": self.me, "n": None})
 
     def listen(self) -> None:
-        demux.LOOK_AGAIN = NEVER
+        demultiplexer.LOOK_AGAIN = NEVER
         asyncio.run(self._listen())
 
     async def _listen(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import stores
+from tests.tools import (
+    stores,
+)
+
 from .world import View, World, short
 
 FAR = 1 << 62

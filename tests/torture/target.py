@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from asgi_ipc.engines.base import Record
-from asgi_ipc.engines.mmap import MmapEngine
-from asgi_ipc.store import layout
-from asgi_ipc.store.heap import Heap
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.heap import Heap
+from asgi_ipc.engines.shm.mmap import MmapEngine
 
 from .world import fast
 
@@ -47,16 +47,16 @@ class Target:
         return Record(queue, payload, self.now + lifetime, 10**6)
 
     def _fill(self) -> None:
-        engine, lanes = self.engine, self.engine._queues._lanes
-        most = lanes._most, lanes._most_unread
-        lanes._most = lanes._most_unread = 0
+        engine, rings = self.engine, self.engine._queues._rings
+        most = rings._most, rings._most_unread
+        rings._most = rings._most_unread = 0
         engine.push([self.record(b"listed", b"x" * 50) for _ in range(50)])
         engine.push([self.record(b"large", bytes(MIB)) for _ in range(2)])
         engine.push([self.record(b"old", b"x" * 50, SECOND) for _ in range(50)])
         engine.push([self.record(b"many %d" % number, b"") for number in range(2000)])
-        lanes._most, lanes._most_unread = most
-        engine.push([self.record(b"lane", b"x" * 500) for _ in range(400)])
-        engine.push([self.record(b"old lane", b"x" * 500, SECOND) for _ in range(400)])
+        rings._most, rings._most_unread = most
+        engine.push([self.record(b"ring", b"x" * 500) for _ in range(400)])
+        engine.push([self.record(b"old ring", b"x" * 500, SECOND) for _ in range(400)])
         for bell in self.bells:
             engine.pop(b"waited for", 1, bell)
         for number in range(500):

@@ -14,12 +14,12 @@ from zlib import crc32
 
 from asgi_ipc.engines import find
 from asgi_ipc.engines.base import Popped, Record
-from asgi_ipc.store import layout
-from asgi_ipc.store.check import check
-from asgi_ipc.store.engine import SharedMemoryEngine
-from asgi_ipc.store.layout import SMALLEST
-from asgi_ipc.store.lists import head
-from asgi_ipc.store.store import Store
+from asgi_ipc.engines.shm.check import check
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.layout import SMALLEST
+from asgi_ipc.engines.shm.opening import Store
+from asgi_ipc.engines.shm.queues.linked_list import head
 
 ENGINES = ("mmap", "posix", "sysv")
 #: A record that takes up three extents of a small store.
@@ -109,10 +109,10 @@ class World:
         if refused:
             raise Finding(f"refused while setting up: {refused}")
 
-    def give_no_lanes(self) -> None:
+    def give_no_rings(self) -> None:
         """Let all messages be records of the heap from now on."""
-        lanes = self.engine._queues._lanes
-        lanes._most = lanes._most_unread = 0
+        rings = self.engine._queues._rings
+        rings._most = rings._most_unread = 0
 
     def populate(self) -> None:
         """Something of everything."""
@@ -153,20 +153,20 @@ class World:
     # ---- bytes
 
     @property
-    def regions(self) -> tuple[Any, Any]:
+    def locked_segments(self) -> tuple[Any, Any]:
         """The regions of the channels and of the groups."""
         return self.engine._channels, self.engine._groups
 
     def save(self) -> tuple[bytes, bytes]:
         """All bytes of both segments."""
-        channels, groups = self.regions
+        channels, groups = self.locked_segments
         return bytes(channels.segment.view), bytes(groups.segment.view)
 
     def load(self, state: tuple[bytes, bytes]) -> None:
         """Put them back."""
-        for region, data in zip(self.regions, state, strict=True):
+        for locked_segment, data in zip(self.locked_segments, state, strict=True):
             # All but what identifies the store, which may have been made afresh meanwhile.
-            region.segment.view[_HEAD:] = data[_HEAD:]
+            locked_segment.segment.view[_HEAD:] = data[_HEAD:]
         # So that the same is done each time, as a process does that has just come.
         engine = self.engine
         engine._queues._known.clear()
@@ -180,14 +180,14 @@ class World:
 
     def free_locks(self) -> None:
         """Have the locks as nobody has them, whoever was killed with them; no more."""
-        for region in self.regions:
-            region.mutex.lock()
-            region.mutex.unlock()
+        for locked_segment in self.locked_segments:
+            locked_segment.mutex.lock()
+            locked_segment.mutex.unlock()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Both regions entered, as by whoever comes next; what a killed one left is ended."""
-        channels, groups = self.regions
+        channels, groups = self.locked_segments
         with channels:
             pass
         with groups:
@@ -196,15 +196,15 @@ class World:
 
     def state(self) -> tuple[int, int]:
         """STATE of both segments."""
-        return tuple(region.words[layout.STATE] for region in self.regions)
+        return tuple(locked_segment.words[layout.STATE] for locked_segment in self.locked_segments)
 
     # ---- looking
 
     def findings(self) -> list[str]:
         """What the full check finds."""
         found = []
-        for region in self.regions:
-            with region as heap:
+        for locked_segment in self.locked_segments:
+            with locked_segment as heap:
                 found += check(heap)
         return found
 
@@ -236,7 +236,7 @@ class World:
             orphaned = owner and not processes.owner_alive(owner)
             if not orphaned:
                 self._listed(heap, head(words, at, layout.FRONT_SHIFT), records)
-                for entry, _ in engine._queues._lanes.entries(at):
+                for entry, _ in engine._queues._rings.entries(at):
                     live = not words[entry] & layout.ENTRY_DEAD
                     if live and words[entry + layout.ENTRY_DEADLINE] > self.now:
                         start = (entry + layout.ENTRY_WORDS) * layout.WORD

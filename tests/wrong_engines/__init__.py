@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from asgi_ipc.engines.base import Bell, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
-from asgi_ipc.engines.mmap import MmapEngine
+from asgi_ipc.engines.shm.mmap import MmapEngine
 
 #: A deadline that never comes, and the first instant.
 NEVER, BEGINNING = 1 << 62, 0

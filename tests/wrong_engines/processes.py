@@ -18,11 +18,14 @@ from unittest import mock
 
 from asgi_ipc.engines.base import IDENTITY_BYTES, Bell, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.engines.shm.heap.journal import Change, Journal
+from asgi_ipc.engines.shm.heap.layout import IDLE, STATE
+from asgi_ipc.engines.shm.opening import Store
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.store.journal import Change, Journal
-from asgi_ipc.store.layout import IDLE, STATE
-from asgi_ipc.store.store import Store
-from tests.wrong_engines import Wrong, WrongAmongMany
+from tests.wrong_engines import (
+    Wrong,
+    WrongAmongMany,
+)
 
 
 class SaysItCrossesProcesses(Wrong):
@@ -175,7 +178,7 @@ class NamesAFreshStoreAnew(WrongAmongMany):
     breaks = "E17"
 
     def _open(self) -> None:
-        with mock.patch("asgi_ipc.store.attachment.Store", _nameless):
+        with mock.patch("asgi_ipc.engines.shm.session.Store", _nameless):
             super()._open()
 
 
@@ -214,7 +217,7 @@ class CountsFlushesForItself(WrongAmongMany):
         return self.own
 
 
-class RingsOnlyInItsOwnProcess(WrongAmongMany):
+class SignalsOnlyInItsOwnProcess(WrongAmongMany):
     breaks = "E12"
 
     def __init__(self, prefix: str, **options: Any) -> None:
@@ -232,7 +235,7 @@ class RingsOnlyInItsOwnProcess(WrongAmongMany):
         refused = super().push(records)
         for record in records:
             if self.waiting.get(record.queue):
-                self.waiting[record.queue].pop(0).ring()
+                self.waiting[record.queue].pop(0).signal()
         return refused
 
 
@@ -251,25 +254,25 @@ class WritesNoJournal(WrongAmongMany):
     breaks = "E16"
 
     def __init__(self, prefix: str, **options: Any) -> None:
-        with mock.patch("asgi_ipc.store.log.Journal", TornJournal):
+        with mock.patch("asgi_ipc.engines.shm.heap.log.Journal", TornJournal):
             super().__init__(prefix, **options)
 
 
-class RingsTheDead(WrongAmongMany):
+class SignalsTheDead(WrongAmongMany):
     """And leaves it at that, with others waiting."""
 
     breaks = "E13"
 
-    def _ring(self, queue: bytes, bell: int, ring: bytes) -> bool:
+    def _signal(self, queue: bytes, bell: int, signal: bytes) -> bool:
         with mock.patch.object(type(self._queues), "next_bell", return_value=0):
-            return super()._ring(queue, bell, ring)
+            return super()._signal(queue, bell, signal)
 
 
 class LeavesManyToOne(WrongAmongMany):
     breaks = "E26"
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
-        with mock.patch("asgi_ipc.store.spread.FIRST", 1):
+        with mock.patch("asgi_ipc.engines.shm.spread.FIRST", 1):
             return super().push(records)
 
 

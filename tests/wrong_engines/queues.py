@@ -8,7 +8,12 @@ import weakref
 from collections.abc import Sequence
 
 from asgi_ipc.engines.base import Bell, Popped, Record, Refused
-from tests.wrong_engines import BEGINNING, NEVER, Wrong, bells_of
+from tests.wrong_engines import (
+    BEGINNING,
+    NEVER,
+    Wrong,
+    bells_of,
+)
 
 MANY = 1 << 30
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asgi_ipc.engines.memory as memory
 from asgi_ipc.engines.base import Members
-from tests.wrong_engines import NEVER, Wrong
+from tests.wrong_engines import (
+    NEVER,
+    Wrong,
+)
 
 
 class RenewsNothing(Wrong):

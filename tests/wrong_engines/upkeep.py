@@ -12,7 +12,10 @@ from typing import Any
 import asgi_ipc.engines.memory as memory
 from asgi_ipc.engines.base import Bell, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
-from tests.wrong_engines import BEGINNING, Wrong
+from tests.wrong_engines import (
+    BEGINNING,
+    Wrong,
+)
 
 #: What leaking engines leak, to keep it from the garbage collector.
 leaked: list[object] = []

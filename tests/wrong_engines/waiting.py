@@ -8,7 +8,11 @@ from typing import Any, cast
 
 from asgi_ipc.engines.base import Bell, Popped, Record, Refused
 from asgi_ipc.engines.bell import PipeBell
-from tests.wrong_engines import BEGINNING, Wrong, bells_of
+from tests.wrong_engines import (
+    BEGINNING,
+    Wrong,
+    bells_of,
+)
 
 
 class NeverWakes(Wrong):
@@ -63,14 +67,14 @@ class ArmsOnlyWhereNothingWas(Wrong):
         return found
 
 
-class RingsForTheRefused(Wrong):
+class SignalsForTheRefused(Wrong):
     breaks = "E12"
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
         refused = super().push(records)
         for each in refused:
             name = records[each.position].queue
-            self._store.ring(name, self._store.queue(name, BEGINNING))
+            self._store.signal(name, self._store.queue(name, BEGINNING))
         return refused
 
 
@@ -118,7 +122,7 @@ class WakesEverybody(Wrong):
         armed = [bell for record in records for bell in bells_of(self, record.queue)]
         refused = super().push(records)
         for bell in armed:
-            bell.ring()
+            bell.signal()
         return refused
 
 
@@ -133,7 +137,7 @@ class WakesTheLastToCome(Wrong):
         return found
 
 
-class RingsOnceForABatch(Wrong):
+class SignalsOnceForABatch(Wrong):
     breaks = "E13"
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
@@ -148,12 +152,12 @@ class RingsOnceForABatch(Wrong):
         return refused
 
 
-class RingsTheClosed(Wrong):
+class SignalsTheClosed(Wrong):
     breaks = "E13"
 
     def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
         super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
-        cast(Any, self._store).ring = lambda queue: queue.bells and queue.bells.popleft().ring()
+        cast(Any, self._store).signal = lambda queue: queue.bells and queue.bells.popleft().signal()
 
 
 class LeavesTheRestToTheFirst(Wrong):
@@ -167,7 +171,7 @@ class LeavesTheRestToTheFirst(Wrong):
 
             def clear_and_ring() -> Any:
                 for bell in rest:
-                    bell.ring()
+                    bell.signal()
                 return clear()
 
             first.clear = clear_and_ring
@@ -196,7 +200,7 @@ class AlwaysPassesOn(Wrong):
         if bell in bells_of(self, queue):
             bells_of(self, queue).remove(bell)
         else:
-            self._store.ring(queue, self._store.queue(queue, BEGINNING))
+            self._store.signal(queue, self._store.queue(queue, BEGINNING))
 
 
 class SeesNothing(Wrong):

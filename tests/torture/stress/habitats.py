@@ -32,11 +32,11 @@ Actor = Coroutine[Any, Any, None]
 _ABANDONED = ("was destroyed but it is pending", "coroutine ignored GeneratorExit")
 
 
-def live(world: World, kind: str, seat: int) -> None:
+def live(world: World, kind: str, slot: int) -> None:
     """Fill a thread with habitats of a kind, for as long as the round lasts."""
-    dice = world.plan.dice(world.index, "habitat", seat)
-    while world.stage < (DRAIN if seat else FINISH):
-        live_once(world, kind, dice, seat == 0)
+    dice = world.plan.dice(world.index, "habitat", slot)
+    while world.stage < (DRAIN if slot else FINISH):
+        live_once(world, kind, dice, slot == 0)
 
 
 def live_once(world: World, kind: str, dice: random.Random, lasting: bool = False) -> None:

@@ -168,7 +168,7 @@ class Books:
         return missing
 
     def faults(self, waited_for: Iterable[Lost] = ()) -> list[str]:
-        """All that is wrong; ``waited_for``: what receivers waited for to the end, in vain."""
+        """All that is wrong; ``waited_for``: what receivers waited for to the end, without result."""
         found = []
         twice = [each for each, count in self.got.items() if count > 1]
         if twice:

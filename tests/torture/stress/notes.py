@@ -67,7 +67,7 @@ class World:
         #: the lasting one, when it ended.
         self.open: defaultdict[int, dict[int, tuple[IPCChannelLayer, str]]] = defaultdict(dict)
         self.inherited: deque[tuple[int, IPCChannelLayer, str]] = deque()
-        self._seats = itertools.count()
+        self._slots = itertools.count()
 
     @property
     def stage(self) -> int:
@@ -87,7 +87,7 @@ class World:
 
     def notes(self, *path: object) -> Notes:
         """A ledger for an actor, and its dice."""
-        return Notes(self, self.plan.dice(self.index, *path, next(self._seats)))
+        return Notes(self, self.plan.dice(self.index, *path, next(self._slots)))
 
     def fault(self, text: str) -> None:
         """Tell the judge what ought not to have happened."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer
-from asgi_ipc.core import LayerCore
+from asgi_ipc.layers.core import LayerCore
 
 #: What a plant is given: the class of the round's engine.
 EngineClass = Any

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 import asgi_ipc
-from asgi_ipc import demux
+from asgi_ipc.delivery import demultiplexer
 from asgi_ipc.engines import find
 
 from . import habitats, plants
@@ -39,7 +39,7 @@ def main(folder: Path, index: int) -> int:
     plan = Plan.load(folder)
     _watch(folder, plan)
     if plan.patient:
-        demux.LOOK_AGAIN = NEVER
+        demultiplexer.LOOK_AGAIN = NEVER
     world = World(folder, plan, index, [])
     warnings.simplefilter("error")
     # Of forks beside threads, and of coroutines that a closed loop leaves behind.
@@ -56,7 +56,7 @@ def main(folder: Path, index: int) -> int:
     (folder / f"{index}.ready").touch()
     gc.set_threshold(plan.gc_threshold)
     sys.setswitchinterval(plan.switch_interval)
-    threads = [habitats.in_thread(habitats.live, world, kind, n) for n, kind in _seats(plan)]
+    threads = [habitats.in_thread(habitats.live, world, kind, n) for n, kind in _slots(plan)]
     for feature, part in (
         ("close", close_now_and_then),
         ("destroy", destroy_now_and_then),
@@ -82,7 +82,7 @@ def main(folder: Path, index: int) -> int:
     return 0
 
 
-def _seats(plan: Plan) -> list[tuple[int, str]]:
+def _slots(plan: Plan) -> list[tuple[int, str]]:
     return list(enumerate(plan.kinds))
 
 

@@ -1,0 +1,143 @@
+"""What the doctor needs to know of engines over shared memory: where their stores lie."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from asgi_ipc.engines import find
+from asgi_ipc.engines.shm.bells import bells_in
+from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
+from asgi_ipc.engines.shm.location import location_for, named_folder
+from asgi_ipc.engines.shm.lock_file import REMOVED, LockFile, Record, open_lock_file
+from asgi_ipc.engines.shm.ownership import remove_memory
+from asgi_ipc.engines.shm.segment import Location
+from asgi_ipc.engines.shm.session import Attachment
+from asgi_ipc.exceptions import OptionError, StoreUnavailable
+
+from .attempt import attempt
+
+
+@cache
+def factory_of(engine: str) -> type[Attachment] | None:
+    """The class of an engine over a `Segment`, or None for others, and for one not to be had."""
+    if not attempt(lambda: str(find(engine)))["works"]:
+        return None
+    with contextlib.suppress(Exception):
+        factory = find(engine)
+        if isinstance(factory, type) and issubclass(factory, Attachment):
+            return factory
+    return None
+
+
+def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The folders in which the engines' stores are made, and which engines' those are."""
+    found: dict[str, list[str]] = {}
+    for name, options in sorted(engines.items()):
+        factory = factory_of(name)
+        if factory is None:
+            continue
+        with contextlib.suppress(StoreUnavailable, OptionError):
+            found.setdefault(directory_of(factory, options), []).append(name)
+    return found
+
+
+def directory_of(factory: type[Attachment], options: Mapping[str, Any]) -> str:
+    """Return the folder in which an engine makes its stores. Raises what the engine would."""
+    directory = options.get("directory")
+    return factory.default_parent() if directory is None else named_folder(directory)
+
+
+def location_of(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> Location:
+    """Where the store of a prefix lies. Raises what the engine would."""
+    directory = options.get("directory")
+    parent = factory.default_parent() if directory is None else ""
+    return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
+
+
+def record_of(location: Location) -> Record | None:
+    """Return what the lock file says; None if there is no store. Raises what opening it would."""
+    with _lock_file(location) as lock_file:
+        return lock_file.read() if lock_file else None
+
+
+def in_use(location: Location, record: Record) -> bool:
+    """Tell whether any process uses the store of that record."""
+    with _lock_file(location) as lock_file:
+        if lock_file is None:
+            return False
+        with lock_file.opening():
+            return lock_file.in_use(record.store_id)
+
+
+@contextlib.contextmanager
+def _lock_file(location: Location) -> Iterator[LockFile | None]:
+    """Open a store's lock file, if there is one, and make nothing."""
+    with contextlib.ExitStack() as stack:
+        lock_file = None
+        with contextlib.suppress(FileNotFoundError):
+            directory = StoreDirectory.open(location, make=False)
+            stack.callback(directory.close)
+            lock_file = open_lock_file(directory, make=False)
+            stack.callback(lock_file.close)
+        yield lock_file
+
+
+def remove_store(location: Location, factory: type[Attachment]) -> list[str]:
+    """Remove a store, whatever it holds, all but its directory; return what was left, in words.
+
+    Only what is provably the store's is removed: memory and locks whose names follow from its id,
+    of an owner who may use it, and with its id inside. Raises OSError, `StoreUnavailable`.
+    """
+    with _lock_file(location) as lock_file:
+        if lock_file is None:
+            raise StoreUnavailable(f"there is no store at {location.directory!r}")
+        with lock_file.opening():
+            if not lock_file.is_at(os.path.join(location.directory, lock_file.name)):
+                # At its path there may be the lock file of a fresh store by now.
+                raise StoreUnavailable(
+                    f"the store at {location.directory!r} was just removed by another process"
+                )
+            record = lock_file.read()
+            left = []
+            if record:
+                if record.engine != factory.name:
+                    raise StoreUnavailable(
+                        f"the store at {location.directory!r} was made by engine {record.engine!r}, "
+                        f"this is {factory.name!r}; name that engine"
+                    )
+                # For a newcomer, if this process is killed now.
+                lock_file.write(record._replace(ready=REMOVED))
+                try:
+                    left = remove_memory(factory.segment, lock_file.directory, record.store_id)
+                except PermissionError as error:
+                    lock_file.write(record)
+                    raise StoreUnavailable(
+                        f"can't remove the memory of the store at {location.directory!r} "
+                        f"({error.strerror}); let that user or root do it"
+                    ) from error
+                lock_file.remove_locks(record.store_id)
+            lock_file.unlink()
+    return left
+
+
+def clear_away(factory: type[Attachment], prefix: str, options: Mapping[str, Any]) -> None:
+    """Remove a store of the doctor's own that an attempt, killed or crashed, has left.
+
+    Nothing else: where a group may write, a member may have put another folder in its place.
+    """
+    location = location_of(factory, prefix, options)
+    with contextlib.suppress(OSError, StoreUnavailable):
+        if record_of(location):
+            remove_store(location, factory)
+    with contextlib.suppress(OSError, StoreUnavailable):
+        directory = StoreDirectory.open(location, make=False)
+        try:
+            for _, name in bells_in(directory):
+                directory.unlink(name)
+        finally:
+            directory.close()
+    remove_if_empty(location)

@@ -1,0 +1,533 @@
+"""One process's share of a store: who here waits for what, and what has been fetched for whom.
+
+There is one `Demultiplexer` per process and open engine, used by all layers on it
+(`asgi_ipc.delivery.leases`), whatever their threads and event loops. What is on an ordinary
+queue stays in the engine until the moment a receiver takes it. A process-specific queue
+is read by this process alone, for all its local channels (`asgi_ipc.delivery.mailboxes`): whoever
+looks takes a batch of records off it and puts each into the buffer of the channel it is for,
+waking who waits there. A receiver takes from the buffer in its own continuation, so that
+cancelling it loses nothing and messages keep their order.
+
+`Demultiplexer.lock` guards all that is here. It is held while a record goes from queue to
+buffer (S6: two at a time would mix up the order), never across an await. Lock order:
+first this lock, then the engine's, which never calls back. Methods need it held unless
+they say otherwise.
+
+Python may run other code while it is held (`asgi_ipc.engines.deferred`). Such code meets the lock in one
+of three ways: what only tidies up is left for later (`tidy`), a message goes to the store, and
+what needs an answer raises `Reentered` (`exclusive`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..encoding.codec import Body
+from ..encoding.names import ChannelName, queue_owner
+from ..engines.base import Bell, Engine, Popped
+from ..engines.deferred import is_inside, leave, register, tell
+from ..engines.guards import OwnLock, own_lock
+from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
+from .drop_log import DropLog
+from .mailboxes import BATCH, LocalChannel, OwnQueue
+from .receivers import Listener, Waiter
+
+if TYPE_CHECKING:
+    from .workers import Workers
+
+_log = logging.getLogger("asgi_ipc")
+
+#: Batches fetched in one go, until others get their turn at the lock.
+_ROUNDS = 64
+#: Seconds after which who waits looks again, lest a wake-up was lost.
+LOOK_AGAIN = 1.0
+#: The same on an engine that signals no bells.
+POLL = 0.02
+#: Messages that receivers find without waiting, in a row, before the event loop gets its turn.
+TURNS = 64
+#: Queues that are remembered before idle ones are looked for.
+_QUEUES = 64
+
+
+def closed() -> StoreUnavailable:
+    """What a receiver gets whose layer is closed under it."""
+    return StoreUnavailable("the channel layer was closed while this receive waited")
+
+
+class Demultiplexer:
+    """See the module."""
+
+    def __init__(self, engine: Engine, name: str = "") -> None:
+        self.engine = engine
+        #: What log lines call the store.
+        self.name = name
+        #: The capacities of the layers attached; a buffer is as large as the largest allows.
+        self.capacities: list[Callable[[str], int]] = []
+        #: Who holds it; the registry's affair.
+        self.leases: set[Any] = set()
+        self.blocking = engine.capabilities.blocking
+        self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
+        self._engine_is_entered = getattr(engine, "inside", _never)
+        self.closed = False
+        #: Messages that were fetched, and were still unread when the layer was closed.
+        self.lost = 0
+        self.loops: dict[int, Listener] = {}
+        self.threads: list[Listener] = []
+        self.start_afresh()
+        register(self)
+
+    def start_afresh(self) -> None:
+        """Forget everything, as in a forked child: what is here is the parent's.
+
+        The parent's bells are left alone: to close one may mean to remove it for the
+        parent too. What the child has inherited of them is the engine's to close.
+        """
+        for listener in (*self.loops.values(), *self.threads):
+            listener.forget()
+        self.lock = own_lock()
+        self.drops = DropLog()
+        self.own: dict[bytes, OwnQueue] = {}
+        #: Queues by what signals for them say.
+        self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
+        self._order: deque[bytes] = deque()
+        #: Channels that somebody has received on, by their full names.
+        self.channels: dict[str, LocalChannel] = {}
+        #: Of messages, in the order of fetching.
+        self.numbers = itertools.count()
+        # Of the engine, as far as they are noticed. No engine has this many: the first look
+        # finds a difference, and nothing to forget.
+        self.flushes = -1
+        #: So many more messages may be found without waiting, until the loop gets its turn.
+        self.turns = TURNS
+        #: What was counted on queues that are forgotten.
+        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0, "copies dropped": 0}
+        #: Listeners by the id of their event loop.
+        self.loops, self.threads = {}, []
+        self.this_thread: Any = threading.local()
+        #: Listeners whose loop or thread has ended. Finalizers only append here: they run
+        #: anywhere, even in the middle of something that holds the lock.
+        self.dead: deque[Listener] = deque()
+        self._workers: Workers | None = None
+
+    def workers(self) -> Workers:
+        """The threads that call an engine that blocks."""
+        if self._workers is None:
+            # Imported late: it brings asyncio, which most engines do not need.
+            from .workers import Workers
+
+            self._workers = Workers()
+        return self._workers
+
+    # The lock
+
+    def is_inside(self) -> bool:
+        """Whether this thread holds the lock, or is in the middle of a method of the engine.
+
+        Then it is Python that runs other code in between. Needs no lock.
+        """
+        return self.lock._is_owned() or self._engine_is_entered()
+
+    def wait_for_lock(self) -> None:
+        """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
+        # In the middle of another layer's calls, too: that thread may wait for a lock there.
+        if is_inside():
+            raise Reentered
+        self.lock.acquire()
+
+    def exclusive(self) -> OwnLock:
+        """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
+        if is_inside():
+            raise Reentered
+        return self.lock
+
+    def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Do something with the lock held: now, or when this thread has let go of it."""
+        if is_inside():
+            leave(partial(self.tidy, action, *arguments))
+            return
+        with self.lock:
+            action(*arguments)
+
+    def check_open(self) -> None:
+        """Raise if the layer was closed; who was not noted as waiting then has to ask."""
+        if self.closed:
+            raise closed()
+
+    # Queues and channels
+
+    def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
+        """The queue of that name, made if need be."""
+        own = self.own.get(name)
+        if own is None:
+            if len(self.own) >= _QUEUES:
+                self.forget_idle(2)
+            own = OwnQueue(self, name, batch)
+            self.hinted[own.hint] = (*self.hinted.get(own.hint, ()), own)
+            self._order.append(name)
+            self.own[name] = own
+        return own
+
+    def forget_idle(self, number: int) -> None:
+        """Look at so many queues, in turn, and forget those that nobody uses.
+
+        But for this process's own: there are as many of these as it uses prefixes, and a thread
+        that fetches without the lock may have one in hand.
+        """
+        for _ in range(min(number, len(self._order))):
+            name = self._order[0]
+            own = self.own.get(name)
+            if own is not None:
+                if queue_owner(name.decode("ascii")) or not own.is_idle():
+                    self._order.append(name)
+                else:
+                    for what, count in _counts(own).items():
+                        self._counted[what] += count
+                    left = tuple(each for each in self.hinted[own.hint] if each is not own)
+                    if left:
+                        self.hinted[own.hint] = left
+                    else:
+                        del self.hinted[own.hint]
+                    own.forget_idle(len(own.locals))
+                    del self.own[name]
+            self._order.popleft()
+
+    def channel(self, name: ChannelName) -> LocalChannel:
+        """The local channel that somebody is about to receive on, made and noted if need be."""
+        found = self.queue(name.queue).channel(name.local)
+        self.channels[name.full] = found
+        found.known = True
+        return found
+
+    def limit(self, channel: str) -> int:
+        """How many messages the buffer of a channel may hold."""
+        return max((capacity(channel) for capacity in self.capacities), default=1)
+
+    def overflowed(self, channel: LocalChannel) -> None:
+        """Count and log a message that a buffer had no room for."""
+        limit, name, queue = channel.limit, channel.name, channel.own.name.decode("ascii")
+
+        def describe(count: int) -> str:
+            return (
+                f"channel {name} is read too slowly, or no more (a consumer that failed stays in"
+                f" its groups): its buffer holds its capacity of {limit} messages, so the oldest"
+                f" was dropped; {count} dropped on channels {queue} since the last warning"
+            )
+
+        self.drops.dropped(f"overflow {queue}", 1, describe)
+
+    def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
+        """Log messages that were dropped for channels on which this process has not received."""
+        queue = own.name.decode("ascii")
+
+        def describe(total: int) -> str:
+            return (
+                f"{total} messages were dropped for channels of {queue} on which this process has"
+                f" not received: it keeps those of {most} such channels"
+            )
+
+        self.drops.dropped(f"strangers {queue}", count, describe)
+
+    # Taking
+
+    def fetched(self, channel: LocalChannel) -> Body | None:
+        """The next message of a channel if it is in the buffer already. Takes the lock itself.
+
+        A short cut: what is not as it usually is is left for `look`.
+        """
+        engine, lock, turns = self.engine, self.lock, self.turns
+        if turns and not lock._is_owned():
+            with lock:
+                items = channel.items
+                if items and items[0][1] > engine.clock() and engine.flushes == self.flushes:
+                    self.turns = turns - 1
+                    return items.popleft()[0]
+        return None
+
+    def look(self, channel: LocalChannel, listener: Listener) -> Body | None:
+        """The next message of a channel, fetched if need be; else the bell is armed."""
+        own, engine = channel.own, self.engine
+        if engine.flushes != self.flushes:
+            self.notice_flush()
+        if channel.items:
+            body = own.take(channel)
+            if body is not None:
+                return body
+        if self.is_empty(own, listener):
+            return None
+        # A bell armed while messages keep coming costs a system call for each of them, so it
+        # is armed only if the last look found nothing; else we look again to arm it.
+        for armed_with in (listener,) if own.dry else (None, listener):
+            bell = self._claim(own, armed_with) if armed_with is not None else None
+            records = engine.pop(own.name, own.batch, bell)
+            if len(records) == 1 < own.batch and not own.waiting:
+                payload = records[0].payload
+                if payload.startswith(channel.header):
+                    # The usual: it is for the one who asks, and for nobody else.
+                    self._drained(own, armed_with)
+                    own.dry = False
+                    return payload[len(channel.header) :]
+            self._distribute(own, records, armed_with, bell, channel)
+            body = own.take(channel)
+            if body is not None:
+                own.dry = False
+                return body
+        own.dry = True
+        return None
+
+    def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
+        """The next message of a queue and its local channel, as `look`; if the engine blocks,
+        only of those that have been fetched."""
+        self.notice_flush()
+        found = own.take_any()
+        if found is None and not (
+            # Which would have to be done without the lock.
+            self.blocking or (listener and self.is_empty(own, listener))
+        ):
+            self.fetch(own, listener, None)
+            found = own.take_any()
+        return found
+
+    def is_empty(self, own: OwnQueue, listener: Listener) -> bool:
+        """Whether the engine need not be asked, as a bell is armed that will be heard."""
+        armed_by = own.armed_by
+        if not own.certain or armed_by is None:
+            return False
+        # Another's bell will do as long as there is somebody who answers it.
+        return armed_by is listener or (armed_by in own.waiting and armed_by.alive())
+
+    def has_fetched(self, name: ChannelName) -> bool:
+        """Whether a channel, or for a name that ends in ``!`` any such, has something in its
+        buffer. Needs no lock."""
+        own = self.own.get(name.queue)
+        if own is None:
+            return False
+        if not name.local:
+            return own.has_fetched()
+        channel = own.locals.get(name.local)
+        return channel is not None and len(channel.items) > 0
+
+    # Fetching
+
+    def fetch(self, own: OwnQueue, listener: Listener | None, wanted: LocalChannel | None) -> None:
+        """Move records from the engine to the buffers until nobody waits for them without result.
+
+        What nobody waits for stays in the engine, where capacity counts it. If the queue
+        is drained, the listener's bell is armed. Raises what the engine raises, and
+        `StoreCorrupt` for a record that is none, once the others have found their place.
+        Whoever calls has noticed flushes.
+        """
+        bell = self._claim(own, listener)
+        records = self.engine.pop(own.name, own.batch, bell)
+        self._distribute(own, records, listener, bell, wanted)
+
+    def _distribute(
+        self,
+        own: OwnQueue,
+        records: list[Popped],
+        listener: Listener | None,
+        bell: Bell | None,
+        wanted: LocalChannel | None,
+    ) -> None:
+        """Put what was fetched into the buffers, and fetch more as long as that may help."""
+        corrupt: StoreCorrupt | None = None
+        for _ in range(_ROUNDS):
+            for payload, deadline in records:
+                corrupt = own.deliver(payload, deadline, listener) or corrupt
+            if len(records) < own.batch:
+                self._drained(own, listener)
+                break
+            if not own.waiting and (wanted is None or wanted.items):
+                break
+            records = self.engine.pop(own.name, own.batch, bell)
+        else:
+            # They come faster than we fetch. Let go of the lock, and come back.
+            if bell is not None:
+                bell.signal()
+        if corrupt is not None:
+            raise corrupt
+
+    def fetch_blocking(self, own: OwnQueue, listener: Listener | None) -> None:
+        """As `fetch`, for an engine that blocks. Called without the lock."""
+        if own.fetching._is_owned():  # type: ignore[attr-defined]
+            raise Reentered
+        with own.fetching:
+            with self.exclusive():
+                self.notice_flush()
+                bell = listener.bell if listener else None
+                other = own.armed_by if bell is not None else None
+            if other is not None and other is not listener and other.bell is not None:
+                self.engine.disarm(own.name, other.bell)
+            records = self.engine.pop(own.name, own.batch, bell)
+            corrupt: StoreCorrupt | None = None
+            with self.lock:
+                for payload, deadline in records:
+                    corrupt = own.deliver(payload, deadline, None) or corrupt
+                if len(records) < own.batch:
+                    self._drained(own, listener)
+            if corrupt is not None:
+                raise corrupt
+
+    def _claim(self, own: OwnQueue, listener: Listener | None) -> Bell | None:
+        """The bell to arm. Another's, armed before and heard by nobody, would signal first."""
+        if listener is None or listener.bell is None:
+            return None
+        other = own.armed_by
+        if other is not None and other is not listener:
+            own.armed_by, own.certain = None, False
+            if other.bell is not None:
+                self.engine.disarm(own.name, other.bell)
+        return listener.bell
+
+    def _drained(self, own: OwnQueue, listener: Listener | None) -> None:
+        if listener is not None and listener.bell is not None:
+            own.armed_by, own.certain = listener, True
+
+    # Waiting
+
+    def leave(self, own: OwnQueue, channel: LocalChannel | None, waiter: Waiter) -> None:
+        """Forget who does not wait any more. If it was woken, another is woken for it."""
+        own.stop_waiting(channel, waiter)
+        if waiter.woken:
+            if channel is None:
+                if own.has_fetched():
+                    own.wake_one(None)
+            elif channel.items:
+                own.wake_one(channel)
+        self.hand_over(own, waiter.listener)
+
+    def hand_over(self, own: OwnQueue, listener: Listener) -> None:
+        """See to it that somebody hears the bell when a listener has nobody left waiting."""
+        if own.armed_by is not listener or not own.waiting or listener in own.waiting:
+            return
+        own.armed_by, own.certain = None, False
+        if listener.bell is not None and not self.blocking:
+            try:
+                self.engine.disarm(own.name, listener.bell)
+            except (StoreCorrupt, StoreUnavailable):
+                pass  # Who looks now gets to know.
+        own.wake_somebody()
+
+    def fail(self, own: OwnQueue, error: Exception, listener: Listener | None = None) -> None:
+        """Let an error that nobody's own call met be raised by all who wait for the queue, or by
+        those of one listener."""
+        if not own.waiting and not self.closed:
+            text = "on queue %s: %s"
+            leave(partial(tell, _log.error, text, own.name.decode("ascii"), error))
+        for waiter, channel in own.waiters():
+            if listener not in (None, waiter.listener):
+                continue
+            waiter.error = error
+            waiter.wake()
+            own.stop_waiting(channel, waiter)
+
+    # Listeners
+
+    def clear_away(self) -> list[Listener]:
+        """Forget listeners that are gone, and return them; to be retired without the lock."""
+        gone = [each for each in (*self.loops.values(), *self.threads) if not each.alive()]
+        while self.dead:
+            gone.append(self.dead.popleft())
+        if gone:
+            self.loops = {k: each for k, each in self.loops.items() if each not in gone}
+            self.threads = [each for each in self.threads if each not in gone]
+            for listener in gone:
+                self._forget(listener)
+        return gone
+
+    def _forget(self, listener: Listener) -> None:
+        for own in self.own.values():
+            for waiter, channel in list(own.waiting.get(listener, {}).items()):
+                own.stop_waiting(channel, waiter)
+            self.hand_over(own, listener)
+            if own.armed_by is listener:
+                own.armed_by, own.certain = None, False
+
+    # Upkeep
+
+    def notice_flush(self) -> None:
+        """Empty the buffers if anybody has flushed the store since they were filled (S17).
+
+        Read before records are fetched. Those fetched while a flush goes on may be from
+        before it or after it; they are kept, as the receiver and the flush were at it
+        together, and may have come in either order.
+        """
+        flushes = self.engine.flushes
+        if flushes != self.flushes:
+            first, self.flushes = self.flushes < 0, flushes
+            dropped = sum(own.clear() for own in self.own.values())
+            if not first:
+                text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
+                leave(partial(tell, _log.warning, text, self.name, dropped))
+
+    def counts(self, queue: bytes | None = None) -> dict[str, int]:
+        """What this process holds for its local channels, and what became of the rest: of a
+        queue, or of all."""
+        self.notice_flush()
+        own = [o for o in self.own.values() if queue is None or o.name == queue]
+        total = dict(self._counted) if queue is None else dict.fromkeys(self._counted, 0)
+        for each in own:
+            each.sweep(len(each.filled) + 1)
+            for what, count in _counts(each).items():
+                total[what] += count
+        copies = sum(each.copies() for each in own) + total.pop("copies dropped")
+        return {"pending": sum(each.buffered() for each in own), "copies": copies, **total}
+
+    def shut(self, engine_stays: bool = False) -> None:
+        """Let go of all listeners, and let who still waits raise. Called without the lock.
+
+        If the engine stays open, so does what nobody has had to fetch yet.
+        """
+        with self.exclusive():
+            self.closed = True
+            if engine_stays:
+                self._put_back()
+            error = closed()
+            for own in self.own.values():
+                if own.waiting:
+                    self.fail(own, error)
+            self.lost = sum(own.buffered() for own in self.own.values())
+            self.own, self.channels, self.hinted = {}, {}, {}
+            listeners = [*self.loops.values(), *self.threads, *self.dead]
+            self.loops, self.threads = {}, []
+            self.dead.clear()
+        for listener in listeners:
+            listener.retire()
+        if self._workers is not None:
+            self._workers.stop()
+        self.drops.sum_up(ending=True)
+        if self.lost:
+            text = "closing store %s dropped %d fetched messages that were not received"
+            leave(partial(tell, _log.warning, text, self.name, self.lost))
+
+    def _put_back(self) -> None:
+        """Put on the store what was passed directly and has not been read."""
+        for own in self.own.values():
+            # The engine may be closed itself.
+            with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):
+                holder, held = own.holder, own.held(self.engine.clock())
+                if holder is not None and held is not None and isinstance(held[0], bytes):
+                    self.engine.restore(own.name, Popped(holder.header + held[0], held[1]))
+                    holder.items.popleft()
+
+
+def _counts(own: OwnQueue) -> dict[str, int]:
+    return {
+        "passed directly": own.looped_back,
+        "overflowed": own.overflowed + own.lost,
+        "expired": own.expired,
+        "copies dropped": own.copies_dropped,
+    }
+
+
+def _never() -> bool:
+    return False
+
+
+__all__ = ["LOOK_AGAIN", "POLL", "TURNS", "Demultiplexer", "closed"]

@@ -1,0 +1,103 @@
+"""Names of channels and groups: which are valid (S4), and what a channel's name says.
+
+A channel ``queue!local`` is process-specific: the part up to and including the ``!``
+names the queue, the rest tells the channels of that queue apart. In names that we make,
+the queue is ``<prefix>.<32 lowercase hex digits>!``, where the digits are the identity
+(`asgi_ipc.engines.base.Engine.identity`) of the process that alone reads it, its *owner*,
+and the number of the layer that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from ..engines.base import IDENTITY_BYTES
+from .envelope import address
+
+#: A name must be shorter than this, in characters. Channels' rule.
+NAME_LIMIT = 100
+#: Names whose parsed form is remembered; a busy process uses more of them than that
+#: only one after the other.
+_REMEMBERED = 4096
+
+# Not `\d` or `\w`, which match digits and letters of every script, and not `$`, which
+# matches before a trailing newline.
+_PART = r"[A-Za-z0-9\-_.]"
+_CHANNEL = re.compile(
+    rf"(?P<queue>{_PART}+(?:\?{_PART}*|(?P<bang>!))?)(?P<local>(?(bang){_PART}*))"
+)
+_GROUP = re.compile(rf"{_PART}+")
+_OWNED = re.compile(rf"{_PART}+\.([0-9a-f]{{32}})!")
+
+_RULE = f"ASCII letters, digits, '-', '_' and '.', fewer than {NAME_LIMIT} characters"
+_CHANNEL_RULE = f"{_RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') after the first"
+
+
+class ChannelName(NamedTuple):
+    """A valid channel name, taken apart."""
+
+    #: All of it.
+    full: str
+    #: The non-local part, up to and including the ``!``; all of a name without one.
+    queue: bytes
+    #: The part behind the ``!``.
+    local: bytes
+    #: Whether it has a ``!``.
+    specific: bool
+    #: Identity of the only process that may receive from it, or ``b""``.
+    owner: bytes
+    #: What stands in front of a message to it alone (`asgi_ipc.encoding.envelope`); ``b""`` if no ``!``.
+    header: bytes
+
+
+def channel_name(name: object) -> ChannelName:
+    """Take a channel name apart. Raises `TypeError` naming it and the rule (S4)."""
+    if isinstance(name, str):
+        return _channel_name(name)
+    raise TypeError(f"channel name {name!r} is not a str")
+
+
+def group_name(name: object) -> bytes:
+    """A group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
+    if isinstance(name, str):
+        return _group_name(name)
+    raise TypeError(f"group name {name!r} is not a str")
+
+
+def queue_owner(queue: str) -> bytes:
+    """The identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
+    match = _OWNED.fullmatch(queue)
+    return bytes.fromhex(match[1])[:IDENTITY_BYTES] if match else b""
+
+
+@lru_cache(_REMEMBERED)
+def _channel_name(name: str) -> ChannelName:
+    match = _CHANNEL.fullmatch(name) if len(name) < NAME_LIMIT else None
+    if match is None:
+        raise TypeError(f"channel name {_shown(name)} is not valid: {_CHANNEL_RULE}")
+    queue, local = match["queue"], match["local"]
+    specific = match["bang"] is not None
+    owner = queue_owner(queue) if specific else b""
+    header = address([local.encode()]) if specific else b""
+    return ChannelName(str(name), queue.encode(), local.encode(), specific, owner, header)
+
+
+@lru_cache(_REMEMBERED)
+def _group_name(name: str) -> bytes:
+    if len(name) >= NAME_LIMIT or not _GROUP.fullmatch(name):
+        raise TypeError(f"group name {_shown(name)} is not valid: {_RULE}")
+    return name.encode()
+
+
+def _shown(name: str) -> str:
+    """A name for an error message, however long it is."""
+    return (
+        repr(name)
+        if len(name) <= 2 * NAME_LIMIT
+        else f"{name[:NAME_LIMIT]!r}... ({len(name)} characters)"
+    )
+
+
+__all__ = ["NAME_LIMIT", "ChannelName", "channel_name", "group_name", "queue_owner"]

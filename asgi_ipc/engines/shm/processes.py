@@ -1,0 +1,214 @@
+"""The processes of a store: each has a slot, for exactly as long as it holds a byte lock.
+
+A slot's generation and number make up the words by which queues, members and bells
+name a process; the word is dead as soon as the slot's generation is another. Nothing
+here ever looks at a process id to decide: those are reused, and differ between namespaces.
+
+A table of slots costs what was ever used of it at once (`SLOTS_USED`), and no method here does
+more under the lock than `REAP_SLICE` and `TRIES` allow, however many processes have died.
+"""
+
+from __future__ import annotations
+
+import os
+
+from asgi_ipc.exceptions import StoreUnavailable
+
+from ..base import IDENTITY_BYTES
+from .heap.heap import Heap
+from .heap.layout import (
+    BELL_GENERATION_SHIFT,
+    DEATHS,
+    OWNER_GENERATION_SHIFT,
+    P_COUNTS,
+    P_JOINED,
+    P_PID,
+    P_STARTED,
+    PROCESS_WORDS,
+    REAP_HAND,
+    SLOT_GENERATION,
+    SLOT_IDENTITY,
+    SLOT_MASK,
+    SLOT_WORDS,
+    SLOTS,
+    SLOTS_USED,
+    WORD,
+)
+from .lock_file import LockFile
+from .locks.base import FIRST_SLOT
+
+#: Processes that are looked at, and slots that are passed, while the lock is held once.
+REAP_SLICE, _REAP_SPAN = 32, 256
+#: Slots that are free, but whose byte is still held, before a join gives up for now.
+TRIES = 64
+
+
+class Processes:
+    """The slots of a store. Methods that say so need the channels lock."""
+
+    def __init__(self, heap: Heap, lock_file: LockFile) -> None:
+        self._heap = heap
+        self._words = heap.words
+        self._slots = heap.geometry.slots
+        #: How many there are.
+        self.count = min(SLOTS, heap.geometry.slot_count)
+        self._lock_file = lock_file
+        self._known: dict[bytes, int] = {}
+
+    def _at(self, slot: int) -> int:
+        return self._slots + slot * SLOT_WORDS
+
+    def identity(self, slot: int) -> bytes:
+        """Identity of the process in a slot; zeros if free."""
+        start = (self._at(slot) + SLOT_IDENTITY) * WORD
+        return self._heap.bytes[start : start + IDENTITY_BYTES].tobytes()
+
+    def generation(self, slot: int) -> int:
+        """Generation of a slot."""
+        return self._words[self._at(slot) + SLOT_GENERATION]
+
+    def deaths(self) -> int:
+        """How many processes have gone so far. Takes no lock."""
+        return self._words[DEATHS]
+
+    def owner_alive(self, word: int) -> bool:
+        """Whether an owner word's process is still in its slot. Takes no lock."""
+        slot = word & SLOT_MASK
+        if slot >= self.count:
+            return False
+        generation = self._words[self._slots + slot * SLOT_WORDS + SLOT_GENERATION]
+        return generation == word >> OWNER_GENERATION_SHIFT
+
+    def bell_alive(self, word: int) -> bool:
+        """Whether a bell word's process is still in its slot. Takes no lock."""
+        slot = word & SLOT_MASK
+        return slot < self.count and self.generation(slot) == word >> BELL_GENERATION_SHIFT
+
+    def owner_word(self, identity: bytes) -> int:
+        """The owner word of a process, or 0 if it is not (or no longer) here. Takes no lock."""
+        word = self._known.get(identity, 0)
+        if word and self.owner_alive(word):
+            return word
+        start = self._slots * WORD
+        size = SLOT_WORDS * WORD
+        slots = self._heap.bytes[start : start + self._ever_used() * size].tobytes()
+        location = slots.find(identity) if any(identity) else -1
+        slot, rest = divmod(location, size)
+        if location < 0 or rest != SLOT_IDENTITY * WORD:
+            return 0
+        if len(self._known) > 4 * self.count:
+            self._known.clear()
+        self._known[identity] = word = self.generation(slot) << OWNER_GENERATION_SHIFT | slot
+        return word
+
+    def _ever_used(self) -> int:
+        return min(self._words[SLOTS_USED], self.count)
+
+    def _identities(self, first: int, last: int) -> list[int]:
+        """The first words of the identities in some slots; zero for those that are free."""
+        start = self._slots + SLOT_IDENTITY
+        words = self._words[start + first * SLOT_WORDS : start + last * SLOT_WORDS : SLOT_WORDS]
+        found: list[int] = words.tolist()
+        return found
+
+    def join(self, identity: bytes, now: int, start: int, first: int = 0) -> int:
+        """Take a free slot, from ``first`` on; its number, or -1 if none was found. Needs the lock.
+
+        ``start`` is what `started` says of this process.
+
+        Interrupted, it may have joined; the slot is then that of a dead process.
+        """
+        identities = self._identities(0, self.count)
+        slot = first - 1
+        for _ in range(TRIES):
+            try:
+                slot = identities.index(0, slot + 1)
+            except ValueError:
+                return -1
+            # Held, if its last owner has left and did not yet give it back.
+            if self._lock_file.hold(FIRST_SLOT + slot):
+                try:
+                    self._settle(slot, identity, now, start)
+                except BaseException:
+                    self._lock_file.release(FIRST_SLOT + slot)
+                    raise
+                return slot
+        return -1
+
+    def _settle(self, slot: int, identity: bytes, now: int, start: int) -> None:
+        words = self._words
+        low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
+        row = self._heap.geometry.processes + slot * PROCESS_WORDS
+        # Of nobody, until the identity is there.
+        words[row + P_PID], words[row + P_STARTED] = os.getpid(), start
+        words[row + P_JOINED] = now
+        for word in range(row + P_COUNTS, row + PROCESS_WORDS):
+            words[word] = 0
+        at = self._at(slot)
+        # A generation must stay within the 32 bits of a bell word.
+        generation = (words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
+        self._heap.commit(
+            {
+                at + SLOT_GENERATION: generation,
+                at + SLOT_IDENTITY: low,
+                at + SLOT_IDENTITY + 1: high,
+                SLOTS_USED: max(words[SLOTS_USED], slot + 1),
+            }
+        )
+
+    def full(self) -> StoreUnavailable:
+        """What is raised when every slot is that of a living process."""
+        return StoreUnavailable(
+            f"the store at {os.path.dirname(self._lock_file.path)!r} already has {self.count} "
+            "processes, the most it can have: end some that need it no more, or give some "
+            "another prefix"
+        )
+
+    def leave(self, slot: int) -> None:
+        """Give a slot up, one's own or that of the dead. Needs the lock."""
+        at = self._at(slot)
+        generation = (self._words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
+        self._heap.commit(
+            {
+                at + SLOT_GENERATION: generation,
+                at + SLOT_IDENTITY: 0,
+                at + SLOT_IDENTITY + 1: 0,
+                DEATHS: self._words[DEATHS] + 1,
+            }
+        )
+
+    def used(self) -> list[int]:
+        """The slots in use."""
+        return [slot for slot, word in enumerate(self._identities(0, self._ever_used())) if word]
+
+    def reap(self) -> tuple[list[bytes], bool]:
+        """Free the slots of some dead processes; their identities, and whether that was the last.
+
+        It goes on where the last call, of any process, stopped. Needs the lock.
+        """
+        ever = self._ever_used()
+        first = self._words[REAP_HAND]
+        if first >= ever:
+            first = 0
+        last = min(first + _REAP_SPAN, ever)
+        used = [slot for slot, word in enumerate(self._identities(first, last), first) if word]
+        if len(used) > REAP_SLICE:
+            del used[REAP_SLICE:]
+            last = used[-1] + 1
+        dead = []
+        for slot in used:
+            if not self._lock_file.is_held(FIRST_SLOT + slot):
+                dead.append(self.identity(slot))
+                self.leave(slot)
+        self._heap.commit({REAP_HAND: last if last < ever else 0})
+        return dead, last >= ever
+
+
+def started() -> int:
+    """When this process started, in clock ticks since the boot; 0 if the system does not tell."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            # The name may hold anything, a parenthesis too; 19 fields lie between.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

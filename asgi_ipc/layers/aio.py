@@ -1,0 +1,247 @@
+"""`IPCChannelLayer`: the channel layer of Django Channels, for any asyncio program."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.loop_listener import LoopListener, listener_here
+from ..delivery.workers import Workers
+from ..encoding.codec import SharedBody, decode
+from ..encoding.names import channel_name, group_name
+from ..engines.deferred import carry_out, left
+from ..exceptions import RecordCorrupt
+from .core import LayerCore
+from .surface import LayerSurface
+from .sync import SyncIPCChannelLayer
+
+_Result = TypeVar("_Result")
+
+
+class IPCChannelLayer(LayerSurface):
+    """Messages between processes of one machine, and within one.
+
+    Options, all by keyword but the first:
+
+    * ``prefix``: layers with the same prefix share one store.
+    * ``engine``, ``engine_options``: where the store lies (`asgi_ipc.engines`).
+    * ``channel_memory``, ``group_memory``: nominal sizes in bytes, for messages and for
+      memberships.
+    * ``expiry``, ``group_expiry``: seconds until an unread message or a membership ends.
+    * ``capacity``, ``channel_capacity``: unread messages a channel may hold, and a dict of
+      exceptions by pattern (`asgi_ipc.policy.capacity.Capacities`).
+
+    Constructing it opens the store, which may block briefly, and raises `OptionError`,
+    `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
+    wait for another process that is inside the store, normally for microseconds, and for nothing
+    else. A layer may be used by any number of event loops and threads, and in forked children.
+    Every method may raise `StoreCorrupt` and `StoreUnavailable`; called from code that Python runs
+    in the middle of another call (a finalizer, a signal handler), those that need an answer at once
+    raise `Reentered`, a `StoreUnavailable`, and the others are carried out after that call.
+    """
+
+    def _attach(self, core: LayerCore) -> None:
+        super()._attach(core)
+        self._lease = core.lease
+        self._send = core.send
+        self._sync: SyncIPCChannelLayer | None = None
+
+    # Channels
+
+    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send a message to a channel; never waits for room (S7).
+
+        Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
+        can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
+        `StoreFull`, a `ChannelFull`, if the store has no room.
+        """
+        demux = self._lease.demux
+        if demux is not None and not demux.blocking:
+            self._send(channel, message)
+        else:
+            await self._call(self._send, channel, message)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """The next message on a channel; waits until there is one (S5, S6, S10).
+
+        Cancelling it loses no message. Raises `TypeError` for a bad name, and `ValueError`
+        for a process-specific channel that this process did not make.
+        """
+        demux = self._lease.demux or await self._opened()
+        try:
+            known = demux.channels.get(channel) if isinstance(channel, str) else None
+            body = None
+            if known is not None:
+                if known.items:
+                    body = demux.fetched(known)
+                elif isinstance(listener := known.own.armed_by, LoopListener) and (
+                    waiter := listener.expect(known)
+                ):
+                    try:
+                        await waiter.future
+                    except BaseException as error:
+                        listener.give_up(known, waiter)
+                        if not isinstance(error, RuntimeError) or listener.runs_here():
+                            raise
+                    else:
+                        body = listener.take_expected(known, waiter)
+            if body is None:
+                name = channel_name(channel)
+                if not name.specific:
+                    body = await listener_here(demux).receive_ordinary(name)
+                elif known is not None or name.owner == demux.engine.identity:
+                    body = await listener_here(demux).receive_own(name)
+                else:
+                    raise self._core.not_ours(name)
+            if left:
+                carry_out()
+            return body.decode() if isinstance(body, SharedBody) else decode(body)
+        except RecordCorrupt as error:
+            raise self._core.corrupt(error) from error
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A channel name never given before, ``<prefix>.<client_prefix>!<random>`` (S11).
+
+        Only this process can receive on it. Raises `TypeError` for a prefix that makes no
+        valid name.
+        """
+        if not isinstance(prefix, str):
+            raise TypeError(f"the prefix of a new channel is {prefix!r}, not a str")
+        name = f"{prefix}.{self._core.client_prefix}!{secrets.token_hex(16)}"
+        try:
+            return channel_name(name).full
+        except TypeError as error:
+            raise TypeError(f"{prefix!r} can't be the prefix of a new channel: {error}") from None
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group, or renew its membership (S13, S15).
+
+        Raises `TypeError` for bad names, `StoreFull` if there is no room.
+        """
+        await self._call(self._core.group_add, group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; does nothing if it is not in it (S13)."""
+        await self._call(self._core.group_discard, group, channel)
+
+    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+        """Send a message to each channel of a group; never waits for room (S14).
+
+        For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
+        `ValueError` and `MessageTooLarge` as `send` does.
+        """
+        await self._call(self._core.group_send, group, message)
+
+    async def group_channels(self, group: str) -> list[str]:
+        """The channels in a group."""
+        return await self._call(self._core.group_channels, group)
+
+    # Upkeep
+
+    async def flush(self) -> None:
+        """Remove all messages and memberships, for everyone (S17)."""
+        await self._call(self._core.flush)
+
+    async def global_statistics(self) -> dict[str, float]:
+        """Counts for the whole store, since it was made, by all processes (A5, O3).
+
+        ``messages_count`` (sent), ``received_count``, ``messages_pending``,
+        ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
+        (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
+        ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this
+        process, but not read in time to stay within capacity); ``channels_count`` (in
+        use), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
+        the lock from a killed process).
+
+        A message to a group counts once for each process and prefix that it goes to. What
+        other processes have fetched, but not given to a receiver yet, counts as received;
+        what they passed to channels of their own without the store counts only there.
+        """
+        return await self._call(self._core.global_statistics)
+
+    async def channel_statistics(self, channel: str) -> dict[str, float]:
+        """The same for one channel; for a process-specific one, for all up to the ``!``.
+
+        Without the last five, which belong to the store.
+        """
+        return await self._call(self._core.channel_statistics, channel)
+
+    async def close(self) -> None:
+        """Let go of the store; it stays for others. The next call opens it again.
+
+        Who waits in `receive` gets `StoreUnavailable`, and names from `new_channel` are of no more
+        use, unless another layer of this process is on the same store. An engine passed in as an
+        instance stays open.
+        """
+        await self._call_apart(self._core.close)
+
+    async def destroy(self) -> None:
+        """Remove the store, for everyone, and close."""
+        await self._call_apart(self._core.destroy)
+
+    @property
+    def sync(self) -> SyncIPCChannelLayer:
+        """This layer for callers without an event loop. Closing either closes both."""
+        if self._sync is None:
+            self._sync = SyncIPCChannelLayer._of(self._core)
+        return self._sync
+
+    # What else code written for other channel layers asks for
+
+    def get_capacity(self, channel: str) -> int:
+        """The capacity of the channel of that full name."""
+        return self._core.capacity_of(channel)
+
+    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
+        """True, or `TypeError`. With ``receive``, a name with ``!`` must end there."""
+        parsed = channel_name(name)
+        if receive and parsed.local:
+            raise TypeError(f"channel name {name!r} must end at the '!' to be received from")
+        return True
+
+    def require_valid_group_name(self, name: str) -> bool:
+        """True, or `TypeError`."""
+        group_name(name)
+        return True
+
+    def non_local_name(self, name: str) -> str:
+        """The part of a channel's name up to and including the ``!``, or all of it."""
+        return channel_name(name).queue.decode("ascii")
+
+    async def _opened(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        if not self._core.blocking:
+            return self._core.demux
+        return await self._call(lambda: self._core.demux)
+
+    async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Call what may call the engine: here if it answers at once, else in a thread."""
+        core = self._core
+        demux = self._lease.demux
+        if demux is None and not core.blocking:
+            demux = core.demux
+        if demux is not None and not demux.blocking:
+            return function(*arguments)
+        loop = asyncio.get_running_loop()
+        if demux is not None:
+            return await demux.workers().call(loop, function, *arguments)
+        return await self._call_apart(function, *arguments)
+
+    async def _call_apart(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """The same for what opens the store or lets go of it, in a thread of its own: before there
+        are no others, and in the end they may all wait for a server that has gone."""
+        if not self._core.blocking:
+            return function(*arguments)
+        apart = Workers()
+        try:
+            return await apart.call(asyncio.get_running_loop(), function, *arguments)
+        finally:
+            apart.stop()
+
+
+__all__ = ["IPCChannelLayer"]

@@ -1,0 +1,369 @@
+"""What both layers have in common: options, sending, groups, upkeep. Synchronous.
+
+Every call may wait for another process that is inside the store, normally for microseconds; on an
+engine that declares ``blocking`` it may take as long as the engine's server does.
+
+A call that Python makes in the middle of another one (`asgi_ipc.engines.deferred`), and whose answer nobody
+has to wait for, is carried out once that one is on its way out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..delivery import leases
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.loopback import loop_back
+from ..encoding.codec import encode
+from ..encoding.names import ChannelName, channel_name, group_name
+from ..engines.base import READER_GONE, Members, Record, Refused
+from ..engines.deferred import carry_out, is_waiting, leave, left
+from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
+from ..policy import groups
+from .options import Options
+
+#: Groups whose broadcast plan is remembered.
+_REMEMBERED = 1024
+_Plan = tuple[Members, list[groups.Target]]
+#: Our names for what engines count (`asgi_ipc.engines.base.Engine.statistics`).
+_COUNTS = {
+    "messages_count": "pushed",
+    "received_count": "popped",
+    "expired_count": "expired",
+    "channel_full_count": "refused",
+    "orphaned_count": "orphaned",
+    "messages_pending": "pending",
+    "messages_high_water": "high_water",
+}
+_STORE_COUNTS = {
+    "channels_count": "queues",
+    "memberships_count": "members",
+    "bytes_used": "bytes_used",
+    "bytes_total": "bytes_total",
+    "recoveries": "recoveries",
+}
+
+
+class LayerCore:
+    """One layer: its options, its plans, and its lease of the store.
+
+    Constructing it opens the store, so that errors come early; after `close` it is opened
+    again by the next call.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.capacity_of = options.capacities.of
+        self.lease = leases.Lease(self.capacity_of)
+        self._message_lifetime = options.message_lifetime
+        #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
+        #: the middle of a broadcast while this one opens the layer again.
+        self._plans: tuple[Demultiplexer | None, dict[bytes, _Plan]] = None, {}
+        # Two layers of a process never give names alike, and each may read the other's.
+        self._number = (next(_numbers) % 65536).to_bytes(2, "big")
+        #: Whether the engine may wait on a network, so that it is not called in an event loop.
+        self.blocking = leases.acquire(self.lease, options).blocking
+        # The last layer that is collected closes the store as if it had been closed.
+        weakref.finalize(self, leases.abandon, self.lease).atexit = False
+
+    @property
+    def demux(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        return self.lease.demux or leases.acquire(self.lease, self.options)
+
+    @property
+    def client_prefix(self) -> str:
+        """This process's identity and the layer's number, as in its process-specific names."""
+        return (self.demux.engine.identity + self._number).hex()
+
+    # Errors
+
+    def not_ours(self, name: ChannelName) -> ValueError:
+        """The error of receiving on a process-specific channel of another process."""
+        if name.owner:
+            mine = self.demux.engine.identity
+            whose = f"it belongs to process {name.owner.hex()}, and this is {mine.hex()}"
+        else:
+            whose = "it was not made by new_channel()"
+        return ValueError(
+            f"can't receive on process-specific channel {name.full}: {whose};"
+            " only the process that made such a channel receives on it, until it closes the layer"
+        )
+
+    def corrupt(self, error: RecordCorrupt) -> StoreCorrupt:
+        """The error of a record that is none, with the store's name and the way out."""
+        options = self.options
+        directory = options.engine_options.get("directory")
+        where = "" if directory is None else f" in {str(directory)!r}"
+        return StoreCorrupt(
+            f"the store of prefix {options.prefix!r} on engine {options.engine!r}{where} holds what"
+            f" no layer has put there ({error}); to start afresh remove it with destroy()"
+        )
+
+    # Sending
+
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send to one channel (S7).
+
+        Raises `TypeError`, `ValueError` and `MessageTooLarge` for what can't be sent,
+        `ChannelFull` over capacity, `StoreFull` if the store has no room.
+        """
+        full, queue, local, _, owner, header = channel_name(channel)
+        body = encode(message)
+        demux = self.lease.demux or self.demux
+        try:
+            engine = demux.engine
+            capacity = room = self.capacity_of(full)
+            deadline = engine.clock() + self._message_lifetime
+            if left and is_waiting():
+                record = Record(queue, header + body, deadline, capacity, owner)
+                leave(partial(self._push_late, {full: record}))
+                return
+            own = demux.own.get(queue)
+            if own is not None and owner:
+                if loop_back(demux, own, (local,), body, deadline):
+                    return
+                if own.held(engine.clock()):
+                    room -= 1
+            try:
+                refused = engine.push((Record(queue, header + body, deadline, room, owner),))
+            except Reentered:
+                record = Record(queue, header + body, deadline, capacity, owner)
+                leave(partial(self._push_late, {full: record}))
+                return
+            if own is not None:
+                # The bell has been signalled, but its loop may not get round to it before a receiver
+                # with no time to wait gives up: the next look shall be a real one.
+                own.certain = False
+        finally:
+            if left:
+                carry_out()
+        if refused:
+            self._refuse(full, capacity, refused[0])
+
+    def _push_late(self, records: dict[str, Record]) -> None:
+        """Push records by the channels or group they are for; what is refused is logged."""
+        demux = self.demux
+        refused = demux.engine.push(list(records.values()))
+        for record in records.values():
+            own = demux.own.get(record.queue)
+            if own is not None:
+                own.certain = False
+        names = list(records)
+        for each in refused:
+            name, detail = names[each.position], each.detail
+
+            def describe(count: int, name: str = name, detail: str = detail) -> str:
+                return (
+                    f"dropped a message for {name} that was sent from a finalizer or a signal"
+                    f" handler in the middle of another call: {detail}; {count} dropped since"
+                    " the last warning"
+                )
+
+            demux.drops.dropped(f"late {name}", 1, describe)
+
+    def _refuse(self, channel: str, capacity: int, refused: Refused) -> None:
+        if refused.detail == READER_GONE:
+            raise ChannelFull(f"channel {channel} holds all that it may: {READER_GONE}")
+        if refused.no_room:
+            raise StoreFull(f"no room for a message to channel {channel}: {refused.detail}")
+        raise ChannelFull(
+            f"channel {channel} is at its capacity of {capacity} unread messages"
+            " (options capacity and channel_capacity)"
+        )
+
+    # Groups
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Add a channel, or renew its membership (S13, S15). May raise `StoreFull`."""
+        table, name = group_name(group), channel_name(channel)
+        engine = self.demux.engine
+        deadline = engine.clock() + self.options.membership_lifetime
+        self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out, if it is in (S13)."""
+        table, name = group_name(group), channel_name(channel)
+        self._now_or_later(self.demux.engine.remove, table, groups.member(name))
+
+    def _now_or_later(self, action: Callable[..., object], *arguments: Any) -> None:
+        try:
+            if left and is_waiting():
+                raise Reentered
+            action(*arguments)
+        except Reentered:
+            leave(partial(action, *arguments))
+        finally:
+            if left:
+                carry_out()
+
+    def group_channels(self, group: str) -> list[str]:
+        """The full names of the channels in a group."""
+        try:
+            members = self.demux.engine.members(group_name(group))
+            return [groups.channel(member).full for member in members.names]
+        except RecordCorrupt as error:
+            raise self.corrupt(error) from error
+        finally:
+            if left:
+                carry_out()
+
+    def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+        """Send to all channels of a group (S14).
+
+        Never raises `ChannelFull`: what a channel has no room for is dropped, counted and
+        logged. Otherwise raises as `send`.
+        """
+        table = group_name(group)
+        body = encode(message)
+        demux = self.lease.demux or self.demux
+        deadline = demux.engine.clock() + self._message_lifetime
+        try:
+            if left and is_waiting():
+                raise Reentered
+            self._broadcast(demux, group, table, body, deadline)
+        except Reentered:
+            leave(lambda: self._broadcast(self.demux, group, table, body, deadline))
+        finally:
+            if left:
+                carry_out()
+
+    def _broadcast(
+        self, demux: Demultiplexer, group: str, table: bytes, body: bytes, deadline: int
+    ) -> None:
+        """Send to all channels of a group. Raises `Reentered` if nothing was sent yet."""
+        engine = demux.engine
+        planned_on, plans = self._plans
+        if planned_on is not demux:
+            # What one engine gave as `Members` says nothing to another.
+            plans = {}
+            self._plans = demux, plans
+        known, plan = plans.get(table, _NO_PLAN)
+        members = engine.members(table, known)
+        if members is not known:
+            try:
+                plan = groups.plan(members.names, self.capacity_of)
+            except RecordCorrupt as error:
+                raise self.corrupt(error) from error
+            if len(plans) >= _REMEMBERED:
+                plans.clear()
+            plans[table] = members, plan
+        if not plan:
+            return
+        mine, pushed, records = demux.own, [], []
+        for target in plan:
+            queue, header, room, owner, _, local_names = target
+            own = mine.get(queue) if owner else None
+            if own is not None:
+                if loop_back(demux, own, local_names, body, deadline):
+                    continue
+                if own.held(engine.clock()):
+                    room -= 1
+            pushed.append(target)
+            records.append(Record(queue, header + body, deadline, room, owner))
+        if not records:
+            return
+        try:
+            refused = engine.push(records)
+        except Reentered:
+            # Others have it already.
+            named = {f"group {group} ({n})": record for n, record in enumerate(records)}
+            leave(partial(self._push_late, named))
+            return
+        for target in pushed if mine else ():
+            own = mine.get(target.queue)
+            if own is not None:
+                own.certain = False
+        if refused:
+            self._dropped(demux, group, plan, pushed, refused)
+
+    def _dropped(
+        self,
+        demux: Demultiplexer,
+        group: str,
+        plan: list[groups.Target],
+        pushed: list[groups.Target],
+        refused: list[Refused],
+    ) -> None:
+        channels = [name for each in refused for name in pushed[each.position].channels]
+        total = sum(len(target.channels) for target in plan)
+        why = refused[0].detail
+        if not refused[0].no_room and why != READER_GONE:
+            why = f"at capacity ({pushed[refused[0].position].capacity} unread)"
+
+        def describe(count: int) -> str:
+            shown = ", ".join(channels[:5]) + (", ..." if len(channels) > 5 else "")
+            return (
+                f"group {group}: dropped a message for {len(channels)} of {total} channels"
+                f" ({shown}): {why}; {count} dropped since the last warning"
+            )
+
+        demux.drops.dropped(group, len(channels), describe)
+
+    # Upkeep
+
+    def flush(self) -> None:
+        """Remove all messages and memberships, for everyone (S17)."""
+        self._now_or_later(self.demux.engine.flush)
+
+    def global_statistics(self) -> dict[str, float]:
+        """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
+        demux = self.demux
+        try:
+            counts = demux.engine.statistics()
+            result = self._statistics(demux, counts, None)
+        finally:
+            if left:
+                carry_out()
+        result["overflow_count"] += self.lease.lost
+        result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
+        return result
+
+    def channel_statistics(self, channel: str) -> dict[str, float]:
+        """Counts for a channel's non-local part (A5, O3)."""
+        demux, queue = self.demux, channel_name(channel).queue
+        try:
+            return self._statistics(demux, demux.engine.statistics(queue), queue)
+        finally:
+            if left:
+                carry_out()
+
+    def _statistics(
+        self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None
+    ) -> dict[str, float]:
+        result: dict[str, float] = {ours: counts.get(theirs, 0) for ours, theirs in _COUNTS.items()}
+        result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
+        with demux.exclusive():
+            here = demux.counts(queue)
+        result["messages_count"] += here["passed directly"]
+        result["received_count"] += here["passed directly"]
+        # Fetched, but not received: to the caller they are still on their channel, or dropped. What
+        # several channels here share was fetched once: their copies say nothing of how often.
+        fetched_only = here["pending"] + here["expired"] + here["overflowed"] - here["copies"]
+        result["received_count"] = max(0, result["received_count"] - fetched_only)
+        result["messages_pending"] += here["pending"]
+        result["expired_count"] += here["expired"]
+        result["overflow_count"] = here["overflowed"]
+        return result
+
+    def close(self) -> None:
+        """Let go of the store; it stays. The next call opens it again. May be called twice."""
+        self._now_or_later(leases.release, self.lease)
+
+    def destroy(self) -> None:
+        """Remove the store, for everyone, and close."""
+        self._now_or_later(self._destroy)
+
+    def _destroy(self) -> None:
+        leases.acquire(self.lease, self.options)
+        leases.destroy(self.lease)
+
+
+_numbers = itertools.count()
+_NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
+
+__all__ = ["LayerCore"]

@@ -1,0 +1,148 @@
+"""What a layer's constructor takes: defaults, rules, and errors that say what to do.
+
+Raises `OptionError` before anything is opened, naming the option, its value and the rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..exceptions import OptionError
+from ..policy.capacity import Capacities
+from ..policy.expiry import lifetime
+
+#: Smallest and largest nominal size of a store's memory, in bytes.
+SMALLEST_MEMORY = 256 * 1024
+LARGEST_MEMORY = 1024**4
+#: Longest prefix, in characters.
+PREFIX_LIMIT = 64
+
+_PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
+#: Options of other layers and times, and what to do about them.
+_ONCE_CALLED = {
+    "message_memory": "it is called channel_memory since version 2",
+    "hosts": "there is no server; processes on one machine share memory",
+    "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted",
+}
+
+
+class Options(NamedTuple):
+    """A layer's options, checked."""
+
+    prefix: str
+    engine: Any
+    engine_options: dict[str, Any]
+    channel_memory: int
+    group_memory: int
+    expiry: float
+    group_expiry: float
+    #: In nanoseconds, as the clocks of engines count.
+    message_lifetime: int
+    membership_lifetime: int
+    capacities: Capacities
+
+
+def checked(
+    *,
+    prefix: str,
+    engine: Any,
+    engine_options: Mapping[str, Any] | None,
+    channel_memory: int,
+    group_memory: int,
+    expiry: float,
+    group_expiry: float,
+    capacity: int,
+    channel_capacity: Mapping[str | re.Pattern[str], int] | None,
+    unknown: Iterable[str] = (),
+) -> Options:
+    """All options, checked. Raises `OptionError`."""
+    for name in unknown:
+        raise OptionError(_unknown(name))
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            " letters, digits, '-', '_' or '.', the first not a '.'"
+        )
+    return Options(
+        prefix=prefix,
+        engine=engine,
+        engine_options=_engine_options(engine_options),
+        channel_memory=_memory("channel_memory", channel_memory),
+        group_memory=_memory("group_memory", group_memory),
+        expiry=expiry,
+        group_expiry=group_expiry,
+        message_lifetime=lifetime("expiry", expiry),
+        membership_lifetime=lifetime("group_expiry", group_expiry),
+        capacities=Capacities(capacity, channel_capacity),
+    )
+
+
+NAMES = (
+    "prefix",
+    "engine",
+    "engine_options",
+    "channel_memory",
+    "group_memory",
+    "expiry",
+    "group_expiry",
+    "capacity",
+    "channel_capacity",
+)
+
+
+def seconds_or_none(option: str, value: object) -> float | None:
+    """A time to wait, in seconds; None for ever. Raises `ValueError` naming the option."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise ValueError(f"{option} is {value!r}; it must be a number of seconds, or None")
+    return max(0.0, float(value))
+
+
+def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise OptionError(
+            f"engine_options is {value!r}; it must be a dict with the names of the engine's"
+            " options, such as {'directory': '/srv/ipc'}"
+        )
+    return dict(value)
+
+
+def _memory(option: str, value: object) -> int:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not SMALLEST_MEMORY <= value <= LARGEST_MEMORY
+    ):
+        raise OptionError(
+            f"{option} is {value!r}; it must be an int, a number of bytes from {SMALLEST_MEMORY}"
+            f" (256 KiB) to {LARGEST_MEMORY} (1 TiB), such as 100 * 1024 * 1024"
+        )
+    return value
+
+
+def _unknown(name: str) -> str:
+    # Imported late, for an error message only.
+    from difflib import get_close_matches
+
+    if name in _ONCE_CALLED:
+        hint = f"; {_ONCE_CALLED[name]}."
+    else:
+        close = get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"there is no option {name!r}{hint} The options are {', '.join(NAMES)}."
+
+
+__all__ = [
+    "LARGEST_MEMORY",
+    "NAMES",
+    "PREFIX_LIMIT",
+    "SMALLEST_MEMORY",
+    "Options",
+    "checked",
+    "seconds_or_none",
+]

@@ -1,0 +1,81 @@
+"""That every benchmark can be run and comes to a result; how fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc.engines.memory import MemoryEngine
+from benchmarks import __main__ as program
+from benchmarks import floors, plot
+from benchmarks.peers import redis_core
+from benchmarks.place import Place
+from benchmarks.questions import all_questions
+from tests.tools.doubles import (
+    watchdog,
+)
+
+__all__ = ["watchdog"]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The program sets one of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_all_questions_are_answered_by_an_engine_and_the_floors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What draws is large, and not needed for this.
+    monkeypatch.setattr(plot, "draw", lambda results, path: False)
+    status = program.main(
+        ["--quick", "--rounds", "1", "--peers", "posix,floor", "--out", str(tmp_path)]
+    )
+    said = capsys.readouterr().out
+    assert status == 0, said
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["failures"] == []
+    answered = {(each["question"], each["who"]) for each in written["figures"]}
+    assert {question for question, who in answered if who == "asgi_ipc posix"} == {
+        question.name for question in all_questions()
+    }
+    assert {floors.COPY, floors.FIFO, floors.AWAITED} <= {who for _, who in answered}
+    # What needs no other layer to compare with has been compared.
+    assert "at most 50 bytes beside a message" in said
+
+
+def test_an_unknown_question_is_named_with_those_there_are() -> None:
+    with pytest.raises(SystemExit, match=r"No such question: speed\. There are: pair, "):
+        program.main(["--only", "pair,speed"])
+
+
+def test_an_engine_that_is_named_is_measured_and_one_that_is_not_here_left_out() -> None:
+    from benchmarks.peers.base import Resources
+
+    named, absent = program._wanted(
+        "nothing", "tests.benchmarks.test_questions:Named,absent.engine:Absent"
+    )
+    resources = Resources("", "", "")
+    assert named.name == "asgi_ipc tests.benchmarks.test_questions:Named"
+    assert named.unavailable(resources) is None
+    assert not named.crosses_processes
+    assert "can't be imported" in (absent.unavailable(resources) or "")
+
+
+class Named(MemoryEngine):
+    """An engine of somebody else's."""
+
+
+def test_redis_gets_settings_under_which_idle_readers_live() -> None:
+    place = Place("", "", "socket", "")
+    (host,) = redis_core.hosts(place)
+    assert host["socket_timeout"] is None
+    assert host["max_connections"] >= 10_000

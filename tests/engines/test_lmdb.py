@@ -1,0 +1,27 @@
+"""The benchmarks' engine on LMDB keeps the contract: a peer that cut corners would be no peer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tools.doubles import (
+    watchdog,
+)
+from tests.tools.suite_runs import (
+    ROOT,
+    run_elsewhere,
+)
+
+pytest.importorskip("lmdb")
+
+__all__ = ["watchdog"]
+
+_ENGINE = "benchmarks.lmdb_store.engine:LMDBEngine"
+
+
+@pytest.mark.parametrize("module", ["queues", "tables", "waiting", "processes", "upkeep", "crash"])
+def test_it_passes_the_suite(module: str) -> None:
+    arguments = ["-p", "asgi_ipc.conformance.plugin", "--engine", _ENGINE, "-p", "no:randomly"]
+    code, said = run_elsewhere(ROOT, *arguments, f"conformance/test_{module}.py", path=str(ROOT))
+    assert code == 0, said
+    assert " passed" in said

@@ -1,0 +1,353 @@
+"""The documents in docs/: their code runs, their numbers are the code's, their links lead."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc.cli.check import check
+from asgi_ipc.encoding import envelope
+from asgi_ipc.encoding.names import channel_name
+from asgi_ipc.engines.shm import lock_file
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.locks import base
+from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.policy import groups
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+FORMAT = (DOCS / "format.md").read_text()
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
+
+
+def rows(section: str) -> list[list[str]]:
+    """The rows of all tables of a section of docs/format.md, or of all of it."""
+    text = FORMAT
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        assert text, section
+    lines = re.findall(r"^\|(.*)\|$", text, re.M)
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+def number(text: str) -> int:
+    """The value of such as ``(1 << 14) - 1``."""
+    assert re.fullmatch(r"[0-9a-fx<()\s-]+", text), text
+    value = eval(compile(ast.parse(text, mode="eval"), "docs/format.md", "eval"))
+    assert isinstance(value, int)
+    return value
+
+
+def documented() -> dict[str, int]:
+    """Every name with a number in docs/format.md."""
+    found: dict[str, int] = {}
+    for cells in rows(""):
+        name = re.fullmatch(r"`([A-Z_]+)`", cells[0])
+        if name:
+            assert name[1] not in found, f"{name[1]} stands there twice"
+            found[name[1]] = number(cells[1])
+    return found
+
+
+def constants(module: ModuleType) -> dict[str, int]:
+    """Every number that a module gives a name in capitals."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if re.fullmatch(r"[A-Z][A-Z_]*", name) and isinstance(value, int)
+    }
+
+
+#: Those of the lock file, which are the code's elsewhere.
+LOCKED = {"OPENING", "CHANNELS_LOCK", "GROUPS_LOCK", "FIRST_SLOT"}
+
+
+def test_every_number_of_the_layout_is_documented_and_right() -> None:
+    of_the_layout = {name: value for name, value in documented().items() if name not in LOCKED}
+    assert of_the_layout == constants(layout)
+
+
+def test_the_bytes_that_are_locked_are_documented() -> None:
+    found = documented()
+    assert {name: found[name] for name in LOCKED} == {name: getattr(base, name) for name in LOCKED}
+
+
+def test_the_ranges_of_words_are_those_of_the_layout() -> None:
+    text = dict(cells[:2] for cells in rows("A segment") if cells[0][:1].isdigit())
+    assert list(text) == ["0 to 15", "16 to 23", "24 to 31", "32 to 93", "94 to 1375"]
+    assert layout.TABLES == 1376
+    assert layout.JOURNAL_COUNT == 94
+    for name, first, last in (("CURSOR", 24, 31), ("PUSHED", 32, 93), ("STATE", 16, 23)):
+        assert first <= getattr(layout, name) <= last
+    assert f"the bytes `{layout.MAGIC.decode()}`" in FORMAT
+    assert layout.Geometry.of(layout.CHANNELS, layout.SMALLEST).extent_words * 8 == 16 << 10
+    assert layout.Geometry.of(layout.CHANNELS, layout.SMALL_STORE).extent_words * 8 == 64 << 10
+
+
+def test_the_lock_file_is_as_documented() -> None:
+    offset = 0
+    kinds = {"magic": "14s", "store id": "16s", "boot id": "16s", "engine": "16s"}
+    kinds |= dict.fromkeys(("version", "kind", "ready", "machine"), "H")
+    widths = {"H": 2, "I": 4}
+    pattern = "<"
+    for start, size, name, *_ in (cells for cells in rows("The lock file") if cells[0].isdigit()):
+        assert int(start) == offset, name
+        offset += int(size)
+        pattern += kinds[name]
+        assert widths.get(kinds[name], int(kinds[name][:-1] or 0)) == int(size), name
+    assert lock_file._FORMAT.format == pattern
+    assert lock_file._FORMAT.size == offset
+    assert lock_file._MAGIC == b"asgi_ipc lock\n"
+
+
+def test_the_kinds_of_lock_are_as_documented() -> None:
+    assert f"{base.FCNTL} fcntl record locks, {base.FLOCK} flock" in FORMAT
+
+
+def test_an_envelope_is_as_documented() -> None:
+    names = b"one\ntwo"
+    assert [cells[:2] for cells in rows("What is pushed")][2:] == [
+        ["4", "length n of the names, little-endian"],
+        ["n", "the names, each the part behind the `!`, separated by newlines"],
+        ["rest", "the encoded message"],
+    ]
+    made = len(names).to_bytes(4, "little") + names + b"message"
+    assert envelope.address([b"one", b"two"]) + b"message" == made
+    assert envelope.unpack(made) == ([b"one", b"two"], b"message")
+
+
+def test_a_compact_member_is_as_documented() -> None:
+    first, last = bytes(range(16)), bytes(range(16, 32))
+    member = groups.member(channel_name(f"some.prefix.{first.hex()}!{last.hex()}"))
+    fields = {}
+    for start, size, name in (cells for cells in rows("Members of groups") if cells[0].isdigit()):
+        stop = None if size == "rest" else int(start) + int(size)
+        fields[name] = member[int(start) : stop]
+    assert fields == {
+        "0x01": b"\x01",
+        "the first 32 digits, as bytes": first,
+        "the last 32 digits, as bytes": last,
+        "the prefix": b"some.prefix",
+    }
+    assert groups.member(channel_name("plain!x")) == b"plain!x"
+
+
+ENGINE = DOCS / "writing-an-engine.md"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """A folder with the module that the document builds."""
+    (tmp_path / "shelf.py").write_text("\n".join(blocks(ENGINE, "python")))
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_gives(
+    shelf: Path,
+) -> None:
+    (command,) = re.findall(
+        r"^\$ python -m (asgi_ipc.conformance .*)$", "".join(blocks(ENGINE, "console")), re.M
+    )
+    words = ["2" if word == "auto" else word for word in command.split()]
+    said = run(shelf, "-m", *words, "-q", "-rs", "-p", "no:cacheprovider")
+    passed = re.search(r"(\d+) passed", said)
+    assert passed is not None
+    assert int(passed[1]) > 150
+    reasons = set(re.findall(r"shelf:ShelfEngine (declares no \w+|has no segment)", said))
+    assert reasons == {
+        "declares no crosses_processes",
+        "declares no owners",
+        "declares no bounded",
+        "has no segment",
+    }
+
+
+def test_the_module_of_one_line_runs_the_suite_too(shelf: Path) -> None:
+    (line,) = blocks(ENGINE, "text")
+    (shelf / "test_it.py").write_text(line)
+    (module,) = (ROOT / "examples" / "third_party_engine" / "tests").glob("test_*.py")
+    assert module.read_text().startswith(line.strip())
+    (addopts,) = re.findall(r'`addopts = \["(.*"shelf)"\]`', ENGINE.read_text())
+    chosen = [*addopts.replace('"', "").split(", ")[:-1], "shelf:ShelfEngine", "-k", "TestTables"]
+    said = run(shelf, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py", *chosen)
+    assert re.search(r"\d\d passed", said)
+
+
+def test_the_engine_of_the_document_is_chosen_as_it_says(shelf: Path) -> None:
+    code = """
+from asgi_ipc import SyncIPCChannelLayer
+from shelf import ShelfEngine
+for engine in ("shelf:ShelfEngine", {expression}):
+    layer = SyncIPCChannelLayer(engine=engine)
+    layer.send("c", {{"n": 1}})
+    print(layer.receive(["c"]))
+    layer.close()
+"""
+    (expression,) = re.findall(r"`engine=(ShelfEngine\(.*\))`", ENGINE.read_text())
+    said = run(shelf, "-c", code.format(expression=expression))
+    assert said == "('c', {'n': 1})\n" * 2
+
+
+def test_the_commands_for_porters_are_such_as_work(tmp_path: Path) -> None:
+    text = (DOCS / "porting.md").read_text()
+    text += (ROOT / "asgi_ipc" / "store" / "segment_example.py").read_text()
+    commands = set(re.findall(r"\bpython -m (asgi_ipc\.conformance.*?)[`\n]", text))
+    assert len(commands) >= 4
+    for command in commands:
+        words = re.sub(r"my\.module:\w+", "mmap", command).replace("-n auto", "").split()
+        said = run(tmp_path, "-m", *words, "--collect-only", "-q", "-p", "no:cacheprovider")
+        assert re.search(r"\d\d tests collected", said), command
+
+
+def test_the_entry_point_of_the_document_is_in_the_group_that_is_asked() -> None:
+    from asgi_ipc.engines import ENTRY_POINT_GROUP
+
+    (toml,) = blocks(ENGINE, "toml")
+    assert f'[project.entry-points."{ENTRY_POINT_GROUP}"]' in toml
+    example = (ROOT / "examples" / "third_party_engine" / "pyproject.toml").read_text()
+    assert toml.splitlines()[0] in example
+
+
+def anchors(document: Path) -> set[str]:
+    """What a link may name in a document."""
+    return {
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", document.read_text(), re.M)
+    }
+
+
+EVERY = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(DOCS.glob("*.md")),
+    ROOT / "examples" / "third_party_engine" / "README.md",
+]
+
+
+@pytest.mark.parametrize("document", EVERY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        found = document.parent / path if path else document
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+    for path in re.findall(r"`((?:asgi_ipc|conformance|tests|examples|docs)/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
+    run_here = (ENGINE, DOCS / "format.md", DOCS / "django.md")
+    assert not blocks(document, "python") or document in run_here
+
+
+def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
+    pytest.importorskip("channels")
+    (code,) = blocks(DOCS / "django.md", "python")
+    driver = """
+import asyncio
+from channels import consumer
+from django.conf import settings
+
+settings.configure()
+
+async def no_hop():
+    raise AssertionError("it hopped")
+
+async def send(message):
+    print(message)
+
+consumer.aclose_old_connections = no_hop
+chat = Chat()
+chat.base_send = send
+asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
+"""
+    assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
+
+
+def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_sound(
+    tmp_path: Path,
+) -> None:
+    (code,) = blocks(DOCS / "format.md", "python")
+    prefix = f"docs-{uuid.uuid4().hex[:12]}"
+    code = code.replace('"mysite"', repr(prefix))
+    layer = SyncIPCChannelLayer(prefix=prefix)
+    try:
+        layer.send("c", {"n": 1})
+        assert run(tmp_path, "-c", code) == ""
+        assert layer.receive(["c"]) == ("c", {"n": 1})
+        layer._core.demux.engine._channels.words[layout.NAMED] += 1  # type: ignore[attr-defined]
+        assert "queues" in run(tmp_path, "-c", code)
+        with pytest.raises(StoreUnavailable, match="no store"):
+            check(prefix)
+    finally:
+        layer.destroy()
+
+
+def test_the_platform_is_asked_in_one_place_as_the_documents_say() -> None:
+    """The doctor may: it tells people where they are."""
+    asking = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "asgi_ipc").rglob("*.py"))
+        if re.search(r"\bsys\.platform\b|\bos\.uname\b|^import platform", path.read_text(), re.M)
+        and path.parent.name != "doctor"
+    ]
+    (location,) = asking
+    for name in ("design.md", "porting.md"):
+        assert location in (DOCS / name).read_text()
+
+
+#: Where no line but a table's may be longer; of the others somebody else takes care.
+WRAPPED = [
+    path for path in EVERY if path.name not in ("performance.md", "CHANGELOG.md") and path != README
+]
+
+
+@pytest.mark.parametrize("document", WRAPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_line_is_too_long(document: Path) -> None:
+    lines = document.read_text().splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
+    """Such as `sidecar.py` and `Journal.commit`: who renames it finds it here."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "asgi_ipc").rglob("*.py"))
+    files = {
+        path.name
+        for folder in ("asgi_ipc", "conformance", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    for name in re.findall(r"`(\w+\.py)`", document.read_text()):
+        assert name in files or name == "shelf.py", name
+    for name in re.findall(r"`[A-Z]\w+\.(\w+)`", document.read_text()):
+        assert re.search(rf"\b(def|class) {name}\b|\b{name}\b *[:=]", sources), name

@@ -1,0 +1,232 @@
+"""README.md: its programs and commands are run as they stand, its tables compared with the code."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.encoding import codec
+from asgi_ipc.encoding.names import NAME_LIMIT
+from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.layers.options import LARGEST_MEMORY, PREFIX_LIMIT, SMALLEST_MEMORY
+from asgi_ipc.layers.options import NAMES as OPTIONS
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PATIENCE = 120.0
+
+
+class Program:
+    """A running Python program, and what it printed."""
+
+    def __init__(self, file: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(file), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def line(self) -> str:
+        return self._lines.get(timeout=PATIENCE)
+
+    def end(self) -> list[str]:
+        """Wait for it to end well; the lines not yet seen."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        assert code == 0, lines
+        return lines
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+
+
+class Shell:
+    """Runs README's programs from a folder, with a prefix that nobody else uses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.prefix = f"readme-{uuid.uuid4().hex[:12]}"
+        self.programs: list[Program] = []
+
+    def start(self, name: str, *arguments: str) -> Program:
+        file = self.folder / name
+        code, changes = re.subn('prefix="[a-z]+"', f'prefix="{self.prefix}"', programs()[name])
+        assert changes == 1
+        file.write_text(code)
+        self.programs.append(Program(file, *arguments))
+        return self.programs[-1]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    for program in shell.programs:
+        program.kill()
+    SyncIPCChannelLayer(prefix=shell.prefix).destroy()
+
+
+def programs() -> dict[str, str]:
+    """The Python blocks of README by the name in their first line."""
+    blocks = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", README.read_text(), re.M | re.S)
+    return dict(blocks)
+
+
+def test_the_asyncio_programs_of_the_readme_talk(shell: Shell) -> None:
+    listeners = [shell.start("listen.py") for _ in range(2)]
+    for listener in listeners:
+        assert listener.line() == "listening"
+    assert shell.start("tell.py", "Good morning", "Good night").end() == []
+    for listener in listeners:
+        assert listener.end() == ["heard: Good morning", "heard: Good night"]
+
+
+def test_the_synchronous_programs_of_the_readme_talk(shell: Shell) -> None:
+    workers = [shell.start("work.py") for _ in range(2)]
+    for worker in workers:
+        assert worker.line() == "waiting for orders"
+    for _ in range(3):
+        assert shell.start("order.py").end() == ["total: 12"]
+
+
+def test_every_python_block_of_the_readme_compiles() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
+    assert len(blocks) >= 7
+    for block in blocks:
+        compile(block, str(README), "exec")
+
+
+def test_the_settings_and_the_snippet_for_django_work_in_django(shell: Shell) -> None:
+    pytest.importorskip("channels.layers")
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
+    (settings,) = (block for block in blocks if "CHANNEL_LAYERS" in block)
+    (snippet,) = (block for block in blocks if "get_channel_layer" in block)
+    code = f"""
+{settings}
+from django.conf import settings
+settings.configure(CHANNEL_LAYERS=CHANNEL_LAYERS)
+from channels.layers import get_channel_layer
+get_channel_layer().sync.group_add("news", "reader")
+{snippet}
+print(get_channel_layer().sync.receive(["reader"]))
+"""
+    assert '"mysite"' in code
+    file = shell.folder / "site.py"
+    file.write_text(code.replace("mysite", shell.prefix))
+    shell.programs.append(Program(file))
+    assert shell.programs[-1].end() == ["('reader', {'type': 'news.flash', 'text': 'It works'})"]
+
+
+def test_the_shell_commands_of_the_readme_do_as_they_say(shell: Shell) -> None:
+    text = "".join(re.findall(r"^```console\n(.*?)^```$", README.read_text(), re.M | re.S))
+    commands = re.findall(r"^\$ python (-m asgi_ipc .*?|-c '.*?')(?: +#.*)?$", text, re.M)
+    assert [command.split()[2] for command in commands[:3]] == ["doctor", "check", "check"]
+
+    def run(command: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *shlex.split(command.replace("mysite", shell.prefix))],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    doctor, check, check_and_remove, orphans, remove_orphans, destroy = commands
+    assert run(f"{doctor} --prefix {shell.prefix}")[0] == 0
+    assert run(check)[0] == 2, "there is no store yet"
+    layer = SyncIPCChannelLayer(prefix=shell.prefix)
+    layer.send("c", {})
+    assert run(check) == run(check_and_remove) == (0, "sound\n")
+    assert layer.receive(["c"]) == ("c", {})
+    # Other tests may just have left some, so what there is of them is not for this one to say.
+    assert run(orphans)[0] in (0, 1)
+    assert remove_orphans == f"{orphans} --remove"
+    assert run(destroy) == (0, "")
+    assert run(check)[0] == 2
+    layer.close()
+
+
+def test_all_methods_and_only_they_are_in_the_table_on_their_side() -> None:
+    table = README.read_text().partition("\n## All methods\n")[2].partition("\n## ")[0]
+    sides: dict[str, set[str]] = {}
+    for names, side in re.findall(r"^\| (`.*?) \| (\w+).*? \|", table, re.M):
+        for name in re.findall(r"`(\w+)\(", names):
+            sides.setdefault(name, set()).add(side)
+    for layer, side in ((IPCChannelLayer, "asynchronous"), (SyncIPCChannelLayer, "synchronous")):
+        methods = {
+            name
+            for name, value in inspect.getmembers(layer, inspect.isfunction)
+            if not name.startswith("_")
+        }
+        assert methods == {name for name, where in sides.items() if where & {side, "both"}}
+
+
+def test_all_statistics_and_only_they_are_in_the_table() -> None:
+    table = README.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
+    of_both: set[str] = set()
+    of_the_store: set[str] = set()
+    for names, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.M):
+        found = of_the_store if meaning.startswith("store only: ") else of_both
+        found.update(re.findall(r"`(\w+)`", names))
+    layer = SyncIPCChannelLayer(engine="memory")
+    assert set(layer.channel_statistics("c")) == of_both
+    assert set(layer.global_statistics()) == of_both | of_the_store
+    layer.close()
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    table = README.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.*?) \| (.*?) \| .*? \|$", table, re.M))
+    assert rows["processes in a store"] == f"{layout.SLOTS}"
+    assert [cell for name, cell in rows.items() if name.startswith("event loops")] == [
+        f"{layout.NODES:,} in a store"
+    ]
+    assert codec.MESSAGE_LIMIT == 1 << 20
+    assert rows["a message"].startswith("1 MiB ")
+    assert rows["nesting of a message"].startswith(f"{codec.DEPTH_LIMIT} deep")
+    assert rows["names of channels and groups"].startswith(f"under {NAME_LIMIT} ")
+    assert rows["`prefix`"] == f"{PREFIX_LIMIT} characters"
+    assert (SMALLEST_MEMORY, LARGEST_MEMORY) == (256 << 10, 1 << 40)
+    assert rows["`channel_memory`, `group_memory`"] == "256 KiB to 1 TiB"
+    assert rows["prefix given to `new_channel`"] == "33 characters; a synchronous pattern 67"
+    layer = IPCChannelLayer(engine="memory")
+    layer.sync.new_channel("x" * 66 + "?")
+    asyncio.run(layer.new_channel("x" * 33))
+    with pytest.raises(TypeError):
+        layer.sync.new_channel("x" * 67 + "?")
+    with pytest.raises(TypeError):
+        asyncio.run(layer.new_channel("x" * 34))
+    layer.sync.close()
+
+
+def test_every_option_has_a_heading() -> None:
+    headings = re.findall(r"^### `(\w+)`$", README.read_text(), re.M)
+    assert headings == list(OPTIONS)

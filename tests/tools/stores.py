@@ -1,0 +1,139 @@
+"""What the tests of the shared-memory store have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc.cli.doctor.stores import record_of
+from asgi_ipc.engines.base import Record
+from asgi_ipc.engines.shm.check import check
+from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.heap.heap import Pause
+from asgi_ipc.engines.shm.heap.layout import CHANNELS, GROUPS, WORD
+from asgi_ipc.engines.shm.locked_segment import LockedSegment
+from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.engines.shm.ownership import locators
+from asgi_ipc.engines.shm.segment import Location
+from conformance.forks import in_child, killed_at, start, wait
+
+__all__ = [
+    "KIB",
+    "assert_gone",
+    "assert_meet",
+    "assert_sound",
+    "in_child",
+    "killed_at",
+    "locators_in",
+    "open_store",
+    "record",
+    "room",
+    "start",
+    "sweep",
+    "sweep_groups",
+    "unlink_memory",
+    "wait",
+]
+
+KIB = 1024
+
+
+def open_store(
+    directory: Path, engine: type[SharedMemoryEngine] = MmapEngine, **options: Any
+) -> SharedMemoryEngine:
+    """A small store in a directory of the test's own."""
+    sizes = {"channel_memory": 512 * KIB, "group_memory": 256 * KIB}
+    return engine("store", directory=directory, **(sizes | options))
+
+
+def room(engine: SharedMemoryEngine) -> int:
+    """The bytes of channel_memory that records may take; its tables take the others."""
+    heap = engine._channels.heap
+    return (heap.end - heap.geometry.first_extent) * WORD
+
+
+def record(
+    engine: SharedMemoryEngine,
+    queue: bytes,
+    payload: bytes = b"x" * 100,
+    capacity: int = 10**6,
+    owner: bytes = b"",
+    lifetime: int = 10**12,
+) -> Record:
+    """A record that lives for ``lifetime`` nanoseconds."""
+    return Record(queue, payload, engine.clock() + lifetime, capacity, owner)
+
+
+def locators_in(location: Location, kind: type[SharedMemoryEngine]) -> list[str]:
+    """What the memory of the store there is called, as far as its creator got."""
+    record = record_of(location)
+    return list(locators(kind.segment, record.store_id).values()) if record else []
+
+
+def unlink_memory(engine: SharedMemoryEngine, *kinds: int) -> None:
+    """Remove memory of a store as if by hand: of both kinds, or of these."""
+    assert engine._store is not None
+    for kind in kinds or (CHANNELS, GROUPS):
+        locator = locators(engine.segment, engine._store.store_id)[kind]
+        segment = engine.segment.attach(engine._store.directory, locator)
+        segment.unlink()
+        segment.close()
+
+
+def assert_gone(location: Location, kind: type[SharedMemoryEngine], locators: list[str]) -> None:
+    """There is no memory of these names any more."""
+    directory = StoreDirectory.open(location)
+    for locator in locators:
+        with pytest.raises(FileNotFoundError):
+            kind.segment.attach(directory, locator)
+    directory.close()
+    remove_if_empty(location)
+
+
+def sweep(engine: SharedMemoryEngine, now: int, everything: bool = False) -> None:
+    """End the round under way in the channels, or make one, over as many holds as it takes."""
+    _in_holds(
+        engine,
+        engine._channels,
+        lambda: engine._queues.upkeep.sweep(now, everything=everything),
+    )
+
+
+def sweep_groups(engine: SharedMemoryEngine, now: int) -> None:
+    """The same in the groups."""
+    _in_holds(engine, engine._groups, lambda: engine._tables.sweep(now))
+
+
+def _in_holds(
+    engine: SharedMemoryEngine, locked_segment: LockedSegment, action: Callable[[], None]
+) -> None:
+    is_done, holds = False, 0
+    while not is_done:
+        try:
+            with locked_segment:
+                action()
+            is_done = True
+        except Pause:
+            holds += 1
+            engine._pause(locked_segment.heap, holds)
+
+
+def assert_sound(engine: SharedMemoryEngine) -> None:
+    """The full check finds nothing."""
+    for locked_segment in (engine._channels, engine._groups):
+        with locked_segment as heap:
+            assert check(heap) == [], check(heap)
+
+
+def assert_meet(first: SharedMemoryEngine, second: SharedMemoryEngine) -> None:
+    """What one pushes the other pops, both ways, once each has had its regular look."""
+    for engine in (first, second):
+        engine._next_look = 0
+        engine.statistics()
+    for giver, taker in ((first, second), (second, first)):
+        giver.push([record(giver, b"meet", b"here")])
+        assert [each.payload for each in taker.pop(b"meet")] == [b"here"]
