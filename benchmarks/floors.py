@@ -44,7 +44,7 @@ class _Fifo:
 
 async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     """Write to one FIFO and be called back by the other, again and again."""
-    fifo, write = await _joined(bench, "ping")
+    fifo, write = await joined(bench, "ping")
     loop, payload = asyncio.get_running_loop(), b"x" * size
     times: list[float] = []
     done: asyncio.Future[None] = loop.create_future()
@@ -74,7 +74,7 @@ async def ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
 
 async def pong(bench: Bench, size: int) -> dict[str, Any]:
     """Answer each."""
-    fifo, write = await _joined(bench, "pong")
+    fifo, write = await joined(bench, "pong")
     payload = b"x" * size
 
     def asked() -> None:
@@ -88,7 +88,7 @@ async def pong(bench: Bench, size: int) -> dict[str, Any]:
 
 async def awaiting_ping(bench: Bench, seconds: float, size: int) -> dict[str, Any]:
     """As `ping`, but what waits is a coroutine, as in any layer with an asynchronous receive."""
-    fifo, write = await _joined(bench, "ping")
+    fifo, write = await joined(bench, "ping")
     payload, times = b"x" * size, []
     clock = time.perf_counter
     warm, end = clock() + seconds / 5, clock() + seconds * 1.2
@@ -107,14 +107,15 @@ async def awaiting_ping(bench: Bench, seconds: float, size: int) -> dict[str, An
 
 async def awaiting_pong(bench: Bench, size: int) -> dict[str, Any]:
     """Answer each."""
-    fifo, write = await _joined(bench, "pong")
+    fifo, write = await joined(bench, "pong")
     payload = b"x" * size
     while await fifo.read() != b"end":
         os.write(write, payload)
     return {}
 
 
-async def _joined(bench: Bench, name: str) -> tuple[_Fifo, int]:
+async def joined(bench: Bench, name: str) -> tuple[_Fifo, int]:
+    """A FIFO to read from, and the end to write to of that of the other process."""
     path = os.path.join(bench.place.directory, name)
     fifo = _Fifo(path)
     other = next(each for each in await bench.sync(path) if each != path)

@@ -52,6 +52,17 @@ def _ratio(
     return reached
 
 
+def _beside(question: str, number: str, other: str) -> Callable[[Results], float | None]:
+    """Two numbers of one answer of ours."""
+
+    def reached(results: Results) -> float | None:
+        above = results.median(question, "", _OURS, number)
+        below = results.median(question, "", _OURS, other)
+        return above / below if above is not None and below else None
+
+    return reached
+
+
 def _value(question: str, variant: str, number: str) -> Callable[[Results], float | None]:
     return lambda results: results.median(question, variant, _OURS, number)
 
@@ -107,6 +118,24 @@ TARGETS = [
         _ratio("roundtrip", "", "p50 µs", _PUBSUB, _OURS),
         8.0,
         at_least=True,
+    ),
+    Target(
+        "leisure",
+        "the slowest of a thousand round trips at leisure takes at most 1.5 times the bare FIFOs'",
+        _beside("leisure", "p99.9 µs", "FIFO's p99.9 µs"),
+        1.5,
+    ),
+    Target(
+        "backtoback",
+        "20 broadcasts to 1,000 without a pause are called in at most 150 µs each",
+        _value("backtoback", "20 to 1,000 members", "call µs"),
+        150.0,
+    ),
+    Target(
+        "wide",
+        "a broadcast to 64 processes is called in at most 1,000 µs",
+        _value("wide", "64 processes", "call µs"),
+        1_000.0,
     ),
     Target(
         "oneway",

@@ -1,8 +1,10 @@
-"""Several real processes on one store, forked ones too: E15, E17 and E18, and E1 to E13 again."""
+"""Several real processes on one store, forked ones too: E15, E17, E18, E26; E1 to E13 again."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES
 from asgi_ipc.exceptions import StoreUnavailable
 
 from .puppet import PuppetError
-from .tools import ENOUGH, deadline, eventually, pop, push, signalled
+from .tools import ENOUGH, deadline, eventually, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from .case import Case
@@ -147,6 +149,28 @@ def test_each_record_wakes_one_of_the_waiting_processes(case: Case) -> None:
         assert waiter.call("heard", ENOUGH) is True
     push(engine, b"q", [b"x"])
     assert [waiter.call("heard", 0.05) for waiter in waiters] == [False] * 3
+
+
+@shared
+@pytest.mark.clause("E13")
+@pytest.mark.clause("E26")
+@pytest.mark.needs("wakes")
+def test_a_push_that_wakes_many_reaches_the_others_if_one_process_is_stopped(case: Case) -> None:
+    engine = case.open()
+    waiters = [case.process() for _ in range(4)]
+    queues = [[b"%d %d" % (each, n) for n in range(3)] for each in range(len(waiters))]
+    for waiter, mine in zip(waiters, queues, strict=True):
+        for queue in mine:
+            assert waiter.call("arm", queue) == []
+    os.kill(waiters[0].pid, signal.SIGSTOP)
+    try:
+        batch = [record(engine, queue, b"x") for mine in queues for queue in mine]
+        assert engine.push(batch) == []
+        for waiter in waiters[1:]:
+            assert waiter.call("heard", ENOUGH) is True
+    finally:
+        os.kill(waiters[0].pid, signal.SIGCONT)
+    assert waiters[0].call("heard", ENOUGH) is True
 
 
 @shared

@@ -1,12 +1,13 @@
-"""Bells and `peek` in one process: E12 to E14, E24."""
+"""Bells and `peek` in one process: E12 to E14, E24, E26."""
 
 from __future__ import annotations
 
+import select
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .tools import ENOUGH, CheckedThread, pop, push, record, signalled
+from .tools import ENOUGH, CheckedThread, patient, pop, push, record, signalled
 
 if TYPE_CHECKING:
     from asgi_ipc.engines.base import Bell, Engine
@@ -197,6 +198,26 @@ def test_a_push_to_several_queues_signals_for_each(engine: Engine) -> None:
     assert signalled(bells[b"a"], ENOUGH)
     assert signalled(bells[b"c"], ENOUGH)
     assert not signalled(bells[b"b"], 0.05)
+
+
+@pytest.mark.clause("E13")
+@pytest.mark.clause("E26")
+def test_a_push_that_wakes_many_signals_for_each_though_one_never_clears(engine: Engine) -> None:
+    bells = {bell.fileno(): bell for bell in (waiting(engine, b"%d" % n) for n in range(40))}
+    assert engine.push([record(engine, b"%d" % n, b"x") for n in range(40)]) == []
+    poll, is_first = select.poll(), True
+    for descriptor in bells:
+        poll.register(descriptor, select.POLLIN)
+    silent = dict(bells)
+    while silent:
+        ready = poll.poll(int(patient(ENOUGH) * 1000))
+        assert ready, f"{len(silent)} of {len(bells)} were not signalled"
+        for descriptor, _ in ready:
+            poll.unregister(descriptor)
+            bell = silent.pop(descriptor)
+            if not is_first:
+                bell.clear()
+            is_first = False
 
 
 @pytest.mark.clause("E13")

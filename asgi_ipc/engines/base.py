@@ -39,6 +39,10 @@ Waiting
        closed or whose process has died.
   E14  `disarm` takes a bell off a queue. If the bell has already been signalled for the queue,
        and the queue has records, `disarm` signals the next bell instead.
+  E26  A push that wakes many processes may leave signals to helpers: the processes that it signals
+       first, which signal others in `clear`. A stopped helper withholds no signal from the other
+       processes; a killed one loses at most one. If all helpers are stopped or killed, the pushing
+       process signals the others within seconds while it uses the store, or at once at `close`.
   E24  `peek` returns True for a queue with a live record, whichever process pushed it, and
        changes nothing.
 
@@ -178,7 +182,8 @@ class Bell(Protocol):
     def clear(self) -> Collection[int] | None:
         """Read and drop all signals, and return the hints of the queues they were for (E12).
 
-        `asgi_ipc.engines.bell.hint` computes a queue's hint. None stands for any queue.
+        `asgi_ipc.engines.bell.hint` computes a queue's hint. None stands for any queue. It may
+        signal other bells, which a push left to this one's process (E26).
         """
 
     def signal(self) -> None:
@@ -189,7 +194,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E25.
+    """A store of queues and tables. See the module's clauses E1 to E26.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block while another process

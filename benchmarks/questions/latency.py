@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +14,13 @@ from ..messages import USUAL, message
 from ..peers import Peer
 from ..processes import Bench, Role
 from ..settings import Settings
-from .base import Case, Question, first_as, quantiles
+from .base import Answer, Case, Question, first_as, micro, quantiles
+
+#: Seconds before each round trip at leisure, and how much longer that question is asked: the
+#: slowest of a thousand shall not be a single one.
+_PAUSE, _LONGER = 0.001, 5
+#: Round trips of one kind, until it is the other's turn.
+_TURN = 20
 
 
 async def _pair(bench: Bench, seconds: float, size: int, ordinary: bool) -> dict[str, Any]:
@@ -82,6 +90,66 @@ def _round_trip(settings: Settings, peers: Sequence[Peer], size: int, variant: s
     ]
 
 
+async def _ask_at_leisure(bench: Bench, seconds: float) -> dict[str, Any]:
+    """By turns through the layer and over bare FIFOs: what else runs here disturbs both alike."""
+    layer, sent = bench.open(), message(USUAL)
+    mine = await layer.new_channel()
+    other = next(each for each in await bench.sync(mine) if each != mine)
+    fifo, write = await floors.joined(bench, "ask")
+    clock = time.perf_counter
+
+    async def by_layer() -> None:
+        await layer.send(other, sent)
+        await layer.receive(mine)
+
+    async def by_fifo() -> None:
+        os.write(write, b"x" * USUAL)
+        await fifo.read()
+
+    ways = {"layer": (by_layer, [0.0]), "fifo": (by_fifo, [0.0])}
+    end = clock() + seconds * _LONGER
+    while clock() < end:
+        for there_and_back, times in ways.values():
+            await there_and_back()
+            for _ in range(_TURN):
+                await asyncio.sleep(_PAUSE)
+                started = clock()
+                await there_and_back()
+                times.append(clock() - started)
+    await layer.send(other, {**sent, "number": 1})
+    return {way: latencies(times[1:]) for way, (_, times) in ways.items()}
+
+
+async def _reply_at_leisure(bench: Bench) -> dict[str, Any]:
+    layer = bench.open()
+    mine = await layer.new_channel()
+    other = next(each for each in await bench.sync(mine) if each != mine)
+    fifo, write = await floors.joined(bench, "reply")
+
+    def reply() -> None:
+        os.write(write, os.read(fifo.reader, 65536))
+
+    asyncio.get_running_loop().add_reader(fifo.reader, reply)
+    while not (received := await layer.receive(mine))["number"]:
+        await layer.send(other, received)
+    return {}
+
+
+def _beside_fifo(results: list[Any]) -> Answer:
+    layer, fifo = results[0]["layer"], results[0]["fifo"]
+    return {
+        **{f"{name} µs": micro(layer[name]) for name in ("p50", "p99", "p99.9")},
+        **{f"FIFO's {name} µs": micro(fifo[name]) for name in ("p50", "p99", "p99.9")},
+    }
+
+
+def _at_leisure(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
+    roles = (Role(_ask_at_leisure, {"seconds": settings.seconds}), Role(_reply_at_leisure))
+    return [
+        Case(peer.name, "", roles, _beside_fifo, peer) for peer in peers if peer.crosses_processes
+    ]
+
+
 def _round_trips(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     params = {"seconds": settings.seconds, "size": USUAL}
     pong = {"size": USUAL}
@@ -107,6 +175,12 @@ QUESTIONS = [
         "roundtrip",
         "How long until a message to another process is answered?",
         _round_trips,
+    ),
+    Question(
+        "leisure",
+        f"And if nothing happens for {_PAUSE * 1e3:g} ms before each, so that the other sleeps?"
+        " How long over bare FIFOs, by turns with it?",
+        _at_leisure,
     ),
     Question("sizes", "How does a round trip between two processes grow with size?", _by_size),
 ]

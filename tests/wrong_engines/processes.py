@@ -286,8 +286,17 @@ class SignalsTheDead(WrongAmongMany):
 
     breaks = "E13"
 
-    def _next_bell(self, queue: bytes) -> int:
-        return 0
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        with mock.patch.object(self.session, "_next_bell", return_value=0):
+            return super().push(records)
+
+
+class AsksOneForHelp(WrongAmongMany):
+    breaks = "E26"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        with mock.patch("asgi_ipc.engines.shm.spread.HELPERS", 1):
+            return super().push(records)
 
 
 class PeeksAtItsOwnOnly(WrongAmongMany):

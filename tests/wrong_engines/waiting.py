@@ -1,4 +1,4 @@
-"""Engines that get waiting wrong, clauses E12 to E14 and E24: bells, and a look at a queue."""
+"""Engines that get waiting wrong, clauses E12 to E14, E24 and E26: bells, and a look at a queue."""
 
 from __future__ import annotations
 
@@ -158,6 +158,24 @@ class SignalsTheClosed(Wrong):
     def __init__(self, prefix: str, *, channel_memory: int, group_memory: int) -> None:
         super().__init__(prefix, channel_memory=channel_memory, group_memory=group_memory)
         cast(Any, self._store).signal = lambda queue: queue.bells and queue.bells.popleft().signal()
+
+
+class LeavesTheOthersToTheFirst(Wrong):
+    breaks = "E26"
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        armed = [bells_of(self, record.queue) for record in records]
+        others = [bells.popleft() for bells in armed[1:] if bells]
+        if others and armed[0]:
+            first, clear = armed[0][0], armed[0][0].clear
+
+            def clear_and_signal() -> Any:
+                for bell in others:
+                    bell.signal()
+                return clear()
+
+            first.clear = clear_and_signal
+        return super().push(records)
 
 
 class PassesNothingOn(Wrong):

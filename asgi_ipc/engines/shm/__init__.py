@@ -10,7 +10,8 @@ may look inside; nothing else imports from this folder. Imports run down this li
 - `queues/` and `tables`: where messages and members lie, in memory that `heap/` manages;
 - `locked_segment`: a segment is entered alone, and what a killed process left there is finished;
 - `processes`: which are alive; `lock_file`: what it says, and the locks on it, which are `locks/`;
-- `store_memory`: whose memory it is; `bells`: wake-ups; `critical_section`: threads of a process;
+- `store_memory`: whose memory it is; `critical_section`: threads of a process;
+- `bells`: wake-ups; `spread`: many of them at once;
 - `directory`, `files`, `file_systems`, `location`, `machine`: what the system is asked for.
 
 Begin with `heap/layout.py`, the bytes of a store, and `engine.py`. `check` tells whether a store is

@@ -16,17 +16,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import TypeVar
 
 from asgi_ipc.exceptions import StoreUnavailable
 
 from ..base import IDENTITY_BYTES
-from ..bell import ANY, read_signals, signalled_for
+from ..bell import ANY, SIGNAL_BYTES, read_signals, signalled_for
 from ..guards import Descriptors, WeakBag, own_lock
 from .directory import StoreDirectory
 from .errors import unusable
 from .heap.layout import SLOT_MASK
 from .location import Location
 
+_Result = TypeVar("_Result")
+
+#: The number of a process's list of bells that others are to signal (`spread`); bells are numbered
+#: from 1.
+LIST = 0
 #: Open writers to other processes' bells that are kept.
 _KEPT = 128
 #: Seconds for which a FIFO without a reader may just be in the making.
@@ -94,8 +100,18 @@ def _no_fifo(directory: StoreDirectory, name: str, error: OSError) -> StoreUnava
 class FifoBell:
     """A `asgi_ipc.engines.base.Bell` that other processes can signal."""
 
-    def __init__(self, directory: StoreDirectory, identity: bytes, number: int) -> None:
-        """Make the FIFO. Raises FileExistsError if there is one, `StoreUnavailable`."""
+    def __init__(
+        self,
+        directory: StoreDirectory,
+        identity: bytes,
+        number: int,
+        help_with: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Make the FIFO. Raises FileExistsError if there is one, `StoreUnavailable`.
+
+        ``help_with`` is called with signals that may contain requests for help (`spread`).
+        """
+        self._help_with = help_with
         self.name = bell_name(identity, number)
         self.path = os.path.join(directory.path, self.name)
         self.number = number
@@ -156,7 +172,14 @@ class FifoBell:
 
     def clear(self) -> Collection[int] | None:
         """Forget the signals so far, and return what they were for (`signalled_for`)."""
-        return signalled_for(self._descriptors.use(read_signals, b""))
+        signals = self._descriptors.use(read_signals, b"")
+        if signals[SIGNAL_BYTES:] and self._help_with is not None:  # More than one.
+            self._help_with(signals)
+        return signalled_for(signals)
+
+    def use(self, action: Callable[[int, int], _Result], otherwise: _Result) -> _Result:
+        """Call with reader and writer; return ``otherwise`` if they are closed."""
+        return self._descriptors.use(action, otherwise)
 
     def signal(self) -> None:
         """Ring it from this process."""
@@ -194,7 +217,7 @@ def _signal_any(_: int, writer: int) -> None:
 
 def signal_once(directory: StoreDirectory, name: str, signal: bytes = ANY) -> bool:
     """Ring a bell that is seldom signalled; False if it has no reader any more. Never blocks."""
-    return _signal_once(partial(open_writer, directory, name), signal)
+    return _signal_once(partial(open_fifo, directory, name), signal)
 
 
 def _signal_once(opened: Callable[[], int], signal: bytes) -> bool:
@@ -303,8 +326,12 @@ class OwnBells:
     def __init__(self) -> None:
         self._bells: WeakBag[FifoBell] = WeakBag()
         self._last = 0
+        #: The list of this process, once a push needed one.
+        self.list: FifoBell | None = None
 
-    def make(self, directory: StoreDirectory, identity: bytes) -> FifoBell:
+    def make(
+        self, directory: StoreDirectory, identity: bytes, help_with: Callable[[bytes], None]
+    ) -> FifoBell:
         """Make one more. Raises `StoreUnavailable` if there are as many as there are numbers."""
         used = {bell.number for bell in self._bells.alive() if bell.is_open}
         for _ in range(SLOT_MASK):
@@ -312,13 +339,20 @@ class OwnBells:
             if self._last in used:
                 continue
             with contextlib.suppress(FileExistsError):
-                bell = FifoBell(directory, identity, self._last)
+                bell = FifoBell(directory, identity, self._last, help_with)
                 self._bells.add(bell)
                 return bell
         raise StoreUnavailable(
             f"this process waits with {SLOT_MASK} bells on the store at {directory.path!r}, the "
             "most it can have: use fewer threads and event loops, or more processes"
         )
+
+    def make_list(self, directory: StoreDirectory, identity: bytes) -> None:
+        """Make the list, in place of one that is lost. Raises OSError, `StoreUnavailable`."""
+        if self.list is not None:
+            self.list.close()
+        self.list = FifoBell(directory, identity, LIST)
+        self._bells.add(self.list)
 
     def look(self) -> None:
         """Find out which of them are lost, see `FifoBell.look`."""
@@ -336,12 +370,15 @@ class OwnBells:
             bell.after_fork()
         self._bells.clear()
         self._last = 0
+        self.list = None
 
 
 def signal_all(directory: StoreDirectory) -> None:
     """Signal every bell in the store's directory."""
-    for _, name in bells_in(directory):
-        signal_once(directory, name)
+    for identity, name in bells_in(directory):
+        # A signal in a list would shift all of its entries.
+        if name != bell_name(identity, LIST):
+            signal_once(directory, name)
 
 
 def remove_bells(directory: StoreDirectory, dead: Collection[bytes]) -> None:
@@ -352,13 +389,13 @@ def remove_bells(directory: StoreDirectory, dead: Collection[bytes]) -> None:
                 directory.unlink(name)
 
 
-def open_writer(directory: StoreDirectory, name: str) -> int:
-    """Open a bell for signalling. Raises OSError."""
-    writer = directory.open_file(name, os.O_WRONLY)
-    if not _is_bell(os.fstat(writer), directory.location):
-        os.close(writer)
+def open_fifo(directory: StoreDirectory, name: str, flags: int = os.O_WRONLY) -> int:
+    """Open a bell for signalling, or a list for reading. Raises OSError."""
+    descriptor = directory.open_file(name, flags)
+    if not _is_bell(os.fstat(descriptor), directory.location):
+        os.close(descriptor)
         raise OSError(errno.ENXIO, "not a FIFO of the store")
-    return writer
+    return descriptor
 
 
 def _is_bell(status: os.stat_result, location: Location) -> bool:

@@ -41,6 +41,7 @@ from .queues.statistics import Survey
 from .refusals import at_capacity, no_room
 from .segment import Segment
 from .session import Session
+from .spread import DIRECT
 from .store import StoreOptions
 from .tables import Reading
 from .upkeep import Upkeep
@@ -262,8 +263,10 @@ class SharedMemoryEngine:
             except BaseException:
                 session.let_go(store)
                 raise
+        if done > DIRECT:
+            bells = session.spread(bells)
         for name, bell in bells:
-            session.signal(name, bell, self._next_bell)
+            session.signal(name, bell)
         if session.recovered:
             session.signal_all()
         return refused
@@ -327,7 +330,7 @@ class SharedMemoryEngine:
         """See `Engine.restore`."""
         bell = self._put_back(queue, record, self.clock())
         if bell:
-            self.session.signal(queue, bell, self._next_bell)
+            self.session.signal(queue, bell)
 
     @operation
     def _put_back(self, queue: bytes, record: Popped, now: int) -> int:
@@ -341,18 +344,13 @@ class SharedMemoryEngine:
         """See `Engine.disarm`."""
         following = self._disarm(queue, bell)
         if following:
-            self.session.signal(queue, following, self._next_bell)
+            self.session.signal(queue, following)
 
     @step
     def _disarm(self, queue: bytes, bell: Bell) -> int:
         session = self.session
         with session.channels:
             return session.queues.disarm(queue, session.bell_word(bell))
-
-    @operation
-    def _next_bell(self, queue: bytes) -> int:
-        with self.session.channels:
-            return self.session.queues.next_bell(queue)
 
     # ---- tables
 

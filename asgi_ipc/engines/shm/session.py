@@ -9,11 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 
 from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
@@ -22,12 +24,13 @@ from ..bell import signal_for
 from ..deferred import tell_outside
 from ..guards import OwnLock, WeakBag, own_lock
 from .bells import (
+    LIST,
     FifoBell,
     OwnBells,
     Signaller,
     bell_name,
     bells_in,
-    open_writer,
+    open_fifo,
     remove_bells,
     signal_all,
 )
@@ -35,12 +38,13 @@ from .directory import StoreDirectory
 from .heap import layout
 from .heap.heap import Heap
 from .heap.journal import Change
-from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, SLOT_MASK
+from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, NODES, SLOT_MASK
 from .locked_segment import LockedSegment
 from .locks.base import FIRST_SLOT, Gone
 from .opening import open_store
 from .processes import Processes, started
 from .queues.queues import Queues
+from .spread import DIRECT, ask_helpers, enlist, requests_in, signal_listed
 from .store import Store, StoreOptions
 from .store_memory import NAMES
 from .tables import Tables
@@ -75,6 +79,7 @@ class Session:
         self.identity = b""
         self.signaller = Signaller()
         self.bells = OwnBells()
+        self._broadcasts = itertools.count()
         #: The slot of this process; -1 while it has none. While it has one, ``store`` is open.
         self.slot = -1
         self.store: Store | None = None
@@ -279,7 +284,7 @@ class Session:
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
         with self.exclusive():
-            return self.bells.make(self.current().directory, self.identity)
+            return self.bells.make(self.current().directory, self.identity, self._help_with)
 
     def bell_word(self, bell: Bell) -> int:
         """Return the word by which the store knows a bell of this process."""
@@ -291,28 +296,38 @@ class Session:
             | self.slot
         )
 
-    def signal(self, queue: bytes, bell: int, next_bell: Callable[[bytes], int]) -> None:
-        """Signal a bell that was taken off a queue; if no process hears it, the ``next_bell``.
+    def signal(self, queue: bytes, bell: int, request: bytes = b"") -> bool:
+        """Signal a bell that was taken off a queue; if no process hears it, the next one.
+
+        A ``request`` for help (`spread`) follows the signal. Returns whether a process heard it.
 
         What it signals for is done, so no error leaves it: a receiver that misses a signal polls
         again by itself.
         """
-        signal = signal_for(queue)
-        for _ in range(layout.NODES):
-            if not bell:
-                return
+        signal = signal_for(queue) + request
+        for _ in range(NODES):
             try:
                 if self.processes.bell_alive(bell) and self.signaller.signal(
                     bell, self._open_bell, signal
                 ):
-                    return
-                bell = next_bell(queue)
+                    return True
+                bell = self._next_bell(queue)
+                if not bell:
+                    break
             except (ValueError, IndexError):
                 # Another thread is just letting go of the memory, where the bells have names.
                 self.signal_all()
-                return
-            except (Reentered, StoreCorrupt, StoreUnavailable):
-                return
+                break
+            except (Gone, Reentered, StoreCorrupt, StoreUnavailable):
+                break
+        return False
+
+    def _next_bell(self, queue: bytes) -> int:
+        return self.joined().lock_file.section.run(self._take_bell, queue)
+
+    def _take_bell(self, queue: bytes) -> int:
+        with self.channels:
+            return self.queues.next_bell(queue)
 
     def _open_bell(self, bell: int) -> int:
         """Open for writing a bell that is alive. Raises OSError."""
@@ -321,7 +336,55 @@ class Session:
         store = self.store
         if store is None:  # Another thread is just leaving it.
             raise FileNotFoundError(errno.ENOENT, "the store is closed", name)
-        return open_writer(store.directory, name)
+        return open_fifo(store.directory, name)
+
+    def spread(self, bells: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Have helpers signal many bells (`spread`); return those that are left to the caller."""
+        if len(bells) <= DIRECT:
+            return bells
+        slot, own = self.slot, self._own_list()
+        if slot < 0 or own is None:
+            return bells
+        # Helping takes time, so the helpers change from push to push.
+        first = next(self._broadcasts) % len(bells)
+        left = enlist(own, bells[first:] + bells[:first])
+        own.use(partial(ask_helpers, slot, self.signal), None)
+        return left
+
+    def _own_list(self) -> FifoBell | None:
+        """Return the list of this process, made if need be; None if there can't be one."""
+        own, store = self.bells.list, self.store
+        if own is not None and own.fileno() >= 0:
+            return own
+        if store is None or self.is_inside():
+            return None
+        with contextlib.suppress(OSError, StoreUnavailable), self.lock:
+            # Another thread may have made it, or closed the session, meanwhile.
+            if self.bells.list is own and not self._closed:
+                self.bells.make_list(store.directory, self.identity)
+        return self.bells.list
+
+    def signal_own_list(self) -> None:
+        """Signal the bells that no helper has taken from the list of this process."""
+        own = self.bells.list
+        if own is not None:
+            own.use(partial(signal_listed, self.signal), None)
+
+    def _help_with(self, signals: bytes) -> None:
+        """Signal the bells in the lists of the processes that request it among these signals."""
+        for slot in requests_in(signals):
+            store = self.store
+            # Another thread is just leaving it; or a queue's hint looks like a request.
+            if store is None or slot >= self.processes.count:
+                continue
+            # Its process is gone, or has no list; or the memory is just being let go of.
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                name = bell_name(self.processes.identity(slot), LIST)
+                reader = open_fifo(store.directory, name, os.O_RDONLY)
+                try:
+                    signal_listed(self.signal, reader)
+                finally:
+                    os.close(reader)
 
     def signal_all(self) -> None:
         """Signal every bell of the store, of all processes."""
@@ -350,6 +413,7 @@ class Session:
 
     def close(self) -> None:
         """See `Engine.close`."""
+        self.signal_own_list()
         with self.exclusive():
             self._close()
 

@@ -76,6 +76,7 @@ class Upkeep:
         if not current:
             session.reopen(store)
         session.bells.look()
+        session.signal_own_list()
         if not current:
             return
         try:
