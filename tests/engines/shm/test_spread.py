@@ -417,3 +417,12 @@ def test_signalling_everybody_leaves_the_lists_as_they_are(
     assert signalled(bells) == [1, 2]
     bells[1].clear()
     assert len(signalled(bells)) == 11
+
+
+def test_a_sender_that_another_thread_is_closing_signals_itself(
+    sender: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no slot any more, by which helpers would find its list."""
+    bells = [(queue, 1) for queue in QUEUES]
+    monkeypatch.setattr(sender.session, "slot", -1)
+    assert sender.session.spread(bells) == bells
