@@ -122,7 +122,11 @@ class FileMemory:
             return
         self.view.release()
         if self._map is not None:
-            self._map.close()
+            # A frame of an exception that is being handled may have a part of the memory in hand.
+            # The mapping then goes with that.
+            with contextlib.suppress(BufferError):
+                self._map.close()
+            self._map = None
         os.close(self._descriptor)
         self._descriptor = -1
 
