@@ -112,7 +112,7 @@ class PipeBell:
     def close(self) -> None:
         """Close the descriptors. May be called twice, and in a forked child."""
         if self._process != os.getpid():
-            self._descriptors.after_fork()
+            self._descriptors.after_fork_in_child()
         else:
             self._descriptors.close()
 

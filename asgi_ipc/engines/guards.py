@@ -98,7 +98,7 @@ class Descriptors:
         for descriptor in pair:
             os.close(descriptor)
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Close both descriptors in a forked child, where no thread of the parent's uses them."""
         self._users.clear()
         self.close()

@@ -50,7 +50,7 @@ class FifoBell:
 
     def leave_to_parent(self) -> None:
         """Close a forked child's descriptors: a bell is heard by the process that made it."""
-        self._descriptors.after_fork()
+        self._descriptors.after_fork_in_child()
 
     def __del__(self) -> None:
         # The constructor may have failed before there was anything to close.

@@ -197,9 +197,9 @@ class FifoBell:
         if hasattr(self, "is_open"):  # Else it was never made.
             self.close()
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In the child: it is the parent's."""
-        self._descriptors.after_fork()
+        self._descriptors.after_fork_in_child()
         self.drop()
 
     def drop(self) -> None:
@@ -296,7 +296,7 @@ class Signaller:
             os.close(self._writers.popitem(last=False)[1])
         return writer
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In the child: close what was inherited."""
         self._lock = own_lock()
         self.close()
@@ -364,10 +364,10 @@ class OwnBells:
         for bell in self._bells.alive():
             bell.close()
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In the child: have none."""
         for bell in self._bells.alive():
-            bell.after_fork()
+            bell.after_fork_in_child()
         self._bells.clear()
         self._last = 0
         self.list = None

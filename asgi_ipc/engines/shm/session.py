@@ -473,8 +473,8 @@ class Session:
         """Have nothing of the parent's: not its slot, not its bells."""
         self.lock = own_lock()
         self.identity = new_identity(self.identity[:NODE_BYTES])
-        self.bells.after_fork()
-        self.signaller.after_fork()
+        self.bells.after_fork_in_child()
+        self.signaller.after_fork_in_child()
         # The mapping is inherited; joining is left to the first use.
         self.slot = -1
 
