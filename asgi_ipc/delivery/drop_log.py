@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..engines.deferred import defer, tell
+from ..engines.guards import items_of
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -50,7 +51,7 @@ class DropLog:
         found = subjects.get(subject)
         if found is None:
             if len(subjects) >= _REMEMBERED:
-                defer(partial(self._warn, list(subjects.copy().values())))
+                defer(partial(self._warn, list(subjects.values())))
                 subjects = self._subjects = {}
             found = subjects.setdefault(subject, _Subject(describe))
         found.counts.append(count)
@@ -71,7 +72,7 @@ class DropLog:
         now = self._clock()
         due = [
             (name, each)
-            for name, each in subjects.copy().items()
+            for name, each in items_of(subjects)
             if ending or each.warned is None or now - each.warned >= INTERVAL
         ]
         for name, _ in due:
@@ -83,7 +84,7 @@ class DropLog:
 
     def owes(self) -> bool:
         """Whether something was dropped since the last warning about it."""
-        return any(each.counts for each in self._subjects.copy().values())
+        return any(each.counts for each in list(self._subjects.values()))
 
     def _warn(self, subjects: list[_Subject]) -> None:
         for each in subjects:

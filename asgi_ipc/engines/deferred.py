@@ -28,7 +28,7 @@ from threading import Lock, get_ident
 from typing import Any, Protocol
 
 from ..exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
-from .guards import WeakBag
+from .guards import WeakBag, items_of
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -123,7 +123,7 @@ def run_all_deferred() -> None:
     """Run the deferred actions of all threads, unless this thread holds a lock."""
     if is_inside():
         return
-    for thread in dict.fromkeys(thread for thread, _ in pending.copy().values()):
+    for thread in dict.fromkeys(thread for thread, _ in list(pending.values())):
         _run_actions(thread)
 
 
@@ -159,8 +159,7 @@ def _run_actions(thread: int) -> _Run | None:
 
 
 def _pending_of(thread: int) -> list[tuple[int, Action]]:
-    # A copy of a dict is made in one step.
-    return [(number, action) for number, (by, action) in pending.copy().items() if by == thread]
+    return [(number, action) for number, (by, action) in items_of(pending) if by == thread]
 
 
 def is_waiting() -> bool:

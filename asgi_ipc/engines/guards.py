@@ -18,6 +18,8 @@ from typing import Generic, Protocol, TypeVar, cast
 
 _Kept = TypeVar("_Kept")
 _Result = TypeVar("_Result")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class OwnLock(Protocol):
@@ -104,6 +106,22 @@ class Descriptors:
         self.close()
 
 
+def items_of(mapping: dict[_Key, _Value]) -> list[tuple[_Key, _Value]]:
+    """Return the items of a dict that other threads, and finalizers in this one, may change.
+
+    A list of a dict's keys, or of its values, is made in one step. `dict.copy` is not: CPython 3.11
+    may run a collection between taking the entries and taking their number, so that iterating over
+    the copy fails.
+    """
+    found = []
+    for key in list(mapping):
+        try:
+            found.append((key, mapping[key]))
+        except KeyError:
+            pass
+    return found
+
+
 class WeakBag(Generic[_Kept]):
     """A set of weak references: any thread may add while another iterates.
 
@@ -125,7 +143,7 @@ class WeakBag(Generic[_Kept]):
 
     def discard(self, kept: _Kept) -> None:
         """Remove an object."""
-        for key, reference in self._references.copy().items():
+        for key, reference in items_of(self._references):
             if reference() is kept:
                 self._references.pop(key, None)
 
@@ -135,12 +153,12 @@ class WeakBag(Generic[_Kept]):
 
     def alive(self) -> list[_Kept]:
         """Return the objects that are not collected, in the order in which they were added."""
-        # A copy of a dict is made in one step.
-        found = [reference() for reference in self._references.copy().values()]
+        # As `items_of`: a list of a dict's values is made in one step.
+        found = [reference() for reference in list(self._references.values())]
         return [each for each in found if each is not None]
 
     def __len__(self) -> int:
         return len(self._references)
 
 
-__all__ = ["Descriptors", "OwnLock", "WeakBag", "own_lock"]
+__all__ = ["Descriptors", "OwnLock", "WeakBag", "items_of", "own_lock"]

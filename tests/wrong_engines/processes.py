@@ -262,8 +262,11 @@ class TornJournal(Journal):
     """Carries a change out word by word, and writes down nothing."""
 
     def commit(self, change: Change, after: int = IDLE) -> None:
-        stop = random.randrange(len(change)) if change else 0
-        for number, (offset, value) in enumerate(change.items()):
+        pairs = list(change.items())
+        # In an order in which it shows if the rest is missing.
+        random.shuffle(pairs)
+        stop = random.randrange(len(pairs)) if pairs else 0
+        for number, (offset, value) in enumerate(pairs):
             self._words[offset] = value
             if number == stop and "pytest" not in sys.modules:
                 # Where the kill shall come, to a process that is killed: it is here most of its
