@@ -5,6 +5,7 @@ The tests become these users, and so need root.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -31,9 +32,25 @@ from tests.tools.stores import (
 #: Loaded before a process becomes another user, which may not read where Python lies.
 LOADED = (grp, pwd)
 #: Other users and another group for each worker, as all that a user has is looked at.
-_WORKER = 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-OWNER, MEMBER, STRANGER = (number + _WORKER for number in (20_001, 20_002, 20_003))
-GROUP = 12_345 + _WORKER
+WORKER = 10 * int(os.environ.get("PYTEST_XDISTWORKER", "gw0")[2:])
+OWNER, MEMBER, STRANGER = (number + WORKER for number in (20_001, 20_002, 20_003))
+GROUP = 12_345 + WORKER
+
+
+def remove_memory_of(*users: int) -> None:
+    """Remove the shared memory of users: a store whose lock file was forged leaves some."""
+    for path in Path("/dev/shm").glob("*asgi_ipc*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid in users:
+                path.unlink()
+    with contextlib.suppress(OSError, ImportError):
+        import sysv_ipc
+
+        for row in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            words = row.split()
+            if int(words[7]) in users:
+                with contextlib.suppress(sysv_ipc.Error):
+                    sysv_ipc.remove_shared_memory(int(words[1]))
 
 
 @pytest.fixture(params=ENGINES)
@@ -48,6 +65,7 @@ def ground() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
+    remove_memory_of(OWNER, MEMBER, STRANGER)
 
 
 @pytest.fixture

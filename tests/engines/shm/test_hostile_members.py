@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from asgi_ipc.engines.shm.heap.layout import SMALLEST
 from asgi_ipc.engines.shm.locks.base import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 from tests.tools.commands import check, remove
+from tests.tools.hostile import WORKER, remove_memory_of
 from tests.tools.stores import (
     ENGINES,
     assert_sound,
@@ -51,7 +52,7 @@ pytestmark = [
     pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it looks into /proc"),
 ]
 
-VICTIM, MEMBER, GROUP = 61_001, 61_002, 61_003
+VICTIM, MEMBER, GROUP = (number + WORKER for number in (61_001, 61_002, 61_003))
 #: Seconds of fuzzing; a longer run: FUZZ=600 in the environment.
 SECONDS = float(os.environ.get("FUZZ", "4"))
 #: What a process may need beyond what it has.
@@ -61,13 +62,14 @@ HANG = 60
 
 
 @pytest.fixture
-def shared(public_path: Path) -> Path:
+def shared(public_path: Path) -> Iterator[Path]:
     """A folder of the victim's, in which members find the store."""
     folder = public_path / "shared"
     folder.mkdir()
     os.chown(folder, VICTIM, GROUP)
     folder.chmod(0o755)
-    return folder
+    yield folder
+    remove_memory_of(VICTIM, MEMBER)
 
 
 def as_user(uid: int, function: Callable[[], object]) -> int:
