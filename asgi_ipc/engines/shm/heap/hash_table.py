@@ -22,8 +22,9 @@ from .layout import WORD
 NEVER = (1 << 64) - 1
 #: Nanoseconds after which a full store is searched again for what the dead left.
 SWEEP_AGAIN = 1_000_000_000
-#: Buckets that are looked at together: most of a table is empty, in most stores.
-_BLOCK = 256
+#: Buckets that are looked at together; and that are compared with zeros at once, as most of a table
+#: is normally empty.
+_BLOCK, _SPAN = 256, 4096
 
 
 class HashTable:
@@ -75,18 +76,24 @@ class HashTable:
 
         ``moved`` is told where to go on then.
         """
+        words, table = self._words, self._table
         while start < self.buckets:
             self._heap.spend(PASS)
-            at = self._table + start
-            stop = min(start + _BLOCK, self.buckets)
-            heads = self._words[at : self._table + stop].tolist()
-            if any(heads):
-                for number, first in enumerate(heads, start):
-                    if first:
-                        moved(number)
-                        yield self._table + number
-            moved(stop)
-            start = stop
+            end = min(start + _SPAN, self.buckets)
+            if words[table + start : table + end].tobytes() == bytes(WORD * (end - start)):
+                start = end
+            while start < end:
+                self._heap.spend(PASS)
+                stop = min(start + _BLOCK, end)
+                heads = words[table + start : table + stop].tolist()
+                if any(heads):
+                    for number, first in enumerate(heads, start):
+                        if first:
+                            moved(number)
+                            yield table + number
+                moved(stop)
+                start = stop
+            moved(start)
 
     @staticmethod
     def circle() -> StoreCorrupt:
