@@ -171,8 +171,10 @@ class Demultiplexer:
             defer(partial(self.tidy, action, *arguments))
             return
         # When the interpreter ends, a thread that holds the lock may never run again.
-        if sys.is_finalizing() and not self.lock.acquire(False):
-            return
+        if sys.is_finalizing():
+            if not self.lock.acquire(False):
+                return
+            self.lock.release()
         with self.lock:
             action(*arguments)
 
