@@ -111,11 +111,12 @@ def outcomes(folder: Path) -> dict[str, set[str]]:
         [
             *(sys.executable, "-m", "asgi_ipc.conformance", "test_segment", "-c", os.devnull),
             *("-q", "-rA", "-p", "no:cacheprovider"),
+            # Their stores too, which wrong ones leave behind, lie in a folder that goes.
+            f"--engine-option=directory={folder}",
             *(f"--engine=tests.tools.wrong_segments:{name}" for name in [*WRONG, "Right"]),
             *("-k", " or ".join(f"({each})" for each in [*chosen, "Right"])),
         ],
         cwd=folder,
-        # What the wrong ones leave behind lies in a folder that goes.
         env={**os.environ, **environment, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
