@@ -57,6 +57,8 @@ class Capacities:
         self.default = DEFAULT_CAPACITY if default is None else default
         self._specific = UNCOUNTED if default is None else default
         self.exceptions = dict(exceptions)
+        #: Whether all channels of a queue have the same capacity: no pattern tells them apart.
+        self.by_queue = not self.exceptions
         self._patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
             _check(f"channel_capacity[{key!r}]", value)
