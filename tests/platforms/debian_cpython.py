@@ -43,13 +43,13 @@ def compiled(cache: Path, machine: Chroot, python: Sequence[str]) -> None:
         shutil.rmtree(sources, ignore_errors=True)
         download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
         download += ["--no-build-isolation", "--dest", str(sources)]
-        run([sys.executable, *download, "msgpack", "posix_ipc", "sysv_ipc"])
+        run([sys.executable, *download, "msgpack", "sysv_ipc"])
         (sources / ".ready").touch()
     inside = machine._root / "sources"
     shutil.copytree(sources, inside, dirs_exist_ok=True)
     install = ("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
                "--break-system-packages", "--find-links=/sources")  # fmt: skip
     target = ("--target=/usr/local/packages",)
-    packages = ("posix_ipc", "sysv_ipc", "msgpack")
+    packages = ("sysv_ipc", "msgpack")
     run(machine.command([*install, *target, *packages], {"CC": "gcc"}), 900)
     ready.touch()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
-from importlib.metadata import requires, version
+from importlib.metadata import metadata, packages_distributions, requires, version
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import trove_classifiers
 
 import asgi_ipc
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONAL = ("channels", "django", "msgpack", "posix_ipc", "sysv_ipc", "asyncio")
+OPTIONAL = ("channels", "django", "msgpack", "_posixshmem", "sysv_ipc", "asyncio")
 #: Runs first in a fresh interpreter: these modules can't be found.
 BLOCK = """
 import sys
@@ -68,25 +72,43 @@ async def main():
 
 asyncio.run(main())
 """
-    assert fresh(code, "channels", "django", "posix_ipc", "sysv_ipc").splitlines() == [
+    assert fresh(code, "channels", "django", "_posixshmem", "sysv_ipc").splitlines() == [
         "full",
         "('x', {'type': 'y'})",
         "{'type': 'y'}",
     ]
 
 
-@pytest.mark.parametrize("name", ["posix_ipc", "sysv_ipc"])
-def test_an_engine_without_its_library_says_what_to_install(name: str) -> None:
-    engine = name.removesuffix("_ipc")
+def test_the_default_engine_needs_no_package_but_msgpack(tmp_path: Path) -> None:
     code = f"""
+from asgi_ipc import SyncIPCChannelLayer
+
+layer = SyncIPCChannelLayer(engine_options={{"directory": {str(tmp_path)!r}}})
+layer.send("x", {{"type": "y"}})
+print(layer, layer.receive(["x"]))
+layer.destroy()
+"""
+    installed = {name for names in packages_distributions().values() for name in names}
+    others = {
+        module
+        for module, names in packages_distributions().items()
+        if not {"asgi_ipc", "msgpack"} & set(names)
+    }
+    assert "sysv_ipc" in installed
+    said = fresh(code, *others)
+    assert said == "<SyncIPCChannelLayer prefix='asgi' engine='posix'> ('x', {'type': 'y'})\n"
+
+
+def test_an_engine_without_its_library_says_what_to_install() -> None:
+    code = """
 from asgi_ipc import EngineUnavailable, SyncIPCChannelLayer
 
 try:
-    SyncIPCChannelLayer(engine={engine!r})
+    SyncIPCChannelLayer(engine="sysv")
 except EngineUnavailable as error:
     print(error)
 """
-    assert f"pip install {name}" in fresh(code, name)
+    assert "pip install 'asgi_ipc[sysv]>=2'" in fresh(code, "sysv_ipc")
 
 
 def test_importing_it_loads_little() -> None:
@@ -98,7 +120,7 @@ print(*sorted(set(sys.modules) - before))
     loaded = fresh(code).split()
     assert [name for name in loaded if name.startswith("asgi_ipc.")] == ["asgi_ipc.exceptions"]
     roots = {name.partition(".")[0] for name in loaded}
-    assert not roots & {"django", "msgpack", "posix_ipc", "sysv_ipc", "asyncio"}
+    assert not roots & {"django", "msgpack", "_posixshmem", "sysv_ipc", "asyncio"}
     assert not {"channels.layers", "asgi_ipc.django"} & set(loaded)
     assert len(loaded) < 40, loaded
 
@@ -116,7 +138,21 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_what_it_requires_is_what_it_says() -> None:
     always = {line for line in requires("asgi_ipc") or () if "extra ==" not in line}
-    assert {line.partition(">")[0] for line in always} == {"msgpack", "posix_ipc", "sysv_ipc"}
+    assert {line.partition(">")[0] for line in always} == {"msgpack"}
+
+
+def test_every_installation_in_documents_and_errors_asks_for_this_version() -> None:
+    """Without a bound pip takes 1.4.2 where version 2 can't be had, and says nothing."""
+    texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/*.md")]
+    texts += [*(ROOT / "asgi_ipc").rglob("*.py"), *(ROOT / "conformance").rglob("*.py")]
+    asked = [
+        word
+        for path in texts
+        for line in re.findall(r"pip install ([^\n`]*)", path.read_text())
+        for word in re.findall(r"(?<![\w./])asgi_ipc(?!_)[^\s'\"]*", line)
+    ]
+    assert len(asked) >= 6
+    assert [word for word in asked if not word.endswith(">=2")] == []
 
 
 def test_every_package_is_installed() -> None:
@@ -130,30 +166,108 @@ def test_every_package_is_installed() -> None:
     assert set(listed) == found | {"asgi_ipc.conformance"}
 
 
-def test_the_wheel_holds_the_conformance_suite_and_the_types(tmp_path: Path) -> None:
-    # Straight from the backend: with setuptools at hand this needs no network.
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "asgi_ipc", "conformance"):
-        (source / name).symlink_to(ROOT / name)
-    subprocess.run(
-        [sys.executable, "-c", "import setuptools.build_meta as b; b.build_wheel('.')"],
-        cwd=source,
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    (wheel,) = source.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {
-        "asgi_ipc/__init__.py",
-        "asgi_ipc/py.typed",
-        "asgi_ipc/engines/base.py",
-        "asgi_ipc/conformance/plugin.py",
-    } <= names
-    assert not [name for name in names if name.endswith("/entry_points.txt")], (
-        "pytest loads an entry point in every user's test runs"
-    )
+class Built(NamedTuple):
+    """The two files that are uploaded, and the sdist unpacked."""
+
+    sdist: Path
+    wheel: Path
+    source: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Built as `python -m build` does it, the wheel from the sdist, but without the network."""
+    folder = tmp_path_factory.mktemp("built")
+    checkout, made = folder / "checkout", folder / "dist"
+    checkout.mkdir()
+    made.mkdir()
+    for path in sources(ROOT):
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).symlink_to(ROOT / path)
+
+    def build(source: Path, kind: str) -> Path:
+        code = f"import setuptools.build_meta as b; b.build_{kind}({str(made)!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (found,) = made.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+        return found
+
+    sdist = build(checkout, "sdist")
+    # Python 3.12 and some versions before it warn without a filter.
+    options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, **options)  # type: ignore[arg-type]
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    return Built(sdist, build(source, "wheel"), source)
+
+
+def sources(root: Path) -> set[str]:
+    """The files of a checkout, or of an sdist: without what was made from them."""
+    made = re.compile(r"\..*|build|dist|site|__pycache__|.*\.egg-info|PKG-INFO|setup\.cfg")
+    found: set[str] = set()
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not made.fullmatch(name)]
+        inside = Path(folder).relative_to(root)
+        found.update((inside / name).as_posix() for name in files if not made.fullmatch(name))
+    return found
+
+
+def test_the_sdist_holds_all_of_the_checkout(built: Built) -> None:
+    assert sources(built.source) == sources(ROOT)
+
+
+def test_the_wheel_holds_the_package_the_conformance_suite_and_nothing_else(built: Built) -> None:
+    names = set(zipfile.ZipFile(built.wheel).namelist())
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "asgi_ipc").rglob("*.py")}
     suite = {f"asgi_ipc/conformance/{p.name}" for p in (ROOT / "conformance").glob("*.py")}
-    assert {name for name in names if name.endswith(".py")} == modules | suite
+    assert "asgi_ipc/conformance/plugin.py" in suite
+    about = {f"asgi_ipc-{asgi_ipc.__version__}.dist-info/{name}" for name in (
+        "METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt"
+    )}  # fmt: skip
+    commands = f"asgi_ipc-{asgi_ipc.__version__}.dist-info/entry_points.txt"
+    assert names - {commands} == modules | suite | about | {"asgi_ipc/py.typed"}
+
+
+def test_no_other_program_loads_the_package_unasked(built: Built) -> None:
+    """Such as pytest, which would load an entry point of its group in every user's test runs."""
+    archive = zipfile.ZipFile(built.wheel)
+    text = "".join(
+        archive.read(name).decode()
+        for name in archive.namelist()
+        if name.endswith("/entry_points.txt")
+    )
+    assert set(re.findall(r"^\[(.*)\]$", text, re.M)) <= {"console_scripts"}
+
+
+def test_the_index_accepts_what_is_uploaded(built: Built) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", str(built.sdist), str(built.wheel)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+    classifiers = metadata("asgi_ipc").get_all("Classifier") or []
+    assert set(classifiers) <= trove_classifiers.classifiers
+    assert "Programming Language :: Python :: 3.14" in classifiers
+
+
+def test_the_page_on_the_index_has_no_link_that_only_a_checkout_can_follow() -> None:
+    """The index shows README.md alone: other files of the project need whole addresses."""
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert [link for link in links if not re.match(r"#|https://", link)] == []
+    assert [link for link in links if link.endswith("docs/performance.png")]
+    addresses = dict(
+        each.split(", ", 1) for each in metadata("asgi_ipc").get_all("Project-URL") or []
+    )
+    assert {"Homepage", "Documentation", "Changelog", "Issues"} <= set(addresses)

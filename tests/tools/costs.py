@@ -30,7 +30,7 @@ from conformance.opcodes import trace_nothing, trace_opcodes
 _PACKAGE = str(Path(asgi_ipc.__file__).parent)
 MESSAGE = {"type": "chat.message", "user": "someone", "text": "x" * 100}
 #: Modules whose functions are system calls; what else asgi_ipc calls in C makes none.
-_SYSTEM = {"fcntl", "posix", "select", "posix_ipc", "sysv_ipc", "mmap", "_socket"}
+_SYSTEM = {"fcntl", "posix", "select", "_posixshmem", "sysv_ipc", "mmap", "_socket"}
 #: Functions of these that only work on what the process has.
 _NO_CALLS = {"fspath"}
 _COMPILED = not (sys.modules["asgi_ipc.layers.core"].__file__ or "").endswith(".py")

@@ -1,12 +1,13 @@
 """System calls that fail when a test says so.
 
-The modules of the store call the system through `os`, `fcntl`, `mmap`, `posix_ipc` and
+The modules of the store call the system through `os`, `fcntl`, `mmap`, `_posixshmem` and
 `sysv_ipc`, and nothing else. While a `Faults` is active, those functions are counted, and
 the n-th call raises; the call is not made.
 """
 
 from __future__ import annotations
 
+import _posixshmem
 import contextlib
 import errno
 import fcntl
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-import posix_ipc
 import pytest
 import sysv_ipc
 
@@ -34,7 +34,7 @@ CALLS: dict[Any, tuple[str, ...]] = {
     ),
     fcntl: ("fcntl", "flock", "lockf"),
     mmap: ("mmap",),
-    posix_ipc: ("SharedMemory", "unlink_shared_memory"),
+    _posixshmem: ("shm_open", "shm_unlink"),
     sysv_ipc: ("SharedMemory", "remove_shared_memory"),
 }  # fmt: skip
 
@@ -92,11 +92,10 @@ class Faults:
     def _as_raised(self, name: str, args: tuple[Any, ...]) -> BaseException:
         text = os.strerror(self._error)
         if name.endswith(("SharedMemory", "shared_memory")):
-            module = posix_ipc if args and isinstance(args[0], str) else sysv_ipc
             if self._error == errno.EACCES:
-                refused: BaseException = module.PermissionsError(text)
+                refused: BaseException = sysv_ipc.PermissionsError(text)
                 return refused
-            if self._error == errno.ENOSPC and module is sysv_ipc and name == "SharedMemory":
+            if self._error == errno.ENOSPC and name == "SharedMemory":
                 return MemoryError(text)
         return OSError(self._error, text)
 

@@ -16,7 +16,7 @@ from asgi_ipc.engines.shm.machine import sysctl
 from .attempt import attempt
 from .cgroups import memory_limit
 
-_PACKAGES = ("asgi_ipc", "msgpack", "posix_ipc", "sysv_ipc", "channels", "django")
+_PACKAGES = ("asgi_ipc", "msgpack", "sysv_ipc", "channels", "django")
 #: Name in the report, and what Linux and the BSDs (macOS among them) call it.
 _KERNEL = {
     "shmmax": ("kernel/shmmax", "kern.sysv.shmmax", "kern.ipc.shmmax", "kern.shminfo.shmmax"),

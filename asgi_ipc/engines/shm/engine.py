@@ -97,19 +97,20 @@ class SharedMemoryEngine:
     segment: ClassVar[type[Segment]]
     #: Written into the lock file: 1 to `LONGEST_NAME` printable ASCII characters.
     name: ClassVar[str]
-    #: The package that it can't work without, if any.
-    package: ClassVar[str | None] = None
+    #: A module that it can't work without, if any; and the reason and remedy where it is missing.
+    needs: ClassVar[str | None] = None
+    missing: ClassVar[str] = ""
 
     @classmethod
     def unavailable(cls) -> str | None:
         """See `Engine.unavailable`."""
         # First: a sub-interpreter can't import what is installed.
         reason = unsuitable()
-        if reason is None and cls.package is not None:
+        if reason is None and cls.needs is not None:
             try:
-                import_module(cls.package)
+                import_module(cls.needs)
             except ImportError:
-                return f"the package {cls.package} is not installed: pip install {cls.package}"
+                return cls.missing
         return reason
 
     @classmethod

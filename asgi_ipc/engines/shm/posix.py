@@ -1,5 +1,8 @@
 """Engine ``posix``: POSIX shared memory (``shm_open``). The default.
 
+The two calls come from the extension module of `multiprocessing.shared_memory`, not from that
+module: its resource tracker would remove memory that other processes still use.
+
 On Linux locks and wake-ups lie beside the memory, under /dev/shm, so that containers
 which share it share all of a store.
 """
@@ -7,7 +10,6 @@ which share it share all of a store.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -17,8 +19,6 @@ from .engine import SharedMemoryEngine
 from .files import SHM, FileMemory, free_space, give
 from .options import temporary_folder
 
-#: What posix_ipc says, without a number, of what a process or the system ran out of.
-_OUT_OF = {"number of files open": errno.EMFILE, "total number of open files": errno.ENFILE}
 #: How the name of all shared memory of this engine begins.
 _BEGINNING = "asgi_ipc."
 _IS_OURS = re.compile(r"asgi_ipc\.[0-9a-f]{16}\.[cg]").fullmatch
@@ -39,17 +39,11 @@ class PosixSegment(FileMemory):
     @classmethod
     def create(cls, directory: StoreDirectory, locator: str, size: int) -> PosixSegment:
         """See `Segment.create`."""
-        import posix_ipc
-
         location = directory.location
-        # No size here: given one, posix_ipc removes what it can't resize.
+        descriptor = _shm_open(locator, os.O_RDWR | os.O_CREAT | os.O_EXCL, location.mode)
         try:
-            memory = posix_ipc.SharedMemory(locator, posix_ipc.O_CREX, mode=location.mode)
-        except (posix_ipc.Error, OSError, MemoryError, ValueError) as error:
-            raise _as_os_error(error, locator) from error
-        try:
-            give(memory.fd, size, location.mode, location.gid)
-            return cls(locator, memory.fd)
+            give(descriptor, size, location.mode, location.gid)
+            return cls(locator, descriptor)
         except BaseException:
             _unlink(locator)
             raise
@@ -57,13 +51,7 @@ class PosixSegment(FileMemory):
     @classmethod
     def attach(cls, directory: StoreDirectory, locator: str) -> PosixSegment:
         """See `Segment.attach`."""
-        import posix_ipc
-
-        try:
-            memory = posix_ipc.SharedMemory(locator)
-        except (posix_ipc.Error, OSError, MemoryError, ValueError) as error:
-            raise _as_os_error(error, locator) from error
-        return cls(locator, memory.fd)
+        return cls(locator, _shm_open(locator, os.O_RDWR))
 
     @classmethod
     def left(cls) -> list[str]:
@@ -92,33 +80,20 @@ class PosixSegment(FileMemory):
             _unlink(self._locator)
 
 
+def _shm_open(locator: str, flags: int, mode: int = 0) -> int:
+    """Open memory and return its descriptor, which no started program inherits."""
+    # Imported late: a Python may have been built without it.
+    import _posixshmem
+
+    descriptor: int = _posixshmem.shm_open(locator, flags, mode)
+    return descriptor
+
+
 def _unlink(locator: str) -> None:
-    import posix_ipc
+    import _posixshmem
 
-    try:
-        posix_ipc.unlink_shared_memory(locator)
-    except posix_ipc.ExistentialError:
-        pass
-    except posix_ipc.Error as error:
-        raise _as_os_error(error, locator) from error
-
-
-def _as_os_error(error: Exception, locator: str) -> OSError:
-    """An error of posix_ipc as what it was before; its own have neither number nor file."""
-    import posix_ipc
-
-    if isinstance(error, posix_ipc.PermissionsError):
-        return PermissionError(errno.EACCES, os.strerror(errno.EACCES), locator)
-    if isinstance(error, posix_ipc.ExistentialError):
-        # One class for "is there already" and "is not there".
-        if "already exists" in str(error):
-            return FileExistsError(errno.EEXIST, str(error), locator)
-        return FileNotFoundError(errno.ENOENT, str(error), locator)
-    told = str(error)
-    number = next((_OUT_OF[text] for text in _OUT_OF if text in told), errno.ENOMEM)
-    if isinstance(error, OSError) and error.errno:
-        return error
-    return OSError(number, told, locator)
+    with contextlib.suppress(FileNotFoundError):
+        _posixshmem.shm_unlink(locator)
 
 
 class PosixEngine(SharedMemoryEngine):
@@ -126,7 +101,11 @@ class PosixEngine(SharedMemoryEngine):
 
     name = "posix"
     segment = PosixSegment
-    package = "posix_ipc"
+    needs = "_posixshmem"
+    missing = (
+        "this Python was built without POSIX shared memory (it has no module _posixshmem): choose"
+        " engine 'mmap', or take another Python"
+    )
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -146,13 +125,11 @@ class PosixEngine(SharedMemoryEngine):
 
 def _shm_open_fails() -> str | None:
     """None if POSIX shared memory can be made, or why not and what to do."""
-    import posix_ipc
-
     name = f"/asgi_ipc.{secrets.token_hex(8)}.t"
     try:
-        posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600).close_fd()
-        posix_ipc.unlink_shared_memory(name)
-    except (posix_ipc.Error, OSError) as error:
+        os.close(_shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        _unlink(name)
+    except OSError as error:
         return (
             f"this system offers no POSIX shared memory ({error}): on Linux mount it with "
             f"'mount -t tmpfs tmpfs {SHM}', or take engine 'sysv' or 'mmap'"

@@ -200,4 +200,8 @@ class SysVEngine(SharedMemoryEngine):
 
     name = "sysv"
     segment = SysVSegment
-    package = "sysv_ipc"
+    needs = "sysv_ipc"
+    missing = (
+        "the package sysv_ipc is not installed: run pip install 'asgi_ipc[sysv]>=2', or choose"
+        " engine 'posix' or 'mmap'"
+    )

@@ -22,7 +22,7 @@ from tests.tools.namespaces import (
 
 def test_it_needs_neither_django_nor_channels_nor_the_packages_of_engines() -> None:
     before = "for name in ('django', 'channels', 'sysv_ipc'): sys.modules[name] = None"
-    assert "pip install sysv_ipc" in of(report(before=before), "sysv")["detail"]
+    assert "pip install 'asgi_ipc[sysv]>=2'" in of(report(before=before), "sysv")["detail"]
 
 
 def check_no_shm() -> None:

@@ -245,14 +245,19 @@ class Blocker(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-@pytest.mark.parametrize("absent", ["posix", "sysv"])
-def test_without_its_package_an_engine_says_what_to_install_and_the_others_work(
-    absent: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("absent", "module", "remedy"),
+    [
+        ("posix", "_posixshmem", "another Python"),
+        ("sysv", "sysv_ipc", "pip install 'asgi_ipc[sysv]>=2'"),
+    ],
+)
+def test_without_its_module_an_engine_says_what_to_do_and_the_others_work(
+    absent: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = f"{absent}_ipc"
-    monkeypatch.delitem(sys.modules, package, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Blocker(package), *sys.meta_path])
-    refuses(EngineUnavailable, absent, f"pip install {package}", "available here", "'mmap'")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Blocker(module), *sys.meta_path])
+    refuses(EngineUnavailable, absent, remedy, "available here", "'mmap'")
     for engine in ENGINES:
         if engine != absent:
             works(engine)
