@@ -1,5 +1,10 @@
 """For the tests of sites and programs: layers on stores of their own, removed after each test.
 
+Begin with `settings`, which isolates the layers of Django's settings. Below it is `stores`: names
+and removal of stores, and what a killed test run leaves. `live_server` shares a store with a server
+in a process of its own, and `fixtures` is for pytest. Nothing else in `asgi_ipc` imports this
+package, and nothing of it is loaded unless a test run asks for it.
+
 With pytest, name this package as a plug-in, in the ``conftest.py`` of the root folder::
 
     pytest_plugins = ["asgi_ipc.testing"]
@@ -7,11 +12,7 @@ With pytest, name this package as a plug-in, in the ``conftest.py`` of the root 
 Each test then has the layers of ``CHANNEL_LAYERS`` on stores of its own, and may ask for the
 fixture ``channel_layer``. With unittest use the decorator `isolate_channel_layers`, and
 `LiveServerLayersMixin` for Channels' live server. `temporary_layer` needs neither Django nor
-pytest. Nothing here is loaded unless a test run asks for it.
-
-Begin with `stores`: names and removal of stores, and what a killed test run leaves. On it build
-`settings`, the layers of Django's settings; `live_server`, the same for a server in a process of
-its own; and `fixtures`, for pytest. Nothing else in `asgi_ipc` imports this package.
+pytest.
 """
 
 from __future__ import annotations
