@@ -61,6 +61,17 @@ def location_of(
     return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
 
 
+def is_absent(engine: Any, prefix: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether there is certainly no store; only engines over a `Segment` can tell.
+
+    ``engine`` is a name, path, class or function. Raises what the engine would.
+    """
+    factory = find(engine)
+    if not (isinstance(factory, type) and issubclass(factory, SharedMemoryEngine)):
+        return False
+    return not os.path.lexists(location_of(factory, prefix, options).directory)
+
+
 def record_of(location: Location) -> LockFileHeader | None:
     """Return what the lock file says; None if there is no store. Raises what opening it would."""
     with _lock_file(location) as lock_file:
