@@ -112,10 +112,28 @@ def plan(
     return targets
 
 
+def without(targets: Iterable[Target], excluded: Iterable[str]) -> list[Target]:
+    """Return the records of a broadcast that reaches all channels but those."""
+    gone: dict[bytes, set[bytes]] = {}
+    for name in map(channel_name, excluded):
+        gone.setdefault(name.queue, set()).add(name.local)
+    left: list[Target] = []
+    for target in targets:
+        excluded_here = gone.get(target.queue)
+        if excluded_here and not excluded_here.isdisjoint(target.local_names):
+            kept = tuple(local for local in target.local_names if local not in excluded_here)
+            if not kept:
+                continue
+            # Only a record for several channels is left in part.
+            target = target._replace(header=address(kept), local_names=kept)
+        left.append(target)
+    return left
+
+
 def _parts(names: list[bytes]) -> Iterable[list[bytes]]:
     # A name and its newline take at most 100 bytes, so these take 5 MB: with the largest
     # message they stay below what an engine takes (`asgi_ipc.engines.base.MAX_PAYLOAD`).
     return (names[at : at + MAX_LOCALS] for at in range(0, len(names), MAX_LOCALS))
 
 
-__all__ = ["Target", "channel", "member", "plan", "suspended"]
+__all__ = ["Target", "channel", "member", "plan", "suspended", "without"]
