@@ -73,11 +73,7 @@ def checked(
     """All options, checked. Raises `OptionError`."""
     for name in unknown:
         raise OptionError(_unknown(name))
-    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
-        raise OptionError(
-            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            " letters, digits, '-', '_' or '.', the first not a '.'"
-        )
+    check_prefix(prefix)
     return Options(
         prefix=prefix,
         engine=engine,
@@ -107,6 +103,15 @@ NAMES = (
     "channel_capacity",
     "suspend_silent_channels",
 )
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what can't be the name of a store. Raises `OptionError`."""
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            " letters, digits, '-', '_' or '.', the first not a '.'"
+        )
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -169,6 +174,7 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "check_prefix",
     "checked",
     "seconds_or_none",
 ]
