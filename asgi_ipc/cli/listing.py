@@ -176,13 +176,7 @@ def living(heap: Heap, store: Store) -> int:
 def memory_of(heap: Heap) -> dict[str, int]:
     """Return the bytes of a segment that are used, reserved from the system, and its size."""
     used, total = heap.usage()
-    geometry, words = heap.geometry, heap.words
-    reserved = geometry.first_extent + words[layout.EXTENTS_USED] * geometry.extent_words
-    return {
-        "bytes_used": used,
-        "bytes_reserved": (reserved + words[layout.IDS_RESERVED]) * layout.WORD,
-        "bytes_total": total,
-    }
+    return {"bytes_used": used, "bytes_reserved": heap.reserved(), "bytes_total": total}
 
 
 def _contradictions(name: str, segment: LockedSegment, found: dict[str, Any]) -> Iterator[str]:

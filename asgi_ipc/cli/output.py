@@ -6,12 +6,15 @@ A table is plain text. On a terminal it is coloured if the package rich is insta
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 #: Between two columns.
 _GAP = 2
@@ -33,11 +36,6 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # A byte that was no text, as Python keeps it in names of files.
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def text_of(name: bytes) -> str:
-    """Return a name in a store as text; bytes that are no ASCII are escaped."""
-    return name.decode("ascii", "backslashreplace")
 
 
 def write(text: str = "") -> None:
@@ -183,18 +181,20 @@ def age(seconds: float | None) -> str:
     return " ".join(parts)
 
 
-def ordered(
-    rows: Iterable[Mapping[str, Any]], key: str, limit: int | None
-) -> list[Mapping[str, Any]]:
-    """Return rows sorted by one value: numbers the largest first, text alphabetically."""
-    found = sorted(rows, key=lambda row: str(row.get("name") or row.get("identity") or ""))
+def ordered(rows: Iterable[_Row], key: str, limit: int | None) -> list[_Row]:
+    """Return named tuples sorted by one field: numbers the largest first, text alphabetically.
 
-    def rank(row: Mapping[str, Any]) -> tuple[float, str]:
-        value = row[key]
-        return (-value, "") if isinstance(value, (int, float)) else (0, str(value))
+    Those that are equal in it are sorted by their first field.
+    """
 
-    found.sort(key=rank)
-    return found[:limit]
+    def rank(row: _Row) -> tuple[float, str, str]:
+        value = getattr(row, key)
+        first = str(row[0])
+        return (-value, "", first) if isinstance(value, (int, float)) else (0, str(value), first)
+
+    if limit is None:
+        return sorted(rows, key=rank)
+    return heapq.nsmallest(limit, rows, key=rank)
 
 
 __all__ = [
@@ -207,7 +207,6 @@ __all__ = [
     "size",
     "table",
     "terminal_width",
-    "text_of",
     "write",
     "write_json",
     "write_json_line",
