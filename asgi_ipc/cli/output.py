@@ -69,6 +69,8 @@ class Column(NamedTuple):
     title: str
     #: Numbers are aligned to the right.
     is_number: bool = False
+    #: Left out where the terminal is too narrow for all, the last such column first.
+    is_optional: bool = False
 
 
 def table(
@@ -84,11 +86,34 @@ def table(
         for at, column in enumerate(columns)
     ]
     width = terminal_width()
-    if width is not None and sum(widths) + _GAP * (len(columns) - 1) > width:
+    dropped = _dropped(columns, widths, width)
+    if dropped:
+        columns = [each for at, each in enumerate(columns) if at not in dropped]
+        widths = [each for at, each in enumerate(widths) if at not in dropped]
+        cells = [[cell for at, cell in enumerate(row) if at not in dropped] for row in cells]
+    if width is not None and _total(widths) > width:
         _one_line_each(columns, cells)
     elif not (width is not None and _rich_table(columns, cells, styles)):
         for line in [[column.title for column in columns], *cells]:
             write(_line(columns, widths, line))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _dropped(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> set[int]:
+    """Return the columns to leave out, as few as will do; none if all of them would not do."""
+    dropped: set[int] = set()
+    optional = [at for at, each in enumerate(columns) if each.is_optional]
+    while width is not None:
+        left = [each for at, each in enumerate(widths) if at not in dropped]
+        if _total(left) <= width:
+            return dropped
+        if not optional:
+            break
+        dropped.add(optional.pop())
+    return set()
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]) -> str:
@@ -156,7 +181,9 @@ def size(number: float | None) -> str:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+            # 100 MiB, and not 100.0 MiB.
+            digits = 0 if number == int(number) else 1
+            return f"{number:.{digits}f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
 

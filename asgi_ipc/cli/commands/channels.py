@@ -18,12 +18,12 @@ _COLUMNS = [
     Column("CHANNEL"),
     Column("PENDING", True),
     Column("OLDEST", True),
-    Column("MEMORY", True),
-    Column("HIGH WATER", True),
-    Column("SENT", True),
-    Column("RECEIVED", True),
-    Column("EXPIRED", True),
-    Column("REFUSED", True),
+    Column("MEMORY", True, True),
+    Column("HIGH WATER", True, True),
+    Column("SENT", True, True),
+    Column("RECEIVED", True, True),
+    Column("EXPIRED", True, True),
+    Column("REFUSED", True, True),
     Column("READER"),
 ]
 

@@ -18,14 +18,14 @@ _COUNTS = (*COUNTERS, *GAUGES)
 _KEYS = ("identity", "pid", "command", "started", "joined_age", *_COUNTS)
 _COLUMNS = [
     Column("PID", True),
-    Column("JOINED", True),
-    Column("FETCHED", True),
-    Column("BYPASSED", True),
+    Column("JOINED", True, True),
+    Column("FETCHED", True, True),
+    Column("BYPASSED", True, True),
     Column("DROPPED", True),
     Column("HELD", True),
-    Column("HELD MEMORY", True),
-    Column("WAITS FOR", True),
-    Column("IDENTITY"),
+    Column("HELD MEMORY", True, True),
+    Column("WAITS FOR", True, True),
+    Column("IDENTITY", False, True),
     Column("COMMAND"),
 ]
 
