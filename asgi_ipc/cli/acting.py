@@ -8,8 +8,8 @@ import click
 
 from ..engines.base import Engine
 from ..exceptions import StoreUnavailable
-from .doctor.stores import in_use
 from .finding import Site
+from .lock_files import in_use
 from .output import note, printable
 
 

@@ -21,8 +21,8 @@ from ..engines.shm.opening import open_store
 from ..engines.shm.segment import Location
 from ..engines.shm.store import Store
 from ..exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
-from .doctor.stores import location_of, record_of, remove_store
 from .finding import engine_class, name_of
+from .lock_files import location_of, record_of, remove_store
 from .snapshot import Snapshot, TooLarge
 
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}

@@ -27,8 +27,8 @@ from ..engines.shm.store import Store
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .doctor.attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
-from .doctor.stores import in_use
 from .finding import Base, Found, Site, bases, stores_in
+from .lock_files import in_use
 
 _STATES = {layout.IDLE, layout.COMMITTED, layout.FORMATTING}
 
