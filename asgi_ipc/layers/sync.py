@@ -103,9 +103,10 @@ class SyncIPCChannelLayer(LayerSurface):
         """
         if pattern is None:
             raise TypeError(
-                "new_channel() of a SyncIPCChannelLayer needs a pattern that ends in '?', such as"
-                " 'http.response?'. If Django Channels called it: this layer is for code without"
-                " an event loop; set BACKEND to 'asgi_ipc.IPCChannelLayer'"
+                "None can't be the pattern of a new channel: it must be a str that ends in '?',"
+                " such as 'http.response?'. If Django Channels called this SyncIPCChannelLayer,"
+                " which is for code without an event loop: set BACKEND to"
+                " 'asgi_ipc.IPCChannelLayer'"
             )
         if not isinstance(pattern, str) or not pattern.endswith("?"):
             raise TypeError(
