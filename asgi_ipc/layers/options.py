@@ -104,11 +104,7 @@ def checked(
     """All options, checked. Raises `OptionError`."""
     for name in unknown:
         raise OptionError(_unknown(name))
-    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
-        raise OptionError(
-            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            f" letters, digits, '-', '_' or '.', the first not a '.'{_similar(prefix)}"
-        )
+    check_prefix(prefix)
     return Options(
         prefix=prefix,
         engine=engine,
@@ -166,6 +162,15 @@ NAMES = (
     "suspend_silent_channels",
     "serializer",
 )
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what can't be the name of a store. Raises `OptionError`."""
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            f" letters, digits, '-', '_' or '.', the first not a '.'{_similar(prefix)}"
+        )
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -249,6 +254,7 @@ __all__ = [
     "SMALLEST_UNREAD",
     "Options",
     "changed",
+    "check_prefix",
     "checked",
     "pauses",
     "seconds_or_none",

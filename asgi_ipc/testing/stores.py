@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..cli.doctor.stores import is_absent
+from ..cli.lock_files import is_absent
 from ..engines import names
 from ..exceptions import (
     EngineUnavailable,
