@@ -144,6 +144,7 @@ class Unbound:
 @pytest.mark.parametrize("value", ["text", 5, 1.5, [1], {"a": 1}, b"x"])
 def test_what_only_claims_to_be_carried_is_refused_with_its_path(value: Any) -> None:
     said = rf"of type \S*Liar \(it claims to be a {type(value).__name__}: send what it stands for"
+    message: Any
     for message, path in [
         ({"a": Liar(value)}, r"\['a'\]"),
         ({"a": [(Liar(value),)]}, r"\['a'\]\[0\]\[0\]"),

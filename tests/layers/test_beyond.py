@@ -16,6 +16,7 @@ from tests.tools.doubles import (
     BlockingEngine,
     CountingEngine,
     engine,
+    fresh,
     in_thread,
     run,
 )
@@ -214,6 +215,58 @@ def test_a_thread_and_a_loop_wait_each_for_its_own_channel() -> None:
             assert await asyncio.wait_for(layer.receive(mine), PATIENCE) == {"n": number}
         await asyncio.to_thread(thread.join, PATIENCE)
         assert got == [{"n": number} for number in range(50)]
+        await layer.close()
+
+    run(main())
+
+
+# Who comes and goes
+
+
+@pytest.mark.parametrize("kind", [CountingEngine, BlockingEngine])
+def test_each_change_of_a_group_is_told_once(kind: Any) -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(engine=engine(kind))
+        await layer.group_add("g", "a")
+        changes = layer.group_changes("g", interval=0.001)
+        assert await anext(changes) == ({"a"}, set())
+        following = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0.01)
+        await layer.group_add("g", "a")  # Renewed, which is no change.
+        await asyncio.sleep(0.01)
+        assert not following.done()
+        await layer.group_add("g", "b")
+        assert await asyncio.wait_for(following, PATIENCE) == ({"b"}, set())
+        await layer.group_discard("g", "a")
+        await layer.group_add("g", "c")
+        gone: set[str] = set()
+        come: set[str] = set()
+        while not (gone and come):
+            joined, left = await asyncio.wait_for(anext(changes), PATIENCE)
+            come |= joined
+            gone |= left
+        assert (come, gone) == ({"c"}, {"a"})
+        await layer.flush()
+        assert await asyncio.wait_for(anext(changes), PATIENCE) == (set(), {"b", "c"})
+        await changes.aclose()
+        empty = layer.group_changes("other", interval=0.001)
+        assert await anext(empty) == (set(), set())
+        await empty.aclose()
+        await layer.close()
+
+    run(main())
+
+
+def test_changes_are_followed_over_a_store_that_is_made_anew() -> None:
+    async def main() -> None:
+        layer = IPCChannelLayer(fresh(), engine="memory")
+        await layer.group_add("g", "a")
+        changes = layer.group_changes("g", interval=0.001)
+        assert await anext(changes) == ({"a"}, set())
+        await layer.destroy()
+        await layer.group_add("g", "b")
+        assert await asyncio.wait_for(anext(changes), PATIENCE) == ({"b"}, {"a"})
+        await changes.aclose()
         await layer.close()
 
     run(main())
