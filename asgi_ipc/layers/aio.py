@@ -6,7 +6,7 @@ Checks names and messages in `asgi_ipc.layers.core`, and waits in `asgi_ipc.deli
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..delivery.demultiplexer import Demultiplexer
@@ -198,6 +198,30 @@ class IPCChannelLayer(LayerSurface):
     async def group_channels(self, group: str) -> list[str]:
         """Return the channels in a group."""
         return await self._call(self._core.group_channels, group)
+
+    async def group_changes(
+        self, group: str, interval: float = 1.0
+    ) -> AsyncGenerator[tuple[set[str], set[str]], None]:
+        """Yield which channels have joined a group and which have left it, as they do.
+
+        The first pair has all that are in it. Looks each ``interval`` seconds: a channel that
+        leaves and joins in between is not noticed. The channels of a process that was killed leave
+        within seconds, and a channel that is suspended (``suspend_silent_channels``) leaves too.
+        """
+        known_to: Demultiplexer | None = None
+        members, names = None, None
+        before: set[str] = set()
+        while True:
+            if self._lease.demux is not known_to:
+                # What one engine gave as `Members` says nothing to another.
+                known_to, members = self._lease.demux, None
+            members, found = await self._call(self._core.group_members, group, members, names)
+            if found is not names:
+                now = set(found)
+                if names is None or now != before:
+                    yield now - before, before - now
+                names, before = found, now
+            await asyncio.sleep(interval)
 
     # Upkeep
 

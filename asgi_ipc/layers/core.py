@@ -324,9 +324,20 @@ class LayerCore:
 
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
+        return self.group_members(group)[1]
+
+    def group_members(
+        self, group: str, known: Members | None = None, names: list[str] | None = None
+    ) -> tuple[Members, list[str]]:
+        """The channels in a group, and what the engine knows their list by.
+
+        Given both as they were before, returns the very same if they are unchanged.
+        """
         try:
-            members = self.demux.engine.members(group_name(group))
-            return [groups.channel(member).full for member in members.names]
+            members = self.demux.engine.members(group_name(group), known)
+            if names is None or members is not known:
+                names = [groups.channel(member).full for member in members.names]
+            return members, names
         except RecordCorrupt as error:
             raise self.corrupt(error) from error
         finally:
