@@ -15,7 +15,7 @@ import click
 from ...layers.options import CHANNEL_MEMORY, GROUP_MEMORY
 from ..arguments import as_json, chosen, engine_options, prefix_argument, settings
 from ..choice import StoreChoice
-from ..finding import Missing, locate
+from ..finding import Missing, found_by
 from ..output import write_json
 
 #: The prefix, and the engine, of a layer without options.
@@ -93,7 +93,7 @@ def _engine(choice: StoreChoice) -> Any:
         return choice.engine
     with contextlib.suppress(Exception):  # What is wrong with it the doctor will find.
         try:
-            return locate(choice).factory.argument()
+            return found_by(choice).factory.argument()
         except Missing:
             pass
     return _ENGINE

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ...exceptions import StoreCorrupt, StoreUnavailable
+from ...exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
 from ..check import remove
@@ -56,7 +56,11 @@ def command(
             raise click.UsageError("pass PREFIX, or --stale and --orphans, not both")
         if engine is not None or engine_option:
             raise click.UsageError("--stale and --orphans take --directory, and no engine")
-        found = [each for each in listed(directory) if each.site and each.entry.stale] * stale
+        found = [
+            each
+            for each in listed(directory)
+            if each.site and each.entry.stale and not each.site.factory.unavailable()
+        ] * stale
         return _remove_several(found + list(orphans()) * is_orphans, yes, as_json)
     if choice is None:
         raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")
@@ -73,8 +77,12 @@ def command(
 def remove_site(site: Site, force: bool) -> list[str]:
     """Remove a store, whatever it holds; return in words what was left.
 
-    Raises `InUse` if processes use it, unless ``force`` is given.
+    Raises `InUse` if processes use it, unless ``force`` is given, and `EngineUnavailable` if its
+    engine can't work here.
     """
+    reason = site.factory.unavailable()
+    if reason is not None:
+        raise EngineUnavailable(reason)
     refuse_if_in_use(site, force, _LOST)
     if force:
         # So its processes see it at once; not possible with a store that is damaged.
@@ -108,7 +116,7 @@ def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
     for each in found:
         try:
             left = remove_site(each.site, force=False) if each.site else _remove_orphans(each)
-        except (StoreUnavailable, OSError) as error:
+        except (EngineUnavailable, StoreUnavailable, OSError) as error:
             left = [str(error)]
         path = each.site.location.directory if each.site else None
         results.append((_name(each), path, left))
@@ -139,7 +147,8 @@ def _report(results: list[tuple[str, str | None, list[str]]], as_json: bool) -> 
         for name, _, left in results:
             for text in left:
                 write(f"{name}: {text}")
-            write(f"removed {name}" if not left else f"removed what belongs to {name}")
+            if not left:
+                write(f"removed {name}")
         if not results:
             write("nothing to remove")
     return 1 if any(left for _, _, left in results) else 0
