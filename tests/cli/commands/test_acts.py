@@ -184,7 +184,7 @@ def test_stale_stores_and_orphans_are_removed_and_others_spared(
     monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: found)
     removed = command("remove", "--stale", "--json", "--yes").json()
     assert [Path(each["path"]).name for each in removed] == ["old", "stale"]
-    assert all(each["left"] == [] for each in removed)
+    assert all(each["removed"] and each["left"] == [] for each in removed)
     assert [path.name for path in parent.glob("asgi_ipc-*/*")] == ["used"]
     assert command("remove", "--stale", "--yes").out == "nothing to remove\n"
     ended = command("remove", "--orphans", "--yes")
