@@ -66,8 +66,8 @@ def command(
     """
     if prefix is not None and named_prefix is not None and prefix != named_prefix:
         raise click.UsageError(f"two prefixes given: {prefix!r} and {named_prefix!r}; pass one")
-    choice = chosen(prefix or named_prefix or _PREFIX, engine, engine_option, directory)
-    assert choice is not None
+    named = chosen(prefix or named_prefix or _PREFIX, engine, engine_option, directory)
+    choice = named or StoreChoice(_PREFIX)
     # Imported late: of the commands it has most to import.
     from ..doctor import examine
     from ..doctor.text import as_text
@@ -89,8 +89,12 @@ def command(
 
 def _engine(choice: StoreChoice) -> Any:
     """Return the engine that must work: the one named, or that of the store, or the default."""
-    if choice.engine is not None:
-        return choice.engine
+    engine = choice.engine
+    if isinstance(engine, str):
+        return engine
+    if engine is not None:  # A class, or an engine that the settings of a site made.
+        kind = engine if isinstance(engine, type) else type(engine)
+        return f"{kind.__module__}:{kind.__qualname__}"
     with contextlib.suppress(Exception):  # What is wrong with it the doctor will find.
         try:
             return found_by(choice).factory.argument()

@@ -232,6 +232,29 @@ def test_a_check_leaves_the_lock_to_others_while_it_looks(
     assert layer.global_statistics()["messages_pending"] == 2
 
 
+def test_only_what_is_not_sound_is_copied_under_the_lock(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+    copied: list[bool] = []
+    copy = snapshot.Snapshot.copy
+
+    def changed_meanwhile(self: Any) -> None:
+        copied.append(engine_of(layer).session.is_inside())
+        copy(self)
+        if is_busy and len(copied) == 1:
+            self.heap.words[layout.NAMED] += 1
+
+    monkeypatch.setattr(snapshot.Snapshot, "copy", changed_meanwhile)
+    is_busy = False
+    assert command("check", "site").out == "sound\n"
+    assert copied == [False, False], "channels and groups"
+    copied.clear()
+    is_busy = True
+    assert command("check", "site").out == "sound\n"
+    assert copied == [False, True, False]
+
+
 @pytest.mark.parametrize("limit", [0, snapshot.LIMIT])
 def test_a_check_finds_what_is_wrong_in_a_copy_and_in_place(
     limit: int, command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
