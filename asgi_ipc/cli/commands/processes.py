@@ -51,8 +51,9 @@ def command(store: StoreChoice, sort: str, limit: int | None, as_json: bool) -> 
     """List the processes that use the store of PREFIX.
 
     PID and command line are hints: in another container the number means another process. Of its
-    messages, those FETCHED came through the store; those that BYPASSED the store went from one of its channels to another; those DROPPED
-    were not read in time, or there was no room for them; and those HELD are still unread.
+    messages, those FETCHED came through the store; those that BYPASSED the store went from one of
+    its channels to another; those DROPPED were not read in time, or there was no room for them; and
+    those HELD are still unread.
     """
     with inspected(store) as engine:
         found = [_Process(each.identity, as_dict(each)) for each in processes(engine)]
