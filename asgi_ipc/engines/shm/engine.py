@@ -176,6 +176,10 @@ class SharedMemoryEngine:
 
     # ---- the process
 
+    def watch_expiry(self, tell: Callable[[bytes, int], object] | None) -> None:
+        """See `Engine`."""
+        self.upkeep.on_expired = tell
+
     @property
     def identity(self) -> bytes:
         """See `Engine.identity`."""
