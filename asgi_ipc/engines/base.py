@@ -207,6 +207,8 @@ class Engine(Protocol):
     An engine may also have a method ``watch_expiry(tell)``. It then calls ``tell(queue, count)``,
     normally within a second, when a call of this process has dropped records past their deadline,
     so that a layer can log them; with None it stops. ``tell`` takes no lock and never waits.
+    A class method ``check_options(**options)`` raises `OptionError` for values that the constructor
+    would refuse; its text has ``engine_options['NAME']``.
     """
 
     capabilities: ClassVar[Capabilities]

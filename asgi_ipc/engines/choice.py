@@ -94,7 +94,7 @@ def open_engine(
     reason = _reason(factory)
     if reason is not None:
         raise EngineUnavailable(f"engine {_name(engine)} can't work here: {reason}\n{_overview()}")
-    _check_options(_name(engine), factory, options)
+    check_options(_name(engine), factory, options)
     return factory(prefix, channel_memory=channel_memory, group_memory=group_memory, **options)
 
 
@@ -176,7 +176,45 @@ def _reason(factory: Factory) -> str | None:
     return unavailable() if unavailable is not None else None
 
 
-def _check_options(engine: str, factory: Factory, options: Mapping[str, Any]) -> None:
+def problems(engine: object, engine_options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return why opening a store of an engine would fail, as far as that shows without opening it.
+
+    Each is ``"engine"`` or the name of an engine option, and a text with the remedy.
+    """
+    if _is_instance(engine):
+        return []
+    try:
+        factory = find(cast("str | Factory", engine))
+    except (EngineUnavailable, OptionError) as error:
+        return [("engine", str(error))]
+    found = []
+    reason = _reason(factory)
+    if reason is not None:
+        text = f"engine {_name(engine)} can't work here: {reason}\n{_overview()}"
+        found.append(("engine", text))
+    left = dict(engine_options)
+    for option, value in engine_options.items():
+        try:
+            check_options(_name(engine), factory, {option: value})
+        except OptionError as error:
+            found.append((option, str(error)))
+            del left[option]
+    check = getattr(factory, "check_options", None)
+    # One by one: an error names its option, and the others are checked without it.
+    while check is not None:
+        try:
+            check(**left)
+            break
+        except OptionError as error:
+            option = next((name for name in left if f"['{name}']" in str(error)), "")
+            found.append((option or "engine_options", str(error)))
+            if not option:
+                break
+            del left[option]
+    return found
+
+
+def check_options(engine: str, factory: Factory, options: Mapping[str, Any]) -> None:
     """Refuse an option that the factory does not take, by name, before it is called."""
     # Imported late, as most engines are opened without options.
     if not options:
@@ -237,7 +275,9 @@ __all__ = [
     "EngineChoice",
     "Factory",
     "available",
+    "check_options",
     "find",
     "names",
     "open_engine",
+    "problems",
 ]

@@ -54,6 +54,24 @@ def test_an_unknown_option_is_refused_with_advice(layer_class: Any, option: str,
     assert "group_expiry" in str(caught.value)
 
 
+def test_one_error_names_all_options_that_are_wrong() -> None:
+    patterns: dict[Any, int] = {"a": 0, "b": 1, "c": -1}
+    with pytest.raises(OptionError) as caught:
+        IPCChannelLayer(
+            "a b",
+            engine="memory",
+            expiry=0,
+            channel_capacity=patterns,
+            hosts=[],
+            serializer_format=1,
+        )
+    lines = str(caught.value).splitlines()
+    begun = ("prefix", "expiry", "channel_capacity['a']", "channel_capacity['c']")
+    unknown = ("there is no option 'hosts'", "there is no option 'serializer_format'")
+    assert len(lines) == 6
+    assert all(map(str.startswith, lines, begun + unknown))
+
+
 def test_options_are_shown_as_given() -> None:
     pattern = re.compile("a")
     layer = IPCChannelLayer("shown", engine="memory", expiry=1.5, channel_capacity={pattern: 3})

@@ -107,6 +107,17 @@ class SharedMemoryEngine:
         return temporary_folder()
 
     @classmethod
+    def check_options(
+        cls,
+        directory: object = None,
+        group: object = None,
+        mode: object = None,
+        clock: object = None,
+    ) -> None:
+        """Refuse values of engine options that the constructor would. Raises `OptionError`."""
+        location_for("", "", directory, group, mode)
+
+    @classmethod
     def argument(cls) -> str:
         """Return what ``--engine`` of the commands takes for this engine."""
         path = f"{cls.__module__}:{cls.__qualname__}"
