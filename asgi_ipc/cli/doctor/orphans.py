@@ -39,6 +39,8 @@ class Orphan(NamedTuple):
     reason: str
     #: Why it is not to be removed all the same, or "".
     kept: str
+    #: The folder of its store, if it is known.
+    folder: str | None = None
 
 
 def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
@@ -120,11 +122,12 @@ def _of_store(
     try:
         record = record_of(location)
     except (OSError, StoreUnavailable) as error:
-        return Orphan(engine, name, f"its store at {folder!r} can't be inspected", str(error))
+        reason, kept = f"its store at {folder!r} can't be inspected", str(error)
+        return Orphan(engine, name, reason, kept, folder)
     if record is None:
-        return Orphan(engine, name, f"there is no store at {folder!r} any more", "")
+        return Orphan(engine, name, f"there is no store at {folder!r} any more", "", folder)
     if not is_its_id(record.store_id):
-        return Orphan(engine, name, f"another store is now at {folder!r}", "")
+        return Orphan(engine, name, f"another store is now at {folder!r}", "", folder)
     return None
 
 
