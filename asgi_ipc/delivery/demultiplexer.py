@@ -72,10 +72,10 @@ def closed() -> StoreUnavailable:
 class Demultiplexer:
     """See the module."""
 
-    def __init__(self, engine: Engine, name: str = "") -> None:
+    def __init__(self, engine: Engine, name: str = "", prefix: str = "") -> None:
         self.engine = engine
-        #: What log lines call the store.
-        self.name = name
+        #: What log lines call the store, and its prefix.
+        self.name, self.prefix = name, prefix
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
         #: What bounds the bytes of all buffers together.
@@ -594,7 +594,7 @@ class Demultiplexer:
         for lease in list(self.leases):
             lease.callbacks.call()
         for observe in list(observers):
-            observe(self.name)
+            observe(self.prefix)
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a

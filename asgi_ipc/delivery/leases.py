@@ -87,7 +87,7 @@ def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
                 return demux
             _check_not_ending(choice.prefix)
         engine = choice.open()
-        made = Demultiplexer(engine, repr(choice.prefix))
+        made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
         _all.add(made)
         with _lock:
             # In one step, as a finalizer that uses the layer may open the store in between.

@@ -230,12 +230,13 @@ def _unknown(name: str) -> str:
     # Imported late, for an error message only.
     from difflib import get_close_matches
 
+    said = f"there is no option {name!r}"
     if name in _ONCE_CALLED:
-        hint = f"; {_ONCE_CALLED[name]}."
-    else:
-        close = get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"there is no option {name!r}{hint} The options are {', '.join(NAMES)}."
+        return f"{said}; {_ONCE_CALLED[name]}"
+    close = get_close_matches(name, NAMES, n=1)
+    if close:
+        return f"{said}; did you mean {close[0]!r}?"
+    return f"{said}; the options are {', '.join(NAMES)}"
 
 
 __all__ = [

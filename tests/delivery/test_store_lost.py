@@ -145,6 +145,8 @@ def test_callbacks_end_with_their_object_or_when_they_are_removed() -> None:
         remove = layer.on_store_lost(lambda: heard.append("removed"))
         for consumer in (kept, collected):
             layer.on_store_lost(consumer.rejoin)
+        # As a synchronous consumer does: it runs in a thread without a loop.
+        await asyncio.to_thread(layer.on_store_lost, lambda: heard.append("thread"))
         layer.on_store_lost(lambda: heard.append("function"))
         del consumer, collected
         gc.collect()
@@ -152,7 +154,7 @@ def test_callbacks_end_with_their_object_or_when_they_are_removed() -> None:
         remove()
         await other.flush()
         await until(lambda: "function" in heard)
-        assert heard == ["consumer", "function"]
+        assert heard == ["thread", "consumer", "function"]
         # Without callbacks nothing keeps the regular look going.
         assert demux_of(layer).is_watched()
         await layer.close()

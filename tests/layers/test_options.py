@@ -44,14 +44,14 @@ def test_a_bad_value_is_refused_by_name(layer_class: Any, option: str, values: l
         ("expirey", "did you mean 'expiry'"),
         ("message_memory", "channel_memory"),
         ("hosts", "no server"),
-        ("zzz", "channel_memory"),
+        ("serializer_format", "msgpack"),
+        ("zzz", "the options are prefix, engine, "),
     ],
 )
 def test_an_unknown_option_is_refused_with_advice(layer_class: Any, option: str, hint: str) -> None:
     with pytest.raises(OptionError, match=re.escape(repr(option))) as caught:
         layer_class(engine="memory", **{option: 1})
     assert hint in str(caught.value)
-    assert "group_expiry" in str(caught.value)
 
 
 def test_one_error_names_all_options_that_are_wrong() -> None:
