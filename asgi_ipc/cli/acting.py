@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
 from ..engines.base import Engine
 from ..exceptions import StoreUnavailable
-from .doctor.stores import in_use
 from .finding import Site
+from .lock_files import in_use
 from .output import note, printable
 
 
@@ -41,8 +40,8 @@ def refuse_if_in_use(site: Site, force: bool, what: str) -> None:
     """Raise `InUse` if processes use a store, unless ``--force`` was given."""
     if not force and in_use(site.location, site.header):
         raise InUse(
-            f"processes use the store at {site.location.directory!r}; {what} (the command "
-            "'processes' lists them). End them, or pass --force"
+            f"processes use the store at {site.location.directory!r}: {what}. End them (the "
+            "command 'processes' lists them), or pass --force"
         )
 
 
@@ -50,14 +49,13 @@ def refuse_if_others(engine: Engine, force: bool, what: str) -> None:
     """Raise `InUse` if other processes use the store of an engine, or if it can't tell."""
     if force:
         return
-    inspecting: Any = engine
-    if getattr(engine.capabilities, "inspects", False):
-        if all(each.identity == engine.identity for each in inspecting.processes()):
+    if engine.capabilities.inspects:
+        if all(each.identity == engine.identity for each in engine.processes()):
             return
         told = "processes use the store"
     else:
         told = "this engine does not tell whether processes use the store"
-    raise InUse(f"{told}; {what}. End them, or pass --force")
+    raise InUse(f"{told}: {what}. End them, or pass --force")
 
 
 __all__ = ["InUse", "confirm", "refuse_if_in_use", "refuse_if_others"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from .choice import StoreChoice
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -50,12 +52,16 @@ class _StoreOption(click.Option):
 
 def _prefixes(context: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
     """Complete a prefix: those of the stores that this user may see."""
+    from click.shell_completion import CompletionItem
+
     from .finding import prefixes
 
     return [CompletionItem(each) for each in prefixes() if each.startswith(start)]
 
 
 def _engines(context: click.Context, param: click.Parameter, start: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     from ..engines import names
 
     return [CompletionItem(each) for each in names() if each.startswith(start)]

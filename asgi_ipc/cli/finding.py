@@ -21,7 +21,7 @@ from ..engines.shm.lock_file import LockFileHeader
 from ..engines.shm.options import named_folder
 from ..exceptions import EngineUnavailable, OptionError, StoreUnavailable
 from .choice import StoreChoice
-from .doctor.stores import location_of, record_of
+from .lock_files import location_of, record_of
 
 _DEFAULT = re.compile(r"asgi_ipc-(?:(\d+)|group-(\d+))").fullmatch
 #: How similar a prefix must be to be named, from 0 to 1.

@@ -90,6 +90,14 @@ def layer_on(choice: StoreChoice, patience: bool = True) -> Iterator[SyncIPCChan
             layer.close()
 
 
+def statistics_of(layer: SyncIPCChannelLayer) -> dict[str, float]:
+    """Return the statistics of a store, without the process of the command itself."""
+    counts = layer.global_statistics()
+    if "processes_count" in counts:
+        counts["processes_count"] -= 1
+    return counts
+
+
 @contextlib.contextmanager
 def hint_if_slow() -> Iterator[None]:
     """Print a hint if the block takes long, as it would if a stopped process held a lock."""
@@ -106,4 +114,4 @@ def hint_if_slow() -> Iterator[None]:
         timer.cancel()
 
 
-__all__ = ["hint_if_slow", "join", "joined", "layer_on"]
+__all__ = ["hint_if_slow", "join", "joined", "layer_on", "statistics_of"]

@@ -7,6 +7,7 @@ delays nothing. Numbers read so may miss a change that is just being made.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,9 +25,10 @@ from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
 from ..engines.shm.store import Store
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .doctor.attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
-from .doctor.stores import in_use
-from .finding import Found, Site, bases, stores_in
+from .finding import Base, Found, Site, bases, stores_in
+from .lock_files import in_use
 
 _STATES = {layout.IDLE, layout.COMMITTED, layout.FORMATTING}
 
@@ -47,6 +49,9 @@ class Entry(NamedTuple):
     stale: bool | None
     #: Memory whose store's folder is gone.
     orphaned: bool
+    #: ``in use``, ``stale``, ``orphaned``, ``damaged``, ``unusable`` (of another format or boot,
+    #: or its memory is gone) or ``no access``.
+    state: str
     #: Unread messages, and memberships of all groups.
     messages: int | None = None
     memberships: int | None = None
@@ -79,10 +84,34 @@ def listed(directory: str | None = None) -> Iterator[Listed]:
     Raises `OptionError` for what can't be a directory.
     """
     for base in bases(directory):
+        if base.refusal and not os.geteuid():
+            yield from (Listed(entry, None) for entry in _of_another_user(base))
+            continue
         for found in stores_in(base):
             yield Listed(entry_of(found), found.site)
     if directory is None:
         yield from orphans()
+
+
+def _of_another_user(base: Base) -> list[Entry]:
+    """Return the entries of a folder of another user, which root reads as that user.
+
+    In a process of its own: what that user wrote could make reading it crash.
+    """
+    status = os.stat(base.path, follow_symlinks=False)
+
+    def read() -> str:
+        os.setgroups([status.st_gid])
+        os.setgid(status.st_gid)
+        os.setuid(status.st_uid)
+        opened = base._replace(refusal="")
+        return json.dumps([entry_of(each) for each in stores_in(opened)])
+
+    if status.st_uid:
+        result = attempt(read)
+        if result["works"]:
+            return [Entry(*fields) for fields in json.loads(result["detail"])]
+    return [entry_of(each) for each in stores_in(base)]
 
 
 def entry_of(found: Found) -> Entry:
@@ -95,6 +124,7 @@ def entry_of(found: Found) -> Entry:
         "processes": None,
         "stale": None,
         "orphaned": False,
+        "state": "no access",
         "format": found.header.version if found.header else None,
         "problem": found.refusal or None,
     }
@@ -110,7 +140,7 @@ def _owner(path: str) -> str | None:
 
 
 def _looked_at(site: Site) -> dict[str, Any]:
-    about: dict[str, Any] = {"age": _age(site)}
+    about: dict[str, Any] = {"age": _age(site), "state": "unusable"}
     header = site.header
     try:
         about["stale"] = not in_use(site.location, header)
@@ -156,11 +186,13 @@ def _read(store: Store) -> dict[str, Any]:
         "memberships": 0 if is_flushed else groups.words[layout.MEMBERS],
     }
     found["stale"] = not found["processes"]
+    found["state"] = "stale" if found["stale"] else "in use"
     wrong: list[str] = []
     for name, segment in (("channel", channels), ("group", groups)):
         found |= {f"{name}_{key}": number for key, number in memory_of(segment.heap).items()}
         wrong += _contradictions(name, segment, found)
     if wrong or not 0 <= found["messages"] < 1 << 32 or not 0 <= found["memberships"] < 1 << 32:
+        found["state"] = "damaged"
         found["problem"] = "; ".join(
             [*wrong, "it is damaged: 'check' says what is wrong, 'check --remove' removes it"]
         )
@@ -176,13 +208,7 @@ def living(heap: Heap, store: Store) -> int:
 def memory_of(heap: Heap) -> dict[str, int]:
     """Return the bytes of a segment that are used, reserved from the system, and its size."""
     used, total = heap.usage()
-    geometry, words = heap.geometry, heap.words
-    reserved = geometry.first_extent + words[layout.EXTENTS_USED] * geometry.extent_words
-    return {
-        "bytes_used": used,
-        "bytes_reserved": (reserved + words[layout.IDS_RESERVED]) * layout.WORD,
-        "bytes_total": total,
-    }
+    return {"bytes_used": used, "bytes_reserved": heap.reserved(), "bytes_total": total}
 
 
 def _contradictions(name: str, segment: LockedSegment, found: dict[str, Any]) -> Iterator[str]:
@@ -210,6 +236,7 @@ def orphans() -> Iterator[Listed]:
             processes=None if kept else 0,
             stale=None if kept else True,
             orphaned=True,
+            state="orphaned",
             memory=[each.name for each in found],
             problem="; ".join([*reasons, *(f"kept: {each}" for each in dict.fromkeys(kept))]),
         )

@@ -15,8 +15,6 @@ from typing import Any
 
 import click
 
-from ..encoding.codec import decode
-from ..exceptions import RecordCorrupt
 from .choice import StoreChoice
 
 _BYTES, _FLOAT = "$bytes", "$float"
@@ -78,18 +76,9 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def decoded(body: bytes) -> tuple[dict[str, Any] | None, str | None]:
-    """Return an encoded message as JSON can carry it, or None and why it is no message."""
-    try:
-        message: dict[str, Any] = jsonable(decode(body))
-        return message, None
-    except (RecordCorrupt, RecursionError) as error:
-        return None, str(error)
-
-
 def shown(message: Any) -> str:
     """Return a message for people, on one line."""
     return json.dumps(message, ensure_ascii=False)
 
 
-__all__ = ["decoded", "expiry", "jsonable", "message_from", "shown", "with_expiry"]
+__all__ = ["expiry", "jsonable", "message_from", "shown", "with_expiry"]

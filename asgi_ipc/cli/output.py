@@ -6,12 +6,15 @@ A table is plain text. On a terminal it is coloured if the package rich is insta
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 #: Between two columns.
 _GAP = 2
@@ -33,11 +36,6 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # A byte that was no text, as Python keeps it in names of files.
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def text_of(name: bytes) -> str:
-    """Return a name in a store as text; bytes that are no ASCII are escaped."""
-    return name.decode("ascii", "backslashreplace")
 
 
 def write(text: str = "") -> None:
@@ -71,6 +69,8 @@ class Column(NamedTuple):
     title: str
     #: Numbers are aligned to the right.
     is_number: bool = False
+    #: Left out where the terminal is too narrow for all, the last such column first.
+    is_optional: bool = False
 
 
 def table(
@@ -86,11 +86,34 @@ def table(
         for at, column in enumerate(columns)
     ]
     width = terminal_width()
-    if width is not None and sum(widths) + _GAP * (len(columns) - 1) > width:
+    dropped = _dropped(columns, widths, width)
+    if dropped:
+        columns = [each for at, each in enumerate(columns) if at not in dropped]
+        widths = [each for at, each in enumerate(widths) if at not in dropped]
+        cells = [[cell for at, cell in enumerate(row) if at not in dropped] for row in cells]
+    if width is not None and _total(widths) > width:
         _one_line_each(columns, cells)
     elif not (width is not None and _rich_table(columns, cells, styles)):
         for line in [[column.title for column in columns], *cells]:
             write(_line(columns, widths, line))
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _dropped(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> set[int]:
+    """Return the columns to leave out, as few as will do; none if all of them would not do."""
+    dropped: set[int] = set()
+    optional = [at for at, each in enumerate(columns) if each.is_optional]
+    while width is not None:
+        left = [each for at, each in enumerate(widths) if at not in dropped]
+        if _total(left) <= width:
+            return dropped
+        if not optional:
+            break
+        dropped.add(optional.pop())
+    return set()
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]) -> str:
@@ -158,7 +181,9 @@ def size(number: float | None) -> str:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+            # 100 MiB, and not 100.0 MiB.
+            digits = 0 if number == int(number) else 1
+            return f"{number:.{digits}f} {unit}"
         number /= 1024
     return f"{number:.1f} TiB"
 
@@ -183,18 +208,20 @@ def age(seconds: float | None) -> str:
     return " ".join(parts)
 
 
-def ordered(
-    rows: Iterable[Mapping[str, Any]], key: str, limit: int | None
-) -> list[Mapping[str, Any]]:
-    """Return rows sorted by one value: numbers the largest first, text alphabetically."""
-    found = sorted(rows, key=lambda row: str(row.get("name") or row.get("identity") or ""))
+def ordered(rows: Iterable[_Row], key: str, limit: int | None) -> list[_Row]:
+    """Return named tuples sorted by one field: numbers the largest first, text alphabetically.
 
-    def rank(row: Mapping[str, Any]) -> tuple[float, str]:
-        value = row[key]
-        return (-value, "") if isinstance(value, (int, float)) else (0, str(value))
+    Those that are equal in it are sorted by their first field.
+    """
 
-    found.sort(key=rank)
-    return found[:limit]
+    def rank(row: _Row) -> tuple[float, str, str]:
+        value = getattr(row, key)
+        first = str(row[0])
+        return (-value, "", first) if isinstance(value, (int, float)) else (0, str(value), first)
+
+    if limit is None:
+        return sorted(rows, key=rank)
+    return heapq.nsmallest(limit, rows, key=rank)
 
 
 __all__ = [
@@ -207,7 +234,6 @@ __all__ = [
     "size",
     "table",
     "terminal_width",
-    "text_of",
     "write",
     "write_json",
     "write_json_line",

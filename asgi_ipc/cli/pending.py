@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..engines.base import Engine
 
@@ -29,11 +29,8 @@ class Unread(NamedTuple):
 
 def unread_in(engine: Engine) -> Unread:
     """Count what is unread. Waits for the store's lock."""
-    held = 0
-    inspecting: Any = engine
-    if getattr(engine.capabilities, "inspects", False):
-        held = sum(each.counts.get("held", 0) for each in inspecting.processes())
-    return Unread(engine.statistics()["pending"], held)
+    counts = engine.statistics()
+    return Unread(counts["pending"], counts.get("held", 0) - counts.get("held_copies", 0))
 
 
 __all__ = ["Unread", "unread_in"]

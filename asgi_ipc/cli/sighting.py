@@ -11,9 +11,9 @@ from ..engines.base import ProcessInfo
 from ..engines.shm.engine import SharedMemoryEngine
 from ..exceptions import StoreUnavailable
 from .choice import StoreChoice
-from .doctor.stores import in_use, location_of, record_of
 from .finding import Missing, engine_class, is_over_shared_memory
 from .joining import joined
+from .lock_files import in_use, location_of, record_of
 
 
 class Sighting(NamedTuple):

@@ -102,8 +102,8 @@ def _orphans(choice: StoreChoice | None, remove_them: bool, as_json: bool) -> in
 
 def _known(choice: StoreChoice) -> list[str]:
     """Return the folders of a store that may be gone, whose memory may not record its path."""
-    from ..doctor.stores import location_of
     from ..finding import built_in, engine_class
+    from ..lock_files import location_of
 
     named = engine_class(choice.engine) if choice.engine is not None else None
     factories = [named] if named else list(built_in().values())

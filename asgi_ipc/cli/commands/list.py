@@ -13,14 +13,14 @@ from ..output import Column, age, count, note, size, table, write, write_json
 _COLUMNS = [
     Column("PREFIX"),
     Column("ENGINE"),
+    Column("STATE"),
     Column("PROCESSES", True),
     Column("MESSAGES", True),
-    Column("MEMBERSHIPS", True),
-    Column("CHANNEL MEMORY", True),
-    Column("GROUP MEMORY", True),
-    Column("AGE", True),
-    Column("STATE"),
-    Column("DIRECTORY"),
+    Column("MEMBERSHIPS", True, True),
+    Column("CHANNEL MEMORY", True, True),
+    Column("GROUP MEMORY", True, True),
+    Column("AGE", True, True),
+    Column("DIRECTORY", False, True),
 ]
 _STYLES = {"orphaned": "yellow", "stale": "dim", "in use": ""}
 
@@ -40,7 +40,8 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
     uses it: the next process continues with it. Memory is orphaned if its store's directory is
     gone. Joins no store and waits for none of their locks.
 
-    Memory is shown as used/limit; a store takes it from the system as it needs it.
+    Memory is shown as the part in use of the limit; a store takes it from the system as it needs
+    it. On a narrow terminal some columns are left out.
     """
     if directory is not None and not os.path.isdir(directory):
         raise click.UsageError(f"there is no directory {directory!r}")
@@ -67,22 +68,15 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
     return 0
 
 
-def _state(entry: Entry) -> str:
-    if entry.orphaned:
-        return "orphaned"
-    if entry.problem:
-        return "stale, see below" if entry.stale else "see below"
-    return "stale" if entry.stale else "in use"
-
-
 def _style(entry: Entry) -> str:
-    return _STYLES.get(_state(entry), "red")
+    return _STYLES.get(entry.state, "red")
 
 
 def _row(entry: Entry, is_long: bool) -> list[str]:
     cells = [
         entry.prefix or "-",
         entry.engine or "-",
+        entry.state,
         count(entry.processes),
         count(entry.messages),
         count(entry.memberships),
@@ -97,14 +91,16 @@ def _row(entry: Entry, is_long: bool) -> list[str]:
             entry.group_bytes_total,
         ),
         age(entry.age),
-        _state(entry),
         entry.directory or "-",
     ]
     return [*cells, entry.user or "-"] if is_long else cells
 
 
 def _memory(used: int | None, reserved: int | None, total: int | None) -> str:
-    return "/".join(size(each) for each in (used, reserved, total) if each is not None)
+    if used is None or not total:
+        return ""
+    part = f"{100 * used / total:.1f}% of {size(total)}"
+    return part if reserved is None else f"{part}, {size(reserved)} reserved"
 
 
 __all__ = ["command"]

@@ -9,7 +9,7 @@ import click
 
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import layer_on
+from ..joining import layer_on, statistics_of
 from ..output import (
     Column,
     age,
@@ -46,8 +46,8 @@ def command(
     """Show all counts of the store of PREFIX.
 
     They are those of the layer's global_statistics(), by the same names and in the same units:
-    bytes, and seconds. With --watch and --json, prints one object a line, and its key "rates" has
-    the change a second of each count that grows.
+    bytes, and seconds. This command is not counted among the processes. With --watch and --json,
+    prints one object a line, and its key "rates" has the change a second of each count that grows.
     """
     if times is not None and watch is None:
         raise click.UsageError("--count goes with --watch")
@@ -57,7 +57,7 @@ def command(
     try:
         with layer_on(store, patience=watch is None) as layer:
             while True:
-                counts = layer.channel_statistics(channel) if channel else layer.global_statistics()
+                counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
                 now = time.monotonic()
                 rates = rates_of(before, counts, now - last) if before else {}
                 _show(counts, rates, as_json, watch is not None)

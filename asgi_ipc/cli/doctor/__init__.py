@@ -18,7 +18,7 @@ from .primitives import try_everywhere, try_in
 from .stores import directories, factory_of
 
 #: Of the JSON report. Grows when a key changes its meaning or goes.
-FORMAT = 1
+FORMAT = 2
 
 
 def examine(

@@ -21,7 +21,8 @@ from asgi_ipc.engines.shm.segment import Location, Owner, Segment, public_token
 from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .stores import factory_of, record_of
+from ..lock_files import record_of
+from .stores import factory_of
 
 #: Why something is kept whose store's path is not recorded.
 _UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"

@@ -59,7 +59,7 @@ PRIMITIVES = {
 
 def test_the_keys_of_the_report_are_stable_and_all_is_well_here() -> None:
     found = report()
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert set(found) == KEYS
     assert {each["name"] for each in found["primitives"]} == PRIMITIVES
     for each in found["primitives"]:
@@ -137,7 +137,7 @@ def test_a_store_that_is_there_is_looked_at_and_not_changed(
         arguments = ("--engine", engine.name, "--engine-option", f"directory={tmp_path}")
         found = report(*arguments, "--prefix", "site")["store"]
         assert found["works"] is True
-        assert found["statistics"]["pending"] == 1
+        assert found["statistics"]["messages_pending"] == 1
         assert found["directory"] == str(tmp_path / "site")
         assert mine.pop(b"a")[0].payload == b"precious"
         assert mine.statistics()["processes"] == 1
