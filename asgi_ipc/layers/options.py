@@ -1,7 +1,7 @@
 """Check the options of a layer's constructor.
 
-A bad option raises `OptionError`, which names the option, its value and the rule, before any store
-is opened.
+Bad options raise one `OptionError`, which names each, its value and the rule, before any store is
+opened. `problems` returns the same without raising, for `asgi_ipc.django.checks`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..encoding.serializers import Codec, Serializer, choose
@@ -35,8 +36,14 @@ PREFIX_LIMIT = 64
 
 _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 _NO_SERVER = "remove it: there is no server; processes on one machine share memory"
-_NO_CONNECTION = "remove it: there is no connection that could be lost"
-_NO_QUEUE_OF_A_SERVER = "remove it, or see capacity and process_memory: there is no server"
+_NO_CONNECTION = (
+    "remove it: there is no connection to lose; layer.on_store_lost(callback) tells of a store that"
+    " was flushed or replaced"
+)
+_NO_QUEUE_OF_A_SERVER = (
+    "remove it: there is no server; capacity and process_memory bound what is unread, and without"
+    " a capacity bursts to consumers arrive whole"
+)
 #: Options of other layers and times, and what to do about them.
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
@@ -101,23 +108,24 @@ def checked(
     serializer: str | type | Serializer,
     unknown: Iterable[str] = (),
 ) -> Options:
-    """All options, checked. Raises `OptionError`."""
-    for name in unknown:
-        raise OptionError(_unknown(name))
-    check_prefix(prefix)
+    """All options, checked. Raises one `OptionError` for all that are wrong."""
+    given = {name: value for name, value in locals().items() if name in NAMES}
+    wrong = problems({**given, **dict.fromkeys(unknown)})
+    if wrong:
+        raise OptionError("\n".join(each.text for each in wrong))
     return Options(
         prefix=prefix,
         engine=engine,
         engine_options=_engine_options(engine_options),
-        channel_memory=_memory("channel_memory", channel_memory),
-        group_memory=_memory("group_memory", group_memory),
-        process_memory=_memory("process_memory", process_memory, SMALLEST_UNREAD, "16 MiB"),
+        channel_memory=channel_memory,
+        group_memory=group_memory,
+        process_memory=process_memory,
         expiry=expiry,
         group_expiry=group_expiry,
         message_lifetime=lifetime("expiry", expiry),
         membership_lifetime=lifetime("group_expiry", group_expiry, never=True),
         capacities=Capacities(capacity, channel_capacity),
-        suspend_silent_channels=_switch("suspend_silent_channels", suspend_silent_channels),
+        suspend_silent_channels=suspend_silent_channels,
         serializer=serializer,
         codec=choose(serializer),
     )
@@ -162,6 +170,30 @@ NAMES = (
     "suspend_silent_channels",
     "serializer",
 )
+
+
+class Problem(NamedTuple):
+    """What is wrong with one option, and the remedy."""
+
+    option: str
+    text: str
+    #: False for an option that there is not.
+    known: bool = True
+
+
+def problems(options: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with options that a user gives, in their order; opens no store."""
+    found = []
+    for name, value in options.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            found.append(Problem(name, _unknown(name), known=False))
+            continue
+        try:
+            check(value)
+        except OptionError as error:
+            found.append(Problem(name, str(error)))
+    return found
 
 
 def check_prefix(prefix: object) -> None:
@@ -234,16 +266,49 @@ def _switch(option: str, value: object) -> bool:
     return value
 
 
+def _channel_capacity(value: Any) -> None:
+    """Check all patterns. Raises one `OptionError` for all that are wrong."""
+    if not isinstance(value, Mapping):
+        Capacities(None, value)
+        return
+    wrong = []
+    for pattern, capacity in value.items():
+        try:
+            Capacities(None, {pattern: capacity})
+        except OptionError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise OptionError("\n".join(wrong))
+
+
+#: How each option is checked by itself. `EngineChoice` checks ``engine`` as it opens the store.
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "prefix": check_prefix,
+    "engine": lambda value: None,
+    "engine_options": _engine_options,
+    "channel_memory": partial(_memory, "channel_memory"),
+    "group_memory": partial(_memory, "group_memory"),
+    "process_memory": lambda value: _memory("process_memory", value, SMALLEST_UNREAD, "16 MiB"),
+    "expiry": partial(lifetime, "expiry"),
+    "group_expiry": partial(lifetime, "group_expiry", never=True),
+    "capacity": Capacities,
+    "channel_capacity": _channel_capacity,
+    "suspend_silent_channels": partial(_switch, "suspend_silent_channels"),
+    "serializer": choose,
+}
+
+
 def _unknown(name: str) -> str:
     # Imported late, for an error message only.
     from difflib import get_close_matches
 
+    said = f"there is no option {name!r}"
     if name in _ONCE_CALLED:
-        hint = f"; {_ONCE_CALLED[name]}."
-    else:
-        close = get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"there is no option {name!r}{hint} The options are {', '.join(NAMES)}."
+        return f"{said}; {_ONCE_CALLED[name]}"
+    close = get_close_matches(name, NAMES, n=1)
+    if close:
+        return f"{said}; did you mean {close[0]!r}?"
+    return f"{said}; the options are {', '.join(NAMES)}"
 
 
 __all__ = [
@@ -253,9 +318,11 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "Problem",
     "changed",
     "check_prefix",
     "checked",
     "pauses",
+    "problems",
     "seconds_or_none",
 ]
