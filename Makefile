@@ -35,7 +35,7 @@ help:
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
 	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour and more; SAMPLE=n)"
 	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
-	@echo "make lint    lint, direction of imports, and types only"
+	@echo "make lint    lint, direction of imports, and types (mypy, pyright) only"
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
 	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
@@ -77,6 +77,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Not in the one format: make format"; exit 1; }
 	@said=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/mypy --strict
+	@$(BIN)/python -m tests.tools.typed_programs
 
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . || true

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
-from ..policy.capacity import Capacities
+from ..policy.capacity import Capacities, CapacityExceptions
 from ..policy.expiry import lifetime
 
 #: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
@@ -66,13 +66,10 @@ def checked(
     expiry: float,
     group_expiry: float,
     capacity: int | None,
-    channel_capacity: Mapping[str | re.Pattern[str], int] | None,
+    channel_capacity: CapacityExceptions | None,
     suspend_silent_channels: bool,
-    unknown: Iterable[str] = (),
 ) -> Options:
     """All options, checked. Raises `OptionError`."""
-    for name in unknown:
-        raise OptionError(_unknown(name))
     if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
         raise OptionError(
             f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
@@ -107,6 +104,13 @@ NAMES = (
     "channel_capacity",
     "suspend_silent_channels",
 )
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise `OptionError` for the first name that is no option."""
+    for name in names:
+        if name not in NAMES:
+            raise OptionError(_unknown(name))
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -170,5 +174,6 @@ __all__ = [
     "SMALLEST_UNREAD",
     "Options",
     "checked",
+    "refuse_unknown",
     "seconds_or_none",
 ]

@@ -9,7 +9,7 @@ import itertools
 import secrets
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 from ..delivery.thread_listener import receive_now, receive_waiting
 from ..encoding.codec import SharedBody, decode
@@ -52,16 +52,24 @@ class SyncIPCChannelLayer(LayerSurface):
         """
         self._core.send(channel, message)
 
+    @overload
+    def receive(
+        self, channels: Iterable[str], block: Literal[True], timeout: None = None
+    ) -> tuple[str, dict[str, Any]]: ...
+    @overload
+    def receive(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]: ...
     def receive(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
         """Receive the next message on any of the channels; return its channel and it (A1, A2).
 
         Without a message, returns ``(None, None)`` at once; with ``block``, waits for one for
-        ``timeout`` seconds, or without end if that is None. An empty list of channels always
-        returns at once. Each call begins with the next channel of the list, so that a busy channel
-        does not starve the others (S12). A name that ends in ``!`` stands for all channels that
-        begin with it.
+        ``timeout`` seconds, or without end if that is None, so that type checkers then expect a
+        message. Only for an empty list of channels it returns ``(None, None)`` at once in any case.
+        Each call begins with the next channel of the list, so that a busy channel does not starve
+        the others (S12). A name that ends in ``!`` stands for all channels that begin with it.
 
         Raises `TypeError` for bad names, and `ValueError` for a process-specific channel that
         goes on after the ``!``, or that belongs to another process, and for a timeout that is
@@ -89,6 +97,14 @@ class SyncIPCChannelLayer(LayerSurface):
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
 
+    @overload
+    def receive_many(
+        self, channels: Iterable[str], block: Literal[True], timeout: None = None
+    ) -> tuple[str, dict[str, Any]]: ...
+    @overload
+    def receive_many(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]: ...
     def receive_many(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Mapping
 from fnmatch import translate
 from functools import lru_cache
+from typing import Protocol
 
 from ..exceptions import OptionError
 
@@ -19,6 +20,17 @@ _REMEMBERED = 4096
 _DIGITS = "0123456789abcdef"
 #: The beginning of the names that `new_channel` makes by default.
 _USUAL = "specific"
+
+
+class CapacityExceptions(Protocol):
+    """Capacities by pattern, a Mapping, for type checkers.
+
+    They would take no ``dict[str, int]`` for a Mapping from str or patterns, as its keys are
+    invariant; what `items` returns is not.
+    """
+
+    def items(self) -> ItemsView[str | re.Pattern[str], int]:
+        """Return pairs of pattern and capacity."""
 
 
 class Capacities:
@@ -37,9 +49,7 @@ class Capacities:
     Raises `OptionError` naming the value, the rule and the remedy.
     """
 
-    def __init__(
-        self, default: int | None, exceptions: Mapping[str | re.Pattern[str], int] | None = None
-    ) -> None:
+    def __init__(self, default: int | None, exceptions: CapacityExceptions | None = None) -> None:
         if default is not None:
             _check(
                 "capacity",
@@ -54,9 +64,9 @@ class Capacities:
                 " such as {'http.request': 200}"
             )
         #: Of an ordinary channel.
-        self.default = DEFAULT_CAPACITY if default is None else default
+        self.default: int = DEFAULT_CAPACITY if default is None else default
         self._specific = UNCOUNTED if default is None else default
-        self.exceptions = dict(exceptions)
+        self.exceptions: dict[str | re.Pattern[str], int] = dict(exceptions.items())
         self._patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
             _check(f"channel_capacity[{key!r}]", value)
