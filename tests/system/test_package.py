@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -259,6 +261,49 @@ def test_the_index_accepts_what_is_uploaded(built: Built) -> None:
     classifiers = metadata("asgi_ipc").get_all("Classifier") or []
     assert set(classifiers) <= trove_classifiers.classifiers
     assert "Programming Language :: Python :: 3.14" in classifiers
+
+
+def test_type_checkers_know_all_that_is_public(built: Built, tmp_path: Path) -> None:
+    """Public as the package says, and what its first module takes from elsewhere."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        archive.extractall(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pyright", "--outputjson", "--ignoreexternal"),
+            *("--verifytypes", "asgi_ipc"),
+        ],
+        cwd=empty,
+        # It asks the first python of the path where packages are.
+        env=os.environ
+        | {"PYTHONPATH": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.defpath}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    found = json.loads(done.stdout)["typeCompleteness"]
+    assert Path(found["packageRootDirectory"]) == tmp_path / "asgi_ipc"
+    public = set(re.findall(r"`(asgi_ipc[\w.]*)`", asgi_ipc.__doc__ or ""))
+    assert len(public) >= 9
+    for module in public:
+        pkgutil.resolve_name(module)
+    public |= {f"asgi_ipc.layers.{name}" for name in ("aio", "sync", "surface")}
+    public.add("asgi_ipc.engines.choice")
+    modules = sorted((each["name"] for each in found["modules"]), key=len, reverse=True)
+
+    def is_public(name: str) -> bool:
+        module = next(each for each in modules if f"{name}.".startswith(f"{each}."))
+        return module in public or module.startswith("asgi_ipc.conformance")
+
+    known = {
+        symbol["name"]: symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"]
+        for symbol in found["symbols"]
+        if is_public(symbol["name"])
+    }
+    assert "asgi_ipc.layers.aio.IPCChannelLayer.send" in known
+    assert [name for name, is_known in known.items() if not is_known] == []
 
 
 def test_the_page_on_the_index_has_no_link_that_only_a_checkout_can_follow() -> None:
