@@ -212,11 +212,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def sources(root: Path) -> set[str]:
     """The files of a checkout, or of an sdist: without what was made from them."""
-    made = re.compile(r"\..*|build|dist|site|__pycache__|.*\.egg-info|PKG-INFO|setup\.cfg")
+    made = re.compile(r"\..*|__pycache__|.*\.egg-info|PKG-INFO|setup\.cfg")
     found: set[str] = set()
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not made.fullmatch(name)]
         inside = Path(folder).relative_to(root)
+        at_top = {"build", "dist", "site"} if folder == str(root) else set()
+        folders[:] = [name for name in folders if not made.fullmatch(name) and name not in at_top]
         found.update((inside / name).as_posix() for name in files if not made.fullmatch(name))
     return found
 
