@@ -70,11 +70,7 @@ def checked(
     suspend_silent_channels: bool,
 ) -> Options:
     """All options, checked. Raises `OptionError`."""
-    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
-        raise OptionError(
-            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            " letters, digits, '-', '_' or '.', the first not a '.'"
-        )
+    check_prefix(prefix)
     return Options(
         prefix=prefix,
         engine=engine,
@@ -111,6 +107,15 @@ def refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name not in NAMES:
             raise OptionError(_unknown(name))
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what can't be the name of a store. Raises `OptionError`."""
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            " letters, digits, '-', '_' or '.', the first not a '.'"
+        )
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -173,6 +178,7 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "check_prefix",
     "checked",
     "refuse_unknown",
     "seconds_or_none",

@@ -140,7 +140,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_what_it_requires_is_what_it_says() -> None:
     always = {line for line in requires("asgi_ipc") or () if "extra ==" not in line}
-    assert {line.partition(">")[0] for line in always} == {"msgpack"}
+    assert {line.partition(">")[0] for line in always} == {"click", "msgpack"}
 
 
 def test_every_installation_in_documents_and_errors_asks_for_this_version() -> None:
@@ -232,21 +232,21 @@ def test_the_wheel_holds_the_package_the_conformance_suite_and_nothing_else(buil
     suite = {f"asgi_ipc/conformance/{p.name}" for p in (ROOT / "conformance").glob("*.py")}
     assert "asgi_ipc/conformance/plugin.py" in suite
     about = {f"asgi_ipc-{asgi_ipc.__version__}.dist-info/{name}" for name in (
-        "METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt"
+        "METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"
     )}  # fmt: skip
-    commands = f"asgi_ipc-{asgi_ipc.__version__}.dist-info/entry_points.txt"
-    assert names - {commands} == modules | suite | about | {"asgi_ipc/py.typed"}
+    assert names == modules | suite | about | {"asgi_ipc/py.typed"}
 
 
-def test_no_other_program_loads_the_package_unasked(built: Built) -> None:
-    """Such as pytest, which would load an entry point of its group in every user's test runs."""
-    archive = zipfile.ZipFile(built.wheel)
-    text = "".join(
-        archive.read(name).decode()
-        for name in archive.namelist()
-        if name.endswith("/entry_points.txt")
-    )
-    assert set(re.findall(r"^\[(.*)\]$", text, re.M)) <= {"console_scripts"}
+def test_the_wheel_installs_the_command_and_no_other_program_loads_the_package(
+    built: Built,
+) -> None:
+    """As pytest would, which loads entry points of its group in every user's test runs."""
+    (about,) = (built.source / "asgi_ipc.egg-info").glob("entry_points.txt")
+    assert about.read_text().split("\n") == [
+        "[console_scripts]",
+        "asgi-ipc = asgi_ipc.cli.main:main",
+        "",
+    ]
 
 
 def test_the_index_accepts_what_is_uploaded(built: Built) -> None:

@@ -33,7 +33,7 @@ sync.receive(["a"], block=True)["type"]  # type: ignore[call-overload]  # pyrigh
 
 # A coroutine is not awaited, the other side's method is.
 layer.group_send("news", {})["type"]  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
-sync.new_channel()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+sync.new_channel(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 sync.send("a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 sync.send("a", "text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 sync.group_sent("news", {})  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
