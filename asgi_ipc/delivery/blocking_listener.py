@@ -169,6 +169,18 @@ class OffloadingListener(LoopListener):
         if pending:
             run_deferred()
 
+    def _watch_store(self, looked: bool) -> None:
+        with contextlib.suppress(StoreUnavailable):  # It was closed.
+            self.demux.workers().do(self._watch_in_thread)
+
+    def _watch_in_thread(self) -> None:
+        try:
+            self.demux.watch(looked=False)
+        except Exception as error:
+            tell(_log.error, "watching store %s: %s", self.demux.name, error)
+        if pending:
+            run_deferred()
+
     def _look_after_members(self) -> None:
         if self.demux.memberships.due == NEVER:
             return

@@ -36,10 +36,11 @@ from ..engines.base import Bell, Engine, Popped
 from ..engines.deferred import defer, is_inside, register, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
-from .drop_log import DropLog
+from .drop_log import DropLog, counted
 from .mailboxes import BATCH, Mailbox, OwnQueue
 from .memory_limit import MemoryLimit
 from .receivers import Listener, Waiter
+from .store_lost import observers
 from .suspension import Memberships
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ POLL = 0.02
 TURNS = 64
 #: Most channels that a warning names.
 NAMED = 5
+#: A queue that no layer uses, as no channel has such a name.
+_NOBODYS = b"!"
 #: Queues that are remembered before idle ones are looked for.
 _QUEUES = 64
 
@@ -69,10 +72,10 @@ def closed() -> StoreUnavailable:
 class Demultiplexer:
     """See the module."""
 
-    def __init__(self, engine: Engine, name: str = "") -> None:
+    def __init__(self, engine: Engine, name: str = "", prefix: str = "") -> None:
         self.engine = engine
-        #: What log lines call the store.
-        self.name = name
+        #: What log lines call the store, and its prefix.
+        self.name, self.prefix = name, prefix
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
         #: What bounds the bytes of all buffers together.
@@ -91,6 +94,12 @@ class Demultiplexer:
         self.threads: list[Listener] = []
         self._reset()
         register(self)
+        self._watch_expiry(self.expired_in_store)
+
+    def _watch_expiry(self, tell: Callable[[bytes, int], object] | None) -> None:
+        watch = getattr(self.engine, "watch_expiry", None)
+        if watch is not None:
+            watch(tell)
 
     def after_fork_in_child(self) -> None:
         """Forget everything in a forked child: what is here is the parent's.
@@ -101,6 +110,8 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.cancel_finalizer()
         self.memberships.after_fork_in_child()
+        for lease in list(self.leases):
+            lease.callbacks.after_fork_in_child()
         self._reset()
 
     def _reset(self) -> None:
@@ -245,6 +256,40 @@ class Demultiplexer:
 
         self.drops.dropped(f"overflow {queue}", 1, describe)
 
+    def expired(self, channel: Mailbox, count: int) -> None:
+        """Log messages that expired in a buffer before they were received."""
+        name, queue = channel.name, channel.own.name.decode("ascii", "replace")
+
+        def describe(total: int) -> str:
+            return (
+                f"channel {name} was not received on for as long as messages last (expiry): its"
+                f" consumer is too slow, or its handler failed; {counted(total, 'message')} for"
+                f" channels {queue} expired unread since the last warning"
+            )
+
+        self.drops.dropped(f"expired {queue}", count, describe)
+
+    def expired_in_store(self, queue: bytes, count: int) -> None:
+        """Log records that the engine dropped past their deadline. Needs no lock."""
+        name = queue.decode("ascii", "replace")
+
+        def describe(total: int) -> str:
+            messages = f"{counted(total, 'message')} expired unread since the last warning"
+            if not name:
+                return f"{messages} on more channels than are counted apart"
+            if "!" in name:
+                return (
+                    f"no consumer of queue {name} received for as long as messages last (expiry):"
+                    f" its process is stopped or overloaded, or its handlers take too long;"
+                    f" {messages}"
+                )
+            return (
+                f"channel {name} was not received on for as long as messages last (expiry): it has"
+                f" no receiver, or receivers that are too slow; {messages}"
+            )
+
+        self.drops.dropped(f"expired in store {name}", count, describe)
+
     def drop_expired(self, own_queues: Iterable[OwnQueue]) -> None:
         """Drop what has expired in all buffers of these queues."""
         now = self.engine.clock()
@@ -266,7 +311,7 @@ class Demultiplexer:
             return (
                 f"this process holds all that process_memory ({bound:,} bytes) allows of unread"
                 f" messages, so the oldest were dropped for those of its channels that hold most:"
-                f" {total} channels ({shown}); {count} dropped since the last warning"
+                f" {counted(total, 'channel')} ({shown}); {count} dropped since the last warning"
             )
 
         self.drops.dropped("memory of the process", sum(dropped.values()), describe)
@@ -277,8 +322,8 @@ class Demultiplexer:
 
         def describe(total: int) -> str:
             return (
-                f"{total} messages were dropped for channels of {queue} on which this process has"
-                f" not received: it keeps those of {most} such channels"
+                f"dropped {counted(total, 'message')} for channels of {queue} on which this process"
+                f" has not received: it keeps those of {most} such channels"
             )
 
         self.drops.dropped(f"strangers {queue}", count, describe)
@@ -504,7 +549,24 @@ class Demultiplexer:
 
     def is_due(self) -> bool:
         """Whether there is something for regular looks to do although nobody waits."""
-        return bool(self.memberships.awake) or self.drops.owes()
+        return bool(self.memberships.awake) or self.drops.owes() or self.is_watched()
+
+    def is_watched(self) -> bool:
+        """Whether a layer has callbacks for a store that lost what it held."""
+        return any(lease.callbacks for lease in list(self.leases))
+
+    def watch(self, looked: bool) -> None:
+        """Notice whether the store was flushed or replaced; for regular looks. Needs no lock.
+
+        ``looked``: the engine was just asked, which is when it follows a store that was replaced.
+        """
+        try:
+            if not looked:
+                self.engine.pop(_NOBODYS, 1)
+            with self.exclusive():
+                self.notice_flush()
+        except (Reentered, StoreCorrupt, StoreUnavailable):
+            pass  # The next call meets the error itself, and another look follows.
 
     def notice_flush(self) -> None:
         """Empty the buffers if anybody has flushed the store since they were filled (S17).
@@ -518,8 +580,21 @@ class Demultiplexer:
             first, self.flushes = self.flushes < 0, flushes
             dropped = sum(own.clear() for own in self.own.values())
             if not first:
-                text = "store %s was flushed, or removed and made anew; %d fetched messages dropped"
-                defer(partial(tell, _log.warning, text, self.name, dropped))
+                text = (
+                    "store %s was flushed, or removed and made anew: its messages and memberships"
+                    " are gone, and %s of this process's buffers; consumers rejoin their groups if"
+                    " they use on_store_lost()"
+                )
+                messages = counted(dropped, "message")
+                defer(partial(tell, _log.warning, text, self.name, messages))
+                defer(self._tell_lost)
+
+    def _tell_lost(self) -> None:
+        """Call the callbacks for a store that lost what it held. Called without the lock."""
+        for lease in list(self.leases):
+            lease.callbacks.call()
+        for observe in list(observers):
+            observe(self.prefix)
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
         """What this process holds for its local channels, and what became of the rest: of a
@@ -557,10 +632,13 @@ class Demultiplexer:
             listener.retire()
         if self._workers is not None:
             self._workers.stop()
+        # So that the engine does not keep this object alive.
+        self._watch_expiry(None)
         self.drops.sum_up(ending=True)
         if self.lost:
-            text = "closing store %s dropped %d fetched messages that were not received"
-            defer(partial(tell, _log.warning, text, self.name, self.lost))
+            text = "closing store %s dropped %s, fetched and not received"
+            messages = counted(self.lost, "message")
+            defer(partial(tell, _log.warning, text, self.name, messages))
 
     def _put_back(self) -> None:
         """Put on the store what was passed directly and has not been read."""

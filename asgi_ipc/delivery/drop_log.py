@@ -36,9 +36,9 @@ class _Subject:
 class DropLog:
     """Logs drops at WARNING, at most once in `INTERVAL` for each subject.
 
-    A warning has the sum since the last one; `sum_up` logs what came after the last. Any thread may
-    call it while it holds locks, as the log line is deferred. It has no lock itself, whose holder
-    could be interrupted by code that waits for one of those locks.
+    A warning has the sum since the last one; `sum_up` and `sum_up_now` log what came after the
+    last. Any thread may call it while it holds locks, as the log line is deferred. It has no lock
+    itself, whose holder could be interrupted by code that waits for one of those locks.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,6 +82,23 @@ class DropLog:
         if owing:
             defer(partial(self._warn, owing))
 
+    def sum_up_now(self) -> None:
+        """Defer a warning about all drops since the last one, however short ago that was.
+
+        For a moment that may be the process's last. The next warning about the same waits for
+        `INTERVAL` again.
+        """
+        now = self._clock()
+        owing = [each for _, each in items_of(self._subjects) if each.counts]
+        for each in owing:
+            each.warned = now
+        if owing:
+            defer(partial(self._warn, owing))
+
+    def __bool__(self) -> bool:
+        """Whether something was dropped lately."""
+        return bool(self._subjects)
+
     def owes(self) -> bool:
         """Whether something was dropped since the last warning about it."""
         return any(each.counts for each in list(self._subjects.values()))
@@ -98,4 +115,9 @@ class DropLog:
                 tell(_log.warning, "%s", each.describe(count))
 
 
-__all__ = ["INTERVAL", "DropLog"]
+def counted(count: int, noun: str) -> str:
+    """Return a number and a noun: ``1 channel``, ``2 channels``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+__all__ = ["INTERVAL", "DropLog", "counted"]

@@ -21,6 +21,7 @@ from ..engines.deferred import is_inside, pending, run_all_deferred
 from ..engines.guards import WeakBag
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
+from .store_lost import Callbacks
 
 # Guards `_shared`, `_opening` and the leases. Not held while an engine is opened, which may take
 # long, or closed, which waits for the threads inside it.
@@ -50,7 +51,7 @@ _ended = False
 class Lease:
     """A layer's hold on a demultiplexer. Empty before the first use and after closing."""
 
-    __slots__ = ("capacity", "demux", "key", "lost", "opened", "process_memory")
+    __slots__ = ("callbacks", "capacity", "demux", "key", "lost", "opened", "process_memory")
 
     def __init__(self, capacity: Callable[[str], int], process_memory: int) -> None:
         self.demux: Demultiplexer | None = None
@@ -63,6 +64,8 @@ class Lease:
         self.process_memory = process_memory
         #: Messages that its closings have dropped.
         self.lost = 0
+        #: The layer's, for a store that lost what it held.
+        self.callbacks = Callbacks()
 
 
 def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
@@ -84,7 +87,7 @@ def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
                 return demux
             _check_not_ending(choice.prefix)
         engine = choice.open()
-        made = Demultiplexer(engine, repr(choice.prefix))
+        made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
         _all.add(made)
         with _lock:
             # In one step, as a finalizer that uses the layer may open the store in between.

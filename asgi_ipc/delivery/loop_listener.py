@@ -95,6 +95,8 @@ class LoopListener(Listener):
         #: that another thread closed could become another program's socket while the loop polls it.
         self._descriptor = -1
         self._spinner = Spinner()
+        #: Whether `_sum_up` is about to be called.
+        self._summing = False
         # Called when the loop is collected. `retire` detaches it, as it keeps this listener alive.
         self._end = weakref.finalize(loop, demux.dead.append, self)
         self._end.atexit = False
@@ -270,6 +272,7 @@ class LoopListener(Listener):
     def give_up(self, channel: Mailbox, waiter: LoopWaiter) -> None:
         """Forget a waiter whose receiver was cancelled or collected."""
         self.demux.tidy(self.demux.leave, channel.own, channel, waiter)
+        self._sum_up_soon()
         if pending:
             run_deferred()
 
@@ -336,6 +339,7 @@ class LoopListener(Listener):
                 elif watch.wake_one():
                     raise
                 self._left(queue, watch, at_once=True)
+                self._sum_up_soon()
                 raise
             if waiter.error is not None:
                 raise waiter.failure()
@@ -501,6 +505,8 @@ class LoopListener(Listener):
             # bell is no longer armed gets its message here too.
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
+        if demux.is_watched():
+            self._watch_store(looked)
         self._look_after_members()
         demux.drops.sum_up()
         if pending:
@@ -539,6 +545,9 @@ class LoopListener(Listener):
         if most <= 0:
             asyncio.get_running_loop().call_later(DISARM_DELAY, self._sweep, context=Context())
 
+    def _watch_store(self, looked: bool) -> None:
+        self.demux.watch(looked)
+
     def look_regularly(self) -> None:
         """Begin with the regular looks, which go on as long as there is something for them."""
         loop = self.loop()
@@ -551,6 +560,25 @@ class LoopListener(Listener):
             loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
         if pending:
             run_deferred()
+
+    def _sum_up_soon(self) -> None:
+        """Log what was dropped since the last warning if the last receiver here has left.
+
+        A server that ends has its consumers leave. What follows may be a signal that ends the
+        process on the spot, as uvicorn raises SIGTERM again: nothing else would log the sum.
+        """
+        if self.demux.drops and not self._summing:
+            loop = running_loop()
+            if loop is not None and loop is self.loop():
+                self._summing = True
+                loop.call_soon(self._sum_up, context=Context())
+
+    def _sum_up(self) -> None:
+        self._summing = False
+        if not self._is_waited():
+            self.demux.drops.sum_up_now()
+            if pending:
+                run_all_deferred()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(

@@ -84,6 +84,9 @@ class Dispatcher(Protocol):
     def overflowed(self, channel: Mailbox) -> None:
         """Count and log a message that a buffer had no room for."""
 
+    def expired(self, channel: Mailbox, count: int) -> None:
+        """Log messages that expired in a buffer, or in the store, before they were received."""
+
     def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
         """Log messages that were dropped for channels on which this process has not received."""
 
@@ -313,7 +316,7 @@ class OwnQueue:
             if not (live or channel.known):
                 if channel.items:
                     self.demux.memberships.missed(channel.name, channel.items[0][1])
-                self.expired += len(channel.items)
+                self._expired(channel, len(channel.items))
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
                 self.forget_if_idle(channel)
@@ -333,7 +336,7 @@ class OwnQueue:
             if items[0][1] > self.demux.engine.clock():
                 return items.popleft()[0]
             self.copies_dropped += _copies([items.popleft()])
-            self.expired += 1
+            self._expired(channel, 1)
         return None
 
     def take_any(self) -> tuple[bytes, Body] | None:
@@ -490,11 +493,17 @@ class OwnQueue:
         items = channel.items
         if any(deadline <= now for _, deadline, _ in items):
             live = [item for item in items if item[1] > now]
-            self.expired += len(items) - len(live)
+            self._expired(channel, len(items) - len(live))
             self.demux.memberships.missed(channel.name, now)
             self.copies_dropped += _copies(items) - _copies(live)
             items.clear()
             items.extend(live)
+
+    def _expired(self, channel: Mailbox, count: int) -> None:
+        """Count and log messages of a buffer that have expired."""
+        if count:
+            self.expired += count
+            self.demux.expired(channel, count)
 
     def _repair(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
@@ -38,7 +39,7 @@ from ..engines.deferred import defer, is_inside, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy import groups
-from .drop_log import DropLog
+from .drop_log import DropLog, counted
 from .mailboxes import Mailbox, OwnQueue
 
 _log = logging.getLogger("asgi_ipc")
@@ -51,6 +52,8 @@ MOST = 50_000
 INTERVAL = 1_000_000_000
 #: Channels visited, and memberships moved, in one look: less than two milliseconds' work each.
 VISITS, MOVES = 256, 32
+#: Groups of a channel that a log line names.
+_SHOWN = 3
 #: A time that no clock reaches.
 NEVER = 1 << 63
 
@@ -285,8 +288,8 @@ class Memberships:
         self._tell(
             "forgot",
             member,
-            f"{{count}} suspended channels (such as {member.name}) were forgotten, as this process"
-            f" remembers {MOST} memberships: a receive on them does not restore theirs any more",
+            f"{{channels}} forgotten while suspended (such as {member.name}), as this process"
+            f" remembers {MOST} memberships: a receive there does not restore them any more",
         )
 
     def _notice_flush(self, engine: Engine) -> None:
@@ -358,9 +361,9 @@ class Memberships:
             self._tell(
                 "restored",
                 member,
-                f"{{count}} suspended channels of {member.queue.decode('ascii')} (such as"
-                f" {member.name}) were received on again and are back in their groups; what was"
-                " sent to the groups meanwhile they did not get",
+                f"after a suspension {{channels}} back in the groups they left (such as"
+                f" {member.name}, in {_named(member.groups)}), as a consumer receives again; what"
+                " was sent to the groups meanwhile did not arrive",
             )
 
     def _move(
@@ -561,27 +564,41 @@ class Memberships:
         self._tell(
             f"ended {group}",
             member,
-            f"group {group}: {{count}} memberships of channels that are still received on (such as"
-            f" {member.name}) have ended, group_expiry after they were last added; raise"
+            f"group {group}: {{memberships}} ended, group_expiry after the last group_add,"
+            f" although the channel is still received on (such as {member.name}); raise"
             " group_expiry, or add a channel again before that",
         )
 
     def _tell_suspended(self, member: GroupedChannel, now: int) -> None:
-        queue = member.queue.decode("ascii")
         self._tell(
             "suspended",
             member,
-            f"{{count}} channels of {queue} (such as {member.name}) were suspended from their"
-            f" groups: nobody has received on them for {(now - member.since) / 1e9:.0f} seconds,"
-            " and messages to them went unread (a consumer whose handler raised stays in its"
+            f"{{channels}} suspended from the groups (such as {member.name},"
+            f" from {_named(member.aside)}): no receive for {(now - member.since) / 1e9:.0f}"
+            " seconds while messages went unread (a consumer whose handler raised stays in its"
             " groups); the next receive on such a channel restores its memberships; option"
             " suspend_silent_channels=False keeps them all",
         )
 
     def _tell(self, what: str, member: GroupedChannel, text: str) -> None:
         self._demux.drops.dropped(
-            f"{what} {member.queue.decode('ascii')}", 1, lambda count: text.format(count=count)
+            f"{what} {member.queue.decode('ascii')}",
+            1,
+            lambda count: text.format(
+                channels=_were(count, "channel"), memberships=counted(count, "membership")
+            ),
         )
+
+
+def _were(count: int, noun: str) -> str:
+    return f"{counted(count, noun)} {'was' if count == 1 else 'were'}"
+
+
+def _named(tables: Iterable[bytes]) -> str:
+    """Name some groups, for a log line."""
+    names = [table.decode("ascii", "replace") for table in tables]
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"group{'s' if len(names) > 1 else ''} {shown}"
 
 
 _NOBODY: OrderedDict[str, GroupedChannel] = OrderedDict()

@@ -147,6 +147,8 @@ def receive_waiting(
         while True:
             demux.check_open()
             demux.memberships.look_if_due()
+            if demux.is_watched():
+                demux.watch(looked=True)  # By this loop's last turn.
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from channels import DEFAULT_CHANNEL_LAYER
-from channels.exceptions import InvalidChannelLayerError
-from channels.layers import get_channel_layer
+from typing import TYPE_CHECKING
 
-from asgi_ipc import IPCChannelLayer
+if TYPE_CHECKING:
+    from asgi_ipc import IPCChannelLayer
 
 __all__ = ["get_layer"]
 
 
-def get_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> IPCChannelLayer:
+def get_layer(alias: str = "default") -> IPCChannelLayer:
     """Return the layer that ``CHANNEL_LAYERS`` in Django's settings configures under this alias.
 
     It is the layer that `channels.layers.get_channel_layer` returns, whose type no checker knows;
@@ -20,6 +19,12 @@ def get_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> IPCChannelLayer:
     Raises `channels.exceptions.InvalidChannelLayerError` if there is no such alias or its
     ``BACKEND`` is of another package, and what the layer's constructor raises.
     """
+    # Here, so that the application of this package loads neither.
+    from channels.exceptions import InvalidChannelLayerError
+    from channels.layers import get_channel_layer
+
+    from asgi_ipc import IPCChannelLayer
+
     layer = get_channel_layer(alias)
     if isinstance(layer, IPCChannelLayer):
         return layer

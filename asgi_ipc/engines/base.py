@@ -288,6 +288,12 @@ class Engine(Protocol):
     A method of an engine that is not ``blocking`` normally returns in microseconds. Unless its
     docstring says otherwise it may wait for another process that holds the store's lock, and may
     raise `StoreCorrupt`, or `StoreUnavailable` if the store is gone and can't be opened again.
+
+    An engine may also have a method ``watch_expiry(tell)``. It then calls ``tell(queue, count)``,
+    normally within a second, when a call of this process has dropped records past their deadline,
+    so that a layer can log them; with None it stops. ``tell`` takes no lock and never waits.
+    A class method ``check_options(**options)`` raises `OptionError` for values that the constructor
+    would refuse; its text has ``engine_options['NAME']``.
     """
 
     capabilities: ClassVar[Capabilities]

@@ -178,6 +178,44 @@ def _reason(factory: Factory) -> str | None:
     return unavailable() if unavailable is not None else None
 
 
+def problems(engine: object, engine_options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return why opening a store of an engine would fail, as far as that shows without opening it.
+
+    Each is ``"engine"`` or the name of an engine option, and a text with the remedy.
+    """
+    if _is_instance(engine):
+        return []
+    try:
+        factory = find(cast("str | Factory", engine))
+    except (EngineUnavailable, OptionError) as error:
+        return [("engine", str(error))]
+    found = []
+    reason = _reason(factory)
+    if reason is not None:
+        text = f"engine {_name(engine)} can't work here: {reason}\n{_overview()}"
+        found.append(("engine", text))
+    left = dict(engine_options)
+    for option, value in engine_options.items():
+        try:
+            check_options(_name(engine), factory, {option: value})
+        except OptionError as error:
+            found.append((option, str(error)))
+            del left[option]
+    check = getattr(factory, "check_options", None)
+    # One by one: an error names its option, and the others are checked without it.
+    while check is not None:
+        try:
+            check(**left)
+            break
+        except OptionError as error:
+            option = next((name for name in left if f"['{name}']" in str(error)), "")
+            found.append((option or "engine_options", str(error)))
+            if not option:
+                break
+            del left[option]
+    return found
+
+
 def check_options(engine: str, factory: Factory, options: Mapping[str, Any]) -> None:
     """Refuse an option that the factory does not take, by name, before it is called.
 
@@ -248,4 +286,5 @@ __all__ = [
     "find",
     "names",
     "open_engine",
+    "problems",
 ]

@@ -41,6 +41,7 @@ from .base import (
     TableInfo,
 )
 from .bell import PipeBell, signal_for
+from .deferred import tell_outside
 from .guards import OwnLock, WeakBag, own_lock
 from .process_hints import start_ticks, start_time
 
@@ -63,7 +64,8 @@ class _Entry(NamedTuple):
 class _Queue:
     """Records, oldest first, and the bells of receivers that wait for more."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: bytes = b"") -> None:
+        self.name = name
         self.entries: deque[_Entry] = deque()
         self.bytes = 0
         self.soonest = _NEVER  # No entry dies before this.
@@ -91,6 +93,8 @@ class _Store:
 
     def __init__(self, channel_memory: int, group_memory: int, clock: Callable[[], int]) -> None:
         self.channel_memory, self.group_memory, self.clock = channel_memory, group_memory, clock
+        #: By engine: called with a queue and how many of its records have expired. One is enough.
+        self.watchers: dict[int, Callable[[bytes, int], object]] = {}
         self.flushes = 0
         self._reset()
 
@@ -173,7 +177,7 @@ class _Store:
                         each.bells = deque(bell for bell in each.bells if bell.fileno() >= 0)
                 self.queues = {n: q for n, q in self.queues.items() if q.entries or q.bells}
                 self.sweep_at = max(64, 2 * len(self.queues))
-            found = self.queues[name] = _Queue()
+            found = self.queues[name] = _Queue(name)
         self.bury(found, now)
         return found
 
@@ -200,6 +204,8 @@ class _Store:
             queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
             queue.in_order = not live
         self.changing = False
+        for tell in list(self.watchers.values())[:1] if dead else ():
+            tell(queue.name, len(dead))
 
     def left(self, queue: _Queue, entries: Sequence[_Entry]) -> None:
         """Count what these records took as free."""
@@ -345,6 +351,10 @@ class MemoryEngine:
             if store is None:
                 store = _stores[prefix] = made
         self._opened: _Store | None = store
+        self._prefix = prefix
+        tell_outside(
+            _log.info, "%s the memory store %r", "made" if store is made else "opened", prefix
+        )
         self._joined = store.clock()
         _engines.add(self)
         if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
@@ -367,6 +377,14 @@ class MemoryEngine:
         if store is None:
             raise StoreUnavailable("this memory engine is closed; open another")  # E21
         return store
+
+    def watch_expiry(self, tell: Callable[[bytes, int], object] | None) -> None:
+        """Call ``tell`` with the queue and number of records that expire."""
+        store = self._opened
+        if store is not None and tell is not None:
+            store.watchers[id(self)] = tell
+        elif store is not None:
+            store.watchers.pop(id(self), None)
 
     @property
     def identity(self) -> bytes:
@@ -679,6 +697,8 @@ class MemoryEngine:
         if store is not None and self._notes:
             with contextlib.suppress(IndexError):  # Another thread closes it, too.
                 store.closed_notes.append(self._notes.pop())
+        if store is not None:
+            tell_outside(_log.info, "left the memory store %r", self._prefix)
         for bell in self._bells.alive():
             bell.close()
 

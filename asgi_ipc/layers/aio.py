@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..delivery.demultiplexer import Demultiplexer
 from ..delivery.loop_listener import LoopListener
+from ..delivery.loop_queues import running_loop
 from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
 from ..encoding.codec import SharedBody, decode
@@ -173,6 +174,27 @@ class IPCChannelLayer(LayerSurface):
     async def flush(self) -> None:
         """Remove all messages and memberships, for all processes (S17)."""
         await self._call(self._core.flush)
+
+    def on_store_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call a function whenever the store has lost what it held; return what stops that.
+
+        The store loses what it holds if a process calls `flush` or `destroy`, or if it is removed
+        otherwise and made anew. Memberships are gone then, and this is the moment to add channels
+        to their groups again. The callback takes no argument. It is called once for each event
+        that this process notices, normally within a second; not if this process itself destroys
+        the store, which ends its receivers.
+
+        It may be a coroutine function, and runs in the event loop that runs now; if there is none,
+        it is a plain function, and runs in the thread that notices the event. A bound method does
+        not keep its object alive, so a consumer that ends needs no clean-up. Errors are logged.
+        Never waits. Raises `TypeError` for what can't be called so.
+        """
+        loop = running_loop()
+        remove = self._core.on_store_lost(callback, loop)
+        demux = self._lease.demux
+        if demux is not None and loop is not None:
+            listener_here(demux).look_regularly()
+        return remove
 
     async def global_statistics(self) -> dict[str, float]:
         """Return counts for the whole store, since it was made, by all processes (A5, O3).

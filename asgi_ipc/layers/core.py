@@ -14,7 +14,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
@@ -27,6 +27,11 @@ from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_ou
 from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
 from ..policy import groups
 from .options import Options
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..delivery.store_lost import Callback
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -371,6 +376,35 @@ class LayerCore:
     def flush(self) -> None:
         """Remove all messages and memberships, for everyone (S17)."""
         self._now_or_later(self.demux.engine.flush)
+
+    def on_store_lost(
+        self, callback: Callback, loop: asyncio.AbstractEventLoop | None
+    ) -> Callable[[], None]:
+        """Add a callback, which a loop calls; without one the thread that notices the loss.
+
+        Return a function that removes it. Raises `TypeError` for what can't be called so.
+        """
+        if not callable(callback):
+            raise TypeError(f"the callback is {callback!r}; pass a function or a bound method")
+        if loop is None:
+            # Imported late, as few programs call this.
+            from inspect import iscoroutinefunction
+
+            if iscoroutinefunction(callback):
+                raise TypeError(
+                    f"{callback!r} is a coroutine function, and no event loop runs here to call it;"
+                    " pass a plain function, or call on_store_lost() of the asynchronous layer in"
+                    " the event loop"
+                )
+        demux = self.lease.demux
+        if demux is not None:
+            # What was lost before is none of this callback's events.
+            with demux.exclusive():
+                demux.notice_flush()
+        remove = self.lease.callbacks.add(callback, loop)
+        if pending:
+            run_deferred()
+        return remove
 
     def global_statistics(self) -> dict[str, float]:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""

@@ -1,13 +1,14 @@
 """Check the options of a layer's constructor.
 
-A bad option raises `OptionError`, which names the option, its value and the rule, before any store
-is opened.
+Bad options raise one `OptionError`, which names each, its value and the rule, before any store is
+opened. `problems` returns the same without raising, for `asgi_ipc.django.checks`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..engines.base import MAX_PAYLOAD
@@ -32,8 +33,22 @@ _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 #: Options of other layers and times, and what to do about them.
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
-    "hosts": "there is no server; processes on one machine share memory",
-    "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted",
+    "hosts": "there is no server, as processes on one machine share memory; remove it",
+    "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted;"
+    " remove it",
+    "serializer_format": "messages are always msgpack; remove it",
+    "random_prefix_length": "encoded messages need no random prefix; remove it",
+    "connection_kwargs": "there is no connection to a server; remove it",
+    "on_disconnect": "there is no connection to lose; use layer.on_store_lost(callback) to hear of"
+    " a flushed or replaced store",
+    "on_reconnect": "there is no connection to lose; use layer.on_store_lost(callback) to hear of"
+    " a flushed or replaced store",
+    "host": "there is no server, as processes on one machine share memory; remove it",
+    "local_capacity": "it is called capacity; leave it out, so that bursts to consumers arrive"
+    " whole",
+    "remote_capacity": "it is called capacity; leave it out, so that bursts to consumers arrive"
+    " whole",
+    "local_expiry": "it is called expiry here",
 }
 
 
@@ -69,21 +84,24 @@ def checked(
     channel_capacity: CapacityExceptions | None,
     suspend_silent_channels: bool,
 ) -> Options:
-    """All options, checked. Raises `OptionError`."""
-    check_prefix(prefix)
+    """All options, checked. Raises one `OptionError` for all that are wrong."""
+    given = {name: value for name, value in locals().items() if name in NAMES}
+    wrong = problems(given)
+    if wrong:
+        raise OptionError("\n".join(each.text for each in wrong))
     return Options(
         prefix=prefix,
         engine=engine,
         engine_options=_engine_options(engine_options),
-        channel_memory=_memory("channel_memory", channel_memory),
-        group_memory=_memory("group_memory", group_memory),
-        process_memory=_memory("process_memory", process_memory, SMALLEST_UNREAD, "16 MiB"),
+        channel_memory=channel_memory,
+        group_memory=group_memory,
+        process_memory=process_memory,
         expiry=expiry,
         group_expiry=group_expiry,
         message_lifetime=lifetime("expiry", expiry),
         membership_lifetime=lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
-        suspend_silent_channels=_switch("suspend_silent_channels", suspend_silent_channels),
+        suspend_silent_channels=suspend_silent_channels,
     )
 
 
@@ -102,11 +120,36 @@ NAMES = (
 )
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise `OptionError` for the first name that is no option."""
-    for name in names:
-        if name not in NAMES:
-            raise OptionError(_unknown(name))
+class Problem(NamedTuple):
+    """What is wrong with one option, and the remedy."""
+
+    option: str
+    text: str
+    #: False for an option that there is not.
+    known: bool = True
+
+
+def problems(options: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with options that a user gives, in their order; opens no store."""
+    found = []
+    for name, value in options.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            found.append(Problem(name, _unknown(name), known=False))
+            continue
+        try:
+            check(value)
+        except OptionError as error:
+            found.append(Problem(name, str(error)))
+    return found
+
+
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raise one `OptionError` for all that is wrong with options if there are unknown ones."""
+    if not options.keys() <= _CHECKS.keys():
+        in_order = {name: options[name] for name in NAMES if name in options}
+        wrong = problems({**in_order, **options})
+        raise OptionError("\n".join(each.text for each in wrong))
 
 
 def check_prefix(prefix: object) -> None:
@@ -159,16 +202,48 @@ def _switch(option: str, value: object) -> bool:
     return value
 
 
+def _channel_capacity(value: Any) -> None:
+    """Check all patterns. Raises one `OptionError` for all that are wrong."""
+    if not isinstance(value, Mapping):
+        Capacities(None, value)
+        return
+    wrong = []
+    for pattern, capacity in value.items():
+        try:
+            Capacities(None, {pattern: capacity})
+        except OptionError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise OptionError("\n".join(wrong))
+
+
+#: How each option is checked by itself. `EngineChoice` checks ``engine`` as it opens the store.
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "prefix": check_prefix,
+    "engine": lambda value: None,
+    "engine_options": _engine_options,
+    "channel_memory": partial(_memory, "channel_memory"),
+    "group_memory": partial(_memory, "group_memory"),
+    "process_memory": lambda value: _memory("process_memory", value, SMALLEST_UNREAD, "16 MiB"),
+    "expiry": partial(lifetime, "expiry"),
+    "group_expiry": partial(lifetime, "group_expiry"),
+    "capacity": Capacities,
+    "channel_capacity": _channel_capacity,
+    "suspend_silent_channels": partial(_switch, "suspend_silent_channels"),
+}
+
+
 def _unknown(name: str) -> str:
     # Imported late, for an error message only.
     from difflib import get_close_matches
 
+    said = f"there is no option {name!r}"
     if name in _ONCE_CALLED:
-        hint = f"; {_ONCE_CALLED[name]}."
-    else:
-        close = get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"there is no option {name!r}{hint} The options are {', '.join(NAMES)}."
+        return f"{said}; {_ONCE_CALLED[name]}"
+    close = get_close_matches(name, NAMES, n=1)
+    if close:
+        return f"{said}; did you mean {close[0]!r}?"
+    return f"{said}; the options are {', '.join(NAMES)}"
 
 
 __all__ = [
@@ -178,8 +253,10 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "Problem",
     "check_prefix",
     "checked",
+    "problems",
     "refuse_unknown",
     "seconds_or_none",
 ]

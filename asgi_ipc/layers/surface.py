@@ -28,7 +28,7 @@ def _known_options_only(
 
     @wraps(constructor)
     def construct(layer: _Layer, /, *prefix: _Options.args, **options: _Options.kwargs) -> None:
-        refuse_unknown(options)
+        refuse_unknown({**dict(zip(("prefix",), prefix, strict=False)), **options})
         constructor(layer, *prefix, **options)
 
     return construct

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, overload
 
 from ..delivery.thread_listener import receive_now, receive_waiting
@@ -167,6 +167,21 @@ class SyncIPCChannelLayer(LayerSurface):
     def flush(self) -> None:
         """Remove all messages and memberships, for all processes (S17)."""
         self._core.flush()
+
+    def on_store_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call a function whenever the store has lost what it held; return what stops that.
+
+        The store loses what it holds if a process calls `flush` or `destroy`, or if it is removed
+        otherwise and made anew. Memberships are gone then, and this is the moment to add channels
+        to their groups again. The callback takes no argument. It is called once for each event
+        that this process notices, normally within a second; not if this process itself destroys
+        the store, which ends its receivers.
+
+        It runs in the thread that notices the event: normally one that is in `receive`, after it
+        has released its locks. A bound method does not keep its object alive. Errors are logged.
+        Raises `TypeError` for what can't be called so.
+        """
+        return self._core.on_store_lost(callback, None)
 
     def global_statistics(self) -> dict[str, float]:
         """Return counts for the whole store; see `.aio.IPCChannelLayer.global_statistics`."""

@@ -18,6 +18,9 @@ UNCOUNTED = (1 << 63) - 1
 _REMEMBERED = 4096
 #: Names of process-specific queues and channels look like this behind their first dot.
 _DIGITS = "0123456789abcdef"
+#: The characters of ordinary names, and those of all.
+_ORDINARY = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+_NAMED = _ORDINARY | {"!"}
 #: The beginning of the names that `new_channel` makes by default.
 _USUAL = "specific"
 
@@ -102,6 +105,57 @@ class Capacities:
         return None
 
 
+def can_match(glob: str) -> bool:
+    """Return whether a glob matches the name of any channel.
+
+    Such a name is an ordinary one, or one that `new_channel` makes: a prefix, a dot, 32 hexadecimal
+    digits, ``!`` and 32 of them.
+    """
+    tokens = _tokens(glob)
+    any_length = [(_ORDINARY, False), (_ORDINARY, True)]
+    digits = [(frozenset(_DIGITS), False)] * (2 * len(_DIGITS))
+    made = [*any_length, (frozenset("."), False), *digits, (frozenset("!"), False), *digits]
+    return _meet(tokens, any_length) or _meet(tokens, made)
+
+
+#: Characters, and whether any number of them may stand there.
+_Token = tuple[frozenset[str], bool]
+
+
+def _tokens(glob: str) -> list[_Token]:
+    """What a glob allows at each place."""
+    found: list[_Token] = []
+    rest = glob
+    while rest:
+        size = 1
+        if rest[0] == "[" and (end := rest.find("]", 3 if rest[1:2] == "!" else 2)) > 0:
+            size = end + 1
+        matches = _compiled("?" if rest[0] == "*" else rest[:size]).match
+        found.append((frozenset(filter(matches, _NAMED)), rest[0] == "*"))
+        rest = rest[size:]
+    return found
+
+
+def _meet(first: list[_Token], second: list[_Token]) -> bool:
+    """Return whether there is a text that both allow."""
+    pending, seen = [(0, 0)], {(0, 0)}
+    while pending:
+        one, two = pending.pop()
+        if one == len(first) and two == len(second):
+            return True
+        follow = []
+        if one < len(first) and first[one][1]:
+            follow.append((one + 1, two))
+        if two < len(second) and second[two][1]:
+            follow.append((one, two + 1))
+        if one < len(first) and two < len(second) and first[one][0] & second[two][0]:
+            follow.append((one + (not first[one][1]), two + (not second[two][1])))
+        new = set(follow) - seen
+        seen |= new
+        pending += new
+    return False
+
+
 def _suggested(glob: str) -> str:
     """A name of a process-specific channel that a glob matches, or one of a queue that it may."""
     if "!" not in glob.replace("[!", "["):
@@ -135,4 +189,4 @@ def _check(option: str, capacity: object, alternative: str = "") -> None:
         )
 
 
-__all__ = ["DEFAULT_CAPACITY", "UNCOUNTED", "Capacities"]
+__all__ = ["DEFAULT_CAPACITY", "UNCOUNTED", "Capacities", "can_match"]

@@ -310,7 +310,7 @@ def test_what_closing_drops_is_counted_and_logged(caplog: pytest.LogCaptureFixtu
         run(main())
     lost = int(layer.sync.global_statistics()["overflow_count"])
     assert lost == 1
-    assert f"dropped {lost} fetched messages" in caplog.text
+    assert f"dropped {lost} message, fetched and not received" in caplog.text
     layer.sync.close()
 
 

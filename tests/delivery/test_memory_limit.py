@@ -363,7 +363,7 @@ def test_drops_for_memory_are_told_once_with_the_sum_at_the_end(
     first, last = [each.getMessage() for each in caplog.records if "allows" in each.getMessage()]
     for text in (first, last):
         assert "process_memory (16,777,216 bytes)" in text
-        assert f"1 channels ({holding.queue}silent)" in text
+        assert f"1 channel ({holding.queue}silent)" in text
     told = [int(text.rpartition("; ")[2].split()[0]) for text in (first, last)]
     assert sum(told) == dropped > told[0]
 

@@ -44,14 +44,26 @@ def test_a_bad_value_is_refused_by_name(layer_class: Any, option: str, values: l
         ("expirey", "did you mean 'expiry'"),
         ("message_memory", "channel_memory"),
         ("hosts", "no server"),
-        ("zzz", "channel_memory"),
+        ("serializer_format", "msgpack"),
+        ("zzz", "the options are prefix, engine, "),
     ],
 )
 def test_an_unknown_option_is_refused_with_advice(layer_class: Any, option: str, hint: str) -> None:
     with pytest.raises(OptionError, match=re.escape(repr(option))) as caught:
         layer_class(engine="memory", **{option: 1})
     assert hint in str(caught.value)
-    assert "group_expiry" in str(caught.value)
+
+
+def test_one_error_names_all_options_that_are_wrong() -> None:
+    patterns: dict[Any, int] = {"a": 0, "b": 1, "c": -1}
+    options: dict[str, Any] = {"hosts": [], "expiry": 0, "serializer_format": 1}
+    with pytest.raises(OptionError) as caught:
+        IPCChannelLayer("a b", engine="memory", channel_capacity=patterns, **options)
+    lines = str(caught.value).splitlines()
+    begun = ("prefix", "expiry", "channel_capacity['a']", "channel_capacity['c']")
+    unknown = ("there is no option 'hosts'", "there is no option 'serializer_format'")
+    assert len(lines) == 6
+    assert all(map(str.startswith, lines, begun + unknown))
 
 
 def test_options_are_shown_as_given() -> None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import pytest
 
 from asgi_ipc import IPCChannelLayer, OptionError
-from asgi_ipc.policy.capacity import UNCOUNTED, Capacities
+from asgi_ipc.policy.capacity import UNCOUNTED, Capacities, can_match
 
 ISSUE: dict[str | re.Pattern[str], int] = {
     "http.request": 200,
@@ -129,3 +129,27 @@ def test_patterns_that_count_all_of_a_queue_or_none_are_not(
     with caplog.at_level(logging.WARNING, "asgi_ipc"):
         IPCChannelLayer(engine="memory", channel_capacity={pattern: 3}).sync.close()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("glob", "matches"),
+    [
+        ("*", True),
+        ("specific.*", True),
+        ("*!*", True),
+        ("*!a*", True),
+        ("*!z*", False),
+        ("specific.*![0-3]*", True),
+        ("specific!*", False),
+        ("specific.inmemory!*", False),
+        ("http.response!*", False),
+        ("thumbnails-generate", True),
+        ("thumb?", True),
+        ("chat/*", False),
+        ("[!a]b", True),
+        ("[", False),
+        ("", False),
+    ],
+)
+def test_globs_that_match_no_name_of_a_channel_are_told(glob: str, matches: bool) -> None:
+    assert can_match(glob) == matches

@@ -154,7 +154,7 @@ def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
     pytest.importorskip("channels")
-    (code,) = blocks(DOCS / "django.md", "python")
+    *_, code = blocks(DOCS / "django.md", "python")
     driver = """
 import asyncio
 from channels import consumer
@@ -174,6 +174,54 @@ chat.base_send = send
 asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
 """
     assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
+
+
+def test_the_consumer_of_the_document_rejoins_and_the_signal_is_sent(tmp_path: Path) -> None:
+    pytest.importorskip("channels")
+    installed, consumer, signal, _ = blocks(DOCS / "django.md", "python")
+    driver = """
+import asyncio
+import django
+from channels.layers import get_channel_layer
+from asgiref.testing import ApplicationCommunicator
+from django.conf import settings
+from django.core import mail
+
+settings.configure(
+    INSTALLED_APPS=INSTALLED_APPS,
+    CHANNEL_LAYERS={
+        "default": {"BACKEND": "asgi_ipc.IPCChannelLayer", "CONFIG": {"engine": "memory"}}
+    },
+    ADMINS=[("Ada", "ada@example.com")],
+    EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
+)
+django.setup()
+mail.outbox = []
+exec(CODE)
+
+async def main():
+    client = ApplicationCommunicator(Chat.as_asgi(), {"type": "websocket", "path": "/"})
+    await client.send_input({"type": "websocket.connect"})
+    assert (await client.receive_output(60))["type"] == "websocket.accept"
+    layer = get_channel_layer()
+    await layer.flush()
+    while not await layer.group_channels("chat") or not mail.outbox:
+        await asyncio.sleep(0.01)
+    await layer.group_send("chat", {"type": "chat.message", "text": "back"})
+    print((await client.receive_output(60))["text"], len(await layer.group_channels("chat")))
+    print(mail.outbox[0].body, len(mail.outbox))
+    await client.send_input({"type": "websocket.disconnect", "code": 1000})
+    await client.wait(60)
+    await layer.close()
+
+asyncio.run(asyncio.wait_for(main(), 120))
+"""
+    code = f"{installed}\nCODE = {consumer + signal!r}\n{driver}"
+    lines = run(tmp_path, "-W", "ignore::DeprecationWarning", "-c", code).splitlines()
+    assert [line for line in lines if not line.startswith("store ")] == [
+        "back 1",
+        "The store asgi was flushed or replaced. 1",
+    ]
 
 
 def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_sound(

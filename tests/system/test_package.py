@@ -303,7 +303,7 @@ def test_type_checkers_know_all_that_is_public(built: Built, tmp_path: Path) -> 
         for symbol in found["symbols"]
         if is_public(symbol["name"])
     }
-    assert "asgi_ipc.layers.aio.IPCChannelLayer.send" in known
+    assert any(name.endswith(".IPCChannelLayer.send") for name in known)
     assert [name for name, is_known in known.items() if not is_known] == []
 
 

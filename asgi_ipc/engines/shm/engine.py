@@ -119,6 +119,17 @@ class SharedMemoryEngine:
         return temporary_folder()
 
     @classmethod
+    def check_options(
+        cls,
+        directory: object = None,
+        group: object = None,
+        mode: object = None,
+        clock: object = None,
+    ) -> None:
+        """Refuse values of engine options that the constructor would. Raises `OptionError`."""
+        location_for("", "", directory, group, mode)
+
+    @classmethod
     def argument(cls) -> str:
         """Return what ``--engine`` of the commands takes for this engine."""
         path = f"{cls.__module__}:{cls.__qualname__}"
@@ -188,6 +199,10 @@ class SharedMemoryEngine:
         self._inspection = Inspection(self.session)
 
     # ---- the process
+
+    def watch_expiry(self, tell: Callable[[bytes, int], object] | None) -> None:
+        """See `Engine`."""
+        self.upkeep.on_expired = tell
 
     @property
     def identity(self) -> bytes:

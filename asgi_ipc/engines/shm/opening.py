@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import sys
 import time
@@ -28,6 +29,7 @@ from .errors import remedy_for, unusable
 from .files import FileMemory
 from .heap import layout
 from .heap.layout import CHANNELS, WORD, Geometry
+from .location import described
 from .lock_file import READY, REMOVED, LockFileHeader, open_lock_file
 from .locked_segment import LockedSegment
 from .machine import boot_identity
@@ -42,6 +44,9 @@ _log = logging.getLogger("asgi_ipc")
 _NOTICE = 3.0
 #: Times that new memory may find its name taken, by chance.
 _TRIES = 10
+
+#: Bytes of a store's id from which its number of flushes begins.
+_FLUSHES_BYTES = 6
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
@@ -87,6 +92,8 @@ class _Opening:
         """See `open_store`."""
         try:
             store = self._find()
+            if self._options.make:
+                self._note_stores_of_others()
         except BaseException:
             if self._options.make:
                 remove_if_empty(self._options.location)
@@ -104,6 +111,27 @@ class _Opening:
 
     def _note(self, text: str, level: int = logging.WARNING) -> None:
         self._notes.append((level, text))
+
+    def _note_stores_of_others(self) -> None:
+        """Note stores of the same prefix that other users have, as far as this one may see them."""
+        if not self._options.location.private:
+            return
+        folder, prefix = os.path.split(self._path)
+        parent, own = os.path.split(folder)
+        beginning = own.partition("-")[0] + "-"
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+            for entry in entries:
+                if not entry.name.startswith(beginning) or entry.name == own:
+                    continue
+                with contextlib.suppress(OSError):
+                    theirs = os.path.join(entry.path, prefix)
+                    user = described(os.lstat(os.path.join(theirs, "lock")).st_uid)
+                    self._note(
+                        f"there is another store of the prefix {prefix!r} at {theirs!r}, of user"
+                        f" {user}: its processes and those of the store at {self._path!r} share no"
+                        " messages; if they belong together, run them as one user, or name a group"
+                        " in engine_options['group']"
+                    )
 
     def _find(self) -> Store:
         """Get the lock file that is the store's, and attach or create what it says."""
@@ -171,6 +199,11 @@ class _Opening:
         if header:
             reason = self._attach_unless(store, header, boot)
             if not reason:
+                if self._options.make:
+                    self._note(
+                        f"opened the store at {self._path!r}: engine {self._options.engine}",
+                        logging.INFO,
+                    )
                 return True
             if not self._options.make:
                 raise StoreUnavailable(
@@ -400,6 +433,8 @@ class _Opening:
         words[layout.W_VERSION], words[layout.W_KIND] = layout.VERSION, kind
         words[layout.W_SIZE], words[layout.W_EXTENT_WORDS] = size, geometry.extent_words
         words[layout.W_BUCKETS] = geometry.buckets
+        # Not from zero: a process that follows from a store to the next one must see a difference.
+        words[layout.FLUSHES] = int.from_bytes(store_id[:_FLUSHES_BYTES], "big")
         start = layout.W_HASH_KEY * WORD
         view[start : start + layout.HASH_KEY_BYTES] = secrets.token_bytes(layout.HASH_KEY_BYTES)
         if kind == CHANNELS:

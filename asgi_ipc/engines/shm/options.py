@@ -22,9 +22,9 @@ _LARGEST_GROUP = 2**32 - 2
 def location_for(
     parent: str,
     prefix: str,
-    directory: str | os.PathLike[str] | None,
-    group: str | int | None,
-    mode: int | None,
+    directory: object,
+    group: object,
+    mode: object,
 ) -> Location:
     """Where the store of a prefix lies, from the options."""
     gid = _group_id(group)
@@ -65,7 +65,7 @@ def _can_be_named(text: str) -> bool:
         return False
 
 
-def _mode(mode: int | None, gid: int | None) -> int:
+def _mode(mode: object, gid: int | None) -> int:
     if mode is None:
         return 0o600 if gid is None else 0o660
     shown = f"{mode:#o}" if isinstance(mode, int) else repr(mode)
@@ -87,7 +87,7 @@ def _mode(mode: int | None, gid: int | None) -> int:
     return mode
 
 
-def _group_id(group: str | int | None) -> int | None:
+def _group_id(group: object) -> int | None:
     if group is None:
         return None
     if isinstance(group, int) and not isinstance(group, bool) and 0 <= group <= _LARGEST_GROUP:

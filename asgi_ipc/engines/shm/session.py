@@ -187,6 +187,7 @@ class Session:
                 try:
                     if self.slot < 0:
                         self._join(store)
+                        self._tell("a forked child joined the store at %r")
                 except Gone:
                     self.reopen(store)
         else:
@@ -416,7 +417,15 @@ class Session:
         """See `Engine.close`."""
         self.signal_own_list()
         with self.exclusive():
+            was_open = self.store is not None and self.slot >= 0
             self._close()
+        if was_open:
+            self._tell("left the store at %r")
+
+    def _tell(self, text: str) -> None:
+        """Log an event in the life of the store, unless this session only looks at it."""
+        if self.options.make:
+            tell_outside(_log.info, text, self.location.directory)
 
     def _close(self) -> None:
         self._closed = True
@@ -464,6 +473,7 @@ class Session:
                     with contextlib.suppress(OSError):
                         store.directory.unlink(name)
             self._close()
+        self._tell("destroyed the store at %r")
 
     def _present(self) -> set[bytes]:
         """The identities of the processes that have a slot."""

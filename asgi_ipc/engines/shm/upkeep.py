@@ -7,6 +7,7 @@ of them does it for all.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
@@ -47,6 +48,8 @@ class Upkeep:
         self.session = session
         #: When this process looks after the store next, in nanoseconds.
         self.due = 0
+        #: Called with a queue and how many of its messages expired; see `Engine`.
+        self.on_expired: Callable[[bytes, int], object] | None = None
 
     def maintain(self, now: int) -> None:
         """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
@@ -56,6 +59,7 @@ class Upkeep:
         """
         try:
             self._look(now)
+            self._tell_expired()
         except Reentered:
             pass  # In the middle of another call, which may be at it.
         except Exception as error:
@@ -86,6 +90,18 @@ class Upkeep:
         if is_due:
             session.remove_bells(self.reap())
             self.sweep(now)
+
+    def _tell_expired(self) -> None:
+        """Tell the layers which messages calls of this process dropped as expired."""
+        tell = self.on_expired
+        if tell is not None and self.session.queues.expirations.noted:
+            for queue, count in self._take_expired().items():
+                tell(queue, count)
+
+    @step
+    def _take_expired(self) -> dict[bytes, int]:
+        with self.session.channels:
+            return self.session.queues.expirations.take()
 
     def reap(self) -> list[bytes]:
         """Free the slots of processes that have died, some at a time; their identities."""

@@ -27,6 +27,8 @@ from .ring_extents import RingExtents
 
 #: Nanoseconds; lifetimes are noted in milliseconds.
 MILLISECOND = 1_000_000
+#: Queues of which expired messages are noted apart.
+_APART = 1000
 
 
 def pending(words: memoryview, queue: int) -> int:
@@ -46,13 +48,35 @@ def popped(words: memoryview, queue: int) -> int:
     return int(gone - words[queue + Q_EXPIRED])
 
 
+class Expirations:
+    """What calls of this process found expired and dropped, for this process's log."""
+
+    def __init__(self, heap: Heap) -> None:
+        self._heap = heap
+        #: Numbers of messages by queue; those of more queues than `_APART` by an empty name.
+        self.noted: dict[bytes, int] = {}
+
+    def note(self, address: int, count: int) -> None:
+        """Note that messages of a queue are dropped as expired."""
+        noted, name = self.noted, self._heap.name(address, layout.Q_WORDS)
+        if name not in noted and len(noted) >= _APART:
+            name = b""
+        noted[name] = noted.get(name, 0) + count
+
+    def take(self) -> dict[bytes, int]:
+        """Return what was noted since the last call."""
+        taken, self.noted = self.noted, {}
+        return taken
+
+
 class Counts:
     """What a change to a queue changes in the counts of the queue and of the store."""
 
-    def __init__(self, heap: Heap, extents: RingExtents) -> None:
+    def __init__(self, heap: Heap, extents: RingExtents, expirations: Expirations) -> None:
         self._heap = heap
         self._words = heap.words
         self._extents = extents
+        self._expirations = expirations
 
     def arrival(self, change: Change, address: int, deadline: int, here: int) -> None:
         """Note with a change that puts a message on a queue of ``here`` what may be new with it."""
@@ -75,6 +99,7 @@ class Counts:
         if expired:
             change[address + Q_EXPIRED] = words[address + Q_EXPIRED] + expired
             change[EXPIRED] = words[EXPIRED] + expired
+            self._expirations.note(address, expired)
 
     def refusal(self, address: int, is_for_room: bool) -> None:
         """Count a refused push to a queue; 0 is a queue that there is not."""

@@ -43,7 +43,7 @@ from ..heap.layout import (
 )
 from ..processes import Processes
 from .armed_bells import ArmedBells
-from .counters import MILLISECOND, Counts, pending, popped
+from .counters import MILLISECOND, Counts, Expirations, pending, popped
 from .linked_list import Lists, takes
 from .look import oldest
 from .ring_extents import HOT
@@ -84,8 +84,9 @@ class Queues:
         self._half = (heap.end - heap.geometry.first_extent) // 2
         self._processes = processes
         self._armed_bells = ArmedBells(heap, processes.bell_alive)
-        self._rings = Rings(heap)
-        self._counts = Counts(heap, self._rings.extents)
+        self.expirations = Expirations(heap)
+        self._rings = Rings(heap, self.expirations)
+        self._counts = Counts(heap, self._rings.extents, self.expirations)
         self._lists = Lists(heap, self._rings, self._counts)
         self.sweeper = Sweeper(
             heap,

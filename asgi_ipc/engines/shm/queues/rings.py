@@ -52,7 +52,7 @@ from ..heap.layout import (
     STATE,
     WORD,
 )
-from .counters import MILLISECOND, pending
+from .counters import MILLISECOND, Expirations, pending
 from .ring_extents import WORN, RingExtents, strayed
 
 _LONGEST_LIFE = (1 << 32) * MILLISECOND
@@ -74,8 +74,9 @@ _entry: _Unpack = Struct("2Q").unpack_from
 class Rings:
     """The rings of a store, which lie in the ``extents`` that queues have for them."""
 
-    def __init__(self, heap: Heap) -> None:
+    def __init__(self, heap: Heap, expirations: Expirations) -> None:
         self.extents = RingExtents(heap)
+        self._expirations = expirations
         self._heap = heap
         self._words = heap.words
         self._bytes = heap.bytes
@@ -226,6 +227,8 @@ class Rings:
             return False
         counted = (layout.ORPHANED,) if are_orphans else (layout.EXPIRED, queue + layout.Q_EXPIRED)
         change: Change = {word: words[word] + live for word in (GONE, *counted)}
+        if live and not are_orphans:
+            self._expirations.note(queue, live)
         self.extents.move_out(change, queue, (out >> COUNT_SHIFT) + live, at)
         self._heap.commit(change)
         return is_more
@@ -259,6 +262,7 @@ class Rings:
                     soonest = min(soonest, deadline)
                     continue
                 heap.spend(MOVE)
+                self._expirations.note(queue, 1)
                 change: Change = {
                     word: words[word] + 1
                     for word in (GONE, layout.EXPIRED, queue + layout.Q_EXPIRED)

@@ -1,0 +1,1 @@
+"""A small site: one layer, and consumers that rejoin their groups."""
