@@ -61,6 +61,23 @@ class RecordCorrupt(StoreCorrupt):
     names the store instead."""
 
 
+class UnreadableMessage(Exception):
+    """A message in the store was written by another serializer. Internal: layers count and log it,
+    and receive the next."""
+
+    def __init__(self, by: str, why: str = "") -> None:
+        super().__init__(f"a message was written by serializer {by!r}{why and ': '}{why}")
+        #: The name of that serializer; and why it can't be read, unless by another's name.
+        self.by, self.why = by, why
+
+
+class ForeignChannel(ValueError, AssertionError):
+    """`receive` was called for a process-specific channel that this process did not make.
+
+    An `AssertionError` too, as other channel layers raise that.
+    """
+
+
 class EngineUnavailable(Exception):
     """No such engine, or it can't work on this machine."""
 
@@ -72,6 +89,7 @@ class OptionError(ValueError):
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "ForeignChannel",
     "MessageTooLarge",
     "OptionError",
     "RecordCorrupt",
@@ -79,4 +97,5 @@ __all__ = [
     "StoreCorrupt",
     "StoreFull",
     "StoreUnavailable",
+    "UnreadableMessage",
 ]

@@ -40,10 +40,11 @@ Flush
 The synchronous surface
   A1   `receive(channels, block)` takes a list, returns ``(channel, message)`` or ``(None, None)``,
        and is fair to all its channels. `receive_many` is its deprecated name.
-  A2   In `receive`, a name with ``!`` must end there; it receives any message under that prefix,
-       and returns the full name that the message was sent to. Other names with ``!`` raise.
-  A3   `new_channel(pattern)` requires a pattern that ends in ``?`` and raises otherwise. It never
-       returns a name twice.
+  A2   In `receive`, a name that ends in ``!`` receives any message under that prefix, and returns
+       the full name that the message was sent to. A name that goes on after the ``!`` receives its
+       own messages if a `new_channel` of this process made it; other names with ``!`` raise.
+  A3   `new_channel(pattern)` requires a pattern that ends in ``?`` and raises otherwise; without a
+       pattern it returns a process-specific name. It never returns a name twice.
   A4   `send_group`, `group_channels`, and the exception classes as attributes.
   A5   `global_statistics` and `channel_statistics` return at least ``messages_count`` and
        ``channel_full_count``; for a channel also ``messages_pending`` and ``messages_max_age``.
@@ -57,6 +58,12 @@ Ours
   O6   A channel of a living process on which nobody has received for longer than five times
        `expiry`, and of which a message has expired meanwhile, is suspended from its groups; the
        next receive on it restores its memberships. It can be switched off.
+  O10  With serializer ``"extended"`` Decimal, datetime, date, time, timedelta, UUID, set and
+       frozenset arrive equal to what was sent, and of the same type.
+  O11  A receiver passes over a message of another serializer, and counts it.
+  O12  `group_send` reaches none of the channels in ``exclude``, and returns those that had no room.
+       `group_count` returns the number of members.
+  O13  `send` with ``wait`` waits so many seconds for room before it raises `ChannelFull`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..engines import find
 from ..engines.shm.directory import StoreDirectory
 from ..engines.shm.engine import SharedMemoryEngine
 from ..engines.shm.errors import unusable
@@ -30,6 +31,17 @@ def location_of(
     directory = options.get("directory")
     parent = factory.default_parent() if directory is None else ""
     return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
+
+
+def is_absent(engine: Any, prefix: str, options: Mapping[str, Any]) -> bool:
+    """Tell whether there is certainly no store; only engines over a `Segment` can tell.
+
+    ``engine`` is a name, path, class or function. Raises what the engine would.
+    """
+    factory = find(engine)
+    if not (isinstance(factory, type) and issubclass(factory, SharedMemoryEngine)):
+        return False
+    return not os.path.lexists(location_of(factory, prefix, options).directory)
 
 
 def record_of(location: Location) -> LockFileHeader | None:
@@ -102,4 +114,4 @@ def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[
     return left
 
 
-__all__ = ["directory_of", "in_use", "location_of", "record_of", "remove_store"]
+__all__ = ["directory_of", "in_use", "is_absent", "location_of", "record_of", "remove_store"]

@@ -142,6 +142,8 @@ class Demultiplexer:
         #: anywhere, even in the middle of something that holds the lock.
         self.dead: deque[Listener] = deque()
         self._workers: Workers | None = None
+        #: Messages of another serializer that receivers met.
+        self.unreadable = 0
 
     def workers(self) -> Workers:
         """The threads that call an engine that blocks."""
@@ -188,6 +190,10 @@ class Demultiplexer:
             self.lock.release()
         with self.lock:
             action(*arguments)
+
+    def count_unreadable(self) -> None:
+        """Count a message of another serializer."""
+        self.unreadable += 1
 
     def check_open(self) -> None:
         """Raise if the layer was closed; who was not noted as waiting then has to ask."""
@@ -344,8 +350,8 @@ class Demultiplexer:
                     return items.popleft()[0]
         return None
 
-    def look(self, channel: Mailbox, listener: Listener) -> Body | None:
-        """The next message of a channel, fetched if need be; else the bell is armed."""
+    def look(self, channel: Mailbox, listener: Listener | None) -> Body | None:
+        """The next message of a channel, fetched if need be; else the listener's bell is armed."""
         own, engine = channel.own, self.engine
         if engine.flushes != self.flushes:
             self.notice_flush()
@@ -389,7 +395,7 @@ class Demultiplexer:
             found = own.take_any()
         return found
 
-    def is_empty(self, own: OwnQueue, listener: Listener) -> bool:
+    def is_empty(self, own: OwnQueue, listener: Listener | None) -> bool:
         """Whether the engine need not be asked, as a bell is armed that will be heard."""
         armed_by = own.armed_by
         if not own.known_empty or armed_by is None:

@@ -34,9 +34,9 @@ class Listener:
     def next_turn(self) -> Any:
         """Return what wakes many waiters at once (`Waiter.wake_in`).
 
-        Call in this listener's own event loop only.
+        Call in this listener's own event loop or thread only.
         """
-        raise NotImplementedError
+        return None
 
     def cancel_finalizer(self) -> None:
         """Cancel the finalizer: the listener is retired, or this process is a forked child."""
@@ -68,7 +68,7 @@ class Waiter:
 
     def wake_in(self, turn: Any) -> bool:
         """Wake the receiver as `wake` does, with others of its listener (`Listener.next_turn`)."""
-        raise NotImplementedError
+        return self.wake()
 
     def failure(self) -> Exception:
         """Return a copy of the error for this receiver to raise.

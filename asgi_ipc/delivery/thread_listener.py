@@ -20,7 +20,7 @@ from ..engines.base import Bell
 from ..engines.deferred import defer, pending, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
-from .mailboxes import BATCH, OwnQueue
+from .mailboxes import BATCH, Mailbox, OwnQueue
 from .receivers import Listener, Waiter
 from .spinning import LIMIT, Spinner
 
@@ -100,8 +100,8 @@ def receive_now(
 ) -> tuple[str, Body] | None:
     """Receive from the first channel that has a message; return its full name and the encoding.
 
-    A name that ends in ``!`` stands for all channels that begin with it. If a listener is given,
-    its bell is armed on every queue that was found empty.
+    A name that ends in ``!`` stands for all channels that begin with it; one that goes on must be
+    of this process. If a listener is given, its bell is armed on every queue that was found empty.
     """
     bell = listener.bell if listener is not None else None
     for name in names:
@@ -109,6 +109,11 @@ def receive_now(
             records = demux.engine.pop(name.queue, 1, bell)
             if records:
                 return name.full, records[0].payload
+            continue
+        if name.local:
+            body = _receive_own(demux, name, listener)
+            if body is not None:
+                return name.full, body
             continue
         with demux.exclusive():
             own = _queue(demux, name)
@@ -124,6 +129,26 @@ def receive_now(
             local, body = found
             return (own.name + local).decode("ascii"), body
     return None
+
+
+def _receive_own(
+    demux: Demultiplexer, name: ChannelName, listener: ThreadListener | None
+) -> Body | None:
+    """Receive from one process-specific channel of this process, as `receive_now`."""
+    member = demux.memberships.heard(name.full, name.queue)
+    if member is not None and member.suspended:
+        demux.memberships.restore(member)
+    with demux.exclusive():
+        channel = demux.channel(name)
+        if not demux.blocking:
+            return demux.look(channel, listener)
+        demux.notice_flush()
+        body = channel.own.take(channel)
+    if body is None:
+        demux.fetch_blocking(channel.own, listener)
+        with demux.lock:
+            body = channel.own.take(demux.channel(name))
+    return body
 
 
 def receive_waiting(
@@ -166,7 +191,7 @@ def receive_waiting(
                 _mark_uncertain(demux, names)
             finally:
                 _remove_waiters(demux, waiters)
-            for _, waiter in waiters:
+            for _, _, waiter in waiters:
                 if waiter.error is not None:
                     raise waiter.failure()
     finally:
@@ -219,7 +244,7 @@ def _this_thread(demux: Demultiplexer) -> ThreadListener:
 
 def _add_waiters(
     demux: Demultiplexer, names: Sequence[ChannelName], listener: ThreadListener
-) -> list[tuple[OwnQueue, ThreadWaiter]]:
+) -> list[tuple[OwnQueue, Mailbox | None, ThreadWaiter]]:
     """Have other threads and loops wake this thread when they fetch a message for it."""
     waiters = []
     with demux.exclusive():
@@ -227,14 +252,17 @@ def _add_waiters(
         for name in names:
             if name.specific:
                 own, waiter = _queue(demux, name), ThreadWaiter(listener)
-                own.wait(None, waiter)
-                waiters.append((own, waiter))
+                channel = demux.channel(name) if name.local else None
+                own.wait(channel, waiter)
+                waiters.append((own, channel, waiter))
     return waiters
 
 
-def _remove_waiters(demux: Demultiplexer, waiters: list[tuple[OwnQueue, ThreadWaiter]]) -> None:
-    for own, waiter in waiters:
-        demux.tidy(demux.leave, own, None, waiter)
+def _remove_waiters(
+    demux: Demultiplexer, waiters: list[tuple[OwnQueue, Mailbox | None, ThreadWaiter]]
+) -> None:
+    for own, channel, waiter in waiters:
+        demux.tidy(demux.leave, own, channel, waiter)
     if pending:
         run_deferred()
 

@@ -12,27 +12,39 @@ from typing import Any, NoReturn, cast
 
 import msgpack
 
-from ..exceptions import MessageTooLarge, RecordCorrupt
+from ..exceptions import MessageTooLarge, RecordCorrupt, UnreadableMessage
+from .carried import (
+    DEPTH_LIMIT,
+    INT_MAX,
+    INT_MIN,
+    MESSAGE_LIMIT,
+    PLAIN,
+    Bad,
+    Carries,
+    brief,
+    check,
+    count_floats,
+    find_surrogate,
+    type_name,
+)
 
-#: Largest encoded message, in bytes. See `encode` for the one exception.
-MESSAGE_LIMIT = 1024 * 1024
-#: How deep a message may be nested, the message itself included.
-DEPTH_LIMIT = 256
-
-_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-#: Types that need no look at the value.
-_PLAIN = frozenset((str, bytes, float, bool, type(None)))
 #: Types of values that a copy of a message may share with it.
-_UNCHANGING = _PLAIN | {int}
+_UNCHANGING = PLAIN | {int}
 #: A float takes 9 bytes encoded, and in JSON, with its comma, may take 4: ``0.5,``.
 _FLOAT_EXTRA = 9 - 4
 #: No message takes more bytes: one of nothing but floats, at the limit when they count as 4.
-_LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
+LARGEST_BODY = MESSAGE_LIMIT * 9 // 4
 
-_TYPES = "a message carries bytes, str, int, float, bool, None, list, tuple and dict"
+#: The serializer that carries more types, and the codes of msgpack's extension types for them
+#: (`asgi_ipc.encoding.extended`). Persisted: do not change.
+EXTENDED = "extended"
+EXTENSIONS = frozenset(range(1, 9))
+#: The first byte of a message of a serializer of the user's, which msgpack never uses; the length
+#: of the serializer's name, the name, and what it made follow. Persisted: do not change.
+TAG = b"\xc1"
 
 #: The errors that msgpack raises for bytes that it can't unpack.
-_UNPACKING = (
+UNPACKING = (
     msgpack.exceptions.UnpackException,
     ValueError,
     TypeError,
@@ -65,10 +77,15 @@ _pack_flat = _packer_for_all()
 _SMALL = 64 * 1024
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
+def encode(
+    message: Mapping[str, Any],
+    carries: Carries | None = None,
+    pack: Callable[[Any], bytes] = _pack,
+) -> bytes:
     """Return a message as bytes.
 
-    A value of a subclass of a carried type is encoded as that type, a tuple as a list (S1).
+    A value of a subclass of a carried type is encoded as that type, a tuple as a list (S1). What
+    ``carries`` accepts besides, ``pack`` must know.
 
     Raises `TypeError` for a type that can't be carried, `ValueError` for an int beyond
     signed 64 bits, a str that is not valid Unicode, or too deep a nesting, both naming
@@ -81,30 +98,38 @@ def encode(message: Mapping[str, Any]) -> bytes:
             if type(key) is not str:
                 break
             kind = type(value)
-            if kind in _PLAIN:
+            if kind in PLAIN:
                 continue
-            if kind is not int or not _INT_MIN <= value <= _INT_MAX:
+            if kind is not int or not INT_MIN <= value <= INT_MAX:
                 break
         else:
             return _finish(message, _pack_flat)
-    if not isinstance(message, dict):
-        raise TypeError(f"a message must be a dict, not {_type_name(message)}: {_brief(message)}")
+    check_is_dict(message)
     try:
-        _check(message, 1)
-    except _Bad as bad:
+        check(message, 1, carries)
+    except Bad as bad:
         bad.explain()
-    return _finish(message, _pack)
+    return _finish(message, pack)
+
+
+def check_is_dict(message: object) -> None:
+    """Raise `TypeError` for what is no message."""
+    if not issubclass(type(message), dict):
+        raise TypeError(f"a message must be a dict, not {type_name(message)}: {brief(message)}")
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """Return the message that `encode` made these bytes of. Raises `RecordCorrupt` for others.
+    """Return the message that `encode` made these bytes of.
+
+    Raises `UnreadableMessage` for the bytes of another serializer, `RecordCorrupt` for those of
+    none.
 
     Whatever the bytes are, a message that is returned is one that `encode` accepts: in its
     types, its keys, the range of its ints, its depth and its size.
     """
     try:
-        if (size := len(body)) > _LARGEST_BODY:
-            raise ValueError(f"the largest message has {_LARGEST_BODY} bytes")
+        if (size := len(body)) > LARGEST_BODY:
+            raise ValueError(f"the largest message has {LARGEST_BODY} bytes")
         message: dict[str, Any] = _unpack(body, max_ext_len=0, ext_hook=_refuse_extension)
         if type(message) is dict:
             # Most messages are too short to be deep, and have none of the bytes that begin bytes,
@@ -118,12 +143,35 @@ def decode(body: bytes) -> dict[str, Any]:
                 if 0xCF not in body and size <= MESSAGE_LIMIT:
                     return message
         _check_decoded(message, body)
-    except _UNPACKING as error:
+    except UNPACKING as error:
         # These bytes are not ours. Not any exception: a signal handler's may come here, or there
         # is little stack left.
-        what = str(error) or type(error).__name__
-        raise RecordCorrupt(f"a message of {len(body)} bytes can't be decoded: {what}") from error
+        raise unreadable(body, error) from error
     return message
+
+
+def unreadable(body: bytes, error: Exception, mine: str = "msgpack") -> Exception:
+    """Return the error of bytes that the serializer called ``mine`` can't read."""
+    by = _written_by(body)
+    if by is not None and by != mine:
+        return UnreadableMessage(by)
+    # Such errors may have no text.
+    what = str(error) or type(error).__name__
+    return RecordCorrupt(f"a message of {len(body)} bytes can't be decoded: {what}")
+
+
+def _written_by(body: bytes) -> str | None:
+    """Return which other serializer encoded bytes that are no message of this one, if any did."""
+    if body[:1] == TAG:
+        name = body[2 : 2 + body[1]] if len(body) > 2 else b""
+        return name.decode("ascii") if name.isascii() and name else None
+    codes: set[int] = set()
+    try:
+        # Only the codes of its extensions matter, so each of them becomes None.
+        message = _unpack(body[: LARGEST_BODY + 1], ext_hook=lambda code, _: codes.add(code))
+    except UNPACKING:
+        return None
+    return EXTENDED if type(message) is dict and codes and codes <= EXTENSIONS else None
 
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
@@ -133,13 +181,18 @@ def _refuse_extension(code: int, data: bytes) -> NoReturn:
 def _check_decoded(message: dict[str, Any], body: bytes) -> None:
     """Raise ValueError for a message that `encode` refuses."""
     if type(message) is not dict:
-        raise ValueError(f"it is not a dict but {_type_name(message)}")
+        raise ValueError(f"it is not a dict but {type_name(message)}")
     if 0xC4 in body or 0xCF in body or 0xC5 in body or 0xC6 in body:
         _check_keys_and_ints(message)
     if below := _parts(*message.values()):
         _check_depth(below)
+    check_size(message, body)
+
+
+def check_size(message: dict[str, Any], body: bytes) -> None:
+    """Raise ValueError for a message that is larger than `encode` makes them."""
     size = len(body)
-    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
+    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * count_floats(message) > MESSAGE_LIMIT:
         raise ValueError(f"the limit is {MESSAGE_LIMIT} bytes")
 
 
@@ -152,16 +205,16 @@ def _check_keys_and_ints(message: dict[str, Any]) -> None:
             if type(each) is dict:
                 for key in each:
                     if type(key) is not str:
-                        raise ValueError(f"it has the key {_brief(key)}, which is not a str")
+                        raise ValueError(f"it has the key {brief(key)}, which is not a str")
                 items = each.values()
-            if _PLAIN.issuperset(map(type, items)):
+            if PLAIN.issuperset(map(type, items)):
                 continue
             for item in items:
                 kind = type(item)
                 if kind is int:
-                    if item > _INT_MAX:
+                    if item > INT_MAX:
                         raise ValueError(f"it has an int beyond signed 64 bits: {item}")
-                elif kind not in _PLAIN:
+                elif kind not in PLAIN:
                     below.append(item)
         level = below
 
@@ -192,14 +245,16 @@ class SharedBody:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        #: The decoded message, if all its values are immutable.
         #: Bytes of the encoded message.
         self.size = len(body)
         #: Decoded, if a copy of it will do.
         self._message: dict[str, Any] | None = None
 
-    def decode(self) -> dict[str, Any]:
-        """Return the decoded message, which the receiver may change."""
+    def decode(self, decode: Callable[[bytes], dict[str, Any]] = decode) -> dict[str, Any]:
+        """Return the decoded message, which the receiver may change.
+
+        ``decode`` must return plain messages as `asgi_ipc.encoding.codec.decode` does.
+        """
         body = self._body  # First: another thread may decode it at the same time.
         if self._message is not None:
             return self._message.copy()
@@ -212,6 +267,10 @@ class SharedBody:
             self._message, self._body = message.copy(), b""
         return message
 
+    def encoded(self) -> bytes | None:
+        """Return the encoded message; None once it is kept decoded, as a plain message."""
+        return self._body or None
+
 
 #: An encoded message as it lies in a buffer.
 Body = bytes | SharedBody
@@ -222,144 +281,40 @@ def _finish(message: Mapping[str, Any], pack: Callable[[Any], bytes]) -> bytes:
     try:
         body = pack(message)
     except UnicodeEncodeError:
-        _find_surrogate(message)
+        find_surrogate(message)
         raise
     size = len(body)
     if size <= _SMALL:
         return body
     if pack is _pack_flat:
         _pack_flat = _packer_for_all()
-    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * _count_floats(message) > MESSAGE_LIMIT:
-        raise MessageTooLarge(
-            f"the message takes {size} bytes encoded, {size - MESSAGE_LIMIT} over the limit of"
-            f" {MESSAGE_LIMIT}; send a reference to the data instead, or send it in parts"
-        )
+    if size > MESSAGE_LIMIT and size - _FLOAT_EXTRA * count_floats(message) > MESSAGE_LIMIT:
+        raise too_large(size)
     return body
 
 
-class _Bad(Exception):
-    """A value that can't be carried, and on the way up the path to it."""
-
-    def __init__(self, error: type[Exception], reason: str) -> None:
-        self.error, self.reason = error, reason
-        self.path: list[str] = []
-
-    def explain(self) -> NoReturn:
-        """Raise it as what the caller is to see."""
-        steps = self.path[::-1]
-        if len(steps) > 12:
-            steps = [*steps[:6], "...", *steps[-3:]]
-        raise self.error(f"message{''.join(steps)} {self.reason}") from None
-
-
-def _check(value: Any, depth: int) -> None:
-    kind = type(value)
-    if kind in _PLAIN:
-        return
-    if isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise _Bad(
-                ValueError, f"is an int beyond signed 64 bits: {_brief(value)}; send it as a str"
-            )
-    elif isinstance(value, dict):
-        if depth > DEPTH_LIMIT:
-            raise _Bad(
-                ValueError,
-                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
-            )
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _Bad(
-                    TypeError,
-                    f"has the key {_brief(key)} of type {_type_name(key)}; keys must be str",
-                )
-            if type(item) in _PLAIN:
-                continue
-            try:
-                _check(item, depth + 1)
-            except _Bad as bad:
-                bad.path.append(f"[{_brief(key)}]")
-                raise
-    elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
-        if depth > DEPTH_LIMIT:
-            raise _Bad(
-                ValueError,
-                f"is nested more than {DEPTH_LIMIT} deep, or contains itself; send flatter data",
-            )
-        for index, item in enumerate(value):
-            if type(item) in _PLAIN:
-                continue
-            try:
-                _check(item, depth + 1)
-            except _Bad as bad:
-                bad.path.append(f"[{index}]")
-                raise
-    elif not isinstance(value, (str, bytes, float)):
-        raise _Bad(
-            TypeError,
-            f"is of type {_type_name(value)}, which can't be sent: {_brief(value)}; {_TYPES}",
-        )
-
-
-def _find_surrogate(message: Mapping[str, Any]) -> None:
-    """Raise `ValueError` with the path to the str that has no UTF-8 form."""
-
-    def search(value: Any) -> None:
-        if isinstance(value, str):
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise _Bad(
-                    ValueError,
-                    f"has a lone surrogate, which is no text: {_brief(value)}; send it as bytes",
-                ) from None
-            return
-        steps: Any = ()
-        if isinstance(value, dict):
-            for key in value:
-                search(key)
-            steps = value.items()
-        elif isinstance(value, (list, tuple)):
-            steps = enumerate(value)
-        for step, item in steps:
-            try:
-                search(item)
-            except _Bad as bad:
-                bad.path.append(f"[{_brief(step)}]")
-                raise
-
-    try:
-        search(message)
-    except _Bad as bad:
-        bad.explain()
-
-
-def _count_floats(value: Any) -> int:
-    if isinstance(value, float):
-        return 1
-    if isinstance(value, dict):
-        return sum(_count_floats(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_count_floats(item) for item in value)
-    return 0
-
-
-def _type_name(value: object) -> str:
-    kind = type(value)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
+def too_large(size: int) -> MessageTooLarge:
+    """Return the error of a message that takes so many bytes."""
+    return MessageTooLarge(
+        f"the message takes {size} bytes encoded, {size - MESSAGE_LIMIT} over the limit of"
+        f" {MESSAGE_LIMIT}; send a reference to the data instead, or send it in parts"
     )
 
 
-def _brief(value: object) -> str:
-    """Describe a value for an error message, shortly and without raising."""
-    try:
-        shown = repr(value)
-    except Exception:
-        return f"<{_type_name(value)}>"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-__all__ = ["DEPTH_LIMIT", "MESSAGE_LIMIT", "Body", "SharedBody", "decode", "encode"]
+__all__ = [
+    "DEPTH_LIMIT",
+    "EXTENDED",
+    "EXTENSIONS",
+    "LARGEST_BODY",
+    "MESSAGE_LIMIT",
+    "TAG",
+    "UNPACKING",
+    "Body",
+    "SharedBody",
+    "check_is_dict",
+    "check_size",
+    "decode",
+    "encode",
+    "too_large",
+    "unreadable",
+]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..engines.base import IDENTITY_BYTES
 from .envelope import address
@@ -24,14 +24,15 @@ _REMEMBERED = 4096
 # Not `\d` or `\w`, which match digits and letters of every script, and not `$`, which
 # matches before a trailing newline.
 _PART = r"[A-Za-z0-9\-_.]"
-_CHANNEL = re.compile(
-    rf"(?P<queue>{_PART}+(?:\?{_PART}*|(?P<bang>!))?)(?P<local>(?(bang){_PART}*))"
+CHANNEL = re.compile(
+    rf"^(?P<queue>{_PART}+(?:\?{_PART}*|(?P<bang>!))?)(?P<local>(?(bang){_PART}*))\Z"
 )
-_GROUP = re.compile(rf"{_PART}+")
+GROUP = re.compile(rf"^{_PART}+\Z")
 _OWNED = re.compile(rf"{_PART}+\.([0-9a-f]{{32}})!")
 
-_RULE = f"ASCII letters, digits, '-', '_' and '.', fewer than {NAME_LIMIT} characters"
-_CHANNEL_RULE = f"{_RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') after the first"
+#: What a name may be, for an error's text.
+RULE = f"ASCII letters, digits, '-', '_' and '.', fewer than {NAME_LIMIT} characters"
+_CHANNEL_RULE = f"{RULE}, and at most one '!' (or, in ASGI 1.x names, one '?') after the first"
 
 
 class ChannelName(NamedTuple):
@@ -53,16 +54,20 @@ class ChannelName(NamedTuple):
 
 def channel_name(name: object) -> ChannelName:
     """Parse a channel name. Raises `TypeError` naming it and the rule (S4)."""
-    if isinstance(name, str):
+    try:
         return _channel_name(name)
-    raise TypeError(f"channel name {name!r} is not a str; pass a str")
+    except TypeError:
+        _check_is_str("channel", name)  # Of an object without a hash it was not asked yet.
+        raise
 
 
 def group_name(name: object) -> bytes:
     """Return a group's name as bytes. Raises `TypeError` naming it and the rule (S4)."""
-    if isinstance(name, str):
+    try:
         return _group_name(name)
-    raise TypeError(f"group name {name!r} is not a str; pass a str")
+    except TypeError:
+        _check_is_str("group", name)
+        raise
 
 
 def queue_owner(queue: str) -> bytes:
@@ -72,8 +77,9 @@ def queue_owner(queue: str) -> bytes:
 
 
 @lru_cache(_REMEMBERED)
-def _channel_name(name: str) -> ChannelName:
-    match = _CHANNEL.fullmatch(name) if len(name) < NAME_LIMIT else None
+def _channel_name(name: Any) -> ChannelName:
+    _check_is_str("channel", name)
+    match = CHANNEL.match(name) if len(name) < NAME_LIMIT else None
     if match is None:
         raise TypeError(f"channel name {_shown(name)} is not valid; use {_CHANNEL_RULE}")
     queue, local = match["queue"], match["local"]
@@ -84,10 +90,19 @@ def _channel_name(name: str) -> ChannelName:
 
 
 @lru_cache(_REMEMBERED)
-def _group_name(name: str) -> bytes:
-    if len(name) >= NAME_LIMIT or not _GROUP.fullmatch(name):
-        raise TypeError(f"group name {_shown(name)} is not valid; use {_RULE}")
-    return name.encode()
+def _group_name(name: Any) -> bytes:
+    _check_is_str("group", name)
+    if len(name) >= NAME_LIMIT or not GROUP.match(name):
+        raise TypeError(f"group name {_shown(name)} is not valid; use {RULE}")
+    return str(name).encode()
+
+
+def _check_is_str(what: str, name: object) -> None:
+    """Raise `TypeError` for what is not a str, even if it claims to be one as lazy objects do."""
+    if not issubclass(type(name), str):
+        raise TypeError(
+            f"{what} name {name!r} is not a str but of type {type(name).__qualname__}; pass a str"
+        )
 
 
 def _shown(name: str) -> str:
@@ -99,4 +114,13 @@ def _shown(name: str) -> str:
     )
 
 
-__all__ = ["NAME_LIMIT", "ChannelName", "channel_name", "group_name", "queue_owner"]
+__all__ = [
+    "CHANNEL",
+    "GROUP",
+    "NAME_LIMIT",
+    "RULE",
+    "ChannelName",
+    "channel_name",
+    "group_name",
+    "queue_owner",
+]

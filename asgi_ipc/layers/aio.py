@@ -6,8 +6,7 @@ Checks names and messages in `asgi_ipc.layers.core`, and waits in `asgi_ipc.deli
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..delivery.demultiplexer import Demultiplexer
@@ -15,15 +14,17 @@ from ..delivery.loop_listener import LoopListener
 from ..delivery.loop_queues import running_loop
 from ..delivery.running_loop import listener_here
 from ..delivery.workers import Workers
-from ..encoding.codec import SharedBody, decode
-from ..encoding.names import ChannelName, channel_name, group_name
+from ..encoding.codec import SharedBody
+from ..encoding.names import ChannelName, channel_name
 from ..engines.deferred import pending, run_deferred
-from ..exceptions import RecordCorrupt
+from ..exceptions import ChannelFull, RecordCorrupt, UnreadableMessage
 from .core import LayerCore
+from .options import pauses
 from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
 
 _Result = TypeVar("_Result")
+_Self = TypeVar("_Self", bound="IPCChannelLayer")
 
 
 class IPCChannelLayer(LayerSurface):
@@ -44,6 +45,8 @@ class IPCChannelLayer(LayerSurface):
     * ``suspend_silent_channels``: whether a channel leaves its groups, until the next receive on
       it, after five times ``expiry`` without one while messages expire
       (`asgi_ipc.delivery.suspension`).
+    * ``serializer``: what turns messages into bytes: ``"msgpack"``, ``"extended"``, which carries
+      more types, or one of your own (`asgi_ipc.encoding.serializers`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
@@ -60,62 +63,89 @@ class IPCChannelLayer(LayerSurface):
         super()._attach(core)
         self._lease = core.lease
         self._send = core.send
+        self._decode, self._decode_shared = core.options.codec[2:]
         self._sync: SyncIPCChannelLayer | None = None
 
     # Channels
 
-    async def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits for room (S7).
+    async def send(self, channel: str, message: Mapping[str, Any], *, wait: float = 0) -> None:
+        """Send a message to a channel; does not wait for room unless asked to (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
         `StoreFull`, a `ChannelFull`, if the store has no room.
+
+        With ``wait``, tries again for so many seconds before it raises `ChannelFull` or
+        `StoreFull`. Messages of several waiting senders may then overtake one another.
         """
+        if wait:
+            await self._send_within(wait, channel, message)
+            return
         demux = self._lease.demux
         if demux is not None and not demux.blocking:
             self._send(channel, message)
         else:
             await self._call(self._send, channel, message)
 
+    async def _send_within(self, seconds: float, channel: str, message: Mapping[str, Any]) -> None:
+        for pause in pauses(seconds):
+            try:
+                await self.send(channel, message)
+                break
+            except ChannelFull:
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
     async def receive(self, channel: str) -> dict[str, Any]:
         """Receive the next message on a channel, waiting until one arrives (S5, S6, S10).
 
-        A cancelled receive loses no message. Raises `TypeError` for a bad name, and `ValueError`
-        for a process-specific channel that this process did not make.
+        A cancelled receive loses no message. Raises `TypeError` for a bad name, and
+        `ForeignChannel`, a `ValueError` and `AssertionError`, for a process-specific channel that
+        this process did not make. A message of another serializer is logged and counted, and the
+        next one returned.
         """
-        demux = self._lease.demux or await self._opened()
-        try:
-            known = demux.channels.get(channel) if isinstance(channel, str) else None
-            body = None
-            if known is not None:
-                if known.items:
-                    body = demux.fetched(known)
-                elif isinstance(listener := known.own.armed_by, LoopListener) and (
-                    waiter := listener.expect(known)
-                ):
-                    try:
-                        await waiter.future
-                    except BaseException as error:
-                        listener.give_up(known, waiter)
-                        if not isinstance(error, RuntimeError) or listener.runs_here():
-                            raise
+        while True:
+            demux = self._lease.demux or await self._opened()
+            try:
+                known = demux.channels.get(channel) if isinstance(channel, str) else None
+                body = None
+                if known is not None:
+                    if known.items:
+                        body = demux.fetched(known)
+                    elif isinstance(listener := known.own.armed_by, LoopListener) and (
+                        waiter := listener.expect(known)
+                    ):
+                        try:
+                            await waiter.future
+                        except BaseException as error:
+                            listener.give_up(known, waiter)
+                            if not isinstance(error, RuntimeError) or listener.runs_here():
+                                raise
+                        else:
+                            body = listener.take_expected(known, waiter)
+                if body is None:
+                    name = channel_name(channel)
+                    if not name.specific:
+                        encoded = await listener_here(demux).receive_ordinary(name)
+                        if pending:
+                            run_deferred()
+                        return self._decode(encoded)
+                    if known is not None or name.owner == demux.engine.identity:
+                        if known is None:
+                            await self._begin_to_receive(demux, name)
+                        body = await listener_here(demux).receive_own(name)
                     else:
-                        body = listener.take_expected(known, waiter)
-            if body is None:
-                name = channel_name(channel)
-                if not name.specific:
-                    body = await listener_here(demux).receive_ordinary(name)
-                elif known is not None or name.owner == demux.engine.identity:
-                    if known is None:
-                        await self._begin_to_receive(demux, name)
-                    body = await listener_here(demux).receive_own(name)
-                else:
-                    raise self._core.not_ours(name)
-            if pending:
-                run_deferred()
-            return body.decode() if isinstance(body, SharedBody) else decode(body)
-        except RecordCorrupt as error:
-            raise self._core.corrupt(error) from error
+                        raise self._core.not_ours(name)
+                if pending:
+                    run_deferred()
+                if isinstance(body, SharedBody):
+                    return self._decode_shared(body)
+                return self._decode(body)
+            except RecordCorrupt as error:
+                raise self._core.corrupt(error) from error
+            except UnreadableMessage as error:
+                self._core.unreadable(error, channel)
 
     async def _begin_to_receive(self, demux: Demultiplexer, name: ChannelName) -> None:
         """Put a channel back into its groups if it is suspended from them (O6)."""
@@ -133,13 +163,7 @@ class IPCChannelLayer(LayerSurface):
         Only this process can receive on it. Raises `TypeError` for a prefix that makes no
         valid name.
         """
-        if not isinstance(prefix, str):
-            raise TypeError(f"the prefix of a new channel is {prefix!r}, not a str")
-        name = f"{prefix}.{self._core.client_prefix}!{secrets.token_hex(16)}"
-        try:
-            return channel_name(name).full
-        except TypeError as error:
-            raise TypeError(f"{prefix!r} can't be the prefix of a new channel: {error}") from None
+        return self._core.new_channel(prefix)
 
     # Groups
 
@@ -157,17 +181,48 @@ class IPCChannelLayer(LayerSurface):
         """Take a channel out of a group; does nothing if it is not in it (S13)."""
         await self._call(self._core.group_discard, group, channel)
 
-    async def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+    async def group_send(
+        self, group: str, message: Mapping[str, Any], *, exclude: str | Collection[str] = ()
+    ) -> Sequence[str]:
         """Send a message to each channel of a group; never waits for room (S14).
 
-        For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
-        `ValueError` and `MessageTooLarge` as `send` does.
+        ``exclude``: the name of a channel, or several, that the message is not for. For channels
+        over capacity the message is dropped, counted and logged; they are returned. Raises
+        `TypeError`, `ValueError` and `MessageTooLarge` as `send` does.
         """
-        await self._call(self._core.group_send, group, message)
+        return await self._call(self._core.group_send, group, message, exclude)
+
+    async def group_count(self, group: str) -> int:
+        """Return the number of channels in a group."""
+        return await self._call(self._core.group_count, group)
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the channels in a group."""
         return await self._call(self._core.group_channels, group)
+
+    async def group_changes(
+        self, group: str, interval: float = 1.0
+    ) -> AsyncGenerator[tuple[set[str], set[str]], None]:
+        """Yield which channels have joined a group and which have left it, as they do.
+
+        The first pair has all that are in it. Looks each ``interval`` seconds: a channel that
+        leaves and joins in between is not noticed. The channels of a process that was killed leave
+        within seconds, and a channel that is suspended (``suspend_silent_channels``) leaves too.
+        """
+        known_to: Demultiplexer | None = None
+        members, names = None, None
+        before: set[str] = set()
+        while True:
+            if self._lease.demux is not known_to:
+                # What one engine gave as `Members` says nothing to another.
+                known_to, members = self._lease.demux, None
+            members, found = await self._call(self._core.group_members, group, members, names)
+            if found is not names:
+                now = set(found)
+                if names is None or now != before:
+                    yield now - before, before - now
+                names, before = found, now
+            await asyncio.sleep(interval)
 
     # Upkeep
 
@@ -203,9 +258,10 @@ class IPCChannelLayer(LayerSurface):
         ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
         (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
         ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this process, but
-        not read in time to stay within capacity or ``process_memory``); ``channels_count`` (in
-        use), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
-        the lock from a killed process).
+        not read in time to stay within capacity or ``process_memory``); ``unreadable_count`` (of
+        another serializer, met by this process), ``channels_count`` (in use),
+        ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of the lock from a
+        killed process).
 
         A message to a group counts once for each process and prefix that it goes to. What
         other processes have fetched, but not given to a receiver yet, counts as received;
@@ -214,7 +270,7 @@ class IPCChannelLayer(LayerSurface):
         return await self._call(self._core.global_statistics)
 
     async def channel_statistics(self, channel: str) -> dict[str, float]:
-        """Return the same counts for one channel, without the last five, which are the store's.
+        """Return the same counts for one channel, without the last six, which are the store's.
 
         A process-specific channel is counted with all others that are alike up to the ``!``.
         """
@@ -233,6 +289,15 @@ class IPCChannelLayer(LayerSurface):
         """Remove the store, for all processes, and close."""
         await self._call_apart(self._core.destroy)
 
+    async def close_pools(self) -> None:
+        """Do nothing: there are no connections. Called by code written for channels_redis."""
+
+    async def __aenter__(self: _Self) -> _Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
     @property
     def sync(self) -> SyncIPCChannelLayer:
         """This layer for callers without an event loop. Closing either closes both."""
@@ -240,31 +305,7 @@ class IPCChannelLayer(LayerSurface):
             self._sync = SyncIPCChannelLayer._of(self._core)
         return self._sync
 
-    # Called by code that was written for other channel layers
-
-    def get_capacity(self, channel: str) -> int:
-        """The capacity of the channel of that full name; 2**63 - 1 if its messages are not
-        counted."""
-        return self._core.capacity_of(channel)
-
-    def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """Return True; raise `TypeError` for a bad name.
-
-        With ``receive``, a name with ``!`` must end there.
-        """
-        parsed = channel_name(name)
-        if receive and parsed.local:
-            raise TypeError(f"channel name {name!r} must end at the '!' to be received from")
-        return True
-
-    def require_valid_group_name(self, name: str) -> bool:
-        """Return True; raise `TypeError` for a bad name."""
-        group_name(name)
-        return True
-
-    def non_local_name(self, name: str) -> str:
-        """Return the part of a channel's name up to and including the ``!``, or all of it."""
-        return channel_name(name).queue.decode("ascii")
+    # Calls of the engine
 
     async def _opened(self) -> Demultiplexer:
         """Return the demultiplexer, opened again if the layer was closed."""

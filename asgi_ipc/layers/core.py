@@ -11,22 +11,30 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
 from ..delivery.loopback import loop_back
-from ..encoding.codec import encode
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
 from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
-from ..exceptions import ChannelFull, RecordCorrupt, Reentered, StoreCorrupt, StoreFull
+from ..exceptions import (
+    ChannelFull,
+    ForeignChannel,
+    RecordCorrupt,
+    Reentered,
+    StoreCorrupt,
+    StoreFull,
+    UnreadableMessage,
+)
 from ..policy import groups
-from .options import Options
+from .options import Options, changed
 
 if TYPE_CHECKING:
     import asyncio
@@ -91,6 +99,7 @@ class LayerCore:
             options.engine_options,
         )
         self.capacity_of = options.capacities.of
+        self._encode = options.codec.encode
         self.lease = leases.Lease(self.capacity_of, options.process_memory)
         self._message_lifetime = options.message_lifetime
         #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
@@ -115,16 +124,32 @@ class LayerCore:
         """This process's identity and the layer's number, as in its process-specific names."""
         return (self.demux.engine.identity + self._number).hex()
 
+    def change(self, name: str, value: Any) -> None:
+        """Change an option, for the calls after it. Raises `OptionError`."""
+        self.options = changed(self.options, name, value)
+        self._message_lifetime = self.options.message_lifetime
+        self._plans = None, {}  # They hold capacities.
+
+    def new_channel(self, prefix: str) -> str:
+        """Return a new name of a process-specific channel (S11). Raises `TypeError`."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"the prefix of a new channel is {prefix!r}, not a str")
+        name = f"{prefix}.{self.client_prefix}!{secrets.token_hex(16)}"
+        try:
+            return channel_name(name).full
+        except TypeError as error:
+            raise TypeError(f"{prefix!r} can't be the prefix of a new channel: {error}") from None
+
     # Errors
 
-    def not_ours(self, name: ChannelName) -> ValueError:
+    def not_ours(self, name: ChannelName) -> ForeignChannel:
         """The error of receiving on a process-specific channel of another process."""
         if name.owner:
             mine = self.demux.engine.identity
             whose = f"it belongs to process {name.owner.hex()}, and this is {mine.hex()}"
         else:
             whose = "it was not made by new_channel()"
-        return ValueError(
+        return ForeignChannel(
             f"can't receive on process-specific channel {name.full}: {whose};"
             " only the process that made such a channel receives on it, until it closes the layer"
         )
@@ -139,6 +164,30 @@ class LayerCore:
             f" no layer has put there ({error}); to start afresh remove it with destroy()"
         )
 
+    def unreadable(self, error: UnreadableMessage, channel: str) -> None:
+        """Count and log a message of another serializer; the receiver takes the next."""
+        mine, prefix = self.options.codec.name, self.options.prefix
+
+        def describe(count: int) -> str:
+            if error.by != mine:
+                why = (
+                    f"this layer has serializer {mine!r}; give all layers of prefix {prefix!r} the"
+                    " same one"
+                )
+            else:
+                why = f"it can't be read here: {error.why}"
+            return (
+                f"dropped a message on channel {channel} that was written with serializer"
+                f" {error.by!r}: {why}; {count} dropped since the last warning"
+            )
+
+        demux = self.lease.demux
+        if demux is not None:
+            demux.tidy(demux.count_unreadable)
+            demux.drops.dropped(f"serializer {error.by} {mine}", 1, describe)
+        if pending:
+            run_deferred()
+
     # Sending
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
@@ -148,7 +197,7 @@ class LayerCore:
         `ChannelFull` over capacity, `StoreFull` if the store has no room.
         """
         full, queue, local, _, owner, header = channel_name(channel)
-        body = encode(message)
+        body = self._encode(message)
         demux = self.lease.demux or self.demux
         try:
             engine = demux.engine
@@ -253,25 +302,52 @@ class LayerCore:
             if pending:
                 run_deferred()
 
+    def group_count(self, group: str) -> int:
+        """The number of channels in a group."""
+        table = group_name(group)
+        demux = self.demux
+        planned_on, plans = self._plans
+        known, _ = plans.get(table, _NO_PLAN) if planned_on is demux else _NO_PLAN
+        try:
+            return len(demux.engine.members(table, known).names)
+        finally:
+            if pending:
+                run_deferred()
+
     def group_channels(self, group: str) -> list[str]:
         """The full names of the channels in a group."""
+        return self.group_members(group)[1]
+
+    def group_members(
+        self, group: str, known: Members | None = None, names: list[str] | None = None
+    ) -> tuple[Members, list[str]]:
+        """The channels in a group, and what the engine knows their list by.
+
+        Given both as they were before, returns the very same if they are unchanged.
+        """
         try:
-            members = self.demux.engine.members(group_name(group))
-            return [groups.channel(member).full for member in members.names]
+            members = self.demux.engine.members(group_name(group), known)
+            if names is None or members is not known:
+                names = [groups.channel(member).full for member in members.names]
+            return members, names
         except RecordCorrupt as error:
             raise self.corrupt(error) from error
         finally:
             if pending:
                 run_deferred()
 
-    def group_send(self, group: str, message: Mapping[str, Any]) -> None:
-        """Send to all channels of a group (S14).
+    def group_send(
+        self, group: str, message: Mapping[str, Any], exclude: str | Collection[str] = ()
+    ) -> Sequence[str]:
+        """Send to all channels of a group, but for those excluded (S14).
 
         Never raises `ChannelFull`: what a channel has no room for is dropped, counted and
-        logged. Otherwise raises as `send`.
+        logged. Returns the channels for which it was. Otherwise raises as `send`.
         """
         table = group_name(group)
-        body = encode(message)
+        if exclude:
+            exclude = _excluded(exclude)
+        body = self._encode(message)
         demux = self.lease.demux or self.demux
         now = demux.engine.clock()
         deadline = now + self._message_lifetime
@@ -280,17 +356,27 @@ class LayerCore:
                 raise Reentered
             if now >= demux.memberships.due:
                 demux.memberships.look()
-            self._broadcast(demux, group, table, body, deadline)
+            return self._broadcast(demux, group, table, body, deadline, exclude)
         except Reentered:
-            defer(lambda: self._broadcast(self.demux, group, table, body, deadline))
+            defer(lambda: self._broadcast(self.demux, group, table, body, deadline, exclude))
+            return ()
         finally:
             if pending:
                 run_deferred()
 
     def _broadcast(
-        self, demux: Demultiplexer, group: str, table: bytes, body: bytes, deadline: int
-    ) -> None:
-        """Send to all channels of a group. Raises `Reentered` if nothing was sent yet."""
+        self,
+        demux: Demultiplexer,
+        group: str,
+        table: bytes,
+        body: bytes,
+        deadline: int,
+        exclude: Collection[str],
+    ) -> Sequence[str]:
+        """Send to all channels of a group; return for which of them it was dropped.
+
+        Raises `Reentered` if nothing was sent yet.
+        """
         engine = demux.engine
         planned_on, plans = self._plans
         if planned_on is not demux:
@@ -307,8 +393,10 @@ class LayerCore:
             if len(plans) >= _REMEMBERED:
                 plans.clear()
             plans[table] = members, plan
+        if exclude:
+            plan = groups.without(plan, frozenset(exclude))
         if not plan:
-            return
+            return ()
         mine, pushed, records = demux.own, [], []
         for target in plan:
             queue, header, room, owner, _, local_names = target
@@ -321,20 +409,19 @@ class LayerCore:
             pushed.append(target)
             records.append(Record(queue, header + body, deadline, room, owner))
         if not records:
-            return
+            return ()
         try:
             refused = engine.push(records)
         except Reentered:
             # Others have it already.
             named = {f"group {group} ({n})": record for n, record in enumerate(records)}
             defer(partial(self._push_late, named))
-            return
+            return ()
         for target in pushed if mine else ():
             own = mine.get(target.queue)
             if own is not None:
                 own.known_empty = False
-        if refused:
-            self._dropped(demux, group, plan, pushed, refused)
+        return self._dropped(demux, group, plan, pushed, refused) if refused else ()
 
     def _dropped(
         self,
@@ -343,7 +430,8 @@ class LayerCore:
         plan: list[groups.Target],
         pushed: list[groups.Target],
         refused: list[Refused],
-    ) -> None:
+    ) -> list[str]:
+        """Log the drops of a broadcast; return the channels that they were for."""
         total = sum(len(target.channels) for target in plan)
         # By what is full: the store, a process's queue, or else channels of this group.
         dropped: dict[str, list[str]] = {}
@@ -370,6 +458,7 @@ class LayerCore:
                 return f"{told}; {count} dropped since the last warning"
 
             demux.drops.dropped(full, len(channels), describe)
+        return [channel for channels in dropped.values() for channel in channels]
 
     # Upkeep
 
@@ -416,6 +505,7 @@ class LayerCore:
             if pending:
                 run_deferred()
         result["overflow_count"] += self.lease.lost
+        result["unreadable_count"] = demux.unreadable
         result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
         return result
 
@@ -457,6 +547,12 @@ class LayerCore:
     def _destroy(self) -> None:
         leases.acquire(self.lease, self._choice)
         leases.destroy(self.lease)
+
+
+def _excluded(exclude: str | Collection[str]) -> frozenset[str]:
+    """Return the channels that a broadcast excludes. Raises `TypeError` for bad names."""
+    names = (exclude,) if isinstance(exclude, str) else exclude
+    return frozenset(channel_name(name).full for name in names)
 
 
 _MIXED = (

@@ -6,11 +6,14 @@ opened. `problems` returns the same without raising, for `asgi_ipc.django.checks
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..encoding.serializers import Codec, Serializer, choose
 from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
 from ..policy.capacity import Capacities, CapacityExceptions
@@ -26,29 +29,42 @@ SMALLEST_MEMORY = 256 * 1024
 LARGEST_MEMORY = 1024**4
 #: Smallest bound of what a process holds unread, in bytes: twice the largest record.
 SMALLEST_UNREAD = 2 * MAX_PAYLOAD
+#: Between two tries of a sender that waits for room, in seconds: the first pause, and the longest.
+_SHORTEST, _LONGEST = 0.001, 0.05
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
 _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
+_NO_SERVER = "remove it: there is no server; processes on one machine share memory"
+_NO_CONNECTION = (
+    "remove it: there is no connection to lose; layer.on_store_lost(callback) tells of a flushed or"
+    " replaced store"
+)
+_NO_QUEUE_OF_A_SERVER = "remove it, or see capacity and process_memory: there is no server"
 #: Options of other layers and times, and what to do about them.
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
-    "hosts": "there is no server, as processes on one machine share memory; remove it",
-    "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted;"
-    " remove it",
-    "serializer_format": "messages are always msgpack; remove it",
-    "random_prefix_length": "encoded messages need no random prefix; remove it",
-    "connection_kwargs": "there is no connection to a server; remove it",
-    "on_disconnect": "there is no connection to lose; use layer.on_store_lost(callback) to hear of"
-    " a flushed or replaced store",
-    "on_reconnect": "there is no connection to lose; use layer.on_store_lost(callback) to hear of"
-    " a flushed or replaced store",
-    "host": "there is no server, as processes on one machine share memory; remove it",
-    "local_capacity": "it is called capacity; leave it out, so that bursts to consumers arrive"
-    " whole",
-    "remote_capacity": "it is called capacity; leave it out, so that bursts to consumers arrive"
-    " whole",
-    "local_expiry": "it is called expiry here",
+    "hosts": _NO_SERVER,
+    "host": _NO_SERVER,
+    "config": _NO_SERVER,
+    "connection_kwargs": _NO_SERVER,
+    "redis_kwargs": _NO_SERVER,
+    "channel_layer_class": _NO_SERVER,
+    "on_disconnect": _NO_CONNECTION,
+    "on_reconnect": _NO_CONNECTION,
+    "local_capacity": _NO_QUEUE_OF_A_SERVER,
+    "remote_capacity": _NO_QUEUE_OF_A_SERVER,
+    "local_expiry": "use expiry",
+    "symmetric_encryption_keys": (
+        "remove it: messages do not leave the machine, and are not encrypted; to encrypt them"
+        " nevertheless write a serializer"
+    ),
+    "random_prefix_length": "remove it: equal messages are kept apart anyway",
+    "serializer_format": (
+        "use serializer: 'msgpack', which is the default, 'extended', a path or an object"
+    ),
+    "statistics_expiry": "remove it: counts are kept as long as the store",
+    "routing": "remove it: Channels reads ROUTING no more",
 }
 
 
@@ -68,6 +84,9 @@ class Options(NamedTuple):
     membership_lifetime: int
     capacities: Capacities
     suspend_silent_channels: bool
+    #: As given, and what it stands for.
+    serializer: str | type | Serializer
+    codec: Codec
 
 
 def checked(
@@ -83,6 +102,7 @@ def checked(
     capacity: int | None,
     channel_capacity: CapacityExceptions | None,
     suspend_silent_channels: bool,
+    serializer: str | type | Serializer,
 ) -> Options:
     """All options, checked. Raises one `OptionError` for all that are wrong."""
     given = {name: value for name, value in locals().items() if name in NAMES}
@@ -99,10 +119,37 @@ def checked(
         expiry=expiry,
         group_expiry=group_expiry,
         message_lifetime=lifetime("expiry", expiry),
-        membership_lifetime=lifetime("group_expiry", group_expiry),
+        membership_lifetime=lifetime("group_expiry", group_expiry, never=True),
         capacities=Capacities(capacity, channel_capacity),
         suspend_silent_channels=suspend_silent_channels,
+        serializer=serializer,
+        codec=choose(serializer),
     )
+
+
+def changed(options: Options, name: str, value: Any) -> Options:
+    """Return options of which one is changed, which raises what it raises when it is first given.
+
+    A layer may change ``expiry``, ``group_expiry``, ``capacity``, ``channel_capacity`` and
+    ``suspend_silent_channels``. Capacities are changed in place, as buffers ask them too.
+    """
+    if name == "expiry":
+        return options._replace(expiry=value, message_lifetime=lifetime(name, value))
+    if name == "group_expiry":
+        ends = lifetime(name, value, never=True)
+        return options._replace(group_expiry=value, membership_lifetime=ends)
+    if name == "suspend_silent_channels":
+        return options._replace(suspend_silent_channels=_switch(name, value))
+    capacities = options.capacities
+    default, exceptions = capacities.given, capacities.exceptions
+    if name == "capacity":
+        capacities.become(Capacities(value, exceptions))
+    elif isinstance(value, list):
+        # What `compile_capacities` returns.
+        capacities.become(Capacities(default, dict(value)))
+    else:
+        capacities.become(Capacities(default, value))
+    return options
 
 
 NAMES = (
@@ -117,6 +164,7 @@ NAMES = (
     "capacity",
     "channel_capacity",
     "suspend_silent_channels",
+    "serializer",
 )
 
 
@@ -157,7 +205,7 @@ def check_prefix(prefix: object) -> None:
     if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
         raise OptionError(
             f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            " letters, digits, '-', '_' or '.', the first not a '.'"
+            f" letters, digits, '-', '_' or '.', the first not a '.'{_similar(prefix)}"
         )
 
 
@@ -168,6 +216,26 @@ def seconds_or_none(option: str, value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError(f"{option} is {value!r}; it must be a number of seconds, or None")
     return max(0.0, float(value))
+
+
+def pauses(seconds: object) -> Iterator[float | None]:
+    """Yield how long to wait before each new try, in seconds, and None for the last one.
+
+    Raises `ValueError` for what is no number of seconds.
+    """
+    limit = seconds_or_none("wait", seconds)
+    end = math.inf if limit is None else time.monotonic() + limit
+    pause = _SHORTEST
+    while True:
+        left = end - time.monotonic()
+        yield min(pause, left) if left > 0 else None
+        pause = min(2 * pause, _LONGEST)
+
+
+def _similar(prefix: object) -> str:
+    """Suggest a prefix for one that is not valid, such as ``asgi:``."""
+    found = re.sub(r"[^A-Za-z0-9\-_.]+", "-", prefix).strip("-.") if type(prefix) is str else ""
+    return f"; use {found[:PREFIX_LIMIT]!r}, for example" if found else ""
 
 
 def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -226,10 +294,11 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "group_memory": partial(_memory, "group_memory"),
     "process_memory": lambda value: _memory("process_memory", value, SMALLEST_UNREAD, "16 MiB"),
     "expiry": partial(lifetime, "expiry"),
-    "group_expiry": partial(lifetime, "group_expiry"),
+    "group_expiry": partial(lifetime, "group_expiry", never=True),
     "capacity": Capacities,
     "channel_capacity": _channel_capacity,
     "suspend_silent_channels": partial(_switch, "suspend_silent_channels"),
+    "serializer": choose,
 }
 
 
@@ -254,8 +323,10 @@ __all__ = [
     "SMALLEST_UNREAD",
     "Options",
     "Problem",
+    "changed",
     "check_prefix",
     "checked",
+    "pauses",
     "problems",
     "refuse_unknown",
     "seconds_or_none",

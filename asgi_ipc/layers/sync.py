@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, overload
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 from ..delivery.thread_listener import receive_now, receive_waiting
-from ..encoding.codec import SharedBody, decode
+from ..encoding.codec import SharedBody
 from ..encoding.names import ChannelName, channel_name
 from ..engines.deferred import pending, run_deferred
-from ..exceptions import RecordCorrupt
+from ..exceptions import ChannelFull, ForeignChannel, RecordCorrupt, UnreadableMessage
 from .core import LayerCore
-from .options import seconds_or_none
+from .options import pauses, seconds_or_none
 from .surface import LayerSurface
+
+_Self = TypeVar("_Self", bound="SyncIPCChannelLayer")
 
 
 class SyncIPCChannelLayer(LayerSurface):
@@ -39,18 +42,32 @@ class SyncIPCChannelLayer(LayerSurface):
 
     def _attach(self, core: LayerCore) -> None:
         super()._attach(core)
+        self._decode, self._decode_shared = core.options.codec[2:]
         self._turns = itertools.count()
 
     # Channels
 
-    def send(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Send a message to a channel; never waits for room (S7).
+    def send(self, channel: str, message: Mapping[str, Any], *, wait: float = 0) -> None:
+        """Send a message to a channel; does not wait for room unless asked to (S7).
 
         Raises `TypeError` for a bad name, `TypeError` or `ValueError` for a message that
         can't be carried (O1), `MessageTooLarge`, `ChannelFull` over capacity, and
         `StoreFull`, a `ChannelFull`, if the store has no room.
+
+        With ``wait``, tries again for so many seconds before it raises `ChannelFull` or
+        `StoreFull`. Messages of several waiting senders may then overtake one another.
         """
-        self._core.send(channel, message)
+        if not wait:
+            self._core.send(channel, message)
+            return
+        for pause in pauses(wait):
+            try:
+                self._core.send(channel, message)
+                break
+            except ChannelFull:
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     @overload
     def receive(
@@ -69,33 +86,43 @@ class SyncIPCChannelLayer(LayerSurface):
         ``timeout`` seconds, or without end if that is None, so that type checkers then expect a
         message. Only for an empty list of channels it returns ``(None, None)`` at once in any case.
         Each call begins with the next channel of the list, so that a busy channel does not starve
-        the others (S12). A name that ends in ``!`` stands for all channels that begin with it.
+        the others (S12). A name that ends in ``!`` stands for all channels that begin
+        with it; one that goes on, from `new_channel` of either layer, for that one.
 
-        Raises `TypeError` for bad names, and `ValueError` for a process-specific channel that
-        goes on after the ``!``, or that belongs to another process, and for a timeout that is
-        no number of seconds.
+        Raises `TypeError` for bad names, `ForeignChannel`, a `ValueError`, for a process-specific
+        channel that this process did not make, and `ValueError` for a timeout that is no number of
+        seconds. A message of another serializer is logged and counted, and the next one returned.
         """
+        end = None
         if timeout is not None:
-            timeout = seconds_or_none("timeout", timeout)
+            timeout = seconds_or_none("timeout", timeout) or 0.0
+            end = time.monotonic() + timeout
         demux = self._core.demux
         demux.memberships.look_if_due()
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
             first = next(self._turns) % len(names)
             names = names[first:] + names[:first]
-        try:
-            if block and names:
-                found = receive_waiting(demux, names, timeout)
-            else:
-                found = receive_now(demux, names)
-            if pending:
-                run_deferred()
-            if found is None:
-                return None, None
-            channel, body = found
-            return channel, body.decode() if isinstance(body, SharedBody) else decode(body)
-        except RecordCorrupt as error:
-            raise self._core.corrupt(error) from error
+        while True:
+            try:
+                if block and names:
+                    found = receive_waiting(demux, names, timeout)
+                else:
+                    found = receive_now(demux, names)
+                if pending:
+                    run_deferred()
+                if found is None:
+                    return None, None
+                channel, body = found
+                if isinstance(body, SharedBody):
+                    return channel, self._decode_shared(body)
+                return channel, self._decode(body)
+            except RecordCorrupt as error:
+                raise self._core.corrupt(error) from error
+            except UnreadableMessage as error:
+                self._core.unreadable(error, channel)
+                if end is not None:
+                    timeout = max(0.0, end - time.monotonic())
 
     @overload
     def receive_many(
@@ -112,22 +139,19 @@ class SyncIPCChannelLayer(LayerSurface):
         warnings.warn("receive_many is now called receive", DeprecationWarning, stacklevel=2)
         return self.receive(channels, block, timeout)
 
-    def new_channel(self, pattern: str | None = None) -> str:
+    def new_channel(self, pattern: str | None = None, *, prefix: str = "specific") -> str:
         """Return a new channel name that begins with the pattern, which ends in ``?`` (A3).
 
-        Raises `TypeError` for any other pattern, and without one, as Channels calls it.
+        Without a pattern, return the name of a process-specific channel,
+        ``<prefix>.<client_prefix>!<random>``, as `IPCChannelLayer.new_channel` does. Raises
+        `TypeError` for any other pattern, and for a prefix that makes no valid name.
         """
         if pattern is None:
-            raise TypeError(
-                "None can't be the pattern of a new channel: it must be a str that ends in '?',"
-                " such as 'http.response?'. If Django Channels called this SyncIPCChannelLayer,"
-                " which is for code without an event loop: set BACKEND to"
-                " 'asgi_ipc.IPCChannelLayer'"
-            )
+            return self._core.new_channel(prefix)
         if not isinstance(pattern, str) or not pattern.endswith("?"):
             raise TypeError(
                 f"{pattern!r} can't be the pattern of a new channel: it must be a str that ends"
-                " in '?', such as 'http.response?'"
+                " in '?', such as 'http.response?'; for a process-specific channel give no pattern"
             )
         try:
             return channel_name(pattern + secrets.token_hex(16)).full
@@ -147,16 +171,23 @@ class SyncIPCChannelLayer(LayerSurface):
         """Take a channel out of a group; does nothing if it is not in it (S13)."""
         self._core.group_discard(group, channel)
 
-    def group_send(self, group: str, message: Mapping[str, Any]) -> None:
+    def group_send(
+        self, group: str, message: Mapping[str, Any], *, exclude: str | Collection[str] = ()
+    ) -> Sequence[str]:
         """Send a message to each channel of a group; never waits for room (S14).
 
-        For channels over capacity it is dropped, counted and logged. Raises `TypeError`,
-        `ValueError` and `MessageTooLarge` as `send` does.
+        ``exclude``: the name of a channel, or several, that the message is not for. For channels
+        over capacity the message is dropped, counted and logged; they are returned. Raises
+        `TypeError`, `ValueError` and `MessageTooLarge` as `send` does.
         """
-        self._core.group_send(group, message)
+        return self._core.group_send(group, message, exclude)
 
     #: Its name in ASGI 1.x (A4).
     send_group = group_send
+
+    def group_count(self, group: str) -> int:
+        """Return the number of channels in a group."""
+        return self._core.group_count(group)
 
     def group_channels(self, group: str) -> list[str]:
         """Return the channels in a group."""
@@ -199,12 +230,19 @@ class SyncIPCChannelLayer(LayerSurface):
         """Remove the store, for all processes, and close."""
         self._core.destroy()
 
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _readable(self, channel: str) -> ChannelName:
         name = channel_name(channel)
-        if name.local:
-            raise ValueError(
-                f"can't receive on channel {channel}: a name with '!' must end there,"
-                f" as {name.queue.decode('ascii')}, and gets the messages of all that begin so"
+        if name.local and not name.owner:
+            raise ForeignChannel(
+                f"can't receive on channel {channel}: unless new_channel() made it, a name with '!'"
+                f" must end there, as {name.queue.decode('ascii')}, and gets the messages of all"
+                " that begin so"
             )
         if name.owner and name.owner != self._core.demux.engine.identity:
             raise self._core.not_ours(name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, ItemsView, Mapping
+from collections.abc import ItemsView, Mapping
 from fnmatch import translate
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..exceptions import OptionError
+
+if TYPE_CHECKING:
+    from functools import _lru_cache_wrapper
 
 #: Unread messages that an ordinary channel may hold if no ``capacity`` is given.
 DEFAULT_CAPACITY = 100
@@ -68,16 +71,25 @@ class Capacities:
             )
         #: Of an ordinary channel.
         self.default: int = DEFAULT_CAPACITY if default is None else default
+        #: As it was given.
+        self.given = default
         self._specific = UNCOUNTED if default is None else default
         self.exceptions: dict[str | re.Pattern[str], int] = dict(exceptions.items())
-        self._patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
+        #: The same, each pattern compiled.
+        self.patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
             _check(f"channel_capacity[{key!r}]", value)
         #: The capacity of the channel of that full name.
-        self.of: Callable[[str], int] = lru_cache(_REMEMBERED)(self._find)
+        self.of: _lru_cache_wrapper[int] = lru_cache(_REMEMBERED)(self._find)
+
+    def become(self, other: Capacities) -> None:
+        """Take over what another has; `of` stays the same function."""
+        self.default, self.given, self._specific = other.default, other.given, other._specific
+        self.exceptions, self.patterns = other.exceptions, other.patterns
+        self.of.cache_clear()
 
     def _find(self, channel: str) -> int:
-        for pattern, capacity in self._patterns:
+        for pattern, capacity in self.patterns:
             if pattern.match(channel):
                 return capacity
         return self._specific if "!" in channel else self.default

@@ -15,11 +15,14 @@ LONGEST = 10 * 365 * 86400
 _SECOND = 1_000_000_000
 
 
-def lifetime(option: str, seconds: float) -> int:
+def lifetime(option: str, seconds: float, never: bool = False) -> int:
     """Return a number of seconds in nanoseconds, at least 1.
 
-    Raises `OptionError` naming ``option`` unless it is a number above 0 and at most `LONGEST`.
+    With ``never``, 0 stands for no end, and is `LONGEST`. Raises `OptionError` naming ``option``
+    unless it is a number above 0 and at most `LONGEST`.
     """
+    if never and seconds == 0 and not isinstance(seconds, bool):
+        seconds = LONGEST
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, (int, float))
@@ -28,7 +31,7 @@ def lifetime(option: str, seconds: float) -> int:
     ):
         raise OptionError(
             f"{option} is {seconds!r}; it must be a number of seconds above 0"
-            f" and at most {LONGEST} (ten years)"
+            f" and at most {LONGEST} (ten years){', or 0 for no end' if never else ''}"
         )
     return max(1, round(seconds * _SECOND))
 

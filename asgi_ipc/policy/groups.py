@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from ..encoding.envelope import MAX_LOCALS, address
@@ -93,10 +93,26 @@ def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Targe
     return targets
 
 
+def without(targets: Iterable[Target], excluded: Set[str]) -> list[Target]:
+    """Return the records of a broadcast that reaches all channels but those."""
+    left: list[Target] = []
+    for target in targets:
+        if not excluded.isdisjoint(target.channels):
+            pairs = zip(target.channels, target.local_names, strict=True)
+            kept = [(channel, local) for channel, local in pairs if channel not in excluded]
+            if not kept:
+                continue
+            channels, local_names = zip(*kept, strict=True)
+            header = address(local_names)  # Only a record for several channels is left in part.
+            target = target._replace(header=header, channels=channels, local_names=local_names)
+        left.append(target)
+    return left
+
+
 def _parts(names: list[ChannelName]) -> Iterable[list[ChannelName]]:
     # A name and its newline take at most 100 bytes, so these take 5 MB: with the largest
     # message they stay below what an engine takes (`asgi_ipc.engines.base.MAX_PAYLOAD`).
     return (names[at : at + MAX_LOCALS] for at in range(0, len(names), MAX_LOCALS))
 
 
-__all__ = ["Target", "channel", "member", "plan", "suspended"]
+__all__ = ["Target", "channel", "member", "plan", "suspended", "without"]

@@ -181,6 +181,18 @@ def test_a_channel_is_suspended_after_five_times_expiry_and_comes_back_with_the_
     run(main())
 
 
+def test_a_thread_that_receives_on_a_suspended_channel_brings_back_that_one_alone() -> None:
+    async def main() -> None:
+        site = Site()
+        channels = [await site.suspended("room") for _ in range(2)]
+        sync = site.layer.sync
+        for block in (False, True):
+            assert sync.receive([channels[0]], block, timeout=0) == (None, None)
+            assert await site.members("room") == channels[:1]
+
+    run(main())
+
+
 def test_a_handler_that_takes_three_times_expiry_keeps_its_rooms() -> None:
     async def main() -> None:
         site = Site()

@@ -22,6 +22,7 @@ from asgi_ipc import MessageTooLarge, StoreCorrupt
 from asgi_ipc.encoding import codec, envelope
 from asgi_ipc.encoding.codec import DEPTH_LIMIT, MESSAGE_LIMIT, SharedBody, decode, encode
 from asgi_ipc.encoding.envelope import MAX_LOCALS, address, unpack
+from asgi_ipc.encoding.names import channel_name, group_name
 
 _scalars = (
     st.none()
@@ -105,6 +106,80 @@ def test_a_type_that_cannot_be_carried_is_refused_with_its_path(value: Any) -> N
     ]:
         with pytest.raises(TypeError, match=f"{path} of type [A-Za-z.]+, which can't be sent"):
             encode(message)
+
+
+class Liar:
+    """Claims to be what it stands for, as lazy objects do."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    __class__ = property(lambda self: type(self._value))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._value, name)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._value == other)
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+
+class Unbound:
+    """Can't say what it stands for, as outside of a request."""
+
+    def _nothing(self) -> type:
+        raise RuntimeError("outside of a request")
+
+    __class__ = property(_nothing)
+
+    def __repr__(self) -> str:
+        raise RuntimeError("outside of a request")
+
+
+@pytest.mark.parametrize("value", ["text", 5, 1.5, [1], {"a": 1}, b"x"])
+def test_what_only_claims_to_be_carried_is_refused_with_its_path(value: Any) -> None:
+    said = rf"of type \S*Liar \(it claims to be a {type(value).__name__}: send what it stands for"
+    message: Any
+    for message, path in [
+        ({"a": Liar(value)}, r"\['a'\]"),
+        ({"a": [(Liar(value),)]}, r"\['a'\]\[0\]\[0\]"),
+    ]:
+        with pytest.raises(TypeError, match=f"message{path} is {said}"):
+            encode(message)
+
+
+def test_a_liar_is_no_message_and_no_key_and_no_name() -> None:
+    message: Any = Liar({"a": 1})
+    with pytest.raises(TypeError, match=r"a message must be a dict, not .*Liar"):
+        encode(message)
+    with pytest.raises(TypeError, match=r"of type .*Liar; keys must be str"):
+        encode({"b": {Liar("a"): 1}})
+    for parse, what in ((channel_name, "channel"), (group_name, "group")):
+        parse("text")
+        with pytest.raises(TypeError, match=f"{what} name .* is not a str but of type Liar"):
+            parse(Liar("text"))
+
+
+def test_what_cannot_even_be_asked_is_refused_with_its_path() -> None:
+    with pytest.raises(
+        TypeError, match=r"message\['a'\] is of type .*Unbound, which can't be sent"
+    ):
+        encode({"a": Unbound()})
+
+
+def test_a_lazy_string_of_django_is_refused_with_its_path_and_the_remedy() -> None:
+    pytest.importorskip("django")
+    from django.utils.functional import SimpleLazyObject, lazystr
+
+    with pytest.raises(TypeError, match=r"message\['a'\] is .*__proxy__.*serializer=.extended"):
+        encode({"a": lazystr("text")})
+    with pytest.raises(TypeError, match=r"message\['a'\] is of type .*it claims to be a str"):
+        encode({"a": SimpleLazyObject(lambda: "text")})
 
 
 @pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**100])

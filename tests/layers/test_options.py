@@ -21,7 +21,7 @@ LAYERS = [IPCChannelLayer, SyncIPCChannelLayer]
         ("prefix", ["", "a b", "a/b", "../a", ".a", "ä", "a\n", "x" * 65, b"a", None, 1]),
         ("capacity", [0, -1, 1.5, True, "10", float("inf")]),
         ("expiry", [0, -1, True, "60", None, float("nan"), float("inf"), 1e12]),
-        ("group_expiry", [0, -0.1, False, "1", None, float("nan"), float("inf"), 1e12]),
+        ("group_expiry", [-0.1, False, "1", None, float("nan"), float("inf"), 1e12]),
         ("channel_memory", [0, -1, 262143, 1.5, True, "100MB", None, 1024**4 + 1]),
         ("group_memory", [0, 262143, 1e8, True, "20MB", None]),
         ("process_memory", [0, 16777215, 1e8, True, "64MB", None, 1024**4 + 1]),

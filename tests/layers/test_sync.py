@@ -90,7 +90,7 @@ def test_a_busy_channel_does_not_starve_a_quiet_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["test!", "test.foo", "?", "a?b", "a b?", "x" * 68 + "?", None, b"a?"]
+    "pattern", ["test!", "test.foo", "?", "a?b", "a b?", "x" * 68 + "?", 5, b"a?"]
 )
 def test_a_pattern_that_makes_no_channel_is_refused(pattern: Any) -> None:
     layer = SyncIPCChannelLayer(engine=engine())

@@ -1,4 +1,4 @@
-"""The synchronous layer under gevent and eventlet, which put green threads in place of threads."""
+"""The layers under gevent and eventlet, which put green threads in place of threads."""
 
 from __future__ import annotations
 

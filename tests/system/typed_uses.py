@@ -43,9 +43,10 @@ print(channel.upper(), message["type"])  # noqa: T201
 class Room(IPCChannelLayer):
     """A layer of one's own."""
 
-    async def send(self, channel: str, message: Any) -> None:
-        """Send it."""
-        await super().send(channel, message)
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add it to the group of all as well."""
+        await super().group_add("all", channel)
+        await super().group_add(group, channel)
 
 
 assert_type(Room("a", capacity=1), Room)

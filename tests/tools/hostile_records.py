@@ -23,8 +23,8 @@ def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
 
 #: Bodies by what is wrong with them.
 BODIES: dict[str, bytes] = {
-    "an extension": msgpack.packb({"a": msgpack.ExtType(5, b"x")}),
-    "an empty extension": b"\x81\xa1a\xc7\x00\x05",
+    "an extension": msgpack.packb({"a": msgpack.ExtType(100, b"x")}),
+    "an empty extension": b"\x81\xa1a\xc7\x00\x64",
     "a time": msgpack.packb({"a": msgpack.Timestamp(1, 2)}),
     "bytes as a key": msgpack.packb({b"a": 1}),
     "bytes as a key within": msgpack.packb({"a": [{"b": {b"c": 1}}]}),

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Plug-ins that some tests need, and that warn or act where no test is for them.
+WITHOUT = {"PYTEST_ADDOPTS": "-p no:asyncio -p no:django"}
 
 
 class Outcome(NamedTuple):
@@ -96,7 +98,7 @@ def run_elsewhere(
     done = subprocess.run(
         [python, "-m", module, *arguments, "-q", "-p", "no:cacheprovider"],
         cwd=folder,
-        env={**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**kept, **WITHOUT, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
