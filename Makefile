@@ -26,8 +26,11 @@ endif
 ifneq ($(shell cat .venv-bench/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-bench/.ready)
 endif
+ifneq ($(shell cat .venv-docs/.ready 2>/dev/null),$(CURDIR))
+$(shell rm -f .venv-docs/.ready)
+endif
 
-.PHONY: help run test torture platforms conformance lint format bench bench-site setup clean
+.PHONY: help run test torture platforms conformance lint format bench bench-site docs setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
@@ -35,10 +38,11 @@ help:
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
 	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour and more; SAMPLE=n)"
 	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
-	@echo "make lint    lint, direction of imports, and types only"
+	@echo "make lint    lint, direction of imports, and types (mypy, pyright) only"
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
 	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove everything that was made"
 
 run: $(READY)
@@ -77,6 +81,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "Not in the one format: make format"; exit 1; }
 	@said=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/mypy --strict
+	@$(BIN)/python -m tests.tools.typed_programs
 
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . || true
@@ -108,6 +113,24 @@ $(BENCH_READY): pyproject.toml
 		2>/dev/null || echo "$$layer cannot be installed here; it is left out"; done
 	@echo "$(CURDIR)" > $@
 
+# The site's tools have an environment of their own, too.
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
+
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
+	@echo "site/index.html; to search in it: python3 -m http.server -d site"
+
+$(DOCS_READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \
+		"one: make docs PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(DOCS) with $(PYTHON) (about half a minute) ..."
+	@test -x $(DOCS)/bin/python && $(DOCS)/bin/python -c '' 2>/dev/null || \
+		$(PYTHON) -m venv --clear $(DOCS)
+	@echo '*' > $(DOCS)/.gitignore
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@echo "$(CURDIR)" > $@
+
 setup: $(READY)
 
 $(READY): pyproject.toml Makefile
@@ -120,5 +143,5 @@ $(READY): pyproject.toml Makefile
 	@echo "$(CURDIR)" > $@
 
 clean:
-	@rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) $(DOCS) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

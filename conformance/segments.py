@@ -34,11 +34,11 @@ class Ground:
         self.engine = engine
         factory: Any = find(engine)
         self.segment: type[Segment] = factory.segment
-        self.token = secrets.token_hex(8)
+        self.token: str = secrets.token_hex(8)
         directory = os.path.join(tempfile.gettempdir(), f"{prefix}-segment")
         os.mkdir(directory, 0o700)
-        self.location = Location(directory, 0o600, None, private=False)
-        self.directory = StoreDirectory.open(self.location)
+        self.location: Location = Location(directory, 0o600, None, private=False)
+        self.directory: StoreDirectory = StoreDirectory.open(self.location)
         self._locators: set[str] = set()
         self._open: list[Segment] = []
         self._more: list[StoreDirectory] = []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-pytestmark = pytest.mark.needs("crosses_processes")
+pytestmark: pytest.MarkDecorator = pytest.mark.needs("crosses_processes")
 
 #: How often each loop is killed: more kills find more, but the suite must stay fast.
 KILLS = 6

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .case import Case
 
 #: None of them is a valid channel name.
-BAD_NAMES = [
+BAD_NAMES: list[Any] = [
     *("", " ", "a b", "=+135!", "a/b", "a\n", "\na", "ü", "a!b!c", "a!!", "a:b", "a*"),
     "x" * 100,
     b"bytes",

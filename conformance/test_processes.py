@@ -18,7 +18,7 @@ from .tools import ENOUGH, deadline, eventually, pop, push, record, signalled
 if TYPE_CHECKING:
     from .case import Case
 
-shared = pytest.mark.needs("crosses_processes")
+shared: pytest.MarkDecorator = pytest.mark.needs("crosses_processes")
 
 
 @shared

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-pytestmark = pytest.mark.needs("wakes")
+pytestmark: pytest.MarkDecorator = pytest.mark.needs("wakes")
 
 
 def waiting(engine: Engine, *queues: bytes) -> Bell:

@@ -114,4 +114,4 @@ def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[
     return left
 
 
-__all__ = ["directory_of", "in_use", "location_of", "record_of", "remove_store"]
+__all__ = ["directory_of", "in_use", "is_absent", "location_of", "record_of", "remove_store"]

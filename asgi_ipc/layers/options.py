@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from ..encoding.serializers import Codec, Serializer, choose
 from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
-from ..policy.capacity import Capacities
+from ..policy.capacity import Capacities, CapacityExceptions
 from ..policy.expiry import lifetime
 
 #: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
@@ -103,14 +103,13 @@ def checked(
     expiry: float,
     group_expiry: float,
     capacity: int | None,
-    channel_capacity: Mapping[str | re.Pattern[str], int] | None,
+    channel_capacity: CapacityExceptions | None,
     suspend_silent_channels: bool,
     serializer: str | type | Serializer,
-    unknown: Iterable[str] = (),
 ) -> Options:
     """All options, checked. Raises one `OptionError` for all that are wrong."""
     given = {name: value for name, value in locals().items() if name in NAMES}
-    wrong = problems({**given, **dict.fromkeys(unknown)})
+    wrong = problems(given)
     if wrong:
         raise OptionError("\n".join(each.text for each in wrong))
     return Options(
@@ -194,6 +193,14 @@ def problems(options: Mapping[str, Any]) -> list[Problem]:
         except OptionError as error:
             found.append(Problem(name, str(error)))
     return found
+
+
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raise one `OptionError` for all that is wrong with options if there are unknown ones."""
+    if not options.keys() <= _CHECKS.keys():
+        in_order = {name: options[name] for name in NAMES if name in options}
+        wrong = problems({**in_order, **options})
+        raise OptionError("\n".join(each.text for each in wrong))
 
 
 def check_prefix(prefix: object) -> None:
@@ -324,5 +331,6 @@ __all__ = [
     "checked",
     "pauses",
     "problems",
+    "refuse_unknown",
     "seconds_or_none",
 ]

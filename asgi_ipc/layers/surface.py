@@ -5,15 +5,35 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from ..encoding.names import CHANNEL, GROUP, NAME_LIMIT, RULE, channel_name, group_name
 from ..encoding.serializers import MSGPACK, Serializer
 from ..engines.base import Engine
 from ..exceptions import ChannelFull, MessageTooLarge
-from ..policy.capacity import Capacities
+from ..policy.capacity import Capacities, CapacityExceptions
 from .core import LayerCore
-from .options import CHANNEL_MEMORY, GROUP_MEMORY, PROCESS_MEMORY, checked
+from .options import CHANNEL_MEMORY, GROUP_MEMORY, PROCESS_MEMORY, checked, refuse_unknown
+
+_Layer = TypeVar("_Layer")
+_Options = ParamSpec("_Options")
+
+
+def _known_options_only(
+    constructor: Callable[Concatenate[_Layer, _Options], None],
+) -> Callable[Concatenate[_Layer, _Options], None]:
+    """Answer an unknown option with a remedy, and leave the signature as type checkers know it.
+
+    A parameter for the rest of the options, in the signature, would hide misspellings from them.
+    """
+
+    @wraps(constructor)
+    def construct(layer: _Layer, /, *prefix: _Options.args, **options: _Options.kwargs) -> None:
+        refuse_unknown({**dict(zip(("prefix",), prefix, strict=False)), **options})
+        constructor(layer, *prefix, **options)
+
+    return construct
 
 
 class LayerSurface:
@@ -30,6 +50,7 @@ class LayerSurface:
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
 
+    @_known_options_only
     def __init__(
         self,
         prefix: str = "asgi",
@@ -43,10 +64,9 @@ class LayerSurface:
         group_expiry: float = 86400,
         # None: `policy.capacity.DEFAULT_CAPACITY`, and no count on process-specific channels.
         capacity: int | None = None,
-        channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
+        channel_capacity: CapacityExceptions | None = None,
         suspend_silent_channels: bool = True,
         serializer: str | type | Serializer = MSGPACK,
-        **unknown: Any,
     ) -> None:
         options = checked(
             prefix=prefix,
@@ -61,7 +81,6 @@ class LayerSurface:
             channel_capacity=channel_capacity,
             suspend_silent_channels=suspend_silent_channels,
             serializer=serializer,
-            unknown=unknown,
         )
         self._attach(LayerCore(options))
 

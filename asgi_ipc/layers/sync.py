@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from ..delivery.thread_listener import receive_now, receive_waiting
 from ..encoding.codec import SharedBody
@@ -69,16 +69,25 @@ class SyncIPCChannelLayer(LayerSurface):
                     raise
             time.sleep(pause)
 
+    @overload
+    def receive(
+        self, channels: Iterable[str], block: Literal[True], timeout: None = None
+    ) -> tuple[str, dict[str, Any]]: ...
+    @overload
+    def receive(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]: ...
     def receive(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
         """Receive the next message on any of the channels; return its channel and it (A1, A2).
 
         Without a message, returns ``(None, None)`` at once; with ``block``, waits for one for
-        ``timeout`` seconds, or without end if that is None. An empty list of channels always
-        returns at once. Each call begins with the next channel of the list, so that a busy channel
-        does not starve the others (S12). A name that ends in ``!`` stands for all channels that
-        begin with it; one that goes on, from `new_channel` of either layer, for that one.
+        ``timeout`` seconds, or without end if that is None, so that type checkers then expect a
+        message. Only for an empty list of channels it returns ``(None, None)`` at once in any case.
+        Each call begins with the next channel of the list, so that a busy channel does not starve
+        the others (S12). A name that ends in ``!`` stands for all channels that begin
+        with it; one that goes on, from `new_channel` of either layer, for that one.
 
         Raises `TypeError` for bad names, `ForeignChannel`, a `ValueError`, for a process-specific
         channel that this process did not make, and `ValueError` for a timeout that is no number of
@@ -115,6 +124,14 @@ class SyncIPCChannelLayer(LayerSurface):
                 if end is not None:
                     timeout = max(0.0, end - time.monotonic())
 
+    @overload
+    def receive_many(
+        self, channels: Iterable[str], block: Literal[True], timeout: None = None
+    ) -> tuple[str, dict[str, Any]]: ...
+    @overload
+    def receive_many(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]: ...
     def receive_many(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:

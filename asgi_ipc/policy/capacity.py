@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from fnmatch import translate
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..exceptions import OptionError
 
@@ -28,6 +28,17 @@ _NAMED = _ORDINARY | {"!"}
 _USUAL = "specific"
 
 
+class CapacityExceptions(Protocol):
+    """Capacities by pattern, a Mapping, for type checkers.
+
+    They would take no ``dict[str, int]`` for a Mapping from str or patterns, as its keys are
+    invariant; what `items` returns is not.
+    """
+
+    def items(self) -> ItemsView[str | re.Pattern[str], int]:
+        """Return pairs of pattern and capacity."""
+
+
 class Capacities:
     """The ``capacity`` of a layer, and its ``channel_capacity``: exceptions by pattern.
 
@@ -44,9 +55,7 @@ class Capacities:
     Raises `OptionError` naming the value, the rule and the remedy.
     """
 
-    def __init__(
-        self, default: int | None, exceptions: Mapping[str | re.Pattern[str], int] | None = None
-    ) -> None:
+    def __init__(self, default: int | None, exceptions: CapacityExceptions | None = None) -> None:
         if default is not None:
             _check(
                 "capacity",
@@ -61,11 +70,11 @@ class Capacities:
                 " such as {'http.request': 200}"
             )
         #: Of an ordinary channel.
-        self.default = DEFAULT_CAPACITY if default is None else default
+        self.default: int = DEFAULT_CAPACITY if default is None else default
         #: As it was given.
         self.given = default
         self._specific = UNCOUNTED if default is None else default
-        self.exceptions = dict(exceptions)
+        self.exceptions: dict[str | re.Pattern[str], int] = dict(exceptions.items())
         #: Whether all channels of a queue have the same capacity: no pattern tells them apart.
         self.by_queue = not self.exceptions
         #: The exceptions, each pattern compiled.
@@ -79,6 +88,7 @@ class Capacities:
         """Take over what another has; `of` stays the same function."""
         self.default, self.given, self._specific = other.default, other.given, other._specific
         self.exceptions, self.patterns = other.exceptions, other.patterns
+        self.by_queue = other.by_queue
         self.of.cache_clear()
 
     def _find(self, channel: str) -> int:

@@ -2,7 +2,8 @@
 """Runs the chat: several web processes on one port and a background worker.
 
 PORT, ENGINE and WORKERS in the environment change it. Ctrl-C or SIGTERM ends every process
-and removes the shared memory. A process that dies is started again.
+and removes the shared memory. A process that dies is started again. The page asks through the
+channel layer which processes there are, and to kill one of them.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.exceptions import EngineUnavailable, OptionError, StoreFull, StoreUnavailable
 
 HERE = Path(__file__).resolve().parent
@@ -80,21 +81,27 @@ def open_layer(engine: str, prefix: str) -> SyncIPCChannelLayer:
 class Supervisor:
     """Keeps the processes running until it is told to stop."""
 
-    def __init__(self, listener: socket.socket, engine: str, prefix: str) -> None:
+    def __init__(self, listener: socket.socket, engine: str, prefix: str, workers: int) -> None:
         self.listener = listener
+        self.workers = workers
+        self.layer = IPCChannelLayer(prefix, engine=engine)
         self.environment = {
             **os.environ,
             "ENGINE": engine,
             "CHAT_PREFIX": prefix,
             "CHAT_SUPERVISED": "1",
+            "CHAT_DEMO": "1",
+            "CHAT_WORKERS": str(workers),
             "DJANGO_SETTINGS_MODULE": "chat.settings",
         }
         # Never written to: our processes see the end of it when we are gone, even by kill -9.
         self.lifeline, self._held = os.pipe()
-        self.running: set[asyncio.subprocess.Process] = set()
+        self.running: dict[asyncio.subprocess.Process, str] = {}
+        #: Those that the page asked to kill, which is no reason to give up.
+        self.killed: set[int] = set()
         self.stopping = False
 
-    async def run(self, workers: int) -> None:
+    async def run(self) -> None:
         """Start everything; return when asked to stop, everything ended."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -105,14 +112,18 @@ class Supervisor:
         web += ["--lifespan", "off", "--timeout-graceful-shutdown", "2"]
         background = [sys.executable, "manage.py", "runworker", "assistant"]
         keepers = [
-            asyncio.create_task(self.keep(f"web worker {n}", web)) for n in range(1, workers + 1)
+            asyncio.create_task(self.keep(f"web worker {n}", web))
+            for n in range(1, self.workers + 1)
         ]
         keepers.append(asyncio.create_task(self.keep("background worker", background)))
         stopped = asyncio.create_task(stop.wait())
+        listening = asyncio.create_task(self.listen())
         try:
             done, _ = await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            listening.cancel()
             await self.end(keepers)
+            await self.layer.close()
         for task in done - {stopped}:
             task.result()
 
@@ -129,19 +140,47 @@ class Supervisor:
                 pass_fds=[self.listener.fileno()],
                 start_new_session=True,  # Ctrl-C comes to us alone; we end them in order.
             )
-            self.running.add(process)
+            self.running[process] = name
             if self.stopping:  # It was just being started as the others were told to end.
                 process.terminate()
             say(f"{name} is process {process.pid}")
+            await self.tell(f"{name} is process {process.pid}")
             code = await process.wait()
-            self.running.discard(process)
+            del self.running[process]
             if self.stopping:
                 return
-            deaths = deaths + 1 if time.monotonic() - began < SHORT else 0
+            died_soon = time.monotonic() - began < SHORT and process.pid not in self.killed
+            self.killed.discard(process.pid)
+            deaths = deaths + 1 if died_soon else 0
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             if deaths >= DEATHS:
                 raise Unfit(f"{name} ended {how} {deaths} times in a row; giving up.")
             say(f"{name} (process {process.pid}) ended {how}; starting it again")
+            await self.tell(f"{name}, process {process.pid}, ended {how}; starting it again")
+
+    async def listen(self) -> None:
+        """Do what web processes ask for, which have it from their pages."""
+        while True:
+            try:
+                asked = await self.layer.receive("supervisor")
+            except StoreUnavailable:  # Somebody removed the store; there is a new one soon.
+                await asyncio.sleep(1.0)
+                continue
+            if asked.get("type") == "tell":
+                await self.tell()
+            elif asked.get("type") == "kill":
+                for process, name in self.running.items():
+                    if process.pid == asked.get("pid") and name.startswith("web"):
+                        self.killed.add(process.pid)
+                        process.kill()
+
+    async def tell(self, event: str = "") -> None:
+        """Tell all pages which processes there are, and what has happened."""
+        processes = {name: process.pid for process, name in self.running.items()}
+        processes["supervisor"] = os.getpid()
+        message = {"type": "figures.processes", "processes": processes, "event": event}
+        with contextlib.suppress(StoreUnavailable):
+            await self.layer.group_send("figures", message)
 
     async def end(self, keepers: list[asyncio.Task[None]]) -> None:
         """Ask every process to end, and after a while make it."""
@@ -171,7 +210,7 @@ def main() -> int:
             try:
                 say(f"http://{HOST}:{port}/")
                 say(describe(layer, engine, prefix))
-                asyncio.run(Supervisor(listener, engine, prefix).run(workers))
+                asyncio.run(Supervisor(listener, engine, prefix, workers).run())
             finally:
                 for signum in SIGNALS:
                     signal.signal(signum, signal.SIG_IGN)

@@ -56,15 +56,9 @@ def test_an_unknown_option_is_refused_with_advice(layer_class: Any, option: str,
 
 def test_one_error_names_all_options_that_are_wrong() -> None:
     patterns: dict[Any, int] = {"a": 0, "b": 1, "c": -1}
+    options: dict[str, Any] = {"hosts": [], "expiry": 0, "serializer_format": 1}
     with pytest.raises(OptionError) as caught:
-        IPCChannelLayer(
-            "a b",
-            engine="memory",
-            expiry=0,
-            channel_capacity=patterns,
-            hosts=[],
-            serializer_format=1,
-        )
+        IPCChannelLayer("a b", engine="memory", channel_capacity=patterns, **options)
     lines = str(caught.value).splitlines()
     begun = ("prefix", "expiry", "channel_capacity['a']", "channel_capacity['c']")
     unknown = ("there is no option 'hosts'", "there is no option 'serializer_format'")

@@ -182,6 +182,68 @@ def test_a_dead_worker_is_started_again_and_sigterm_leaves_nothing(tmp_path: Pat
         assert site.leftovers() == set()
 
 
+def test_the_page_can_kill_a_web_process_again_and_again_and_no_other(tmp_path: Path) -> None:
+    async def press(site: Site, button: str) -> int:
+        client = await Client.join(site, "lobby")
+        await client.connection.send(json.dumps({"do": button}))
+        if button == "kill":
+            await client.connection.wait_closed()
+        else:
+            await client.hear()
+            await client.connection.close()
+        return client.pid
+
+    with Site("mmap", tmp_path) as site:
+        others = {site.process.pid, site.background_pid()}
+        supervisor = SyncIPCChannelLayer(site.prefix, engine="mmap")
+        for pid in (*others, 1, os.getpid(), "nonsense", None):
+            supervisor.send("supervisor", {"type": "kill", "pid": pid})
+        supervisor.send("supervisor", {"something": "else"})
+        # More often than a worker may die by itself without that the supervisor gives up.
+        for _ in range(6):
+            victim = within(press(site, "kill"))
+            site.wait_for(rf"\(process {victim}\) ended by signal 9; starting it again")
+        within(press(site, "stream"))
+        assert others <= site.processes()
+        assert "giving up" not in site.output
+        assert "Traceback" not in site.output
+        supervisor.close()
+
+
+BUTTONS = """
+import asyncio, json
+from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
+from chat.asgi import application
+
+async def main():
+    headers = [(b"host", b"localhost"), (b"origin", b"http://localhost")]
+    browser = WebsocketCommunicator(application, "/ws/room/lobby/", headers)
+    assert (await browser.connect(timeout=60))[0]
+    await browser.receive_json_from(timeout=60)
+    for said in ({"do": "kill"}, {"do": "stream"}, {"do": ["kill"]}, {"do": {}}, ["do"], "do", 1):
+        await browser.send_json_to(said)
+        print((await browser.receive_json_from(timeout=60))["kind"])
+    await browser.disconnect()
+    print((await get_channel_layer().global_statistics())["messages_pending"])
+
+asyncio.run(main())
+"""
+
+
+def test_the_buttons_do_nothing_unless_run_py_switches_them_on() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUTTONS],
+        cwd=Path(RUN[1]).parent,
+        env=environment(ENGINE="memory", DJANGO_SETTINGS_MODULE="chat.settings"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.split() == ["notice"] * 7 + ["0"], done.stderr
+
+
 async def status(site: Site, request: str) -> int:
     """How the site answers a request, given without its last line end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
@@ -231,6 +293,8 @@ def test_foreign_hosts_and_origins_are_refused(tmp_path: Path) -> None:
         for origin, ours in ORIGINS.items():
             request = f"{room}localhost:PORT\r\nOrigin: {origin}{UPGRADE}"
             assert await status(site, request) == (101 if ours else 403), origin
+            figures = request.replace("/ws/room/lobby/", "/ws/figures/")
+            assert await status(site, figures) == (101 if ours else 403), origin
         assert await status(site, f"{room}localhost:PORT{UPGRADE}") == 403
 
     with Site("mmap", tmp_path) as site:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -210,11 +212,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def sources(root: Path) -> set[str]:
     """The files of a checkout, or of an sdist: without what was made from them."""
-    made = re.compile(r"\..*|build|dist|site|__pycache__|.*\.egg-info|PKG-INFO|setup\.cfg")
+    made = re.compile(r"\..*|__pycache__|.*\.egg-info|PKG-INFO|setup\.cfg")
     found: set[str] = set()
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not made.fullmatch(name)]
         inside = Path(folder).relative_to(root)
+        at_top = {"build", "dist", "site"} if folder == str(root) else set()
+        folders[:] = [name for name in folders if not made.fullmatch(name) and name not in at_top]
         found.update((inside / name).as_posix() for name in files if not made.fullmatch(name))
     return found
 
@@ -234,15 +237,16 @@ def test_the_wheel_holds_the_package_the_conformance_suite_and_nothing_else(buil
     assert names == modules | suite | about | {"asgi_ipc/py.typed"}
 
 
-def test_no_other_program_loads_the_package_unasked(built: Built) -> None:
-    """Such as pytest, which would load an entry point of its group in every user's test runs."""
-    archive = zipfile.ZipFile(built.wheel)
-    text = "".join(
-        archive.read(name).decode()
-        for name in archive.namelist()
-        if name.endswith("/entry_points.txt")
-    )
-    assert text.split() == ["[console_scripts]", "asgi-ipc", "=", "asgi_ipc.cli.main:main"]
+def test_the_wheel_installs_the_command_and_no_other_program_loads_the_package(
+    built: Built,
+) -> None:
+    """As pytest would, which loads entry points of its group in every user's test runs."""
+    (about,) = (built.source / "asgi_ipc.egg-info").glob("entry_points.txt")
+    assert about.read_text().split("\n") == [
+        "[console_scripts]",
+        "asgi-ipc = asgi_ipc.cli.main:main",
+        "",
+    ]
 
 
 def test_the_index_accepts_what_is_uploaded(built: Built) -> None:
@@ -258,6 +262,49 @@ def test_the_index_accepts_what_is_uploaded(built: Built) -> None:
     classifiers = metadata("asgi_ipc").get_all("Classifier") or []
     assert set(classifiers) <= trove_classifiers.classifiers
     assert "Programming Language :: Python :: 3.14" in classifiers
+
+
+def test_type_checkers_know_all_that_is_public(built: Built, tmp_path: Path) -> None:
+    """Public as the package says, and what its first module takes from elsewhere."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        archive.extractall(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pyright", "--outputjson", "--ignoreexternal"),
+            *("--verifytypes", "asgi_ipc"),
+        ],
+        cwd=empty,
+        # It asks the first python of the path where packages are.
+        env=os.environ
+        | {"PYTHONPATH": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.defpath}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    found = json.loads(done.stdout)["typeCompleteness"]
+    assert Path(found["packageRootDirectory"]) == tmp_path / "asgi_ipc"
+    public = set(re.findall(r"`(asgi_ipc[\w.]*)`", asgi_ipc.__doc__ or ""))
+    assert len(public) >= 9
+    for module in public:
+        pkgutil.resolve_name(module)
+    public |= {f"asgi_ipc.layers.{name}" for name in ("aio", "sync", "surface")}
+    public.add("asgi_ipc.engines.choice")
+    modules = sorted((each["name"] for each in found["modules"]), key=len, reverse=True)
+
+    def is_public(name: str) -> bool:
+        module = next(each for each in modules if f"{name}.".startswith(f"{each}."))
+        return module in public or module.startswith("asgi_ipc.conformance")
+
+    known = {
+        symbol["name"]: symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"]
+        for symbol in found["symbols"]
+        if is_public(symbol["name"])
+    }
+    assert any(name.endswith(".IPCChannelLayer.send") for name in known)
+    assert [name for name, is_known in known.items() if not is_known] == []
 
 
 def test_the_page_on_the_index_has_no_link_that_only_a_checkout_can_follow() -> None:

@@ -123,7 +123,7 @@ def test_the_settings_and_the_snippet_for_django_work_in_django(shell: Shell) ->
     pytest.importorskip("channels.layers")
     blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
     (settings,) = (block for block in blocks if "CHANNEL_LAYERS" in block)
-    (snippet,) = (block for block in blocks if "get_channel_layer" in block)
+    (snippet,) = (block for block in blocks if "get_layer()" in block)
     code = f"""
 {settings}
 from django.conf import settings

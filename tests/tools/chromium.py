@@ -91,7 +91,7 @@ class Browser:
     def wait(self, expression: str) -> None:
         """Until a JavaScript expression is true."""
         deadline = time.monotonic() + PATIENCE
-        while not self.evaluate(expression):
+        while not self.evaluate(f"Boolean({expression})"):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.05)
 
@@ -107,6 +107,35 @@ class Browser:
                 text="\r",
                 windowsVirtualKeyCode=13,
             )
+
+    def press(self, key: str, code: int) -> None:
+        """A key that types nothing, such as Tab."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+            )
+
+    def emulate(self, width: int, height: int, dark: bool = False, still: bool = False) -> None:
+        """Another window, in dark colours or not, for somebody who wants no motion or not."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        features = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if still else "no-preference",
+        }
+        self._call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": name, "value": value} for name, value in features.items()],
+        )
 
     def screenshot(self, file: Path) -> None:
         file.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))

@@ -33,7 +33,7 @@ class StoreDirectory:
 
     def __init__(self, location: Location, descriptor: int) -> None:
         self.location = location
-        self.path = location.directory
+        self.path: str = location.directory
         self._descriptor = descriptor
         # One entry for each user, and one that the last of them takes to close it: no lock, which
         # code that interrupts its holder would wait for without result.

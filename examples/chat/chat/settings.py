@@ -10,6 +10,11 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",  # It is this one that refuses foreign hosts.
 ]
+# Whether the page's buttons work: one kills a process. Only run.py switches them on, and it serves
+# this machine alone.
+DEMO = os.environ.get("CHAT_DEMO") == "1"
+#: How many web processes there are, as far as run.py says.
+WORKERS = int(os.environ.get("CHAT_WORKERS", "1"))
 ROOT_URLCONF = "chat.urls"
 ASGI_APPLICATION = "chat.asgi.application"
 TEMPLATES: list[dict[str, Any]] = [

@@ -9,4 +9,5 @@ from django.shortcuts import render
 
 def index(request: HttpRequest) -> HttpResponse:
     engine = settings.CHANNEL_LAYERS["default"]["CONFIG"]["engine"]
-    return render(request, "chat/index.html", {"engine": engine, "pid": os.getpid()})
+    context = {"engine": engine, "pid": os.getpid(), "demo": settings.DEMO}
+    return render(request, "chat/index.html", {**context, "workers": settings.WORKERS})
