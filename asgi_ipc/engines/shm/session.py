@@ -161,6 +161,7 @@ class Session:
             if slot < 0:
                 return False
             self.generation = self.processes.generation(slot)
+            self.processes.own = slot
         self.slot = slot
         return True
 
@@ -464,6 +465,13 @@ class Session:
                     with contextlib.suppress(OSError):
                         store.directory.unlink(name)
             self._close()
+
+    def see(self) -> None:
+        """Note that this process is not in the middle of a peek, see `heap.returns`."""
+        # Another thread may just be letting go of the memory.
+        with contextlib.suppress(ValueError):
+            if self.slot >= 0 and self.queues.peeks:
+                self.processes.see()
 
     def _present(self) -> set[bytes]:
         """The identities of the processes that have a slot."""

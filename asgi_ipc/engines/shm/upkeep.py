@@ -77,6 +77,7 @@ class Upkeep:
             session.reopen(store)
         session.bells.look()
         session.signal_own_list()
+        session.see()
         if not current:
             return
         try:
@@ -107,6 +108,8 @@ class Upkeep:
             return
         done = self._sweep_segment(CHANNELS, now)
         done &= self._sweep_segment(GROUPS, now)
+        self._give_back(CHANNELS)
+        self._give_back(GROUPS)
         if not done:
             self.due = now + _GO_ON_AFTER
             self._sweep_again(self.due)
@@ -124,6 +127,18 @@ class Upkeep:
     def _sweep_again(self, when: int) -> None:
         with self.session.channels as heap:
             heap.commit({NEXT_SWEEP: when})
+
+    @step
+    def _give_back(self, kind: int) -> None:
+        """Give some memory back that is not needed, see `heap.returns`."""
+        session = self.session
+        # Read without the channels' lock: nobody reads groups without theirs.
+        with session.channels if kind == CHANNELS else session.groups as heap:
+            if kind == GROUPS:
+                session.follow_flush()
+            seen = kind == GROUPS or session.processes.all_have_seen()
+            segment = (session.channels if kind == CHANNELS else session.groups).segment
+            heap.returns.step(seen, segment.give_back)
 
     def _sweep_segment(self, kind: int, now: int) -> bool:
         """Sweep a segment for a while; False if there is left what a dead process had."""
