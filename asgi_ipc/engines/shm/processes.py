@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import compress
 from typing import NamedTuple
 
 from asgi_ipc.exceptions import StoreUnavailable
@@ -237,11 +238,9 @@ class Processes:
         words, ever = self._words, self._ever_used()
         first, stop = self._row(0) + layout.P_SEEN, self._row(ever)
         seen = words[first : stop + layout.P_SEEN : layout.PROCESS_WORDS].tolist()
-        returns = words[layout.RETURNS]
-        known = (returns, layout.PEEKS_NOT)
-        behind = [slot for slot, number in enumerate(seen[:ever]) if number not in known]
-        identities = self._identities(0, ever)
-        return not any(identities[slot] for slot in behind)
+        # In C: there may be a thousand.
+        of_the_living = set(compress(seen, self._identities(0, ever)))
+        return of_the_living <= {words[layout.RETURNS], layout.PEEKS_NOT}
 
     def sums(self) -> dict[str, int]:
         """The sums of what processes have counted; of the counters, also those that have left.
