@@ -358,7 +358,9 @@ def test_what_is_given_back_is_had_again_by_reserving_and_all_else_stays(ground:
     segment.view[:] = b"\x5a" * size
     # Whole pages, and parts of the two around them.
     start, stop = 2 * PAGE - 100, size - 2 * PAGE + 100
+    can = segment.give_back(0, 0)
     gave = segment.give_back(start, stop - start)
+    assert gave is can
     assert other.view[:start] == b"\x5a" * start
     assert other.view[stop:] == b"\x5a" * (size - stop)
     if not gave:

@@ -31,7 +31,7 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
   G8  `give_back` may return to the system what lies wholly within these bytes; nobody touches them
       until `reserve` covers them anew, and then they have any content. All other bytes keep
       theirs. It returns whether it did so. A Segment whose system can't, or where `reserve` could
-      not get them again, does nothing and returns False.
+      not get them again, does nothing and returns False, also for no bytes at all.
 """
 
 from __future__ import annotations

@@ -132,13 +132,16 @@ class Upkeep:
     def _give_back(self, kind: int) -> None:
         """Give some memory back that is not needed, see `heap.returns`."""
         session = self.session
-        # Read without the channels' lock: nobody reads groups without theirs.
-        with session.channels if kind == CHANNELS else session.groups as heap:
+        locked_segment = session.channels if kind == CHANNELS else session.groups
+        give_back = locked_segment.segment.give_back
+        if not give_back(0, 0):
+            return  # Here it can't be done.
+        with locked_segment as heap:
             if kind == GROUPS:
                 session.follow_flush()
+            # No process reads the groups without their lock.
             seen = kind == GROUPS or session.processes.all_have_seen()
-            segment = (session.channels if kind == CHANNELS else session.groups).segment
-            heap.returns.step(seen, segment.give_back)
+            heap.returns.step(seen, give_back)
 
     def _sweep_segment(self, kind: int, now: int) -> bool:
         """Sweep a segment for a while; False if there is left what a dead process had."""

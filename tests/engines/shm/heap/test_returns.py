@@ -215,6 +215,7 @@ def test_where_memory_can_not_be_given_back_it_stays(
     reserved = engine.statistics()["channel_bytes_reserved"]
     seconds_pass(engine, clock, 6)
     assert engine.statistics()["channel_bytes_reserved"] == reserved
+    assert engine.session.channels.words[layout.RETURNED_EXTENTS] == 0
     fill(engine)
     assert_sound(engine)
     engine.destroy()
