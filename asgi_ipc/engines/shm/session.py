@@ -152,6 +152,7 @@ class Session:
         """Give up the slot, as the dead do: the next process to look frees it."""
         word = self.processes.owner_word(self.identity)
         self.slot = -1
+        self.queues.let_none_peek()
         if word:
             store.lock_file.release(FIRST_SLOT + (word & SLOT_MASK))
 
@@ -486,6 +487,7 @@ class Session:
         self.signaller.after_fork_in_child()
         # The mapping is inherited; joining is left to the first use.
         self.slot = -1
+        self.queues.let_none_peek()
 
 
 def new_identity(node: bytes) -> bytes:

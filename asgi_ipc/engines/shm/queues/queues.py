@@ -141,6 +141,11 @@ class Queues:
             handle = words[address + Q_CHAIN]
         raise self._hash_table.circle()
 
+    def let_none_peek(self) -> None:
+        """Let `peek` read nothing until queues are found again: this process has no slot."""
+        self.peeks = False
+        self._forget()
+
     def _forget(self) -> None:
         """Forget where queues were."""
         self._known.clear()

@@ -18,7 +18,7 @@ from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreCorrupt
 from tests.tools.clocks import Clock
-from tests.tools.stores import KIB, assert_sound, maintain, open_store, record
+from tests.tools.stores import KIB, assert_sound, in_child, maintain, open_store, record
 
 SECOND = 10**9
 LARGE: dict[str, Any] = {"channel_memory": 8 * 1024 * KIB, "group_memory": 8 * 1024 * KIB}
@@ -144,6 +144,30 @@ def test_a_process_that_never_peeks_keeps_nothing(
     seconds_pass(engine, clock, 4)
     assert has_memory(engine) < held
     other.close()
+
+
+def test_a_forked_child_peeks_at_nothing_that_its_parent_knew(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    fill(engine)
+    for _ in range(3):
+        engine.peek(b"q0")
+        engine.pop(b"q0")
+    engine.pop(b"q0", 50)
+    assert not engine.peek(b"q0")
+
+    def child() -> None:
+        assert engine.peek(b"q0"), "it has no slot yet"
+        seen = layout.P_SEEN
+        engine.pop(b"other")
+        words, processes = engine.session.words, engine.session.processes
+        assert words[processes._row(engine.session.slot) + seen] == layout.PEEKS_NOT
+        engine.peek(b"q0")
+        engine.pop(b"q0")
+        assert not engine.peek(b"q0")
+        assert words[processes._row(engine.session.slot) + seen] == words[layout.RETURNS]
+
+    in_child(child)
 
 
 def test_a_peek_at_a_queue_that_has_gone_reads_no_memory_that_was_given_back(
