@@ -159,6 +159,8 @@ def run(
         _complain(program, error.format_message())
         return error.exit_code
     except (_Interrupted, KeyboardInterrupt):
+        with contextlib.suppress(OSError):
+            click.echo(err=True)  # Behind the terminal's ^C.
         return _INTERRUPTED
     except click.Abort as error:
         return _INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 1
