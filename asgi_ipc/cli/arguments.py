@@ -179,8 +179,9 @@ def sort_and_limit(keys: Sequence[str], default: str) -> Callable[[_Function], _
             "--sort",
             type=click.Choice(list(keys)),
             default=default,
-            show_default=True,
-            help="numbers: largest first; text: in alphabetical order",
+            metavar="KEY",
+            help=f"order by {', '.join(keys)} (default: {default}); largest first, text "
+            "alphabetically",
         )(limited)
 
     return decorate

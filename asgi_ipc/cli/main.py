@@ -90,8 +90,21 @@ class Commands(click.Group):
             ctx.fail(f"no such command {printable(args[0])!r}; {hint}")
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments, and print the help; ends as `invoke` does."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:
+            raise _Closed from None
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Call a command. Output that nobody reads ends it at once."""
+        """Call a command. It ends at once if the reader of its output goes away."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -146,6 +159,8 @@ def run(
     except _Closed:
         _drop_output()
         return _PIPE
+    except SystemExit as end:  # Of a completion, or of a signal that ended the doctor.
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _complain(program: str, text: str) -> None:

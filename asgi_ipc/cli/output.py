@@ -125,6 +125,10 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]
 
 
 def _one_line_each(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    if len(columns) == 2:
+        for name, value in rows:
+            write(f"{name}: {value}")
+        return
     for number, row in enumerate(rows):
         if number:
             write()
@@ -179,13 +183,12 @@ def size(number: float | None) -> str:
     """Return a number of bytes for people: ``1.5 MiB``; empty for None."""
     if number is None:
         return ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            # 100 MiB, and not 100.0 MiB.
-            digits = 0 if number == int(number) else 1
-            return f"{number:.{digits}f} {unit}"
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1024 and len(units) > 1:
         number /= 1024
-    return f"{number:.1f} TiB"
+        del units[0]
+    # 100 MiB, and not 100.0 MiB.
+    return f"{number:.{0 if number == int(number) else 1}f} {units[0]}"
 
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
