@@ -63,6 +63,10 @@ class _Closed(Exception):
     """The reader of the output went away."""
 
 
+class _Interrupted(Exception):
+    """The user pressed Ctrl-C. Not every click tells it from other ends."""
+
+
 class Commands(click.Group):
     """The commands of `COMMANDS`, imported when they are called."""
 
@@ -109,6 +113,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _Closed from None
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
 
 @click.command(
@@ -152,10 +158,12 @@ def run(
             click.echo(error.ctx.get_usage(), err=True)
         _complain(program, error.format_message())
         return error.exit_code
+    except (_Interrupted, KeyboardInterrupt):
+        with contextlib.suppress(OSError):
+            click.echo(err=True)  # Behind the terminal's ^C.
+        return _INTERRUPTED
     except click.Abort as error:
         return _INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except _Closed:
         _drop_output()
         return _PIPE
