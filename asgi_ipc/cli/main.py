@@ -140,7 +140,7 @@ def run(
     ``--engine``. Prints, and may block as long as the command does; raises nothing but what is a
     defect.
     """
-    _write_whatever_the_encoding()
+    _have_streams()
     try:
         try:
             status = commands.main(
@@ -176,8 +176,12 @@ def _complain(program: str, text: str) -> None:
         click.echo(f"{program}: {printable(text, keep=chr(10))}", err=True)
 
 
-def _write_whatever_the_encoding() -> None:
-    """Have characters that the terminal's encoding lacks escaped, instead of an error."""
+def _have_streams() -> None:
+    """Write to nowhere what was closed, and escape characters that a terminal's encoding lacks."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
