@@ -84,6 +84,11 @@ class Capacities:
         #: The capacity of the channel of that full name.
         self.of: _lru_cache_wrapper[int] = lru_cache(_REMEMBERED)(self._find)
 
+    @property
+    def by_queue(self) -> bool:
+        """Whether all channels of a queue have the same capacity: no pattern tells them apart."""
+        return not self.exceptions
+
     def become(self, other: Capacities) -> None:
         """Take over what another has; `of` stays the same function."""
         self.default, self.given, self._specific = other.default, other.given, other._specific
