@@ -28,7 +28,8 @@ class Background(Generic[_T]):
         with self._lock:
             if self._running is not None and not self._running.done():
                 return self._running
-            self._running = future = Future()
+            future: Future[_T] = Future()
+            self._running = future
             future.set_running_or_notify_cancel()
         # A daemon: one that waits for a lock must not keep the command from ending.
         threading.Thread(target=self._call, args=(future,), name="look", daemon=True).start()

@@ -85,8 +85,8 @@ def engine_name(engine: Engine) -> str:
     for name, path in BUILT_IN.items():
         if path == f"{kind.__module__}:{kind.__qualname__}":
             return name
-    name = getattr(kind, "name", None)
-    return name if isinstance(name, str) else kind.__qualname__
+    own = getattr(kind, "name", None)
+    return own if isinstance(own, str) else kind.__qualname__
 
 
 __all__ = ["Reading", "Sample", "engine_name", "of_engine", "of_layer"]

@@ -116,7 +116,8 @@ async def _page(look: futures.Future[str]) -> Page:
     waiting = asyncio.wrap_future(look)
     done, _ = await asyncio.wait([waiting], timeout=_PATIENCE)
     if not done:
-        waiting.add_done_callback(asyncio.Future.exception)  # Or asyncio would log it.
+        # Or asyncio would log what it raises.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         return Page(503, f"{_NO_ANSWER}\n")
     try:
         return Page(200, waiting.result(), CONTENT_TYPE)
