@@ -48,7 +48,7 @@ def command(
             f"top needs the package {error.name}: pip install 'asgi_ipc[cli]>=2'; without it, "
             "'stats PREFIX --watch 1' shows the counts and their rates"
         ) from None
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+    if not _has_screen():
         raise click.UsageError(
             "top needs a terminal that can move its cursor; for scripts: 'stats PREFIX --watch 1 "
             "--json'"
@@ -68,6 +68,14 @@ def command(
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _has_screen() -> bool:
+    try:
+        is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    except (AttributeError, ValueError):  # One of them is closed.
+        return False
+    return is_terminal and os.environ.get("TERM", "dumb") != "dumb"
 
 
 __all__ = ["command"]

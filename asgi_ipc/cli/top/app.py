@@ -27,8 +27,9 @@ class Top(App[int]):
     #notice { height: auto; padding: 0 1; color: $text-warning; }
     #notice.-trouble { color: $text-error; text-style: bold; }
     #panes { height: 1fr; layout: vertical; }
-    .pane { height: 1fr; width: 1fr; border: round $primary-background; scrollbar-size: 1 1; }
-    .pane:focus { border: round $primary; }
+    .pane { height: 1fr; width: 1fr; border: round $primary-background; scrollbar-size: 1 1;
+            border-title-color: $text-muted; }
+    .pane:focus { border: round $primary; border-title-color: $text; }
     Tabs { display: none; }
     Watching.-narrow.-short Tabs { display: block; }
     Watching.-narrow.-short .pane { display: none; }
@@ -36,7 +37,7 @@ class Top(App[int]):
     Watching.-wide #panes { layout: grid; grid-size: 3 2; grid-rows: 3fr 2fr; }
     Watching.-wide #channels { column-span: 2; }
     Watching.-wide #processes { column-span: 3; }
-    #filter { dock: bottom; margin-bottom: 1; height: 3; }
+    #filter { dock: bottom; margin-bottom: 1; height: 1; border: none; padding: 0 1; }
     """
     TITLE = "asgi-ipc top"
     ENABLE_COMMAND_PALETTE = False
@@ -49,6 +50,7 @@ class Top(App[int]):
         self._store = store
         self._directory = directory
         self._interval = interval
+        self.animation_level = "none"
 
     def on_mount(self) -> None:
         """Show the store; without one, the only one, or all to choose from."""
