@@ -2,7 +2,9 @@
 
 Begin with `core`, which does what both layers do; `aio` and `sync` are its two public faces,
 `surface` what these have alike in public, and `options` checks the arguments of their constructor.
-`inspection` tells of a store in the layers' terms: channels, groups, processes, messages.
+`inspection` tells of a store in the layers' terms: channels, groups, processes, messages; `counts`
+are the layers' names for what engines count.
 
-`asgi_ipc` itself exports the two layers, and only it and the command line import from here.
+`asgi_ipc` itself exports the two layers, and only it, `asgi_ipc.metrics` and the command line
+import from here.
 """

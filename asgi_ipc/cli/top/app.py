@@ -50,6 +50,7 @@ class Top(App[int]):
         self._store = store
         self._directory = directory
         self._interval = interval
+        self._watched: list[Watching] = []
         self.animation_level = "none"
 
     def on_mount(self) -> None:
@@ -62,7 +63,7 @@ class Top(App[int]):
         if self._store is not None:
             self.show_store(self._store)
             return
-        self.push_screen(Choosing(self._directory))
+        self.push_screen(Choosing(self._directory, self.show_store))
         found = stores(self._directory)
         store = choice_of(found[0]) if len(found) == 1 else None
         if store is not None:
@@ -70,12 +71,17 @@ class Top(App[int]):
 
     def show_store(self, store: StoreChoice) -> None:
         """Show a store."""
-        self.push_screen(Watching(store, self._interval))
+        screen = Watching(store, self._interval)
+        self._watched.append(screen)
+        self.push_screen(screen)
 
     def action_stores(self) -> None:
-        """Go back to the stores, if the command was called without one."""
-        if self._store is None and isinstance(self.screen, Watching):
+        """Go back to the stores."""
+        if self._store is None:
             self.pop_screen()
+        else:
+            self._store = None
+            self.switch_screen(Choosing(self._directory, self.show_store))
 
     def action_quit_top(self) -> None:
         """End."""
@@ -88,7 +94,7 @@ class Top(App[int]):
     @property
     def is_looking(self) -> bool:
         """Whether a thread may be waiting for a store's lock."""
-        return any(isinstance(each, Watching) and each.is_looking for each in self.screen_stack)
+        return any(each.is_looking for each in self._watched)
 
 
 __all__ = ["INTERRUPTED", "Top"]

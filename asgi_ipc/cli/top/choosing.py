@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -16,9 +17,6 @@ from ..background import Background
 from ..choice import StoreChoice
 from ..listing import Listed, listed
 from ..output import age, count, printable, size
-
-if TYPE_CHECKING:
-    from .app import Top
 
 _COLUMNS = ("PREFIX", "ENGINE", "STATE", "PROCESSES", "MESSAGES", "MEMORY", "AGE", "DIRECTORY")
 _NUMBERS = {"PROCESSES", "MESSAGES", "MEMORY", "AGE"}
@@ -44,8 +42,10 @@ class Choosing(Screen[None]):
 
     BINDINGS: ClassVar[list[Any]] = [Binding("q", "app.quit_top", "quit")]
 
-    def __init__(self, directory: str | None) -> None:
+    def __init__(self, directory: str | None, show: Callable[[StoreChoice], None]) -> None:
         super().__init__()
+        #: What to do with the store that is chosen.
+        self._show_store = show
         self._found: dict[str, Listed] = {}
         self._background = Background(lambda: stores(directory))
 
@@ -86,7 +86,7 @@ class Choosing(Screen[None]):
         found = self._found.get(event.row_key.value or "")
         store = choice_of(found) if found else None
         if store is not None:
-            cast("Top", self.app).show_store(store)
+            self._show_store(store)
 
 
 def _row(each: Listed) -> list[Text]:

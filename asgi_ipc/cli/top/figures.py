@@ -65,15 +65,19 @@ def state(look: Look) -> str:
     parts = [
         pending,
         f"{_count(values, 'held_count')} held ({size(values.get('held_bytes', 0))})",
-        f"{_count(values, 'channels_count')} channels",
-        f"{_count(values, 'memberships_count')} memberships",
-        f"{_count(values, 'processes_count')} processes",
+        _counted(values, "channels_count", "channel", "channels"),
+        _counted(values, "memberships_count", "membership", "memberships"),
+        _counted(values, "processes_count", "process", "processes"),
     ]
     return " · ".join(parts)
 
 
 def _count(values: dict[str, float], name: str) -> str:
     return count(int(values.get(name, 0)))
+
+
+def _counted(values: dict[str, float], name: str, one: str, many: str) -> str:
+    return f"{_count(values, name)} {one if values.get(name) == 1 else many}"
 
 
 class Memory(NamedTuple):

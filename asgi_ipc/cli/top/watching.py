@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from rich.console import Group
 from rich.text import Text
@@ -25,9 +25,6 @@ from . import figures
 from .look import FIRST, Look, Orders, look
 from .panes import KINDS, Pane
 
-if TYPE_CHECKING:
-    from .app import Top
-
 _FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
 #: Seconds until the screen says that there is no answer.
 _PATIENCE = 3.0
@@ -35,6 +32,8 @@ _PATIENCE = 3.0
 _NOTICE = 60.0
 #: At most this part of the time is spent on looking.
 _SHARE = 0.25
+#: Rates are those of so many seconds: processes note about once a second what bypassed the store.
+_WINDOW = 3.0
 #: Looks whose rate is kept.
 _KEPT = 240
 #: The refresh intervals that keys choose from, in seconds.
@@ -69,6 +68,8 @@ class Watching(Screen[None]):
         self.is_paused = False
         self.last: Look | None = None
         self._rates: figures.Rates | None = None
+        #: The looks of the last seconds, and at least two.
+        self._looks: deque[Look] = deque()
         self._history: deque[float] = deque(maxlen=_KEPT)
         self._orders: Orders = dict(FIRST)
         self._background: Background[Look] = Background(
@@ -141,9 +142,13 @@ class Watching(Screen[None]):
                 self._tell("the store was removed and made anew: what it held is gone, and its "
                            "counts begin again")  # fmt: skip
                 self._history.clear()
+                self._looks.clear()
             elif last.flushes != found.flushes:
                 self._tell("the store was flushed: its messages and memberships are gone")
-        self._rates = figures.rates(last, found)
+        self._looks.append(found)
+        while len(self._looks) > 2 and self._looks[1].taken <= found.taken - _WINDOW:
+            self._looks.popleft()
+        self._rates = figures.rates(self._looks[0], found)
         if self._rates is not None:
             self._history.append(self._rates.came)
         self.last = found
@@ -277,13 +282,10 @@ class Watching(Screen[None]):
         self._pane.focus()
 
     def action_leave(self) -> None:
-        """End the filter; without one, go back to the stores."""
+        """Show all rows again."""
         asked = self.query_one("#filter", Input)
-        if asked.display or asked.value:
-            asked.value = ""
-            self._filter_done()
-        else:
-            cast("Top", self.app).action_stores()
+        asked.value = ""
+        self._filter_done()
 
     def action_pause(self) -> None:
         """Stop to look, or go on."""
