@@ -150,8 +150,17 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    run_here = (ENGINE, BEYOND, DOCS / "format.md", DOCS / "django.md", DOCS / "testing.md")
-    assert not blocks(document, "python") or document in run_here
+    run_here = {"beyond.md", "commands.md", "django.md", "format.md", "testing.md", ENGINE.name}
+    assert not blocks(document, "python") or document.name in run_here
+
+
+def test_the_metrics_of_the_document_are_collected(tmp_path: Path) -> None:
+    first = (
+        'from asgi_ipc import SyncIPCChannelLayer\n\nlayer = SyncIPCChannelLayer(engine="memory")'
+    )
+    last = "print(*(each.name for each in REGISTRY.collect() if each.name == 'asgi_ipc_channels'))"
+    code = "\n".join([first, *blocks(DOCS / "commands.md", "python"), last])
+    assert run(tmp_path, "-c", code) == "asgi_ipc_channels\n"
 
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:

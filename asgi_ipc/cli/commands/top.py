@@ -71,8 +71,9 @@ def command(
 
 
 def _has_screen() -> bool:
+    # textual writes to the standard error.
     try:
-        is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        is_terminal = all(each.isatty() for each in (sys.stdin, sys.stdout, sys.stderr))
     except (AttributeError, ValueError):  # One of them is closed.
         return False
     return is_terminal and os.environ.get("TERM", "dumb") != "dumb"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from typing import Any, ClassVar
 
 from textual.app import App
@@ -14,6 +15,8 @@ from ..choice import StoreChoice
 from .choosing import Choosing, choice_of, stores
 from .watching import Watching
 
+#: Seconds between two looks at whether the terminal is there.
+_CHECK = 5.0
 #: The result of an application that Ctrl-C ended.
 INTERRUPTED = 130
 
@@ -60,6 +63,8 @@ class Top(App[int]):
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, self.exit, 128 + number)
+        if not self.is_headless:
+            self.set_interval(_CHECK, self._end_without_terminal)
         if self._store is not None:
             self.show_store(self._store)
             return
@@ -68,6 +73,11 @@ class Top(App[int]):
         store = choice_of(found[0]) if len(found) == 1 else None
         if store is not None:
             self.show_store(store)
+
+    def _end_without_terminal(self) -> None:
+        """End if the terminal is gone, and no SIGHUP came, as in another session than its own."""
+        if sys.__stdin__ is None or not sys.__stdin__.isatty():
+            self.exit(128 + signal.SIGHUP)
 
     def show_store(self, store: StoreChoice) -> None:
         """Show a store."""
