@@ -75,8 +75,6 @@ class Capacities:
         self.given = default
         self._specific = UNCOUNTED if default is None else default
         self.exceptions: dict[str | re.Pattern[str], int] = dict(exceptions.items())
-        #: Whether all channels of a queue have the same capacity: no pattern tells them apart.
-        self.by_queue = not self.exceptions
         #: The exceptions, each pattern compiled.
         self.patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
@@ -93,7 +91,6 @@ class Capacities:
         """Take over what another has; `of` stays the same function."""
         self.default, self.given, self._specific = other.default, other.given, other._specific
         self.exceptions, self.patterns = other.exceptions, other.patterns
-        self.by_queue = other.by_queue
         self.of.cache_clear()
 
     def _find(self, channel: str) -> int:
