@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import (
     ChannelFull,
     EngineUnavailable,
+    ForeignChannel,
     MessageTooLarge,
     OptionError,
     StoreCorrupt,
@@ -51,6 +52,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "ForeignChannel",
     "IPCChannelLayer",
     "MessageTooLarge",
     "OptionError",

@@ -8,7 +8,6 @@ import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.delivery import mailboxes
-from asgi_ipc.encoding.codec import encode
 from asgi_ipc.encoding.envelope import address
 from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.engines.base import MAX_PAYLOAD, Record
@@ -18,6 +17,7 @@ from tests.tools.doubles import (
 )
 from tests.tools.hostile_records import BODIES, ENVELOPES, MIB
 from tests.tools.layers import demux_of
+from tests.tools.messages import encode
 
 
 def test_hostile_records_on_both_kinds_of_channels_are_errors_and_the_next_arrives() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, StoreFull, SyncIPCChannelLayer
-from asgi_ipc.encoding.codec import SharedBody, decode, encode
+from asgi_ipc.encoding.codec import SharedBody
 from asgi_ipc.encoding.envelope import address
 from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.engines.base import Record
@@ -26,6 +26,7 @@ from tests.tools.doubles import (
 )
 from tests.tools.layers import demux_of
 from tests.tools.limits import SMALLEST_UNREAD
+from tests.tools.messages import decode, encode
 from tests.tools.receivers import (
     Pair,
     rest,

@@ -20,6 +20,7 @@ from tests.tools.stores import spoil
 from tests.tools.suite_runs import WITHOUT
 
 ENGINE = DOCS / "writing-an-engine.md"
+BEYOND = DOCS / "beyond.md"
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    run_here = (ENGINE, DOCS / "format.md", DOCS / "django.md", DOCS / "testing.md")
+    run_here = (ENGINE, BEYOND, DOCS / "format.md", DOCS / "django.md", DOCS / "testing.md")
     assert not blocks(document, "python") or document in run_here
 
 
@@ -223,6 +224,28 @@ asyncio.run(asyncio.wait_for(main(), 120))
         "back 1",
         "The store asgi was flushed or replaced. 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("signed.py", "('orders', {'item': 7})\n"),
+        ("whisper.py", "hi\n0 dropped, 2 in the room\n"),
+        ("presence.py", "0 joined, 0 left\n1 joined, 0 left\n"),
+    ],
+)
+def test_the_programs_of_what_goes_beyond_the_specification_work(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    programs = {block.partition("\n")[0]: block for block in blocks(BEYOND, "python")}
+    assert len(programs) == 3
+    prefix = f"docs-{uuid.uuid4().hex[:12]}"
+    code, changes = re.subn('prefix="[a-z]+"', f'prefix="{prefix}"', programs[f"# {name}"])
+    assert changes == 1
+    try:
+        assert run(tmp_path, "-c", code) == said
+    finally:
+        SyncIPCChannelLayer(prefix=prefix).destroy()
 
 
 def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_sound(

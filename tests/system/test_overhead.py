@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import StoreFull, SyncIPCChannelLayer
-from asgi_ipc.encoding.codec import encode
+from tests.tools.messages import encode
 
 MIB = 1024 * 1024
 
