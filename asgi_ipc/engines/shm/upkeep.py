@@ -89,7 +89,9 @@ class Upkeep:
             return
         if is_due:
             session.remove_bells(self.reap())
-            self.sweep(now)
+            # A process that only looks leaves what expired to those that log it.
+            if session.options.make:
+                self.sweep(now)
 
     def _tell_expired(self) -> None:
         """Tell the layers which messages calls of this process dropped as expired."""
