@@ -508,6 +508,7 @@ class LoopListener(Listener):
         if demux.is_watched():
             self._watch_store(looked)
         self._look_after_members()
+        self._note()
         demux.drops.sum_up()
         if pending:
             run_all_deferred()
@@ -560,6 +561,9 @@ class LoopListener(Listener):
             loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
         if pending:
             run_deferred()
+
+    def _note(self) -> None:
+        self.demux.notes.look()
 
     def _sum_up_soon(self) -> None:
         """Log what was dropped since the last warning if the last receiver here has left.

@@ -172,6 +172,7 @@ def receive_waiting(
         while True:
             demux.check_open()
             demux.memberships.look_if_due()
+            demux.notes.look_if_due()
             if demux.is_watched():
                 demux.watch(looked=True)  # By this loop's last turn.
             if listener.bell.fileno() < 0:

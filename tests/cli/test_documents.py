@@ -57,7 +57,7 @@ def test_every_option_is_explained(name: str) -> None:
         ("list", Entry._fields),
         ("channels", ChannelInfo._fields),
         ("groups", {*GroupInfo._fields, *MemberInfo._fields}),
-        ("processes", {*PROCESS, *COUNTERS, *GAUGES}),
+        ("processes", {*PROCESS, "fetched", *COUNTERS, *GAUGES}),
         ("peek", MessageInfo._fields),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_an_engine_that_is_not_over_shared_memory_joins_by_its_own_means(
     refused = command("flush", "site", "--engine", f"{path}Joining", "--engine-option", "a=1")
     assert "no option 'a'" in refused.err
     assert "nothing to check" in command("check", "site", "--engine", f"{path}Joining").err
+
+
+def test_a_store_of_an_engine_that_can_not_work_here_is_named_with_the_reason(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer("site", "sysv").close()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sysv_ipc", None)
+        (entry,) = command("list", "--json").json()
+        assert (entry["state"], "pip install" in entry["problem"]) == ("unusable", True)
+        for name in ("stats", "check", "remove", "ping"):
+            ended = command(name, "site")
+            assert "pip install" in ended.out + ended.err
+        ended = command("remove", "--stale", "--yes")
+        assert (ended.status, "pip install" in ended.out) == (1, True)
+        assert command("check", "--orphans").status in (0, 1)
 
 
 def test_a_lock_file_that_names_no_engine_here_is_not_imported(
