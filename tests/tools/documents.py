@@ -15,7 +15,7 @@ README = ROOT / "README.md"
 USERS = [README] + [
     DOCS / f"{name}.md"
     for name in (
-        *("index", "quickstart", "tutorial", "celery", "containers", "from-channels-redis"),
+        *("index", "quickstart", "tutorial", "celery", "deployment", "from-channels-redis"),
         *("without-django", "options"),
     )
 ]
