@@ -29,8 +29,11 @@ endif
 ifneq ($(shell cat .venv-docs/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-docs/.ready)
 endif
+ifneq ($(shell cat .venv-compat/.ready 2>/dev/null),$(CURDIR))
+$(shell rm -f .venv-compat/.ready)
+endif
 
-.PHONY: help run test torture platforms conformance lint format bench bench-site docs setup clean
+.PHONY: help run test torture platforms compat conformance lint format bench bench-site docs setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
@@ -38,6 +41,7 @@ help:
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
 	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour and more; SAMPLE=n)"
 	@echo "make platforms  doctor, suite and kills on all Pythons and systems to be had (ONLY)"
+	@echo "make compat  suites that others wrote, from the package index, on our layer (ONLY)"
 	@echo "make lint    lint, direction of imports, and types (mypy, pyright) only"
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
@@ -75,6 +79,23 @@ torture: $(READY)
 # What is set up is kept in a cache folder; Debian's packages are taken as root on Debian alone.
 platforms: $(READY)
 	@$(BIN)/python -m tests.platforms --only '$(ONLY)' $(ARGS)
+
+# An environment of its own: it takes in what others' releases need.
+COMPAT := .venv-compat
+COMPAT_READY := $(COMPAT)/.ready
+
+compat: $(COMPAT_READY)
+	@exec $(COMPAT)/bin/python -m tests.compat --only '$(ONLY)'
+
+$(COMPAT_READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \
+		"one: make compat PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(COMPAT) with $(PYTHON) ..."
+	@test -x $(COMPAT)/bin/python && $(COMPAT)/bin/python -c '' 2>/dev/null || \
+		$(PYTHON) -m venv --clear $(COMPAT)
+	@echo '*' > $(COMPAT)/.gitignore
+	@$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[channels]'
+	@echo "$(CURDIR)" > $@
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
@@ -145,5 +166,5 @@ $(READY): pyproject.toml Makefile
 	@echo "$(CURDIR)" > $@
 
 clean:
-	@rm -rf $(VENV) $(BENCH) $(DOCS) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) $(DOCS) $(COMPAT) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

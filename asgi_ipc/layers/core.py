@@ -400,7 +400,11 @@ class LayerCore:
         members = engine.members(table, known)
         if members is not known:
             try:
-                plan = groups.plan(members.names, self.capacity_of)
+                plan = groups.plan(
+                    members.names,
+                    self.capacity_of,
+                    by_queue=self.options.capacities.by_queue,
+                )
             except RecordCorrupt as error:
                 raise self.corrupt(error) from error
             if len(plans) >= _REMEMBERED:
@@ -412,7 +416,7 @@ class LayerCore:
             return ()
         mine, pushed, records = demux.own, [], []
         for target in plan:
-            queue, header, room, owner, _, local_names = target
+            queue, header, room, owner, local_names = target
             own = mine.get(queue) if owner else None
             if own is not None:
                 if loop_back(demux, own, local_names, body, deadline):

@@ -135,7 +135,10 @@ class LayerSurface:
         return dict(self._core.options.capacities.exceptions)
 
     @channel_capacity.setter
-    def channel_capacity(self, value: Mapping[str | re.Pattern[str], int] | None) -> None:
+    def channel_capacity(
+        self,
+        value: Mapping[str | re.Pattern[str], int] | list[tuple[re.Pattern[str], int]] | None,
+    ) -> None:
         self._core.change("channel_capacity", value)
 
     @property

@@ -75,12 +75,17 @@ class Capacities:
         self.given = default
         self._specific = UNCOUNTED if default is None else default
         self.exceptions: dict[str | re.Pattern[str], int] = dict(exceptions.items())
-        #: The same, each pattern compiled.
+        #: The exceptions, each pattern compiled.
         self.patterns = [(_compiled(key), value) for key, value in self.exceptions.items()]
         for key, value in self.exceptions.items():
             _check(f"channel_capacity[{key!r}]", value)
         #: The capacity of the channel of that full name.
         self.of: _lru_cache_wrapper[int] = lru_cache(_REMEMBERED)(self._find)
+
+    @property
+    def by_queue(self) -> bool:
+        """Whether all channels of a queue have the same capacity: no pattern tells them apart."""
+        return not self.exceptions
 
     def become(self, other: Capacities) -> None:
         """Take over what another has; `of` stays the same function."""

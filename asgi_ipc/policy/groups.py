@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from binascii import hexlify
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..encoding.envelope import MAX_LOCALS, address
@@ -13,6 +14,8 @@ from ..exceptions import RecordCorrupt
 #: starts with it. Persisted: do not change.
 _COMPACT = b"\x01"
 _HALF = 16
+#: Where the halves and the prefix of such a member begin.
+_CLIENT, _LOCAL, _PREFIX = 1, 1 + _HALF, 1 + 2 * _HALF
 _HEX = frozenset(b"0123456789abcdef")
 
 
@@ -34,10 +37,10 @@ def channel(member: bytes) -> ChannelName:
     """Return the channel that `member` encoded. Raises `RecordCorrupt` for any other bytes."""
     try:
         if member.startswith(_COMPACT):
-            client, local = member[1 : 1 + _HALF], member[1 + _HALF : 1 + 2 * _HALF]
-            if len(member) <= 1 + 2 * _HALF:  # The prefix has at least one character.
+            client, local = member[_CLIENT:_LOCAL], member[_LOCAL:_PREFIX]
+            if len(member) <= _PREFIX:  # The prefix has at least one character.
                 raise ValueError("it is too short")
-            prefix = member[1 + 2 * _HALF :].decode("ascii")
+            prefix = member[_PREFIX:].decode("ascii")
             return channel_name(f"{prefix}.{client.hex()}!{local.hex()}")
         return channel_name(member.decode("ascii"))
     except (TypeError, ValueError) as error:
@@ -62,54 +65,72 @@ class Target(NamedTuple):
     capacity: int
     #: Identity of the only reader, or ``b""``.
     owner: bytes
-    #: Full names of the channels that the record reaches.
-    channels: tuple[str, ...]
-    #: The parts of those names behind the ``!``.
+    #: The parts of the channels' names behind the ``!``.
     local_names: tuple[bytes, ...]
 
+    @property
+    def channels(self) -> list[str]:
+        """Full names of the channels that the record reaches."""
+        return [(self.queue + local).decode("ascii") for local in self.local_names]
 
-def plan(members: Iterable[bytes], capacity: Callable[[str], int]) -> list[Target]:
+
+def plan(
+    members: Iterable[bytes], capacity: Callable[[str], int], *, by_queue: bool
+) -> list[Target]:
     """Plan the records of a broadcast that reaches all members once (S14).
 
     All local channels of one process share a record, as that process alone reads their queue; it
     has several records if the channels differ in capacity, or are more than `MAX_LOCALS`. A queue
     that any process may read gets a record for each channel, as the process that takes a record
-    takes it for one receiver. Raises `RecordCorrupt` for a bad member.
+    takes it for one receiver. ``by_queue`` says that ``capacity`` is the same for all channels of a
+    queue. Raises `RecordCorrupt` for a bad member.
     """
     targets: list[Target] = []
-    shared: dict[tuple[bytes, int], list[ChannelName]] = {}
+    shared: dict[tuple[bytes, int], tuple[bytes, list[bytes]]] = {}
+    # By what compact members of one queue have in common. One of them is parsed: of a large group
+    # that changes often, each broadcast would otherwise parse the names of all members.
+    alike: dict[bytes, list[bytes]] = {}
     for each in members:
+        is_compact = by_queue and each.startswith(_COMPACT)
+        common = each[:_LOCAL] + each[_PREFIX:] if is_compact else b""
+        names = alike.get(common)
+        if names is not None:
+            names.append(hexlify(each[_LOCAL:_PREFIX]))
+            continue
         name = channel(each)
         limit = capacity(name.full)
-        if name.owner:
-            shared.setdefault((name.queue, limit), []).append(name)
-        else:
-            targets.append(Target(name.queue, name.header, limit, b"", (name.full,), (name.local,)))
-    for (queue, limit), names in shared.items():
+        if not name.owner:
+            targets.append(Target(name.queue, name.header, limit, b"", (name.local,)))
+            continue
+        names = shared.setdefault((name.queue, limit), (name.owner, []))[1]
+        names.append(name.local)
+        if is_compact:
+            alike[common] = names
+    for (queue, limit), (owner, names) in shared.items():
         for part in _parts(names):
-            channels, local_names = zip(*((name.full, name.local) for name in part), strict=True)
-            header = address(local_names)
-            targets.append(Target(queue, header, limit, part[0].owner, channels, local_names))
+            targets.append(Target(queue, address(part), limit, owner, tuple(part)))
     return targets
 
 
-def without(targets: Iterable[Target], excluded: Set[str]) -> list[Target]:
+def without(targets: Iterable[Target], excluded: Iterable[str]) -> list[Target]:
     """Return the records of a broadcast that reaches all channels but those."""
+    gone: dict[bytes, set[bytes]] = {}
+    for name in map(channel_name, excluded):
+        gone.setdefault(name.queue, set()).add(name.local)
     left: list[Target] = []
     for target in targets:
-        if not excluded.isdisjoint(target.channels):
-            pairs = zip(target.channels, target.local_names, strict=True)
-            kept = [(channel, local) for channel, local in pairs if channel not in excluded]
+        excluded_here = gone.get(target.queue)
+        if excluded_here and not excluded_here.isdisjoint(target.local_names):
+            kept = tuple(local for local in target.local_names if local not in excluded_here)
             if not kept:
                 continue
-            channels, local_names = zip(*kept, strict=True)
-            header = address(local_names)  # Only a record for several channels is left in part.
-            target = target._replace(header=header, channels=channels, local_names=local_names)
+            # Only a record for several channels is left in part.
+            target = target._replace(header=address(kept), local_names=kept)
         left.append(target)
     return left
 
 
-def _parts(names: list[ChannelName]) -> Iterable[list[ChannelName]]:
+def _parts(names: list[bytes]) -> Iterable[list[bytes]]:
     # A name and its newline take at most 100 bytes, so these take 5 MB: with the largest
     # message they stay below what an engine takes (`asgi_ipc.engines.base.MAX_PAYLOAD`).
     return (names[at : at + MAX_LOCALS] for at in range(0, len(names), MAX_LOCALS))

@@ -121,11 +121,12 @@ class _Notes:
         self._stores: list[TemporaryStore] = []
         #: Its path and descriptor; None if there is none, or none can be made.
         self._file: tuple[Path, int] | None = None
+        self._longest = 0
         atexit.register(self._at_exit)
 
     def add(self, stores: list[TemporaryStore]) -> None:
         if not self._stores:
-            self._file = _locked_file()
+            self._file, self._longest = _locked_file(), 0
         self._stores += stores
         self._write()
 
@@ -136,7 +137,7 @@ class _Notes:
         elif self._file is not None:
             path, file = self._file
             self._file = None
-            _remove(path)
+            path.unlink(missing_ok=True)
             os.close(file)
 
     def _write(self) -> None:
@@ -149,9 +150,9 @@ class _Notes:
                 lines.append(json.dumps(store))
         text = "\n".join([*lines, ""]).encode()
         _, file = self._file
-        # If this process is killed in between, the end of the longer text stays: harmless.
-        os.pwrite(file, text, 0)
-        os.ftruncate(file, len(text))
+        # Padded rather than cut: ext4 writes a file that was cut to the disk as it is closed.
+        self._longest = max(self._longest, len(text))
+        os.pwrite(file, text.ljust(self._longest), 0)
 
     def _at_exit(self) -> None:
         """Remove what a test that never ended has left."""
@@ -175,68 +176,55 @@ def _notes() -> _Notes:
     return _current
 
 
-def _folder() -> Path | None:
-    """The folder of this user's notes; None if it can't be had, or is another user's."""
-    folder = Path(tempfile.gettempdir(), f"asgi_ipc-tests-{os.geteuid()}")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return None
-    mine = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return folder if stat.S_ISDIR(status.st_mode) and mine else None
+def _stem() -> Path:
+    """Return how the names of this user's notes begin.
 
-
-def _remove(path: Path) -> None:
-    """Remove a file of notes, and the folder unless others are in it."""
-    with contextlib.suppress(OSError):
-        path.unlink()
-        path.parent.rmdir()
+    They lie in no folder of their own: to make and remove one for each test takes milliseconds on
+    some file systems.
+    """
+    return Path(tempfile.gettempdir(), f"asgi_ipc-tests-{os.geteuid()}-")
 
 
 def _locked_file() -> tuple[Path, int] | None:
     """Make a file, and lock it. None if that is not possible."""
-    while (folder := _folder()) is not None:
-        path = folder / secrets.token_hex(_RANDOM)
+    while True:
+        path = Path(f"{_stem()}{secrets.token_hex(_RANDOM)}")
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            continue  # Another process has just removed the folder, which was empty.
         except OSError:
-            break
+            return None
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            _remove(path)
+            path.unlink(missing_ok=True)
             os.close(file)
-            break
+            return None
         if os.fstat(file).st_nlink:
             return path, file
         os.close(file)  # Another process took it for a leftover before it was locked.
-    return None
 
 
 def remove_leftovers() -> None:
-    """Remove the stores that dead processes have noted."""
-    folder = _folder()
-    for path in () if folder is None else list(folder.iterdir()):
+    """Remove the stores that dead processes of this user have noted."""
+    stem = _stem()
+    for path in list(stem.parent.glob(f"{stem.name}*")):
         try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue
         try:
+            status = os.fstat(file)
+            if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+                continue
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for store in _read(file):
                 with contextlib.suppress(*_UNUSABLE):
                     store.remove()
-            _remove(path)
+            path.unlink()
         except OSError:
             pass  # Its process lives, or another process is removing the same.
         finally:
             os.close(file)
-    if folder is not None:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def _read(file: int) -> Iterator[TemporaryStore]:

@@ -25,12 +25,14 @@ async def _close(layer: Any) -> None:
 
 
 def _clean(engine: str, place: Place) -> None:
+    import logging
     import warnings
 
     from asgi_ipc import SyncIPCChannelLayer
 
+    # A case may have made its store with other sizes.
+    logging.getLogger("asgi_ipc").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # A case may have made its store with other sizes.
         warnings.simplefilter("ignore", RuntimeWarning)
         SyncIPCChannelLayer(place.prefix, engine=engine).destroy()
 

@@ -26,8 +26,11 @@ class Sizes:
     def __init__(self, quick: bool) -> None:
         self.clients = 60 if quick else 2_000
         self.seconds = 0.4 if quick else 2.0
-        #: Members of a room, and messages to it in a second.
-        self.rooms = ((10, 20), (20, 10)) if quick else ((10, 100), (100, 10), (500, 2))
+        #: Members of a room, and messages to it in a second: a quiet site, and one near the most
+        #: deliveries that two workers carry, where whatever a layer costs makes others wait.
+        self.rooms: tuple[tuple[int, int], ...] = ((10, 20), (20, 10))
+        if not quick:
+            self.rooms = ((10, 100), (100, 10), (500, 2), (10, 900), (100, 90), (500, 18))
         #: Rooms, and members of each, for the throughput.
         self.crowd = (4, 5) if quick else (20, 25)
         self.talkers = (10, 5) if quick else (50, 10)

@@ -67,9 +67,9 @@ def test_a_broadcast_is_planned_once_while_the_group_stays_as_it_is(monkeypatch:
 
     plans = []
 
-    def plan(*arguments: Any) -> Any:
+    def plan(*arguments: Any, **options: Any) -> Any:
         plans.append(arguments)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     real = groups.plan
     monkeypatch.setattr(groups, "plan", plan)

@@ -160,6 +160,20 @@ def test_what_may_change_is_set_on_the_layer(layer_class: Any) -> None:
     _close(layer)
 
 
+def test_a_broadcast_follows_capacities_that_are_set() -> None:
+    layer = SyncIPCChannelLayer(engine=engine())
+    first, second = layer.new_channel(), layer.new_channel()
+    for channel in (first, second):
+        layer.group_add("g", channel)
+    for _ in range(3):
+        assert layer.group_send("g", {}) == ()
+    layer.channel_capacity = {first: 1}
+    assert layer.group_send("g", {}) == [first]
+    layer.channel_capacity = None
+    assert layer.group_send("g", {}) == ()
+    layer.close()
+
+
 def test_a_buffer_follows_a_capacity_that_is_set() -> None:
     async def main() -> None:
         layer = IPCChannelLayer(engine=engine(), capacity=1)

@@ -61,27 +61,40 @@ def test_any_bytes_are_a_member_or_a_corrupt_store(member: bytes) -> None:
 
 
 def plan(*names: str, capacity: int = 10) -> list[groups.Target]:
-    return groups.plan([groups.member(channel_name(name)) for name in names], lambda _: capacity)
+    members = [groups.member(channel_name(name)) for name in names]
+    found = groups.plan(members, lambda _: capacity, by_queue=True)
+    # Each name parsed for itself gives the same.
+    assert found == groups.plan(members, lambda _: capacity, by_queue=False)
+    return found
 
 
 def test_channels_of_one_process_share_a_record() -> None:
     one, two, three = owned(1, 1), owned(1, 2), owned(2, 1)
     first, second = plan(one, three, two)
-    assert first.channels == (one, two)
+    assert first.channels == [one, two]
     assert first.queue == channel_name(one).queue
     assert first.owner == bytes(13) + b"\1"
     assert first.capacity == 10
     assert unpack(first.header + b"m") == ([channel_name(n).local for n in (one, two)], b"m")
-    assert second.channels == (three,)
+    assert second.channels == [three]
 
 
 def test_channels_with_different_prefixes_have_different_queues() -> None:
     assert len(plan(owned(1, 1), owned(1, 2, "other"))) == 2
 
 
+@unhurried
+@given(st.lists(_names, unique=True, max_size=20), st.booleans())
+def test_a_broadcast_names_each_member_once(names: list[str], by_queue: bool) -> None:
+    members = [groups.member(channel_name(name)) for name in names]
+    targets = groups.plan(members, lambda _: 1, by_queue=by_queue)
+    assert sorted(name for target in targets for name in target.channels) == sorted(names)
+
+
 def test_ordinary_channels_get_the_message_as_it_is() -> None:
     (target,) = plan("a.b")
-    assert target == (b"a.b", b"", 10, b"", ("a.b",), (b"",))
+    assert target.channels == ["a.b"]
+    assert target == groups.Target(b"a.b", b"", 10, b"", (b"",))
 
 
 def test_channels_of_a_queue_that_nobody_owns_get_a_record_each() -> None:
@@ -93,10 +106,10 @@ def test_channels_of_a_queue_that_nobody_owns_get_a_record_each() -> None:
 def test_channels_that_differ_in_capacity_do_not_share_a_record() -> None:
     names = [owned(1, 1), owned(1, 2)]
     members = [groups.member(channel_name(name)) for name in names]
-    targets = groups.plan(members, {names[0]: 1, names[1]: 2}.__getitem__)
+    targets = groups.plan(members, {names[0]: 1, names[1]: 2}.__getitem__, by_queue=False)
     assert [(target.capacity, target.channels) for target in targets] == [
-        (1, (names[0],)),
-        (2, (names[1],)),
+        (1, [names[0]]),
+        (2, [names[1]]),
     ]
 
 
@@ -112,10 +125,17 @@ def test_a_group_without_members_needs_no_record() -> None:
     assert plan() == []
 
 
-@pytest.mark.parametrize("member", [b"", b"\x01", b"\x01" + bytes(31), b"a b", b"\xff", b"a!b!c"])
-def test_what_is_no_member_is_a_corrupt_store(member: bytes) -> None:
+@pytest.mark.parametrize("by_queue", [False, True])
+@pytest.mark.parametrize(
+    "member",
+    [b"", b"\x01", b"\x01" + bytes(31), b"\x01" + bytes(32), b"a b", b"\xff", b"a!b!c"],
+)
+def test_what_is_no_member_is_a_corrupt_store(member: bytes, by_queue: bool) -> None:
+    good = groups.member(channel_name(owned(0, 0)))
     with pytest.raises(StoreCorrupt, match="member"):
-        groups.plan([member], lambda _: 1)
+        groups.plan([good, member], lambda _: 1, by_queue=by_queue)
+    with pytest.raises(StoreCorrupt, match="member"):
+        groups.plan([member], lambda _: 1, by_queue=by_queue)
 
 
 def test_a_compact_member_is_as_documented() -> None:
