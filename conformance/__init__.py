@@ -8,6 +8,6 @@ in front of the options, such as ``test_segment``, runs only that module. All ot
 pytest's.
 
 Each test cites the clause that it checks by ``@pytest.mark.clause``: E1 to E26 stand in
-`asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment`, and the layers' S, A and O in
+`asgi_ipc.engines.base`, G1 to G8 in `asgi_ipc.engines.shm.segment`, and the layers' S, A and O in
 `asgi_ipc.conformance.clauses`. Start reading at ``test_queues``.
 """

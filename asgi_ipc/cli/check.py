@@ -102,17 +102,22 @@ def _check_in_place(locked_segment: LockedSegment) -> list[str]:
 
 
 def remove(
-    prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
+    prefix: str,
+    engine: str = "posix",
+    engine_options: Mapping[str, Any] | None = None,
+    *,
+    spare_used: bool = False,
 ) -> list[str]:
     """Remove the store of a prefix, whatever it holds; its processes create a new one.
 
     For a corrupt store, which can't be opened to be destroyed. Removes only what is provably the
-    store's, and returns in words what it left.
+    store's, and returns in words what it left. With ``spare_used`` raises `StoreUnavailable` if any
+    process uses the store.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     if record_of(location) is None:
         raise StoreUnavailable(f"there is no store at {location.directory!r}")
-    left = remove_store(location, factory)
+    left = remove_store(location, factory, spare_used)
     remove_if_empty(location._replace(private=False))
     return left
 

@@ -353,7 +353,8 @@ def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> Missing
     if "" in there and not same:
         hidden = sorted({each.path.rstrip("/") for each in there[""]})
         told.append(f"other users' stores can't be seen from here: {', '.join(map(repr, hidden))}")
-    told.append("'list' shows all stores; of one elsewhere, pass --directory")
+    elsewhere = "" if engine else "; of one elsewhere, pass --directory"
+    told.append(f"'list' shows all stores{elsewhere}")
     return Missing("; ".join(told))
 
 

@@ -38,6 +38,9 @@ DISARM_DELAY = 0.05
 SLICE = 256
 #: Channels that each periodic check visits, to forget those that no receiver uses.
 _IDLE_ONES = 32
+#: Turns of the loop in which a receiver that gave up may come back: one that waits for a limited
+#: time, again and again, has not left.
+_GRACE = 8
 #: A message counts once more for each 2 to the power of this bytes, where the loop must run.
 _HEAVY = 13
 
@@ -575,9 +578,12 @@ class LoopListener(Listener):
             loop = running_loop()
             if loop is not None and loop is self.loop():
                 self._summing = True
-                loop.call_soon(self._sum_up, context=Context())
+                loop.call_soon(self._sum_up, loop, _GRACE, context=Context())
 
-    def _sum_up(self) -> None:
+    def _sum_up(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        if turns and not loop.is_closed():
+            loop.call_soon(self._sum_up, loop, turns - 1)
+            return
         self._summing = False
         if not self._is_waited():
             self.demux.drops.sum_up_now()

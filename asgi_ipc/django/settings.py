@@ -16,10 +16,11 @@ from ..layers.sync import SyncIPCChannelLayer
 
 __all__ = ["Layer", "layers"]
 
+_INIT = inspect.getattr_static(IPCChannelLayer, "__init__")
 #: What the constructor takes where the settings say nothing.
 _DEFAULTS: Mapping[str, Any] = {
     name: parameter.default
-    for name, parameter in inspect.signature(LayerSurface.__init__).parameters.items()
+    for name, parameter in inspect.signature(IPCChannelLayer).parameters.items()
     if name in NAMES
 }
 
@@ -54,7 +55,7 @@ class Layer(NamedTuple):
         """
         if self.backend is None or self.is_synchronous:
             return False
-        return all("__init__" not in vars(each) for each in self.backend.__mro__[:-2])
+        return inspect.getattr_static(self.backend, "__init__") is _INIT
 
     @property
     def options(self) -> dict[str, Any]:

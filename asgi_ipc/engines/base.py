@@ -312,7 +312,9 @@ class Engine(Protocol):
         """A number that grows with every flush, in every process (E19).
 
         Layers read it before each delivery, also on the event loop: it must take no lock and
-        never wait. An engine that asks a server returns the last number it got.
+        never wait. An engine that asks a server returns the last number it got. If this engine goes
+        on in a store that replaced the one it had open, the number should differ, as layers tell by
+        it that memberships are gone (`on_store_lost`).
         """
 
     def inside(self) -> bool:

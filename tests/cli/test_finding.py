@@ -12,6 +12,7 @@ import pytest
 
 from asgi_ipc.cli.choice import StoreChoice
 from asgi_ipc.cli.finding import Missing, locate
+from asgi_ipc.cli.main import COMMANDS
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.exceptions import StoreUnavailable
@@ -58,6 +59,27 @@ def test_what_is_similar_is_named(command: Commands, make_layer: MakeLayer) -> N
     assert "similar prefixes: 'mysite'" in command("stats", "my").err
     assert "similar prefixes" not in command("stats", "quite-another").err
     assert "made by engine 'mmap'" in command("ping", "mysite", "--engine", "posix").out
+
+
+#: What each command that takes PREFIX needs behind it.
+BEHIND: dict[str, list[str]] = {
+    "stats": [], "channels": [], "groups": [], "processes": [], "peek": ["c"], "send": ["c", "{}"],
+    "group-send": ["g", "{}"], "tail": ["g"], "ping": [], "flush": ["--yes"], "remove": ["--yes"],
+    "drain": [], "check": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("where", [[], ["--engine", "mmap"], ["--engine", "posix"]])
+def test_no_command_makes_a_store(
+    name: str, where: list[str], command: Commands, parent: Path
+) -> None:
+    assert set(COMMANDS) - set(BEHIND) == {"list", "doctor", "completion"}
+    for directory in ([], ["--directory", str(parent / "none")]):
+        ended = command(name, "site", *BEHIND[name], *where, *directory)
+        assert ended.status == (1 if name == "ping" else 2)
+        assert "no store of prefix 'site'" in ended.out + ended.err
+    assert list(parent.iterdir()) == []
 
 
 def test_two_stores_of_one_prefix_are_both_named(

@@ -112,6 +112,12 @@ def test_the_sum_is_told_when_the_last_receiver_of_a_loop_leaves(
         waiting[0].cancel()
         await asyncio.sleep(0.01)
         assert sums(caplog.messages) == [1]
+        # One that comes back at once has not left.
+        waiting[1].cancel()
+        await asyncio.gather(waiting[1], return_exceptions=True)
+        waiting[1] = asyncio.ensure_future(layer.receive("b"))
+        await asyncio.sleep(0.01)
+        assert sums(caplog.messages) == [1]
         waiting[1].cancel()
         await asyncio.sleep(0.01)
         assert sums(caplog.messages) == [1, 3]

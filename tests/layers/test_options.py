@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
+from asgi_ipc.layers.options import NAMES, problems
 
 LAYERS = [IPCChannelLayer, SyncIPCChannelLayer]
 
@@ -64,6 +66,13 @@ def test_one_error_names_all_options_that_are_wrong() -> None:
     unknown = ("there is no option 'hosts'", "there is no option 'serializer_format'")
     assert len(lines) == 6
     assert all(map(str.startswith, lines, begun + unknown))
+
+
+def test_every_option_of_the_constructor_is_checked_and_its_default_passes() -> None:
+    parameters = inspect.signature(IPCChannelLayer).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.kind != each.VAR_KEYWORD}
+    assert problems(defaults) == []
+    assert set(defaults) == set(NAMES)
 
 
 def test_options_are_shown_as_given() -> None:

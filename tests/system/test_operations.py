@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from asgi_ipc import SyncIPCChannelLayer
 from tests.tools.command_options import options_of
 from tests.tools.documents import DOCS, blocks
 
@@ -25,7 +26,8 @@ tests:
       - {series: 'asgi_ipc_messages_max_age{prefix="mysite"}', values: '0 0 20 20 20 20 20 0 0'}
       - {series: 'asgi_ipc_channel_full_count{prefix="mysite"}', values: '0x9'}
       - {series: 'asgi_ipc_expired_count{prefix="mysite"}', values: '5 5 5 5 5 9 9 9 9 9'}
-      - {series: 'asgi_ipc_overflow_count{prefix="mysite"}', values: '0x9'}
+      - {series: 'asgi_ipc_buffer_expired_count{prefix="mysite"}', values: '0x9'}
+      - {series: 'asgi_ipc_buffer_overflow_count{prefix="mysite"}', values: '0x9'}
       - {series: 'asgi_ipc_orphaned_count{prefix="mysite"}', values: '0x9'}
       - {series: 'asgi_ipc_channel_bytes_used{prefix="mysite"}', values: '10x9'}
       - {series: 'asgi_ipc_channel_bytes_total{prefix="mysite"}', values: '100x9'}
@@ -89,6 +91,13 @@ def named(file: str) -> str:
         if block.startswith(f"# {file}\n")
     )
     return found
+
+
+def test_the_alerts_are_about_counts_that_there_are() -> None:
+    layer = SyncIPCChannelLayer(prefix="operations", engine="memory")
+    there = {f"asgi_ipc_{name}" for name in layer.global_statistics()}
+    layer.close()
+    assert set(re.findall(r"asgi_ipc_\w+", named("asgi_ipc.rules.yml"))) <= there
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Prometheus")

@@ -97,7 +97,7 @@ def remove_site(site: Site, force: bool) -> list[str]:
         with contextlib.suppress(StoreCorrupt, StoreUnavailable):
             join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
             return []
-    return remove(site.prefix, site.factory.argument(), site.options)
+    return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
 
 
 def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:

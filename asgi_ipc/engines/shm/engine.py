@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -510,9 +511,15 @@ class SharedMemoryEngine:
         with self.session.channels:
             return self.session.queues.look(queue, limit, now)
 
-    @operation
     def note(self, counts: Mapping[str, int]) -> None:
         """See `Engine.note`."""
+        store = self.session.joined()
+        # Of a store that was removed no count is wanted, and none is made for its sake: a process
+        # that only closes its layer would leave a new store behind.
+        with contextlib.suppress(Gone):
+            store.lock_file.section.run(self._note, counts)
+
+    def _note(self, counts: Mapping[str, int]) -> None:
         session = self.session
         with session.channels:
             if session.slot >= 0:

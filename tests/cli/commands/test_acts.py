@@ -193,6 +193,17 @@ def test_stale_stores_and_orphans_are_removed_and_others_spared(
     assert not file.exists()
 
 
+def test_a_store_that_a_process_joins_meanwhile_is_spared(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+    layer.send("work", {})
+    monkeypatch.setattr("asgi_ipc.cli.commands.remove.refuse_if_in_use", lambda *_: None)
+    ended = command("remove", "site", "--yes")
+    assert (ended.status, "processes use the store" in ended.err) == (2, True)
+    assert layer.receive(["work"])[0] == "work"
+
+
 # ---- drain
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.tools.stores import ENGINES, in_child
 
+SECOND = 1_000_000_000
 SIZES: dict[str, Any] = {"channel_memory": 1 << 20, "group_memory": 1 << 20}
 
 
@@ -93,4 +95,24 @@ def test_a_store_of_another_user_with_the_same_prefix_is_told(
     assert str(theirs) in line
     assert f"of user {os.geteuid()}" in line
     assert "engine_options['group']" in line
+    engine.destroy()
+
+
+def test_a_process_that_only_looks_leaves_expired_messages_to_those_that_log_them(
+    tmp_path: Path,
+) -> None:
+    now = [1000 * SECOND]
+    options: dict[str, Any] = {"directory": str(tmp_path), "clock": lambda: now[0], **SIZES}
+    engine = MmapEngine("life", **options)
+    looking = MmapEngine.of_existing("life", **options)
+    told: list[tuple[bytes, int]] = []
+    engine.watch_expiry(lambda queue, count: told.append((queue, count)))
+    engine.push([Record(b"q", b"x", now[0] + SECOND, 10)])
+    # Upkeep follows a pop that finds nothing.
+    for each in (looking, engine):
+        now[0] += 2 * SECOND
+        each.pop(b"other")
+    assert told == [(b"q", 1)]
+    engine.watch_expiry(None)
+    looking.close()
     engine.destroy()
