@@ -250,15 +250,22 @@ class SharedBody:
         #: Decoded, if a copy of it will do.
         self._message: dict[str, Any] | None = None
 
-    def decode(self, decode: Callable[[bytes], dict[str, Any]] = decode) -> dict[str, Any]:
-        """Return the decoded message, which the receiver may change.
-
-        ``decode`` must return plain messages as `asgi_ipc.encoding.codec.decode` does.
-        """
+    def decode(self) -> dict[str, Any]:
+        """Return the decoded message, which the receiver may change."""
         body = self._body  # First: another thread may decode it at the same time.
         if self._message is not None:
             return self._message.copy()
-        message = decode(body)
+        return self._keep(decode(body))
+
+    def decode_by(self, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+        """As `decode`, by a function that returns the same for what it accepts."""
+        body = self._body
+        if self._message is not None:
+            return self._message.copy()
+        return self._keep(decode(body))
+
+    def _keep(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Keep a copy of a message for the next receiver, if a copy of it will do."""
         # An entry of a few bytes takes some two hundred once it is decoded. With few of them a
         # message that waits for its last receiver is not much larger for that.
         if len(message) <= _FEW + (self.size >> _ENTRY) and all(

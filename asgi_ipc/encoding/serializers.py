@@ -76,7 +76,7 @@ def choose(serializer: str | type | Serializer) -> Codec:
             from . import extended
 
             def decode_shared(shared: SharedBody) -> dict[str, Any]:
-                return shared.decode(extended.decode)
+                return shared.decode_by(extended.decode)
 
             return Codec(EXTENDED, extended.encode, extended.decode, decode_shared)
         found = _imported(serializer)

@@ -108,7 +108,7 @@ class IPCChannelLayer(LayerSurface):
         while True:
             demux = self._lease.demux or await self._opened()
             try:
-                known = demux.channels.get(channel) if isinstance(channel, str) else None
+                known = demux.channels.get(channel)
                 body = None
                 if known is not None:
                     if known.items:
@@ -130,7 +130,10 @@ class IPCChannelLayer(LayerSurface):
                         encoded = await listener_here(demux).receive_ordinary(name)
                         if pending:
                             run_deferred()
-                        return self._decode(encoded)
+                        # Loaded and called in two steps, which is what CPython does fast where an
+                        # attribute of the instance is no method.
+                        decode = self._decode
+                        return decode(encoded)
                     if known is not None or name.owner == demux.engine.identity:
                         if known is None:
                             await self._begin_to_receive(demux, name)
@@ -140,8 +143,13 @@ class IPCChannelLayer(LayerSurface):
                 if pending:
                     run_deferred()
                 if isinstance(body, SharedBody):
-                    return self._decode_shared(body)
-                return self._decode(body)
+                    decode_shared = self._decode_shared
+                    return decode_shared(body)
+                decode = self._decode
+                return decode(body)
+            except TypeError:
+                channel_name(channel)  # Says what is wrong with a name that has no hash.
+                raise
             except RecordCorrupt as error:
                 raise self._core.corrupt(error) from error
             except UnreadableMessage as error:

@@ -210,7 +210,8 @@ class LayerCore:
         `ChannelFull` over capacity, `StoreFull` if the store has no room.
         """
         full, queue, local, _, owner, header = channel_name(channel)
-        body = self._encode(message)
+        encode = self._encode
+        body = encode(message)
         demux = self.lease.demux or self.demux
         try:
             engine = demux.engine
@@ -360,7 +361,8 @@ class LayerCore:
         table = group_name(group)
         if exclude:
             exclude = _excluded(exclude)
-        body = self._encode(message)
+        encode = self._encode
+        body = encode(message)
         demux = self.lease.demux or self.demux
         now = demux.engine.clock()
         deadline = now + self._message_lifetime

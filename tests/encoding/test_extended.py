@@ -207,7 +207,7 @@ def test_the_default_serializer_says_whose_a_message_is() -> None:
 
 def test_a_message_of_several_receivers_is_each_ones_own() -> None:
     shared = SharedBody(encode({"a": Decimal(1), "b": {2}}))
-    first, second = shared.decode(decode), shared.decode(decode)
+    first, second = shared.decode_by(decode), shared.decode_by(decode)
     first["b"].add(3)
     assert second == {"a": Decimal(1), "b": {2}}
 

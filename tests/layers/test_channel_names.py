@@ -87,6 +87,14 @@ def test_a_valid_name_is_said_to_be_valid_and_another_is_an_error() -> None:
     layer.sync.close()
 
 
+@pytest.mark.parametrize("name", [["c"], {}, None, 5, b"c", "a b"])
+def test_receiving_on_what_is_no_name_is_an_error_that_says_so(name: Any) -> None:
+    layer = IPCChannelLayer(fresh(), engine="memory")
+    with pytest.raises(TypeError, match=r"channel name .* is not"):
+        run(layer.receive(name))
+    layer.sync.close()
+
+
 def test_a_name_to_receive_from_must_end_at_the_exclamation_mark() -> None:
     layer = IPCChannelLayer(fresh(), engine="memory")
     for name in ("a", "x!"):
