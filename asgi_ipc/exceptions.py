@@ -68,7 +68,8 @@ class UnreadableMessage(Exception):
     def __init__(self, by: str, why: str = "") -> None:
         super().__init__(f"a message was written by serializer {by!r}{why and ': '}{why}")
         #: The name of that serializer; and why it can't be read, unless by another's name.
-        self.by, self.why = by, why
+        self.by: str = by
+        self.why: str = why
 
 
 class ForeignChannel(ValueError, AssertionError):

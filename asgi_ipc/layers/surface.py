@@ -45,7 +45,7 @@ class LayerSurface:
     #: These match a valid name; the error's text takes "Channel" or "Group".
     channel_name_regex = CHANNEL
     group_name_regex = GROUP
-    invalid_name_error = f"{{}} name is not valid; use {RULE}"
+    invalid_name_error: ClassVar[str] = f"{{}} name is not valid; use {RULE}"
 
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
