@@ -91,6 +91,9 @@ class Actor:
     def identity(self) -> bytes:
         return self.engine.identity
 
+    def hold(self, role: int) -> bool:
+        return self.engine.hold(role)
+
     def flush(self) -> int:
         self.engine.flush()
         return self.engine.flushes

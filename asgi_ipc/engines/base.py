@@ -59,6 +59,10 @@ Processes (capability ``crosses_processes``)
        (Capability ``owners``:) records and members with an ``owner`` are removed within seconds
        after the process with that identity has died, without a call for that purpose, while
        any process uses the store. An owner that was never seen, or is forgotten, counts as none.
+  E32  (Capability ``roles``:) a role is held by at most one engine of a store, in any process,
+       from the `hold` that returns True until `release`, `close` or the death of the process. A
+       stopped process keeps its roles, and a forked child holds none of its parent's. If the
+       store is replaced, its roles are free in the new one; the next `hold` tells.
   E18  Any thread may call any method at any time, also in a forked child.
   E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
        functions). A method that such code calls in the same thread does its work, or raises
@@ -91,6 +95,8 @@ MAX_NAME = 255
 MAX_PAYLOAD = 8 * 1024 * 1024
 #: A queue may have at most this many times the bytes that it leaves free (E7).
 SHARE = 7
+#: Roles of a store are the numbers from 0 to `ROLES` - 1 (E32).
+ROLES = 8
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
 #: Bytes at the beginning of an identity that all processes of a store share.
@@ -142,6 +148,13 @@ class Refused(NamedTuple):
 READER_GONE = "the process that reads it has ended"
 
 
+def checked_role(role: int) -> int:
+    """Return a role, or raise `ValueError` if there is none of that number (E32)."""
+    if isinstance(role, bool) or not isinstance(role, int) or not 0 <= role < ROLES:
+        raise ValueError(f"there is no role {role!r}; use a number from 0 to {ROLES - 1}")
+    return role
+
+
 class Members(NamedTuple):
     """The live members of a table at one instant."""
 
@@ -165,6 +178,9 @@ class Capabilities(NamedTuple):
     bounded: bool
     #: Calls may wait for a disk or network, so the asynchronous layer makes them in a thread.
     blocking: bool = False
+    #: `Engine.hold`, `release` and `is_held` work (E32). An engine that declares False may leave
+    #: them out.
+    roles: bool = False
 
 
 class Bell(Protocol):
@@ -264,6 +280,18 @@ class Engine(Protocol):
 
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """Return the live members, or ``known`` itself if they are unchanged (E9, E11)."""
+
+    def hold(self, role: int) -> bool:
+        """Take a role, and return whether this engine holds it now; never waits (E32)."""
+
+    def release(self, role: int) -> None:
+        """Give up a role. Does nothing if this engine does not hold it (E32)."""
+
+    def is_held(self, role: int) -> bool:
+        """Return whether any engine of the store holds a role (E32).
+
+        A `hold` by another process at the same instant may be refused.
+        """
 
     def statistics(self, queue: bytes | None = None) -> Mapping[str, int]:
         """Return counts for one queue, or for the whole store (E20).

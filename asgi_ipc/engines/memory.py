@@ -23,6 +23,8 @@ from .base import (
     IDENTITY_BYTES,
     MAX_NAME,
     MAX_PAYLOAD,
+    NODE_BYTES,
+    ROLES,
     SHARE,
     Bell,
     Capabilities,
@@ -30,6 +32,7 @@ from .base import (
     Popped,
     Record,
     Refused,
+    checked_role,
 )
 from .bell import PipeBell, signal_for
 from .guards import OwnLock, WeakBag, own_lock
@@ -87,8 +90,10 @@ class _Store:
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
-        # No other engine has it, so that its first bytes are those of no other store (E17).
-        self.identity = os.urandom(IDENTITY_BYTES)
+        #: With these the identities of its engines begin (E17).
+        self.node = os.urandom(NODE_BYTES)
+        #: The engines that hold roles (E32).
+        self.roles: weakref.WeakValueDictionary[int, MemoryEngine] = weakref.WeakValueDictionary()
         self.flushes += 1
         self.forget()
 
@@ -263,7 +268,8 @@ def _after_fork_in_child() -> None:
     for store in list(_stores.values()):
         store.after_fork_in_child()
     for engine in _engines.alive():
-        engine._identity = os.urandom(IDENTITY_BYTES)
+        opened = engine._opened
+        engine._identity = _new_identity(opened.node if opened is not None else b"")
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -280,7 +286,12 @@ class MemoryEngine:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        crosses_processes=False, survives_exit=False, wakes=True, owners=False, bounded=True
+        crosses_processes=False,
+        survives_exit=False,
+        wakes=True,
+        owners=False,
+        bounded=True,
+        roles=True,
     )
 
     def __init__(
@@ -297,7 +308,6 @@ class MemoryEngine:
         if not callable(clock):
             raise OptionError(f"clock is {clock!r}; it must be callable and return nanoseconds")
         self._bells: WeakBag[PipeBell] = WeakBag()
-        self._identity = os.urandom(IDENTITY_BYTES)
         # Not to be made while the lock is held: a collection may come between.
         made = _Store(channel_memory, group_memory, clock)
         with _stores_lock:
@@ -305,6 +315,7 @@ class MemoryEngine:
             if store is None:
                 store = _stores[prefix] = made
         self._opened: _Store | None = store
+        self._identity = _new_identity(store.node)
         _engines.add(self)
         if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
             _log.warning(
@@ -329,7 +340,7 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """Of this engine alone: another one of the same prefix reads queues of its own."""
+        """Of this engine: another one of the same prefix has the same first bytes alone (E17)."""
         self._store  # noqa: B018 (raises once it is closed)
         return self._identity
 
@@ -483,6 +494,26 @@ class MemoryEngine:
                 return known
             return Members(tuple(found.members) if found is not None else (), version)
 
+    def hold(self, role: int) -> bool:
+        """Take a role, unless another engine has it (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            holder = store.roles.get(role)
+            if holder is None:
+                store.roles[role] = holder = self
+            return holder is self
+
+    def release(self, role: int) -> None:
+        """Give up a role (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            if store.roles.get(role) is self:
+                del store.roles[role]
+
+    def is_held(self, role: int) -> bool:
+        """Return whether an engine has a role (E32)."""
+        return checked_role(role) in self._store.roles
+
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
@@ -525,8 +556,13 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Release the store and close the bells made here."""
-        self._opened = None
+        """Release the store, the roles held and the bells made here."""
+        store, self._opened = self._opened, None
+        if store is not None:
+            # One step for each, without the lock: a finalizer may be the caller.
+            for role in range(ROLES):
+                if store.roles.get(role) is self:
+                    store.roles.pop(role, None)
         for bell in self._bells.alive():
             bell.close()
 
@@ -540,6 +576,10 @@ class MemoryEngine:
             store.forget()
             store.flushes += 1
         self.close()
+
+
+def _new_identity(node: bytes) -> bytes:
+    return node + os.urandom(IDENTITY_BYTES - len(node))
 
 
 def _check_name(kind: str, name: bytes) -> None:

@@ -24,6 +24,7 @@ from ..base import (
     Popped,
     Record,
     Refused,
+    checked_role,
 )
 from ..choice import BUILT_IN, find, names
 from .bells import FifoBell
@@ -80,7 +81,12 @@ class SharedMemoryEngine:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        crosses_processes=True, survives_exit=True, wakes=True, owners=True, bounded=True
+        crosses_processes=True,
+        survives_exit=True,
+        wakes=True,
+        owners=True,
+        bounded=True,
+        roles=True,
     )
     #: The memory: the one thing in which the engines differ.
     segment: ClassVar[type[Segment]]
@@ -421,6 +427,20 @@ class SharedMemoryEngine:
                 return known
             session.tables.read(table, reading, now)
         return Members(tuple(reading.names), _Version(marks, total, reading.until))
+
+    # ---- roles
+
+    def hold(self, role: int) -> bool:
+        """See `Engine.hold`."""
+        return self.session.hold(checked_role(role))
+
+    def release(self, role: int) -> None:
+        """See `Engine.release`."""
+        self.session.release_role(checked_role(role))
+
+    def is_held(self, role: int) -> bool:
+        """See `Engine.is_held`."""
+        return self.session.is_held(checked_role(role))
 
     # ---- upkeep
 
