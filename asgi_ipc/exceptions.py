@@ -65,6 +65,29 @@ class EngineUnavailable(Exception):
     """No such engine, or it can't work on this machine."""
 
 
+class WireError(Exception):
+    """A relay's connection to a server failed. No text of it ever has credentials."""
+
+
+class WireRefused(WireError):
+    """The server, or what stands between, says no until a person changes something.
+
+    For example a server of another kind, wrong credentials, a certificate that does not fit.
+    """
+
+
+class WireLost(WireError):
+    """The server can't be reached, or the connection is gone; a new connection may succeed.
+
+    ``unsent`` is how many frames at the end of a published batch were certainly not sent. Whether
+    the frames before them have arrived is unknown, so they must not be sent again.
+    """
+
+    def __init__(self, text: str, *, unsent: int = 0) -> None:
+        super().__init__(text)
+        self.unsent = unsent
+
+
 class OptionError(ValueError):
     """A constructor option is wrong; the text names the option, its value and the rule."""
 
@@ -79,4 +102,7 @@ __all__ = [
     "StoreCorrupt",
     "StoreFull",
     "StoreUnavailable",
+    "WireError",
+    "WireLost",
+    "WireRefused",
 ]

@@ -7,7 +7,7 @@ passes an option to the engine; ``--clause E4`` runs only the tests of that clau
 in front of the options, such as ``test_segment``, runs only that module. All other options are
 pytest's.
 
-Each test cites the clause that it checks by ``@pytest.mark.clause``: E1 to E26 stand in
+Each test cites the clause that it checks by ``@pytest.mark.clause``: E1 to E32 stand in
 `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment`, and the layers' S, A and O in
 `asgi_ipc.conformance.clauses`. Start reading at ``test_queues``.
 """

@@ -82,12 +82,29 @@ Upkeep
        two stores.
   E23  Bad options, an unusable machine or a foreign store raise at construction
        (`OptionError`, `EngineUnavailable`, `StoreUnavailable`) and leave nothing behind.
+
+Inspection (capability ``inspects``)
+  E27  `queues` yields every queue that holds a record or has an armed bell all the while, `tables`
+       every table that has a member, and `processes` every process that has the store open. None
+       yields a name or identity twice. What comes or goes meanwhile may be missing, and an
+       iteration may end early if the store is replaced.
+  E28  What they yield agrees with what callers saw: `QueueInfo` with `statistics` of that queue,
+       and ``owner`` and ``waiting`` with the pushes and pops of its users. Members of a table past
+       their deadline may be counted until upkeep removes them.
+  E29  `look` returns the oldest live records that `pop` would return, in that order, and at least
+       one if there is one. It takes none of them: each is still popped once.
+  E30  No method of inspection changes what another caller sees, or holds a lock for longer than a
+       constant and the payloads that it returns, however much is stored. Between two items of an
+       iteration no lock is held, so the caller may use the engine, or stop.
+  E31  `note` replaces the counts of this engine's process. Every process sees them in `processes`
+       and summed in `statistics`. When the process leaves or dies, `COUNTERS` stay in the sums as
+       last noted, and `GAUGES` go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 #: Longest queue, table or member name, in bytes.
 MAX_NAME = 255
@@ -103,6 +120,15 @@ IDENTITY_BYTES = 14
 #: 40 random bits: a thousand machines collide once in two million tries. The other 72: a billion
 #: processes of one store collide once in nine thousand.
 NODE_BYTES = 5
+#: `Engine.look` returns at most this many records, and after the first at most so many bytes.
+LOOK_RECORDS, LOOK_BYTES = 100, 1024 * 1024
+#: What a process notes of itself (`Engine.note`): messages that bypassed the store; records that it
+#: took off its own queues; messages dropped in its buffers at capacity or for memory, and past
+#: their deadline; and how many of these dropped messages were further copies of one record.
+COUNTERS = ("passed_directly", "fetched", "overflowed", "buffer_expired", "copies_dropped")
+#: The same of what it holds at the moment: messages in its buffers, how many of them are further
+#: copies of one record, and the bytes of memory that all of them take.
+GAUGES = ("held", "held_copies", "held_bytes")
 
 
 class Record(NamedTuple):
@@ -163,6 +189,62 @@ class Members(NamedTuple):
     version: Any
 
 
+#: `QueueInfo` has a field ``bytes``.
+_Name: TypeAlias = bytes
+
+
+class QueueInfo(NamedTuple):
+    """One queue, as `Engine.queues` found it."""
+
+    name: _Name
+    #: Live records.
+    pending: int
+    #: Memory that they take.
+    bytes: int
+    #: Nanoseconds since the oldest of them was pushed; 0 if there is none.
+    oldest_age: int
+    #: Most records ever pending.
+    high_water: int
+    #: Records ever stored, taken, dropped at their deadline, and refused.
+    pushed: int
+    popped: int
+    expired: int
+    refused: int
+    #: Whether a bell is armed: a reader waits for a record.
+    waiting: bool
+    #: Identity of the only process that reads it, or ``b""``.
+    owner: _Name
+
+
+class TableInfo(NamedTuple):
+    """One table, as `Engine.tables` found it."""
+
+    name: bytes
+    members: int
+
+
+class ProcessInfo(NamedTuple):
+    """One process that has the store open, as `Engine.processes` found it.
+
+    ``pid``, ``started`` and ``command`` are hints for people: a process id means something only in
+    the container or jail of its process. Nothing may be decided by them.
+    """
+
+    identity: bytes
+    #: 0 if unknown.
+    pid: int
+    #: Seconds since the epoch; 0.0 if unknown.
+    started: float
+    #: Its command line; empty if unknown.
+    command: str
+    #: Nanoseconds since it opened the store.
+    joined_age: int
+    #: The queues on which its bells are armed.
+    waits_for: tuple[bytes, ...]
+    #: `COUNTERS` and `GAUGES`, as it last noted them.
+    counts: Mapping[str, int]
+
+
 class Capabilities(NamedTuple):
     """What an engine declares it can do. The suite skips tests of absent capabilities."""
 
@@ -181,6 +263,9 @@ class Capabilities(NamedTuple):
     #: `Engine.hold`, `release` and `is_held` work (E32). An engine that declares False may leave
     #: them out.
     roles: bool = False
+    #: `Engine.queues`, `tables`, `processes`, `look` and `note` work (E27 to E31). An engine that
+    #: declares False may leave them out: callers look here first.
+    inspects: bool = False
 
 
 class Bell(Protocol):
@@ -210,7 +295,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E26.
+    """A store of queues and tables. See the module's clauses E1 to E32.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block while another process
@@ -301,7 +386,32 @@ class Engine(Protocol):
         (their owner died), ``pending``, ``high_water`` (most ever pending), ``oldest_age``
         (nanoseconds since the oldest pending record was pushed). For the store also ``queues``,
         ``members``, ``bytes_used``, ``bytes_total``, ``recoveries`` (changes completed for killed
-        processes). An engine may add more. For a queue that does not exist all are 0.
+        processes); and if it ``inspects``, ``processes``, the sums of `COUNTERS` and `GAUGES`
+        (E31), and for each memory ``channel_bytes_used``, ``channel_bytes_reserved`` (what the
+        system has given for it) and ``channel_bytes_total``, and the same of ``group_``. An engine
+        may add more. For a queue that does not exist all are 0.
+        """
+
+    def queues(self) -> Iterator[QueueInfo]:
+        """Iterate over all queues (E27, E28). A queue that is empty may be left out."""
+
+    def tables(self) -> Iterator[TableInfo]:
+        """Iterate over all tables (E27, E28)."""
+
+    def processes(self) -> Iterator[ProcessInfo]:
+        """Iterate over all processes that have the store open, this one included (E27)."""
+
+    def look(self, queue: bytes, limit: int = LOOK_RECORDS) -> list[Popped]:
+        """Return up to ``limit`` of the oldest records of a queue, and take none (E29).
+
+        Never more than `LOOK_RECORDS`, nor than `LOOK_BYTES` after the first. An engine may stop
+        earlier where many dead records lie between the live ones.
+        """
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Replace this process's own `COUNTERS` and `GAUGES` (E31).
+
+        Those that are left out become 0, and other keys are ignored. Takes a lock for an instant.
         """
 
     def flush(self) -> None:

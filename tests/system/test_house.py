@@ -17,7 +17,17 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The folders whose inside is their own, innermost first.
-FOLDERS = ("engines.shm", "engines", "delivery", "encoding", "policy", "layers", "cli", "django")
+FOLDERS = (
+    "engines.shm",
+    "engines",
+    "delivery",
+    "relay",
+    "encoding",
+    "policy",
+    "layers",
+    "cli",
+    "django",
+)
 #: Folders that may be looked into from another, by that other: `asgi_ipc check` and the doctor
 #: tell of the inside of stores.
 LOOKED_INTO = {"cli": ("engines.shm", "engines")}
@@ -35,6 +45,8 @@ PUBLIC = {
     "asgi_ipc.engines.shm.sysv.SysVEngine",
     "asgi_ipc.engines.shm.segment",
     "asgi_ipc.django",
+    "asgi_ipc.relay.memory",
+    "asgi_ipc.relay.wire",
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.

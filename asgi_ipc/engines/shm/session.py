@@ -23,6 +23,7 @@ from ..base import IDENTITY_BYTES, NODE_BYTES, Bell
 from ..bell import signal_for
 from ..deferred import tell_outside
 from ..guards import OwnLock, WeakBag, own_lock
+from ..process_hints import start_ticks
 from .bells import (
     LIST,
     FifoBell,
@@ -42,7 +43,7 @@ from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, NODES, 
 from .locked_segment import LockedSegment
 from .locks.base import FIRST_ROLE, FIRST_SLOT, Gone
 from .opening import open_store
-from .processes import Processes, started
+from .processes import Processes
 from .queues.queues import Queues
 from .spread import DIRECT, ask_helpers, enlist, requests_in, signal_listed
 from .store import Store, StoreOptions
@@ -128,7 +129,7 @@ class Session:
         self._join(store)
 
     def _join(self, store: Store) -> None:
-        run, start = store.lock_file.section.run, started()
+        run, start = store.lock_file.section.run, start_ticks()
         try:
             # Slots that have just been left may be held still. So it looks in some places.
             count = self.processes.count
