@@ -570,7 +570,9 @@ class MemoryEngine:
             result = {kind: counts[kind] for kind in (*kinds, "high_water")}
             result["pending"] = sum(len(each.entries) for each in queues)
             result["oldest_age"] = max((each.age(now) for each in queues), default=0)
-            if queue is None:
+            if queue is not None:
+                result["bytes"] = queues[0].bytes
+            else:
                 for name in list(store.tables):
                     store.table(name, now)
                 result["queues"] = sum(1 for each in queues if each.entries)

@@ -142,7 +142,10 @@ class SyncIPCChannelLayer(LayerSurface):
     # Upkeep
 
     def flush(self) -> None:
-        """Remove all messages and memberships, for all processes (S17)."""
+        """Remove all messages and memberships, for all processes (S17).
+
+        With the option ``relay`` as `asgi_ipc.layers.aio.IPCChannelLayer.flush`.
+        """
         self._core.flush()
 
     def global_statistics(self) -> dict[str, float]:
