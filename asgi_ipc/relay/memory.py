@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..exceptions import WireError, WireLost, WireRefused
-from .settings import COMMON, Settings
+from .settings import COMMON, Settings, check_frames, check_topic
 from .state import WireState, copied
-from .wire import MAX_TOPIC, Frame, Heard, Pushed, Ready, WireCapabilities
+from .wire import Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: Bytes that a wire may have unread before the server drops it, as servers do.
 UNREAD_LIMIT = 32 * 1024 * 1024
@@ -196,13 +196,16 @@ class MemoryServer:
             return Pushed(len(queue), "capacity" if full else "no room")
         queue.append(_Queued(frame, self.clock() + lifetime))
         self._queues[key] = queue
+        self._wake(key)
+        return Pushed(len(queue))
+
+    def _wake(self, key: tuple[str, bytes]) -> None:
         armed = self._armed.get(key, deque())
         while armed:
             wire = armed.popleft()
             if wire in self._wires:
-                wire.tell_ready(name)
+                wire.tell_ready(key[1])
                 break
-        return Pushed(len(queue))
 
     def pop(self, wire: MemoryWire, name: bytes, limit: int) -> list[bytes]:
         """Take frames; arm the wire if there are fewer than asked for (W13)."""
@@ -214,6 +217,15 @@ class MemoryServer:
             if wire not in armed:
                 armed.append(wire)
         return taken
+
+    def disarm(self, wire: MemoryWire, name: bytes) -> None:
+        """Take a wire off a queue; if frames are there, they are for another."""
+        key = wire.prefix, name
+        armed = self._armed.get(key, deque())
+        if wire in armed:
+            armed.remove(wire)
+        if self._live(key):
+            self._wake(key)
 
     def length(self, prefix: str, name: bytes) -> int:
         """Count live frames."""
@@ -266,13 +278,7 @@ class MemoryWire:
     async def publish(self, frames: Sequence[Frame]) -> None:
         """Hand the frames to the server (W8). It has no window: the server takes them at once."""
         self._state.check(unsent=len(frames))
-        for frame in frames:
-            check_topic(frame.topic)
-            if len(frame.payload) > self.frame_limit:
-                raise ValueError(
-                    f"a frame has {len(frame.payload)} bytes; this server takes at most"
-                    f" {self.frame_limit}"
-                )
+        check_frames(frames, self.frame_limit)
         taken = self._server.publish(self, frames)
         if taken < len(frames):
             raise copied(await self._state.lost(), unsent=len(frames) - taken)
@@ -316,6 +322,10 @@ class MemoryWire:
         check_topic(queue)
         found: list[bytes] = await self._ask(lambda: self._server.pop(self, queue, limit))
         return found
+
+    async def disarm(self, queue: bytes) -> None:
+        """Wait for a queue no more."""
+        await self._ask(lambda: self._server.disarm(self, queue))
 
     async def length(self, queue: bytes) -> int:
         """Count the frames of a queue."""
@@ -401,12 +411,6 @@ class MemoryWire:
     def _later(self, work: Callable[[], object]) -> None:
         if self._state.loop is not None:
             _call_in(self._state.loop, work)
-
-
-def check_topic(name: bytes) -> None:
-    """Raise `ValueError` for a topic or queue name that no wire takes."""
-    if not isinstance(name, bytes) or not 1 <= len(name) <= MAX_TOPIC:
-        raise ValueError(f"{name!r} is no topic or queue: use 1 to {MAX_TOPIC} bytes")
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Check what a user gives a wire: its URL and its options, all that is wrong in one error.
+"""Check what a wire is given: URL and options, all that is wrong in one error; topics and frames.
 
 No text made here has credentials: a URL is shown without user and password, and the value of a
 secret option is not shown at all.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..exceptions import OptionError
-from .wire import TIMEOUT
+from .wire import MAX_TOPIC, TIMEOUT, Frame
 
 #: Of a prefix, so that it can stand in any server's names.
 _PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -149,6 +150,30 @@ class Settings:
                 self.wrong(f"option {name!r} is {is_now}; it must be {must_be}")
         return values
 
+    def tls(self, given: Mapping[str, Any]) -> ssl.SSLContext:
+        """Return what the options of `TLS` say, noting files that are of no use."""
+        context = ssl.create_default_context()
+        context.check_hostname = given["check_hostname"] is not False
+        ca_file, cert_file, key_file = (given[f"{kind}_file"] for kind in ("ca", "cert", "key"))
+        if key_file and not cert_file:
+            self.wrong("option 'key_file' is of no use without 'cert_file'; give both")
+        try:
+            if ca_file and FILE(ca_file) is None:
+                context.load_verify_locations(cafile=ca_file)
+        except (OSError, ValueError):
+            self.wrong(f"option 'ca_file' is {ca_file!r}; it must have certificates in PEM form")
+        try:
+            if cert_file and FILE(cert_file) is None:
+                # The password makes a key that is encrypted an error; by default it would be asked
+                # for on the terminal.
+                context.load_cert_chain(cert_file, key_file, password="")
+        except (OSError, ValueError):
+            self.wrong(
+                f"option 'cert_file' is {cert_file!r}; it and 'key_file' must have a certificate"
+                " and its key, not encrypted, in PEM form"
+            )
+        return context
+
     def one_of(self, name: str, in_url: str | None, as_option: str | None) -> str | None:
         """Return a value that may stand in the URL or in an option, but not in both."""
         if in_url is not None and as_option is not None:
@@ -162,3 +187,19 @@ class Settings:
         if self._problems:
             lines = "".join(f"\n- {problem}" for problem in self._problems)
             raise OptionError(f"relay {self.shown}: {len(self._problems)} things are wrong:{lines}")
+
+
+def check_topic(name: bytes) -> None:
+    """Raise `ValueError` for a topic or queue name that no wire takes."""
+    if not isinstance(name, bytes) or not 1 <= len(name) <= MAX_TOPIC:
+        raise ValueError(f"{name!r} is no topic or queue; use 1 to {MAX_TOPIC} bytes")
+
+
+def check_frames(frames: Sequence[Frame], limit: int) -> None:
+    """Raise `ValueError` for a frame that the server would not take (W8)."""
+    for topic, payload in frames:
+        check_topic(topic)
+        if len(payload) > limit:
+            raise ValueError(
+                f"a frame has {len(payload)} bytes; the server takes at most {limit}, so drop it"
+            )

@@ -1,13 +1,16 @@
-"""What all wires need: the loss of a wire told once and to everybody, and safe callbacks."""
+"""What all wires need: the loss of a wire told to everybody, safe callbacks, window, watchdog."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from ..exceptions import WireError, WireLost
-from .wire import Heard, Ready
+from .wire import WINDOW, Heard, Ready
+
+#: Looks of `watch` at a connection in each ``timeout``.
+LOOKS = 4
 
 
 class WireState:
@@ -106,3 +109,69 @@ def copied(error: WireError, unsent: int = 0) -> WireError:
     if isinstance(error, WireLost):
         return WireLost(str(error), unsent=unsent)
     return type(error)(str(error))
+
+
+class Window:
+    """How much was sent and is not confirmed, and who waits until it is less (W8)."""
+
+    def __init__(self, state: WireState) -> None:
+        self._state = state
+        self._bytes = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may be sent."""
+        return self._bytes <= WINDOW
+
+    def sent(self, count: int) -> None:
+        """Note bytes that were sent."""
+        self._bytes += count
+
+    def confirmed(self, count: int) -> None:
+        """Note bytes that the server has confirmed."""
+        self._bytes -= count
+        if self._waiting and self.is_open:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            self._waiting.clear()
+
+    async def opening(self, unsent: int) -> None:
+        """Wait until more may be sent. Raises if the wire is lost before."""
+        while not self.is_open:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await self._state.wait(future)
+            self._state.check(unsent)
+
+
+class Watched(Protocol):
+    """A connection that `watch` looks at."""
+
+    #: Whether anything was read since the last look.
+    has_read: bool
+
+    def ping(self) -> None:
+        """Ask the server for any answer."""
+
+
+async def watch(
+    connections: Sequence[Watched], timeout: float, lose: Callable[[str], None]
+) -> None:
+    """Ping connections that are silent, and call ``lose`` if one stays so for ``timeout`` (W3).
+
+    It counts looks and not seconds: a process that was stopped has missed looks, and reads what has
+    come meanwhile before it looks four times again.
+    """
+    silent = [0] * len(connections)
+    while True:
+        await asyncio.sleep(timeout / LOOKS)
+        for at, connection in enumerate(connections):
+            silent[at] = 0 if connection.has_read else silent[at] + 1
+            connection.has_read = False
+            if silent[at] == 1:
+                connection.ping()
+            elif silent[at] > LOOKS:
+                lose(f"it has not answered for {timeout:g} seconds")
+                return

@@ -49,8 +49,9 @@ Queues (capability ``queues``)
        more than a minute.
   W13  A `pop` that returns fewer frames than asked for arms the wire on that queue: the next frame
        pushed there makes one armed wire, that armed first, call ``ready`` once. Wires that are
-       closed or gone are skipped. A wire that is stopped can keep its call to itself, so callers
-       also look from time to time.
+       closed or gone are skipped. `disarm` takes the wire off the queue; if frames are there, the
+       wire armed next calls ``ready``. A wire that is stopped can keep its call to itself, so
+       callers also look from time to time.
   W14  `clear` empties all queues of the prefix. Queues of other prefixes are never touched.
 """
 
@@ -136,6 +137,9 @@ class Wire(Protocol):
 
         If it is cancelled, or the wire is lost meanwhile, what it took may be lost.
         """
+
+    async def disarm(self, queue: bytes) -> None:
+        """Tell the server that nothing here waits for this queue any more (W13)."""
 
     async def length(self, queue: bytes) -> int:
         """Return how many live frames a queue holds (W12)."""
