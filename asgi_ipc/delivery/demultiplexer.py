@@ -105,7 +105,8 @@ class Demultiplexer:
         self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
-        self.companions: list[Companion] = []
+        #: By their classes: of each there is one.
+        self.companions: dict[type[Companion], Companion] = {}
         self._reset()
         register(self)
 
@@ -118,7 +119,7 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.cancel_finalizer()
         self.memberships.after_fork_in_child()
-        for companion in self.companions:
+        for companion in self.companions.values():
             companion.after_fork_in_child()
         self._reset()
 
@@ -558,7 +559,7 @@ class Demultiplexer:
 
         If the engine stays open, so does what nobody has had to fetch yet.
         """
-        for companion in self.companions:
+        for companion in list(self.companions.values()):
             companion.stop()
         with self.exclusive():
             self.closed = True

@@ -502,7 +502,7 @@ class LoopListener(Listener):
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
         self._look_after_members()
-        for companion in demux.companions:
+        for companion in list(demux.companions.values()):
             companion.tick(waited)
         demux.drops.sum_up()
         if pending:

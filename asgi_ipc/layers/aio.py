@@ -179,7 +179,7 @@ class IPCChannelLayer(LayerSurface):
         seconds at most, and raises `FlushIncomplete` if some did not confirm it.
         """
         pending_flush = await self._call(self._core.begin_flush)
-        while pending_flush is not None and not pending_flush.is_done():
+        while pending_flush is not None and not pending_flush.is_done():  # noqa: ASYNC110
             await asyncio.sleep(_FLUSH_POLL)
 
     async def global_statistics(self) -> dict[str, float]:

@@ -7,7 +7,6 @@ other process does. `LocalMachine` is this machine as the relay sees it.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -21,13 +20,19 @@ from ..encoding.codec import encode
 from ..encoding.names import channel_name, group_name
 from ..engines.base import NODE_BYTES, Engine, Members, Record, Refused
 from ..engines.deferred import pending, run_deferred
-from ..exceptions import FlushIncomplete, StoreFull
+from ..exceptions import (
+    FlushIncomplete,
+    OptionError,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+)
 from ..policy import groups
 from ..relay import way_out
-from ..relay.frames import Kind, pack_join, shard_of
-from ..relay.options import check_engine
 from ..relay.flushes import PATIENCE
+from ..relay.frames import Kind, pack_join, shard_of
 from ..relay.machine import RelayOptions
+from ..relay.options import check_engine
 from ..relay.thread import RelayThread
 from ..relay.way_out import (
     ANSWER,
@@ -43,8 +48,6 @@ from ..relay.way_out import (
 )
 from .core import LayerCore, PendingFlush
 from .options import Options
-
-_log = logging.getLogger("asgi_ipc")
 
 #: Seconds for which receivers must have waited in a process before it may relay: by then it serves.
 SERVES = 3.0
@@ -73,25 +76,31 @@ class RelayedCore(LayerCore):
         self._heard: tuple[Demultiplexer, Members | None] | None = None
         try:
             check_engine(self.demux.engine, options.engine)
+            self._accompany(self.demux)
         except BaseException:
             self.close()
             raise
-        self._accompany(self.demux)
 
     @property
     def demux(self) -> Demultiplexer:
         """The demultiplexer, opened again if the layer was closed."""
         demux = super().demux
-        if hasattr(self, "_heard"):
+        if Candidate not in demux.companions and hasattr(self, "_heard"):
             self._accompany(demux)
         return demux
 
     def _accompany(self, demux: Demultiplexer) -> None:
-        """Let this process relay for the demultiplexer's store, if no layer here has done so."""
-        for companion in demux.companions:
-            if isinstance(companion, Candidate):
-                return
-        demux.companions.append(Candidate(demux, self.options, self._relay))
+        """Let this process relay for the demultiplexer's store. Raises `OptionError`."""
+        there = demux.companions.get(Candidate)
+        if there is None:
+            # In one step: another thread may be about to do the same.
+            made = Candidate(demux, self.options, self._relay)
+            there = demux.companions.setdefault(Candidate, made)
+        if isinstance(there, Candidate) and there.relay.shown != self._relay.shown:
+            raise OptionError(
+                f"relay is {self._relay.shown!r}, and another layer of this process on the same"
+                f" store has {there.relay.shown!r}; a store is joined by one server"
+            )
 
     def _find_out(self, channel: str) -> bool:
         owner = channel_name(channel).owner
@@ -336,42 +345,50 @@ class Candidate:
     """This process as one that may relay for its machine (R7). A companion of a demultiplexer."""
 
     def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
-        self._demux, self._options, self._relay = demux, options, relay
+        self._demux, self.options, self.relay = demux, options, relay
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
         """Begin as a process that does not serve yet."""
-        self._thread: RelayThread | None = None
+        #: The relay, if it runs here or did.
+        self.thread: RelayThread | None = None
         self._serves_since: float | None = None
         self._stopped = False
         self._lock = threading.Lock()
 
     def tick(self, waited: bool) -> None:
         """Begin to relay if this process serves and no other relays."""
-        now = time.monotonic()
         if not waited:
             return
+        now = time.monotonic()
         if self._serves_since is None:
             self._serves_since = now
         if now - self._serves_since < SERVES or not self._lock.acquire(False):
             return
         try:
-            if self._stopped or (self._thread is not None and self._thread.is_alive()):
-                return
-            engine = self._demux.engine
-            if engine.is_held(DEDICATED) or not engine.hold(RELAY):
-                return
-            machine = LocalMachine(self._demux, self._options)
-            self._thread = RelayThread(machine, self._relay)
-            self._thread.start()
+            if not self._stopped and (self.thread is None or not self.thread.is_alive()):
+                self._begin()
+        except (StoreUnavailable, StoreCorrupt):
+            pass  # The receivers that wait here meet the error themselves.
         finally:
             self._lock.release()
+
+    def _begin(self) -> None:
+        engine = self._demux.engine
+        if not engine.is_held(DEDICATED) and engine.hold(RELAY):
+            thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
+            try:
+                thread.start()
+            except BaseException:  # There can't be more threads.
+                engine.release(RELAY)
+                raise
+            self.thread = thread
 
     def stop(self) -> None:
         """Relay no more."""
         with self._lock:
             self._stopped = True
-            thread, self._thread = self._thread, None
+            thread, self.thread = self.thread, None
         if thread is not None:
             thread.stop()
 

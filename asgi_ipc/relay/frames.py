@@ -141,7 +141,7 @@ def unpack(
         try:
             rest = sealer.open(rest, place + head)
         except SealBroken as error:
-            raise NoFrame(f"seal: {error.reason}") from None
+            raise NoFrame(f"seal {error.reason}") from None
     if len(rest) < length or not term or not sequence or reads < version:
         raise NoFrame("no frame")
     try:
@@ -150,9 +150,7 @@ def unpack(
         # A newer machine says more; it says what matters in a version that all read.
         raise NoFrame("version") from None
     lifetime = min(lifetime, LONGEST_LIFE)
-    return RelayFrame(
-        known, node, term, sequence, lifetime, rest[:length], rest[length:], reads
-    )
+    return RelayFrame(known, node, term, sequence, lifetime, rest[:length], rest[length:], reads)
 
 
 def version_for(announced: Iterable[int], oldest: int = OLDEST, newest: int = NEWEST) -> int:

@@ -55,7 +55,9 @@ class Inbound:
             self._counts.dropped("failed")
             if not self._has_failed:
                 self._has_failed = True
-                _log.exception("relay %s: a frame could not be handled: %s", self._options.shown, error)
+                _log.exception(
+                    "relay %s: a frame could not be handled: %s", self._options.shown, error
+                )
 
     def _hear(self, topic: bytes, data: bytes) -> None:
         frame = unpack(data, *self._options.formats, self._options.sealer, self._prefix + topic)

@@ -27,7 +27,7 @@ from .machine import Machine, RelayOptions
 from .peers import Peers
 from .store_bell import StoreBell
 from .way_out import OUT
-from .wire import Frame, Wire
+from .wire import WINDOW, Frame, Wire
 
 #: Records that are taken off the way out at once.
 BATCH = 64
@@ -69,13 +69,18 @@ class Outbound:
 
     async def pump(self, wire: Wire) -> None:
         """Publish what is on the way out, as it comes, without end. Raises as the wire."""
+        limit = 8
         while True:
-            records = self._engine.pop(OUT, BATCH, self._bell.bell)
+            records = self._engine.pop(OUT, limit, self._bell.bell)
             if records:
                 await self._pass_on(wire, records)
-            if len(records) < BATCH:
+            if len(records) < limit:
                 await self._rang.wait()
                 self._rang.clear()
+            else:
+                # Of large ones fewer are taken out of the store, where they count for its bound.
+                size = sum(len(record.payload) for record in records) // len(records)
+                limit = max(1, min(BATCH, WINDOW // max(1, size)))
 
     async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
         """Publish something of the relay's own to all machines. Raises as the wire."""
@@ -151,9 +156,7 @@ class Outbound:
         if kind in MESSAGES:
             reads = (peer.reads for peer in self._peers.expected())
             version = version_for(reads, oldest, newest)
-        frame = RelayFrame(
-            kind, self._node, self._term, sequence, lifetime, name, payload, newest
-        )
+        frame = RelayFrame(kind, self._node, self._term, sequence, lifetime, name, payload, newest)
         place = self._options.prefix.encode() + b"\0" + topic
         return pack(frame, version, self._options.sealer, place)
 

@@ -24,6 +24,9 @@ from .frames import Kind, RelayFrame, unpack_sequences
 #: Nanoseconds after its last frame until which a machine that did not say goodbye is expected to be
 #: there, and until which it is remembered: its frames can't be replayed so long.
 EXPECTED, REMEMBERED = 60 * 1_000_000_000, 86400 * 1_000_000_000
+#: The same after a goodbye: by then another process of the machine has begun to relay, if any is
+#: left there.
+LEFT = 5 * 1_000_000_000
 #: Machines that are remembered. A server on which anything is published must not fill the memory.
 MOST = 1000
 
@@ -79,6 +82,7 @@ class Peers:
 
         Raises `NoFrame` for a beat that is none.
         """
+        self._now = now
         sequences = unpack_sequences(frame.payload) if frame.kind is Kind.BEAT else {}
         peer = self.known.get(frame.node)
         if peer is None:
@@ -136,11 +140,11 @@ class Peers:
                 del self.known[node]
 
     def expected(self) -> list[Peer]:
-        """Return the machines that should be there: heard of late, and not gone with a goodbye."""
+        """Return the machines that should be there, as they were heard lately."""
         return [
             peer
             for peer in self.known.values()
-            if not peer.has_left and self._now - peer.heard_at <= EXPECTED
+            if self._now - peer.heard_at <= (LEFT if peer.has_left else EXPECTED)
         ]
 
     # Flushes
@@ -211,4 +215,4 @@ class Peers:
             }
 
 
-__all__ = ["EXPECTED", "MOST", "REMEMBERED", "Peer", "Peers"]
+__all__ = ["EXPECTED", "LEFT", "MOST", "REMEMBERED", "Peer", "Peers"]

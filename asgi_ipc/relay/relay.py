@@ -66,11 +66,16 @@ _log = logging.getLogger("asgi_ipc")
 #: Seconds between two beats, reports, and looks at the store.
 BEAT = 1.0
 #: Seconds before the first, and the longest, pause between two connections.
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
+#: Seconds for which messages wait, after an outage, for other machines that had it as well: what is
+#: published before they have subscribed again is lost to them.
+TOGETHER = 5.0
 #: Seconds after which a relay that is connected has heard all machines that are there.
 SETTLED = 1.5
 #: Seconds for a goodbye.
 _FAREWELL = 0.3
+#: Seconds between two looks whether other machines are back.
+_LOOK = 0.02
 
 
 class Relay:
@@ -126,7 +131,9 @@ class Relay:
         if isinstance(counts, dict):
             self.counts.learn(counts)
         if isinstance(peers, list):
-            self.peers.learn([each for each in peers if isinstance(each, dict)], self.engine.clock())
+            self.peers.learn(
+                [each for each in peers if isinstance(each, dict)], self.engine.clock()
+            )
         # The clock may stand still between two terms.
         return max(term, before + 1) if isinstance(before, int) and before < 1 << 63 else term
 
@@ -240,6 +247,7 @@ class Relay:
                     pause, told = SHORTEST_PAUSE, ""
                 self.state = "refused" if isinstance(error, WireRefused) else "away"
                 self._error = str(error)
+                self._write_report()
                 if told != self.state:
                     told = self.state
                     _log.warning(
@@ -265,19 +273,35 @@ class Relay:
         self.peers.hears(topics)
         await wire.subscribe(topics)
         self.outbound.begin()
+        since = self.engine.clock()
         await self.outbound.say(wire, Kind.HELLO)
-        if self._error:
+        had_outage = bool(self._error)
+        if had_outage:
             _log.warning("relay %s: connected again", self.options.shown)
         self.state, self._error, self._wire = "connected", "", wire
         self._connected_at = time.monotonic()
         self.shards.tell()
+        self._write_report()
         await first_of(
             self._until_lost(wire),
-            self.outbound.pump(wire),
+            self._pass_on(wire, since if had_outage else None),
             self._beat(wire),
             self.shards.subscribe(wire),
             self.shards.unsubscribe(wire),
         )
+
+    async def _pass_on(self, wire: Wire, outage_until: int | None) -> None:
+        """Publish what is on the way out; after an outage, once the other machines are back."""
+        if outage_until is not None:
+            until = time.monotonic() + TOGETHER
+            while time.monotonic() < until and not self._all_are_back(outage_until):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+        await self.outbound.pump(wire)
+
+    def _all_are_back(self, since: int) -> bool:
+        """Return whether all machines that are expected, one at least, have been heard since."""
+        expected = self.peers.expected()
+        return bool(expected) and all(peer.heard_at >= since for peer in expected)
 
     async def _until_lost(self, wire: Wire) -> None:
         error = await wire.lost()

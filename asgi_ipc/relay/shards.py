@@ -29,12 +29,12 @@ class Shards:
     def __init__(self, engine: Engine, peers: Peers) -> None:
         self._engine, self._peers = engine, peers
         self.heard: set[int] = set()
-        self._wanted: set[int] = set()
+        self._to_hear: set[int] = set()
         self._is_wanted, self._busy = asyncio.Event(), asyncio.Lock()
 
     async def begin(self) -> list[bytes]:
         """Return the topics to hear on a new connection."""
-        self._wanted.clear()
+        self._to_hear.clear()
         self.heard = await self._with_groups()
         return [shard_topic(shard) for shard in self.heard]
 
@@ -42,7 +42,7 @@ class Shards:
         """Hear a group's shard soon."""
         shard = shard_of(group)
         if shard not in self.heard:
-            self._wanted.add(shard)
+            self._to_hear.add(shard)
             self._is_wanted.set()
 
     async def subscribe(self, wire: Wire) -> None:
@@ -51,7 +51,7 @@ class Shards:
             await self._is_wanted.wait()
             self._is_wanted.clear()
             async with self._busy:
-                new, self._wanted = self._wanted - self.heard, set()
+                new, self._to_hear = self._to_hear - self.heard, set()
                 if new:
                     topics = [shard_topic(shard) for shard in new]
                     self._peers.hears(topics)

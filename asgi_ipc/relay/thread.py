@@ -29,7 +29,7 @@ class RelayThread:
         #: The relay, once it has begun.
         self.relay: Relay | None = None
         # A daemon, as the interpreter waits for others before it calls what ends this one.
-        self._thread = threading.Thread(target=self._run, name="asgi_ipc relay", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="asgi_ipc relay", daemon=True)
 
     def start(self) -> None:
         """Begin, in the thread."""
@@ -49,12 +49,15 @@ class RelayThread:
         if threading.current_thread() is not self._thread:
             self._thread.join(_PATIENCE)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         try:
             asyncio.run(self._main())
         except (StoreUnavailable, StoreCorrupt) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
         except Exception:
+            # While the process ends, asyncio can't resolve names any more.
+            if self._stopped or not threading.main_thread().is_alive():
+                return
             _log.exception("relay %s ended with an error", self._options.shown)
         finally:
             # Another process goes on, or this one at its next look.
