@@ -88,6 +88,12 @@ class Actor:
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         return dict(self.engine.statistics(queue))
 
+    def queues(self) -> list[tuple[bytes, int]]:
+        return [(each.name, each.pending) for each in self.engine.queues()]
+
+    def note(self, counts: dict[str, int]) -> None:
+        self.engine.note(counts)
+
     def identity(self) -> bytes:
         return self.engine.identity
 

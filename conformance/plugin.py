@@ -95,13 +95,11 @@ def _check_options(config: pytest.Config) -> None:
 
 def engine_options(config: pytest.Config) -> dict[str, Any]:
     """Return the engine options of this run."""
-    import argparse
-
     from asgi_ipc.cli.arguments import engine_option
 
     try:
         return dict(map(engine_option, chosen(config, "--engine-option")))
-    except argparse.ArgumentTypeError as error:
+    except ValueError as error:
         raise pytest.UsageError(f"--engine-option: {error}") from None
 
 

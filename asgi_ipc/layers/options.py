@@ -80,11 +80,7 @@ def checked(
     """All options, checked. Raises `OptionError`."""
     for name in unknown:
         raise OptionError(_unknown(name))
-    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
-        raise OptionError(
-            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            " letters, digits, '-', '_' or '.', the first not a '.'"
-        )
+    check_prefix(prefix)
     return Options(
         prefix=prefix,
         engine=engine,
@@ -117,6 +113,15 @@ NAMES = (
     "relay",
     "relay_options",
 )
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what can't be the name of a store. Raises `OptionError`."""
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            " letters, digits, '-', '_' or '.', the first not a '.'"
+        )
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -195,6 +200,7 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "check_prefix",
     "checked",
     "seconds_or_none",
 ]

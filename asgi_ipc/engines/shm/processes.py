@@ -33,12 +33,17 @@ from .lock_file import LockFile
 from .locks.base import FIRST_SLOT
 
 #: Processes that are looked at, and slots that are passed, while the lock is held once.
-REAP_SLICE, _REAP_SPAN = 32, 256
+REAP_SLICE, _REAP_SPAN = 28, 256
 #: Slots that are free, but whose byte is still held, before a join gives up for now.
 TRIES = 64
 #: What a process notes of itself, in the order of its words.
 _COUNTED = (*COUNTERS, *GAUGES)
 _WORD_MASK = (1 << 64) - 1
+_LEFT = range(layout.LEFT, layout.LEFT + len(COUNTERS))
+
+
+def _add(first: int, second: int) -> int:
+    return first + second & _WORD_MASK
 
 
 class Present(NamedTuple):
@@ -186,10 +191,11 @@ class Processes:
         words, at = self._words, self._at(slot)
         generation = (words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
         counts = self._row(slot) + layout.P_COUNTS
-        change: Change = dict.fromkeys(range(counts, counts + layout.P_COUNTERS), 0)
-        for number in range(len(COUNTERS)):
-            total = words[layout.LEFT + number] + words[counts + number]
-            change[layout.LEFT + number] = total & _WORD_MASK
+        noted = words[counts : counts + len(COUNTERS)].tolist()
+        # In C as far as that goes: this is done for many processes in one hold.
+        change: Change = dict.fromkeys(range(counts, counts + len(_COUNTED)), 0)
+        left = words[_LEFT.start : _LEFT.stop].tolist()
+        change.update(zip(_LEFT, map(_add, left, noted), strict=True))
         self._heap.commit(
             {
                 **change,

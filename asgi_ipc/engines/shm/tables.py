@@ -225,11 +225,12 @@ class Tables:
         for bucket in self._hash_table.used(listing.bucket, listing.move):
             for handle in list(self._hash_table.chain(bucket)):
                 at = words[heap.end - handle]
+                heap.spend(3 * PASS)
                 if heap.kind(at) != TABLE or not words[at + T_COUNT]:
                     continue
+                heap.spend(2 * PASS)
                 name = heap.name(at, T_WORDS)
                 if not listing.has(name):
-                    heap.spend(2 * PASS)
                     found.append(TableInfo(name, words[at + T_COUNT]))
                     listing.add(name)
 
