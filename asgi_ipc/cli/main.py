@@ -49,6 +49,8 @@ COMMANDS: Mapping[str, str] = {
         "flush": "flush",
         "remove": "remove",
         "drain": "drain",
+        "relay": "relay",
+        "relays": "relays",
         "check": "check",
         "doctor": "doctor",
         "completion": "completion",

@@ -7,10 +7,11 @@ other process does. `LocalMachine` is this machine as the relay sees it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -341,6 +342,21 @@ class LocalMachine:
         self._core.flush()
 
 
+@contextlib.contextmanager
+def relay_machine(
+    engine: Engine, prefix: str, layer_options: Mapping[str, Any]
+) -> Iterator[LocalMachine]:
+    """Yield the machine of an open engine, for a relay in a process of its own."""
+    from .sync import SyncIPCChannelLayer
+
+    layer = SyncIPCChannelLayer(prefix, engine=engine, **layer_options)
+    try:
+        core = layer._core
+        yield LocalMachine(core.demux, core.options)
+    finally:
+        layer.close()
+
+
 class Candidate:
     """This process as one that may relay for its machine (R7). A companion of a demultiplexer."""
 
@@ -393,4 +409,4 @@ class Candidate:
             thread.stop()
 
 
-__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore"]
+__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore", "relay_machine"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from ..encoding.names import is_internal
 from ..engines.base import Engine
 from ..policy.expiry import LONGEST
 from .frames import shard_of, shard_topic
 from .peers import Peers
-from .way_out import HEARD, is_of_relay, pack_shards
+from .way_out import HEARD, pack_shards
 from .wire import Wire
 
 #: Seconds between two looks at all tables, for shards without groups.
@@ -84,7 +85,7 @@ class Shards:
         """Return the shards in which there are groups, with suspended members too."""
         found = set()
         for number, table in enumerate(self._engine.tables()):
-            if table.members and not is_of_relay(table.name):
+            if table.members and not is_internal(table.name):
                 # The table of the suspended is named after the group, behind an exclamation mark.
                 found.add(shard_of(table.name.removeprefix(b"!")))
             if number % _SLICE == _SLICE - 1:

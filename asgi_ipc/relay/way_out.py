@@ -45,11 +45,6 @@ _BATCH = 64
 _U64 = struct.Struct(">Q")
 
 
-def is_of_relay(name: bytes) -> bool:
-    """Return whether a queue or table is one of those above."""
-    return name.startswith(b"!!")
-
-
 class Outgoing(NamedTuple):
     """A record on the way out, read."""
 
@@ -153,7 +148,6 @@ __all__ = [
     "WayOut",
     "header",
     "is_heard",
-    "is_of_relay",
     "notice",
     "pack_count",
     "pack_shards",
