@@ -377,7 +377,8 @@ def _database(settings: Settings) -> int:
         else:
             settings.wrong(f"the URL has {name!r} behind its '?'; give it in relay_options")
     if text and not (text.isascii() and text.isdigit() and len(text) < 7):
-        settings.wrong(f"the database is {text!r}; use a number, as in redis://HOST:6379/0")
+        # Not shown: if the URL lacks its host, it may be a password.
+        settings.wrong("the database is not a number; write it as in redis://HOST:6379/0")
         return 0
     return int(text or 0)
 
