@@ -6,5 +6,5 @@
 Without ``--wire`` it tests all wires of asgi_ipc, each with a server that it starts, where one is
 installed. Between wire and server stands a proxy (`proxy`) that plays what networks do, so any
 server on a TCP port will do; tests that restart or stop the server itself need one that the suite
-has started. Start reading at ``test_topics``.
+has started. Start reading at ``test_wire_topics``.
 """

@@ -67,6 +67,10 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.made += 1
+        joining = asyncio.current_task()
+        assert joining is not None
+        self._tasks.add(joining)
+        joining.add_done_callback(self._tasks.discard)
         try:
             there = await asyncio.open_connection(*self._target)
         except OSError:

@@ -110,7 +110,8 @@ class Redis(Server):
     def command(self, program: str) -> list[str]:
         """Listen on the loopback address alone."""
         plain = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-        return [program, "--port", str(self.port), *plain]
+        port = ["--port", "0", "--tls-port"] if self._scheme == "rediss" else ["--port"]
+        return [program, *port, str(self.port), *plain]
 
     def call(self, *words: str) -> bytes:
         """Return the server's first words in answer to a command."""
