@@ -7,6 +7,7 @@ in another package, register an entry point in group ``asgi_ipc.wires`` whose na
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -50,9 +51,9 @@ def find_wire(url: str) -> WireFactory:
             f"relay is {url!r}; give a URL such as 'redis://HOST:6379', with one of the schemes"
             f" {_quoted()}"
         )
-    scheme, mark, _ = url.partition("://")
+    scheme, _, _ = url.partition("://")
     path = BUILT_IN.get(scheme)
-    if path is None and not mark and ":" in url:
+    if path is None and re.fullmatch(r"\w+(\.\w+)*:\w+", url):
         path = url
     try:
         if path is not None:

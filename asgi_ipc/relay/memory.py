@@ -44,7 +44,7 @@ class MemoryServer:
         #: Seconds, for the lifetimes of queued frames; a test may set its own.
         self.clock: Callable[[], float] = time.monotonic
         #: The largest frame, in bytes; a test may set less.
-        self.frame_limit = 64 * 1024 * 1024
+        self.frame_limit = 16 * 1024 * 1024
         #: Frames of each queue that the server has room for; a test may set less.
         self.room = 1 << 30
         self._wires: list[MemoryWire] = []

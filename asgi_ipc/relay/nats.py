@@ -303,7 +303,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take lines and messages; anything else ends the connection."""
-        self.has_read = True
+        # Half a line is no answer, but a large message may take long.
+        self.has_read |= self._message is not None
         buffer = self._buffer
         buffer += data
         at = 0
@@ -326,6 +327,7 @@ class _Connection(asyncio.Protocol):
                         break
                     line, at = bytes(buffer[at:end]), end + 2
                     self._take(line)
+                    self.has_read = True
         except Exception:
             # Of no form that a NATS server sends. The words of the error are of no use to anybody.
             kind = WireLost if self.info.done() else WireRefused

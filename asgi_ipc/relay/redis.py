@@ -40,7 +40,8 @@ class RedisWire:
         schemes = ["redis", "rediss", "valkey", "valkeys", "unix"]
         settings = Settings(url, prefix, schemes)
         takes = {**COMMON, **CREDENTIALS}
-        if settings.parts.scheme in ("rediss", "valkeys"):
+        self._has_tls = settings.parts.scheme in ("rediss", "valkeys")
+        if self._has_tls:
             takes = {**takes, **TLS}
         given = settings.options(options, takes)
         self._timeout: float = given["timeout"]
@@ -70,7 +71,9 @@ class RedisWire:
         except BaseException as error:
             found = error if isinstance(error, WireError) else None
             if isinstance(error, asyncio.TimeoutError):
-                found = WireLost(self._text(f"no answer within {self._timeout:g} seconds"))
+                hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
+                text = f"no answer within {self._timeout:g} seconds{hint}"
+                found = WireLost(self._text(text))
             self._state.lose(found or WireLost(self._text("start() was interrupted")))
             await self.close()
             if found is not None:
@@ -190,7 +193,8 @@ class RedisWire:
         self._links[0].send([command])
         result = await self._state.reply(reply)
         if isinstance(result, errors.ResponseError):
-            if str(result).startswith("OOM") or "OOM command not allowed" in str(result):
+            # In a script the words alone tell; redis-py cuts the code off.
+            if isinstance(result, errors.OutOfMemoryError) or "> 'maxmemory'" in str(result):
                 raise _NoRoom
             raise WireRefused(self._text(f"it answered {command[0].decode()}: {result}"))
         return result
@@ -276,7 +280,7 @@ class _Link:
         try:
             await self._connection.connect()
         except Exception as error:
-            raise _greeting_error(error, self._text) from None
+            raise _meaning(error, self._text, "can't connect") from None
         # redis-py closes a connection only after all that is unsent has been sent.
         self._transport = self._connection._writer.transport
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
@@ -307,10 +311,8 @@ class _Link:
                     reply = error
                 self.has_read = True
                 self._handle(reply)
-        except errors.InvalidResponse:
-            self._lose(WireRefused(self._text("it does not answer as a Redis server does")))
         except errors.RedisError as error:
-            self._lose(WireLost(self._text(f"the connection ended: {error}")))
+            self._lose(_meaning(error, self._text, "the connection ended"))
         except Exception:
             # Replies that no command asked for, or of a form that no Redis server sends.
             self._lose(WireLost(self._text("it sent what makes no sense as an answer")))
@@ -377,7 +379,8 @@ def _database(settings: Settings) -> int:
         else:
             settings.wrong(f"the URL has {name!r} behind its '?'; give it in relay_options")
     if text and not (text.isascii() and text.isdigit() and len(text) < 7):
-        settings.wrong(f"the database is {text!r}; use a number, as in redis://HOST:6379/0")
+        # Not shown: if the URL lacks its host, it may be a password.
+        settings.wrong("the database is not a number; write it as in redis://HOST:6379/0")
         return 0
     return int(text or 0)
 
@@ -387,8 +390,8 @@ def _pairs(reply: Any) -> dict[Any, Any]:
     return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
 
 
-def _greeting_error(error: Exception, text: Callable[[str], str]) -> WireError:
-    """Return what an error during the greeting means. redis-py's texts have no credentials."""
+def _meaning(error: Exception, text: Callable[[str], str], otherwise: str) -> WireError:
+    """Return what an error of redis-py means. Its texts have no credentials."""
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return WireRefused(text(f"its certificate is not accepted: {cause.verify_message}"))
@@ -397,9 +400,9 @@ def _greeting_error(error: Exception, text: Callable[[str], str]) -> WireError:
     if isinstance(error, errors.InvalidResponse):
         return WireRefused(text("it does not answer as a Redis server does"))
     if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
-        return WireRefused(text(f"the credentials are refused: {error}"))
+        return WireRefused(text(f"the credentials are missing or refused: {error}"))
     if isinstance(error, errors.ResponseError):
         return WireRefused(text(f"it refuses: {error}"))
     if isinstance(cause, PermissionError):
         return WireRefused(text(f"no permission: {cause.strerror}"))
-    return WireLost(text(f"can't connect: {error}"))
+    return WireLost(text(f"{otherwise}: {error}"))

@@ -73,14 +73,10 @@ SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
 def shown(url: str) -> str:
     """Return a URL as errors and logs may show it: scheme, host, port and path alone."""
     scheme, mark, rest = url.partition("://")
-    if not mark:
-        # Not a URL; if somebody pasted credentials there, they end at the last "@".
-        return re.sub(r"^.*@", "", url, flags=re.S)
-    authority, slash, path = re.split(r"[?#]", rest)[0].partition("/")
-    if "@" in path:  # A password with a "/" in it.
-        authority, path = authority + "@", "/".join(path.rpartition("@")[2:])
-    host = authority.rpartition("@")[2]
-    return f"{scheme}://{host}{slash if host or path else ''}{path}"
+    # Credentials end at the last "@", wherever a password with a "/", "?" or "#" ends the host.
+    rest = (rest if mark else scheme).rpartition("@")[2]
+    rest = re.split(r"[?#]", rest)[0]
+    return f"{scheme}{mark}{rest}" if mark else rest
 
 
 class Settings:
@@ -108,7 +104,9 @@ class Settings:
             )
             return urlsplit("")
         if parts.scheme not in schemes:
-            self.wrong(f"the scheme is {parts.scheme!r}; use {' or '.join(map(repr, schemes))}")
+            self.wrong(
+                f"the scheme is {shown(parts.scheme)!r}; use {' or '.join(map(repr, schemes))}"
+            )
         if parts.fragment:
             self.wrong("the URL has a '#'; if it belongs to a password, write it as %23")
         return parts

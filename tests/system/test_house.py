@@ -52,7 +52,7 @@ PUBLIC = {
 #: Names with an underscore that Python's own classes have.
 OF_PYTHON = {"_replace", "_is_owned"}
 #: Folders of tests that are seams: they may look into everything, so that the others need not.
-SEAMS = ("tools", "torture", "wrong_engines", "platforms")
+SEAMS = ("tools", "torture", "wrong_engines", "wrong_wires", "platforms")
 TESTS = [
     path
     for path in sorted((ROOT / "tests").rglob("*.py"))
