@@ -64,6 +64,9 @@ class Peers:
         self.topics: set[bytes] = set()
         #: Frames that were published and not heard, of all machines since this was made.
         self.gaps = 0
+        #: A machine, a term or a topic has come since this was last reset: what the next relay has
+        #: to know, or it would not notice what it missed.
+        self.has_news = False
         self._now = 0
 
     def hears(self, topics: Iterable[bytes]) -> None:
@@ -100,6 +103,7 @@ class Peers:
             self._missed(peer, frame.sequence - last - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
+            self.has_news |= last is None
         peer.heard_at, peer.reads = now, frame.reads
         peer.frames += 1
         peer.bytes += size
@@ -115,6 +119,7 @@ class Peers:
         heard_before: Iterable[bytes] = peer.sequences if peer.term else ()
         if frame.kind is Kind.HELLO and frame.sequence == 1:
             heard_before = self.topics
+        self.has_news = True
         peer.term = frame.term
         peer.sequences = dict.fromkeys(heard_before, 0)
 
@@ -131,6 +136,7 @@ class Peers:
             self._missed(peer, number - last)
         if last is None or number > last:
             peer.sequences[topic] = number
+            self.has_news |= last is None
 
     def forget(self, now: int) -> None:
         """Note the time, and forget machines that have not been heard for long."""

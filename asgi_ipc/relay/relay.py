@@ -76,6 +76,8 @@ SETTLED = 1.5
 _FAREWELL = 0.3
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
+#: Seconds after which what was learned of another machine is written down.
+_SOON = 0.02
 
 
 class Relay:
@@ -113,11 +115,13 @@ class Relay:
         self.inbound = Inbound(
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
+        self.inbound.learned = self._report_soon
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
         self._noticed, self._hurry = self.bell.event(), asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
+        self._reports_soon = False
         #: Kept from being collected while they run.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -200,6 +204,18 @@ class Relay:
             self._seen_flushes, self._seen_expired = flushes, 0
             if self.state == "connected":
                 self.shards.tell()
+
+    def _report_soon(self) -> None:
+        """Write down what was learned of other machines, once for all that comes at once."""
+        if not self._reports_soon:
+            self._reports_soon = True
+            asyncio.get_running_loop().call_later(_SOON, self._report_now)
+
+    def _report_now(self) -> None:
+        self._reports_soon = False
+        if self.state != "ended":
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                self._write_report()
 
     def _write_report(self) -> None:
         with contextlib.suppress(ChannelFull):  # The next one may fit.
