@@ -416,21 +416,6 @@ class LocalMachine:
         self._core.flush()
 
 
-@contextlib.contextmanager
-def relay_machine(
-    engine: Engine, prefix: str, layer_options: Mapping[str, Any]
-) -> Iterator[LocalMachine]:
-    """Yield the machine of an open engine, for a relay in a process of its own."""
-    from .sync import SyncIPCChannelLayer
-
-    layer = SyncIPCChannelLayer(prefix, engine=engine, **layer_options)
-    try:
-        core = layer._core
-        yield LocalMachine(core.demux, core.options)
-    finally:
-        layer.close()
-
-
 class Candidate:
     """This process as one that may relay for its machine (R7). A companion of a demultiplexer."""
 
@@ -483,4 +468,4 @@ class Candidate:
             thread.stop()
 
 
-__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore", "relay_machine"]
+__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore"]

@@ -128,7 +128,7 @@ class Work:
 
     def ready(self, name: bytes) -> None:
         """Hear from the wire that a queue has a message."""
-        if self._wanted().get(name, 0) > 0:
+        if self._missing().get(name, 0) > 0:
             self._look.set()
         else:
             self._tell_others(name)
@@ -137,7 +137,7 @@ class Work:
         """Take messages for the receivers that wait here, without end. Raises as the wire."""
         while True:
             found = 0
-            for name, number in self._wanted().items():
+            for name, number in self._missing().items():
                 if number > 0:
                     frames = await wire.pop(name, min(number, _MOST))
                     found += len(frames)
@@ -149,7 +149,7 @@ class Work:
                     await asyncio.wait_for(self._look.wait(), LOOK)
                 self._look.clear()
 
-    def _wanted(self) -> Counter[bytes]:
+    def _missing(self) -> Counter[bytes]:
         """Return for each channel how many receivers wait for which no message is here yet."""
         self._waiting = self._engine.members(WAITING, self._waiting)
         wanted = Counter(map(receiver_channel, self._waiting.names))

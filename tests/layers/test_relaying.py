@@ -1,4 +1,4 @@
-"""The option relay: who relays, and what the options must be."""
+"""The option relay: who relays (R7), and what the options must be."""
 
 from __future__ import annotations
 

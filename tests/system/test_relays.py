@@ -12,19 +12,52 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_ipc.conformance.wires.servers import Redis
+from asgi_ipc.conformance.wires.servers import Nats, Redis, Server, Valkey
 
 from tests.tools import site_process
-from tests.tools.machines import ENOUGH, Machine, eventually, run
-
-pytestmark = pytest.mark.skipif(bool(Redis.missing()), reason=str(Redis.missing()))
+from tests.tools.machines import ENOUGH, Machine, eventually, join, received, run
 
 
 @pytest.fixture
 def redis() -> Iterator[Redis]:
+    if Redis.missing():
+        pytest.skip(str(Redis.missing()))
     server = Redis()
     yield server
     server.end()
+
+
+@pytest.mark.parametrize("kind", [Redis, Nats, Valkey])
+def test_machines_talk_over_each_server_and_after_its_restart(
+    kind: type[Server], tmp_path: Path
+) -> None:
+    if kind.missing():
+        pytest.skip(str(kind.missing()))
+
+    async def main() -> None:
+        server = kind()
+        one, two = (Machine(tmp_path / name, server.url) for name in ("one", "two"))
+        try:
+            await join(one, two)
+            channel = await two.member("room")
+            for number in range(200):
+                await one.layer.group_send("room", {"n": number})
+            assert await received(two.layer, channel, 199) == list(range(200))
+            server.stop()
+            await eventually(lambda: one.relay_now.state == "away")
+            await eventually(lambda: two.relay_now.state == "away")
+            await one.layer.group_send("room", {"n": "waits"})
+            server.start()
+            assert await received(two.layer, channel) == ["waits"]
+            await one.layer.flush()
+            assert await two.layer.group_channels("room") == []
+            assert two.count("gaps") == 0
+        finally:
+            one.layer.sync.destroy()
+            two.layer.sync.destroy()
+            server.end()
+
+    run(main)
 
 
 class Processes:

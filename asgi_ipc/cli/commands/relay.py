@@ -134,7 +134,7 @@ async def _relay_for(
     stop: asyncio.Event,
 ) -> None:
     """Relay for one store until it is gone. Raises `StoreUnavailable`."""
-    from ...layers.relaying import relay_machine
+    from ...layers.machine import relay_machine
     from ...relay.options import check_engine
     from ...relay.relay import Relay
     from ...relay.way_out import DEDICATED, RELAY
