@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..engines.base import NODE_BYTES
-from .frames import Kind, RelayFrame, unpack_sequences
+from .frames import ALL, Kind, RelayFrame, unpack_sequences
 
 #: Nanoseconds after its last frame until which a machine that did not say goodbye is expected to be
 #: there, and until which it is remembered: its frames can't be replayed so long.
@@ -100,7 +100,7 @@ class Peers:
         if last is not None:
             if frame.sequence <= last:
                 return "late"
-            self._missed(peer, frame.sequence - last - 1)
+            self._missed(peer, topic, frame.sequence - last - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
             self.has_news |= last is None
@@ -123,9 +123,11 @@ class Peers:
         peer.term = frame.term
         peer.sequences = dict.fromkeys(heard_before, 0)
 
-    def _missed(self, peer: Peer, count: int) -> None:
-        peer.gaps += count
-        self.gaps += count
+    def _missed(self, peer: Peer, topic: bytes, count: int) -> None:
+        # On the topic of all there are no messages of users.
+        if topic != ALL:
+            peer.gaps += count
+            self.gaps += count
 
     def _told(self, peer: Peer, topic: bytes, number: int) -> None:
         """Note the last sequence of a topic as a beat tells it."""
@@ -133,7 +135,7 @@ class Peers:
             return
         last = peer.sequences.get(topic)
         if last is not None and number > last:
-            self._missed(peer, number - last)
+            self._missed(peer, topic, number - last)
         if last is None or number > last:
             peer.sequences[topic] = number
             self.has_news |= last is None

@@ -128,19 +128,17 @@ def test_a_relay_that_is_killed_is_replaced_and_nothing_comes_twice_or_stays(
         # Looks at the store, and does not relay: no receiver waits in this process.
         watch = Machine(tmp_path / "watch", redis.url, **_of(far.folder))
         try:
-            for name in "abc":
+            for name in "ab":
                 await far.start(name)
-            sent = 0
-            for _ in range(2):
-                pid = (await relay_of(watch))["pid"]
-                await eventually(lambda: near.knows(watch))
-                for number in range(200):
-                    if number == 100:
-                        far.kill(pid)
-                    await near.layer.group_send("room", {"n": sent})
-                    sent += 1
-                    await asyncio.sleep(0.001)
-                await eventually(lambda p=pid: watch.report().get("pid") != p)  # type: ignore[misc]
+            pid = (await relay_of(watch))["pid"]
+            await eventually(lambda: near.knows(watch))
+            sent = 400
+            for number in range(sent):
+                if number == sent // 2:
+                    far.kill(pid)
+                await near.layer.group_send("room", {"n": number})
+                await asyncio.sleep(0.001)
+            await eventually(lambda: watch.report().get("pid") != pid)
             await relay_of(watch)
             await near.layer.group_send("room", {"n": "end"})
             last = far.last()
@@ -187,7 +185,6 @@ def test_the_command_relay_takes_precedence_and_relays_tells(redis: Redis, tmp_p
         two.begin()
         await eventually(lambda: one.knows(two) and two.knows(one))
         folder = tmp_path / "two"
-        assert (await asyncio.to_thread(told, tmp_path / "one"))[0] == 0
         relay = asgi_ipc(
             "relay", "site", "--directory", str(folder), "--relay", redis.url,
             "--relay-option", "timeout=4",
@@ -217,7 +214,6 @@ def test_the_command_relay_takes_precedence_and_relays_tells(redis: Redis, tmp_p
             relay.send_signal(signal.SIGTERM)
             _, err = await asyncio.to_thread(relay.communicate, timeout=ENOUGH)
             assert (relay.returncode, err.count("\n")) == (0, 1), err
-            assert (await asyncio.to_thread(told, folder))[0] == 1
             two.begin()
             await relay_of(two)
         finally:
