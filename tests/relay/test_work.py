@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
+from asgi_ipc.engines.base import Record
 from asgi_ipc.relay import work
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT
@@ -80,6 +81,27 @@ def test_messages_lie_on_the_server_in_order_until_a_receiver_waits(
         found = await asyncio.to_thread(two.layer.sync.receive, ["a", "mail.none"], True, 10)
         assert found == ("mail.none", {"n": 1})
         waiting.cancel()
+
+    run(main)
+
+
+def test_no_more_is_taken_than_receivers_wait_for(site: Site, server: MemoryServer) -> None:
+    """Not while a message that was taken is still on its way to its receiver."""
+
+    async def main() -> None:
+        _, two = await site.joined(2, **SHARED)
+        relay = two.relay_now
+        waiting = [asyncio.create_task(two.layer.receive("work")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert relay.work._missing() == {b"work": 3}
+        # They run only once this does.
+        deadline = two.engine.clock() + 60_000_000_000
+        two.engine.push([Record(b"work", b"\x80", deadline, 100)] * 2)
+        assert relay.work._missing() == {b"work": 1}
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert +relay.work._missing() == {}
 
     run(main)
 
