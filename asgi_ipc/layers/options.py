@@ -36,7 +36,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
     "hosts": "processes on one machine share memory; relay names a server that joins machines",
-    "symmetric_encryption_keys": "messages leave the machine only with relay; relay_options has keys",
+    "symmetric_encryption_keys": "messages leave the machine only with relay; see relay_options",
 }
 
 
