@@ -28,6 +28,8 @@ SMALLEST_MEMORY = 256 * 1024
 LARGEST_MEMORY = 1024**4
 #: Smallest bound of what a process holds unread, in bytes: twice the largest record.
 SMALLEST_UNREAD = 2 * MAX_PAYLOAD
+#: Whether a process in which receivers wait may relay for its machine; commands may not.
+may_relay = True
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
@@ -210,5 +212,6 @@ __all__ = [
     "Options",
     "check_prefix",
     "checked",
+    "may_relay",
     "seconds_or_none",
 ]

@@ -53,6 +53,7 @@ from ..relay.way_out import (
     WAITS,
     WayOut,
 )
+from . import options as layer_options
 from .core import LayerCore, PendingFlush
 from .options import Options
 
@@ -433,7 +434,7 @@ class Candidate:
 
     def tick(self, waited: bool) -> None:
         """Begin to relay if this process serves and no other relays."""
-        if not waited:
+        if not waited or not layer_options.may_relay:
             return
         now = time.monotonic()
         if self._serves_since is None:

@@ -285,10 +285,12 @@ class Relay:
                 self._write_report()
                 if told != self.state:
                     told = self.state
+                    # Most wires name themselves.
+                    which = f"relay {self.options.shown}: "
                     _log.warning(
-                        "relay %s: %s; this machine goes on by itself, and the relay tries again",
-                        self.options.shown,
-                        error,
+                        "%s%s; this machine goes on by itself, and the relay tries again",
+                        which,
+                        self._error.removeprefix(which).rstrip("."),
                     )
             finally:
                 # Whoever ends the relay says goodbye with the wire that it leaves.
