@@ -658,7 +658,14 @@ class MemoryEngine:
                             for name, queue in store.queues.items()
                             if any(bell in queue.bells for bell in bells)
                         ),
-                        counts=engine.noted(),
+                        counts={
+                            **engine.noted(),
+                            "fetched": sum(
+                                queue.counts["popped"]
+                                for queue in store.queues.values()
+                                if queue.owner == engine._identity
+                            ),
+                        },
                     )
                 )
         return iter(found)

@@ -40,6 +40,7 @@ _COUNTS = {
     "received_count": "popped",
     "expired_count": "expired",
     "channel_full_count": "refused",
+    "store_full_count": "store_full",
     "orphaned_count": "orphaned",
     "messages_pending": "pending",
     "messages_high_water": "high_water",
@@ -47,8 +48,20 @@ _COUNTS = {
 _STORE_COUNTS = {
     "channels_count": "queues",
     "memberships_count": "members",
+    "processes_count": "processes",
     "bytes_used": "bytes_used",
     "bytes_total": "bytes_total",
+    "channel_bytes_used": "channel_bytes_used",
+    "channel_bytes_reserved": "channel_bytes_reserved",
+    "channel_bytes_total": "channel_bytes_total",
+    "group_bytes_used": "group_bytes_used",
+    "group_bytes_reserved": "group_bytes_reserved",
+    "group_bytes_total": "group_bytes_total",
+    "passed_directly_count": "passed_directly",
+    "buffer_overflow_count": "overflowed",
+    "buffer_expired_count": "buffer_expired",
+    "held_count": "held",
+    "held_bytes": "held_bytes",
     "recoveries": "recoveries",
 }
 
@@ -408,6 +421,7 @@ class LayerCore:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
         try:
+            demux.notes.look()  # So that the sums have this process's counts of now.
             counts = demux.engine.statistics()
             result = self._statistics(demux, counts, None)
         finally:

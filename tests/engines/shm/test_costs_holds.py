@@ -295,14 +295,14 @@ def test_many_counts_of_processes_are_summed(engine: SharedMemoryEngine) -> None
     words[layout.SLOTS_USED] = processes.count
     for slot in range(processes.count):
         if slot != engine.session.slot:
-            words[processes._row(slot) + layout.P_COUNTS + 2] = 1
+            words[processes._row(slot) + layout.P_COUNTS + 1] = 1
     counts: dict[str, int] = {}
     within(lambda: counts.update(engine.statistics()))
     assert (counts["overflowed"], counts["held"]) == (processes.count - 1 + 5, 7)
     words[layout.SLOTS_USED] = engine.session.slot + 1
     for slot in range(processes.count):
         if slot != engine.session.slot:
-            words[processes._row(slot) + layout.P_COUNTS + 2] = 0
+            words[processes._row(slot) + layout.P_COUNTS + 1] = 0
 
 
 def test_statistics_of_many_queues(engine: SharedMemoryEngine, clock: Clock) -> None:
