@@ -45,7 +45,7 @@ from .base import (
 )
 from .bell import PipeBell, signal_for
 from .guards import OwnLock, WeakBag, own_lock
-from .process_hints import start_ticks, start_time
+from .process_hints import readable, start_ticks, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -651,7 +651,7 @@ class MemoryEngine:
                         identity=engine._identity,
                         pid=os.getpid(),
                         started=start_time(start_ticks()),
-                        command=" ".join(sys.orig_argv),
+                        command=readable(" ".join(sys.orig_argv)),
                         joined_age=now - engine._joined,
                         waits_for=tuple(
                             name
