@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 #: What becomes of a piece of a stream: the pieces that pass in its place.
 Mangle = Callable[[bytes], Iterable[bytes]]
@@ -16,7 +17,7 @@ class Proxy:
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._open = asyncio.Event()
         self._open.set()
         #: How many connections clients have ever made.
@@ -67,15 +68,15 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.made += 1
-        joining = asyncio.current_task()
-        assert joining is not None
-        self._tasks.add(joining)
-        joining.add_done_callback(self._tasks.discard)
-        try:
-            there = await asyncio.open_connection(*self._target)
-        except OSError:
+        # In a task of its own: asyncio complains if the one that it made for us is cancelled.
+        connecting = asyncio.create_task(asyncio.open_connection(*self._target))
+        self._tasks.add(connecting)
+        await asyncio.wait([connecting])
+        self._tasks.discard(connecting)
+        if connecting.cancelled() or connecting.exception() is not None:
             writer.transport.abort()
             return
+        there = connecting.result()
         self._writers |= {writer, there[1]}
         ways = [
             asyncio.create_task(self._pass(reader, there[1], "to_server")),

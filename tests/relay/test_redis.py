@@ -6,7 +6,7 @@ import asyncio
 from urllib.parse import quote
 
 import pytest
-from asgi_ipc.conformance.wires.servers import Redis
+from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.choice import open_wire
@@ -164,7 +164,10 @@ async def test_a_replica_and_a_node_of_a_cluster_are_refused() -> None:
         pytest.skip(f"no Redis server: {Redis.missing()}")
     for options, words in (
         (("--replicaof", "127.0.0.1", "1"), "it is a replica"),
-        (("--cluster-enabled", "yes"), "it is a node of a cluster"),
+        (
+            ("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            "it is a node of a cluster",
+        ),
     ):
         server = Redis(*options)
         try:
