@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import (
     ChannelFull,
     EngineUnavailable,
+    FlushIncomplete,
     MessageTooLarge,
     OptionError,
     StoreCorrupt,
@@ -46,6 +47,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "FlushIncomplete",
     "IPCChannelLayer",
     "MessageTooLarge",
     "OptionError",

@@ -61,6 +61,10 @@ class RecordCorrupt(StoreCorrupt):
     names the store instead."""
 
 
+class FlushIncomplete(Exception):
+    """This machine's store is empty, but other machines did not confirm that theirs are."""
+
+
 class EngineUnavailable(Exception):
     """No such engine, or it can't work on this machine."""
 
@@ -95,6 +99,7 @@ class OptionError(ValueError):
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "FlushIncomplete",
     "MessageTooLarge",
     "OptionError",
     "RecordCorrupt",

@@ -88,8 +88,17 @@ class Actor:
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         return dict(self.engine.statistics(queue))
 
+    def queues(self) -> list[tuple[bytes, int]]:
+        return [(each.name, each.pending) for each in self.engine.queues()]
+
+    def note(self, counts: dict[str, int]) -> None:
+        self.engine.note(counts)
+
     def identity(self) -> bytes:
         return self.engine.identity
+
+    def hold(self, role: int) -> bool:
+        return self.engine.hold(role)
 
     def flush(self) -> int:
         self.engine.flush()

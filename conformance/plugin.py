@@ -140,13 +140,11 @@ def wire_options(config: pytest.Config) -> dict[str, Any]:
 
 
 def _options_of(config: pytest.Config, option: str) -> dict[str, Any]:
-    import argparse
-
     from asgi_ipc.cli.arguments import engine_option
 
     try:
         return dict(map(engine_option, chosen(config, option)))
-    except argparse.ArgumentTypeError as error:
+    except ValueError as error:
         raise pytest.UsageError(f"{option}: {error}") from None
 
 

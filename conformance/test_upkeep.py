@@ -345,4 +345,4 @@ def test_an_unknown_option_is_refused_and_named(case: Case) -> None:
 @pytest.mark.clause("E23")
 def test_an_engine_declares_all_its_capabilities(case: Case) -> None:
     assert all(isinstance(each, bool) for each in case.capabilities)
-    assert len(case.capabilities) == 6
+    assert len(case.capabilities) == 8

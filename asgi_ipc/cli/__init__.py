@@ -1,7 +1,11 @@
-"""The command line: one module or package for each command of ``python -m asgi_ipc``.
+"""The command line: ``asgi-ipc COMMAND``, or ``python -m asgi_ipc COMMAND``.
 
-Begin with `check`, which looks for damage in a store; `doctor` tries what the machine offers.
-`arguments` has the options that commands share, and `asgi_ipc.__main__` the list of commands.
+Begin with `main`, the frame, which lists the commands; `commands` has a module for each. `choice`
+is the store that a command is about, and `arguments` are what commands share to name it. `finding`
+finds it by its lock file (`lock_files`), `joining` joins it, and `listing` reads what can be read
+without its locks. `inspecting`, `messages` and `pending` tell of what is in it, and `output`
+prints. `acting` asks before something is destroyed, `check` looks for damage in a `snapshot`, and
+`doctor` tries what the machine offers.
 
 Commands may import from every folder, and look inside `asgi_ipc.engines.shm`. Only
 `asgi_ipc.__main__` imports from here, and `asgi_ipc.conformance`, which parses options alike.

@@ -28,7 +28,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
@@ -66,6 +66,22 @@ def closed() -> StoreUnavailable:
     return StoreUnavailable("the channel layer was closed while this receive waited")
 
 
+class Companion(Protocol):
+    """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
+
+    def tick(self, waited: bool) -> None:
+        """Called about once a second in each event loop that looks regularly.
+
+        ``waited`` tells whether a receiver waits there. Must not block.
+        """
+
+    def stop(self) -> None:
+        """End, before the engine is closed. May block briefly, and be called twice."""
+
+    def after_fork_in_child(self) -> None:
+        """Have nothing of the parent's."""
+
+
 class Demultiplexer:
     """See the module."""
 
@@ -89,6 +105,8 @@ class Demultiplexer:
         self.memberships = Memberships(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
+        #: By their classes: of each there is one.
+        self.companions: dict[type[Companion], Companion] = {}
         self._reset()
         register(self)
 
@@ -101,6 +119,8 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.cancel_finalizer()
         self.memberships.after_fork_in_child()
+        for companion in self.companions.values():
+            companion.after_fork_in_child()
         self._reset()
 
     def _reset(self) -> None:
@@ -539,6 +559,8 @@ class Demultiplexer:
 
         If the engine stays open, so does what nobody has had to fetch yet.
         """
+        for companion in list(self.companions.values()):
+            companion.stop()
         with self.exclusive():
             self.closed = True
             if engine_stays:

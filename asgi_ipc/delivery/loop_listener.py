@@ -502,6 +502,8 @@ class LoopListener(Listener):
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
         self._look_after_members()
+        for companion in list(demux.companions.values()):
+            companion.tick(waited)
         demux.drops.sum_up()
         if pending:
             run_all_deferred()

@@ -65,6 +65,11 @@ def group_name(name: object) -> bytes:
     raise TypeError(f"group name {name!r} is not a str; pass a str")
 
 
+def is_internal(name: bytes) -> bool:
+    """Return whether a queue or table is none of a user's: no channel or group is called so."""
+    return name.startswith(b"!!")
+
+
 def queue_owner(queue: str) -> bytes:
     """Return the identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
@@ -99,4 +104,4 @@ def _shown(name: str) -> str:
     )
 
 
-__all__ = ["NAME_LIMIT", "ChannelName", "channel_name", "group_name", "queue_owner"]
+__all__ = ["NAME_LIMIT", "ChannelName", "channel_name", "group_name", "is_internal", "queue_owner"]

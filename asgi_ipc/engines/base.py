@@ -59,6 +59,10 @@ Processes (capability ``crosses_processes``)
        (Capability ``owners``:) records and members with an ``owner`` are removed within seconds
        after the process with that identity has died, without a call for that purpose, while
        any process uses the store. An owner that was never seen, or is forgotten, counts as none.
+  E32  (Capability ``roles``:) a role is held by at most one engine of a store, in any process,
+       from the `hold` that returns True until `release`, `close` or the death of the process. A
+       stopped process keeps its roles, and a forked child holds none of its parent's. If the
+       store is replaced, its roles are free in the new one; the next `hold` tells.
   E18  Any thread may call any method at any time, also in a forked child.
   E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
        functions). A method that such code calls in the same thread does its work, or raises
@@ -78,12 +82,29 @@ Upkeep
        two stores.
   E23  Bad options, an unusable machine or a foreign store raise at construction
        (`OptionError`, `EngineUnavailable`, `StoreUnavailable`) and leave nothing behind.
+
+Inspection (capability ``inspects``)
+  E27  `queues` yields every queue that holds a record or has an armed bell all the while, `tables`
+       every table that has a member, and `processes` every process that has the store open. None
+       yields a name or identity twice. What comes or goes meanwhile may be missing, and an
+       iteration may end early if the store is replaced.
+  E28  What they yield agrees with what callers saw: `QueueInfo` with `statistics` of that queue,
+       and ``owner`` and ``waiting`` with the pushes and pops of its users. Members of a table past
+       their deadline may be counted until upkeep removes them.
+  E29  `look` returns the oldest live records that `pop` would return, in that order, and at least
+       one if there is one. It takes none of them: each is still popped once.
+  E30  No method of inspection changes what another caller sees, or holds a lock for longer than a
+       constant and the payloads that it returns, however much is stored. Between two items of an
+       iteration no lock is held, so the caller may use the engine, or stop.
+  E31  `note` replaces the counts of this engine's process. Every process sees them in `processes`
+       and summed in `statistics`. When the process leaves or dies, `COUNTERS` stay in the sums as
+       last noted, and `GAUGES` go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 #: Longest queue, table or member name, in bytes.
 MAX_NAME = 255
@@ -91,12 +112,23 @@ MAX_NAME = 255
 MAX_PAYLOAD = 8 * 1024 * 1024
 #: A queue may have at most this many times the bytes that it leaves free (E7).
 SHARE = 7
+#: Roles of a store are the numbers from 0 to `ROLES` - 1 (E32).
+ROLES = 8
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
 #: Bytes at the beginning of an identity that all processes of a store share.
 #: 40 random bits: a thousand machines collide once in two million tries. The other 72: a billion
 #: processes of one store collide once in nine thousand.
 NODE_BYTES = 5
+#: `Engine.look` returns at most this many records, and after the first at most so many bytes.
+LOOK_RECORDS, LOOK_BYTES = 100, 1024 * 1024
+#: What a process notes of itself (`Engine.note`): messages that bypassed the store; records that it
+#: took off its own queues; messages dropped in its buffers at capacity or for memory, and past
+#: their deadline; and how many of these dropped messages were further copies of one record.
+COUNTERS = ("passed_directly", "fetched", "overflowed", "buffer_expired", "copies_dropped")
+#: The same of what it holds at the moment: messages in its buffers, how many of them are further
+#: copies of one record, and the bytes of memory that all of them take.
+GAUGES = ("held", "held_copies", "held_bytes")
 
 
 class Record(NamedTuple):
@@ -142,12 +174,75 @@ class Refused(NamedTuple):
 READER_GONE = "the process that reads it has ended"
 
 
+def checked_role(role: int) -> int:
+    """Return a role, or raise `ValueError` if there is none of that number (E32)."""
+    if isinstance(role, bool) or not isinstance(role, int) or not 0 <= role < ROLES:
+        raise ValueError(f"there is no role {role!r}; use a number from 0 to {ROLES - 1}")
+    return role
+
+
 class Members(NamedTuple):
     """The live members of a table at one instant."""
 
     names: tuple[bytes, ...]
     #: Opaque; the engine compares it to see whether the members have changed (E11).
     version: Any
+
+
+#: `QueueInfo` has a field ``bytes``.
+_Name: TypeAlias = bytes
+
+
+class QueueInfo(NamedTuple):
+    """One queue, as `Engine.queues` found it."""
+
+    name: _Name
+    #: Live records.
+    pending: int
+    #: Memory that they take.
+    bytes: int
+    #: Nanoseconds since the oldest of them was pushed; 0 if there is none.
+    oldest_age: int
+    #: Most records ever pending.
+    high_water: int
+    #: Records ever stored, taken, dropped at their deadline, and refused.
+    pushed: int
+    popped: int
+    expired: int
+    refused: int
+    #: Whether a bell is armed: a reader waits for a record.
+    waiting: bool
+    #: Identity of the only process that reads it, or ``b""``.
+    owner: _Name
+
+
+class TableInfo(NamedTuple):
+    """One table, as `Engine.tables` found it."""
+
+    name: bytes
+    members: int
+
+
+class ProcessInfo(NamedTuple):
+    """One process that has the store open, as `Engine.processes` found it.
+
+    ``pid``, ``started`` and ``command`` are hints for people: a process id means something only in
+    the container or jail of its process. Nothing may be decided by them.
+    """
+
+    identity: bytes
+    #: 0 if unknown.
+    pid: int
+    #: Seconds since the epoch; 0.0 if unknown.
+    started: float
+    #: Its command line; empty if unknown.
+    command: str
+    #: Nanoseconds since it opened the store.
+    joined_age: int
+    #: The queues on which its bells are armed.
+    waits_for: tuple[bytes, ...]
+    #: `COUNTERS` and `GAUGES`, as it last noted them.
+    counts: Mapping[str, int]
 
 
 class Capabilities(NamedTuple):
@@ -165,6 +260,12 @@ class Capabilities(NamedTuple):
     bounded: bool
     #: Calls may wait for a disk or network, so the asynchronous layer makes them in a thread.
     blocking: bool = False
+    #: `Engine.hold`, `release` and `is_held` work (E32). An engine that declares False may leave
+    #: them out.
+    roles: bool = False
+    #: `Engine.queues`, `tables`, `processes`, `look` and `note` work (E27 to E31). An engine that
+    #: declares False may leave them out: callers look here first.
+    inspects: bool = False
 
 
 class Bell(Protocol):
@@ -194,7 +295,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E26.
+    """A store of queues and tables. See the module's clauses E1 to E32.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block while another process
@@ -265,6 +366,18 @@ class Engine(Protocol):
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """Return the live members, or ``known`` itself if they are unchanged (E9, E11)."""
 
+    def hold(self, role: int) -> bool:
+        """Take a role, and return whether this engine holds it now; never waits (E32)."""
+
+    def release(self, role: int) -> None:
+        """Give up a role. Does nothing if this engine does not hold it (E32)."""
+
+    def is_held(self, role: int) -> bool:
+        """Return whether any engine of the store holds a role (E32).
+
+        A `hold` by another process at the same instant may be refused.
+        """
+
     def statistics(self, queue: bytes | None = None) -> Mapping[str, int]:
         """Return counts for one queue, or for the whole store (E20).
 
@@ -273,7 +386,33 @@ class Engine(Protocol):
         (their owner died), ``pending``, ``high_water`` (most ever pending), ``oldest_age``
         (nanoseconds since the oldest pending record was pushed). For the store also ``queues``,
         ``members``, ``bytes_used``, ``bytes_total``, ``recoveries`` (changes completed for killed
-        processes). An engine may add more. For a queue that does not exist all are 0.
+        processes); and if it ``inspects``, ``processes``, the sums of `COUNTERS` and `GAUGES`
+        (E31), and for each memory ``channel_bytes_used``, ``channel_bytes_reserved`` (what the
+        system has given for it) and ``channel_bytes_total``, and the same of ``group_``; for a
+        queue then ``bytes``, as in `QueueInfo`. An engine may add more. For a queue that does not
+        exist all are 0.
+        """
+
+    def queues(self) -> Iterator[QueueInfo]:
+        """Iterate over all queues (E27, E28). A queue that is empty may be left out."""
+
+    def tables(self) -> Iterator[TableInfo]:
+        """Iterate over all tables (E27, E28)."""
+
+    def processes(self) -> Iterator[ProcessInfo]:
+        """Iterate over all processes that have the store open, this one included (E27)."""
+
+    def look(self, queue: bytes, limit: int = LOOK_RECORDS) -> list[Popped]:
+        """Return up to ``limit`` of the oldest records of a queue, and take none (E29).
+
+        Never more than `LOOK_RECORDS`, nor than `LOOK_BYTES` after the first. An engine may stop
+        earlier where many dead records lie between the live ones.
+        """
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Replace this process's own `COUNTERS` and `GAUGES` (E31).
+
+        Those that are left out become 0, and other keys are ignored. Takes a lock for an instant.
         """
 
     def flush(self) -> None:

@@ -8,31 +8,44 @@ of them is closed. A call in the middle of another one of the same thread raises
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from ..exceptions import OptionError, Reentered, StoreFull, StoreUnavailable
 from .base import (
+    COUNTERS,
+    GAUGES,
     IDENTITY_BYTES,
+    LOOK_BYTES,
+    LOOK_RECORDS,
     MAX_NAME,
     MAX_PAYLOAD,
+    NODE_BYTES,
+    ROLES,
     SHARE,
     Bell,
     Capabilities,
     Members,
     Popped,
+    ProcessInfo,
+    QueueInfo,
     Record,
     Refused,
+    TableInfo,
+    checked_role,
 )
 from .bell import PipeBell, signal_for
 from .guards import OwnLock, WeakBag, own_lock
+from .process_hints import start_ticks, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +72,12 @@ class _Queue:
         self.soonest = _NEVER  # No entry dies before this.
         self.in_order = True  # No entry dies before one in front of it.
         self.bells: deque[PipeBell] = deque()  # First armed first; none twice.
+        self.owner = b""
         self.counts: Counter[str] = Counter()
+
+    def age(self, now: int) -> int:
+        """Return the age of the oldest record."""
+        return now - min((entry.pushed for entry in self.entries), default=now)
 
 
 class _Table:
@@ -87,8 +105,10 @@ class _Store:
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
-        # No other engine has it, so that its first bytes are those of no other store (E17).
-        self.identity = os.urandom(IDENTITY_BYTES)
+        #: With these the identities of its engines begin (E17).
+        self.node = os.urandom(NODE_BYTES)
+        #: The engines that hold roles (E32).
+        self.roles: weakref.WeakValueDictionary[int, MemoryEngine] = weakref.WeakValueDictionary()
         self.flushes += 1
         self.forget()
 
@@ -103,11 +123,28 @@ class _Store:
             raise Reentered
         return lock
 
+    def engines(self) -> list[MemoryEngine]:
+        """Return the engines that have it open."""
+        return [engine for engine in _engines.alive() if engine._opened is self]
+
+    def noted(self) -> Counter[str]:
+        """Return the sums of what engines have noted, those that are closed included (E31)."""
+        while self.closed_notes:
+            noted = self.closed_notes.popleft()
+            self.left_counts.update({kind: noted[kind] for kind in COUNTERS})
+        total = self.left_counts.copy()
+        for engine in self.engines():
+            total.update(engine.noted())
+        return total
+
     def forget(self) -> None:
         """Drop all records, members, bells and counts."""
         self.queues: dict[bytes, _Queue] = {}
         self.tables: dict[bytes, _Table] = {}
         self.counts: Counter[str] = Counter()
+        #: What engines that are closed have noted (E31): the sums, and what is to be added yet.
+        self.left_counts: Counter[str] = Counter()
+        self.closed_notes: deque[dict[str, int]] = deque()
         self.record_bytes = self.member_bytes = self.pending = 0
         self.sweep_at = 64  # See `queue`.
         # A change that has begun and not ended; if no thread is inside, an exception ended it.
@@ -263,7 +300,9 @@ def _after_fork_in_child() -> None:
     for store in list(_stores.values()):
         store.after_fork_in_child()
     for engine in _engines.alive():
-        engine._identity = os.urandom(IDENTITY_BYTES)
+        opened = engine._opened
+        engine._identity = _new_identity(opened.node if opened is not None else b"")
+        engine._notes.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -280,7 +319,13 @@ class MemoryEngine:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        crosses_processes=False, survives_exit=False, wakes=True, owners=False, bounded=True
+        crosses_processes=False,
+        survives_exit=False,
+        wakes=True,
+        owners=False,
+        bounded=True,
+        roles=True,
+        inspects=True,
     )
 
     def __init__(
@@ -297,7 +342,8 @@ class MemoryEngine:
         if not callable(clock):
             raise OptionError(f"clock is {clock!r}; it must be callable and return nanoseconds")
         self._bells: WeakBag[PipeBell] = WeakBag()
-        self._identity = os.urandom(IDENTITY_BYTES)
+        #: What was last noted. A deque, as two threads that close an engine pop it once.
+        self._notes: deque[dict[str, int]] = deque(maxlen=1)
         # Not to be made while the lock is held: a collection may come between.
         made = _Store(channel_memory, group_memory, clock)
         with _stores_lock:
@@ -305,6 +351,8 @@ class MemoryEngine:
             if store is None:
                 store = _stores[prefix] = made
         self._opened: _Store | None = store
+        self._identity = _new_identity(store.node)
+        self._joined = store.clock()
         _engines.add(self)
         if (channel_memory, group_memory) != (store.channel_memory, store.group_memory):
             _log.warning(
@@ -329,7 +377,7 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """Of this engine alone: another one of the same prefix reads queues of its own."""
+        """Of this engine: another one of the same prefix has the same first bytes alone (E17)."""
         self._store  # noqa: B018 (raises once it is closed)
         return self._identity
 
@@ -376,6 +424,7 @@ class MemoryEngine:
                     store.count(queue, "refused")
                     store.count(queue, "store_full")
                 else:
+                    queue.owner = record.owner or queue.owner
                     store.insert(queue, _Entry(bytes(record.payload), record.deadline, now))
                     store.count(queue, "pushed")
                     for counts, pending in (
@@ -483,6 +532,26 @@ class MemoryEngine:
                 return known
             return Members(tuple(found.members) if found is not None else (), version)
 
+    def hold(self, role: int) -> bool:
+        """Take a role, unless another engine has it (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            holder = store.roles.get(role)
+            if holder is None:
+                store.roles[role] = holder = self
+            return holder is self
+
+    def release(self, role: int) -> None:
+        """Give up a role (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            if store.roles.get(role) is self:
+                del store.roles[role]
+
+    def is_held(self, role: int) -> bool:
+        """Return whether an engine has a role (E32)."""
+        return checked_role(role) in self._store.roles
+
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
         store = self._store
@@ -499,10 +568,11 @@ class MemoryEngine:
                 queues, counts = [one], one.counts
             kinds = ("pushed", "popped", "expired", "refused", "store_full", "orphaned", "flushed")
             result = {kind: counts[kind] for kind in (*kinds, "high_water")}
-            pushed = [entry.pushed for each in queues for entry in each.entries]
-            result["pending"] = len(pushed)
-            result["oldest_age"] = now - min(pushed, default=now)
-            if queue is None:
+            result["pending"] = sum(len(each.entries) for each in queues)
+            result["oldest_age"] = max((each.age(now) for each in queues), default=0)
+            if queue is not None:
+                result["bytes"] = queues[0].bytes
+            else:
                 for name in list(store.tables):
                     store.table(name, now)
                 result["queues"] = sum(1 for each in queues if each.entries)
@@ -510,7 +580,115 @@ class MemoryEngine:
                 result["bytes_used"] = store.record_bytes + store.member_bytes
                 result["bytes_total"] = store.channel_memory + store.group_memory
                 result["recoveries"] = 0  # Who is killed in here takes the store along.
+                for memory, used, total in (
+                    ("channel", store.record_bytes, store.channel_memory),
+                    ("group", store.member_bytes, store.group_memory),
+                ):
+                    result[f"{memory}_bytes_used"] = result[f"{memory}_bytes_reserved"] = used
+                    result[f"{memory}_bytes_total"] = total
+                result["processes"] = len(store.engines())
+                noted = store.noted()
+                result |= {kind: noted[kind] for kind in (*COUNTERS, *GAUGES)}
         return result
+
+    def queues(self) -> Iterator[QueueInfo]:
+        """Yield the queues that there are now, each as it is when its turn comes."""
+        store = self._store
+        with store.exclusive():
+            names = list(store.queues)
+        return self._queues_named(names)
+
+    def _queues_named(self, names: list[bytes]) -> Iterator[QueueInfo]:
+        for name in names:
+            store = self._store
+            with store.exclusive():
+                now = store.clock()
+                if name not in store.queues:
+                    continue
+                queue = store.queue(name, now)
+                counts = queue.counts
+                info = QueueInfo(
+                    name=name,
+                    pending=len(queue.entries),
+                    bytes=queue.bytes,
+                    oldest_age=queue.age(now),
+                    high_water=counts["high_water"],
+                    pushed=counts["pushed"],
+                    popped=counts["popped"],
+                    expired=counts["expired"],
+                    refused=counts["refused"],
+                    waiting=any(bell.fileno() >= 0 for bell in queue.bells),
+                    owner=queue.owner,
+                )
+            yield info  # With the lock released (E30).
+
+    def tables(self) -> Iterator[TableInfo]:
+        """Yield the tables that there are now, each as it is when its turn comes."""
+        store = self._store
+        with store.exclusive():
+            names = list(store.tables)
+        return self._tables_named(names)
+
+    def _tables_named(self, names: list[bytes]) -> Iterator[TableInfo]:
+        for name in names:
+            store = self._store
+            with store.exclusive():
+                found = store.table(name, store.clock())
+                members = len(found.members) if found is not None else 0
+            if members:
+                yield TableInfo(name, members)
+
+    def processes(self) -> Iterator[ProcessInfo]:
+        """Yield the engines on the store: each has an identity, as a process has elsewhere."""
+        store = self._store
+        found = []
+        with store.exclusive():
+            now = store.clock()
+            for engine in store.engines():
+                bells = engine._bells.alive()
+                found.append(
+                    ProcessInfo(
+                        identity=engine._identity,
+                        pid=os.getpid(),
+                        started=start_time(start_ticks()),
+                        command=" ".join(sys.orig_argv),
+                        joined_age=now - engine._joined,
+                        waits_for=tuple(
+                            name
+                            for name, queue in store.queues.items()
+                            if any(bell in queue.bells for bell in bells)
+                        ),
+                        counts=engine.noted(),
+                    )
+                )
+        return iter(found)
+
+    def look(self, queue: bytes, limit: int = LOOK_RECORDS) -> list[Popped]:
+        """Return the oldest records, which stay."""
+        store = self._store
+        found: list[Popped] = []
+        with store.exclusive():
+            if queue in store.queues:
+                room = LOOK_BYTES
+                entries = store.queue(queue, store.clock()).entries
+                for entry in itertools.islice(entries, max(0, min(limit, LOOK_RECORDS))):
+                    room -= len(entry.payload)
+                    if found and room < 0:
+                        break
+                    found.append(Popped(entry.payload, entry.deadline))
+        return found
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Keep the counts until the engine is closed, and its counters longer (E31)."""
+        store = self._store
+        noted = {kind: counts.get(kind, 0) for kind in (*COUNTERS, *GAUGES)}
+        with store.exclusive():
+            store.noted()  # Adds up what closed engines left.
+            self._notes.append(noted)
+
+    def noted(self) -> dict[str, int]:
+        """Return what this engine has noted of itself."""
+        return next(iter(self._notes), dict.fromkeys((*COUNTERS, *GAUGES), 0))
 
     def flush(self) -> None:
         """Drop records and members. The bells stay armed, so receivers go on waiting."""
@@ -525,8 +703,16 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Release the store and close the bells made here."""
-        self._opened = None
+        """Release the store, the roles held and the bells made here."""
+        store, self._opened = self._opened, None
+        if store is not None:
+            # One step for each, without the lock: a finalizer may be the caller.
+            for role in range(ROLES):
+                if store.roles.get(role) is self:
+                    store.roles.pop(role, None)
+            if self._notes:
+                with contextlib.suppress(IndexError):  # Another thread closes it, too.
+                    store.closed_notes.append(self._notes.pop())
         for bell in self._bells.alive():
             bell.close()
 
@@ -539,7 +725,12 @@ class MemoryEngine:
                     bell.signal()  # What they are armed on is gone; they must look again.
             store.forget()
             store.flushes += 1
+        self._notes.clear()
         self.close()
+
+
+def _new_identity(node: bytes) -> bytes:
+    return node + os.urandom(IDENTITY_BYTES - len(node))
 
 
 def _check_name(kind: str, name: bytes) -> None:

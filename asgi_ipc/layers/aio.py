@@ -23,6 +23,8 @@ from .surface import LayerSurface
 from .sync import SyncIPCChannelLayer
 
 _Result = TypeVar("_Result")
+#: Seconds between two looks whether other machines have flushed.
+_FLUSH_POLL = 0.01
 
 
 class IPCChannelLayer(LayerSurface):
@@ -171,8 +173,14 @@ class IPCChannelLayer(LayerSurface):
     # Upkeep
 
     async def flush(self) -> None:
-        """Remove all messages and memberships, for all processes (S17)."""
-        await self._call(self._core.flush)
+        """Remove all messages and memberships, for all processes (S17).
+
+        With the option ``relay`` also on all other machines: then it waits for them, for some
+        seconds at most, and raises `FlushIncomplete` if some did not confirm it.
+        """
+        pending_flush = await self._call(self._core.begin_flush)
+        while pending_flush is not None and not pending_flush.is_done():  # noqa: ASYNC110
+            await asyncio.sleep(_FLUSH_POLL)
 
     async def global_statistics(self) -> dict[str, float]:
         """Return counts for the whole store, since it was made, by all processes (A5, O3).

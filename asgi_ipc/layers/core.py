@@ -14,7 +14,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
@@ -69,14 +69,21 @@ def _what_is_full(queue: bytes, capacity: int, refused: Refused) -> str:
     )
 
 
+class PendingFlush(Protocol):
+    """A flush that other machines have still to confirm."""
+
+    def is_done(self) -> bool:
+        """Return whether all have. Raises `FlushIncomplete` if some did not in time."""
+
+
 class LayerCore:
     """One layer: its options, its plans, and its lease of the store.
 
     Constructing it opens the store, so that errors come early; after `close` it is opened
-    again by the next call.
+    again by the next call. One that ``borrows`` an open demultiplexer opens and closes nothing.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, borrows: Demultiplexer | None = None) -> None:
         self.options = options
         self._choice = EngineChoice(
             options.engine,
@@ -94,7 +101,10 @@ class LayerCore:
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
-        self.blocking = leases.acquire(self.lease, self._choice).blocking
+        self.blocking = (borrows or leases.acquire(self.lease, self._choice)).blocking
+        if borrows is not None:
+            self.lease.demux = borrows
+            return
         if mixed := options.capacities.mixed():
             tell_outside(_log.warning, _MIXED, *mixed)
         # The last layer that is collected closes the store as if it had been closed.
@@ -296,7 +306,7 @@ class LayerCore:
         members = engine.members(table, known)
         if members is not known:
             try:
-                plan = groups.plan(members.names, self.capacity_of)
+                plan = self._plan(table, members)
             except RecordCorrupt as error:
                 raise self.corrupt(error) from error
             if len(plans) >= _REMEMBERED:
@@ -304,7 +314,9 @@ class LayerCore:
             plans[table] = members, plan
         if not plan:
             return
-        mine, pushed, records = demux.own, [], []
+        mine = demux.own
+        pushed: list[groups.Target] = []
+        records: list[Record] = []
         for target in plan:
             queue, header, room, owner, _, local_names = target
             own = mine.get(queue) if owner else None
@@ -329,7 +341,11 @@ class LayerCore:
             if own is not None:
                 own.known_empty = False
         if refused:
-            self._dropped(demux, group, plan, pushed, refused)
+            self._dropped(demux, group, plan, pushed, records, refused)
+
+    def _plan(self, table: bytes, members: Members) -> list[groups.Target]:
+        """Plan a broadcast to these members of a group."""
+        return groups.plan(members.names, self.capacity_of)
 
     def _dropped(
         self,
@@ -337,8 +353,10 @@ class LayerCore:
         group: str,
         plan: list[groups.Target],
         pushed: list[groups.Target],
+        records: list[Record],
         refused: list[Refused],
     ) -> None:
+        """Log what was refused of a broadcast."""
         total = sum(len(target.channels) for target in plan)
         # By what is full: the store, a process's queue, or else channels of this group.
         dropped: dict[str, list[str]] = {}
@@ -371,6 +389,11 @@ class LayerCore:
     def flush(self) -> None:
         """Remove all messages and memberships, for everyone (S17)."""
         self._now_or_later(self.demux.engine.flush)
+
+    def begin_flush(self) -> PendingFlush | None:
+        """Flush, and return what is still to come of it; None if that is nothing."""
+        self.flush()
+        return None
 
     def global_statistics(self) -> dict[str, float]:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
@@ -433,4 +456,4 @@ _MIXED = (
 _numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
 
-__all__ = ["LayerCore"]
+__all__ = ["LayerCore", "PendingFlush"]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
 from ..policy.capacity import Capacities
 from ..policy.expiry import lifetime
+
+if TYPE_CHECKING:
+    from ..relay.machine import RelayOptions
 
 #: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
 #: process holds unread.
@@ -32,7 +35,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 #: Options of other layers and times, and what to do about them.
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
-    "hosts": "there is no server; processes on one machine share memory",
+    "hosts": "processes on one machine share memory; relay names a server that joins machines",
     "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted",
 }
 
@@ -53,6 +56,8 @@ class Options(NamedTuple):
     membership_lifetime: int
     capacities: Capacities
     suspend_silent_channels: bool
+    #: What joins this store to those of other machines, or None.
+    relay: RelayOptions | None
 
 
 def checked(
@@ -68,16 +73,14 @@ def checked(
     capacity: int | None,
     channel_capacity: Mapping[str | re.Pattern[str], int] | None,
     suspend_silent_channels: bool,
+    relay: str | None,
+    relay_options: Mapping[str, Any] | None,
     unknown: Iterable[str] = (),
 ) -> Options:
     """All options, checked. Raises `OptionError`."""
     for name in unknown:
         raise OptionError(_unknown(name))
-    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
-        raise OptionError(
-            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
-            " letters, digits, '-', '_' or '.', the first not a '.'"
-        )
+    check_prefix(prefix)
     return Options(
         prefix=prefix,
         engine=engine,
@@ -91,6 +94,7 @@ def checked(
         membership_lifetime=lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
         suspend_silent_channels=_switch("suspend_silent_channels", suspend_silent_channels),
+        relay=_relay(relay, prefix, relay_options, channel_memory),
     )
 
 
@@ -106,7 +110,18 @@ NAMES = (
     "capacity",
     "channel_capacity",
     "suspend_silent_channels",
+    "relay",
+    "relay_options",
 )
+
+
+def check_prefix(prefix: object) -> None:
+    """Refuse what can't be the name of a store. Raises `OptionError`."""
+    if not isinstance(prefix, str) or len(prefix) > PREFIX_LIMIT or not _PREFIX.fullmatch(prefix):
+        raise OptionError(
+            f"prefix is {prefix!r}; it names the store, so it must be 1 to {PREFIX_LIMIT} ASCII"
+            " letters, digits, '-', '_' or '.', the first not a '.'"
+        )
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
@@ -116,6 +131,22 @@ def seconds_or_none(option: str, value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError(f"{option} is {value!r}; it must be a number of seconds, or None")
     return max(0.0, float(value))
+
+
+def _relay(
+    relay: str | None, prefix: str, relay_options: Mapping[str, Any] | None, channel_memory: int
+) -> RelayOptions | None:
+    if relay is None:
+        if relay_options is not None:
+            raise OptionError(
+                "relay_options is given and relay is not; name the server in relay, such as"
+                " 'redis://HOST:6379', or remove relay_options"
+            )
+        return None
+    # Imported late, as most sites have one machine.
+    from ..relay.options import checked as checked_relay
+
+    return checked_relay(relay, prefix, relay_options, channel_memory)
 
 
 def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -169,6 +200,7 @@ __all__ = [
     "SMALLEST_MEMORY",
     "SMALLEST_UNREAD",
     "Options",
+    "check_prefix",
     "checked",
     "seconds_or_none",
 ]

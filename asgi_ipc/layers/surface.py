@@ -38,6 +38,8 @@ class LayerSurface:
         capacity: int | None = None,
         channel_capacity: Mapping[str | re.Pattern[str], int] | None = None,
         suspend_silent_channels: bool = True,
+        relay: str | None = None,
+        relay_options: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         options = checked(
@@ -52,9 +54,17 @@ class LayerSurface:
             capacity=capacity,
             channel_capacity=channel_capacity,
             suspend_silent_channels=suspend_silent_channels,
+            relay=relay,
+            relay_options=relay_options,
             unknown=unknown,
         )
-        self._attach(LayerCore(options))
+        if options.relay is None:
+            self._attach(LayerCore(options))
+        else:
+            # Imported late, as most sites have one machine.
+            from .relaying import RelayedCore
+
+            self._attach(RelayedCore(options))
 
     def _attach(self, core: LayerCore) -> None:
         """Use a core; a layer extends this with attributes of its own."""

@@ -96,11 +96,18 @@ class SyncIPCChannelLayer(LayerSurface):
         warnings.warn("receive_many is now called receive", DeprecationWarning, stacklevel=2)
         return self.receive(channels, block, timeout)
 
-    def new_channel(self, pattern: str) -> str:
+    def new_channel(self, pattern: str | None = None) -> str:
         """Return a new channel name that begins with the pattern, which ends in ``?`` (A3).
 
-        Raises `TypeError` for any other pattern.
+        Raises `TypeError` for any other pattern, and without one, as Channels calls it.
         """
+        if pattern is None:
+            raise TypeError(
+                "None can't be the pattern of a new channel: it must be a str that ends in '?',"
+                " such as 'http.response?'. If Django Channels called this SyncIPCChannelLayer,"
+                " which is for code without an event loop: set BACKEND to"
+                " 'asgi_ipc.IPCChannelLayer'"
+            )
         if not isinstance(pattern, str) or not pattern.endswith("?"):
             raise TypeError(
                 f"{pattern!r} can't be the pattern of a new channel: it must be a str that ends"
@@ -142,7 +149,10 @@ class SyncIPCChannelLayer(LayerSurface):
     # Upkeep
 
     def flush(self) -> None:
-        """Remove all messages and memberships, for all processes (S17)."""
+        """Remove all messages and memberships, for all processes (S17).
+
+        With the option ``relay`` as `asgi_ipc.layers.aio.IPCChannelLayer.flush`.
+        """
         self._core.flush()
 
     def global_statistics(self) -> dict[str, float]:

@@ -101,7 +101,7 @@ def test_an_option_that_the_engine_does_not_take_fails_and_is_named(tmp_path: Pa
         tmp_path, *("--engine", "memory", "--engine-option", "x=1", "-k", "unknown_queue")
     )
     assert code == pytest.ExitCode.TESTS_FAILED
-    assert "OptionError: engine 'memory' has no option 'x'; use 'clock'" in said
+    assert "OptionError: engine 'memory' has no option 'x'; remove it" in said
 
 
 def test_a_failure_shows_the_words_of_the_clause(tmp_path: Path) -> None:

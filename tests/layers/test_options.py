@@ -43,7 +43,7 @@ def test_a_bad_value_is_refused_by_name(layer_class: Any, option: str, values: l
     [
         ("expirey", "did you mean 'expiry'"),
         ("message_memory", "channel_memory"),
-        ("hosts", "no server"),
+        ("hosts", "relay names a server"),
         ("zzz", "channel_memory"),
     ],
 )

@@ -1,13 +1,20 @@
-"""Fixtures of the tests of relays."""
+"""Machines of one process, joined over a server in its memory; and real servers for wires."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from asgi_ipc.conformance.wires.servers import Nats, Redis
 
+from asgi_ipc.relay import relay
+from asgi_ipc.relay.memory import MemoryServer
 from tests.tools import certificates
+from tests.tools.doubles import watchdog
+from tests.tools.machines import Site
+
+__all__ = ["server", "site", "soon", "watchdog"]
 
 #: Of the servers that ask for one; a URL would need it quoted.
 PASSWORD = "s3cr3t/Pa:ss@#?%"
@@ -60,3 +67,21 @@ def nats_with_tls(files: certificates.Files) -> Iterator[Nats]:
     server = Nats("--auth", PASSWORD, *tls, scheme="tls")
     yield server
     server.end()
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server in this process answers at once."""
+    monkeypatch.setattr(relay, "SETTLED", 0.3)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.destroy()
+
+
+@pytest.fixture
+def server(site: Site) -> MemoryServer:
+    return site.server

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.tools.documents import DOCS, README, ROOT, blocks
 from tests.tools.layers import engine_of
 from tests.tools.stores import spoil
 
+RELAYS = DOCS / "relays.md"
 ENGINE = DOCS / "writing-an-engine.md"
 
 
@@ -59,6 +61,8 @@ def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_giv
         "declares no crosses_processes",
         "declares no owners",
         "declares no bounded",
+        "declares no inspects",
+        "declares no roles",
         "has no segment",
     }
 
@@ -138,8 +142,28 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    run_here = (ENGINE, DOCS / "format.md", DOCS / "django.md")
+    run_here = (ENGINE, DOCS / "format.md", DOCS / "django.md", RELAYS)
     assert not blocks(document, "python") or document in run_here
+
+
+def test_the_settings_of_the_relay_document_make_a_layer(tmp_path: Path) -> None:
+    """Without its server, as a site starts."""
+    found: dict[str, Any] = {}
+    (settings,) = blocks(RELAYS, "python")
+    exec(settings, found)
+    config = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    layer = SyncIPCChannelLayer(**config, engine="mmap", engine_options={"directory": tmp_path})
+    layer.send("work", {"type": "it.works"})
+    assert layer.receive(["work"]) == ("work", {"type": "it.works"})
+    layer.destroy()
+
+
+def test_the_relay_document_explains_every_reason_for_which_relays_drop() -> None:
+    text = RELAYS.read_text()
+    code = "".join(path.read_text() for path in (ROOT / "asgi_ipc" / "relay").glob("*.py"))
+    reasons = re.findall(r'(?:\.dropped\(|NoFrame\(|return )"([a-z ]+)"', code)
+    assert len(reasons) > 10
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
 
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_what_it_requires_is_what_it_says() -> None:
     always = {line for line in requires("asgi_ipc") or () if "extra ==" not in line}
-    assert {line.partition(">")[0] for line in always} == {"msgpack", "posix_ipc", "sysv_ipc"}
+    named = {line.partition(">")[0] for line in always}
+    assert named == {"click", "msgpack", "posix_ipc", "sysv_ipc"}
 
 
 def test_every_package_is_installed() -> None:
@@ -151,9 +152,11 @@ def test_the_wheel_holds_the_conformance_suite_and_the_types(tmp_path: Path) -> 
         "asgi_ipc/engines/base.py",
         "asgi_ipc/conformance/plugin.py",
     } <= names
-    assert not [name for name in names if name.endswith("/entry_points.txt")], (
-        "pytest loads an entry point in every user's test runs"
-    )
+    (entry_points,) = (name for name in names if name.endswith("/entry_points.txt"))
+    with zipfile.ZipFile(wheel) as archive:
+        found = archive.read(entry_points).decode()
+    assert "asgi-ipc = asgi_ipc.cli.main:main" in found
+    assert "pytest" not in found, "pytest loads an entry point in every user's test runs"
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "asgi_ipc").rglob("*.py")}
     suite = {f"asgi_ipc/conformance/{p.name}" for p in (ROOT / "conformance").glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules | suite

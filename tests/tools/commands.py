@@ -6,7 +6,7 @@ import pytest
 
 from asgi_ipc.cli.check import check, remove
 from asgi_ipc.cli.doctor.engines import look_at_store
-from asgi_ipc.cli.doctor.stores import location_of, record_of
+from asgi_ipc.cli.lock_files import location_of, record_of
 
 __all__ = [
     "check",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.doctor.stores import record_of
+from asgi_ipc.cli.lock_files import record_of
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty

@@ -32,6 +32,7 @@ from asgi_ipc.engines.shm.heap.layout import (
 from asgi_ipc.engines.shm.heap.log import Log
 from asgi_ipc.engines.shm.lock_file import LockFile, LockFileHeader
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
+from asgi_ipc.engines.shm.processes import Processes
 from asgi_ipc.engines.shm.queues import rings
 from asgi_ipc.engines.shm.queues.armed_bells import ArmedBells
 from asgi_ipc.engines.shm.queues.counters import Counts
@@ -254,6 +255,23 @@ def flush_in_two_steps() -> None:
     SharedMemoryEngine.flush = flush  # type: ignore[method-assign]
 
 
+def left_before_it_is_counted() -> None:
+    """What a process has counted is added to the sums once it has left."""
+    leave = Processes.leave
+
+    def late(self: Processes, slot: int) -> None:
+        row = self._row(slot) + layout.P_COUNTS
+        noted = self._words[row : row + layout.P_COUNTERS].tolist()
+        self._words[row : row + layout.P_COUNTERS] = memoryview(bytes(layout.P_COUNTERS * 8)).cast(
+            "Q"
+        )
+        leave(self, slot)
+        for number, count in enumerate(noted):
+            self._words[layout.LEFT + number] += count
+
+    Processes.leave = late  # type: ignore[method-assign]
+
+
 def endless_chain() -> None:
     """A chain of the hash table is followed for as long as it goes on."""
 
@@ -320,6 +338,7 @@ PLANTS = [
         "a bell taken before the record is there", bell_taken_first, "push to a queue waited for"
     ),
     Plant("a flush in two steps", flush_in_two_steps, "flush"),
+    Plant("what has left is counted late", left_before_it_is_counted, "leave"),
     Plant("an endless chain", endless_chain, "", ("damage",)),
     Plant("a nameless error", nameless_error, "", ("damage",)),
     Plant("a foreign error", foreign_error, "", ("damage",)),

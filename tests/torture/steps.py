@@ -100,6 +100,15 @@ def without(*identities: bytes) -> Callable[[View], object]:
     return lambda view: view.processes.difference_update(identities)
 
 
+def counted(number: int) -> Callable[[View], object]:
+    """This process has counted as many more."""
+
+    def more(view: View) -> None:
+        view.counted += number
+
+    return more
+
+
 def push(*pairs: tuple[bytes, bytes], capacity: int = 10**6) -> Callable[[World], object]:
     """An operation that pushes a batch."""
     return lambda world: world.engine.push(

@@ -44,6 +44,8 @@ class View:
     tables: dict[bytes, dict[bytes, int]] = field(default_factory=dict)
     processes: set[bytes] = field(default_factory=set)
     flushes: int = 0
+    #: What all processes have counted of one thing, those that have gone included.
+    counted: int = 0
 
     def copy(self) -> View:
         """One that can be changed by itself."""
@@ -125,6 +127,7 @@ class World:
             engine.put(b"t", b"of the dead", 1 << 62, engine.identity)
             engine.put(b"only the dead", b"m", 1 << 62, engine.identity)
             engine.pop(b"the dead wait", 1, engine.bell())
+            engine.note({"overflowed": 1, "held": 1})
             os._exit(0)
         os.waitpid(child, 0)
         self.dead = (self.directory / "dead").read_bytes()
@@ -148,6 +151,7 @@ class World:
         engine.put(b"single", b"m", 1 << 62)
         engine.put(b"old", b"m1", self.now + 100)
         engine.put(b"old", b"m2", self.now + 100)
+        engine.note({"overflowed": 10, "held": 10})
         self.now += 200
 
     # ---- bytes
@@ -229,6 +233,7 @@ class World:
         words, processes, geometry = heap.words, engine.session.processes, heap.geometry
         view.flushes = words[layout.FLUSHES]
         view.processes = {processes.identity(slot) for slot in processes.used()}
+        view.counted = processes.sums()["overflowed"]
         for at in self._records(heap, layout.QUEUE):
             name = heap.payload(at, layout.Q_WORDS)
             owner = words[at + layout.Q_OWNER]

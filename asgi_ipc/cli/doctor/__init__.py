@@ -1,75 +1,24 @@
 """Show what this machine offers asgi_ipc, and which engines work on it.
 
 Each check runs for real, in its own process with a time limit, on private files that are removed
-afterwards. The doctor inspects the site's store, and does not change it. The exit status is 1 if
-the chosen engine does not work.
+afterwards. The doctor inspects the site's store, and does not change it.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import signal
-import sys
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 from asgi_ipc import __version__
 from asgi_ipc.engines import names
-from asgi_ipc.layers.options import CHANNEL_MEMORY, GROUP_MEMORY
 
-from ..arguments import add_engine_arguments
 from .engines import look_at_store, try_engine
 from .machine import limits, look_at, packages, system
 from .memory import try_full, try_memory
 from .primitives import try_everywhere, try_in
 from .stores import directories, factory_of
-from .text import as_text
 
-#: The defaults of the layers' options.
-DEFAULT_SIZES = {"channel_memory": CHANNEL_MEMORY, "group_memory": GROUP_MEMORY}
-HELP = "show what this machine offers, and which engines work on it"
 #: Of the JSON report. Grows when a key changes its meaning or goes.
-FORMAT = 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``doctor``."""
-    add_engine_arguments(parser, "the engine that must work")
-    for option, default in DEFAULT_SIZES.items():
-        parser.add_argument(
-            f"--{option.replace('_', '-')}",
-            type=int,
-            default=default,
-            metavar="BYTES",
-            help=f"the layer's value (default: {default})",
-        )
-    parser.add_argument(
-        "--prefix",
-        default="asgi",
-        help="the store to inspect, if it exists (default: asgi)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="for bug reports: one JSON object with stable keys"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the report; return 0 if the chosen engine works, else 1. Takes a few seconds."""
-    with _terminated_properly():
-        report = examine(
-            arguments.engine,
-            dict(arguments.engine_option),
-            arguments.prefix,
-            {option: getattr(arguments, option) for option in DEFAULT_SIZES},
-        )
-    if arguments.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        sys.stdout.write(as_text(report))
-    return 0 if report["works"] else 1
+FORMAT = 2
 
 
 def examine(
@@ -106,17 +55,3 @@ def examine(
         "engines": tried,
         "store": store,
     }
-
-
-@contextlib.contextmanager
-def _terminated_properly() -> Iterator[None]:
-    """Have SIGTERM end the program as an exception does, so that what it made is removed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -20,9 +20,12 @@ from asgi_ipc.engines.shm.lock_file import READY
 from asgi_ipc.engines.shm.locks.base import NAMES
 from asgi_ipc.engines.shm.machine import boot_identity
 from asgi_ipc.exceptions import StoreUnavailable
+from asgi_ipc.layers.sync import SyncIPCChannelLayer
 
+from ..joining import statistics_of
+from ..lock_files import in_use, location_of, record_of
 from .attempt import PATIENCE, Failed, Other, attempt
-from .stores import clear_away, factory_of, in_use, location_of, record_of
+from .stores import clear_away, factory_of
 
 #: The least that all of them take.
 _TINY = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
@@ -198,7 +201,7 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         except (StoreUnavailable, OSError) as error:
             raise Failed(str(error)) from error
         try:
-            counts: dict[str, int] = engine.statistics()
+            counts = statistics_of(SyncIPCChannelLayer(prefix, engine=engine))
             lock = _lock_of(engine)
         finally:
             engine.close()

@@ -21,7 +21,8 @@ from asgi_ipc.engines.shm.segment import Location, Owner, Segment, public_token
 from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .stores import factory_of, record_of
+from ..lock_files import record_of
+from .stores import factory_of
 
 #: Why something is kept whose store's path is not recorded.
 _UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"
@@ -39,6 +40,8 @@ class Orphan(NamedTuple):
     reason: str
     #: Why it is not to be removed all the same, or "".
     kept: str
+    #: The folder of its store, if it is known.
+    folder: str | None = None
 
 
 def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
@@ -120,11 +123,12 @@ def _of_store(
     try:
         record = record_of(location)
     except (OSError, StoreUnavailable) as error:
-        return Orphan(engine, name, f"its store at {folder!r} can't be inspected", str(error))
+        reason, kept = f"its store at {folder!r} can't be inspected", str(error)
+        return Orphan(engine, name, reason, kept, folder)
     if record is None:
-        return Orphan(engine, name, f"there is no store at {folder!r} any more", "")
+        return Orphan(engine, name, f"there is no store at {folder!r} any more", "", folder)
     if not is_its_id(record.store_id):
-        return Orphan(engine, name, f"another store is now at {folder!r}", "")
+        return Orphan(engine, name, f"another store is now at {folder!r}", "", folder)
     return None
 
 

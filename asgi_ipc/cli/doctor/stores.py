@@ -1,10 +1,9 @@
-"""What the doctor needs to know of engines over shared memory: where their stores lie."""
+"""Engines over shared memory, as far as the doctor can import them, and its own stores."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -12,13 +11,9 @@ from asgi_ipc.engines import find
 from asgi_ipc.engines.shm.bells import bells_in
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.errors import unusable
-from asgi_ipc.engines.shm.lock_file import REMOVED, LockFile, LockFileHeader, open_lock_file
-from asgi_ipc.engines.shm.options import location_for, named_folder
-from asgi_ipc.engines.shm.segment import Location
-from asgi_ipc.engines.shm.store_memory import remove_memory
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
+from ..lock_files import directory_of, location_of, record_of, remove_store
 from .attempt import attempt
 
 
@@ -44,91 +39,6 @@ def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
         with contextlib.suppress(StoreUnavailable, OptionError):
             found.setdefault(directory_of(factory, options), []).append(name)
     return found
-
-
-def directory_of(factory: type[SharedMemoryEngine], options: Mapping[str, Any]) -> str:
-    """Return the folder in which an engine makes its stores. Raises what the engine would."""
-    directory = options.get("directory")
-    return factory.default_parent() if directory is None else named_folder(directory)
-
-
-def location_of(
-    factory: type[SharedMemoryEngine], prefix: str, options: Mapping[str, Any]
-) -> Location:
-    """Where the store of a prefix lies. Raises what the engine would."""
-    directory = options.get("directory")
-    parent = factory.default_parent() if directory is None else ""
-    return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
-
-
-def record_of(location: Location) -> LockFileHeader | None:
-    """Return what the lock file says; None if there is no store. Raises what opening it would."""
-    with _lock_file(location) as lock_file:
-        return lock_file.read() if lock_file else None
-
-
-def in_use(location: Location, record: LockFileHeader) -> bool:
-    """Tell whether any process uses the store of that record."""
-    with _lock_file(location) as lock_file:
-        if lock_file is None:
-            return False
-        with lock_file.opening():
-            return lock_file.in_use(record.store_id)
-
-
-@contextlib.contextmanager
-def _lock_file(location: Location) -> Iterator[LockFile | None]:
-    """Open a store's lock file, if there is one, and make nothing."""
-    with contextlib.ExitStack() as stack:
-        lock_file = None
-        try:
-            directory = StoreDirectory.open(location, make=False)
-            stack.callback(directory.close)
-            lock_file = open_lock_file(directory, make=False)
-            stack.callback(lock_file.close)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise unusable("open the lock file in", location.directory, error) from error
-        yield lock_file
-
-
-def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[str]:
-    """Remove a store, whatever it holds, all but its directory; return what was left, in words.
-
-    Only what is provably the store's is removed: memory and locks whose names follow from its id,
-    of an owner who may use it, and with its id inside. Raises OSError, `StoreUnavailable`.
-    """
-    with _lock_file(location) as lock_file:
-        if lock_file is None:
-            raise StoreUnavailable(f"there is no store at {location.directory!r}")
-        with lock_file.opening():
-            if not lock_file.is_at(os.path.join(location.directory, lock_file.name)):
-                # At its path there may be the lock file of a fresh store by now.
-                raise StoreUnavailable(
-                    f"the store at {location.directory!r} was just removed by another process"
-                )
-            record = lock_file.read()
-            left = []
-            if record:
-                if record.engine != factory.name:
-                    raise StoreUnavailable(
-                        f"the store at {location.directory!r} was made by engine "
-                        f"{record.engine!r}, not {factory.name!r}; pass that engine"
-                    )
-                # For a newcomer, if this process is killed now.
-                lock_file.write(record._replace(ready=REMOVED))
-                try:
-                    left = remove_memory(factory.segment, lock_file.directory, record.store_id)
-                except PermissionError as error:
-                    lock_file.write(record)
-                    raise StoreUnavailable(
-                        f"can't remove the memory of the store at {location.directory!r} "
-                        f"({error.strerror}); run this as that user or root"
-                    ) from error
-                lock_file.remove_locks(record.store_id)
-            lock_file.unlink()
-    return left
 
 
 def clear_away(factory: type[SharedMemoryEngine], prefix: str, options: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@ the contract in `segment`, the one public module here. `cli`, the conformance su
 may look inside; nothing else imports from this folder. Imports run down this list:
 
 - `engine`, the Engine contract: it has a `session` (this process in the store) and its `upkeep`,
-  makes its calls by `operation`, and says why it refuses by `refusals`;
+  makes its calls by `operation`, and says why it refuses by `refusals`; `inspection` lists what is
+  in a store, a `listing` that goes on from hold to hold;
 - `opening` and `store`: a store is found, checked and made; closed and removed;
 - `queues/` and `tables`: where messages and members lie, in memory that `heap/` manages;
 - `locked_segment`: a segment is entered alone, and what a killed process left there is finished;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
@@ -16,21 +16,27 @@ from asgi_ipc.exceptions import (
 )
 
 from ..base import (
+    LOOK_RECORDS,
     MAX_NAME,
     MAX_PAYLOAD,
     Bell,
     Capabilities,
     Members,
     Popped,
+    ProcessInfo,
+    QueueInfo,
     Record,
     Refused,
+    TableInfo,
+    checked_role,
 )
 from ..choice import BUILT_IN, find, names
 from .bells import FifoBell
 from .heap import layout
-from .heap.heap import NoRoom, OverShare, Pause
+from .heap.heap import Heap, NoRoom, OverShare, Pause
 from .heap.journal import Change
 from .heap.layout import CHANGES, CHANNELS, DEATHS, FLUSHES, GROUPS
+from .inspection import Inspection
 from .location import Location
 from .locks.base import Gone
 from .machine import unsuitable
@@ -47,6 +53,7 @@ from .tables import Reading
 from .upkeep import Upkeep
 
 _Self = TypeVar("_Self", bound="SharedMemoryEngine")
+_Info = TypeVar("_Info")
 
 #: Records that are pushed in one hold of the lock.
 _BATCH = 25
@@ -80,7 +87,13 @@ class SharedMemoryEngine:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        crosses_processes=True, survives_exit=True, wakes=True, owners=True, bounded=True
+        crosses_processes=True,
+        survives_exit=True,
+        wakes=True,
+        owners=True,
+        bounded=True,
+        roles=True,
+        inspects=True,
     )
     #: The memory: the one thing in which the engines differ.
     segment: ClassVar[type[Segment]]
@@ -173,6 +186,7 @@ class SharedMemoryEngine:
         #: For the commands and tests of this package: the store, and this process in it.
         self.session = Session(kind.store_options(location, sizes, self._makes), clock)
         self.upkeep = Upkeep(self.session)
+        self._inspection = Inspection(self.session)
 
     # ---- the process
 
@@ -422,6 +436,20 @@ class SharedMemoryEngine:
             session.tables.read(table, reading, now)
         return Members(tuple(reading.names), _Version(marks, total, reading.until))
 
+    # ---- roles
+
+    def hold(self, role: int) -> bool:
+        """See `Engine.hold`."""
+        return self.session.hold(checked_role(role))
+
+    def release(self, role: int) -> None:
+        """See `Engine.release`."""
+        self.session.release_role(checked_role(role))
+
+    def is_held(self, role: int) -> bool:
+        """See `Engine.is_held`."""
+        return self.session.is_held(checked_role(role))
+
     # ---- upkeep
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
@@ -442,14 +470,55 @@ class SharedMemoryEngine:
             counts = session.queues.statistics.of_store()
             counts["processes"] = len(session.processes.used())
             counts["oldest_age"] = survey.oldest
+            counts |= session.processes.sums()
+            counts |= _bytes("channel", session.channels.heap)
         with session.groups as heap:
             session.follow_flush()
-            used, total = heap.usage()
             counts |= {"members": heap.words[layout.MEMBERS], "tables": heap.words[layout.NAMED]}
-            counts["bytes_used"] += used
-            counts["bytes_total"] += total
+            counts |= _bytes("group", heap)
+            for what in ("bytes_used", "bytes_total"):
+                counts[what] = counts[f"channel_{what}"] + counts[f"group_{what}"]
             counts["recoveries"] += heap.words[layout.RECOVERIES]
         return counts
+
+    # ---- inspection
+
+    def queues(self) -> Iterator[QueueInfo]:
+        """See `Engine.queues`."""
+        return self._after_upkeep(self._inspection.queues)
+
+    def tables(self) -> Iterator[TableInfo]:
+        """See `Engine.tables`."""
+        return self._after_upkeep(self._inspection.tables)
+
+    def processes(self) -> Iterator[ProcessInfo]:
+        """See `Engine.processes`."""
+        return self._after_upkeep(self._inspection.processes)
+
+    def _after_upkeep(self, listing: Callable[[], Iterator[_Info]]) -> Iterator[_Info]:
+        """Begin a listing. Raises now, rather than at its first item, if the engine is closed."""
+        self.session.joined()
+        now = self.clock()
+        if now >= self.upkeep.due:
+            self.upkeep.maintain(now)
+        return listing()
+
+    @operation
+    def look(self, queue: bytes, limit: int = LOOK_RECORDS) -> list[Popped]:
+        """See `Engine.look`."""
+        now = self.clock()
+        with self.session.channels:
+            return self.session.queues.look(queue, limit, now)
+
+    @operation
+    def note(self, counts: Mapping[str, int]) -> None:
+        """See `Engine.note`."""
+        session = self.session
+        with session.channels:
+            if session.slot >= 0:
+                session.processes.note(session.slot, counts)
+
+    # ---- everything
 
     def flush(self) -> None:
         """See `Engine.flush`."""
@@ -471,6 +540,16 @@ class SharedMemoryEngine:
             self.session.channels.format()
         with self.session.groups:
             self.session.follow_flush()
+
+
+def _bytes(memory: str, heap: Heap) -> dict[str, int]:
+    """Return what of a memory is in use, reserved and the limit, in bytes."""
+    used, total = heap.usage()
+    return {
+        f"{memory}_bytes_used": used,
+        f"{memory}_bytes_reserved": heap.reserved(),
+        f"{memory}_bytes_total": total,
+    }
 
 
 def _segment_of(engine: str) -> type[Segment] | None:

@@ -11,12 +11,15 @@ more under the lock than `REAP_SLICE` and `TRIES` allow, however many processes 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from asgi_ipc.exceptions import StoreUnavailable
 
-from ..base import IDENTITY_BYTES
+from ..base import COUNTERS, GAUGES, IDENTITY_BYTES
 from .heap import layout
 from .heap.heap import Heap
+from .heap.journal import Change
 from .heap.layout import (
     BELL_GENERATION_SHIFT,
     OWNER_GENERATION_SHIFT,
@@ -30,9 +33,30 @@ from .lock_file import LockFile
 from .locks.base import FIRST_SLOT
 
 #: Processes that are looked at, and slots that are passed, while the lock is held once.
-REAP_SLICE, _REAP_SPAN = 32, 256
+REAP_SLICE, _REAP_SPAN = 28, 256
 #: Slots that are free, but whose byte is still held, before a join gives up for now.
 TRIES = 64
+#: What a process notes of itself, in the order of its words.
+_COUNTED = (*COUNTERS, *GAUGES)
+_WORD_MASK = (1 << 64) - 1
+_LEFT = range(layout.LEFT, layout.LEFT + len(COUNTERS))
+
+
+def _add(first: int, second: int) -> int:
+    return first + second & _WORD_MASK
+
+
+class Present(NamedTuple):
+    """A process that lives, as its slot tells of it."""
+
+    #: By which queues and members name it.
+    owner_word: int
+    identity: bytes
+    #: For people: see `layout`.
+    pid: int
+    started: int
+    joined: int
+    counts: dict[str, int]
 
 
 class Processes:
@@ -49,6 +73,9 @@ class Processes:
 
     def _at(self, slot: int) -> int:
         return self._slots + slot * SLOT_WORDS
+
+    def _row(self, slot: int) -> int:
+        return self._heap.geometry.processes + slot * layout.PROCESS_WORDS
 
     def identity(self, slot: int) -> bytes:
         """Identity of the process in a slot; zeros if free."""
@@ -106,7 +133,7 @@ class Processes:
     def join(self, identity: bytes, now: int, start: int, first: int = 0) -> int:
         """Take a free slot, from ``first`` on; its number, or -1 if none was found. Needs the lock.
 
-        ``start`` is what `started` says of this process.
+        ``start`` is when this process started, in clock ticks since the boot, or 0.
 
         Interrupted, it may have joined; the slot is then that of a dead process.
         """
@@ -130,7 +157,7 @@ class Processes:
     def _settle(self, slot: int, identity: bytes, now: int, start: int) -> None:
         words = self._words
         low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
-        row = self._heap.geometry.processes + slot * layout.PROCESS_WORDS
+        row = self._row(slot)
         # Of nobody, until the identity is there.
         words[row + layout.P_PID], words[row + layout.P_STARTED] = os.getpid(), start
         words[row + layout.P_JOINED] = now
@@ -157,21 +184,77 @@ class Processes:
         )
 
     def leave(self, slot: int) -> None:
-        """Give a slot up, one's own or that of the dead. Needs the lock."""
-        at = self._at(slot)
-        generation = (self._words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
+        """Give a slot up, one's own or that of the dead. Needs the lock.
+
+        What its process has counted is added to what those that left before had counted.
+        """
+        words, at = self._words, self._at(slot)
+        generation = (words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
+        counts = self._row(slot) + layout.P_COUNTS
+        noted = words[counts : counts + len(COUNTERS)].tolist()
+        # In C as far as that goes: this is done for many processes in one hold.
+        change: Change = dict.fromkeys(range(counts, counts + len(_COUNTED)), 0)
+        left = words[_LEFT.start : _LEFT.stop].tolist()
+        change.update(zip(_LEFT, map(_add, left, noted), strict=True))
         self._heap.commit(
             {
+                **change,
                 at + SLOT_GENERATION: generation,
                 at + layout.SLOT_IDENTITY: 0,
                 at + layout.SLOT_IDENTITY + 1: 0,
-                layout.DEATHS: self._words[layout.DEATHS] + 1,
+                layout.DEATHS: words[layout.DEATHS] + 1,
             }
         )
 
     def used(self) -> list[int]:
         """The slots in use."""
         return [slot for slot, word in enumerate(self._identities(0, self._ever_used())) if word]
+
+    # ---- what is told of them
+
+    def note(self, slot: int, counts: Mapping[str, int]) -> None:
+        """Write down what the process in a slot has counted. Needs the lock.
+
+        Each word is valid by itself, so a kill in between does no harm.
+        """
+        first = self._row(slot) + layout.P_COUNTS
+        for at, name in enumerate(_COUNTED, first):
+            self._words[at] = counts.get(name, 0) & _WORD_MASK
+
+    def sums(self) -> dict[str, int]:
+        """The sums of what processes have counted; of the counters, also those that have left.
+
+        Needs the lock.
+        """
+        words, first = self._words, self._row(0) + layout.P_COUNTS
+        # Those of free slots are zero.
+        stop, step = self._row(self._ever_used()), layout.PROCESS_WORDS
+        sums = [sum(words[first + n : stop : step].tolist()) for n in range(len(_COUNTED))]
+        for number in range(len(COUNTERS)):
+            sums[number] += words[layout.LEFT + number]
+        return dict(zip(_COUNTED, sums, strict=True))
+
+    def present(self, first: int) -> tuple[list[Present], int]:
+        """Some of the processes that live, from slot ``first`` on; and where to go on, or 0.
+
+        Needs the lock.
+        """
+        ever = self._ever_used()
+        last = min(first + _REAP_SPAN, ever)
+        used = [slot for slot, word in enumerate(self._identities(first, last), first) if word]
+        if len(used) > REAP_SLICE:
+            del used[REAP_SLICE:]
+            last = used[-1] + 1
+        return [
+            self._present(slot) for slot in used if self._lock_file.is_held(FIRST_SLOT + slot)
+        ], last if last < ever else 0
+
+    def _present(self, slot: int) -> Present:
+        row = self._row(slot)
+        pid, started, joined, *counts = self._words[row : row + layout.PROCESS_WORDS].tolist()
+        word = self.generation(slot) << OWNER_GENERATION_SHIFT | slot
+        noted = dict(zip(_COUNTED, counts, strict=False))
+        return Present(word, self.identity(slot), pid, started, joined, noted)
 
     def reap(self) -> tuple[list[bytes], bool]:
         """Free the slots of some dead processes; their identities, and whether that was the last.
@@ -194,13 +277,3 @@ class Processes:
                 self.leave(slot)
         self._heap.commit({layout.REAP_CURSOR: last if last < ever else 0})
         return dead, last >= ever
-
-
-def started() -> int:
-    """When this process started, in clock ticks since the boot; 0 if the system does not tell."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            # The name may hold anything, a parenthesis too; 19 fields lie between.
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from asgi_ipc.exceptions import StoreCorrupt
 
-from ..base import MAX_NAME
+from ..base import MAX_NAME, TableInfo
 from .heap import layout
 from .heap.hash_table import NEVER, HashTable
 from .heap.heap import MOVE, PASS, Heap, Pause
@@ -38,6 +38,7 @@ from .heap.layout import (
     TABLE,
     WORD,
 )
+from .listing import Listing
 
 #: What a member costs to be read, and how many are at a time.
 _READ, _BATCH = 75, 32
@@ -217,6 +218,21 @@ class Tables:
             before, handle = handle, words[at + E_NEXT]
         reading.until, reading.before, reading.handle = until, before, handle
         reading.left -= count
+
+    def list_some(self, listing: Listing, found: list[TableInfo]) -> None:
+        """Go on with a listing of all tables. May `Pause`; if it does not, that was the last."""
+        words, heap = self._words, self._heap
+        for bucket in self._hash_table.used(listing.bucket, listing.move):
+            for handle in list(self._hash_table.chain(bucket)):
+                at = words[heap.end - handle]
+                heap.spend(3 * PASS)
+                if heap.kind(at) != TABLE or not words[at + T_COUNT]:
+                    continue
+                heap.spend(2 * PASS)
+                name = heap.name(at, T_WORDS)
+                if not listing.has(name):
+                    found.append(TableInfo(name, words[at + T_COUNT]))
+                    listing.add(name)
 
     # ---- upkeep
 

@@ -12,7 +12,7 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.__main__ import main
-from asgi_ipc.cli.doctor import DEFAULT_SIZES
+from asgi_ipc.cli.commands.doctor import command
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
@@ -59,7 +59,7 @@ PRIMITIVES = {
 
 def test_the_keys_of_the_report_are_stable_and_all_is_well_here() -> None:
     found = report()
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert set(found) == KEYS
     assert {each["name"] for each in found["primitives"]} == PRIMITIVES
     for each in found["primitives"]:
@@ -137,7 +137,7 @@ def test_a_store_that_is_there_is_looked_at_and_not_changed(
         arguments = ("--engine", engine.name, "--engine-option", f"directory={tmp_path}")
         found = report(*arguments, "--prefix", "site")["store"]
         assert found["works"] is True
-        assert found["statistics"]["pending"] == 1
+        assert found["statistics"]["messages_pending"] == 1
         assert found["directory"] == str(tmp_path / "site")
         assert mine.pop(b"a")[0].payload == b"precious"
         assert mine.statistics()["processes"] == 1
@@ -164,15 +164,13 @@ def test_a_store_that_can_not_be_used_fails_and_is_left_as_it_is(tmp_path: Path)
 
 def test_the_sizes_are_those_of_the_layers() -> None:
     parameters = inspect.signature(IPCChannelLayer).parameters
-    assert {name: parameters[name].default for name in DEFAULT_SIZES} == DEFAULT_SIZES
+    defaults = {each.name: each.default for each in command.params}
+    for name in ("channel_memory", "group_memory"):
+        assert defaults[name] == parameters[name].default
 
 
-def test_the_command_line_tells_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, part in (["--help"], "doctor"), (["doctor", "--help"], "--engine-option"):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 0
-        assert part in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        main([])
-    assert ended.value.code == 2
+def test_the_prefix_is_an_argument_or_an_option(tmp_path: Path) -> None:
+    arguments = ("--engine", "mmap", "--directory", str(tmp_path))
+    for named in (["site"], ["--prefix", "site"]):
+        assert report(*named, *arguments)["store"]["directory"] == str(tmp_path / "site")
+    assert main(["doctor", "one", "--prefix", "other"]) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.engines.base import MAX_PAYLOAD, Popped, Record, Refused
+from asgi_ipc.engines.base import LOOK_RECORDS, MAX_PAYLOAD, Popped, Record, Refused
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
@@ -232,6 +232,77 @@ def test_many_that_wait_and_go(engine: SharedMemoryEngine) -> None:
 
 
 # ---- looking at everything
+
+
+def test_a_listing_of_many_queues_and_of_all_who_wait(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    engine.push([Record(b"q%d" % number, b"x", clock.now + 10, 9) for number in range(MANY)])
+    bell = engine.bell()
+    engine.pop(b"awaited", 1, bell)
+    address = engine.session.queues.find(b"awaited")
+    with engine.session.channels as heap:
+        for number in range(1, layout.NODES):
+            change: dict[int, int] = {}
+            engine.session.queues._armed_bells.arm(change, address, 0xFFFF | number << 32)
+            heap.commit(change)
+    names: set[bytes] = set()
+    within(lambda: names.update(each.name for each in engine.queues()), 50)
+    assert len(names) == MANY + 1
+    clock.now += 10
+    within(lambda: sum(each.pending for each in engine.queues()), 50)
+    within(lambda: list(engine.processes()), 5)
+    bell.close()
+
+
+def test_a_listing_of_many_tables(engine: SharedMemoryEngine) -> None:
+    for number in range(MANY):
+        engine.put(b"t%d" % (number % (MANY // 2)), b"m%d" % number, FAR)
+    members: list[int] = []
+    within(lambda: members.extend(each.members for each in engine.tables()), 5)
+    assert members == [2] * (MANY // 2)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_a_look_at_a_long_queue(engine: SharedMemoryEngine, clock: Clock, ring: bool) -> None:
+    in_ring(engine, b"q") if ring else without_rings(engine)
+    payloads = [b"%d" % number for number in range(MANY)]
+    push(engine, b"q", *[b"old"] * MANY, deadline=clock.now + 10)
+    push(engine, b"q", *payloads)
+    clock.now += 10
+    seen: list[Popped] = []
+    within(lambda: seen.extend(engine.look(b"q")), 5)
+    assert [each.payload for each in seen] == payloads[:LOOK_RECORDS]
+    within(lambda: engine.look(b"q"))
+
+
+def test_a_look_past_dead_messages_in_the_middle_of_a_ring(
+    engine: SharedMemoryEngine, clock: Clock
+) -> None:
+    in_ring(engine, b"q")
+    push(engine, b"q", b"first")
+    push(engine, b"q", *[b"old"] * MANY, deadline=clock.now + 10)
+    push(engine, b"q", b"last")
+    clock.now += 10
+    seen: list[Popped] = []
+    within(lambda: seen.extend(engine.look(b"q")))
+    assert seen[0].payload == b"first"
+
+
+def test_many_counts_of_processes_are_summed(engine: SharedMemoryEngine) -> None:
+    processes, words = engine.session.processes, engine.session.channels.words
+    engine.note({"overflowed": 5, "held": 7})
+    words[layout.SLOTS_USED] = processes.count
+    for slot in range(processes.count):
+        if slot != engine.session.slot:
+            words[processes._row(slot) + layout.P_COUNTS + 2] = 1
+    counts: dict[str, int] = {}
+    within(lambda: counts.update(engine.statistics()))
+    assert (counts["overflowed"], counts["held"]) == (processes.count - 1 + 5, 7)
+    words[layout.SLOTS_USED] = engine.session.slot + 1
+    for slot in range(processes.count):
+        if slot != engine.session.slot:
+            words[processes._row(slot) + layout.P_COUNTS + 2] = 0
 
 
 def test_statistics_of_many_queues(engine: SharedMemoryEngine, clock: Clock) -> None:

@@ -11,6 +11,7 @@ from types import CodeType
 import pytest
 
 from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES, Popped
+from asgi_ipc.engines.process_hints import start_ticks
 from asgi_ipc.engines.shm import processes
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap.layout import (
@@ -29,7 +30,6 @@ from asgi_ipc.engines.shm.heap.layout import (
 )
 from asgi_ipc.engines.shm.locks import fcntl_locks
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
-from asgi_ipc.engines.shm.processes import started
 from asgi_ipc.exceptions import StoreUnavailable
 from conformance.opcodes import trace_nothing, trace_opcodes
 from tests.tools.commands import check
@@ -370,7 +370,7 @@ def test_a_process_describes_itself_for_people_to_read(tmp_path: Path) -> None:
     geometry, words = engine.session.channels.heap.geometry, engine.session.words
     row = geometry.processes + engine.session.slot * PROCESS_WORDS
     assert words[row + P_PID] == os.getpid()
-    assert words[row + P_STARTED] == started()
+    assert words[row + P_STARTED] == start_ticks()
     assert before <= words[row + P_JOINED] <= time.monotonic_ns()
     counts = words[row + P_COUNTS : row + P_COUNTS + P_COUNTERS]
     assert P_COUNTERS == 9
@@ -385,12 +385,12 @@ def test_a_process_describes_itself_for_people_to_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
 def test_start_times_tell_processes_of_one_number_apart() -> None:
-    assert started() > 0
+    assert start_ticks() > 0
 
     def later() -> None:
-        assert started() >= parents
+        assert start_ticks() >= parents
 
-    parents = started()
+    parents = start_ticks()
     assert wait(start(later)) == 0
 
 

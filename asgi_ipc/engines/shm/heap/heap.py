@@ -101,6 +101,12 @@ class Heap:
         in_use = self._first + self.words[layout.LIVE] + self.words[IDS_USED]
         return in_use * WORD, self.end * WORD
 
+    def reserved(self) -> int:
+        """Bytes that the system has given for the segment."""
+        words = self.words
+        extents = self._first + words[layout.EXTENTS_USED] * self._extent
+        return int(extents + words[IDS_RESERVED]) * WORD
+
     def free_words(self) -> int:
         """Words that are not in use."""
         words = self.words

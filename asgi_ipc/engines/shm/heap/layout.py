@@ -23,7 +23,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
                               difference of two counts, by which to tell whether it has
     17..23    FOLDER          path of the store's directory; a zero and a digest if it is long
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..93    counters        PUSHED .. SLOTS_USED
+    32..93    counters        PUSHED .. LEFT
     94        JOURNAL_COUNT   pairs in the journal
     95        JOURNAL_AFTER   the STATE that follows once they are applied
     96        the journal     JOURNAL_COUNT offsets, then as many values
@@ -77,7 +77,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MAGIC = b"asgi_ipc"
-VERSION = 4
+VERSION = 5
 BYTE_ORDER = 0x0102030405060708
 WORD = 8
 
@@ -146,6 +146,7 @@ ROUND_BEGAN = 62  #: when the round of sweeping under way began (nanoseconds); 0
 ROUND_DEATHS = 63  #: what DEATHS (of the channels) was then
 REAP_CURSOR = 64  #: channels: the slot where the next look for dead processes goes on
 SLOTS_USED = 65  #: channels: slots below this were ever used
+LEFT = 66  #: channels: sums of what processes that have left had counted, P_COUNTERS words
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 94, 95, 96
@@ -164,8 +165,9 @@ SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free
 # What is known of the process in a slot, written before its identity and meant for people:
 # nothing is ever decided by it. STARTED is the start of the process in clock ticks since the
 # boot, or 0 where the system does not tell; with it a PID can be told from a later owner of the
-# same number. JOINED is on the clock of deadlines. COUNTS are reserved for counters of the
-# process's own (messages delivered, messages dropped in its buffers, ...), zero when it joins.
+# same number. JOINED is on the clock of deadlines. COUNTS are what the process has noted of
+# itself, `asgi_ipc.engines.base.COUNTERS` and `GAUGES` in this order, zero when it joins; when it
+# has gone, its counters are added to LEFT.
 PROCESS_WORDS = 12
 P_PID, P_STARTED, P_JOINED = 0, 1, 2
 P_COUNTS, P_COUNTERS = 3, 9  # offset of the first, and how many

@@ -45,6 +45,7 @@ from ..processes import Processes
 from .armed_bells import ArmedBells
 from .counters import MILLISECOND, Counts, pending, popped
 from .linked_list import Lists, takes
+from .look import oldest
 from .ring_extents import HOT
 from .rings import Rings
 from .statistics import Statistics
@@ -95,7 +96,7 @@ class Queues:
             self._lists,
             self._counts,
         )
-        self.statistics = Statistics(heap, self._hash_table, self._rings, self.sweeper)
+        self.statistics = Statistics(heap, self._hash_table, processes, self._rings, self.sweeper)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
         self._flushes = -1
@@ -368,6 +369,13 @@ class Queues:
         )
 
     # ---- telling
+
+    def look(self, name: bytes, limit: int, now: int) -> list[Popped]:
+        """The oldest messages, which stay; see `look.oldest`. May `Pause`."""
+        address = self.find(name)
+        if not address or not self.sweeper.expire(address, now):
+            return []
+        return oldest(self._heap, self._rings, address, limit, now)
 
     def of_queue(self, name: bytes, now: int) -> dict[str, int]:
         """Counts of one queue, see `Statistics.of_queue`."""

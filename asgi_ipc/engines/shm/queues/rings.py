@@ -236,8 +236,11 @@ class Rings:
         Makes the change ``then`` at the end. May `Pause`.
         """
         words, heap = self._words, self._heap
+        before = words[queue + Q_OUT]
         while self.drop_front(queue, now):
             heap.spend(_MOST * PASS)
+        if words[queue + Q_OUT] != before:
+            heap.spend(_MOST * PASS)  # The last call may have dropped as many.
         at = words[queue + layout.Q_WALK] & OFFSET_MASK
         passed = words[queue + layout.Q_REACH] - (words[queue + Q_OUT] >> COUNT_SHIFT)
         if not at or passed <= 0:

@@ -5,12 +5,21 @@ Everything needs the segment's lock. Queues are given by their address.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from asgi_ipc.engines.base import QueueInfo
+
 from ..heap import layout
 from ..heap.hash_table import HashTable
 from ..heap.heap import PASS, Heap
+from ..listing import Listing, Wait
+from ..processes import Processes
 from .counters import MILLISECOND, ever_pushed, pending, popped
 from .rings import Rings
 from .sweeper import Sweeper
+
+#: What it costs to list a queue.
+_LISTING = 10 * PASS
 
 
 class Survey:
@@ -26,13 +35,28 @@ class Survey:
         self.bucket = bucket
 
 
+class Listed(NamedTuple):
+    """A queue that was listed. Whether a reader waits is to be found out of ``wait``."""
+
+    info: QueueInfo
+    wait: Wait
+
+
 class Statistics:
     """The statistics of the queues of a store."""
 
-    def __init__(self, heap: Heap, hash_table: HashTable, rings: Rings, sweeper: Sweeper) -> None:
+    def __init__(
+        self,
+        heap: Heap,
+        hash_table: HashTable,
+        processes: Processes,
+        rings: Rings,
+        sweeper: Sweeper,
+    ) -> None:
         self._heap = heap
         self._words = heap.words
         self._hash_table = hash_table
+        self._processes = processes
         self._rings = rings
         self._sweeper = sweeper
 
@@ -62,7 +86,6 @@ class Statistics:
         """Return what is counted in the channels segment."""
         words = self._words
         expired, orphaned = words[layout.EXPIRED], words[layout.ORPHANED]
-        used, total = self._heap.usage()
         return {
             "pushed": words[layout.PUSHED],
             "popped": words[layout.GONE] - expired - orphaned - words[layout.FLUSHED],
@@ -75,8 +98,6 @@ class Statistics:
             "high_water": words[layout.HIGH_WATER],
             "queues": words[layout.NAMED],
             "recoveries": words[layout.RECOVERIES],
-            "bytes_used": used,
-            "bytes_total": total,
         }
 
     def survey(self, survey: Survey) -> None:
@@ -92,6 +113,40 @@ class Statistics:
                 if self._sweeper.expire(address, survey.now):
                     self._heap.spend(4 * PASS)
                     survey.oldest = max(survey.oldest, self._age(address, survey.now))
+
+    def list_some(self, listing: Listing, found: list[Listed]) -> None:
+        """Go on with a listing of all queues. May `Pause`; if it does not, that was the last."""
+        words, heap = self._words, self._heap
+        for bucket in self._hash_table.used(listing.bucket, listing.move):
+            for handle in list(self._hash_table.chain(bucket)):
+                address = words[heap.end - handle]
+                name = heap.name(address, layout.Q_WORDS)
+                if not listing.has(name):
+                    heap.spend(_LISTING)
+                    found.append(self._listed(name, address, listing.now))
+                    listing.add(name)
+
+    def _listed(self, name: bytes, address: int, now: int) -> Listed:
+        """Return what is to be told of one queue. May `Pause`."""
+        words = self._words
+        counts = self.of_queue(address, now)
+        owner = words[address + layout.Q_OWNER]
+        alive = owner and self._processes.owner_alive(owner)
+        info = QueueInfo(
+            name,
+            counts["pending"],
+            counts["bytes"],
+            counts["oldest_age"],
+            counts["high_water"],
+            counts["pushed"],
+            counts["popped"],
+            counts["expired"],
+            counts["refused"],
+            False,
+            self._processes.identity(owner & layout.SLOT_MASK) if alive else b"",
+        )
+        wait = Wait(words[address + layout.Q_BELL], words[address + layout.Q_WAIT_FIRST])
+        return Listed(info, wait)
 
     def _age(self, address: int, now: int) -> int:
         """Return the nanoseconds since the oldest message of a queue was pushed. May `Pause`."""

@@ -1,0 +1,55 @@
+"""``flush``: empty a store."""
+
+from __future__ import annotations
+
+import click
+
+from ..acting import confirm, refuse_if_in_use, refuse_if_others
+from ..arguments import as_json, force, on_store, yes
+from ..choice import StoreChoice
+from ..finding import is_over_shared_memory, locate
+from ..joining import joined
+from ..output import write, write_json
+
+_LOST = "all messages and memberships would be lost, and consumers do not rejoin by themselves"
+
+
+@click.command("flush")
+@on_store
+@yes
+@force
+@as_json
+def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
+    """Empty the store of PREFIX.
+
+    Removes all messages and memberships. Refuses a store that processes use, unless --force is
+    given: their consumers do not rejoin their groups by themselves, so restart the processes
+    afterwards.
+    """
+    if is_over_shared_memory(store):
+        refuse_if_in_use(locate(store), force, _LOST)
+    with joined(store, patience=False) as engine:
+        if not is_over_shared_memory(store):
+            refuse_if_others(engine, force, _LOST)
+        counts = engine.statistics()
+        question = (
+            f"Remove {counts['pending']:,} messages and {counts['members']:,} memberships from "
+            f"{store.prefix!r}?"
+        )
+        if not confirm(question, yes):
+            return 1
+        engine.flush()
+    if as_json:
+        write_json(
+            {
+                "prefix": store.prefix,
+                "messages": counts["pending"],
+                "memberships": counts["members"],
+            }
+        )
+    else:
+        write(f"removed {counts['pending']:,} messages and {counts['members']:,} memberships")
+    return 0
+
+
+__all__ = ["command"]

@@ -1,0 +1,128 @@
+"""``ping``: a probe, for a monitor or a container's health check."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+from ...engines.base import Engine
+from ...engines.shm.engine import SharedMemoryEngine
+from ...exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ..arguments import as_json, on_store
+from ..choice import StoreChoice
+from ..joining import joined
+from ..output import write, write_json
+
+_FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
+#: A queue and a table that no layer has, as no name of a channel or group begins so.
+_NOTHING = b"?ping"
+
+
+class _TooLate(Exception):
+    """The time limit has passed."""
+
+
+@click.command("ping")
+@on_store
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="give up after that time",
+)
+@as_json
+def command(store: StoreChoice, timeout: float, as_json: bool) -> int:
+    """Probe the store of PREFIX.
+
+    The store is there, its locks are given, and a wake-up arrives. Changes nothing in the store.
+    Exit status: 0 if all is well, 1 with the reason if not.
+    """
+    start = time.perf_counter()
+    reason = ""
+    step = "find the store"
+    try:
+        with _limit(timeout):
+            for step in _steps(store):  # noqa: B007
+                pass
+    except _TooLate:
+        reason = (
+            f"could not {step} within {timeout:g} seconds; a stopped process (state T in ps) may "
+            "hold the store's lock: continue it (kill -CONT) or end it"
+        )
+    except _FAILURES as error:
+        reason = str(error)
+    took = time.perf_counter() - start
+    if as_json:
+        write_json(
+            {"prefix": store.prefix, "alive": not reason, "seconds": took, "reason": reason or None}
+        )
+    elif reason:
+        write(reason)
+    else:
+        write(f"{store.prefix}: alive ({took * 1000:.1f} ms)")
+    return 1 if reason else 0
+
+
+def _steps(store: StoreChoice) -> Iterator[str]:
+    """Do one step after the other; yields what is done next, as ``could not ...``."""
+    yield "join the store"
+    with joined(store, patience=False) as engine:
+        yield "get the lock of the channels"
+        bell = engine.bell()
+        try:
+            engine.statistics(_NOTHING)
+            yield "get the lock of the groups"
+            engine.members(_NOTHING)
+            if engine.capabilities.wakes:
+                yield "be woken"
+                _wake(engine, bell)
+        finally:
+            bell.close()
+
+
+def _wake(engine: Engine, bell: Any) -> None:
+    """Signal a bell as a push of another process would, through its FIFO, and wait for that."""
+    if isinstance(engine, SharedMemoryEngine):
+        session = engine.session
+        if not session.signal(_NOTHING, session.bell_word(bell)):
+            raise StoreUnavailable(
+                f"a wake-up could not be written in {session.location.directory!r}: was the FIFO "
+                "of this process removed?"
+            )
+    else:
+        bell.signal()
+    # Interrupted by the time limit.
+    select.select([bell.fileno()], [], [])
+    bell.clear()
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raise `_TooLate` in the block once so many seconds have passed; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise _TooLate
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+__all__ = ["command"]

@@ -1,0 +1,97 @@
+"""``processes``: which processes use a store, and what they wait for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import click
+
+from ...engines.base import COUNTERS, GAUGES
+from ...layers.inspection import ProcessInfo, processes
+from ..arguments import as_json, on_store, sort_and_limit
+from ..choice import StoreChoice
+from ..inspecting import inspected
+from ..output import Column, age, count, ordered, size, table, write, write_json
+
+_COUNTS = (*COUNTERS, *GAUGES)
+_KEYS = ("identity", "pid", "command", "started", "joined_age", *_COUNTS)
+_COLUMNS = [
+    Column("PID", True),
+    Column("JOINED", True, True),
+    Column("FETCHED", True, True),
+    Column("BYPASSED", True, True),
+    Column("DROPPED", True),
+    Column("HELD", True),
+    Column("HELD MEMORY", True, True),
+    Column("WAITS FOR", True, True),
+    Column("IDENTITY", False, True),
+    Column("COMMAND"),
+]
+
+
+class _Process(NamedTuple):
+    """A process, for `ordered`: all its counts are fields, by way of ``__getattr__``."""
+
+    identity: str
+    about: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.about[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@click.command("processes")
+@on_store
+@sort_and_limit(_KEYS, "joined_age")
+@as_json
+def command(store: StoreChoice, sort: str, limit: int | None, as_json: bool) -> int:
+    """List the processes that use the store of PREFIX.
+
+    PID and command line are hints: in another container the number means another process. Of the
+    messages that a process has FETCHED or that BYPASSED the store, it has DROPPED some that were
+    not read in time or for want of memory, and has HELD unread the others.
+    """
+    with inspected(store) as engine:
+        found = [_Process(each.identity, as_dict(each)) for each in processes(engine)]
+    rows = [each.about for each in ordered(found, sort, limit)]
+    if as_json:
+        write_json(rows)
+    elif rows:
+        table(_COLUMNS, [_row(each) for each in rows])
+    else:
+        write("no processes")
+    return 0
+
+
+def as_dict(each: ProcessInfo) -> dict[str, Any]:
+    """Return a process as ``--json`` prints it."""
+    about = each._asdict()
+    about.update(waits_for=list(each.waits_for), started=each.started or None)
+    return {**{key: about[key] for key in about if key != "counts"}, **about["counts"]}
+
+
+def _row(each: dict[str, Any]) -> list[str]:
+    dropped = each["overflowed"] + each["buffer_expired"]
+    return [
+        str(each["pid"] or "?"),
+        age(each["joined_age"]),
+        count(each["fetched"]),
+        count(each["passed_directly"]),
+        count(dropped),
+        count(each["held"]),
+        size(each["held_bytes"]),
+        count(len(each["waits_for"])),
+        each["identity"],
+        each["command"] or _started(each["started"]),
+    ]
+
+
+def _started(seconds: float | None) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+    return f"(started {when})" if when else "(unknown)"
+
+
+__all__ = ["as_dict", "command"]

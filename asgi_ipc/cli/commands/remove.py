@@ -1,0 +1,148 @@
+"""``remove``: remove a store, all stores that no process uses, or memory of no store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ...exceptions import StoreCorrupt, StoreUnavailable
+from ..acting import confirm, refuse_if_in_use, refuse_if_others
+from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
+from ..check import remove
+from ..choice import StoreChoice
+from ..finding import Site, is_over_shared_memory, locate
+from ..joining import join
+from ..listing import Listed, listed, orphans
+from ..output import write, write_json
+
+_LOST = "they would go on in a new, empty store"
+
+
+@click.command("remove")
+@prefix_argument(required=False)
+@engine_options
+@click.option("--stale", is_flag=True, help="remove every store that no living process uses")
+@click.option(
+    "--orphans", "is_orphans", is_flag=True, help="remove memory whose store's directory is gone"
+)
+@yes
+@force
+@as_json
+def command(
+    stale: bool,
+    is_orphans: bool,
+    yes: bool,
+    force: bool,
+    as_json: bool,
+    prefix: str | None = None,
+    engine: str | None = None,
+    engine_option: Sequence[tuple[str, Any]] = (),
+    directory: str | None = None,
+) -> int:
+    """Remove the store of PREFIX.
+
+    With all it holds, also if it is damaged. Refuses a store that processes use, unless --force is
+    given; they then continue with a new, empty store. --stale and --orphans look in the default
+    directories, or in --directory.
+
+    Exit status: 1 if the answer was no, or if something could not be removed.
+    """
+    choice = chosen(prefix, engine, engine_option, directory)
+    if stale or is_orphans:
+        if prefix is not None:
+            raise click.UsageError("pass PREFIX, or --stale and --orphans, not both")
+        if engine is not None or engine_option:
+            raise click.UsageError("--stale and --orphans take --directory, and no engine")
+        found = [each for each in listed(directory) if each.site and each.entry.stale] * stale
+        return _remove_several(found + list(orphans()) * is_orphans, yes, as_json)
+    if choice is None:
+        raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")
+    if not is_over_shared_memory(choice):
+        return _remove_other(choice, yes, force, as_json)
+    site = locate(choice)
+    refuse_if_in_use(site, force, _LOST)
+    if not confirm(f"Remove the store at {site.location.directory!r} and all it holds?", yes):
+        return 1
+    left = remove_site(site, force)
+    return _report([(site.prefix, site.location.directory, left)], as_json)
+
+
+def remove_site(site: Site, force: bool) -> list[str]:
+    """Remove a store, whatever it holds; return in words what was left.
+
+    Raises `InUse` if processes use it, unless ``force`` is given.
+    """
+    refuse_if_in_use(site, force, _LOST)
+    if force:
+        # So its processes see it at once; not possible with a store that is damaged.
+        with contextlib.suppress(StoreCorrupt, StoreUnavailable):
+            join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
+            return []
+    return remove(site.prefix, site.factory.argument(), site.options)
+
+
+def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
+    engine = join(choice)
+    try:
+        refuse_if_others(engine, force, _LOST)
+        if not confirm(f"Remove the store of prefix {choice.prefix!r} and all it holds?", yes):
+            return 1
+        engine.destroy()
+    finally:
+        engine.close()
+    return _report([(choice.prefix, None, [])], as_json)
+
+
+def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
+    if not found:
+        return _report([], as_json)
+    if not yes:
+        for each in found:
+            write(_name(each))
+    if not confirm(f"Remove {'these' if len(found) > 1 else 'this'} with all they hold?", yes):
+        return 1
+    results = []
+    for each in found:
+        try:
+            left = remove_site(each.site, force=False) if each.site else _remove_orphans(each)
+        except (StoreUnavailable, OSError) as error:
+            left = [str(error)]
+        path = each.site.location.directory if each.site else None
+        results.append((_name(each), path, left))
+    return _report(results, as_json)
+
+
+def _remove_orphans(found: Listed) -> list[str]:
+    """Remove orphaned memory; return in words what was kept."""
+    from ..doctor.orphans import remove_orphan
+
+    for orphan in found.orphans:
+        remove_orphan(orphan)
+    return [f"{each.name}: kept: {each.kept}" for each in found.orphans if each.kept]
+
+
+def _name(found: Listed) -> str:
+    if found.site:
+        return f"{found.site.prefix} ({found.site.factory.name}, {found.site.location.directory})"
+    of_store = f" of {found.entry.prefix}" if found.entry.prefix else ""
+    return f"orphaned memory{of_store}: {', '.join(found.entry.memory)}"
+
+
+def _report(results: list[tuple[str, str | None, list[str]]], as_json: bool) -> int:
+    """Say what was removed; return the exit status."""
+    if as_json:
+        write_json([{"removed": name, "path": path, "left": left} for name, path, left in results])
+    else:
+        for name, _, left in results:
+            for text in left:
+                write(f"{name}: {text}")
+            write(f"removed {name}" if not left else f"removed what belongs to {name}")
+        if not results:
+            write("nothing to remove")
+    return 1 if any(left for _, _, left in results) else 0
+
+
+__all__ = ["command", "remove_site"]

@@ -1,0 +1,117 @@
+"""Join a store that is there, as any process of it does, and leave it: never make one."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from ..engines.base import Engine
+from ..engines.choice import check_options, find
+from ..engines.shm.heap.layout import SMALLEST
+from ..exceptions import EngineUnavailable
+from .choice import StoreChoice
+from .finding import is_over_shared_memory, locate, name_of
+
+if TYPE_CHECKING:
+    from ..layers.sync import SyncIPCChannelLayer
+
+#: The least that all engines take. The store keeps the sizes that it was made with.
+_SIZES = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
+#: Seconds until a command that still waits says why that may be.
+_PATIENCE = 5.0
+
+
+@contextlib.contextmanager
+def joined(choice: StoreChoice, patience: bool = True) -> Iterator[Engine]:
+    """Join the store of a choice; leave it at the end of the ``with`` block.
+
+    With ``patience``, prints a hint if the block takes long. Waits for other processes that hold
+    the store's lock. Raises `Missing` if there is no store, and what opening it raises.
+    """
+    with hint_if_slow() if patience else contextlib.nullcontext():
+        engine = join(choice)
+        try:
+            yield engine
+        finally:
+            if engine is not choice.engine:
+                engine.close()
+
+
+def join(choice: StoreChoice) -> Engine:
+    """Return an engine on the store of a choice, which the caller closes; see `joined`."""
+    engine: Any = choice.engine
+    if engine is not None and not isinstance(engine, (str, type)) and hasattr(engine, "push"):
+        return cast(Engine, engine)
+    if not is_over_shared_memory(choice):
+        return _join_other(choice)
+    site = locate(choice)
+    reason = site.factory.unavailable()
+    if reason is not None:
+        raise EngineUnavailable(f"engine {site.factory.name!r} can't work here: {reason}")
+    return site.factory.of_existing(site.prefix, **_SIZES, **site.options)
+
+
+def _join_other(choice: StoreChoice) -> Engine:
+    """Join a store of an engine that is not over shared memory, by its own ``of_existing``."""
+    factory: Any = find(choice.engine)
+    name = name_of(choice.engine)
+    options = dict(choice.engine_options)
+    reason = factory.unavailable() if hasattr(factory, "unavailable") else None
+    if reason is not None:
+        raise EngineUnavailable(f"engine {name} can't work here: {reason}")
+    capabilities = getattr(factory, "capabilities", None)
+    if capabilities is not None and not capabilities.crosses_processes:
+        raise EngineUnavailable(
+            f"engine {name} keeps its stores inside one process, where a command can't see them; "
+            "ask the layer in that process: global_statistics()"
+        )
+    if not hasattr(factory, "of_existing"):
+        raise EngineUnavailable(
+            f"engine {name} can't join a store without creating one, so commands can't use it: it "
+            "has no class method of_existing(prefix, **options) (docs/writing-an-engine.md)"
+        )
+    check_options(name, factory, options)
+    return cast(Engine, factory.of_existing(choice.prefix, **_SIZES, **options))
+
+
+@contextlib.contextmanager
+def layer_on(choice: StoreChoice, patience: bool = True) -> Iterator[SyncIPCChannelLayer]:
+    """Join the store of a choice and yield a layer on it."""
+    from ..layers.sync import SyncIPCChannelLayer
+
+    with joined(choice, patience) as engine:
+        layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
+        try:
+            yield layer
+        finally:
+            layer.close()
+
+
+def statistics_of(layer: SyncIPCChannelLayer) -> dict[str, float]:
+    """Return the statistics of a store, without the process of the command itself."""
+    counts = layer.global_statistics()
+    if "processes_count" in counts:
+        counts["processes_count"] -= 1
+    return counts
+
+
+@contextlib.contextmanager
+def hint_if_slow() -> Iterator[None]:
+    """Print a hint if the block takes long, as it would if a stopped process held a lock."""
+    text = (
+        f"no answer for {_PATIENCE:g} seconds: the store is large, or a stopped process (state T "
+        "in ps) holds its lock; if so, continue that process (kill -CONT) or end it\n"
+    )
+    timer = threading.Timer(_PATIENCE, lambda: (sys.stderr.write(text), sys.stderr.flush()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+__all__ = ["hint_if_slow", "join", "joined", "layer_on", "statistics_of"]

@@ -1,0 +1,90 @@
+"""What people want to know of a process: when it started, and its command line.
+
+Only hints: a process id is reused, and means another process in another container. So a command
+line is told only of a process that started when the id was written down. Nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+#: Seconds that ``ps`` may be off, and that it may take.
+_ROUNDED, _PATIENCE = 2, 5.0
+#: Bytes of a command line that are of use.
+_LONGEST = 4096
+
+
+def start_ticks(pid: int | str = "self") -> int:
+    """Return when a process started, in clock ticks since the boot; 0 if the system tells not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name may hold anything, a parenthesis too; 19 fields lie between.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def start_time(ticks: int) -> float:
+    """Return such ticks as seconds since the epoch, 0.0 for 0."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    if not ticks or clock is None:
+        return 0.0
+    boot = time.time() - time.clock_gettime(clock)
+    return round(boot + ticks / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def command(pid: int, ticks: int, age: float) -> str:
+    """Return the command line of a process; empty if it is unknown, or another process's.
+
+    ``ticks`` is what `start_ticks` said in that process, and ``age`` how many seconds ago at least
+    it started. May run ``ps``, where the system has no ``/proc``.
+    """
+    if pid <= 0:
+        return ""
+    if ticks:
+        # Another one's, if it ended between the two.
+        found = _command_in_proc(pid)
+        return found if start_ticks(pid) == ticks else ""
+    return _command_by_ps(pid, age)
+
+
+def _command_in_proc(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(_LONGEST).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return ""
+    return b" ".join(words).decode("utf-8", "replace")
+
+
+def _command_by_ps(pid: int, age: float) -> str:
+    # Imported late: most systems have no need of it.
+    import subprocess
+
+    try:
+        told = subprocess.run(
+            ["ps", "-o", "etime=", "-o", "command=", "-p", str(pid)],
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    elapsed, _, found = told.decode("utf-8", "replace").strip().partition(" ")
+    return found.strip()[:_LONGEST] if _seconds(elapsed) + _ROUNDED >= age else ""
+
+
+def _seconds(elapsed: str) -> int:
+    """Return ``[[days-]hours:]minutes:seconds`` in seconds; -1 for anything else."""
+    days, _, clock = elapsed.rpartition("-")
+    try:
+        total = 0
+        for part in clock.split(":"):
+            total = total * 60 + int(part)
+        return total + int(days or 0) * 86400
+    except ValueError:
+        return -_ROUNDED - 1
+
+
+__all__ = ["command", "start_ticks", "start_time"]

@@ -1,0 +1,412 @@
+"""A layer whose store is joined to those of other machines (`asgi_ipc.relay.relay`).
+
+Loaded only with the option ``relay``. `RelayedCore` sends what is for other machines to the relay
+as well, by the way out of the store. `Candidate` runs the relay in a thread of this process, if no
+other process does. `LocalMachine` is this machine as the relay sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.loopback import loop_back
+from ..encoding.codec import encode
+from ..encoding.names import channel_name, group_name
+from ..engines.base import NODE_BYTES, Engine, Members, Record, Refused
+from ..engines.deferred import pending, run_deferred
+from ..exceptions import (
+    FlushIncomplete,
+    OptionError,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+)
+from ..policy import groups
+from ..relay import way_out
+from ..relay.flushes import PATIENCE
+from ..relay.frames import Kind, pack_join, shard_of
+from ..relay.machine import RelayOptions
+from ..relay.options import check_engine
+from ..relay.thread import RelayThread
+from ..relay.way_out import (
+    ANSWER,
+    DEDICATED,
+    DROPPED,
+    FLUSH_ALL,
+    HEARD,
+    MOST_RECORDS,
+    NEW_GROUP,
+    OUT,
+    RELAY,
+    WayOut,
+)
+from .core import LayerCore, PendingFlush
+from .options import Options
+
+#: Seconds for which receivers must have waited in a process before it may relay: by then it serves.
+SERVES = 3.0
+#: Seconds between two notices of one flush, as a flush may take them out of the store.
+_ASK_AGAIN = 1.0
+#: Seconds within which a machine has a relay, if any process may be it.
+_RELAYED = 2.5
+#: Names whose machine is remembered.
+_REMEMBERED = 4096
+#: Bytes of a record on the way out beside the message, on average.
+_EXTRA = 64
+
+
+class RelayedCore(LayerCore):
+    """A layer that sends to other machines too."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        assert options.relay is not None
+        self._relay: RelayOptions = options.relay
+        #: Whether a channel is another machine's. Names of this one stay so, as it has the same
+        #: bytes as long as it has the names.
+        self._is_far = lru_cache(_REMEMBERED)(self._find_out)
+        #: With the demultiplexer that they belong to.
+        self._way_out: tuple[Demultiplexer, WayOut] | None = None
+        self._heard: tuple[Demultiplexer, Members | None] | None = None
+        try:
+            check_engine(self.demux.engine, options.engine)
+            self._accompany(self.demux)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def demux(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        demux = super().demux
+        if Candidate not in demux.companions and hasattr(self, "_heard"):
+            self._accompany(demux)
+        return demux
+
+    def _accompany(self, demux: Demultiplexer) -> None:
+        """Let this process relay for the demultiplexer's store. Raises `OptionError`."""
+        there = demux.companions.get(Candidate)
+        if there is None:
+            # In one step: another thread may be about to do the same.
+            made = Candidate(demux, self.options, self._relay)
+            there = demux.companions.setdefault(Candidate, made)
+        if isinstance(there, Candidate) and there.relay.shown != self._relay.shown:
+            raise OptionError(
+                f"relay is {self._relay.shown!r}, and another layer of this process on the same"
+                f" store has {there.relay.shown!r}; a store is joined by one server"
+            )
+
+    def _find_out(self, channel: str) -> bool:
+        owner = channel_name(channel).owner
+        return bool(owner) and owner[:NODE_BYTES] != self.demux.engine.identity[:NODE_BYTES]
+
+    def is_far(self, channel: str) -> bool:
+        """Whether a channel is a process-specific one of another machine."""
+        try:
+            return self._is_far(channel)
+        except TypeError:
+            return False  # No channel; the caller's next step says so.
+
+    # Sending
+
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send to one channel (S7, R2), on whichever machine it is."""
+        if not self.is_far(channel):
+            super().send(channel, message)
+            return
+        body = encode(message)
+        self._now_or_later(self._leave, Kind.CHANNEL, channel, body)
+
+    def _leave(self, kind: Kind, channel: str, payload: bytes) -> None:
+        """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
+        demux = self.demux
+        deadline = demux.engine.clock() + self.options.message_lifetime
+        head = way_out.header(kind, channel.encode("ascii"))
+        record = Record(OUT, head + payload, deadline, MOST_RECORDS)
+        self._push_out(demux, record)
+        self._pushed(demux, len(record.payload))
+
+    def _push_out(self, demux: Demultiplexer, record: Record) -> None:
+        refused = demux.engine.push((record,))
+        if refused:
+            # Not within its bound, as nobody looked: the oldest go.
+            self._count(demux, self._bounds(demux).make_room())
+            refused = demux.engine.push((record,))
+        if refused:
+            raise StoreFull(f"no room for a message to another machine: {refused[0].detail}")
+
+    def _bounds(self, demux: Demultiplexer) -> WayOut:
+        if self._way_out is None or self._way_out[0] is not demux:
+            self._way_out = demux, WayOut(demux.engine, self._relay.backlog)
+        return self._way_out[1]
+
+    def _pushed(self, demux: Demultiplexer, size: int) -> None:
+        self._count(demux, self._bounds(demux).pushed(size))
+
+    def _count(self, demux: Demultiplexer, dropped: int) -> None:
+        """Count and log what was dropped from the way out (R8)."""
+        if not dropped:
+            return
+        way_out.notice(demux.engine, DROPPED, way_out.pack_count(dropped))
+        bound, url = self._relay.backlog, self._relay.shown
+
+        def describe(count: int) -> str:
+            return (
+                f"relay {url}: the messages that wait for it take all of its backlog ({bound:,}"
+                f" bytes), so the oldest were dropped; {count} dropped since the last warning"
+            )
+
+        demux.drops.dropped("way out", dropped, describe)
+
+    # Groups
+
+    def _plan(self, table: bytes, members: Members) -> list[groups.Target]:
+        """Plan a broadcast to the members here, and to the relay."""
+        header = way_out.header(Kind.GROUP, table)
+        out = groups.Target(OUT, header, MOST_RECORDS, b"", (), ())
+        return [*super()._plan(table, members), out]
+
+    def _broadcast(
+        self, demux: Demultiplexer, group: str, table: bytes, body: bytes, deadline: int
+    ) -> None:
+        super()._broadcast(demux, group, table, body, deadline)
+        self._pushed(demux, len(body) + _EXTRA)
+
+    def _dropped(
+        self,
+        demux: Demultiplexer,
+        group: str,
+        plan: list[groups.Target],
+        pushed: list[groups.Target],
+        records: list[Record],
+        refused: list[Refused],
+    ) -> None:
+        here = [each for each in refused if pushed[each.position].queue != OUT]
+        if len(here) < len(refused):
+            try:
+                self._push_out(demux, records[-1])
+            except StoreFull:
+                self._count(demux, 1)
+        if here:
+            super()._dropped(demux, group, plan, pushed, records, here)
+
+    def group_add(self, group: str, channel: str) -> bool:
+        """Add a channel, or renew its membership, on the channel's machine (S13, S15, R2)."""
+        if self.is_far(channel):
+            payload = pack_join(group_name(group), self.options.membership_lifetime)
+            self._now_or_later(self._leave, Kind.JOIN, channel, payload)
+            return False
+        watched = super().group_add(group, channel)
+        self._now_or_later(self._announce, group_name(group))
+        return watched
+
+    def _announce(self, table: bytes) -> None:
+        """Tell the relay of a group, unless it hears the group's shard already (R6)."""
+        demux = self.demux
+        known = self._heard[1] if self._heard is not None and self._heard[0] is demux else None
+        heard = demux.engine.members(HEARD, known)
+        self._heard = demux, heard
+        if not way_out.is_heard(heard.names, shard_of(table)):
+            way_out.notice(demux.engine, NEW_GROUP, table)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out, on its machine (S13, R2)."""
+        if self.is_far(channel):
+            self._now_or_later(self._leave, Kind.LEAVE, channel, group_name(group))
+            return
+        super().group_discard(group, channel)
+
+    # Flush
+
+    def flush(self) -> None:
+        """Flush all machines, and wait for that (S17, R9). Raises `FlushIncomplete`."""
+        flush = self.begin_flush()
+        while not flush.is_done():
+            time.sleep(0.01)
+
+    def begin_flush(self) -> PendingFlush:
+        """Flush this machine's store, and have the relay flush those of the others."""
+        super().flush()
+        return _FarFlush(self.demux.engine, self._relay.shown)
+
+
+class _FarFlush:
+    """A flush of all machines, as the process that asked for it waits for the answer."""
+
+    def __init__(self, engine: Engine, url: str) -> None:
+        self._engine, self._url = engine, url
+        self._number = os.urandom(16)
+        self._began = time.monotonic()
+        self._asked = self._held = self._began - _ASK_AGAIN
+        self._held += _ASK_AGAIN
+
+    def is_done(self) -> bool:
+        engine, now = self._engine, time.monotonic()
+        answers = engine.pop(ANSWER + self._number)
+        if answers:
+            names = answers[0].payload[1:].decode("utf-8", "replace")
+            if not names:
+                return True
+            raise self._incomplete(f"not confirmed by {names}; when they are back, flush again")
+        if now - self._asked >= _ASK_AGAIN:
+            self._asked = now
+            way_out.notice(engine, FLUSH_ALL, self._number)
+            if engine.is_held(RELAY):
+                self._held = now
+        if now - self._held > _RELAYED:
+            raise self._incomplete(
+                "no process of this machine relays; start the site or 'asgi-ipc relay', and flush"
+                " again"
+            )
+        if now - self._began > 2 * PATIENCE + _RELAYED:
+            raise self._incomplete("the relay of this machine does not answer; flush again")
+        return False
+
+    def _incomplete(self, why: str) -> FlushIncomplete:
+        return FlushIncomplete(
+            f"relay {self._url}: this machine's store was flushed, but for other machines that was"
+            f" {why}"
+        )
+
+
+class LocalMachine:
+    """This machine, as `asgi_ipc.relay.relay.Machine`: what is delivered stays on it."""
+
+    def __init__(self, demux: Demultiplexer, options: Options) -> None:
+        self.engine = demux.engine
+        self._demux = demux
+        self._core = LayerCore(options, borrows=demux)
+        self._lifetime = options.message_lifetime
+
+    def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
+        """Deliver to the members on this machine (R1)."""
+        try:
+            self._core._broadcast(self._demux, group, group_name(group), body, deadline)
+        finally:
+            if pending:
+                run_deferred()
+
+    def deliver(self, channel: str, body: bytes, deadline: int) -> None:
+        """Deliver to a process-specific channel; what it has no room for is dropped."""
+        demux, name = self._demux, channel_name(channel)
+        try:
+            own = demux.own.get(name.queue)
+            if own is not None and loop_back(demux, own, (name.local,), body, deadline):
+                return
+            capacity = self._core.capacity_of(channel)
+            record = Record(name.queue, name.header + body, deadline, capacity, name.owner)
+            refused = self.engine.push((record,))
+            if own is not None:
+                own.known_empty = False
+            if refused:
+                detail = refused[0].detail
+
+                def describe(count: int) -> str:
+                    return (
+                        f"dropped a message from another machine for channel {channel}: {detail};"
+                        f" {count} dropped since the last warning"
+                    )
+
+                demux.drops.dropped(f"from afar {name.queue.decode('ascii')}", 1, describe)
+        finally:
+            if pending:
+                run_deferred()
+
+    def join(self, group: str, channel: str, lifetime: int) -> None:
+        """Add a channel of this machine to a group."""
+        table, name = group_name(group), channel_name(channel)
+        deadline = self.engine.clock() + lifetime
+        try:
+            if name.owner == self.engine.identity:
+                expiry, suspends = self._lifetime, self._core.options.suspend_silent_channels
+                self._demux.memberships.add(table, name, deadline, expiry, suspends)
+            else:
+                self.engine.put(table, groups.member(name), deadline, name.owner)
+        finally:
+            if pending:
+                run_deferred()
+
+    def leave(self, group: str, channel: str) -> None:
+        """Take a channel of this machine out of a group."""
+        self._core.group_discard(group, channel)
+
+    def flush(self) -> None:
+        """Empty the store."""
+        self._core.flush()
+
+
+@contextlib.contextmanager
+def relay_machine(
+    engine: Engine, prefix: str, layer_options: Mapping[str, Any]
+) -> Iterator[LocalMachine]:
+    """Yield the machine of an open engine, for a relay in a process of its own."""
+    from .sync import SyncIPCChannelLayer
+
+    layer = SyncIPCChannelLayer(prefix, engine=engine, **layer_options)
+    try:
+        core = layer._core
+        yield LocalMachine(core.demux, core.options)
+    finally:
+        layer.close()
+
+
+class Candidate:
+    """This process as one that may relay for its machine (R7). A companion of a demultiplexer."""
+
+    def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
+        self._demux, self.options, self.relay = demux, options, relay
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """Begin as a process that does not serve yet."""
+        #: The relay, if it runs here or did.
+        self.thread: RelayThread | None = None
+        self._serves_since: float | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def tick(self, waited: bool) -> None:
+        """Begin to relay if this process serves and no other relays."""
+        if not waited:
+            return
+        now = time.monotonic()
+        if self._serves_since is None:
+            self._serves_since = now
+        if now - self._serves_since < SERVES or not self._lock.acquire(False):
+            return
+        try:
+            if not self._stopped and (self.thread is None or not self.thread.is_alive()):
+                self._begin()
+        except (StoreUnavailable, StoreCorrupt):
+            pass  # The receivers that wait here meet the error themselves.
+        finally:
+            self._lock.release()
+
+    def _begin(self) -> None:
+        engine = self._demux.engine
+        if not engine.is_held(DEDICATED) and engine.hold(RELAY):
+            thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
+            try:
+                thread.start()
+            except BaseException:  # There can't be more threads.
+                engine.release(RELAY)
+                raise
+            self.thread = thread
+
+    def stop(self) -> None:
+        """Relay no more."""
+        with self._lock:
+            self._stopped = True
+            thread, self.thread = self.thread, None
+        if thread is not None:
+            thread.stop()
+
+
+__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore", "relay_machine"]

@@ -1,0 +1,249 @@
+"""``send``, ``group-send``, ``tail``, ``ping``, ``flush``, ``remove``, ``drain``, ``check``."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc.cli import snapshot
+from asgi_ipc.cli.doctor.orphans import Orphan
+from asgi_ipc.engines.shm.heap import layout
+from tests.cli.conftest import Commands, MakeLayer
+from tests.tools.layers import engine_of
+from tests.tools.stores import open_store, start, wait
+
+# ---- send, group-send, tail
+
+
+def test_a_message_is_sent(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(capacity=1)
+    assert command("send", "site", "a", '{"b": {"$bytes": "eA=="}}').out == "sent\n"
+    assert layer.receive(["a"]) == ("a", {"b": b"x"})
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"from": "a pipe"}'))
+    sent = command("send", "site", "a", "-", "--json", "--expiry", "0.001")
+    assert sent.json() == {"channel": "a", "sent": True, "reason": None}
+    time.sleep(0.002)
+    assert layer.receive(["a"]) == (None, None)
+    for message, text in (
+        ("[1]", "pass an object"),
+        ("{", "not JSON"),
+        ('{"$bytes": "?"}', "not base64"),
+        ('{"n": 9223372036854775808}', "64 bits"),
+    ):
+        ended = command("send", "site", "a", message)
+        assert ended.status == 2
+        assert text in ended.err
+
+
+def test_a_channel_that_is_full_ends_it_with_1(command: Commands, make_layer: MakeLayer) -> None:
+    layer = make_layer()
+    for _ in range(100):
+        layer.send("a", {})
+    ended = command("send", "site", "a", "{}", "--json")
+    assert ended.status == 1
+    assert "capacity of 100" in ended.json()["reason"]
+
+
+def test_a_group_is_followed(command: Commands, make_layer: MakeLayer) -> None:
+    layer = make_layer()
+
+    def send() -> None:
+        deadline = time.monotonic() + 60
+        while not layer.group_channels("news") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        layer.group_send("news", {"n": 1, "raw": b"x"})
+        layer.group_send("news", {"n": 2})
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    ended = command("tail", "site", "old", "news", "--count", "2", "--timeout", "60", "--json")
+    sender.join()
+    assert ended.status == 0
+    first, second = map(json.loads, ended.out.splitlines())
+    assert set(first) == {"time", "group", "message"}
+    assert (first["group"], first["message"]) == ("news", {"n": 1, "raw": {"$bytes": "eA=="}})
+    assert second["message"] == {"n": 2}
+    assert layer.group_channels("news") == []
+    ended = command("group-send", "site", "news", "{}", "--json")
+    assert (ended.status, ended.json()) == (1, {"group": "news", "channels": 0})
+    layer.group_add("news", "work")
+    assert command("group-send", "site", "news", "{}").out == "sent to 1 channels\n"
+    assert command("tail", "site", "news", "--count", "1", "--timeout", "0.05").status == 1
+    assert command("tail", "site", "bad name").status == 2
+
+
+# ---- ping
+
+
+def test_a_probe_of_a_store_that_is_well_changes_nothing(
+    command: Commands, make_layer: MakeLayer
+) -> None:
+    layer = make_layer()
+    layer.send("work", {})
+    before = layer.global_statistics() | {"messages_max_age": 0}
+    ended = command("ping", "site", "--json")
+    assert ended.status == 0
+    assert set(ended.json()) == {"prefix", "alive", "seconds", "reason"}
+    assert ended.json()["alive"] is True
+    assert layer.global_statistics() | {"messages_max_age": 0} == before
+    assert command("ping", "site").out.startswith("site: alive (")
+
+
+def test_a_probe_of_a_store_that_is_not_well_says_why(
+    command: Commands, make_layer: MakeLayer, parent: Path, tmp_path: Path
+) -> None:
+    assert "no store of prefix 'site'" in command("ping", "site", "--json").json()["reason"]
+    assert command("ping", "site").status == 1
+    assert list(parent.iterdir()) == []
+
+    def stops() -> None:
+        other = open_store(tmp_path)
+
+        def inside() -> None:
+            with other.session.channels:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        other.session.store.lock_file.section.run(inside)  # type: ignore[union-attr]
+        other.destroy()
+
+    stopped = start(stops)
+    os.waitpid(stopped, os.WUNTRACED)
+    try:
+        ended = command("ping", "store", "--directory", str(tmp_path), "--timeout", "0.2")
+        assert ended.status == 1
+        assert "could not join the store within 0.2 seconds" in ended.out
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+        wait(stopped)
+
+
+def test_a_probe_notices_a_wake_up_that_does_not_arrive(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer()
+    monkeypatch.setattr("asgi_ipc.engines.shm.session.Session._open_bell", gone)
+    assert "a wake-up could not be written" in command("ping", "site").out
+
+
+def gone(*_: object) -> int:
+    raise FileNotFoundError(2, "gone")
+
+
+# ---- flush, remove
+
+
+def test_a_store_in_use_is_spared_without_force(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+    layer.send("work", {})
+    layer.group_add("news", "work")
+    for name in ("flush", "remove"):
+        ended = command(name, "site", "--yes")
+        assert ended.status == 2
+        assert "--force" in ended.err
+    assert layer.global_statistics()["messages_pending"] == 1
+    # Nobody answers.
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    for name in ("flush", "remove"):
+        ended = command(name, "site", "--force")
+        assert ended.status == 1
+        assert "pass --yes" in ended.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    ended = command("flush", "site", "--force", "--json")
+    assert ended.json() == {"prefix": "site", "messages": 1, "memberships": 1}
+    assert layer.global_statistics()["messages_pending"] == 0
+    layer.send("work", {})
+    assert command("remove", "site", "--force", "--yes").out == "removed site\n"
+    assert layer.receive(["work"]) == (None, None)
+
+
+def test_stale_stores_and_orphans_are_removed_and_others_spared(
+    command: Commands, make_layer: MakeLayer, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer("used")
+    make_layer("stale", "posix").close()
+    make_layer("old", "sysv").close()
+    file = parent / "memory"
+    file.touch()
+    found = [
+        Orphan("locks", str(file), "gone", "", "/tmp/x/lost"),
+        Orphan("posix", "/asgi_ipc.none", "gone", "it is mapped", "/tmp/x/kept"),
+    ]
+    monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: found)
+    removed = command("remove", "--stale", "--json", "--yes").json()
+    assert [Path(each["path"]).name for each in removed] == ["old", "stale"]
+    assert all(each["left"] == [] for each in removed)
+    assert [path.name for path in parent.glob("asgi_ipc-*/*")] == ["used"]
+    assert command("remove", "--stale", "--yes").out == "nothing to remove\n"
+    ended = command("remove", "--orphans", "--yes")
+    assert ended.status == 1, "one was kept"
+    assert "kept: it is mapped" in ended.out
+    assert not file.exists()
+
+
+# ---- drain
+
+
+def test_a_store_drains_or_the_time_is_over(command: Commands, make_layer: MakeLayer) -> None:
+    layer = make_layer()
+    ended = command("drain", "site", "--json")
+    assert (ended.status, ended.json()["drained"]) == (0, True)
+    layer.send("work", {})
+    ended = command("drain", "site", "--timeout", "0.05", "--interval", "0.02")
+    assert ended.status == 1
+    assert "1 messages pending" in ended.out
+    assert "1 messages pending, 0 s" in ended.err
+    reader = threading.Timer(0.05, layer.receive, [["work"]])
+    reader.start()
+    ended = command("drain", "site", "--interval", "0.01", "--json")
+    reader.join()
+    assert (ended.status, ended.json()["pending"], ended.json()["held"]) == (0, 0, 0)
+
+
+# ---- check
+
+
+def test_a_check_leaves_the_lock_to_others_while_it_looks(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+
+    def looks(heap: Any) -> list[str]:
+        sender = threading.Thread(target=layer.send, args=("work", {}))
+        sender.start()
+        sender.join(60)
+        assert not sender.is_alive()
+        return []
+
+    monkeypatch.setattr("asgi_ipc.cli.check.check_heap", looks)
+    assert command("check", "site").out == "sound\n"
+    assert layer.global_statistics()["messages_pending"] == 2
+
+
+@pytest.mark.parametrize("limit", [0, snapshot.LIMIT])
+def test_a_check_finds_what_is_wrong_in_a_copy_and_in_place(
+    limit: int, command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "LIMIT", limit)
+    layer = make_layer()
+    layer.send("work", {"text": "x" * 1000})
+    assert command("check", "site", "--json").json()["sound"] is True
+    words = engine_of(layer).session.channels.words
+    words[layout.NAMED] += 1
+    ended = command("check", "site", "--json")
+    words[layout.NAMED] -= 1
+    assert ended.status == 1
+    assert set(ended.json()) == {"prefix", "engine", "sound", "findings", "removed", "left"}
+    assert "queues" in ended.json()["findings"][0]

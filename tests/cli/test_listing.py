@@ -1,0 +1,91 @@
+"""Every store in the default directories, whatever its state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_ipc.cli.doctor.orphans import Orphan
+from asgi_ipc.cli.listing import listed
+from asgi_ipc.engines.shm.heap import layout
+from tests.cli.conftest import Commands, MakeLayer
+from tests.tools.layers import engine_of
+from tests.tools.stores import in_child
+
+KEYS = {
+    "prefix", "engine", "directory", "user", "processes", "stale", "orphaned", "state", "messages",
+    "memberships", "channel_bytes_used", "channel_bytes_reserved", "channel_bytes_total",
+    "group_bytes_used", "group_bytes_reserved", "group_bytes_total", "age", "format", "memory",
+    "problem",
+}  # fmt: skip
+
+
+def by_prefix(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    assert all(set(each) == KEYS for each in entries)
+    return {each["prefix"]: each for each in entries}
+
+
+def test_each_store_is_told_with_its_state(
+    command: Commands, make_layer: MakeLayer, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = make_layer("used")
+    used.send("work", {"type": "a"})
+    used.group_add("news", "work")
+    make_layer("stale", "posix").close()
+    make_layer("foreign", "sysv").close()
+    damaged = make_layer("damaged")
+    words = engine_of(damaged).session.channels.words
+    words[layout.STATE] = 77
+    folder = next(parent.glob("asgi_ipc-*"))
+    (folder / "junk").mkdir(mode=0o700)
+    (folder / "junk" / "lock").write_text("a shopping list")
+    (folder / "junk" / "lock").chmod(0o600)
+    (folder / "nothing").mkdir(mode=0o700)
+    lost = Orphan("posix", "/asgi_ipc.0.c", "its folder is gone", "", "/dev/shm/asgi_ipc-0/lost")
+    monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: [lost])
+    with monkeypatch.context() as patch:
+        patch.setattr("asgi_ipc.cli.listing.VERSION", layout.VERSION + 1)
+        assert by_prefix(command("list", "--json").json())["foreign"]["state"] == "unusable"
+    found = by_prefix(command("list", "--json").json())
+    shown = command("list").out
+    words[layout.STATE] = layout.IDLE
+    assert {prefix: each["state"] for prefix, each in found.items()} == {
+        "used": "in use", "stale": "stale", "foreign": "stale", "damaged": "damaged",
+        "junk": "no access", "lost": "orphaned",
+    }  # fmt: skip
+    about = found["used"]
+    assert (about["engine"], about["processes"], about["stale"]) == ("mmap", 1, False)
+    assert (about["messages"], about["memberships"]) == (1, 1)
+    assert about["directory"] == str(folder)
+    assert about["channel_bytes_used"] <= about["channel_bytes_reserved"] <= 512 * 1024
+    assert (about["channel_bytes_total"], about["group_bytes_total"]) == (512 * 1024, 256 * 1024)
+    assert 0 <= about["age"] < 600
+    assert (found["stale"]["processes"], found["stale"]["stale"]) == (0, True)
+    assert found["lost"]["memory"] == ["/asgi_ipc.0.c"]
+    assert "not a lock file" in found["junk"]["problem"]
+    assert "the state of the channels is 77" in shown
+    for path in (folder / "junk" / "lock", folder / "junk", folder / "nothing"):
+        path.unlink() if path.name == "lock" else path.rmdir()
+
+
+def test_a_process_that_holds_the_lock_delays_no_list(make_layer: MakeLayer) -> None:
+    layer = make_layer()
+    engine: Any = engine_of(layer)
+
+    def other() -> None:
+        (found,) = listed()
+        assert found.entry.processes == 1
+
+    def inside() -> None:
+        with engine.session.channels:
+            in_child(other, 60)
+
+    engine.session.store.lock_file.section.run(inside)
+
+
+def test_an_empty_folder_has_no_stores(command: Commands, parent: Path, tmp_path: Path) -> None:
+    assert command("list").out == "no stores in the default directories\n"
+    assert command("list", "--directory", str(tmp_path)).out == f"no stores in {str(tmp_path)!r}\n"
+    assert command("list", "--json").json() == []

@@ -1,0 +1,65 @@
+"""Hints at what a process is, of this one and of others, also without ``/proc``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from asgi_ipc.engines import process_hints
+from asgi_ipc.engines.process_hints import command, start_ticks, start_time
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc")
+
+
+@needs_proc
+def test_a_process_has_its_command_line_and_start() -> None:
+    began = time.time()
+    code = "print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "an argument"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        ticks = start_ticks(child.pid)
+        assert command(child.pid, ticks, 0.0).endswith("an argument")
+        assert abs(start_time(ticks) - began) < 60
+        assert command(child.pid, ticks + 1, 0.0) == "", "another one"
+        child.communicate(b"\n")
+    assert command(child.pid, ticks, 0.0) == ""
+
+
+def test_nothing_is_told_of_no_process() -> None:
+    assert command(0, 0, 0.0) == command(-1, 5, 0.0) == ""
+    assert start_time(0) == 0.0
+    assert start_ticks(1 << 60) == 0
+
+
+def test_without_proc_ps_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {
+        "1": b"   02:03 python serve.py\n",
+        "2": b"1-00:00:05 daemon --now",
+        "3": b"",
+        "4": b"-",
+    }
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        assert words[0] == "ps"
+        return subprocess.CompletedProcess(words, 0, lines[words[-1]])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert command(1, 0, 120.0) == "python serve.py"
+    assert command(1, 0, 200.0) == "", "it is younger than the slot: another one"
+    assert command(2, 0, 86_000.0) == "daemon --now"
+    assert command(3, 0, 0.0) == command(4, 0, 0.0) == ""
+
+
+def test_a_ps_that_can_not_be_run_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise FileNotFoundError("ps")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert process_hints.command(os.getpid(), 0, 0.0) == ""
