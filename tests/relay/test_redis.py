@@ -13,6 +13,7 @@ from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
+from tests.tools.documents import DOCS, blocks
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -88,6 +89,22 @@ async def test_what_users_may_not_do_is_refused_and_named(redis: Redis) -> None:
     async with started(redis.url, username="limited", password="p") as wire:
         with pytest.raises(WireRefused, match="it answered a subscription: "):
             await wire.subscribe([b"another"])
+
+
+@in_loop
+async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> None:
+    (text,) = blocks(DOCS / "writing-a-wire.md", "text")
+    words = text.replace("PASSWORD", "p").encode().split()
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire._ask(*words)  # type: ignore[attr-defined]
+    user = {"username": "mysite", "password": "p"}
+    await works(redis.url, **user)
+    async with started(redis.url, **user) as wire:
+        assert await wire.pop(b"rights") == []
+        await wire.push(b"rights", b"x", 100, 10)
+        await wire.disarm(b"rights")
+        assert await wire.length(b"rights") == 1
+        await wire.clear()
 
 
 @in_loop
