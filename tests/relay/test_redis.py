@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -97,7 +98,7 @@ async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> No
     words = text.replace("PASSWORD", "p").encode().split()
     async with started(redis.url, password=PASSWORD) as wire:
         await wire._ask(*words)  # type: ignore[attr-defined]
-    user = {"username": "mysite", "password": "p"}
+    user: dict[str, Any] = {"username": "mysite", "password": "p"}
     await works(redis.url, **user)
     async with started(redis.url, **user) as wire:
         assert await wire.pop(b"rights") == []
