@@ -62,6 +62,8 @@ class IPCChannelLayer(LayerSurface):
         self._lease = core.lease
         self._send = core.send
         self._sync: SyncIPCChannelLayer | None = None
+        if core.shares_channels:
+            self.receive = self._receive_shared  # type: ignore[method-assign]
 
     # Channels
 
@@ -117,6 +119,11 @@ class IPCChannelLayer(LayerSurface):
             return body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
+
+    async def _receive_shared(self, channel: str) -> dict[str, Any]:
+        """Receive where some channels are shared: their messages lie on the server."""
+        with self._core.waiting((channel,)):
+            return await IPCChannelLayer.receive(self, channel)
 
     async def _begin_to_receive(self, demux: Demultiplexer, name: ChannelName) -> None:
         """Put a channel back into its groups if it is suspended from them (O6)."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -82,6 +83,10 @@ class LayerCore:
     Constructing it opens the store, so that errors come early; after `close` it is opened
     again by the next call. One that ``borrows`` an open demultiplexer opens and closes nothing.
     """
+
+    #: Whether some ordinary channels are shared with other machines; then `waiting` tells the relay
+    #: of receivers that wait on them.
+    shares_channels = False
 
     def __init__(self, options: Options, borrows: Demultiplexer | None = None) -> None:
         self.options = options
@@ -389,6 +394,10 @@ class LayerCore:
     def flush(self) -> None:
         """Remove all messages and memberships, for everyone (S17)."""
         self._now_or_later(self.demux.engine.flush)
+
+    def waiting(self, channels: Iterable[object]) -> AbstractContextManager[None]:
+        """Return what a receiver that waits on channels holds meanwhile."""
+        return nullcontext()
 
     def begin_flush(self) -> PendingFlush | None:
         """Flush, and return what is still to come of it; None if that is nothing."""

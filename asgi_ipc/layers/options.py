@@ -7,7 +7,7 @@ is opened.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engines.base import MAX_PAYLOAD
@@ -75,6 +75,7 @@ def checked(
     suspend_silent_channels: bool,
     relay: str | None,
     relay_options: Mapping[str, Any] | None,
+    relay_channels: Sequence[str] | None,
     unknown: Iterable[str] = (),
 ) -> Options:
     """All options, checked. Raises `OptionError`."""
@@ -94,7 +95,7 @@ def checked(
         membership_lifetime=lifetime("group_expiry", group_expiry),
         capacities=Capacities(capacity, channel_capacity),
         suspend_silent_channels=_switch("suspend_silent_channels", suspend_silent_channels),
-        relay=_relay(relay, prefix, relay_options, channel_memory),
+        relay=_relay(relay, prefix, relay_options, channel_memory, relay_channels),
     )
 
 
@@ -112,6 +113,7 @@ NAMES = (
     "suspend_silent_channels",
     "relay",
     "relay_options",
+    "relay_channels",
 )
 
 
@@ -134,19 +136,25 @@ def seconds_or_none(option: str, value: object) -> float | None:
 
 
 def _relay(
-    relay: str | None, prefix: str, relay_options: Mapping[str, Any] | None, channel_memory: int
+    relay: str | None,
+    prefix: str,
+    relay_options: Mapping[str, Any] | None,
+    channel_memory: int,
+    relay_channels: Sequence[str] | None,
 ) -> RelayOptions | None:
     if relay is None:
-        if relay_options is not None:
-            raise OptionError(
-                "relay_options is given and relay is not; name the server in relay, such as"
-                " 'redis://HOST:6379', or remove relay_options"
-            )
+        given = {"relay_options": relay_options, "relay_channels": relay_channels}
+        for option, value in given.items():
+            if value is not None:
+                raise OptionError(
+                    f"{option} is given and relay is not; name the server in relay, such as"
+                    f" 'redis://HOST:6379', or remove {option}"
+                )
         return None
     # Imported late, as most sites have one machine.
     from ..relay.options import checked as checked_relay
 
-    return checked_relay(relay, prefix, relay_options, channel_memory)
+    return checked_relay(relay, prefix, relay_options, channel_memory, relay_channels)
 
 
 def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:

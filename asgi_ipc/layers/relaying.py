@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..encoding.names import channel_name, group_name
 from ..engines.base import NODE_BYTES, Engine, Members, Record, Refused
 from ..engines.deferred import pending, run_deferred
 from ..exceptions import (
+    ChannelFull,
     FlushIncomplete,
     OptionError,
     StoreCorrupt,
@@ -29,6 +30,8 @@ from ..exceptions import (
     StoreUnavailable,
 )
 from ..policy import groups
+from ..policy.capacity import UNCOUNTED
+from ..policy.expiry import LONGEST
 from ..relay import way_out
 from ..relay.flushes import PATIENCE
 from ..relay.frames import Kind, pack_join, shard_of
@@ -40,11 +43,14 @@ from ..relay.way_out import (
     DEDICATED,
     DROPPED,
     FLUSH_ALL,
+    FULL,
     HEARD,
     MOST_RECORDS,
     NEW_GROUP,
     OUT,
     RELAY,
+    WAITING,
+    WAITS,
     WayOut,
 )
 from .core import LayerCore, PendingFlush
@@ -58,6 +64,10 @@ _ASK_AGAIN = 1.0
 _RELAYED = 2.5
 #: Names whose machine is remembered.
 _REMEMBERED = 4096
+#: Where a channel is: on this machine, on another, or on the server for all.
+_HERE, _FAR, _SHARED = 0, 1, 2
+#: Nanoseconds that a receiver may wait.
+_FOREVER = LONGEST * 1_000_000_000
 #: Bytes of a record on the way out beside the message, on average.
 _EXTRA = 64
 
@@ -69,9 +79,11 @@ class RelayedCore(LayerCore):
         super().__init__(options)
         assert options.relay is not None
         self._relay: RelayOptions = options.relay
-        #: Whether a channel is another machine's. Names of this one stay so, as it has the same
-        #: bytes as long as it has the names.
-        self._is_far = lru_cache(_REMEMBERED)(self._find_out)
+        self.shares_channels = self._relay.shares is not None
+        #: Where a channel is. Names of this machine stay so, as it has the same bytes as long as it
+        #: has the names.
+        self._place = lru_cache(_REMEMBERED)(self._find_out)
+        self._known_full: tuple[Demultiplexer, Members] | None = None
         #: With the demultiplexer that they belong to.
         self._way_out: tuple[Demultiplexer, WayOut] | None = None
         self._heard: tuple[Demultiplexer, Members | None] | None = None
@@ -103,26 +115,73 @@ class RelayedCore(LayerCore):
                 f" store has {there.relay.shown!r}; a store is joined by one server"
             )
 
-    def _find_out(self, channel: str) -> bool:
+    def _find_out(self, channel: str) -> int:
         owner = channel_name(channel).owner
-        return bool(owner) and owner[:NODE_BYTES] != self.demux.engine.identity[:NODE_BYTES]
+        if owner:
+            is_here = owner[:NODE_BYTES] == self.demux.engine.identity[:NODE_BYTES]
+            return _HERE if is_here else _FAR
+        shares = self._relay.shares
+        return _SHARED if shares is not None and shares(channel) else _HERE
 
-    def is_far(self, channel: str) -> bool:
-        """Whether a channel is a process-specific one of another machine."""
+    def place(self, channel: str) -> int:
+        """Return whether a channel is `_HERE`, on a `_FAR` machine, or `_SHARED` by all."""
         try:
-            return self._is_far(channel)
+            return self._place(channel)
         except TypeError:
-            return False  # No channel; the caller's next step says so.
+            return _HERE  # No channel; the caller's next step says so.
 
     # Sending
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
         """Send to one channel (S7, R2), on whichever machine it is."""
-        if not self.is_far(channel):
+        place = self.place(channel)
+        if place == _HERE:
             super().send(channel, message)
             return
         body = encode(message)
-        self._now_or_later(self._leave, Kind.CHANNEL, channel, body)
+        if place == _SHARED:
+            capacity = self.capacity_of(channel)
+            self._now_or_later(self._check_room, channel, capacity, len(body))
+            self._now_or_later(self._leave, Kind.WORK, channel, way_out.pack_work(capacity, body))
+        else:
+            self._now_or_later(self._leave, Kind.CHANNEL, channel, body)
+
+    def _check_room(self, channel: str, capacity: int, size: int) -> None:
+        """Raise `ChannelFull` if a shared channel, or the way to it, is known to be full (R12)."""
+        demux = self.demux
+        engine = demux.engine
+        before = self._known_full
+        known = before[1] if before is not None and before[0] is demux else None
+        full = engine.members(FULL, known)
+        self._known_full = demux, full
+        if channel.encode("ascii") in full.names:
+            raise ChannelFull(
+                f"channel {channel} is full: at the last look it held its capacity of {capacity}"
+                " messages on the server (options capacity and channel_capacity)"
+            )
+        if engine.statistics(OUT)["bytes"] + size > self._relay.backlog:
+            raise ChannelFull(
+                f"channel {channel} is full: the messages that wait for the server take all of the"
+                f" relay's backlog of {self._relay.backlog} bytes (relay_options['backlog'])"
+            )
+
+    @contextlib.contextmanager
+    def waiting(self, channels: Iterable[object]) -> Iterator[None]:
+        """Tell the relay of a receiver that waits on channels, as far as they are shared (R12)."""
+        engine = self.demux.engine
+        names = [name for name in channels if isinstance(name, str)]
+        shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
+        token = os.urandom(8) if shared else b""
+        members = [way_out.receiver(name, token) for name in shared]
+        try:
+            for member in members:
+                engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
+                way_out.notice(engine, WAITS, way_out.receiver_channel(member))
+            yield
+        finally:
+            for member in members:
+                with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                    self._now_or_later(engine.remove, WAITING, member)
 
     def _leave(self, kind: Kind, channel: str, payload: bytes) -> None:
         """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
@@ -199,7 +258,13 @@ class RelayedCore(LayerCore):
 
     def group_add(self, group: str, channel: str) -> bool:
         """Add a channel, or renew its membership, on the channel's machine (S13, S15, R2)."""
-        if self.is_far(channel):
+        place = self.place(channel)
+        if place == _SHARED:
+            raise ValueError(
+                f"channel {channel} can't be in group {group}: relay_channels shares it with all"
+                " machines, and memberships stay on one; send to it directly"
+            )
+        if place == _FAR:
             payload = pack_join(group_name(group), self.options.membership_lifetime)
             self._now_or_later(self._leave, Kind.JOIN, channel, payload)
             return False
@@ -218,7 +283,7 @@ class RelayedCore(LayerCore):
 
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, on its machine (S13, R2)."""
-        if self.is_far(channel):
+        if self.place(channel) == _FAR:
             self._now_or_later(self._leave, Kind.LEAVE, channel, group_name(group))
             return
         super().group_discard(group, channel)
@@ -337,24 +402,18 @@ class LocalMachine:
         """Take a channel of this machine out of a group."""
         self._core.group_discard(group, channel)
 
+    def deliver_work(self, channel: bytes, body: bytes, deadline: int) -> None:
+        """Deliver to an ordinary channel. Raises `StoreFull`."""
+        try:
+            if self.engine.push((Record(channel, body, deadline, UNCOUNTED),)):
+                raise StoreFull(f"no room for a message to channel {channel.decode('ascii')}")
+        finally:
+            if pending:
+                run_deferred()
+
     def flush(self) -> None:
         """Empty the store."""
         self._core.flush()
-
-
-@contextlib.contextmanager
-def relay_machine(
-    engine: Engine, prefix: str, layer_options: Mapping[str, Any]
-) -> Iterator[LocalMachine]:
-    """Yield the machine of an open engine, for a relay in a process of its own."""
-    from .sync import SyncIPCChannelLayer
-
-    layer = SyncIPCChannelLayer(prefix, engine=engine, **layer_options)
-    try:
-        core = layer._core
-        yield LocalMachine(core.demux, core.options)
-    finally:
-        layer.close()
 
 
 class Candidate:
@@ -409,4 +468,4 @@ class Candidate:
             thread.stop()
 
 
-__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore", "relay_machine"]
+__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore"]

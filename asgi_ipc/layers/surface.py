@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..encoding.names import NAME_LIMIT
@@ -40,6 +40,7 @@ class LayerSurface:
         suspend_silent_channels: bool = True,
         relay: str | None = None,
         relay_options: Mapping[str, Any] | None = None,
+        relay_channels: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         options = checked(
@@ -56,6 +57,7 @@ class LayerSurface:
             suspend_silent_channels=suspend_silent_channels,
             relay=relay,
             relay_options=relay_options,
+            relay_channels=relay_channels,
             unknown=unknown,
         )
         if options.relay is None:

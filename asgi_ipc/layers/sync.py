@@ -42,6 +42,8 @@ class SyncIPCChannelLayer(LayerSurface):
     def _attach(self, core: LayerCore) -> None:
         super()._attach(core)
         self._turns = itertools.count()
+        if core.shares_channels:
+            self.receive = self._receive_shared  # type: ignore[method-assign]
 
     # Channels
 
@@ -94,6 +96,14 @@ class SyncIPCChannelLayer(LayerSurface):
             return channel, body.decode() if isinstance(body, SharedBody) else decode(body)
         except RecordCorrupt as error:
             raise self._core.corrupt(error) from error
+
+    def _receive_shared(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+        """Receive where some channels are shared: their messages lie on the server."""
+        names = _as_list(channels)
+        with self._core.waiting(names if block else ()):
+            return SyncIPCChannelLayer.receive(self, names, block, timeout)
 
     def receive_many(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None

@@ -65,6 +65,8 @@ class Kind(IntEnum):
     HELLO, BEAT, BYE = 5, 6, 7
     #: All machines are to flush their stores; and a machine has.
     FLUSH, FLUSHED = 8, 9
+    #: A message on a shared queue of the server; and on a topic, that such a queue has some.
+    WORK = 10
 
 
 #: Kinds that carry something of a user's.

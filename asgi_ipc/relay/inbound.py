@@ -39,6 +39,8 @@ class Inbound:
         self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
         self._prefix = options.prefix.encode() + b"\0"
         self._has_failed = False
+        #: Called when something was learned of another machine that the next relay must know.
+        self.learned: Callable[[], None] = lambda: None
 
     def hear(self, topic: bytes, data: bytes) -> None:
         """Act on what was published on a topic; drop and count what is no frame or message."""
@@ -67,6 +69,9 @@ class Inbound:
         now, gaps = self._engine.clock(), self._peers.gaps
         refused = self._peers.accept(topic, frame, len(data), now)
         self._counts.add("gaps", self._peers.gaps - gaps)
+        if self._peers.has_news:
+            self._peers.has_news = False
+            self.learned()
         if refused is not None:
             self._counts.dropped(refused)
             return

@@ -30,6 +30,9 @@ class Machine(Protocol):
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this machine out of a group."""
 
+    def deliver_work(self, channel: bytes, body: bytes, deadline: int) -> None:
+        """Deliver an encoded message to an ordinary channel on which a receiver waits."""
+
     def flush(self) -> None:
         """Empty the store."""
 
@@ -44,6 +47,8 @@ class RelayOptions(NamedTuple):
     wire: Callable[[], Wire]
     #: Bytes that may wait on the way out.
     backlog: int
+    #: Whether an ordinary channel is shared with other machines; None: none is.
+    shares: Callable[[str], bool] | None = None
     #: Seals and opens frames; None: frames are neither encrypted nor authenticated.
     sealer: Sealer | None = None
     #: The oldest and the newest format that it reads.

@@ -1,8 +1,10 @@
-"""Check the options ``relay`` and ``relay_options`` of a layer or command."""
+"""Check the options ``relay``, ``relay_options`` and ``relay_channels``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,7 @@ def checked(
     prefix: str,
     relay_options: object,
     channel_memory: int,
+    relay_channels: object = None,
 ) -> RelayOptions:
     """Return the options of a relay, checked without using the network. Raises `OptionError`."""
     if not isinstance(relay, str) or not relay:
@@ -51,8 +54,36 @@ def checked(
     keys = for_wire.pop("keys", None)
     sealer = None if keys is None else Sealer(keys)
     make = partial(open_wire, relay, prefix, for_wire)
-    make()  # It uses no network, and says what is wrong.
-    return RelayOptions(prefix, shown(relay), make, backlog, sealer)
+    wire = make()  # It uses no network, and says what is wrong.
+    shares = None if relay_channels is None else _shares(relay_channels)
+    if shares is not None and not wire.capabilities.queues:
+        raise OptionError(
+            f"relay_channels can't be used with {shown(relay)}: {getattr(wire, 'no_queues', '')}"
+        )
+    return RelayOptions(prefix, shown(relay), make, backlog, shares, sealer)
+
+
+def _shares(patterns: object) -> Callable[[str], bool]:
+    """Return what tells whether a channel is shared."""
+    if isinstance(patterns, (str, bytes)) or not isinstance(patterns, Sequence):
+        raise OptionError(
+            f"relay_channels is {patterns!r}; it must be a list of patterns for names of channels,"
+            " such as ['thumbnails', 'mail.*']"
+        )
+    compiled = []
+    for pattern in patterns:
+        if isinstance(pattern, str) and pattern and "!" not in pattern:
+            compiled.append(re.compile(translate(pattern)))
+        else:
+            raise OptionError(
+                f"relay_channels has {pattern!r}; a pattern is a str, a glob for names of ordinary"
+                " channels, which have no '!'"
+            )
+
+    def shares(channel: str) -> bool:
+        return "!" not in channel and any(each.match(channel) for each in compiled)
+
+    return shares
 
 
 def check_engine(engine: Engine, name: object) -> None:

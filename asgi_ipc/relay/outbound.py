@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Popped
@@ -48,12 +48,15 @@ class Outbound:
         counts: Counts,
         bell: StoreBell,
         knows_all: Callable[[], bool],
+        push_work: Callable[[Wire, Sequence[Popped]], Awaitable[None]],
     ) -> None:
         self._engine, self._options = machine.engine, options
         self._node, self._term, self._host = machine.engine.identity[:NODE_BYTES], term, host
         self._peers, self._counts, self._bell = peers, counts, bell
         #: Whether all machines that are there have been heard.
         self._knows_all = knows_all
+        #: Puts messages on the server's queues.
+        self._push_work = push_work
         self._rang = bell.event()
         #: Held from numbering frames until they are on their way.
         self.publishing = asyncio.Lock()
@@ -73,7 +76,7 @@ class Outbound:
         while True:
             records = self._engine.pop(OUT, limit, self._bell.bell)
             if records:
-                await self._pass_on(wire, records)
+                await self._send_all(wire, records)
             if len(records) < limit:
                 await self._rang.wait()
                 self._rang.clear()
@@ -81,6 +84,20 @@ class Outbound:
                 # Of large ones fewer are taken out of the store, where they count for its bound.
                 size = sum(len(record.payload) for record in records) // len(records)
                 limit = max(1, min(BATCH, WINDOW // max(1, size)))
+
+    async def _send_all(self, wire: Wire, records: Sequence[Popped]) -> None:
+        work = [each for each in records if way_out.is_work(each.payload)]
+        if not work:
+            await self._pass_on(wire, records)
+            return
+        try:
+            others = [each for each in records if not way_out.is_work(each.payload)]
+            await self._pass_on(wire, others)
+        except BaseException:
+            for record in reversed(work):
+                self._engine.restore(OUT, record)
+            raise
+        await self._push_work(wire, work)
 
     async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
         """Publish something of the relay's own to all machines. Raises as the wire."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..engines.base import NODE_BYTES
-from .frames import Kind, RelayFrame, unpack_sequences
+from .frames import ALL, Kind, RelayFrame, unpack_sequences
 
 #: Nanoseconds after its last frame until which a machine that did not say goodbye is expected to be
 #: there, and until which it is remembered: its frames can't be replayed so long.
@@ -64,6 +64,9 @@ class Peers:
         self.topics: set[bytes] = set()
         #: Frames that were published and not heard, of all machines since this was made.
         self.gaps = 0
+        #: A machine, a term or a topic has come since this was last reset: what the next relay has
+        #: to know, or it would not notice what it missed.
+        self.has_news = False
         self._now = 0
 
     def hears(self, topics: Iterable[bytes]) -> None:
@@ -97,9 +100,10 @@ class Peers:
         if last is not None:
             if frame.sequence <= last:
                 return "late"
-            self._missed(peer, frame.sequence - last - 1)
+            self._missed(peer, topic, frame.sequence - last - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
+            self.has_news |= last is None
         peer.heard_at, peer.reads = now, frame.reads
         peer.frames += 1
         peer.bytes += size
@@ -115,12 +119,15 @@ class Peers:
         heard_before: Iterable[bytes] = peer.sequences if peer.term else ()
         if frame.kind is Kind.HELLO and frame.sequence == 1:
             heard_before = self.topics
+        self.has_news = True
         peer.term = frame.term
         peer.sequences = dict.fromkeys(heard_before, 0)
 
-    def _missed(self, peer: Peer, count: int) -> None:
-        peer.gaps += count
-        self.gaps += count
+    def _missed(self, peer: Peer, topic: bytes, count: int) -> None:
+        # On the topic of all there are no messages of users.
+        if topic != ALL:
+            peer.gaps += count
+            self.gaps += count
 
     def _told(self, peer: Peer, topic: bytes, number: int) -> None:
         """Note the last sequence of a topic as a beat tells it."""
@@ -128,9 +135,10 @@ class Peers:
             return
         last = peer.sequences.get(topic)
         if last is not None and number > last:
-            self._missed(peer, number - last)
+            self._missed(peer, topic, number - last)
         if last is None or number > last:
             peer.sequences[topic] = number
+            self.has_news |= last is None
 
     def forget(self, now: int) -> None:
         """Note the time, and forget machines that have not been heard for long."""

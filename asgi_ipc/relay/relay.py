@@ -32,6 +32,12 @@ Machines
   R10  Whatever bytes are heard, the relay goes on: what is no frame, or no message, is dropped and
        counted. Nothing is logged for each frame.
   R11  A relay writes the newest format that all machines read, and reads the one before it.
+
+Shared channels
+  R12  With ``relay_channels`` the messages of some ordinary channels lie on the server, in order,
+       with capacity, and with expiry by the server's clock. Any machine's `receive` takes them,
+       each once; a relay takes as many as receivers wait for. `send` raises `ChannelFull` by the
+       last known length, or if the way out is full, and never asks the server.
 """
 
 from __future__ import annotations
@@ -58,8 +64,19 @@ from .outbound import BATCH, Outbound
 from .peers import Peers
 from .shards import Shards
 from .store_bell import StoreBell
-from .way_out import DEDICATED, DROPPED, FLUSH_ALL, NEW_GROUP, NOTICES, OUT, RELAY, WayOut
+from .way_out import (
+    DEDICATED,
+    DROPPED,
+    FLUSH_ALL,
+    NEW_GROUP,
+    NOTICES,
+    OUT,
+    RELAY,
+    WAITS,
+    WayOut,
+)
 from .wire import Wire
+from .work import Work
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -76,6 +93,8 @@ SETTLED = 1.5
 _FAREWELL = 0.3
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
+#: Seconds after which what was learned of another machine is written down.
+_SOON = 0.02
 
 
 class Relay:
@@ -100,6 +119,7 @@ class Relay:
         self.lag: int | None = None
         self.bell = StoreBell(self.engine)
         self.shards = Shards(self.engine, self.peers)
+        self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
         self.outbound = Outbound(
             machine,
             options,
@@ -109,15 +129,18 @@ class Relay:
             self.counts,
             self.bell,
             self._knows_all,
+            self.work.push,
         )
         self.inbound = Inbound(
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
+        self.inbound.learned = self._report_soon
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
         self._noticed, self._hurry = self.bell.event(), asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
+        self._reports_soon = False
         #: Kept from being collected while they run.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -201,6 +224,18 @@ class Relay:
             if self.state == "connected":
                 self.shards.tell()
 
+    def _report_soon(self) -> None:
+        """Write down what was learned of other machines, once for all that comes at once."""
+        if not self._reports_soon:
+            self._reports_soon = True
+            asyncio.get_running_loop().call_later(_SOON, self._report_now)
+
+    def _report_now(self) -> None:
+        self._reports_soon = False
+        if self.state != "ended":
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                self._write_report()
+
     def _write_report(self) -> None:
         with contextlib.suppress(ChannelFull):  # The next one may fit.
             report.write(self.engine, self.report())
@@ -266,7 +301,7 @@ class Relay:
 
     async def _serve(self, wire: Wire) -> None:
         """Serve one connection until it is lost, and raise why."""
-        await wire.start(self.inbound.hear)
+        await wire.start(self.inbound.hear, self.work.ready)
         topics = [ALL, machine_topic(self.node), *await self.shards.begin()]
         # Before the server confirms: what is missed from now on is a gap.
         self.peers.hears_no_more(self.peers.topics - set(topics))
@@ -282,7 +317,11 @@ class Relay:
         self._connected_at = time.monotonic()
         self.shards.tell()
         self._write_report()
+        shared: tuple[Awaitable[None], ...] = ()
+        if self.options.shares is not None:
+            shared = self.work.take(wire), self.work.watch_full(wire)
         await first_of(
+            *shared,
             self._until_lost(wire),
             self._pass_on(wire, since if had_outage else None),
             self._beat(wire),
@@ -335,6 +374,8 @@ class Relay:
                     self.shards.want(content)
                 elif what == DROPPED:
                     self.counts.dropped("way out full", way_out.unpack_count(content))
+                elif what == WAITS:
+                    self.work.look()
                 elif what == FLUSH_ALL and self._flushes.is_new(content):
                     self._start(self._flush_all(content))
             if len(records) < BATCH:
@@ -346,12 +387,19 @@ class Relay:
             self.lag = self.engine.clock() - self.outbound.beat_at
         elif frame.kind is Kind.HELLO:
             self._hurry.set()
+        elif frame.kind is Kind.WORK:
+            self.work.look()
         elif frame.kind is Kind.FLUSH:
             self._flush_here(frame.name, frame.node)
             if self._wire is not None:
-                self._start(self._say_flushed(self._wire, frame.name))
+                self._start(self._say(self._wire, Kind.FLUSHED, frame.name))
         elif frame.kind is Kind.FLUSHED:
             self._flushes.confirmed(frame.name, frame.node)
+
+    def _tell_of_work(self, name: bytes) -> None:
+        """Tell the other machines that a shared queue has a message, which nobody takes here."""
+        if self._wire is not None:
+            self._start(self._say(self._wire, Kind.WORK, name))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Do something beside the regular work."""
@@ -373,6 +421,8 @@ class Relay:
         self._flushes.begin(number)
         try:
             await self.outbound.say(wire, Kind.FLUSH, number)
+            if self.options.shares is not None:
+                await wire.clear()
         except WireError:
             self._flushes.fail(number, "any machine, as the server is away")
         else:
@@ -383,9 +433,9 @@ class Relay:
         answer = ", ".join(missing).encode()
         self.engine.push([Record(way_out.ANSWER + number, b"=" + answer, deadline, 1)])
 
-    async def _say_flushed(self, wire: Wire, number: bytes) -> None:
+    async def _say(self, wire: Wire, kind: Kind, name: bytes) -> None:
         with contextlib.suppress(WireError):
-            await self.outbound.say(wire, Kind.FLUSHED, number)
+            await self.outbound.say(wire, kind, name)
 
     def _flush_here(self, number: bytes, asked_by: bytes) -> None:
         self.machine.flush()

@@ -8,6 +8,8 @@ No channel or group has a name that begins with ``!!``, so none of these names i
 ``!!relay.answer.`` and the number of a flush: queue: how the flush went
 ``!!relay.state``   queue of one record: what the relay says of itself (`report`)
 ``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
+``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
+``!!relay.full``    table: the shared channels that are full on the server (R12)
 =================== ========================================================================
 """
 
@@ -25,13 +27,15 @@ NOTICES = b"!!relay.notices"
 ANSWER = b"!!relay.answer."
 STATE = b"!!relay.state"
 HEARD = b"!!relay.shards"
+WAITING = b"!!relay.waiting"
+FULL = b"!!relay.full"
 
 #: The role of the process that relays, and that of a dedicated relay, before which others step
 #: back (`asgi_ipc.engines.base`, E32). Do not change.
 RELAY, DEDICATED = 0, 1
 #: Notices, by the first byte: a group in a shard that is not heard; a flush of all machines; so
-#: many records were dropped from the way out.
-NEW_GROUP, FLUSH_ALL, DROPPED = b"g", b"f", b"d"
+#: many records were dropped from the way out; a receiver waits on a shared channel.
+NEW_GROUP, FLUSH_ALL, DROPPED, WAITS = b"g", b"f", b"d", b"w"
 #: Records that the way out may hold, and notices.
 MOST_RECORDS, MOST_NOTICES = 100_000, 1_000
 #: Nanoseconds that a notice lives.
@@ -65,6 +69,11 @@ def read(record: bytes) -> Outgoing:
         raise ValueError("no record of the way out")
     end = 2 + record[1]
     return Outgoing(Kind(record[0]), record[2:end], record[end:])
+
+
+def is_work(record: bytes) -> bool:
+    """Return whether a record on the way out is a message to a shared channel."""
+    return record[:1] == bytes((Kind.WORK,))
 
 
 def notice(engine: Engine, what: bytes, content: bytes) -> None:
@@ -114,6 +123,31 @@ class WayOut:
         return dropped
 
 
+# Shared channels
+
+
+def pack_work(capacity: int, body: bytes) -> bytes:
+    """Return the payload of a message to a shared channel, which may hold so many."""
+    return _U64.pack(capacity) + body
+
+
+def unpack_work(payload: bytes) -> tuple[int, bytes]:
+    """Return capacity and encoded message. Raises `ValueError` for other bytes."""
+    if len(payload) <= _U64.size:
+        raise ValueError("no message to a shared channel")
+    return _U64.unpack_from(payload)[0], payload[_U64.size :]
+
+
+def receiver(channel: bytes, token: bytes) -> bytes:
+    """Return the member of `WAITING` for a receiver; the token tells it from others."""
+    return channel + b"\n" + token
+
+
+def receiver_channel(member: bytes) -> bytes:
+    """Return the channel on which a member of `WAITING` waits."""
+    return member.partition(b"\n")[0]
+
+
 # The shards that are heard
 
 
@@ -136,6 +170,7 @@ __all__ = [
     "DEDICATED",
     "DROPPED",
     "FLUSH_ALL",
+    "FULL",
     "HEARD",
     "MOST_RECORDS",
     "NEW_GROUP",
@@ -144,13 +179,20 @@ __all__ = [
     "RELAY",
     "SHARE_OF_STORE",
     "STATE",
+    "WAITING",
+    "WAITS",
     "Outgoing",
     "WayOut",
     "header",
     "is_heard",
+    "is_work",
     "notice",
     "pack_count",
     "pack_shards",
+    "pack_work",
     "read",
+    "receiver",
+    "receiver_channel",
     "unpack_count",
+    "unpack_work",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,7 +56,19 @@ def _options(
     metavar="KEY=VALUE",
     help="an option of relay_options; VALUE is a Python literal, or else a string",
 )
-def command(store: StoreChoice, url: str | None, relay_options: dict[str, Any]) -> int:
+@click.option(
+    "--relay-channel",
+    "relay_channels",
+    multiple=True,
+    metavar="PATTERN",
+    help="a pattern of the site's relay_channels",
+)
+def command(
+    store: StoreChoice,
+    url: str | None,
+    relay_options: dict[str, Any],
+    relay_channels: tuple[str, ...],
+) -> int:
     """Relay between the store of PREFIX and those of other machines, until SIGTERM or Ctrl-C.
 
     Takes precedence over the site's processes, one of which relays otherwise, and goes on again
@@ -66,21 +79,24 @@ def command(store: StoreChoice, url: str | None, relay_options: dict[str, Any]) 
     layer_options = dict(store.layer_options)
     url = url or layer_options.pop("relay", None)
     relay_options = relay_options or layer_options.pop("relay_options", None) or {}
-    for name in ("relay", "relay_options"):
+    shared = list(relay_channels) or layer_options.pop("relay_channels", None)
+    for name in ("relay", "relay_options", "relay_channels"):
         layer_options.pop(name, None)
     if url is None:
         raise click.UsageError("name the server: --relay URL, or ASGI_IPC_RELAY=URL")
-    checked(url, store.prefix, relay_options, 0)
-    asyncio.run(_relay(store, url, relay_options, layer_options))
+
+    def options(channel_memory: int = 0) -> RelayOptions:
+        return checked(url, store.prefix, relay_options, channel_memory, shared)
+
+    options()
+    asyncio.run(_relay(store, options, layer_options))
     return 0
 
 
 async def _relay(
-    store: StoreChoice, url: str, relay_options: dict[str, Any], layer_options: dict[str, Any]
+    store: StoreChoice, options: Callable[[int], RelayOptions], layer_options: dict[str, Any]
 ) -> None:
     """Relay for the store, and for one that replaces it, until a signal."""
-    from ...relay.options import checked
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,9 +113,8 @@ async def _relay(
             continue
         try:
             memory = engine.statistics().get("channel_bytes_total", 0)
-            options = checked(url, store.prefix, relay_options, memory)
             is_told = False
-            await _relay_for(engine, store, options, layer_options, stop)
+            await _relay_for(engine, store, options(memory), layer_options, stop)
         except _Another:
             raise
         except StoreUnavailable as error:
@@ -119,7 +134,7 @@ async def _relay_for(
     stop: asyncio.Event,
 ) -> None:
     """Relay for one store until it is gone. Raises `StoreUnavailable`."""
-    from ...layers.relaying import relay_machine
+    from ...layers.machine import relay_machine
     from ...relay.options import check_engine
     from ...relay.relay import Relay
     from ...relay.way_out import DEDICATED, RELAY
