@@ -65,6 +65,7 @@ def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_giv
         "declares no bounded",
         "declares no inspects",
         "declares no lease",
+        "declares no outage",
         "declares no roles",
         "has no segment",
     }

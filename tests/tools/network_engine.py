@@ -42,7 +42,7 @@ from asgi_ipc.exceptions import (
 from tests.tools.network_server import HEAD, packed
 
 #: Seconds of silence after which the server takes a process for dead.
-LEASE = 1.5
+LEASE = 1.0
 _ERRORS = {"StoreFull": StoreFull, "ValueError": ValueError}
 
 
