@@ -36,6 +36,13 @@ class StoreUnavailable(Exception):
     """The store can't be opened or used: no permission, another version, gone, closed."""
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The server of an engine has not answered, so the call was carried out or not.
+
+    The call must not be repeated where it would do harm twice: a message might arrive twice.
+    """
+
+
 class Reentered(StoreUnavailable):
     """A call from code that Python ran in the middle of another call of the same thread.
 
@@ -102,6 +109,7 @@ __all__ = [
     "FlushIncomplete",
     "MessageTooLarge",
     "OptionError",
+    "OutcomeUnknown",
     "RecordCorrupt",
     "Reentered",
     "StoreCorrupt",

@@ -15,6 +15,8 @@ and --wire name.
   --engine NAME-OR-PATH   test this engine: a registered name or 'package.module:Class'; may be
                           repeated
   --engine-option K=V     pass this option to the engine; V is a Python literal, or else a string
+  --engine-proxy OPTION   the engine option that has HOST:PORT of the engine's server: tests of
+                          outages put a proxy between the two
   --wire NAME-OR-PATH     test this wire of a relay: the scheme of its URLs or
                           'package.module:Class'; may be repeated
   --wire-url URL          test it on this server; those of asgi_ipc start one if it is installed

@@ -38,6 +38,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "KEY=VALUE",
         "help": "an engine option, may be repeated; VALUE is a Python literal, or else a string",
     },
+    "--engine-proxy": {
+        "dest": f"{_WORD}_engine_proxy",
+        "metavar": "OPTION",
+        "help": "the engine option that has HOST:PORT of the engine's server; tests of outages put"
+        " a proxy between the two",
+    },
     "--wire": {
         "dest": f"{_WORD}_wire",
         "metavar": "NAME-OR-PATH",

@@ -25,6 +25,7 @@ import itertools
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -102,6 +103,10 @@ class Demultiplexer:
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
         self._engine_is_entered = getattr(engine, "inside", _never)
         self.closed = False
+        #: For how many seconds receivers wait for the engine's server (`outages`); when it last
+        #: answered one, and when an outage was last told, in seconds.
+        self.outage = engine.capabilities.outage
+        self.answered = self.outage_told = 0.0
         #: Messages that were fetched, and were still unread when the layer was closed.
         self.lost = 0
         #: Of this process's channels, and which of them are suspended.
@@ -451,6 +456,7 @@ class Demultiplexer:
             if other is not None and other is not listener and other.bell is not None:
                 self.engine.disarm(own.name, other.bell)
             records = self.engine.pop(own.name, own.batch, bell)
+            self.answered = time.monotonic()
             corrupt: StoreCorrupt | None = None
             with self.lock:
                 for payload, deadline in records:

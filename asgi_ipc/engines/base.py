@@ -63,6 +63,13 @@ Processes (capability ``crosses_processes``)
        from the `hold` that returns True until `release`, `close` or the death of the process. A
        stopped process keeps its roles, and a forked child holds none of its parent's. If the
        store is replaced, its roles are free in the new one; the next `hold` tells.
+  E33  (Capability ``blocking``:) a call that can't reach the server raises `StoreUnavailable`, and
+       `OutcomeUnknown` if the server may have carried it out; the engine then does not repeat it by
+       itself. The next call works if the server is back; nobody has to open the engine again.
+  E34  (Capability ``lease``:) a process of which the server hears nothing for ``lease`` seconds
+       counts as dead (E17). If it was stopped, ``lapses`` grows in it within ``lease`` seconds of
+       going on. From then on its records and memberships last as those of a new process, and the
+       layers put its memberships again.
   E18  Any thread may call any method at any time, also in a forked child.
   E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
        functions). A method that such code calls in the same thread does its work, or raises
@@ -70,8 +77,9 @@ Processes (capability ``crosses_processes``)
        ``inside`` returns True meanwhile.
 
 Upkeep
-  E19  After `flush` no record and no member is left, for any process, and `flushes` has grown
-       in every process.
+  E19  After `flush` no record and no member is left, for any process, and `flushes` has grown: at
+       once in the caller's process, and in every other before it pops a record that was pushed
+       after the flush, or within seconds.
   E20  `statistics` counts each record by what happened to it; the counts agree with what
        callers saw. A record past its deadline counts as expired, not as pending.
   E21  `close` releases everything that this engine holds, its bells included, and may be called
@@ -267,6 +275,12 @@ class Capabilities(NamedTuple):
     #: `Engine.queues`, `tables`, `processes`, `look` and `note` work (E27 to E31). An engine that
     #: declares False may leave them out: callers look here first.
     inspects: bool = False
+    #: Seconds for which receivers wait for a server that is away: they look again when `Engine.pop`
+    #: or `Engine.bell` has raised `StoreUnavailable`, instead of ending their consumers (E33).
+    outage: float = 0.0
+    #: Seconds of silence after which a process counts as dead that may have been stopped (E34).
+    #: 0: only dead processes do.
+    lease: float = 0.0
 
 
 class Bell(Protocol):
@@ -296,7 +310,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E32.
+    """A store of queues and tables. See the module's clauses E1 to E34.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block while another process
@@ -333,7 +347,12 @@ class Engine(Protocol):
         """
 
     def clock(self) -> int:
-        """Return the time in nanoseconds, on the scale of deadlines; it must never go back."""
+        """Return the time in nanoseconds, on the scale of deadlines; it must never go back.
+
+        It is the same in all processes of the store. Between machines clocks differ, so an engine
+        that asks a server returns the server's time, as it reckons it from the last answers, and
+        the server decides what has expired.
+        """
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
         """Store a batch, signal bells, and return the refused records in order (E1-E5, E7, E13)."""
@@ -424,3 +443,14 @@ class Engine(Protocol):
 
     def destroy(self) -> None:
         """Remove the store, for all processes, and close (E22)."""
+
+
+class LeasedEngine(Engine, Protocol):
+    """An engine that declares a ``lease``."""
+
+    @property
+    def lapses(self) -> int:
+        """How often this process has counted as dead although it lived (E34).
+
+        Layers read it about once a second, also on the event loop: it must never wait.
+        """

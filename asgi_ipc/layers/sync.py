@@ -9,8 +9,10 @@ import itertools
 import secrets
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
+from ..delivery.outages import ride_out_in_thread
 from ..delivery.thread_listener import receive_now, receive_waiting
 from ..encoding.codec import SharedBody, decode
 from ..encoding.names import ChannelName, channel_name
@@ -79,7 +81,11 @@ class SyncIPCChannelLayer(LayerSurface):
             names = names[first:] + names[:first]
         try:
             if block and names:
-                found = receive_waiting(demux, names, timeout)
+                if demux.outage:
+                    attempt = partial(receive_waiting, demux, names)
+                    found = ride_out_in_thread(demux, attempt, timeout)
+                else:
+                    found = receive_waiting(demux, names, timeout)
             else:
                 found = receive_now(demux, names)
             if pending:

@@ -87,12 +87,7 @@ class ProxyLine:
 
     def cut_after(self, count: int) -> None:
         """End all connections in the middle of a piece."""
-
-        def cut() -> None:
-            self.proxy.to_server = None
-            self.proxy.cut()
-
-        self.proxy.to_server = OnceMangled("halve", count, cut)
+        self.proxy.to_server = OnceMangled("halve", count, self.proxy.cut_and_heal)
 
     def freeze(self) -> None:
         """Let nothing pass."""

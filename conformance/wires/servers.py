@@ -35,7 +35,15 @@ class Server:
         self._scheme = scheme or type(self).__name__.lower()
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        for attempts_left in (2, 1, 0):
+            try:
+                self.start()
+                break
+            except RuntimeError:
+                if not attempts_left:
+                    self._folder.cleanup()
+                    raise
+                self.port = free_port()  # Another process has taken the one before.
 
     @classmethod
     def missing(cls) -> str | None:
@@ -61,7 +69,9 @@ class Server:
 
     def start(self) -> None:
         """Start it, and return once it takes connections."""
-        program = next(filter(None, map(shutil.which, self.programs)))
+        program = next(filter(None, map(shutil.which, self.programs)), None)
+        if program is None:
+            raise RuntimeError(f"{self.missing()}; install it")
         log = self.folder / "log"
         with log.open("ab") as out:
             self._process = subprocess.Popen(
@@ -91,6 +101,7 @@ class Server:
     def freeze(self) -> None:
         """Stop the process, which keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # Its threads stop one after the other.
 
     def thaw(self) -> None:
         """Let the process go on."""

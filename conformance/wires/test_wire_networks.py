@@ -31,7 +31,6 @@ async def test_a_stream_in_single_bytes_says_the_same(wires: WireCase) -> None:
     assert await listener.until(b"end") == numbered(30)
 
 
-@pytest.mark.clause("W3")
 @pytest.mark.clause("W5")
 @pytest.mark.needs("network")
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
@@ -44,8 +43,8 @@ async def test_a_garbled_stream_breaks_nothing_but_the_wire(
     proxy = wires.line.proxy
     assert proxy is not None
     dice = random.Random(f"{kind} {way}")
-    for _ in range(6):
-        listener = await wires.listener([b"t", b"u"], timeout=0.3)
+    for _ in range(4):
+        listener = await wires.listener([b"t", b"u"], timeout=0.2)
         mangle = OnceMangled(kind, dice.randrange(3000), proxy.cut)
         setattr(proxy, way, mangle)
         try:
@@ -71,7 +70,7 @@ async def test_noise_from_the_server_ends_the_wire(wires: WireCase) -> None:
     proxy = wires.line.proxy
     assert proxy is not None
     dice = random.Random(3)
-    for _ in range(8):
+    for _ in range(4):
         listener = await wires.listener([b"t"], timeout=0.2)
         noise = dice.randbytes(dice.choice([1, 7, 500, 70_000]))
         proxy.to_client = functools.partial(_instead, noise)

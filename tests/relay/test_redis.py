@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-from asgi_ipc.conformance.wires.servers import Redis
+from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
+from tests.tools.documents import DOCS, blocks
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -91,6 +93,22 @@ async def test_what_users_may_not_do_is_refused_and_named(redis: Redis) -> None:
 
 
 @in_loop
+async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> None:
+    (text,) = blocks(DOCS / "writing-a-wire.md", "text")
+    words = text.replace("PASSWORD", "p").encode().split()
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire._ask(*words)  # type: ignore[attr-defined]
+    user: dict[str, Any] = {"username": "mysite", "password": "p"}
+    await works(redis.url, **user)
+    async with started(redis.url, **user) as wire:
+        assert await wire.pop(b"rights") == []
+        await wire.push(b"rights", b"x", 100, 10)
+        await wire.disarm(b"rights")
+        assert await wire.length(b"rights") == 1
+        await wire.clear()
+
+
+@in_loop
 async def test_a_server_without_memory_refuses_a_push_and_passes_frames_on(redis: Redis) -> None:
     heard: list[bytes] = []
     async with started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as wire:
@@ -164,7 +182,10 @@ async def test_a_replica_and_a_node_of_a_cluster_are_refused() -> None:
         pytest.skip(f"no Redis server: {Redis.missing()}")
     for options, words in (
         (("--replicaof", "127.0.0.1", "1"), "it is a replica"),
-        (("--cluster-enabled", "yes"), "it is a node of a cluster"),
+        (
+            ("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            "it is a node of a cluster",
+        ),
     ):
         server = Redis(*options)
         try:

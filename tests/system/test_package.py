@@ -128,7 +128,11 @@ def test_every_package_is_installed() -> None:
         ".".join(file.parent.relative_to(ROOT).parts)
         for file in (ROOT / "asgi_ipc").rglob("__init__.py")
     }
-    assert set(listed) == found | {"asgi_ipc.conformance"}
+    suite = {
+        ".".join(("asgi_ipc", *file.parent.relative_to(ROOT).parts))
+        for file in (ROOT / "conformance").rglob("__init__.py")
+    }
+    assert set(listed) == found | suite
 
 
 def test_the_wheel_holds_the_conformance_suite_and_the_types(tmp_path: Path) -> None:
@@ -158,5 +162,6 @@ def test_the_wheel_holds_the_conformance_suite_and_the_types(tmp_path: Path) -> 
     assert "asgi-ipc = asgi_ipc.cli.main:main" in found
     assert "pytest" not in found, "pytest loads an entry point in every user's test runs"
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "asgi_ipc").rglob("*.py")}
-    suite = {f"asgi_ipc/conformance/{p.name}" for p in (ROOT / "conformance").glob("*.py")}
+    of_suite = (ROOT / "conformance").rglob("*.py")
+    suite = {f"asgi_ipc/{path.relative_to(ROOT).as_posix()}" for path in of_suite}
     assert {name for name in names if name.endswith(".py")} == modules | suite

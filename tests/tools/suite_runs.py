@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +55,10 @@ def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
     return _run_here("", ["--engine", engine], clause, arguments)
 
 
-def run_wire_here(wire: str, url: str, clause: str, *arguments: str) -> Outcome:
-    """Run the tests of a clause on a wire, as `run_here`."""
-    return _run_here("wires", ["--wire", wire, "--wire-url", url], clause, arguments)
+def run_wires_here(wires: Iterable[str], url: str, clause: str) -> Outcome:
+    """Run the tests of a clause on wires, as `run_here`."""
+    named = [word for wire in wires for word in ("--wire", wire)]
+    return _run_here("wires", [*named, "--wire-url", url], clause, ())
 
 
 def _run_here(folder: str, subject: list[str], clause: str, arguments: tuple[str, ...]) -> Outcome:
