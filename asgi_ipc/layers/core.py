@@ -21,7 +21,7 @@ from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
 from ..delivery.loopback import loop_back
 from ..encoding.codec import encode
-from ..encoding.names import ChannelName, channel_name, group_name
+from ..encoding.names import INTERNAL_TABLES, ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
 from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
@@ -422,13 +422,18 @@ class LayerCore:
         demux = self.demux
         try:
             demux.notes.look()  # So that the sums have this process's counts of now.
-            counts = demux.engine.statistics()
+            engine = demux.engine
+            counts = engine.statistics()
             result = self._statistics(demux, counts, None)
+            tables = INTERNAL_TABLES if engine.capabilities.roles else ()
+            internal = sum(len(engine.members(table).names) for table in tables)
         finally:
             if pending:
                 run_deferred()
         result["overflow_count"] += self.lease.lost
         result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
+        # What a relay leaves in tables is no membership.
+        result["memberships_count"] = max(0, result["memberships_count"] - internal)
         return result
 
     def channel_statistics(self, channel: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .counts import Counts
-from .flushes import BARRIER, Flushes
+from .flushes import BARRIER, PATIENCE, Flushes
 from .frames import ALL, Kind, RelayFrame, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
@@ -413,6 +413,9 @@ class Relay:
 
     async def _flush_all(self, number: bytes) -> None:
         """Have all machines flush, as a process of this one asks (R9)."""
+        until = time.monotonic() + PATIENCE
+        while self.state == "connecting" and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
         if self.state == "connected" and not self._knows_all():
             await asyncio.sleep(SETTLED - (time.monotonic() - self._connected_at))
         self._flush_here(number, b"")
