@@ -74,9 +74,9 @@ class Companion(Protocol):
     """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
 
     def tick(self, waited: bool) -> None:
-        """Called about once a second in each event loop that looks regularly.
+        """Called about once a second in each event loop that looks regularly, and waiting thread.
 
-        ``waited`` tells whether a receiver waits there. Must not block.
+        ``waited`` tells whether a receiver waits there, in an event loop. Must not block.
         """
 
     def stop(self) -> None:

@@ -404,8 +404,13 @@ class Relay:
             self._start(self._say(self._wire, Kind.WORK, name))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the regular work."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Do something beside the regular work, which meets the errors of the store as well."""
+
+        async def guarded() -> None:
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+                await coroutine
+
+        task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

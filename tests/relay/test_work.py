@@ -12,7 +12,7 @@ from asgi_ipc.engines.base import Record
 from asgi_ipc.relay import work
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT
-from tests.tools.machines import Machine, Site, eventually, received, run
+from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
 
 MIB = 1 << 20
 SHARED = {"relay_channels": ["work", "mail.*"]}
@@ -102,6 +102,28 @@ def test_no_more_is_taken_than_receivers_wait_for(site: Site, server: MemoryServ
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         assert +relay.work._missing() == {}
+
+    run(main)
+
+
+def test_receivers_that_wait_during_a_flush_get_what_comes_after_it(site: Site) -> None:
+    """In an event loop and in a thread."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        two.demux.look_again = 0.05
+        waiting = asyncio.create_task(two.layer.receive("work"))
+        thread = asyncio.create_task(
+            asyncio.to_thread(two.layer.sync.receive, ["mail.a"], True, ENOUGH)
+        )
+        relay = two.relay_now
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.flush()
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.send("work", {"n": 1})
+        await one.layer.send("mail.a", {"n": 2})
+        assert await waiting == {"n": 1}
+        assert await thread == ("mail.a", {"n": 2})
 
     run(main)
 
