@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .exceptions import (
     ChannelFull,
     EngineUnavailable,
+    FlushIncomplete,
     ForeignChannel,
     MessageTooLarge,
     OptionError,
@@ -53,6 +54,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "FlushIncomplete",
     "ForeignChannel",
     "IPCChannelLayer",
     "MessageTooLarge",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.tools.layers import engine_of
 from tests.tools.stores import spoil
 from tests.tools.suite_runs import WITHOUT
 
+RELAYS = DOCS / "relays.md"
 ENGINE = DOCS / "writing-an-engine.md"
 BEYOND = DOCS / "beyond.md"
 
@@ -48,9 +50,10 @@ def run(folder: Path, *command: str) -> str:
 def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_gives(
     shelf: Path,
 ) -> None:
-    (command,) = re.findall(
+    command, of_a_server = re.findall(
         r"^\$ python -m (asgi_ipc.conformance .*)$", "".join(blocks(ENGINE, "console")), re.M
     )
+    assert "mine" in of_a_server
     words = ["2" if word == "auto" else word for word in command.split()]
     said = run(shelf, "-m", *words, "-q", "-rs", "-p", "no:cacheprovider")
     passed = re.search(r"(\d+) passed", said)
@@ -60,8 +63,12 @@ def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_giv
     assert reasons == {
         "declares no crosses_processes",
         "declares no owners",
+        "declares no blocking",
         "declares no bounded",
         "declares no inspects",
+        "declares no lease",
+        "declares no outage",
+        "declares no roles",
         "has no segment",
     }
 
@@ -155,10 +162,33 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    run_here = (ENGINE, BEYOND, DOCS / "format.md", DOCS / "django.md", DOCS / "testing.md")
+    run_here = (
+        *(ENGINE, BEYOND, RELAYS),
+        *(DOCS / name for name in ("format.md", "django.md", "testing.md")),
+    )
     # What `test_readme` and `test_tutorial` run.
     of_users = {page.name for page in USERS}
     assert not blocks(document, "python") or document in run_here or document.name in of_users
+
+
+def test_the_settings_of_the_relay_document_make_a_layer(tmp_path: Path) -> None:
+    """Without its server, as a site starts."""
+    found: dict[str, Any] = {}
+    (settings,) = blocks(RELAYS, "python")
+    exec(settings, found)
+    config = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    layer = SyncIPCChannelLayer(**config, engine="mmap", engine_options={"directory": tmp_path})
+    layer.send("work", {"type": "it.works"})
+    assert layer.receive(["work"]) == ("work", {"type": "it.works"})
+    layer.destroy()
+
+
+def test_the_relay_document_explains_every_reason_for_which_relays_drop() -> None:
+    text = RELAYS.read_text()
+    code = "".join(path.read_text() for path in (ROOT / "asgi_ipc" / "relay").glob("*.py"))
+    reasons = re.findall(r'(?:\.dropped\(|NoFrame\(|return )"([a-z ]+)"', code)
+    assert len(reasons) > 10
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
 
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 #: The folders whose inside is their own, innermost first.
 FOLDERS = (
-    *("engines.shm", "engines", "delivery", "encoding", "policy", "layers"),
+    *("engines.shm", "engines", "delivery", "relay", "encoding", "policy", "layers"),
     *("cli", "django", "testing"),
 )
 #: Folders that may be looked into from another, by that other: `asgi_ipc check` and the doctor
@@ -39,13 +39,15 @@ PUBLIC = {
     "asgi_ipc.engines.shm.sysv.SysVEngine",
     "asgi_ipc.engines.shm.segment",
     "asgi_ipc.django",
+    "asgi_ipc.relay.memory",
+    "asgi_ipc.relay.wire",
     "asgi_ipc.testing",
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.
 OF_PYTHON = {"_replace", "_fields", "_is_owned"}
 #: Folders of tests that are seams: they may look into everything, so that the others need not.
-SEAMS = ("tools", "torture", "wrong_engines", "platforms", "compat")
+SEAMS = ("tools", "torture", "wrong_engines", "wrong_wires", "platforms", "compat")
 TESTS = [
     path
     for path in sorted((ROOT / "tests").rglob("*.py"))

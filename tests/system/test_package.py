@@ -165,7 +165,11 @@ def test_every_package_is_installed() -> None:
         ".".join(file.parent.relative_to(ROOT).parts)
         for file in (ROOT / "asgi_ipc").rglob("__init__.py")
     }
-    assert set(listed) == found | {"asgi_ipc.conformance"}
+    suite = {
+        ".".join(("asgi_ipc", *file.parent.relative_to(ROOT).parts))
+        for file in (ROOT / "conformance").rglob("__init__.py")
+    }
+    assert set(listed) == found | suite
 
 
 class Built(NamedTuple):
@@ -229,7 +233,8 @@ def test_the_sdist_holds_all_of_the_checkout(built: Built) -> None:
 def test_the_wheel_holds_the_package_the_conformance_suite_and_nothing_else(built: Built) -> None:
     names = set(zipfile.ZipFile(built.wheel).namelist())
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "asgi_ipc").rglob("*.py")}
-    suite = {f"asgi_ipc/conformance/{p.name}" for p in (ROOT / "conformance").glob("*.py")}
+    of_suite = (ROOT / "conformance").rglob("*.py")
+    suite = {f"asgi_ipc/{path.relative_to(ROOT).as_posix()}" for path in of_suite}
     assert "asgi_ipc/conformance/plugin.py" in suite
     about = {f"asgi_ipc-{asgi_ipc.__version__}.dist-info/{name}" for name in (
         "METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"

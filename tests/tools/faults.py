@@ -1,10 +1,6 @@
 """System calls that fail when a test says so.
 
-<<<<<<< HEAD
-The modules of the store call the system through `os`, `fcntl`, `mmap`, `_posixshmem` and
-=======
-The modules of the store call the system through `os`, `posix`, `fcntl`, `mmap`, `posix_ipc` and
->>>>>>> custom
+The modules of the store call the system through `os`, `posix`, `fcntl`, `mmap`, `_posixshmem` and
 `sysv_ipc`, and nothing else. While a `Faults` is active, those functions are counted, and
 the n-th call raises; the call is not made.
 """
