@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
-from asgi_ipc.testing.stores import new_prefix
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.testing.stores import TemporaryStore, new_prefix, noted
 
 #: Options that a layer with a server has in common with ours; the others name the server.
 SHARED = ("expiry", "group_expiry", "capacity", "channel_capacity")
@@ -29,5 +29,5 @@ def stores_of_its_own() -> Iterator[None]:
     """Each test's layers have stores of their own, which are removed."""
     _prefixes.clear()
     yield
-    for prefix in _prefixes.values():
-        SyncIPCChannelLayer(prefix).destroy()
+    with noted([TemporaryStore.of({"prefix": prefix}) for prefix in _prefixes.values()]):
+        pass
