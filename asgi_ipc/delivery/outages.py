@@ -7,7 +7,6 @@ Channels would end the consumer, and with it a connection that has nothing to do
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -73,6 +72,9 @@ async def ride_out(process: Process, attempt: Callable[[], Awaitable[_Result]]) 
         except StoreUnavailable as error:
             outage = outage or Outage(process)
             pause = outage.pause(error)
+        # Imported late: a synchronous program never pays for asyncio.
+        import asyncio
+
         await asyncio.sleep(pause)
 
 

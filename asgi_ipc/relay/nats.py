@@ -83,6 +83,8 @@ class NatsWire:
                 found = WireLost(self._text(text))
             elif isinstance(error, (OSError, ssl.SSLError)):
                 found = self._connect_error(error)
+            elif isinstance(error, (TypeError, ValueError)):
+                found = WireRefused(self._text("its greeting makes no sense from a NATS server"))
             self._state.lose(found or WireLost(self._text("start() was interrupted")))
             await self.close()
             if found is not None:

@@ -311,6 +311,9 @@ class _Link:
                     reply = error
                 self.has_read = True
                 self._handle(reply)
+        except errors.InvalidResponse:
+            # In the greeting it was a Redis server, so this is the network's doing.
+            self._lose(WireLost(self._text("it sent what no Redis server sends")))
         except errors.RedisError as error:
             self._lose(_meaning(error, self._text, "the connection ended"))
         except Exception:

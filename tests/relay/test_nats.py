@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from urllib.parse import quote
 
 import pytest
 from asgi_ipc.conformance.wires.servers import Nats
 
-from asgi_ipc.exceptions import OptionError, WireRefused
+from asgi_ipc.exceptions import OptionError, WireError, WireRefused
 from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
@@ -53,6 +55,23 @@ async def test_a_wire_and_a_server_of_which_one_alone_has_tls_say_so(
     assert "it requires TLS; write tls:// instead of nats://" in str(error)
     error = await error_of(nats.url.replace("nats", "tls"), ca_file=files.ca)
     assert "it has no TLS; write nats://" in str(error)
+
+
+@pytest.mark.parametrize(
+    "info", [b"INFO {}\r\nINFO 7\r\n", b'INFO {"max_payload": "x"}\r\nPONG\r\n', b"INFO []\r\n"]
+)
+@in_loop
+async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(info)
+        with contextlib.suppress(OSError):
+            while await reader.read(1000):
+                pass
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert isinstance(await error_of(f"nats://127.0.0.1:{port}"), WireError)
 
 
 @in_loop
