@@ -21,8 +21,6 @@ class AnyLayer(IPCChannelLayer):
 
     def __init__(self, *_: Any, prefix: str = "asgi", **options: Any) -> None:
         kept = {name: options[name] for name in SHARED if name in options}
-        if not kept.get("group_expiry", 1):
-            kept["group_expiry"] = 86400  # 0 means never to them.
         super().__init__(_prefixes.setdefault(prefix, new_prefix(prefix)), **kept)
 
 
