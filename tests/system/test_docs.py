@@ -342,3 +342,25 @@ def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
         assert name in files or name == "shelf.py", name
     for name in re.findall(r"`[A-Z]\w+\.(\w+)`", document.read_text()):
         assert re.search(rf"\b(def|class) {name}\b|\b{name}\b *[:=]", sources), name
+
+
+def test_every_document_is_in_the_navigation_of_the_site() -> None:
+    """`make docs` fails otherwise, and is not run by everyone."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w-]+\.md)$", navigation, re.M)
+    assert sorted(named) == sorted(
+        ["changelog.md", "contributing.md", *(path.name for path in DOCS.glob("*.md"))]
+    )
+
+
+def test_the_figures_of_the_first_page_are_those_of_the_last_run() -> None:
+    row = re.search(
+        r"^\| round trip, two processes, p50 µs \|(.*)\|$",
+        (DOCS / "performance.md").read_text(),
+        re.M,
+    )
+    assert row is not None
+    posix, *_, pubsub, _, _, _ = (cell.strip() for cell in row[1].split("|"))
+    first = " ".join((DOCS / "index.md").read_text().split())
+    assert f"at once need {posix} µs for a round trip" in first
+    assert f"channels_redis pubsub needs {pubsub} µs" in first

@@ -45,7 +45,7 @@ PUBLIC = {
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.
-OF_PYTHON = {"_replace", "_fields", "_is_owned"}
+OF_PYTHON = {"_fields", "_replace", "_is_owned"}
 #: Folders of tests that are seams: they may look into everything, so that the others need not.
 SEAMS = ("tools", "torture", "wrong_engines", "wrong_wires", "platforms", "compat")
 TESTS = [
