@@ -10,7 +10,7 @@ pytest's.
 The tests of wires of relays are in `wires`; see there.
 
 Each test cites the clause that it checks by ``@pytest.mark.clause``: E1 to E34 stand in
-`asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment`, W1 to W14 in
+`asgi_ipc.engines.base`, G1 to G8 in `asgi_ipc.engines.shm.segment`, W1 to W14 in
 `asgi_ipc.relay.wire`, and the layers' S, A and O in `asgi_ipc.conformance.clauses`. Start
 reading at ``test_queues``.
 """

@@ -1,6 +1,6 @@
 """All clauses that tests may cite, with their words.
 
-E1 to E34 stand in `asgi_ipc.engines.base`, G1 to G7 in `asgi_ipc.engines.shm.segment` and W1 to W14
+E1 to E34 stand in `asgi_ipc.engines.base`, G1 to G8 in `asgi_ipc.engines.shm.segment` and W1 to W14
 in `asgi_ipc.relay.wire`, where engines, Segments and wires are defined. The clauses of the layers
 are here: S are those of Channels' channel layer specification, A those in which ASGI 1.x differs, O
 our own.

@@ -94,7 +94,7 @@ def test_each_engine_that_has_the_store_open_is_a_process(case: Case) -> None:
     for each in found.values():
         assert each.pid in (0, os.getpid())
         assert each.joined_age >= 0
-        assert set(each.counts) == {*COUNTERS, *GAUGES}
+        assert set(each.counts) == {*COUNTERS, *GAUGES, "fetched"}
     other.close()
     assert [each.identity for each in engine.processes()] == [engine.identity]
 
@@ -144,6 +144,11 @@ def test_the_owner_of_a_queue_is_told(case: Case) -> None:
     push(engine, b"free", [b"x"])
     assert info(engine, b"owned").owner == other.identity
     assert info(engine, b"free").owner == b""
+    engine.push([record(engine, b"owned", b"y", owner=other.identity)])
+    pop(other, b"owned")
+    pop(other, b"free")
+    fetched = {each.identity: each.counts["fetched"] for each in engine.processes()}
+    assert fetched == {engine.identity: 0, other.identity: 2}
 
 
 @pytest.mark.clause("E28")
@@ -258,7 +263,7 @@ def test_what_a_process_notes_is_seen_by_all_and_summed(case: Case) -> None:
     noted = {each.identity: each.counts for each in engine.processes()}
     assert (noted[engine.identity]["overflowed"], noted[engine.identity]["held"]) == (1, 10)
     assert noted[other.identity] == {
-        **dict.fromkeys((*COUNTERS, *GAUGES), 0),
+        **dict.fromkeys((*COUNTERS, *GAUGES, "fetched"), 0),
         "overflowed": 3,
         "held": 30,
     }
@@ -279,12 +284,12 @@ def test_what_a_process_notes_is_seen_by_all_and_summed(case: Case) -> None:
 def test_the_counters_of_a_killed_process_stay_in_the_sums(case: Case) -> None:
     engine = case.open()
     other = case.process()
-    other.call("note", {"overflowed": 7, "fetched": 1, "held": 3})
+    other.call("note", {"overflowed": 7, "buffer_expired": 1, "held": 3})
     assert engine.statistics()["held"] == 3
     other.kill()
     assert eventually(lambda: engine.statistics()["held"] == 0)
     counts = engine.statistics()
-    assert (counts["overflowed"], counts["fetched"]) == (7, 1)
+    assert (counts["overflowed"], counts["buffer_expired"]) == (7, 1)
 
 
 #: Every method of inspection, called on a closed engine.

@@ -1,4 +1,4 @@
-"""The Segment contract, G1 to G7 of `asgi_ipc.engines.shm.segment`: what a UNIX must offer.
+"""The Segment contract, G1 to G8 of `asgi_ipc.engines.shm.segment`: what a UNIX must offer.
 
 For a port of shared memory to another system: run these tests first, then all others. Engines
 whose class has no ``segment`` are skipped.
@@ -348,6 +348,28 @@ def test_to_reserve_again_keeps_what_is_there(ground: Ground) -> None:
     segment.reserve(0, segment.view.nbytes)
     ground.attach(locator).reserve(PAGE, PAGE)
     assert segment.view.tobytes() == content
+
+
+@pytest.mark.clause("G8")
+def test_what_is_given_back_is_had_again_by_reserving_and_all_else_stays(ground: Ground) -> None:
+    segment = ground.create(locator := ground.locator(), 8 * PAGE)
+    other = ground.attach(locator)
+    size = segment.view.nbytes
+    segment.view[:] = b"\x5a" * size
+    # Whole pages, and parts of the two around them.
+    start, stop = 2 * PAGE - 100, size - 2 * PAGE + 100
+    can = segment.give_back(0, 0)
+    gave = segment.give_back(start, stop - start)
+    assert gave is can
+    assert other.view[:start] == b"\x5a" * start
+    assert other.view[stop:] == b"\x5a" * (size - stop)
+    if not gave:
+        assert other.view[start:stop] == b"\x5a" * (stop - start), "it has done nothing"
+    other.reserve(start, stop - start)
+    other.view[start:stop] = b"\xa5" * (stop - start)
+    assert segment.view[start:stop] == b"\xa5" * (stop - start)
+    assert segment.give_back(PAGE + 1, PAGE) in (True, False), "no whole page"
+    assert segment.view[PAGE : 2 * PAGE - 100] == b"\x5a" * (PAGE - 100)
 
 
 FILL = """

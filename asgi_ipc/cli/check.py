@@ -1,8 +1,9 @@
 """Check a store in shared memory: every word must be accounted for, and nothing lost.
 
 The check first completes the changes of killed processes, as any process does that uses the store;
-it changes nothing else. It looks at a copy of each segment (`snapshot`), so other processes wait
-for a copy of the memory in use, and not for the check.
+it changes nothing else. It looks at a copy of each segment (`snapshot`) that is made without the
+lock. Only if that copy is not sound, as processes changed the store meanwhile or it is damaged, is
+the copy made again under the lock.
 """
 
 from __future__ import annotations
@@ -68,17 +69,26 @@ def check(
 def _look_at(store: Store, locked_segment: LockedSegment) -> list[str]:
     """Return what is wrong with a segment."""
     run = store.lock_file.section.run
+    run(_enter, locked_segment)
     try:
         snapshot = Snapshot(locked_segment)
         try:
-            run(_copy, locked_segment, snapshot)
             found = check_heap(snapshot.heap)
+            if found:
+                # Damage; or what processes changed while it was copied.
+                run(_copy, locked_segment, snapshot)
+                found = check_heap(snapshot.heap)
         finally:
             snapshot.close()
     except (TooLarge, OSError, MemoryError):
         # Under the lock, in slices that need no memory; others wait for all of it.
         found = run(_check_in_place, locked_segment)
     return [f"{_NAMES[locked_segment.kind]}: {text}" for text in found]
+
+
+def _enter(locked_segment: LockedSegment) -> None:
+    with locked_segment:
+        pass  # Entering completes the changes of killed processes.
 
 
 def _copy(locked_segment: LockedSegment, snapshot: Snapshot) -> None:
@@ -92,17 +102,22 @@ def _check_in_place(locked_segment: LockedSegment) -> list[str]:
 
 
 def remove(
-    prefix: str, engine: str = "posix", engine_options: Mapping[str, Any] | None = None
+    prefix: str,
+    engine: str = "posix",
+    engine_options: Mapping[str, Any] | None = None,
+    *,
+    spare_used: bool = False,
 ) -> list[str]:
     """Remove the store of a prefix, whatever it holds; its processes create a new one.
 
     For a corrupt store, which can't be opened to be destroyed. Removes only what is provably the
-    store's, and returns in words what it left.
+    store's, and returns in words what it left. With ``spare_used`` raises `StoreUnavailable` if any
+    process uses the store.
     """
     factory, location = _find(prefix, engine, engine_options or {})
     if record_of(location) is None:
         raise StoreUnavailable(f"there is no store at {location.directory!r}")
-    left = remove_store(location, factory)
+    left = remove_store(location, factory, spare_used)
     remove_if_empty(location._replace(private=False))
     return left
 

@@ -230,6 +230,21 @@ def is_over_shared_memory(choice: StoreChoice) -> bool:
 
 
 def locate(choice: StoreChoice) -> Site:
+    """Find the store of a choice, as `found_by`, whose engine works here.
+
+    Raises `EngineUnavailable` if it does not.
+    """
+    site = found_by(choice)
+    reason = site.factory.unavailable()
+    if reason is not None:
+        raise EngineUnavailable(
+            f"the store at {site.location.directory!r} is of engine {site.factory.name!r}, which "
+            f"can't work here: {reason}"
+        )
+    return site
+
+
+def found_by(choice: StoreChoice) -> Site:
     """Find the store of a choice. Raises `Missing` if there is none, and says what is similar.
 
     Raises `StoreUnavailable` if it can't be told which it is, or this user may not read it,
@@ -338,7 +353,8 @@ def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> Missing
     if "" in there and not same:
         hidden = sorted({each.path.rstrip("/") for each in there[""]})
         told.append(f"other users' stores can't be seen from here: {', '.join(map(repr, hidden))}")
-    told.append("'list' shows all stores; of one elsewhere, pass --directory")
+    elsewhere = "" if engine else "; of one elsewhere, pass --directory"
+    told.append(f"'list' shows all stores{elsewhere}")
     return Missing("; ".join(told))
 
 
@@ -358,6 +374,7 @@ __all__ = [
     "built_in",
     "engine_class",
     "factory_named",
+    "found_by",
     "is_over_shared_memory",
     "locate",
     "look",

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 from ..engines.base import Engine
+from ..engines.shm.engine import SharedMemoryEngine
+from ..engines.shm.heap import layout
 from ..exceptions import EngineUnavailable
 from ..layers.inspection import processes
 from .choice import StoreChoice
@@ -28,7 +30,18 @@ def inspected(choice: StoreChoice) -> Iterator[Engine]:
 
 
 def pids(engine: Engine) -> dict[str, str]:
-    """Return the process ids that are known, by identity, as hints for people."""
+    """Return the process ids that are known, by identity, as hints for people.
+
+    In shared memory they are read as they are, without a lock: `Engine.processes` looks through all
+    queues for what processes wait for.
+    """
+    if isinstance(engine, SharedMemoryEngine):
+        slots, heap = engine.session.processes, engine.session.channels.heap
+        first = heap.geometry.processes + layout.P_PID
+        return {
+            slots.identity(slot).hex(): str(heap.words[first + slot * layout.PROCESS_WORDS])
+            for slot in slots.used()
+        }
     return {each.identity: str(each.pid) for each in processes(engine) if each.pid}
 
 

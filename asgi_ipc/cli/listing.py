@@ -152,6 +152,8 @@ def _looked_at(site: Site) -> dict[str, Any]:
             problem = "it is unfinished, or its removal is"
         elif header.boot_id != boot_identity():
             problem = "it is from another boot, machine or container"
+        else:
+            problem = site.factory.unavailable() or ""
         if problem:
             return about | {"problem": problem}
         store = open_store(

@@ -64,11 +64,14 @@ def _lock_file(location: Location) -> Iterator[LockFile | None]:
         yield lock_file
 
 
-def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[str]:
+def remove_store(
+    location: Location, factory: type[SharedMemoryEngine], spare_used: bool = False
+) -> list[str]:
     """Remove a store, whatever it holds, all but its directory; return what was left, in words.
 
     Only what is provably the store's is removed: memory and locks whose names follow from its id,
-    of an owner who may use it, and with its id inside. Raises OSError, `StoreUnavailable`.
+    of an owner who may use it, and with its id inside. Raises OSError, `StoreUnavailable`; with
+    ``spare_used``, also for a store that any process uses.
     """
     with _lock_file(location) as lock_file:
         if lock_file is None:
@@ -81,6 +84,8 @@ def remove_store(location: Location, factory: type[SharedMemoryEngine]) -> list[
                 )
             record = lock_file.read()
             left = []
+            if record and spare_used and lock_file.in_use(record.store_id):
+                raise StoreUnavailable(f"processes use the store at {location.directory!r}")
             if record:
                 if record.engine != factory.name:
                     raise StoreUnavailable(

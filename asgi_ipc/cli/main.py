@@ -28,6 +28,7 @@ import click
 
 from .. import __version__
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ..layers import options as layer_options
 from .arguments import without_store
 from .choice import StoreChoice
 from .output import printable
@@ -63,6 +64,10 @@ _FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSE
 
 class _Closed(Exception):
     """The reader of the output went away."""
+
+
+class _Interrupted(Exception):
+    """The user pressed Ctrl-C. Not every click tells it from other ends."""
 
 
 class Commands(click.Group):
@@ -111,6 +116,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _Closed from None
+        except KeyboardInterrupt:
+            raise _Interrupted from None
 
 
 @click.command(
@@ -136,7 +143,8 @@ def run(
     ``--engine``. Prints, and may block as long as the command does; raises nothing but what is a
     defect.
     """
-    _write_whatever_the_encoding()
+    _have_streams()
+    may_relay, layer_options.may_relay = layer_options.may_relay, False
     try:
         try:
             status = commands.main(
@@ -154,15 +162,19 @@ def run(
             click.echo(error.ctx.get_usage(), err=True)
         _complain(program, error.format_message())
         return error.exit_code
+    except (_Interrupted, KeyboardInterrupt):
+        with contextlib.suppress(OSError):
+            click.echo(err=True)  # Behind the terminal's ^C.
+        return _INTERRUPTED
     except click.Abort as error:
         return _INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     except _Closed:
         _drop_output()
         return _PIPE
     except SystemExit as end:  # Of a completion, or of a signal that ended the doctor.
         return end.code if isinstance(end.code, int) else 0
+    finally:
+        layer_options.may_relay = may_relay
 
 
 def _complain(program: str, text: str) -> None:
@@ -170,8 +182,12 @@ def _complain(program: str, text: str) -> None:
         click.echo(f"{program}: {printable(text, keep=chr(10))}", err=True)
 
 
-def _write_whatever_the_encoding() -> None:
-    """Have characters that the terminal's encoding lacks escaped, instead of an error."""
+def _have_streams() -> None:
+    """Write to nowhere what was closed, and escape characters that a terminal's encoding lacks."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -125,6 +125,10 @@ def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str]
 
 
 def _one_line_each(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    if len(columns) == 2:
+        for name, value in rows:
+            write(f"{name}: {value}")
+        return
     for number, row in enumerate(rows):
         if number:
             write()

@@ -1,7 +1,8 @@
-"""A copy of a segment as it is at one instant, made in a short hold of its lock.
+"""A copy of a segment, to look at while other processes use the store.
 
-The memory in use is copied twice: first without the lock, which takes longer, as the system has to
-give memory for the copy; then under the lock, so that the copy is of one instant.
+It is made without the lock, so it may mix what was before a change with what came after. Made again
+under the lock it is of one instant, and that takes less time, as the system has given the memory
+for the copy before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Snapshot:
     """A copy of a segment. Methods that say so need the segment's lock."""
 
     def __init__(self, locked_segment: LockedSegment) -> None:
-        """Copy what can be copied beforehand. Raises `TooLarge`, OSError."""
+        """Copy the segment without its lock. Raises `TooLarge`, OSError."""
         self._source = locked_segment.heap
         size = self._source.bytes.nbytes
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
@@ -37,10 +38,7 @@ class Snapshot:
             raise
 
     def copy(self) -> None:
-        """Make the copy what the segment is; needs the lock for a copy of one instant.
-
-        Raises `TooLarge`.
-        """
+        """Copy what is in use; needs the lock for a copy of one instant. Raises `TooLarge`."""
         source, words, geometry = self._source.bytes, self._source.words, self._source.geometry
         extents = geometry.first_extent + words[EXTENTS_USED] * geometry.extent_words
         low, high = extents * WORD, source.nbytes - words[IDS_RESERVED] * WORD

@@ -184,6 +184,10 @@ class OffloadingListener(LoopListener):
         with contextlib.suppress(StoreUnavailable):  # It was closed.
             self.demux.workers().do(self._look_in_thread)
 
+    def _note(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # It was closed.
+            self.demux.workers().do(self.demux.notes.look)
+
     def _look_in_thread(self) -> None:
         try:
             while self.demux.memberships.look():

@@ -40,6 +40,7 @@ from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .drop_log import DropLog
 from .mailboxes import BATCH, Mailbox, OwnQueue
 from .memory_limit import MemoryLimit
+from .notes import Notes
 from .receivers import Listener, Waiter
 from .suspension import Memberships
 
@@ -60,6 +61,8 @@ TURNS = 64
 NAMED = 5
 #: Queues that are remembered before idle ones are looked for.
 _QUEUES = 64
+#: Channels that are visited to measure what is held, where no event loop does it.
+_VISITS = 1000
 
 
 def closed() -> StoreUnavailable:
@@ -71,9 +74,9 @@ class Companion(Protocol):
     """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
 
     def tick(self, waited: bool) -> None:
-        """Called about once a second in each event loop that looks regularly.
+        """Called about once a second in each event loop that looks regularly, and waiting thread.
 
-        ``waited`` tells whether a receiver waits there. Must not block.
+        ``waited`` tells whether a receiver waits there, in an event loop. Must not block.
         """
 
     def stop(self) -> None:
@@ -108,6 +111,8 @@ class Demultiplexer:
         self.lost = 0
         #: Of this process's channels, and which of them are suspended.
         self.memberships = Memberships(self)
+        #: What other processes are told of this one.
+        self.notes = Notes(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
         #: By their classes: of each there is one.
@@ -124,6 +129,7 @@ class Demultiplexer:
         for listener in (*self.loops.values(), *self.threads):
             listener.cancel_finalizer()
         self.memberships.after_fork_in_child()
+        self.notes.reset()
         for companion in self.companions.values():
             companion.after_fork_in_child()
         self._reset()
@@ -148,7 +154,12 @@ class Demultiplexer:
         #: So many more messages may be found without waiting, until the loop gets its turn.
         self.turns = TURNS
         #: What was counted on queues that are forgotten.
-        self._counted = {"passed directly": 0, "overflowed": 0, "expired": 0, "copies dropped": 0}
+        self._counted = {
+            "passed directly": 0,
+            "overflowed": 0,
+            "expired": 0,
+            "copies dropped": 0,
+        }
         #: Listeners by the id of their event loop.
         self.loops, self.threads = {}, []
         self.this_thread: Any = threading.local()
@@ -530,7 +541,7 @@ class Demultiplexer:
 
     def is_due(self) -> bool:
         """Whether there is something for regular looks to do although nobody waits."""
-        return bool(self.memberships.awake) or self.drops.owes()
+        return bool(self.memberships.awake) or self.drops.owes() or self.notes.are_owed()
 
     def notice_flush(self) -> None:
         """Empty the buffers if anybody has flushed the store since they were filled (S17).
@@ -560,6 +571,36 @@ class Demultiplexer:
         copies = sum(each.copies() for each in own) + total.pop("copies dropped")
         return {"pending": sum(each.buffered() for each in own), "copies": copies, **total}
 
+    def measure(self) -> None:
+        """Visit the buffers, as an event loop does regularly, if there is none."""
+        if not self.loops:
+            for own in list(self.own.values()):
+                own.sweep(_VISITS)
+
+    def noteworthy(self) -> dict[str, int]:
+        """What other processes are told: `asgi_ipc.engines.base.COUNTERS` and ``GAUGES``."""
+        own = list(self.own.values())
+        counted = self._counted.copy()
+        for each in own:
+            for what, count in _counts(each).items():
+                counted[what] += count
+        return {
+            "passed_directly": counted["passed directly"],
+            "overflowed": counted["overflowed"],
+            "buffer_expired": counted["expired"],
+            "copies_dropped": counted["copies dropped"],
+            "held": sum(each.measured.messages for each in own),
+            "held_copies": sum(each.measured.copies for each in own),
+            "held_bytes": sum(each.measured.bytes for each in own),
+        }
+
+    def _last_words(self) -> dict[str, int]:
+        """The same at the end, at which what is held is dropped."""
+        counts = self.noteworthy()
+        counts["overflowed"] += self.lost
+        counts["copies_dropped"] += sum(own.copies() for own in self.own.values())
+        return {**counts, "held": 0, "held_copies": 0, "held_bytes": 0}
+
     def shut(self, engine_stays: bool = False) -> None:
         """Let go of all listeners, and let who still waits raise. Called without the lock.
 
@@ -576,6 +617,7 @@ class Demultiplexer:
                 if own.waiting:
                     self.fail(own, error)
             self.lost = sum(own.buffered() for own in self.own.values())
+            counts = self._last_words()
             self.own, self.channels, self.hinted = {}, {}, {}
             self.memberships.forget()
             listeners = [*self.loops.values(), *self.threads, *self.dead]
@@ -585,6 +627,7 @@ class Demultiplexer:
             listener.retire()
         if self._workers is not None:
             self._workers.stop()
+        self.notes.end(counts, engine_stays)
         self.drops.sum_up(ending=True)
         if self.lost:
             text = "closing store %s dropped %d fetched messages that were not received"

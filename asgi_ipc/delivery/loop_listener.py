@@ -502,6 +502,7 @@ class LoopListener(Listener):
             looked = self._look_again(self._round.popleft(), looked) or looked
         self._sweep()
         self._look_after_members()
+        self._note()
         for companion in list(demux.companions.values()):
             companion.tick(waited)
         demux.drops.sum_up()
@@ -553,6 +554,9 @@ class LoopListener(Listener):
             loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
         if pending:
             run_deferred()
+
+    def _note(self) -> None:
+        self.demux.notes.look()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(

@@ -88,6 +88,28 @@ class Dispatcher(Protocol):
         """Log messages that were dropped for channels on which this process has not received."""
 
 
+class Held:
+    """A measure of what buffers hold: messages, those of them that share a body, and bytes."""
+
+    def __init__(self) -> None:
+        self.messages = self.copies = self.bytes = 0
+        #: The shared bodies that have been measured, by their addresses.
+        self._shared: set[int] = set()
+
+    def add(self, items: Iterable[Buffered]) -> None:
+        """Measure what is in a buffer."""
+        for body, _, _ in items:
+            self.messages += 1
+            self.bytes += REFERENCE
+            if isinstance(body, SharedBody):
+                self.copies += 1
+                if id(body) not in self._shared:
+                    self._shared.add(id(body))
+                    self.bytes += SHARED + body.size
+            else:
+                self.bytes += RECORD + len(body)
+
+
 class Mailbox:
     """The mailbox of one local channel: the messages fetched for it, and its waiting receivers."""
 
@@ -127,6 +149,8 @@ class OwnQueue:
         #: visit are in the second.
         self.filled: set[Mailbox] = set()
         self._to_sweep: set[Mailbox] = set()
+        #: What was held when the sweep last came round, and what this round has found so far.
+        self.measured = self._measuring = Held()
         #: Who waits for any message of the queue, whatever its local channel.
         self.anyone: deque[Waiter] = deque()
         #: The waiters of each listener that are not woken yet, and what each waits for.
@@ -470,6 +494,7 @@ class OwnQueue:
             self._repair()
         if not self._to_sweep:
             self._to_sweep, self.filled = self.filled, self._to_sweep
+            self._measuring = Held()
         now = self.demux.engine.clock()
         visits = 0
         while visits < most and self._to_sweep:
@@ -478,11 +503,14 @@ class OwnQueue:
             self.drop_expired(channel, now)
             if channel.items:
                 self.filled.add(channel)
+                self._measuring.add(channel.items)
                 if channel.waiters:
                     self.wake_first(channel.waiters)
             else:
                 self.forget_if_idle(channel)
             self._to_sweep.discard(channel)
+        if not self._to_sweep:
+            self.measured = self._measuring
         return visits
 
     def drop_expired(self, channel: Mailbox, now: int) -> None:

@@ -147,6 +147,9 @@ def receive_waiting(
         while True:
             demux.check_open()
             demux.memberships.look_if_due()
+            demux.notes.look_if_due()
+            for companion in list(demux.companions.values()):
+                companion.tick(False)
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)

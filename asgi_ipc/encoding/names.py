@@ -65,6 +65,10 @@ def group_name(name: object) -> bytes:
     raise TypeError(f"group name {name!r} is not a str; pass a str")
 
 
+#: The tables that a relay leaves in the store, and whose members are no memberships.
+INTERNAL_TABLES = (b"!!relay.report", b"!!relay.shards", b"!!relay.waiting", b"!!relay.full")
+
+
 def is_internal(name: bytes) -> bool:
     """Return whether a queue or table is none of a user's: no channel or group is called so."""
     return name.startswith(b"!!")
@@ -104,4 +108,12 @@ def _shown(name: str) -> str:
     )
 
 
-__all__ = ["NAME_LIMIT", "ChannelName", "channel_name", "group_name", "is_internal", "queue_owner"]
+__all__ = [
+    "INTERNAL_TABLES",
+    "NAME_LIMIT",
+    "ChannelName",
+    "channel_name",
+    "group_name",
+    "is_internal",
+    "queue_owner",
+]

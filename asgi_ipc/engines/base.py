@@ -130,12 +130,12 @@ IDENTITY_BYTES = 14
 NODE_BYTES = 5
 #: `Engine.look` returns at most this many records, and after the first at most so many bytes.
 LOOK_RECORDS, LOOK_BYTES = 100, 1024 * 1024
-#: What a process notes of itself (`Engine.note`): messages that bypassed the store; records that it
-#: took off its own queues; messages dropped in its buffers at capacity or for memory, and past
-#: their deadline; and how many of these dropped messages were further copies of one record.
-COUNTERS = ("passed_directly", "fetched", "overflowed", "buffer_expired", "copies_dropped")
-#: The same of what it holds at the moment: messages in its buffers, how many of them are further
-#: copies of one record, and the bytes of memory that all of them take.
+#: What a process notes of itself (`Engine.note`): messages that bypassed the store; messages that
+#: were dropped in its buffers, at capacity or for memory, and past their deadline; and how many of
+#: these were copies of a record for several channels.
+COUNTERS = ("passed_directly", "overflowed", "buffer_expired", "copies_dropped")
+#: The same of what it holds at the moment: messages in its buffers, how many of them are such
+#: copies, and the bytes of memory that all of them take.
 GAUGES = ("held", "held_copies", "held_bytes")
 
 
@@ -249,7 +249,8 @@ class ProcessInfo(NamedTuple):
     joined_age: int
     #: The queues on which its bells are armed.
     waits_for: tuple[bytes, ...]
-    #: `COUNTERS` and `GAUGES`, as it last noted them.
+    #: `COUNTERS` and `GAUGES`, as it last noted them; and ``fetched``, the records popped off the
+    #: queues that it owns.
     counts: Mapping[str, int]
 
 

@@ -45,7 +45,7 @@ from .base import (
 )
 from .bell import PipeBell, signal_for
 from .guards import OwnLock, WeakBag, own_lock
-from .process_hints import start_ticks, start_time
+from .process_hints import readable, start_ticks, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -651,14 +651,21 @@ class MemoryEngine:
                         identity=engine._identity,
                         pid=os.getpid(),
                         started=start_time(start_ticks()),
-                        command=" ".join(sys.orig_argv),
+                        command=readable(" ".join(sys.orig_argv)),
                         joined_age=now - engine._joined,
                         waits_for=tuple(
                             name
                             for name, queue in store.queues.items()
                             if any(bell in queue.bells for bell in bells)
                         ),
-                        counts=engine.noted(),
+                        counts={
+                            **engine.noted(),
+                            "fetched": sum(
+                                queue.counts["popped"]
+                                for queue in store.queues.values()
+                                if queue.owner == engine._identity
+                            ),
+                        },
                     )
                 )
         return iter(found)

@@ -194,11 +194,22 @@ class IPCChannelLayer(LayerSurface):
 
         ``messages_count`` (sent), ``received_count``, ``messages_pending``,
         ``messages_max_age`` (seconds; of those not fetched yet), ``messages_high_water``
-        (most ever pending); what was dropped: ``channel_full_count``, ``expired_count``,
+        (most ever pending); what was dropped: ``channel_full_count`` (refused),
+        ``store_full_count`` (those of them for which the memory had no room), ``expired_count``,
         ``orphaned_count`` (their reader died) and ``overflow_count`` (fetched by this process, but
         not read in time to stay within capacity or ``process_memory``); ``channels_count`` (in
-        use), ``memberships_count``, ``bytes_used``, ``bytes_total``, ``recoveries`` (of
-        the lock from a killed process).
+        use), ``memberships_count``, ``processes_count``, ``recoveries`` (of the lock from a killed
+        process).
+
+        In bytes, of each of the two memories: ``channel_bytes_used``, ``channel_bytes_reserved``
+        (what the system has given for it), ``channel_bytes_total`` (its limit), and the same of
+        ``group_``; ``bytes_used`` and ``bytes_total`` are both together.
+
+        What processes count themselves, summed over all of them, as each noted it about a second
+        ago: ``passed_directly_count`` (messages to channels of the same process that bypassed the
+        store), ``buffer_overflow_count`` and ``buffer_expired_count`` (dropped after they were
+        fetched), ``held_count`` and ``held_bytes`` (fetched and unread). All are 0 on an engine
+        that does not keep them.
 
         A message to a group counts once for each process and prefix that it goes to. What
         other processes have fetched, but not given to a receiver yet, counts as received;
@@ -207,7 +218,7 @@ class IPCChannelLayer(LayerSurface):
         return await self._call(self._core.global_statistics)
 
     async def channel_statistics(self, channel: str) -> dict[str, float]:
-        """Return the same counts for one channel, without the last five, which are the store's.
+        """Return the counts up to ``overflow_count`` for one channel; the others are the store's.
 
         A process-specific channel is counted with all others that are alike up to the ``!``.
         """

@@ -21,7 +21,7 @@ from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
 from ..delivery.loopback import loop_back
 from ..encoding.codec import encode
-from ..encoding.names import ChannelName, channel_name, group_name
+from ..encoding.names import INTERNAL_TABLES, ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
 from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
@@ -40,6 +40,7 @@ _COUNTS = {
     "received_count": "popped",
     "expired_count": "expired",
     "channel_full_count": "refused",
+    "store_full_count": "store_full",
     "orphaned_count": "orphaned",
     "messages_pending": "pending",
     "messages_high_water": "high_water",
@@ -47,8 +48,20 @@ _COUNTS = {
 _STORE_COUNTS = {
     "channels_count": "queues",
     "memberships_count": "members",
+    "processes_count": "processes",
     "bytes_used": "bytes_used",
     "bytes_total": "bytes_total",
+    "channel_bytes_used": "channel_bytes_used",
+    "channel_bytes_reserved": "channel_bytes_reserved",
+    "channel_bytes_total": "channel_bytes_total",
+    "group_bytes_used": "group_bytes_used",
+    "group_bytes_reserved": "group_bytes_reserved",
+    "group_bytes_total": "group_bytes_total",
+    "passed_directly_count": "passed_directly",
+    "buffer_overflow_count": "overflowed",
+    "buffer_expired_count": "buffer_expired",
+    "held_count": "held",
+    "held_bytes": "held_bytes",
     "recoveries": "recoveries",
 }
 
@@ -408,13 +421,19 @@ class LayerCore:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
         try:
-            counts = demux.engine.statistics()
+            demux.notes.look()  # So that the sums have this process's counts of now.
+            engine = demux.engine
+            counts = engine.statistics()
             result = self._statistics(demux, counts, None)
+            tables = INTERNAL_TABLES if engine.capabilities.roles else ()
+            internal = sum(len(engine.members(table).names) for table in tables)
         finally:
             if pending:
                 run_deferred()
         result["overflow_count"] += self.lease.lost
         result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
+        # What a relay leaves in tables is no membership.
+        result["memberships_count"] = max(0, result["memberships_count"] - internal)
         return result
 
     def channel_statistics(self, channel: str) -> dict[str, float]:

@@ -28,6 +28,8 @@ SMALLEST_MEMORY = 256 * 1024
 LARGEST_MEMORY = 1024**4
 #: Smallest bound of what a process holds unread, in bytes: twice the largest record.
 SMALLEST_UNREAD = 2 * MAX_PAYLOAD
+#: Whether a process in which receivers wait may relay for its machine; commands may not.
+may_relay = True
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
@@ -36,7 +38,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 _ONCE_CALLED = {
     "message_memory": "it is called channel_memory since version 2",
     "hosts": "processes on one machine share memory; relay names a server that joins machines",
-    "symmetric_encryption_keys": "messages do not leave the machine, and are not encrypted",
+    "symmetric_encryption_keys": "messages leave the machine only with relay; see relay_options",
 }
 
 
@@ -210,5 +212,6 @@ __all__ = [
     "Options",
     "check_prefix",
     "checked",
+    "may_relay",
     "seconds_or_none",
 ]

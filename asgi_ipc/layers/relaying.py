@@ -53,6 +53,7 @@ from ..relay.way_out import (
     WAITS,
     WayOut,
 )
+from . import options as layer_options
 from .core import LayerCore, PendingFlush
 from .options import Options
 
@@ -168,20 +169,23 @@ class RelayedCore(LayerCore):
     @contextlib.contextmanager
     def waiting(self, channels: Iterable[object]) -> Iterator[None]:
         """Tell the relay of a receiver that waits on channels, as far as they are shared (R12)."""
-        engine = self.demux.engine
+        demux = self.demux
         names = [name for name in channels if isinstance(name, str)]
         shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
         token = os.urandom(8) if shared else b""
+        receivers = demux.companions.get(Candidate)
         members = [way_out.receiver(name, token) for name in shared]
+        if not members or not isinstance(receivers, Candidate):
+            yield
+            return
         try:
             for member in members:
-                engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
-                way_out.notice(engine, WAITS, way_out.receiver_channel(member))
+                receivers.wait(member)
             yield
         finally:
             for member in members:
                 with contextlib.suppress(StoreUnavailable, StoreCorrupt):
-                    self._now_or_later(engine.remove, WAITING, member)
+                    self._now_or_later(receivers.wait_no_more, member)
 
     def _leave(self, kind: Kind, channel: str, payload: bytes) -> None:
         """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
@@ -417,7 +421,11 @@ class LocalMachine:
 
 
 class Candidate:
-    """This process as one that may relay for its machine (R7). A companion of a demultiplexer."""
+    """This process as one that may relay for its machine (R7). A companion of a demultiplexer.
+
+    It also tells the relay, whichever process that is, of the receivers that wait here on shared
+    channels (R12).
+    """
 
     def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
         self._demux, self.options, self.relay = demux, options, relay
@@ -430,10 +438,15 @@ class Candidate:
         self._serves_since: float | None = None
         self._stopped = False
         self._lock = threading.Lock()
+        #: The members of `WAITING` for receivers in this process; and how often the store had been
+        #: flushed when they were last put.
+        self._receivers: dict[bytes, None] = {}
+        self._flushes = -1
 
     def tick(self, waited: bool) -> None:
         """Begin to relay if this process serves and no other relays."""
-        if not waited:
+        self._put_again()
+        if not waited or not layer_options.may_relay:
             return
         now = time.monotonic()
         if self._serves_since is None:
@@ -447,6 +460,39 @@ class Candidate:
             pass  # The receivers that wait here meet the error themselves.
         finally:
             self._lock.release()
+
+    def wait(self, member: bytes) -> None:
+        """Tell the relay of a receiver. Raises `StoreFull`."""
+        self._receivers[member] = None
+        self._put(member)
+
+    def wait_no_more(self, member: bytes) -> None:
+        """Tell the relay that a receiver is gone."""
+        self._receivers.pop(member, None)
+        self._demux.engine.remove(WAITING, member)
+
+    def _put(self, member: bytes) -> None:
+        engine = self._demux.engine
+        engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
+        way_out.notice(engine, WAITS, way_out.receiver_channel(member))
+
+    def _put_again(self) -> None:
+        """Put the receivers that a flush has taken out of the store."""
+        if not self._receivers:
+            return
+        engine = self._demux.engine
+        try:
+            flushes = engine.flushes
+            if flushes == self._flushes:
+                return
+            for member in list(self._receivers):
+                self._put(member)
+                if member not in self._receivers:
+                    # It has gone meanwhile, in another thread, which may have removed it before.
+                    engine.remove(WAITING, member)
+            self._flushes = flushes
+        except (StoreUnavailable, StoreCorrupt, StoreFull):
+            pass  # The receivers meet the error themselves, or it is done at the next look.
 
     def _begin(self) -> None:
         engine = self._demux.engine

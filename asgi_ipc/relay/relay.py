@@ -56,7 +56,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .counts import Counts
-from .flushes import BARRIER, Flushes
+from .flushes import BARRIER, PATIENCE, Flushes
 from .frames import ALL, Kind, RelayFrame, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
@@ -285,10 +285,12 @@ class Relay:
                 self._write_report()
                 if told != self.state:
                     told = self.state
+                    # Most wires name themselves.
+                    which = f"relay {self.options.shown}: "
                     _log.warning(
-                        "relay %s: %s; this machine goes on by itself, and the relay tries again",
-                        self.options.shown,
-                        error,
+                        "%s%s; this machine goes on by itself, and the relay tries again",
+                        which,
+                        self._error.removeprefix(which).rstrip("."),
                     )
             finally:
                 # Whoever ends the relay says goodbye with the wire that it leaves.
@@ -402,8 +404,13 @@ class Relay:
             self._start(self._say(self._wire, Kind.WORK, name))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the regular work."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Do something beside the regular work, which meets the errors of the store as well."""
+
+        async def guarded() -> None:
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+                await coroutine
+
+        task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -411,6 +418,9 @@ class Relay:
 
     async def _flush_all(self, number: bytes) -> None:
         """Have all machines flush, as a process of this one asks (R9)."""
+        until = time.monotonic() + PATIENCE
+        while self.state == "connecting" and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
         if self.state == "connected" and not self._knows_all():
             await asyncio.sleep(SETTLED - (time.monotonic() - self._connected_at))
         self._flush_here(number, b"")

@@ -6,7 +6,7 @@ No channel or group has a name that begins with ``!!``, so none of these names i
 ``!!relay.out``     queue: what is to be sent to other machines, in order (R3)
 ``!!relay.notices`` queue: notices to the relay: a group in a new shard, a flush, a count
 ``!!relay.answer.`` and the number of a flush: queue: how the flush went
-``!!relay.state``   queue of one record: what the relay says of itself (`report`)
+``!!relay.report``  table: what the relay says of itself (`report`)
 ``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
 ``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
 ``!!relay.full``    table: the shared channels that are full on the server (R12)
@@ -19,16 +19,14 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..encoding.names import INTERNAL_TABLES
 from ..engines.base import Engine, Record
 from .frames import SHARDS, Kind
 
 OUT = b"!!relay.out"
 NOTICES = b"!!relay.notices"
 ANSWER = b"!!relay.answer."
-STATE = b"!!relay.state"
-HEARD = b"!!relay.shards"
-WAITING = b"!!relay.waiting"
-FULL = b"!!relay.full"
+REPORT, HEARD, WAITING, FULL = INTERNAL_TABLES
 
 #: The role of the process that relays, and that of a dedicated relay, before which others step
 #: back (`asgi_ipc.engines.base`, E32). Do not change.
@@ -177,8 +175,8 @@ __all__ = [
     "NOTICES",
     "OUT",
     "RELAY",
+    "REPORT",
     "SHARE_OF_STORE",
-    "STATE",
     "WAITING",
     "WAITS",
     "Outgoing",

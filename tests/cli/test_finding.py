@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from asgi_ipc.cli.choice import StoreChoice
 from asgi_ipc.cli.finding import Missing, locate
+from asgi_ipc.cli.main import COMMANDS
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.exceptions import StoreUnavailable
@@ -57,6 +59,28 @@ def test_what_is_similar_is_named(command: Commands, make_layer: MakeLayer) -> N
     assert "similar prefixes: 'mysite'" in command("stats", "my").err
     assert "similar prefixes" not in command("stats", "quite-another").err
     assert "made by engine 'mmap'" in command("ping", "mysite", "--engine", "posix").out
+
+
+#: What each command that takes PREFIX needs behind it.
+BEHIND: dict[str, list[str]] = {
+    "stats": [], "channels": [], "groups": [], "processes": [], "peek": ["c"], "send": ["c", "{}"],
+    "group-send": ["g", "{}"], "tail": ["g"], "ping": [], "flush": ["--yes"], "remove": ["--yes"],
+    "drain": [], "relays": [], "check": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize("where", [[], ["--engine", "mmap"], ["--engine", "posix"]])
+def test_no_command_makes_a_store(
+    name: str, where: list[str], command: Commands, parent: Path
+) -> None:
+    # The relay waits for a store.
+    assert set(COMMANDS) - set(BEHIND) == {"list", "relay", "doctor", "completion"}
+    for directory in ([], ["--directory", str(parent / "none")]):
+        ended = command(name, "site", *BEHIND[name], *where, *directory)
+        assert ended.status == (1 if name == "ping" else 2)
+        assert "no store of prefix 'site'" in ended.out + ended.err
+    assert list(parent.iterdir()) == []
 
 
 def test_two_stores_of_one_prefix_are_both_named(
@@ -106,6 +130,22 @@ def test_an_engine_that_is_not_over_shared_memory_joins_by_its_own_means(
     refused = command("flush", "site", "--engine", f"{path}Joining", "--engine-option", "a=1")
     assert "no option 'a'" in refused.err
     assert "nothing to check" in command("check", "site", "--engine", f"{path}Joining").err
+
+
+def test_a_store_of_an_engine_that_can_not_work_here_is_named_with_the_reason(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_layer("site", "sysv").close()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sysv_ipc", None)
+        (entry,) = command("list", "--json").json()
+        assert (entry["state"], "pip install" in entry["problem"]) == ("unusable", True)
+        for name in ("stats", "check", "remove", "ping"):
+            ended = command(name, "site")
+            assert "pip install" in ended.out + ended.err
+        ended = command("remove", "--stale", "--yes")
+        assert (ended.status, "pip install" in ended.out) == (1, True)
+        assert command("check", "--orphans").status in (0, 1)
 
 
 def test_a_lock_file_that_names_no_engine_here_is_not_imported(

@@ -10,9 +10,13 @@ import pytest
 from asgi_ipc.cli.doctor.orphans import Orphan
 from asgi_ipc.cli.listing import listed
 from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer
 from tests.tools.layers import engine_of
-from tests.tools.stores import in_child
+from tests.tools.stores import KIB, in_child, record
+from tests.tools.users import NOBODY, as_nobody, needs_root, public_path
+
+__all__ = ["public_path"]
 
 KEYS = {
     "prefix", "engine", "directory", "user", "processes", "stale", "orphaned", "state", "messages",
@@ -68,6 +72,36 @@ def test_each_store_is_told_with_its_state(
     assert "the state of the channels is 77" in shown
     for path in (folder / "junk" / "lock", folder / "junk", folder / "nothing"):
         path.unlink() if path.name == "lock" else path.rmdir()
+
+
+@needs_root
+def test_root_sees_the_stores_of_others_and_they_that_there_are_some_of_root(
+    command: Commands, public_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = public_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(MmapEngine, "default_parent", classmethod(lambda cls: str(shared)))
+    monkeypatch.setattr("asgi_ipc.cli.finding._default_parents", lambda: [str(shared)])
+    monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", list)
+    sizes: dict[str, Any] = {"channel_memory": 512 * KIB, "group_memory": 256 * KIB}
+    mine = MmapEngine("mine", **sizes)
+
+    def make() -> None:
+        engine = MmapEngine("theirs", **sizes)
+        engine.push([record(engine, b"work")])
+        engine.close()
+        (folder,) = [each.entry for each in listed() if each.entry.prefix != "theirs"]
+        assert (folder.prefix, folder.state) == (None, "no access")
+        assert "belongs to user 0" in str(folder.problem)
+
+    as_nobody(make)
+    found = by_prefix(command("list", "--json").json())
+    mine.destroy()
+    assert set(found) == {"mine", "theirs"}
+    about = found["theirs"]
+    assert (about["engine"], about["state"], about["messages"]) == ("mmap", "stale", 1)
+    assert str(NOBODY) in about["user"]
 
 
 def test_a_process_that_holds_the_lock_delays_no_list(make_layer: MakeLayer) -> None:

@@ -148,6 +148,48 @@ def test_a_process_relays_once_a_receiver_has_waited_and_until_its_layer_is_clos
 
 
 @pytest.mark.usefixtures("soon")
+def test_two_stores_in_the_memory_of_one_process_are_joined_too() -> None:
+    """As a test of a site may want them."""
+    url, _ = new_server()
+
+    async def main() -> None:
+        layers = []
+        for name in ("one", "two"):
+            engine = MemoryEngine(name, channel_memory=1 << 20, group_memory=1 << 20)
+            layers.append(IPCChannelLayer("site", engine=engine, relay=url))
+            layers[-1]._core.demux.look_again = 0.1
+        channels = [await layer.new_channel() for layer in layers]
+        waiting = [
+            asyncio.create_task(layer.receive(channel))
+            for layer, channel in zip(layers, channels, strict=True)
+        ]
+        await eventually(lambda: all(map(_relays_here, layers)))
+        await layers[0].send(channels[1], {"n": 1})
+        assert await waiting[1] == {"n": 1}
+        waiting[0].cancel()
+        for layer in layers:
+            await layer.destroy()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_command_does_not_relay(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asgi_ipc.layers.options.may_relay", False)
+    url, server = new_server()
+
+    async def main() -> None:
+        layer = open_layer(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await asyncio.sleep(0.5)
+        assert server.connections == 0
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_process_steps_back_for_a_dedicated_relay_and_goes_on_after_it(
     config: dict[str, Any],
 ) -> None:

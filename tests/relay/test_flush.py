@@ -37,6 +37,22 @@ def test_a_flush_empties_the_stores_of_all_machines(site: Site) -> None:
     run(main)
 
 
+def test_a_relay_that_has_just_begun_waits_for_machines_that_it_has_not_heard(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2)
+        one.end()
+        one.engine.flush()  # What its former relay has told, too.
+        await two.layer.send("work", {"n": "old"})
+        server.set_lag(0.05)
+        one.begin()
+        await one.layer.flush()
+        assert two.engine.statistics(b"work")["pending"] == 0
+
+    run(main)
+
+
 def test_two_flushes_at_once_both_end(site: Site) -> None:
     async def main() -> None:
         one, two = await site.joined(2)

@@ -63,6 +63,26 @@ def test_nothing_comes_twice_or_out_of_order_while_connections_break(
     run(main)
 
 
+def test_what_was_certainly_not_sent_is_sent_again_and_is_no_gap(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5, R3."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        server.cut_after(0)
+        for number in range(1, 30):
+            await one.layer.group_send("room", {"n": number})
+        assert await received(two.layer, channel, 29) == list(range(1, 30))
+        assert two.count("gaps") == 0
+        assert one.count("dropped_outcome_unknown") == 0
+
+    run(main)
+
+
 def test_a_site_without_its_server_starts_works_and_says_so_once(
     site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
 ) -> None:

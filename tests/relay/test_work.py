@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
+from asgi_ipc.engines.base import Record
 from asgi_ipc.relay import work
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT
-from tests.tools.machines import Machine, Site, eventually, received, run
+from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
 
 MIB = 1 << 20
 SHARED = {"relay_channels": ["work", "mail.*"]}
@@ -80,6 +81,49 @@ def test_messages_lie_on_the_server_in_order_until_a_receiver_waits(
         found = await asyncio.to_thread(two.layer.sync.receive, ["a", "mail.none"], True, 10)
         assert found == ("mail.none", {"n": 1})
         waiting.cancel()
+
+    run(main)
+
+
+def test_no_more_is_taken_than_receivers_wait_for(site: Site, server: MemoryServer) -> None:
+    """Not while a message that was taken is still on its way to its receiver."""
+
+    async def main() -> None:
+        _, two = await site.joined(2, **SHARED)
+        relay = two.relay_now
+        waiting = [asyncio.create_task(two.layer.receive("work")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert relay.work._missing() == {b"work": 3}
+        # They run only once this does.
+        deadline = two.engine.clock() + 60_000_000_000
+        two.engine.push([Record(b"work", b"\x80", deadline, 100)] * 2)
+        assert relay.work._missing() == {b"work": 1}
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert +relay.work._missing() == {}
+
+    run(main)
+
+
+def test_receivers_that_wait_during_a_flush_get_what_comes_after_it(site: Site) -> None:
+    """In an event loop and in a thread."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        two.demux.look_again = 0.05
+        waiting = asyncio.create_task(two.layer.receive("work"))
+        thread = asyncio.create_task(
+            asyncio.to_thread(two.layer.sync.receive, ["mail.a"], True, ENOUGH)
+        )
+        relay = two.relay_now
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.flush()
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.send("work", {"n": 1})
+        await one.layer.send("mail.a", {"n": 2})
+        assert await waiting == {"n": 1}
+        assert await thread == ("mail.a", {"n": 2})
 
     run(main)
 

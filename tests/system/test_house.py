@@ -38,6 +38,7 @@ PUBLIC = {
     "asgi_ipc.engines",
     "asgi_ipc.engines.base",
     "asgi_ipc.engines.bell",
+    "asgi_ipc.engines.process_hints",
     "asgi_ipc.engines.memory.MemoryEngine",
     "asgi_ipc.engines.shm.engine.SharedMemoryEngine",
     "asgi_ipc.engines.shm.mmap.MmapEngine",

@@ -177,6 +177,20 @@ class ReserveDoesNothing(SharedMemoryEngine):
             pass
 
 
+class GivesBackWholePagesAround(SharedMemoryEngine):
+    """And so what is live beside what is given back."""
+
+    name = "wrong"
+
+    class segment(RightSegment):  # noqa: N801
+        def give_back(self, offset: int, length: int) -> bool:
+            first = offset // 4096 * 4096
+            self.view[first : -(-(offset + length) // 4096) * 4096] = bytes(
+                -(-(offset + length) // 4096) * 4096 - first
+            )
+            return True
+
+
 class ItIsAlwaysMine(SharedMemoryEngine):
     name = "wrong"
 

@@ -235,7 +235,7 @@ def call(world: World, dice: random.Random) -> None:
     what = dice.choice(
         ["push"] * 6 + ["pop"] * 6 + ["restore", "disarm", "put", "put", "remove", "members"] * 2
         + ["members", "statistics", "counts", "sweep", "look", "check", "flush", "identity", "open"]
-        + ["peek"]
+        + ["peek", "queues", "tables", "processes", "look at", "give back", "give back"]
     )  # fmt: skip
     if what == "push":
         payload = dice.choice([b"", b"x" * 50, b"x" * 5_000, LARGE])
@@ -265,6 +265,18 @@ def call(world: World, dice: random.Random) -> None:
         engine.statistics()
     elif what == "counts":
         engine.statistics(name)
+    elif what == "queues":
+        assert all(isinstance(each.name, bytes) for each in engine.queues())
+    elif what == "tables":
+        assert all(each.members >= 0 for each in engine.tables())
+    elif what == "processes":
+        assert all(len(each.identity) == 14 for each in engine.processes())
+    elif what == "look at":
+        assert all(isinstance(each, Popped) for each in engine.look(name))
+    elif what == "give back":
+        for locked_segment in world.locked_segments:
+            with locked_segment as heap:
+                heap.returns.step(True, locked_segment.segment.give_back)
     elif what == "sweep":
         sweep(world)
     elif what == "look":

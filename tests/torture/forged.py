@@ -50,6 +50,13 @@ def _sweep(target: Target) -> None:
     stores.sweep_groups(target.engine, target.now)
 
 
+def _give_back(target: Target) -> None:
+    for locked_segment in (target.engine.session.channels, target.engine.session.groups):
+        for _ in range(2):
+            with contextlib.suppress(StoreCorrupt), locked_segment as heap:
+                heap.returns.step(True, locked_segment.segment.give_back)
+
+
 def _check(target: Target) -> None:
     for locked_segment in (target.engine.session.channels, target.engine.session.groups):
         with locked_segment as heap:
@@ -104,6 +111,14 @@ CALLS: dict[str, Callable[[Target], object]] = {
     "statistics of one": lambda target: [
         target.engine.statistics(name) for name in (b"old", b"ring", b"listed", b"old ring")
     ],
+    "queues": lambda target: list(target.engine.queues()),
+    "tables": lambda target: list(target.engine.tables()),
+    "processes": lambda target: list(target.engine.processes()),
+    "look at the oldest": lambda target: [
+        target.engine.look(name) for name in (b"ring", b"listed", b"large", b"old", b"old ring")
+    ],
+    "note": lambda target: target.engine.note({"overflowed": 1}),
+    "give back": _give_back,
     "sweep": _sweep,
     "look": _look,
     "check": _check,

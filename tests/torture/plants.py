@@ -30,6 +30,7 @@ from asgi_ipc.engines.shm.heap.layout import (
     STATE,
 )
 from asgi_ipc.engines.shm.heap.log import Log
+from asgi_ipc.engines.shm.heap.returns import Returns
 from asgi_ipc.engines.shm.lock_file import LockFile, LockFileHeader
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.processes import Processes
@@ -43,7 +44,7 @@ from asgi_ipc.exceptions import StoreCorrupt
 from . import births, damage, kill, prefixes
 from .examine import Examiner
 from .pause_plants import PAUSE_PLANTS
-from .planting import Plant
+from .planting import Plant, altered
 from .scenarios import SCENARIOS
 from .world import Finding
 
@@ -338,6 +339,18 @@ PLANTS = [
         "a bell taken before the record is there", bell_taken_first, "push to a queue waited for"
     ),
     Plant("a flush in two steps", flush_in_two_steps, "flush"),
+    Plant(
+        "an announcement in two changes",
+        altered(
+            Returns,
+            "_announce",
+            (
+                "change[RETURNED] = following",
+                "self._commit(dict(change)); change[RETURNED] = following",
+            ),
+        ),
+        "announce what is given back",
+    ),
     Plant("what has left is counted late", left_before_it_is_counted, "leave"),
     Plant("an endless chain", endless_chain, "", ("damage",)),
     Plant("a nameless error", nameless_error, "", ("damage",)),

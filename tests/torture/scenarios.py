@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from asgi_ipc.engines.base import Popped
-from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap import layout, returns
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.exceptions import StoreFull
 
@@ -46,6 +46,45 @@ def before_growing(world: World) -> None:
         lambda: world.push(b"fill", b"." * 3_000),
         lambda: words[layout.EXTENTS_USED],
     )
+
+
+def before_announcing(world: World) -> None:
+    """There are free extents, of which more are kept than needed."""
+    returns.KEEP = 1
+    fill(world, 4_000)
+    while world.engine.pop(b"fill", 50):
+        pass
+
+
+def announced(world: World) -> None:
+    """Some of them are on the list of what is to be given back."""
+    before_announcing(world)
+    give_back(world)
+    assert world.engine.session.channels.words[layout.RETURN_PENDING]
+
+
+def given_back(world: World) -> None:
+    """They have no memory, as far as the system takes it; the next push needs one of them."""
+    announced(world)
+    give_back(world)
+    words = world.engine.session.channels.words
+    until(world, lambda: world.push(b"fill", b"." * 3_000), lambda: words[layout.RETURNED_EXTENTS])
+
+
+def before_trimming(world: World) -> None:
+    """A flush has left extents that are on no list, and this is announced."""
+    before_announcing(world)
+    world.engine.flush()
+    give_back(world)
+
+
+def give_back(world: World) -> None:
+    """The next step of giving memory back; where none can be, as if it had been."""
+    channels = world.engine.session.channels
+    with channels as heap:
+        heap.returns.step(
+            True, lambda offset, length: channels.segment.give_back(offset, length) or True
+        )
 
 
 def before_growing_handles(world: World) -> None:
@@ -350,6 +389,15 @@ SCENARIOS = [
     Scenario("look", lambda world: world.engine.look(b"old"), changes()),
     Scenario("note", lambda world: world.engine.note({"overflowed": 15}), changes(counted(5))),
     Scenario("flush", lambda world: world.engine.flush(), changes(emptied)),
+    Scenario("announce what is given back", give_back, changes(), before_announcing),
+    Scenario("give back", give_back, changes(), announced),
+    Scenario(
+        "push into what was given back",
+        push((b"q", bytes(3_000))),
+        changes(pushed(b"q", bytes(3_000))),
+        given_back,
+    ),
+    Scenario("give back what was flushed", give_back, changes(), before_trimming),
     Scenario("join", join, changes(lambda view: view.processes.add(JOINER)), go_on=meet_joiner),
     Scenario(
         "leave",

@@ -15,7 +15,7 @@ import click
 from ...layers.options import CHANNEL_MEMORY, GROUP_MEMORY
 from ..arguments import as_json, chosen, engine_options, prefix_argument, settings
 from ..choice import StoreChoice
-from ..finding import Missing, locate
+from ..finding import Missing, found_by
 from ..output import write_json
 
 #: The prefix, and the engine, of a layer without options.
@@ -66,8 +66,8 @@ def command(
     """
     if prefix is not None and named_prefix is not None and prefix != named_prefix:
         raise click.UsageError(f"two prefixes given: {prefix!r} and {named_prefix!r}; pass one")
-    choice = chosen(prefix or named_prefix or _PREFIX, engine, engine_option, directory)
-    assert choice is not None
+    named = chosen(prefix or named_prefix or _PREFIX, engine, engine_option, directory)
+    choice = named or StoreChoice(_PREFIX)
     # Imported late: of the commands it has most to import.
     from ..doctor import examine
     from ..doctor.text import as_text
@@ -89,11 +89,15 @@ def command(
 
 def _engine(choice: StoreChoice) -> Any:
     """Return the engine that must work: the one named, or that of the store, or the default."""
-    if choice.engine is not None:
-        return choice.engine
+    engine = choice.engine
+    if isinstance(engine, str):
+        return engine
+    if engine is not None:  # A class, or an engine that the settings of a site made.
+        kind = engine if isinstance(engine, type) else type(engine)
+        return f"{kind.__module__}:{kind.__qualname__}"
     with contextlib.suppress(Exception):  # What is wrong with it the doctor will find.
         try:
-            return locate(choice).factory.argument()
+            return found_by(choice).factory.argument()
         except Missing:
             pass
     return _ENGINE

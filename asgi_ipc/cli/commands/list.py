@@ -6,7 +6,7 @@ import os
 
 import click
 
-from ..arguments import as_json
+from ..arguments import as_json, settings
 from ..listing import Entry, listed
 from ..output import Column, age, count, note, size, table, write, write_json
 
@@ -43,6 +43,9 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
     Memory is shown as the part in use of the limit; a store takes it from the system as it needs
     it. On a narrow terminal some columns are left out.
     """
+    site = settings()
+    if directory is None and site is not None:
+        directory = site.engine_options.get("directory")
     if directory is not None and not os.path.isdir(directory):
         raise click.UsageError(f"there is no directory {directory!r}")
     entries = [each.entry for each in listed(directory and os.path.abspath(directory))]

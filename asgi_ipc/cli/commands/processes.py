@@ -14,7 +14,7 @@ from ..choice import StoreChoice
 from ..inspecting import inspected
 from ..output import Column, age, count, ordered, size, table, write, write_json
 
-_COUNTS = (*COUNTERS, *GAUGES)
+_COUNTS = ("fetched", *COUNTERS, *GAUGES)
 _KEYS = ("identity", "pid", "command", "started", "joined_age", *_COUNTS)
 _COLUMNS = [
     Column("PID", True),
@@ -50,9 +50,10 @@ class _Process(NamedTuple):
 def command(store: StoreChoice, sort: str, limit: int | None, as_json: bool) -> int:
     """List the processes that use the store of PREFIX.
 
-    PID and command line are hints: in another container the number means another process. Of the
-    messages that a process has FETCHED or that BYPASSED the store, it has DROPPED some that were
-    not read in time or for want of memory, and has HELD unread the others.
+    PID and command line are hints: in another container the number means another process. Of its
+    messages, those FETCHED came through the store; those that BYPASSED the store went from one of
+    its channels to another; those DROPPED were not read in time, or there was no room for them; and
+    those HELD are still unread.
     """
     with inspected(store) as engine:
         found = [_Process(each.identity, as_dict(each)) for each in processes(engine)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from ...exceptions import StoreCorrupt, StoreUnavailable
+from ...exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
 from ..check import remove
@@ -17,6 +17,18 @@ from ..finding import Site, is_over_shared_memory, locate
 from ..joining import join
 from ..listing import Listed, listed, orphans
 from ..output import write, write_json
+
+
+class _Result(NamedTuple):
+    """What became of a store, or of orphaned memory."""
+
+    name: str
+    #: Of the store's own folder.
+    path: str | None
+    removed: bool
+    #: In words, what was left, and why.
+    left: list[str]
+
 
 _LOST = "they would go on in a new, empty store"
 
@@ -67,21 +79,25 @@ def command(
     if not confirm(f"Remove the store at {site.location.directory!r} and all it holds?", yes):
         return 1
     left = remove_site(site, force)
-    return _report([(site.prefix, site.location.directory, left)], as_json)
+    return _report([_Result(site.prefix, site.location.directory, True, left)], as_json)
 
 
 def remove_site(site: Site, force: bool) -> list[str]:
     """Remove a store, whatever it holds; return in words what was left.
 
-    Raises `InUse` if processes use it, unless ``force`` is given.
+    Raises `InUse` if processes use it, unless ``force`` is given, and `EngineUnavailable` if its
+    engine can't work here.
     """
+    reason = site.factory.unavailable()
+    if reason is not None:
+        raise EngineUnavailable(reason)
     refuse_if_in_use(site, force, _LOST)
     if force:
         # So its processes see it at once; not possible with a store that is damaged.
         with contextlib.suppress(StoreCorrupt, StoreUnavailable):
             join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
             return []
-    return remove(site.prefix, site.factory.argument(), site.options)
+    return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
 
 
 def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
@@ -93,7 +109,7 @@ def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) ->
         engine.destroy()
     finally:
         engine.close()
-    return _report([(choice.prefix, None, [])], as_json)
+    return _report([_Result(choice.prefix, None, True, [])], as_json)
 
 
 def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
@@ -106,12 +122,12 @@ def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
         return 1
     results = []
     for each in found:
+        path = each.site.location.directory if each.site else None
         try:
             left = remove_site(each.site, force=False) if each.site else _remove_orphans(each)
-        except (StoreUnavailable, OSError) as error:
-            left = [str(error)]
-        path = each.site.location.directory if each.site else None
-        results.append((_name(each), path, left))
+            results.append(_Result(_name(each), path, each.site is not None or not left, left))
+        except (EngineUnavailable, StoreUnavailable, OSError) as error:
+            results.append(_Result(_name(each), path, False, [str(error)]))
     return _report(results, as_json)
 
 
@@ -131,18 +147,19 @@ def _name(found: Listed) -> str:
     return f"orphaned memory{of_store}: {', '.join(found.entry.memory)}"
 
 
-def _report(results: list[tuple[str, str | None, list[str]]], as_json: bool) -> int:
+def _report(results: list[_Result], as_json: bool) -> int:
     """Say what was removed; return the exit status."""
     if as_json:
-        write_json([{"removed": name, "path": path, "left": left} for name, path, left in results])
+        write_json([each._asdict() for each in results])
     else:
-        for name, _, left in results:
-            for text in left:
-                write(f"{name}: {text}")
-            write(f"removed {name}" if not left else f"removed what belongs to {name}")
+        for each in results:
+            for text in each.left:
+                write(f"{each.name}: {text}")
+            if each.removed:
+                write(f"removed {each.name}")
         if not results:
             write("nothing to remove")
-    return 1 if any(left for _, _, left in results) else 0
+    return 1 if any(each.left for each in results) else 0
 
 
 __all__ = ["command", "remove_site"]

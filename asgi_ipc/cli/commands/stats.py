@@ -22,6 +22,9 @@ from ..output import (
     write_json_line,
 )
 
+#: Counts of what there is now.
+_NOT_GROWING = {"channels_count", "memberships_count", "processes_count", "held_count"}
+
 
 @click.command("stats")
 @on_store
@@ -78,7 +81,7 @@ def rates_of(
         key: (counts[key] - before[key]) / seconds
         for key in counts
         if (key.endswith("_count") or key == "recoveries")
-        and key not in ("channels_count", "memberships_count", "processes_count")
+        and key not in _NOT_GROWING
         and key in before
     }
 

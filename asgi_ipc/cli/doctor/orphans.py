@@ -55,7 +55,7 @@ def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
     found = []
     for engine in names():
         factory = factory_of(engine)
-        if factory is None:
+        if factory is None or factory.unavailable():
             continue
         for locator in factory.segment.left():
             with contextlib.suppress(OSError), _memory(factory.segment, locator) as memory:

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from ..output import count
+
 _MARKS = {True: "ok", False: "FAILS", None: "-"}
 #: Of what the chosen engine can do without.
 _OPTIONAL_MARKS = {True: "ok", False: "no", None: "-"}
@@ -48,7 +50,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"Store of prefix {report['prefix']!r} ({store['directory'] or 'nowhere'})"
     yield from _result("", store)
     if store["statistics"]:
-        yield from _wrapped(", ".join(f"{key} {n:,}" for key, n in store["statistics"].items()))
+        yield from _wrapped(
+            ", ".join(f"{key} {count(n)}" for key, n in store["statistics"].items())
+        )
     yield ""
     verdict = "works" if report["works"] else "does not work"
     yield f"Engine {report['engine']} {verdict} here."

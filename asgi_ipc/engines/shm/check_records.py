@@ -133,7 +133,24 @@ class Records:
             free[extent - 1] = 1
             listed += 1
             extent = words[geometry.extent_next + extent - 1]
-        if listed != words[layout.FREE_EXTENTS] or sum(free) != listed:
+        returned, entry = 0, words[layout.RETURNED]
+        while entry and returned <= used:
+            if entry > used or free[entry - 1]:
+                yield "the list of returned extents has one that is free or was never reserved"
+                break
+            free[entry - 1] = 2
+            returned += 1
+            following = words[geometry.extent_next + entry - 1]
+            if not following & layout.GIVEN_BACK:
+                yield f"extent {entry - 1} was returned and does not say so"
+            entry = following & ~layout.GIVEN_BACK
+        if returned != words[layout.RETURNED_EXTENTS]:
+            yield "the list of returned extents does not agree with its count"
+        if words[layout.RETURN_PENDING] > returned:
+            yield "more extents are to be given back than are on the list"
+        if words[layout.TOUCHED] < used:
+            yield f"{used} extents are in use, and {words[layout.TOUCHED]} have memory"
+        if listed != words[layout.FREE_EXTENTS] or free.count(1) != listed:
             yield "the list of free extents does not agree with its count"
         if used and not listed and not words[layout.CLEANING]:
             yield "no extent is free to move records to, and none is being cleaned"

@@ -116,6 +116,29 @@ class FileMemory:
                     "made the store",
                 )
 
+    def give_back(self, offset: int, length: int) -> bool:
+        """See `Segment.give_back`: on a file system in memory, whose pages are given one by one."""
+        remove, page = getattr(mmap, "MADV_REMOVE", None), mmap.PAGESIZE
+        first, last = -(-offset // page) * page, (offset + length) // page * page
+        try:
+            # A page that is reserved already tells whether any can be.
+            if (
+                remove is None
+                or self._map is None
+                or self._granule != page
+                or _fallocate(self._descriptor, 0, 1)
+            ):
+                return False
+            if first < last:
+                self._map.madvise(remove, first, last - first)
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ):  # the system refuses, or another thread has closed it
+            return False
+        return True
+
     def close(self) -> None:
         """Release the mapping and the descriptor."""
         if self._descriptor < 0:

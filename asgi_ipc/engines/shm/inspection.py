@@ -7,7 +7,7 @@ while.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from ..base import ProcessInfo, QueueInfo, TableInfo
@@ -95,7 +95,9 @@ class Inspection:
         session = self.session
         store = session.joined()
         waits: defaultdict[int, list[bytes]] = defaultdict(list)
+        fetched: Counter[bytes] = Counter()
         for info, readers in self._queues():
+            fetched[info.owner] += info.popped
             for reader in readers:
                 waits[reader].append(info.name)
         first, done = 0, False
@@ -112,7 +114,7 @@ class Inspection:
                     command=command(each.pid, each.started, age / 1e9),
                     joined_age=age,
                     waits_for=tuple(sorted(waits[each.owner_word])),
-                    counts=each.counts,
+                    counts={**each.counts, "fetched": fetched[each.identity]},
                 )
 
     @step

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import compress
 from typing import NamedTuple
 
 from asgi_ipc.exceptions import StoreUnavailable
@@ -70,6 +71,8 @@ class Processes:
         self.count = min(SLOTS, heap.geometry.slot_count)
         self._lock_file = lock_file
         self._known: dict[bytes, int] = {}
+        #: The slot of this process, or -1.
+        self.own = -1
 
     def _at(self, slot: int) -> int:
         return self._slots + slot * SLOT_WORDS
@@ -161,8 +164,9 @@ class Processes:
         # Of nobody, until the identity is there.
         words[row + layout.P_PID], words[row + layout.P_STARTED] = os.getpid(), start
         words[row + layout.P_JOINED] = now
-        for word in range(row + layout.P_COUNTS, row + layout.PROCESS_WORDS):
+        for word in range(row + layout.P_COUNTS, row + layout.P_SEEN):
             words[word] = 0
+        words[row + layout.P_SEEN] = layout.PEEKS_NOT
         at = self._at(slot)
         # A generation must stay within the 32 bits of a bell word.
         generation = (words[at + SLOT_GENERATION] + 1) & 0x7FFFFFFF or 1
@@ -220,6 +224,23 @@ class Processes:
         first = self._row(slot) + layout.P_COUNTS
         for at, name in enumerate(_COUNTED, first):
             self._words[at] = counts.get(name, 0) & _WORD_MASK
+
+    def see(self) -> None:
+        """Note that this process is not in the middle of a peek. Takes no lock."""
+        if self.own >= 0:
+            self._words[self._row(self.own) + layout.P_SEEN] = self._words[layout.RETURNS]
+
+    def all_have_seen(self) -> bool:
+        """Whether no process can be in a peek that began before the last announcement.
+
+        See `heap.returns`. Needs the lock.
+        """
+        words, ever = self._words, self._ever_used()
+        first, stop = self._row(0) + layout.P_SEEN, self._row(ever)
+        seen = words[first : stop + layout.P_SEEN : layout.PROCESS_WORDS].tolist()
+        # In C: there may be a thousand.
+        of_the_living = set(compress(seen, self._identities(0, ever)))
+        return of_the_living <= {words[layout.RETURNS], layout.PEEKS_NOT}
 
     def sums(self) -> dict[str, int]:
         """The sums of what processes have counted; of the counters, also those that have left.

@@ -28,6 +28,10 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
       `is_linked` whether it is still there.
   G7  `left` lists the locators of all memory that this user has made through this class, whether
       a store still uses it or not; an empty list if the system does not tell.
+  G8  `give_back` may return to the system what lies wholly within these bytes; nobody touches them
+      until `reserve` covers them anew, and then they have any content. All other bytes keep
+      theirs. It returns whether it did so. A Segment whose system can't, or where `reserve` could
+      not get them again, does nothing and returns False, also for no bytes at all.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from .location import Location, Owner, public_token
 
 
 class Segment(Protocol):
-    """One block of shared memory, attached to this process. See G1 to G7."""
+    """One block of shared memory, attached to this process. See G1 to G8."""
 
     @property
     def view(self) -> memoryview:
@@ -80,6 +84,9 @@ class Segment(Protocol):
 
     def reserve(self, offset: int, length: int) -> None:
         """Make sure that these bytes can be touched (G4). Raises OSError."""
+
+    def give_back(self, offset: int, length: int) -> bool:
+        """Give what was reserved back to the system, if that can be done (G8). Raises nothing."""
 
     def may_unlink(self) -> bool:
         """Return whether this process may `unlink` it (G6)."""

@@ -1,6 +1,6 @@
 """A `Segment` that only raises: copy it, and fill it in for your UNIX.
 
-`asgi_ipc.engines.shm.segment` is the contract (G1 to G7), `docs/porting.md` tells the traps by
+`asgi_ipc.engines.shm.segment` is the contract (G1 to G8), `docs/porting.md` tells the traps by
 system, and this says for each method what a porter needs to know. Of the three there are,
 `asgi_ipc.engines.shm.mmap` is the shortest. When it is filled in, prove it:
 
@@ -117,6 +117,16 @@ class ExampleSegment:
         microseconds. What was reserved before keeps its content, and what lies around may be
         live: never write zeros here. Do nothing where the system accounts for all of the
         memory at creation, or where `create` wrote all of it as nothing can be reserved.
+        """
+        raise NotImplementedError
+
+    def give_back(self, offset: int, length: int) -> bool:
+        """Give the system back the whole pages within these bytes, if it can be done (G8).
+
+        Nobody touches them until they are reserved again, and their content is lost. The bytes
+        around are live: round inwards. Return False, and do nothing, where the system has no such
+        call, where memory is not scarce (a file on a disk), and where `reserve` could not set the
+        pages aside again, as `create` has written all of the file. Must not raise.
         """
         raise NotImplementedError
 

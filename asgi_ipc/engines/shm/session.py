@@ -154,6 +154,7 @@ class Session:
         """Give up the slot, as the dead do: the next process to look frees it."""
         word = self.processes.owner_word(self.identity)
         self.slot = -1
+        self.queues.let_none_peek()
         if word:
             store.lock_file.release(FIRST_SLOT + (word & SLOT_MASK))
 
@@ -163,6 +164,7 @@ class Session:
             if slot < 0:
                 return False
             self.generation = self.processes.generation(slot)
+            self.processes.own = slot
         self.slot = slot
         return True
 
@@ -520,6 +522,13 @@ class Session:
                         store.directory.unlink(name)
             self._close()
 
+    def see(self) -> None:
+        """Note that this process is not in the middle of a peek, see `heap.returns`."""
+        # Another thread may just be letting go of the memory.
+        with contextlib.suppress(ValueError):
+            if self.slot >= 0 and self.queues.peeks:
+                self.processes.see()
+
     def _present(self) -> set[bytes]:
         """The identities of the processes that have a slot."""
         with self.channels:
@@ -534,6 +543,7 @@ class Session:
         # The mapping is inherited; joining is left to the first use.
         self.slot = -1
         self._roles = {}
+        self.queues.let_none_peek()
 
 
 def new_identity(node: bytes) -> bytes:

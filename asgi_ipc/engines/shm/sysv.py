@@ -129,6 +129,10 @@ class SysVSegment:
     def reserve(self, offset: int, length: int) -> None:
         """See `Segment.reserve`; the kernel accounts for all of it at creation."""
 
+    def give_back(self, offset: int, length: int) -> bool:
+        """See `Segment.give_back`: System V offers no such call."""
+        return False
+
     def close(self) -> None:
         """See `Segment.close`."""
         # A view that outlived the mapping would crash the interpreter.

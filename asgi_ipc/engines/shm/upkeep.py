@@ -77,6 +77,7 @@ class Upkeep:
             session.reopen(store)
         session.bells.look()
         session.signal_own_list()
+        session.see()
         if not current:
             return
         try:
@@ -107,6 +108,8 @@ class Upkeep:
             return
         done = self._sweep_segment(CHANNELS, now)
         done &= self._sweep_segment(GROUPS, now)
+        self._give_back(CHANNELS)
+        self._give_back(GROUPS)
         if not done:
             self.due = now + _GO_ON_AFTER
             self._sweep_again(self.due)
@@ -124,6 +127,21 @@ class Upkeep:
     def _sweep_again(self, when: int) -> None:
         with self.session.channels as heap:
             heap.commit({NEXT_SWEEP: when})
+
+    @step
+    def _give_back(self, kind: int) -> None:
+        """Give some memory back that is not needed, see `heap.returns`."""
+        session = self.session
+        locked_segment = session.channels if kind == CHANNELS else session.groups
+        give_back = locked_segment.segment.give_back
+        if not give_back(0, 0):
+            return  # Here it can't be done.
+        with locked_segment as heap:
+            if kind == GROUPS:
+                session.follow_flush()
+            # No process reads the groups without their lock.
+            seen = kind == GROUPS or session.processes.all_have_seen()
+            heap.returns.step(seen, give_back)
 
     def _sweep_segment(self, kind: int, now: int) -> bool:
         """Sweep a segment for a while; False if there is left what a dead process had."""

@@ -184,13 +184,24 @@ def test_stale_stores_and_orphans_are_removed_and_others_spared(
     monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: found)
     removed = command("remove", "--stale", "--json", "--yes").json()
     assert [Path(each["path"]).name for each in removed] == ["old", "stale"]
-    assert all(each["left"] == [] for each in removed)
+    assert all(each["removed"] and each["left"] == [] for each in removed)
     assert [path.name for path in parent.glob("asgi_ipc-*/*")] == ["used"]
     assert command("remove", "--stale", "--yes").out == "nothing to remove\n"
     ended = command("remove", "--orphans", "--yes")
     assert ended.status == 1, "one was kept"
     assert "kept: it is mapped" in ended.out
     assert not file.exists()
+
+
+def test_a_store_that_a_process_joins_meanwhile_is_spared(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+    layer.send("work", {})
+    monkeypatch.setattr("asgi_ipc.cli.commands.remove.refuse_if_in_use", lambda *_: None)
+    ended = command("remove", "site", "--yes")
+    assert (ended.status, "processes use the store" in ended.err) == (2, True)
+    assert layer.receive(["work"])[0] == "work"
 
 
 # ---- drain
@@ -230,6 +241,29 @@ def test_a_check_leaves_the_lock_to_others_while_it_looks(
     monkeypatch.setattr("asgi_ipc.cli.check.check_heap", looks)
     assert command("check", "site").out == "sound\n"
     assert layer.global_statistics()["messages_pending"] == 2
+
+
+def test_only_what_is_not_sound_is_copied_under_the_lock(
+    command: Commands, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer()
+    copied: list[bool] = []
+    copy = snapshot.Snapshot.copy
+
+    def changed_meanwhile(self: Any) -> None:
+        copied.append(engine_of(layer).session.is_inside())
+        copy(self)
+        if is_busy and len(copied) == 1:
+            self.heap.words[layout.NAMED] += 1
+
+    monkeypatch.setattr(snapshot.Snapshot, "copy", changed_meanwhile)
+    is_busy = False
+    assert command("check", "site").out == "sound\n"
+    assert copied == [False, False], "channels and groups"
+    copied.clear()
+    is_busy = True
+    assert command("check", "site").out == "sound\n"
+    assert copied == [False, True, False]
 
 
 @pytest.mark.parametrize("limit", [0, snapshot.LIMIT])

@@ -88,7 +88,8 @@ def test_processes_are_listed_without_the_command_itself(
     assert found["identity"] == engine_of(layer).identity.hex()
     assert "pytest" in found["command"] or "python" in found["command"]
     assert set(found) == {
-        "identity", "pid", "command", "started", "joined_age", "waits_for", *COUNTERS, *GAUGES,
+        "identity", "pid", "command", "started", "joined_age", "waits_for", "fetched",
+        *COUNTERS, *GAUGES,
     }  # fmt: skip
     assert str(os.getpid()) in command("processes", "site", "--sort", "held_bytes").out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from asgi_ipc import EngineUnavailable, StoreFull, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.engines.shm.files import FileMemory
+from asgi_ipc.engines.shm.heap import returns
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from tests.tools.awkward import (
     ENGINES,
@@ -27,6 +29,8 @@ from tests.tools.namespaces import (
     run_on,
 )
 from tests.tools.stores import (
+    assert_sound,
+    maintain,
     open_store,
     record,
 )
@@ -65,6 +69,56 @@ def test_two_megabytes_of_shared_memory_fill_up_and_it_says_what_to_do(
     engine: str, options: dict[str, str]
 ) -> None:
     run_on(SMALL_SHM, fill, engine, options, "KiB free")
+
+
+def fill_what_a_store_has_given_back(engine: str, options: dict[str, Any]) -> None:
+    """Other programs take it meanwhile; that is a full store and no end of the process."""
+    now = 10**15
+    store = ENGINES[engine](
+        a_prefix(),
+        channel_memory=8 << 20,
+        group_memory=1 << 20,
+        clock=lambda: now,
+        **options,
+    )
+    batch = [record(store, b"q%d" % (n % 5), bytes(10_000), lifetime=10**15) for n in range(120)]
+
+    def use_all_and_read_it() -> int:
+        refused = len(store.push(batch))
+        for queue in range(5):
+            while store.pop(b"q%d" % queue, 50):
+                store.peek(b"q%d" % queue)
+        return refused
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(returns, "KEEP", 1)
+        assert use_all_and_read_it() == 0
+        reserved = store.statistics()["channel_bytes_reserved"]
+        for _ in range(8):
+            now += 2 * 10**9
+            maintain(store)
+        assert store.statistics()["channel_bytes_reserved"] < reserved - 800_000
+    with open("/dev/shm/others", "wb", buffering=0) as others:
+        with contextlib.suppress(OSError):
+            while True:
+                others.write(bytes(4096))
+        assert use_all_and_read_it() > 50
+        assert_sound(store)
+        others.truncate(0)
+        assert use_all_and_read_it() == 0
+    assert_sound(store)
+    store.destroy()
+    os.unlink("/dev/shm/others")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"), [("posix", {}), ("mmap", {"directory": "/dev/shm/here"})]
+)
+def test_memory_that_was_given_back_and_is_taken_by_others_is_a_full_store(
+    engine: str, options: dict[str, str]
+) -> None:
+    small = "mount -t tmpfs -o size=4m none /dev/shm"
+    run_on(small, fill_what_a_store_has_given_back, engine, options)
 
 
 def check_sysv_does_not_care() -> None:

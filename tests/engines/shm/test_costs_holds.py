@@ -14,6 +14,7 @@ import pytest
 from asgi_ipc.engines.base import LOOK_RECORDS, MAX_PAYLOAD, Popped, Record, Refused
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.heap.returns import SLICE
 from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.queues.ring_extents import HOT
@@ -289,20 +290,41 @@ def test_a_look_past_dead_messages_in_the_middle_of_a_ring(
     assert seen[0].payload == b"first"
 
 
+def test_giving_memory_back(engine: SharedMemoryEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for locked_segment in (engine.session.channels, engine.session.groups):
+        monkeypatch.setattr(locked_segment.segment, "give_back", lambda offset, length: True)
+    without_rings(engine)
+    push(engine, b"q", *[bytes(100_000)] * 80)
+    engine.pop(b"q", 80)
+    engine.pop(b"q", 80)
+    processes, words = engine.session.processes, engine.session.channels.words
+    heap = engine.session.channels.heap
+    words[layout.SLOTS_USED] = processes.count
+    pending = []
+    for _ in range(4):
+        within(lambda: engine.upkeep._give_back(layout.CHANNELS))
+        within(lambda: engine.upkeep._give_back(layout.GROUPS))
+        pending.append(words[layout.RETURN_PENDING])
+    assert pending == [SLICE, 0] * 2
+    words[layout.SLOTS_USED] = engine.session.slot + 1
+    push(engine, b"q", *[bytes(100_000)] * 80)
+    assert heap.words[layout.RETURNED_EXTENTS] == 0
+
+
 def test_many_counts_of_processes_are_summed(engine: SharedMemoryEngine) -> None:
     processes, words = engine.session.processes, engine.session.channels.words
     engine.note({"overflowed": 5, "held": 7})
     words[layout.SLOTS_USED] = processes.count
     for slot in range(processes.count):
         if slot != engine.session.slot:
-            words[processes._row(slot) + layout.P_COUNTS + 2] = 1
+            words[processes._row(slot) + layout.P_COUNTS + 1] = 1
     counts: dict[str, int] = {}
     within(lambda: counts.update(engine.statistics()))
     assert (counts["overflowed"], counts["held"]) == (processes.count - 1 + 5, 7)
     words[layout.SLOTS_USED] = engine.session.slot + 1
     for slot in range(processes.count):
         if slot != engine.session.slot:
-            words[processes._row(slot) + layout.P_COUNTS + 2] = 0
+            words[processes._row(slot) + layout.P_COUNTS + 1] = 0
 
 
 def test_statistics_of_many_queues(engine: SharedMemoryEngine, clock: Clock) -> None:

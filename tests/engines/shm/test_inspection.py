@@ -115,7 +115,7 @@ def test_what_a_slot_says_may_be_any_number(engine: SharedMemoryEngine) -> None:
     row = engine.session.processes._row(engine.session.slot)
     for offset in range(layout.PROCESS_WORDS):
         engine.session.words[row + offset] = (1 << 64) - 1
-    engine.note({"overflowed": (1 << 64) - 1, "fetched": 1 << 70})
+    engine.note({"overflowed": (1 << 64) - 1, "passed_directly": 1 << 70})
     (mine,) = engine.processes()
     assert (mine.command, mine.joined_age) == ("", 0)
     assert mine.counts["overflowed"] == (1 << 64) - 1

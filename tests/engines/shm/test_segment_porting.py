@@ -32,6 +32,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "owner": lambda: ExampleSegment().owner(),
     "head": lambda: ExampleSegment().head(512),
     "reserve": lambda: ExampleSegment().reserve(0, 4096),
+    "give_back": lambda: ExampleSegment().give_back(0, 4096),
     "may_unlink": lambda: ExampleSegment().may_unlink(),
     "is_linked": lambda: ExampleSegment().is_linked(),
     "unlink": lambda: ExampleSegment().unlink(),
@@ -63,7 +64,7 @@ def test_the_skeleton_has_all_of_the_contract_and_nothing_else() -> None:
 
 def test_every_clause_stands_in_the_skeleton() -> None:
     text = inspect.getsource(sys.modules[ExampleSegment.__module__])
-    assert set(re.findall(r"\((G\d)\)", text)) == {f"G{n}" for n in range(1, 8)}
+    assert set(re.findall(r"\((G\d)\)", text)) == {f"G{n}" for n in range(1, 9)}
 
 
 def test_the_skeleton_is_no_engine_of_this_machine() -> None:
@@ -85,6 +86,9 @@ WRONG = {
     "AttachMakesIt": suite.test_memory_that_is_gone_or_never_was_is_filenotfounderror,
     "ReserveWipes": suite.test_to_reserve_again_keeps_what_is_there,
     "ReserveDoesNothing": suite.test_a_full_file_system_is_an_oserror_and_never_a_bus_error,
+    "GivesBackWholePagesAround": (
+        suite.test_what_is_given_back_is_had_again_by_reserving_and_all_else_stays
+    ),
     "ItIsAlwaysMine": suite.test_the_group_is_the_one_asked_for,
     "ItsModeIsAsAsked": suite.test_the_mode_is_the_one_asked_for_whatever_the_umask,
     "CloseKeepsTheDescriptor": suite.test_closing_releases_the_memory_and_may_be_done_twice,

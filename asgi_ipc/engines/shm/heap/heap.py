@@ -23,6 +23,7 @@ from . import layout
 from .journal import Change
 from .layout import CLEANING, CURSOR, CURSOR_END, FREE_ID, IDS_RESERVED, IDS_USED, WORD, Geometry
 from .log import WORTH_SPLITTING, Log
+from .returns import Returns
 
 #: Handles are reserved this many at a time: a page.
 _IDS_STEP = 512
@@ -67,6 +68,7 @@ class Heap:
         self.add, self.free = log.add, log.free
         self.kind, self.name, self.payload = log.kind, log.name, log.payload
         self.is_split = log.is_split
+        self.returns = Returns(log)
         self._first, self._extent = geometry.first_extent, geometry.extent_words
         self._reserve = reserve
         self._refusal: OSError | None = None
@@ -104,8 +106,9 @@ class Heap:
     def reserved(self) -> int:
         """Bytes that the system has given for the segment."""
         words = self.words
-        extents = self._first + words[layout.EXTENTS_USED] * self._extent
-        return int(extents + words[IDS_RESERVED]) * WORD
+        without = words[layout.RETURNED_EXTENTS] - words[layout.RETURN_PENDING]
+        extents = (words[layout.TOUCHED] - without) * self._extent
+        return int(self._first + extents + words[IDS_RESERVED]) * WORD
 
     def free_words(self) -> int:
         """Words that are not in use."""
@@ -205,6 +208,8 @@ class Heap:
     def _grow(self) -> bool:
         """Reserve one more extent; False if there is none or the system refuses."""
         words = self.words
+        if words[layout.RETURNED_EXTENTS]:
+            return self._regain()
         extent = words[layout.EXTENTS_USED]
         start = self._first + extent * self._extent
         if start + self._extent > self.end - max(words[IDS_RESERVED], self.end // 16):
@@ -214,8 +219,24 @@ class Heap:
         except OSError as error:
             self._refusal = error
             return False
-        change: Change = {layout.EXTENTS_USED: extent + 1}
+        change: Change = {
+            layout.EXTENTS_USED: extent + 1,
+            layout.TOUCHED: max(words[layout.TOUCHED], extent + 1),
+        }
         self.log.set_free(change, extent)
+        self.commit(change)
+        return True
+
+    def _regain(self) -> bool:
+        """Reserve an extent again that was given back; False if the system refuses."""
+        start = self.returns.first()
+        try:
+            self._reserve(start * WORD, self._extent * WORD)
+        except OSError as error:
+            self._refusal = error
+            return False
+        change: Change = {}
+        self.log.set_free(change, self.returns.take(change))
         self.commit(change)
         return True
 

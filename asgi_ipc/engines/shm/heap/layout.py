@@ -23,7 +23,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
                               difference of two counts, by which to tell whether it has
     17..23    FOLDER          path of the store's directory; a zero and a digest if it is long
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..93    counters        PUSHED .. LEFT
+    32..93    counters        PUSHED .. RETURNS
     94        JOURNAL_COUNT   pairs in the journal
     95        JOURNAL_AFTER   the STATE that follows once they are applied
     96        the journal     JOURNAL_COUNT offsets, then as many values
@@ -148,6 +148,16 @@ REAP_CURSOR = 64  #: channels: the slot where the next look for dead processes g
 SLOTS_USED = 65  #: channels: slots below this were ever used
 LEFT = 66  #: channels: sums of what processes that have left had counted, P_COUNTERS words
 
+# Extents whose memory is given back to the system, see `returns`. The first RETURN_PENDING on the
+# list of returned ones still have it.
+RETURNED = 74  #: first returned extent plus one, or 0
+RETURNED_EXTENTS = 75  #: length of that list
+RETURN_PENDING = 76
+TOUCHED = 77  #: extents that may have memory; no flush takes that back
+TRIMMING = 78  #: 1: those from EXTENTS_USED to TOUCHED are being given back
+#: Grows when extents are about to be given back: who has read it since touches none of them.
+RETURNS = 79
+
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 94, 95, 96
 #: The largest change adds a record to every extent of a small store: two words each.
@@ -167,10 +177,12 @@ SLOT_GENERATION, SLOT_IDENTITY = 0, 1  # identity: two words, zero when free
 # boot, or 0 where the system does not tell; with it a PID can be told from a later owner of the
 # same number. JOINED is on the clock of deadlines. COUNTS are what the process has noted of
 # itself, `asgi_ipc.engines.base.COUNTERS` and `GAUGES` in this order, zero when it joins; when it
-# has gone, its counters are added to LEFT.
+# has gone, its counters are added to LEFT. SEEN is the last number of RETURNS that it has read.
 PROCESS_WORDS = 12
 P_PID, P_STARTED, P_JOINED = 0, 1, 2
-P_COUNTS, P_COUNTERS = 3, 9  # offset of the first, and how many
+P_COUNTS, P_COUNTERS = 3, 8  # offset of the first, and how many
+P_SEEN = 11
+PEEKS_NOT = (1 << 64) - 1  #: SEEN of a process that has not read a queue without the lock
 
 # A wait node: one bell armed on one queue.
 NODES = 1024
@@ -178,6 +190,7 @@ NODE_WORDS = 2
 NODE_NEXT, NODE_BELL = 0, 1
 
 FREE = 1 << 63  #: marks a handle that has no record
+GIVEN_BACK = 1 << 63  #: marks, in the word of its next one, an extent on the list of returned ones
 
 # META.
 LENGTH_MASK = (1 << 14) - 1

@@ -71,6 +71,10 @@ class Log:
             LIVE,
             LEFTOVER,
             layout.CLEANING,
+            layout.RETURNED,
+            layout.RETURNED_EXTENTS,
+            layout.RETURN_PENDING,
+            layout.TRIMMING,
         ):
             words[offset] = 0
         start, stop = geometry.hash_table, geometry.slots

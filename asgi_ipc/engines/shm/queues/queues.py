@@ -99,6 +99,10 @@ class Queues:
         self.statistics = Statistics(heap, self._hash_table, processes, self._rings, self.sweeper)
         #: Where queues were last: the word of their handle, the address, the tag.
         self._known: dict[bytes, tuple[int, int, int]] = {}
+        #: Those of them that `peek` has asked for, and whether it has asked for any.
+        self._peeked: dict[bytes, tuple[int, int, int]] = {}
+        self._asked_for: set[bytes] = set()
+        self.peeks = False
         self._flushes = -1
 
     # ---- finding
@@ -108,7 +112,7 @@ class Queues:
         words = self._words
         if words[FLUSHES] != self._flushes:
             # What was flushed is not wiped: it would still look right.
-            self._known.clear()
+            self._forget()
             self._flushes = words[FLUSHES]
         offset, address, tag = self._known.get(name, _NOWHERE)
         if words[offset] == address and words[address + Q_TAG] == tag:
@@ -129,11 +133,32 @@ class Queues:
                 start = (address + Q_WORDS) * WORD
                 if view[start : start + size].tobytes() == name:
                     if len(self._known) >= _REMEMBERED:
-                        self._known.clear()
+                        self._forget()
                     self._known[name] = end - handle, address, words[address + Q_TAG]
+                    if name in self._asked_for:
+                        self._let_peek(name)
                     return address
             handle = words[address + Q_CHAIN]
         raise self._hash_table.circle()
+
+    def let_none_peek(self) -> None:
+        """Let `peek` read nothing until queues are found again: this process has no slot."""
+        self.peeks = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget where queues were."""
+        self._known.clear()
+        self._peeked.clear()
+        self._asked_for.clear()
+
+    def _let_peek(self, name: bytes) -> None:
+        """Let `peek` read a queue that has just been found."""
+        if not self.peeks:
+            self.peeks = True
+            self._processes.see()
+        self._asked_for.discard(name)
+        self._peeked[name] = self._known[name]
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
         self._make_room(Q_WORDS + (len(name) + 7 >> 3), now)
@@ -163,16 +188,17 @@ class Queues:
         """Whether a queue may have messages: no if it had none just now. Takes no lock."""
         # In this order: another thread may be noticing a flush.
         words, flushes = self._words, self._flushes
-        offset, address, tag = self._known.get(name, _NOWHERE)
+        offset, address, tag = self._peeked.get(name, _NOWHERE)
+        # First: elsewhere there may be no memory any more (`heap.returns`). If the queue moves
+        # after this, what it leaves behind is what it was, at an instant of this call.
+        if words[FLUSHES] != flushes or words[offset] != address:
+            # The next call that finds the queue lets it be peeked at.
+            self._asked_for.add(name)
+            self._known.pop(name, None)
+            return True
         # IN is read last: if it is what OUT was, the ring was empty all the while.
         tagged, out, heads, into = _peek(self._view, (address + Q_TAG) * WORD)
-        return not (
-            words[FLUSHES] == flushes
-            and words[offset] == address
-            and tagged == tag
-            and not heads
-            and into == out
-        )
+        return not (tagged == tag and not heads and into == out)
 
     # ---- pushing and popping
 
