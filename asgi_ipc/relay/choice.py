@@ -86,7 +86,7 @@ def wire_names() -> list[str]:
 def _remedy(error: Exception) -> str:
     missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
     extra = _EXTRAS.get(missing or "")
-    return f"; install it: pip install 'asgi_ipc[{extra}]'" if extra else ""
+    return f"; install it: pip install 'asgi_ipc[{extra}]>=2'" if extra else ""
 
 
 def _quoted() -> str:

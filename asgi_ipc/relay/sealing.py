@@ -57,7 +57,7 @@ class Sealer:
         except ImportError as error:
             raise OptionError(
                 "relay option 'keys' needs the package cryptography; install it: pip install"
-                " 'asgi_ipc[relay-keys]'"
+                " 'asgi_ipc[relay-keys]>=2'"
             ) from error
         self._cipher = AESGCM
         self._keys = {_key_id(key): key for key in found}
