@@ -41,7 +41,8 @@ PREFIX_LIMIT = 64
 
 _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
 _NO_SERVER = (
-    "remove it: processes on one machine share memory; relay names a server that joins machines"
+    "remove it: there is no server, as processes on one machine share memory; relay names a server"
+    " that joins machines"
 )
 _NO_CONNECTION = (
     "remove it: there is no connection to lose; layer.on_store_lost(callback) tells of a store that"
