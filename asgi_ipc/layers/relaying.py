@@ -27,6 +27,7 @@ from ..exceptions import (
     StoreCorrupt,
     StoreFull,
     StoreUnavailable,
+    UnreadableMessage,
 )
 from ..policy import groups
 from ..policy.capacity import UNCOUNTED
@@ -365,6 +366,14 @@ class LocalMachine:
         self._demux = demux
         self._core = LayerCore(options, borrows=demux)
         self._lifetime = options.message_lifetime
+
+    def check(self, body: bytes) -> None:
+        """Raise `RecordCorrupt` for what would disturb receivers.
+
+        They pass over the messages of another serializer; a relay of its own may not know theirs.
+        """
+        with contextlib.suppress(UnreadableMessage):
+            self._core.options.codec.decode(body)
 
     def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
         """Deliver to the members on this machine (R1)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..encoding.codec import decode
 from ..encoding.names import channel_name, group_name
 from ..engines.base import NODE_BYTES
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
@@ -105,7 +104,7 @@ class Inbound:
             group, lifetime = frame.payload, 0
             if frame.kind in (Kind.GROUP, Kind.CHANNEL):
                 # Receivers decode it, and must not meet anything but a message.
-                decode(frame.payload)
+                self._machine.check(frame.payload)
             else:
                 if frame.kind is Kind.JOIN:
                     group, lifetime = unpack_join(frame.payload)

@@ -18,6 +18,9 @@ class Machine(Protocol):
 
     engine: Engine
 
+    def check(self, body: bytes) -> None:
+        """Raise `RecordCorrupt` unless it is a message, of this site's serializer or another."""
+
     def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
         """Deliver an encoded message to the members of a group on this machine."""
 

@@ -13,7 +13,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ..encoding.codec import decode
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Members, Popped
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError
@@ -165,7 +164,7 @@ class Work:
             channel = channel_name(frame.name.decode("ascii"))
             if frame.kind is not Kind.WORK or frame.name != name or channel.specific:
                 raise NoFrame("no frame")
-            decode(frame.payload)
+            self._machine.check(frame.payload)
         except NoFrame as error:
             self._counts.dropped(error.reason)
             return
