@@ -134,12 +134,14 @@ $(BENCH_READY): pyproject.toml
 		2>/dev/null || echo "$$layer cannot be installed here; it is left out"; done
 	@echo "$(CURDIR)" > $@
 
-# The site's tools have an environment of their own, too.
+# The site's tools have an environment of their own, too. Without warnings (--quiet) nothing
+# would be strict.
 DOCS := .venv-docs
 DOCS_READY := $(DOCS)/.ready
 
 docs: $(DOCS_READY)
-	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
+	@said=$$(NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict 2>&1) || \
+		{ echo "$$said"; exit 1; }
 	@echo "site/index.html; to search in it: python3 -m http.server -d site"
 
 $(DOCS_READY): pyproject.toml

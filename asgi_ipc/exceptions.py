@@ -36,6 +36,13 @@ class StoreUnavailable(Exception):
     """The store can't be opened or used: no permission, another version, gone, closed."""
 
 
+class OutcomeUnknown(StoreUnavailable):
+    """The server of an engine has not answered, so the call was carried out or not.
+
+    The call must not be repeated where it would do harm twice: a message might arrive twice.
+    """
+
+
 class Reentered(StoreUnavailable):
     """A call from code that Python ran in the middle of another call of the same thread.
 
@@ -68,7 +75,8 @@ class UnreadableMessage(Exception):
     def __init__(self, by: str, why: str = "") -> None:
         super().__init__(f"a message was written by serializer {by!r}{why and ': '}{why}")
         #: The name of that serializer; and why it can't be read, unless by another's name.
-        self.by, self.why = by, why
+        self.by: str = by
+        self.why: str = why
 
 
 class ForeignChannel(ValueError, AssertionError):
@@ -78,8 +86,35 @@ class ForeignChannel(ValueError, AssertionError):
     """
 
 
+class FlushIncomplete(Exception):
+    """This machine's store is empty, but other machines did not confirm that theirs are."""
+
+
 class EngineUnavailable(Exception):
     """No such engine, or it can't work on this machine."""
+
+
+class WireError(Exception):
+    """A relay's connection to a server failed. No text of it ever has credentials."""
+
+
+class WireRefused(WireError):
+    """The server, or what stands between, says no until a person changes something.
+
+    For example a server of another kind, wrong credentials, a certificate that does not fit.
+    """
+
+
+class WireLost(WireError):
+    """The server can't be reached, or the connection is gone; a new connection may succeed.
+
+    ``unsent`` is how many frames at the end of a published batch were certainly not sent. Whether
+    the frames before them have arrived is unknown, so they must not be sent again.
+    """
+
+    def __init__(self, text: str, *, unsent: int = 0) -> None:
+        super().__init__(text)
+        self.unsent = unsent
 
 
 class OptionError(ValueError):
@@ -89,13 +124,18 @@ class OptionError(ValueError):
 __all__ = [
     "ChannelFull",
     "EngineUnavailable",
+    "FlushIncomplete",
     "ForeignChannel",
     "MessageTooLarge",
     "OptionError",
+    "OutcomeUnknown",
     "RecordCorrupt",
     "Reentered",
     "StoreCorrupt",
     "StoreFull",
     "StoreUnavailable",
     "UnreadableMessage",
+    "WireError",
+    "WireLost",
+    "WireRefused",
 ]

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print("Of: " + ", ".join(peer.name for peer in all_peers()) + ", and the floors")
         return 0
     questions = _chosen(options.only)
-    wanted = _wanted(options.peers, options.engines)
+    wanted = chosen_peers(options.peers, options.engines)
     settings = Settings(max(1, options.rounds), options.quick)
     signal.signal(signal.SIGTERM, _end)
     results = Results()
@@ -116,7 +116,7 @@ def _chosen(only: str) -> list[Question]:
     return [question for question in questions if not names or question.name in names]
 
 
-def _wanted(parts: str, engines: str) -> list[Peer]:
+def chosen_peers(parts: str, engines: str) -> list[Peer]:
     """The layers asked for; engines that are named are asked for by that."""
     wanted = [part for part in parts.split(",") if part]
     named = [ours.peer(engine) for engine in engines.split(",") if engine]

@@ -8,12 +8,19 @@ from pathlib import Path
 USAGE = """\
 usage: python -m asgi_ipc.conformance [MODULE ...] [OPTION ...]
 
-Run the conformance suite on engines: all that are registered here, or those that --engine names.
+Run the conformance suite on engines and wires: all that are registered here, or those that --engine
+and --wire name.
 
   MODULE                  run one module of the suite alone, such as test_segment
   --engine NAME-OR-PATH   test this engine: a registered name or 'package.module:Class'; may be
                           repeated
   --engine-option K=V     pass this option to the engine; V is a Python literal, or else a string
+  --engine-proxy OPTION   the engine option that has HOST:PORT of the engine's server: tests of
+                          outages put a proxy between the two
+  --wire NAME-OR-PATH     test this wire of a relay: the scheme of its URLs or
+                          'package.module:Class'; may be repeated
+  --wire-url URL          test it on this server; those of asgi_ipc start one if it is installed
+  --wire-option K=V       pass this option to the wire
   --clause E4             run the tests that cite this clause alone; may be repeated
 
 All other options are pytest's: -n auto runs the tests in parallel, -k WORD selects some,
@@ -29,14 +36,18 @@ def arguments(words: list[str]) -> list[str]:
     """
     first = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     named, options = words[:first], words[first:]
-    known = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+    here = Path(__file__).parent
+    known = {
+        path.stem: ".".join(path.relative_to(here).with_suffix("").parts)
+        for path in sorted(here.rglob("test_*.py"))
+    }
     unknown = [name for name in named if name not in known]
     if unknown:
         sys.exit(
-            f"the conformance suite has no module {unknown[0]!r}; name one of {', '.join(known)},"
-            " and pytest's options behind it"
+            f"the conformance suite has no module {unknown[0]!r}; name one of"
+            f" {', '.join(sorted(known))}, and pytest's options behind it"
         )
-    suite = [f"{__package__}.{name}" for name in named] or [str(__package__)]
+    suite = [f"{__package__}.{known[name]}" for name in named] or [str(__package__)]
     return ["-p", f"{__package__}.plugin", "--pyargs", *suite, *options]
 
 

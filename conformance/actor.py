@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from asgi_ipc.engines import open_engine
-from asgi_ipc.engines.base import Bell, Engine, Record
+from asgi_ipc.engines.base import Bell, Engine, LeasedEngine, Record
 
 from .tools import ENOUGH, CheckedThread, patient
 
@@ -96,6 +96,12 @@ class Actor:
 
     def identity(self) -> bytes:
         return self.engine.identity
+
+    def lapses(self) -> int:
+        return cast(LeasedEngine, self.engine).lapses
+
+    def hold(self, role: int) -> bool:
+        return self.engine.hold(role)
 
     def flush(self) -> int:
         self.engine.flush()

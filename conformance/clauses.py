@@ -1,8 +1,9 @@
 """All clauses that tests may cite, with their words.
 
-E1 to E31 stand in `asgi_ipc.engines.base` and G1 to G8 in `asgi_ipc.engines.shm.segment`, where
-engines and Segments are defined. The clauses of the layers are here: S are those of Channels'
-channel layer specification, A those in which ASGI 1.x differs, O our own.
+E1 to E34 stand in `asgi_ipc.engines.base`, G1 to G8 in `asgi_ipc.engines.shm.segment` and W1 to W14
+in `asgi_ipc.relay.wire`, where engines, Segments and wires are defined. The clauses of the layers
+are here: S are those of Channels' channel layer specification, A those in which ASGI 1.x differs, O
+our own.
 
 Messages and names
   S1   A message is a dict with str keys; its values are bytes, str, int (64 bits, signed), float,
@@ -73,6 +74,7 @@ import re
 
 from asgi_ipc.engines import base
 from asgi_ipc.engines.shm import segment
+from asgi_ipc.relay import wire
 
 #: A clause: two blanks, its name and its words; continuation lines are indented further.
 _CLAUSE = re.compile(r"^  ([A-Z]\d+) +(\S.*(?:\n {5,}\S.*)*)", re.MULTILINE)
@@ -80,8 +82,8 @@ _CLAUSE = re.compile(r"^  ([A-Z]\d+) +(\S.*(?:\n {5,}\S.*)*)", re.MULTILINE)
 
 @functools.cache
 def clauses() -> dict[str, str]:
-    """Return each clause's words by its name, in order: engines, memory, layers."""
-    texts = (base.__doc__, segment.__doc__, __doc__)
+    """Return each clause's words by its name, in order: engines, memory, wires, layers."""
+    texts = (base.__doc__, segment.__doc__, wire.__doc__, __doc__)
     return {
         name: " ".join(words.split())
         for text in texts

@@ -12,12 +12,22 @@ from asgi_ipc.conformance.fixtures import (
     case,
     conformance_engine,
     engine,
+    engine_proxy,
     hasty_threads,
+    network,
     real_stderr,
 )
 from asgi_ipc.conformance.plugin import require
 
-__all__ = ["case", "conformance_engine", "engine", "hasty_threads", "real_stderr"]
+__all__ = [
+    "case",
+    "conformance_engine",
+    "engine",
+    "engine_proxy",
+    "hasty_threads",
+    "network",
+    "real_stderr",
+]
 
 
 def pytest_collection_modifyitems(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""The fixtures of the suite: ``case`` and ``engine``, for each engine under test.
+"""The fixtures of the suite: ``case``, ``engine`` and ``network``, for each engine under test.
 
 They are not in the plug-in, which a project may load beside its own tests: many projects have a
 fixture named ``engine``.
@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,10 @@ from asgi_ipc.engines.base import Engine
 from asgi_ipc.exceptions import EngineUnavailable
 
 from .case import Case
-from .plugin import RUN, engine_options, require
+from .plugin import RUN, chosen, engine_options, require
+
+if TYPE_CHECKING:
+    from .wires.proxy import ProxyProcess
 
 #: Seconds after which a test counts as hanging; its worker then prints all stacks and exits.
 WATCHDOG = 300.0
@@ -46,9 +49,42 @@ def conformance_engine(request: pytest.FixtureRequest) -> str:
     raise NotImplementedError("the plug-in has not parametrized this test")
 
 
+@pytest.fixture(scope="session")
+def engine_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyProcess | None]:
+    """The proxy in front of the engine's server, if the command line names its option."""
+    from .wires.proxy import ProxyProcess
+
+    named = chosen(request.config, "--engine-proxy")
+    if not named:
+        yield None
+        return
+    options = engine_options(request.config)
+    if named[-1] not in options:
+        raise pytest.UsageError(
+            f"--engine-proxy {named[-1]}: give --engine-option {named[-1]}=HOST:PORT too"
+        )
+    proxy = ProxyProcess(str(options[named[-1]]))
+    yield proxy
+    proxy.end()
+
+
+@pytest.fixture
+def network(case: Case, engine_proxy: ProxyProcess | None) -> Iterator[ProxyProcess]:
+    """The network between the engine and its server, which afterwards is whole."""
+    if engine_proxy is None:
+        pytest.skip("no --engine-proxy names the option with the server's address")
+    yield engine_proxy
+    engine_proxy.order("heal")
+    engine_proxy.order("thaw")
+    engine_proxy.order("cut")
+
+
 @pytest.fixture
 def case(
-    request: pytest.FixtureRequest, conformance_engine: str, real_stderr: int
+    request: pytest.FixtureRequest,
+    conformance_engine: str,
+    real_stderr: int,
+    engine_proxy: ProxyProcess | None,
 ) -> Iterator[Case]:
     """One engine under test with its own prefix; afterwards nothing may be left behind."""
     try:
@@ -66,6 +102,8 @@ def case(
                 pytest.skip(f"{conformance_engine} declares no {capability}")
     prefix = f"{request.config.stash[RUN]}-{secrets.token_hex(5)}"
     options = engine_options(request.config)
+    if engine_proxy is not None:
+        options[chosen(request.config, "--engine-proxy")[-1]] = engine_proxy.address
     faulthandler.dump_traceback_later(WATCHDOG, exit=True, file=real_stderr)
     try:
         case = Case(conformance_engine, factory.capabilities, prefix, options)
@@ -93,4 +131,12 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-__all__ = ["case", "conformance_engine", "engine", "hasty_threads", "real_stderr"]
+__all__ = [
+    "case",
+    "conformance_engine",
+    "engine",
+    "engine_proxy",
+    "hasty_threads",
+    "network",
+    "real_stderr",
+]

@@ -19,6 +19,10 @@ RUN = pytest.StashKey[str]()
 _used = pytest.StashKey[bool]()
 #: The fixture whose parameter is an engine.
 _FIXTURE = "conformance_engine"
+#: The fixture whose parameter is a wire.
+_WIRE_FIXTURE = "conformance_wire"
+#: The wires that are tested if none is named.
+_WIRES = ("memory", "nats", "redis")
 _WORD = "asgi_ipc_conformance"
 
 #: The options of the suite.
@@ -33,6 +37,29 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "dest": f"{_WORD}_engine_option",
         "metavar": "KEY=VALUE",
         "help": "an engine option, may be repeated; VALUE is a Python literal, or else a string",
+    },
+    "--engine-proxy": {
+        "dest": f"{_WORD}_engine_proxy",
+        "metavar": "OPTION",
+        "help": "the engine option that has HOST:PORT of the engine's server; tests of outages put"
+        " a proxy between the two",
+    },
+    "--wire": {
+        "dest": f"{_WORD}_wire",
+        "metavar": "NAME-OR-PATH",
+        "help": "a wire to test, by the scheme of its URLs or 'package.module:Class'; may be"
+        " repeated (default: all of asgi_ipc, if no engine is named)",
+    },
+    "--wire-url": {
+        "dest": f"{_WORD}_wire_url",
+        "metavar": "URL",
+        "help": "the server to test the wire on, at a TCP port (default: one that is started)",
+    },
+    "--wire-option": {
+        "dest": f"{_WORD}_wire_option",
+        "metavar": "KEY=VALUE",
+        "help": "an option of the wire, may be repeated; VALUE is a Python literal, or else a"
+        " string",
     },
     "--clause": {
         "dest": f"{_WORD}_clause",
@@ -87,24 +114,48 @@ def _check_options(config: pytest.Config) -> None:
             hint = "" if ":" not in engine else "\nIs its folder in PYTHONPATH?"
             raise pytest.UsageError(f"--engine {engine}: {error}{hint}") from error
     engine_options(config)
+    _check_wires(config)
     known = clauses()
     for clause in chosen(config, "--clause"):
         if clause not in known:
             raise pytest.UsageError(f"--clause {clause}: there are {', '.join(known)}")
 
 
+def _check_wires(config: pytest.Config) -> None:
+    from asgi_ipc.exceptions import OptionError
+    from asgi_ipc.relay.choice import BUILT_IN, find_wire
+
+    for wire in chosen(config, "--wire"):
+        try:
+            find_wire(wire)
+        except OptionError as error:
+            raise pytest.UsageError(f"--wire {wire}: {error}") from error
+        if wire not in BUILT_IN and not chosen(config, "--wire-url"):
+            raise pytest.UsageError(f"--wire {wire}: name its server by --wire-url")
+    wire_options(config)
+
+
 def engine_options(config: pytest.Config) -> dict[str, Any]:
     """Return the engine options of this run."""
+    return _options_of(config, "--engine-option")
+
+
+def wire_options(config: pytest.Config) -> dict[str, Any]:
+    """Return the options for wires of this run."""
+    return _options_of(config, "--wire-option")
+
+
+def _options_of(config: pytest.Config, option: str) -> dict[str, Any]:
     from asgi_ipc.cli.arguments import engine_option
 
     try:
-        return dict(map(engine_option, chosen(config, "--engine-option")))
+        return dict(map(engine_option, chosen(config, option)))
     except ValueError as error:
-        raise pytest.UsageError(f"--engine-option: {error}") from None
+        raise pytest.UsageError(f"{option}: {error}") from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of the suite for each engine."""
+    """Run each test of the suite for each engine, or for each wire."""
     if _FIXTURE in metafunc.fixturenames:
         from asgi_ipc.engines import names
 
@@ -112,22 +163,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         config.stash[_used] = True
         engines = sorted(set(chosen(config, "--engine") or names()))
         metafunc.parametrize(_FIXTURE, engines, scope="session")
+    if _WIRE_FIXTURE in metafunc.fixturenames:
+        wires = sorted(set(chosen(metafunc.config, "--wire") or _default_wires()))
+        metafunc.parametrize(_WIRE_FIXTURE, wires, scope="session")
+
+
+def _default_wires() -> list[str]:
+    """Return the wires to test if none is named; Valkey's is that of Redis on another server."""
+    from .wires.servers import Valkey
+
+    return [*_WIRES, *([] if Valkey.missing() else ["valkey"])]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that ``--clause`` does not name."""
+    """Deselect tests that ``--clause`` does not name, and those of no engine or wire named."""
     wanted = set(chosen(config, "--clause"))
-    if not wanted:
+    unwanted = set()
+    if chosen(config, "--engine") and not chosen(config, "--wire"):
+        unwanted.add(_WIRE_FIXTURE)
+    if chosen(config, "--wire") and not chosen(config, "--engine"):
+        unwanted.add(_FIXTURE)
+    if not wanted and not unwanted:
         return
-    out = [
-        item
-        for item in items
-        if _FIXTURE in getattr(item, "fixturenames", ())
-        and wanted.isdisjoint(name for mark in item.iter_markers("clause") for name in mark.args)
-    ]
-    if out:
-        config.hook.pytest_deselected(items=out)
-        gone = set(out)
+    gone = set()
+    for item in items:
+        of_suite = {_FIXTURE, _WIRE_FIXTURE}.intersection(getattr(item, "fixturenames", ()))
+        named = {name for mark in item.iter_markers("clause") for name in mark.args}
+        if of_suite & unwanted or (of_suite and wanted and wanted.isdisjoint(named)):
+            gone.add(item)
+    if gone:
+        config.hook.pytest_deselected(items=[item for item in items if item in gone])
         items[:] = [item for item in items if item not in gone]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .case import Case
 
-pytestmark = pytest.mark.needs("inspects")
+pytestmark: pytest.MarkDecorator = pytest.mark.needs("inspects")
 
 #: More than an engine lists in one go.
 STAYING = 150

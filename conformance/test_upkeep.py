@@ -36,7 +36,9 @@ def test_after_a_flush_nothing_is_left_for_anyone(case: Case) -> None:
     before, others = engine.flushes, other.flushes
     engine.flush()
     assert engine.flushes > before
-    assert other.flushes > others
+    push(engine, b"later", [b"x"])
+    assert pop(other, b"later") == [b"x"]
+    assert other.flushes > others, "known before what was pushed after it"
     for number in range(50):
         assert pop(other, b"q%d" % number) == []
         assert other.members(b"t%d" % number).names == ()
@@ -344,5 +346,8 @@ def test_an_unknown_option_is_refused_and_named(case: Case) -> None:
 
 @pytest.mark.clause("E23")
 def test_an_engine_declares_all_its_capabilities(case: Case) -> None:
-    assert all(isinstance(each, bool) for each in case.capabilities)
-    assert len(case.capabilities) == 7
+    declared = case.capabilities._asdict()
+    seconds = [declared.pop(name) for name in ("outage", "lease")]
+    assert all(isinstance(each, bool) for each in declared.values())
+    assert all(isinstance(each, (int, float)) and each >= 0 for each in seconds)
+    assert len(case.capabilities) == 10

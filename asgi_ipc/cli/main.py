@@ -28,6 +28,7 @@ import click
 
 from .. import __version__
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ..layers import options as layer_options
 from .arguments import without_store
 from .choice import StoreChoice
 from .output import printable
@@ -51,6 +52,8 @@ COMMANDS: Mapping[str, str] = {
         "flush": "flush",
         "remove": "remove",
         "drain": "drain",
+        "relay": "relay",
+        "relays": "relays",
         "check": "check",
         "doctor": "doctor",
         "completion": "completion",
@@ -143,6 +146,7 @@ def run(
     defect.
     """
     _have_streams()
+    may_relay, layer_options.may_relay = layer_options.may_relay, False
     try:
         try:
             status = commands.main(
@@ -171,6 +175,8 @@ def run(
         return _PIPE
     except SystemExit as end:  # Of a completion, or of a signal that ended the doctor.
         return end.code if isinstance(end.code, int) else 0
+    finally:
+        layer_options.may_relay = may_relay
 
 
 def _complain(program: str, text: str) -> None:

@@ -4,7 +4,8 @@ Begin with `demultiplexer`, which fetches records and hands them to receivers, t
 buffers of this process's own channels. `receivers` has the bases of the listeners: `loop_listener`
 (with `loop_queues`) receives in an event loop, `blocking_listener` (with `workers`) in one from an
 engine that blocks, `thread_listener` in a thread; `running_loop` finds the running loop's listener.
-`loopback` passes a message to the same process without the store, `spinning` decides when to spin,
+`outages` waits for an engine's server that is away, `loopback` passes a message to the same process
+without the store, `spinning` decides when to spin,
 `memory_limit` bounds in bytes what is held, `suspension` takes channels on which no consumer
 receives out of their groups, `leases` shares one demultiplexer among the layers on one store,
 `drop_log` logs dropped messages, `notes` tells other processes what this one has counted,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
 from .loop_queues import running_loop
 from .mailboxes import OwnQueue
+from .outages import ride_out
 from .suspension import NEVER
 from .workers import as_exception
 
@@ -40,6 +42,9 @@ class OffloadingListener(LoopListener):
 
     async def receive_own(self, name: ChannelName) -> Body:
         """Receive the next message on a process-specific channel of this process."""
+        return await ride_out(self.demux, partial(self._receive_own, name))
+
+    async def _receive_own(self, name: ChannelName) -> Body:
         await self._opened()
         demux = self.demux
         if demux.turns <= 0:
@@ -70,6 +75,9 @@ class OffloadingListener(LoopListener):
 
     async def receive_ordinary(self, name: ChannelName) -> bytes:
         """Receive the next message on an ordinary queue."""
+        return await ride_out(self.demux, partial(self._receive_ordinary, name))
+
+    async def _receive_ordinary(self, name: ChannelName) -> bytes:
         queue, bell = name.queue, await self._opened()
         loop = asyncio.get_running_loop()
         while True:
@@ -86,6 +94,7 @@ class OffloadingListener(LoopListener):
             running = self.demux.workers().call(loop, pop.run)
             try:
                 record = await asyncio.shield(running)
+                self.demux.answered = time.monotonic()
                 if record is not None:
                     pop.taken = True
                     return record.payload

@@ -25,10 +25,11 @@ import itertools
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
@@ -72,6 +73,22 @@ def closed() -> StoreUnavailable:
     return StoreUnavailable("the channel layer was closed while this receive waited")
 
 
+class Companion(Protocol):
+    """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
+
+    def tick(self, waited: bool) -> None:
+        """Called about once a second in each event loop that looks regularly, and waiting thread.
+
+        ``waited`` tells whether a receiver waits there, in an event loop. Must not block.
+        """
+
+    def stop(self) -> None:
+        """End, before the engine is closed. May block briefly, and be called twice."""
+
+    def after_fork_in_child(self) -> None:
+        """Have nothing of the parent's."""
+
+
 class Demultiplexer:
     """See the module."""
 
@@ -89,6 +106,10 @@ class Demultiplexer:
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
         self._engine_is_entered = getattr(engine, "inside", _never)
         self.closed = False
+        #: For how many seconds receivers wait for the engine's server (`outages`); when it last
+        #: answered one, and when an outage was last told, in seconds.
+        self.outage = engine.capabilities.outage
+        self.answered = self.outage_told = 0.0
         #: Messages that were fetched, and were still unread when the layer was closed.
         self.lost = 0
         #: Of this process's channels, and which of them are suspended.
@@ -97,6 +118,8 @@ class Demultiplexer:
         self.notes = Notes(self)
         self.loops: dict[int, Listener] = {}
         self.threads: list[Listener] = []
+        #: By their classes: of each there is one.
+        self.companions: dict[type[Companion], Companion] = {}
         self._reset()
         register(self)
         self._watch_expiry(self.expired_in_store)
@@ -118,6 +141,8 @@ class Demultiplexer:
         self.notes.reset()
         for lease in list(self.leases):
             lease.callbacks.after_fork_in_child()
+        for companion in self.companions.values():
+            companion.after_fork_in_child()
         self._reset()
 
     def _reset(self) -> None:
@@ -482,6 +507,7 @@ class Demultiplexer:
             if other is not None and other is not listener and other.bell is not None:
                 self.engine.disarm(own.name, other.bell)
             records = self.engine.pop(own.name, own.batch, bell)
+            self.answered = time.monotonic()
             corrupt: StoreCorrupt | None = None
             with self.lock:
                 for payload, deadline in records:
@@ -666,6 +692,8 @@ class Demultiplexer:
 
         If the engine stays open, so does what nobody has had to fetch yet.
         """
+        for companion in list(self.companions.values()):
+            companion.stop()
         with self.exclusive():
             self.closed = True
             if engine_stays:

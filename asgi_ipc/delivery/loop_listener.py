@@ -512,6 +512,8 @@ class LoopListener(Listener):
             self._watch_store(looked)
         self._look_after_members()
         self._note()
+        for companion in list(demux.companions.values()):
+            companion.tick(waited)
         demux.drops.sum_up()
         if pending:
             run_all_deferred()

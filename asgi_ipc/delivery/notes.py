@@ -11,6 +11,7 @@ regular looks. A killed process's last second is lost.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import weakref
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 #: Seconds between two notes.
 INTERVAL = 1.0
 #: What the demultiplexers before had counted on an engine that the user passed in and that stays
-#: open: a note replaces all that its process has noted.
-_before: weakref.WeakKeyDictionary[Engine, dict[str, int]] = weakref.WeakKeyDictionary()
+#: open, and in which process: a note replaces all that its process has noted.
+_before: weakref.WeakKeyDictionary[Engine, tuple[int, dict[str, int]]] = weakref.WeakKeyDictionary()
 
 
 class Counting(Protocol):
@@ -89,7 +90,8 @@ class Notes:
             if engine_stays:
                 counts = self._with_those_before(counts)
                 with contextlib.suppress(TypeError):  # An engine to which no weak reference can be.
-                    _before[self._demux.engine] = {name: counts[name] for name in COUNTERS}
+                    kept = {name: counts[name] for name in COUNTERS}
+                    _before[self._demux.engine] = os.getpid(), kept
 
     def _note(self, counts: dict[str, int]) -> None:
         with contextlib.suppress(StoreCorrupt, StoreUnavailable):
@@ -99,7 +101,9 @@ class Notes:
     def _with_those_before(self, counts: dict[str, int]) -> dict[str, int]:
         before: Mapping[str, int] = {}
         with contextlib.suppress(TypeError):
-            before = _before.get(self._demux.engine, {})
+            process, kept = _before.get(self._demux.engine, (0, {}))
+            # A forked child has noted nothing.
+            before = kept if process == os.getpid() else {}
         return {name: count + before.get(name, 0) for name, count in counts.items()}
 
 

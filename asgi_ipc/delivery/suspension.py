@@ -28,13 +28,13 @@ hand. On an engine that blocks no event loop takes it.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..encoding.names import ChannelName, channel_name
-from ..engines.base import Engine
+from ..engines.base import Engine, LeasedEngine
 from ..engines.deferred import defer, is_inside, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
@@ -111,6 +111,7 @@ class Process(Protocol):
     """What suspension uses of its `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
 
     engine: Engine
+    name: str
     blocking: bool
     lock: OwnLock
     own: dict[bytes, OwnQueue]
@@ -150,6 +151,7 @@ class Memberships:
     def _reset(self) -> None:
         self.lock = own_lock()
         self._flushes = -1
+        self._lapses = self._read_lapses()
         self.forget()
 
     def forget(self) -> None:
@@ -158,6 +160,8 @@ class Memberships:
         self.awake: OrderedDict[str, GroupedChannel] = OrderedDict()
         #: Suspended ones by queue; the longest suspended first.
         self.asleep: dict[bytes, OrderedDict[str, GroupedChannel]] = {}
+        #: Those whose memberships the engine has removed by mistake (E34).
+        self._to_put: deque[GroupedChannel] = deque()
         self._count = 0
         #: When to look next, on the engine's clock.
         self.due = NEVER
@@ -299,6 +303,37 @@ class Memberships:
             self._flushes = flushes
             self.forget()
 
+    def _read_lapses(self) -> int:
+        engine = self._demux.engine
+        return cast(LeasedEngine, engine).lapses if engine.capabilities.lease else 0
+
+    def _put_again(self, engine: Engine, most: int, now: int) -> int:
+        """Put memberships again after a lapse (E34); return how many of ``most`` are left to do."""
+        lapses = self._read_lapses()
+        if lapses != self._lapses:
+            self._lapses = lapses
+            # A suspended channel's are put when it is received on.
+            self._to_put.extend(self.awake.values())
+            text = "store %s: this process was silent for long and counted as dead; its %d channels"
+            tell(_log.warning, text + " join their groups again", self._demux.name, len(self.awake))
+        for _ in range(len(self._to_put)):
+            if most <= 0:
+                break
+            member = self._to_put.popleft()
+            if member.adding:
+                self._to_put.append(member)  # Or an older deadline might replace a newer one.
+                continue
+            key = groups.member(channel_name(member.name))
+            try:
+                for table, end in list(member.groups.items()):
+                    if now < end:
+                        engine.put(table, key, end, engine.identity)
+                        most -= 1
+            except BaseException:
+                self._to_put.append(member)
+                raise
+        return most
+
     # Receives
 
     def missed(self, channel: str, deadline: int) -> None:
@@ -431,6 +466,8 @@ class Memberships:
         if now < self.due:
             return False
         self._notice_flush(self._demux.engine)
+        if self._demux.engine.capabilities.lease:
+            moves = self._put_again(self._demux.engine, moves, now)
         self.due = now + INTERVAL
         seen: dict[bytes, tuple[bytes, ...]] = {}
         channels = self._demux.channels
@@ -456,10 +493,11 @@ class Memberships:
                     elif member.ends <= now:
                         moves -= self._end(member, now, None)
             if moves <= 0:
-                self.due = now
                 break
             if member.name in self.awake:
                 self.awake.move_to_end(member.name)
+        if moves <= 0:
+            self.due = now
         if not self.awake:
             self.due = NEVER
         return moves <= 0

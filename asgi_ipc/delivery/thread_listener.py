@@ -175,6 +175,8 @@ def receive_waiting(
             demux.notes.look_if_due()
             if demux.is_watched():
                 demux.watch(looked=True)  # By this loop's last turn.
+            for companion in list(demux.companions.values()):
+                companion.tick(False)
             if listener.bell.fileno() < 0:
                 _disarm(demux, names, listener)
                 listener = _this_thread(demux)

@@ -70,6 +70,15 @@ def group_name(name: object) -> bytes:
         raise
 
 
+#: The tables that a relay leaves in the store, and whose members are no memberships.
+INTERNAL_TABLES = (b"!!relay.report", b"!!relay.shards", b"!!relay.waiting", b"!!relay.full")
+
+
+def is_internal(name: bytes) -> bool:
+    """Return whether a queue or table is none of a user's: no channel or group is called so."""
+    return name.startswith(b"!!")
+
+
 def queue_owner(queue: str) -> bytes:
     """Return the identity inside ``<prefix>.<32 hex>!``, or ``b""`` for any other queue."""
     match = _OWNED.fullmatch(queue)
@@ -117,10 +126,12 @@ def _shown(name: str) -> str:
 __all__ = [
     "CHANNEL",
     "GROUP",
+    "INTERNAL_TABLES",
     "NAME_LIMIT",
     "RULE",
     "ChannelName",
     "channel_name",
     "group_name",
+    "is_internal",
     "queue_owner",
 ]

@@ -7,7 +7,8 @@ receivers. `guards` and `deferred` handle code that Python runs in the middle of
 
 An engine knows nothing of channels, groups or messages, and imports nothing of asgi_ipc outside
 this folder but `asgi_ipc.exceptions`. Every folder above may import from here; only the command
-line looks inside `shm`. Public are `base`, `bell`, `shm.segment` and the names exported here.
+line looks inside `shm`. Public are `base`, `bell`, `process_hints`, `shm.segment` and the names
+exported here.
 """
 
 from __future__ import annotations

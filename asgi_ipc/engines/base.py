@@ -59,6 +59,17 @@ Processes (capability ``crosses_processes``)
        (Capability ``owners``:) records and members with an ``owner`` are removed within seconds
        after the process with that identity has died, without a call for that purpose, while
        any process uses the store. An owner that was never seen, or is forgotten, counts as none.
+  E32  (Capability ``roles``:) a role is held by at most one engine of a store, in any process,
+       from the `hold` that returns True until `release`, `close` or the death of the process. A
+       stopped process keeps its roles, and a forked child holds none of its parent's. If the
+       store is replaced, its roles are free in the new one; the next `hold` tells.
+  E33  (Capability ``blocking``:) a call that can't reach the server raises `StoreUnavailable`, and
+       `OutcomeUnknown` if the server may have carried it out; the engine then does not repeat it by
+       itself. The next call works if the server is back; nobody has to open the engine again.
+  E34  (Capability ``lease``:) a process of which the server hears nothing for ``lease`` seconds
+       counts as dead (E17). If it was stopped, ``lapses`` grows in it within ``lease`` seconds of
+       going on. From then on its records and memberships last as those of a new process, and the
+       layers put its memberships again.
   E18  Any thread may call any method at any time, also in a forked child.
   E25  Python may run other code in the middle of a method (finalizers, signal handlers, trace
        functions). A method that such code calls in the same thread does its work, or raises
@@ -66,8 +77,9 @@ Processes (capability ``crosses_processes``)
        ``inside`` returns True meanwhile.
 
 Upkeep
-  E19  After `flush` no record and no member is left, for any process, and `flushes` has grown
-       in every process.
+  E19  After `flush` no record and no member is left, for any process, and `flushes` has grown: at
+       once in the caller's process, and in every other before it pops a record that was pushed
+       after the flush, or within seconds.
   E20  `statistics` counts each record by what happened to it; the counts agree with what
        callers saw. A record past its deadline counts as expired, not as pending.
   E21  `close` releases everything that this engine holds, its bells included, and may be called
@@ -108,6 +120,8 @@ MAX_NAME = 255
 MAX_PAYLOAD = 8 * 1024 * 1024
 #: A queue may have at most this many times the bytes that it leaves free (E7).
 SHARE = 7
+#: Roles of a store are the numbers from 0 to `ROLES` - 1 (E32).
+ROLES = 8
 #: Length of an `Engine.identity`, in bytes.
 IDENTITY_BYTES = 14
 #: Bytes at the beginning of an identity that all processes of a store share.
@@ -166,6 +180,13 @@ class Refused(NamedTuple):
 
 #: The detail of a refusal by a queue whose owner has died.
 READER_GONE = "the process that reads it has ended"
+
+
+def checked_role(role: int) -> int:
+    """Return a role, or raise `ValueError` if there is none of that number (E32)."""
+    if isinstance(role, bool) or not isinstance(role, int) or not 0 <= role < ROLES:
+        raise ValueError(f"there is no role {role!r}; use a number from 0 to {ROLES - 1}")
+    return role
 
 
 class Members(NamedTuple):
@@ -248,9 +269,18 @@ class Capabilities(NamedTuple):
     bounded: bool
     #: Calls may wait for a disk or network, so the asynchronous layer makes them in a thread.
     blocking: bool = False
+    #: `Engine.hold`, `release` and `is_held` work (E32). An engine that declares False may leave
+    #: them out.
+    roles: bool = False
     #: `Engine.queues`, `tables`, `processes`, `look` and `note` work (E27 to E31). An engine that
     #: declares False may leave them out: callers look here first.
     inspects: bool = False
+    #: Seconds for which receivers wait for a server that is away: they look again when `Engine.pop`
+    #: or `Engine.bell` has raised `StoreUnavailable`, instead of ending their consumers (E33).
+    outage: float = 0.0
+    #: Seconds of silence after which a process counts as dead that may have been stopped (E34).
+    #: 0: only dead processes do.
+    lease: float = 0.0
 
 
 class Bell(Protocol):
@@ -280,7 +310,7 @@ class Bell(Protocol):
 
 
 class Engine(Protocol):
-    """A store of queues and tables. See the module's clauses E1 to E31.
+    """A store of queues and tables. See the module's clauses E1 to E34.
 
     Constructed as ``factory(prefix, channel_memory=bytes, group_memory=bytes, **options)``
     where ``options`` are the user's ``engine_options``. Opening may block while another process
@@ -325,7 +355,12 @@ class Engine(Protocol):
         """
 
     def clock(self) -> int:
-        """Return the time in nanoseconds, on the scale of deadlines; it must never go back."""
+        """Return the time in nanoseconds, on the scale of deadlines; it must never go back.
+
+        It is the same in all processes of the store. Between machines clocks differ, so an engine
+        that asks a server returns the server's time, as it reckons it from the last answers, and
+        the server decides what has expired.
+        """
 
     def push(self, records: Sequence[Record]) -> list[Refused]:
         """Store a batch, signal bells, and return the refused records in order (E1-E5, E7, E13)."""
@@ -359,6 +394,18 @@ class Engine(Protocol):
     def members(self, table: bytes, known: Members | None = None) -> Members:
         """Return the live members, or ``known`` itself if they are unchanged (E9, E11)."""
 
+    def hold(self, role: int) -> bool:
+        """Take a role, and return whether this engine holds it now; never waits (E32)."""
+
+    def release(self, role: int) -> None:
+        """Give up a role. Does nothing if this engine does not hold it (E32)."""
+
+    def is_held(self, role: int) -> bool:
+        """Return whether any engine of the store holds a role (E32).
+
+        A `hold` by another process at the same instant may be refused.
+        """
+
     def statistics(self, queue: bytes | None = None) -> Mapping[str, int]:
         """Return counts for one queue, or for the whole store (E20).
 
@@ -369,9 +416,10 @@ class Engine(Protocol):
         ``members``, ``bytes_used``, ``bytes_total``, ``recoveries`` (changes completed for killed
         processes); and if it ``inspects``, ``processes``, the sums of `COUNTERS` and `GAUGES`
         (E31), and for each memory ``channel_bytes_used``, ``channel_bytes_reserved`` (what the
-        system has given for it) and ``channel_bytes_total``, and the same of ``group_``. An engine
-        may add more: with ``restored`` (how often a popped record was restored), metrics have a
-        count of received messages that never falls. For a queue that does not exist all are 0.
+        system has given for it) and ``channel_bytes_total``, and the same of ``group_``; for a
+        queue then ``bytes``, as in `QueueInfo`. An engine may add more: with ``restored`` (how
+        often a popped record was restored), metrics have a count of received messages that never
+        falls. For a queue that does not exist all are 0.
         """
 
     def queues(self) -> Iterator[QueueInfo]:
@@ -404,3 +452,14 @@ class Engine(Protocol):
 
     def destroy(self) -> None:
         """Remove the store, for all processes, and close (E22)."""
+
+
+class LeasedEngine(Engine, Protocol):
+    """An engine that declares a ``lease``."""
+
+    @property
+    def lapses(self) -> int:
+        """How often this process has counted as dead although it lived (E34).
+
+        Layers read it about once a second, also on the event loop: it must never wait.
+        """

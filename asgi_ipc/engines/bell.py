@@ -5,11 +5,16 @@ a thread of their own, which listens to a server, say: that thread calls `PipeBe
 
 A signal is `SIGNAL_BYTES` bytes: the `hint` of the queue that was pushed to, or zeros for any
 queue. So a receiver of thousands of queues looks at one of them instead of all.
+
+Bells are read and written by the functions of `posix`. Those of `os` are the same until eventlet
+replaces them by functions that wait, in other green threads, even on what is non-blocking: a push
+would be left in the middle, and an empty bell waited for.
 """
 
 from __future__ import annotations
 
 import os
+import posix
 import struct
 from collections.abc import Collection
 from zlib import crc32
@@ -51,9 +56,9 @@ def read_signals(reader: int, _: int) -> bytes:
     """Return all signals that can be read from a bell now."""
     signals = b""
     try:
-        signals = rest = os.read(reader, AT_ONCE)
+        signals = rest = posix.read(reader, AT_ONCE)
         while len(rest) == AT_ONCE:
-            rest = os.read(reader, AT_ONCE)
+            rest = posix.read(reader, AT_ONCE)
     except OSError:
         pass  # The pipe is empty.
     return signals
@@ -96,7 +101,7 @@ class PipeBell:
 
         def write(_: int, writer: int) -> bool:
             try:
-                os.write(writer, signal)
+                posix.write(writer, signal)
             except BlockingIOError:
                 pass  # The pipe is full of signals, so the bell is readable anyway.
             return True

@@ -29,6 +29,8 @@ from .base import (
     LOOK_RECORDS,
     MAX_NAME,
     MAX_PAYLOAD,
+    NODE_BYTES,
+    ROLES,
     SHARE,
     Bell,
     Capabilities,
@@ -39,11 +41,12 @@ from .base import (
     Record,
     Refused,
     TableInfo,
+    checked_role,
 )
 from .bell import PipeBell, signal_for
 from .deferred import tell_outside
 from .guards import OwnLock, WeakBag, own_lock
-from .process_hints import start_ticks, start_time
+from .process_hints import readable, start_ticks, start_time
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +109,10 @@ class _Store:
         #: That of all stores of the process: with one for each, two threads could each wait for
         #: the other's, as a finalizer in the middle of one store's methods uses another store.
         self.lock = _lock
-        # No other engine has it, so that its first bytes are those of no other store (E17).
-        self.identity = os.urandom(IDENTITY_BYTES)
+        #: With these the identities of its engines begin (E17).
+        self.node = os.urandom(NODE_BYTES)
+        #: The engines that hold roles (E32).
+        self.roles: weakref.WeakValueDictionary[int, MemoryEngine] = weakref.WeakValueDictionary()
         self.flushes += 1
         self.forget()
 
@@ -301,7 +306,8 @@ def _after_fork_in_child() -> None:
     for store in list(_stores.values()):
         store.after_fork_in_child()
     for engine in _engines.alive():
-        engine._identity = os.urandom(IDENTITY_BYTES)
+        opened = engine._opened
+        engine._identity = _new_identity(opened.node if opened is not None else b"")
         engine._notes.clear()
 
 
@@ -324,6 +330,7 @@ class MemoryEngine:
         wakes=True,
         owners=False,
         bounded=True,
+        roles=True,
         inspects=True,
     )
 
@@ -341,7 +348,6 @@ class MemoryEngine:
         if not callable(clock):
             raise OptionError(f"clock is {clock!r}; it must be callable and return nanoseconds")
         self._bells: WeakBag[PipeBell] = WeakBag()
-        self._identity = os.urandom(IDENTITY_BYTES)
         #: What was last noted. A deque, as two threads that close an engine pop it once.
         self._notes: deque[dict[str, int]] = deque(maxlen=1)
         # Not to be made while the lock is held: a collection may come between.
@@ -352,6 +358,7 @@ class MemoryEngine:
                 store = _stores[prefix] = made
         self._opened: _Store | None = store
         self._prefix = prefix
+        self._identity = _new_identity(store.node)
         tell_outside(
             _log.info, "%s the memory store %r", "made" if store is made else "opened", prefix
         )
@@ -388,7 +395,7 @@ class MemoryEngine:
 
     @property
     def identity(self) -> bytes:
-        """Of this engine alone: another one of the same prefix reads queues of its own."""
+        """Of this engine: another one of the same prefix has the same first bytes alone (E17)."""
         self._store  # noqa: B018 (raises once it is closed)
         return self._identity
 
@@ -544,6 +551,26 @@ class MemoryEngine:
                 return known
             return Members(tuple(found.members) if found is not None else (), version)
 
+    def hold(self, role: int) -> bool:
+        """Take a role, unless another engine has it (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            holder = store.roles.get(role)
+            if holder is None:
+                store.roles[role] = holder = self
+            return holder is self
+
+    def release(self, role: int) -> None:
+        """Give up a role (E32)."""
+        role, store = checked_role(role), self._store
+        with store.exclusive():
+            if store.roles.get(role) is self:
+                del store.roles[role]
+
+    def is_held(self, role: int) -> bool:
+        """Return whether an engine has a role (E32)."""
+        return checked_role(role) in self._store.roles
+
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and two more."""
         store = self._store
@@ -563,7 +590,9 @@ class MemoryEngine:
             result = {kind: counts[kind] for kind in (*kinds, *more)}
             result["pending"] = sum(len(each.entries) for each in queues)
             result["oldest_age"] = max((each.age(now) for each in queues), default=0)
-            if queue is None:
+            if queue is not None:
+                result["bytes"] = queues[0].bytes
+            else:
                 for name in list(store.tables):
                     store.table(name, now)
                 result["queues"] = sum(1 for each in queues if each.entries)
@@ -642,7 +671,7 @@ class MemoryEngine:
                         identity=engine._identity,
                         pid=os.getpid(),
                         started=start_time(start_ticks()),
-                        command=" ".join(sys.orig_argv),
+                        command=readable(" ".join(sys.orig_argv)),
                         joined_age=now - engine._joined,
                         waits_for=tuple(
                             name
@@ -701,12 +730,16 @@ class MemoryEngine:
             store.flushes += 1
 
     def close(self) -> None:
-        """Release the store and close the bells made here."""
+        """Release the store, the roles held and the bells made here."""
         store, self._opened = self._opened, None
-        if store is not None and self._notes:
-            with contextlib.suppress(IndexError):  # Another thread closes it, too.
-                store.closed_notes.append(self._notes.pop())
         if store is not None:
+            # One step for each, without the lock: a finalizer may be the caller.
+            for role in range(ROLES):
+                if store.roles.get(role) is self:
+                    store.roles.pop(role, None)
+            if self._notes:
+                with contextlib.suppress(IndexError):  # Another thread closes it, too.
+                    store.closed_notes.append(self._notes.pop())
             tell_outside(_log.info, "left the memory store %r", self._prefix)
         for bell in self._bells.alive():
             bell.close()
@@ -722,6 +755,10 @@ class MemoryEngine:
             store.flushes += 1
         self._notes.clear()
         self.close()
+
+
+def _new_identity(node: bytes) -> bytes:
+    return node + os.urandom(IDENTITY_BYTES - len(node))
 
 
 def _check_name(kind: str, name: bytes) -> None:

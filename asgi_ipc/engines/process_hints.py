@@ -49,13 +49,18 @@ def command(pid: int, ticks: int, age: float) -> str:
     return _command_by_ps(pid, age)
 
 
+def readable(text: str) -> str:
+    """Return a text in one line, without what a terminal might obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _command_in_proc(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read(_LONGEST).rstrip(b"\0").split(b"\0")
     except OSError:
         return ""
-    return b" ".join(words).decode("utf-8", "replace")
+    return readable(b" ".join(words).decode("utf-8", "replace"))
 
 
 def _command_by_ps(pid: int, age: float) -> str:
@@ -72,7 +77,7 @@ def _command_by_ps(pid: int, age: float) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     elapsed, _, found = told.decode("utf-8", "replace").strip().partition(" ")
-    return found.strip()[:_LONGEST] if _seconds(elapsed) + _ROUNDED >= age else ""
+    return readable(found)[:_LONGEST] if _seconds(elapsed) + _ROUNDED >= age else ""
 
 
 def _seconds(elapsed: str) -> int:
@@ -87,4 +92,4 @@ def _seconds(elapsed: str) -> int:
         return -_ROUNDED - 1
 
 
-__all__ = ["command", "start_ticks", "start_time"]
+__all__ = ["command", "readable", "start_ticks", "start_time"]

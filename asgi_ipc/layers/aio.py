@@ -26,6 +26,9 @@ from .sync import SyncIPCChannelLayer
 _Result = TypeVar("_Result")
 _Self = TypeVar("_Self", bound="IPCChannelLayer")
 
+#: Seconds between two looks whether other machines have flushed.
+_FLUSH_POLL = 0.01
+
 
 class IPCChannelLayer(LayerSurface):
     """Messages between processes of one machine, and within one.
@@ -65,6 +68,8 @@ class IPCChannelLayer(LayerSurface):
         self._send = core.send
         self._decode, self._decode_shared = core.options.codec[2:]
         self._sync: SyncIPCChannelLayer | None = None
+        if core.shares_channels:
+            self.receive = self._receive_shared  # type: ignore[method-assign]
 
     # Channels
 
@@ -155,6 +160,11 @@ class IPCChannelLayer(LayerSurface):
             except UnreadableMessage as error:
                 self._core.unreadable(error, channel)
 
+    async def _receive_shared(self, channel: str) -> dict[str, Any]:
+        """Receive where some channels are shared: their messages lie on the server."""
+        with self._core.waiting((channel,)):
+            return await IPCChannelLayer.receive(self, channel)
+
     async def _begin_to_receive(self, demux: Demultiplexer, name: ChannelName) -> None:
         """Put a channel back into its groups if it is suspended from them (O6)."""
         member = demux.memberships.heard(name.full, name.queue)
@@ -235,8 +245,14 @@ class IPCChannelLayer(LayerSurface):
     # Upkeep
 
     async def flush(self) -> None:
-        """Remove all messages and memberships, for all processes (S17)."""
-        await self._call(self._core.flush)
+        """Remove all messages and memberships, for all processes (S17).
+
+        With the option ``relay`` also on all other machines: then it waits for them, for some
+        seconds at most, and raises `FlushIncomplete` if some did not confirm it.
+        """
+        pending_flush = await self._call(self._core.begin_flush)
+        while pending_flush is not None and not pending_flush.is_done():  # noqa: ASYNC110
+            await asyncio.sleep(_FLUSH_POLL)
 
     def on_store_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call a function whenever the store has lost what it held; return what stops that.

@@ -13,9 +13,10 @@ import itertools
 import logging
 import secrets
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
@@ -35,7 +36,7 @@ from ..exceptions import (
 )
 from ..policy import groups
 from . import counts as counts_of
-from .inspection import statistics
+from .inspection import internal_members, statistics
 from .options import Options, changed
 
 if TYPE_CHECKING:
@@ -67,14 +68,25 @@ def _what_is_full(queue: bytes, capacity: int, refused: Refused) -> str:
     )
 
 
+class PendingFlush(Protocol):
+    """A flush that other machines have still to confirm."""
+
+    def is_done(self) -> bool:
+        """Return whether all have. Raises `FlushIncomplete` if some did not in time."""
+
+
 class LayerCore:
     """One layer: its options, its plans, and its lease of the store.
 
     Constructing it opens the store, so that errors come early; after `close` it is opened
-    again by the next call.
+    again by the next call. One that ``borrows`` an open demultiplexer opens and closes nothing.
     """
 
-    def __init__(self, options: Options) -> None:
+    #: Whether some ordinary channels are shared with other machines; then `waiting` tells the relay
+    #: of receivers that wait on them.
+    shares_channels = False
+
+    def __init__(self, options: Options, borrows: Demultiplexer | None = None) -> None:
         self.options = options
         self._choice = EngineChoice(
             options.engine,
@@ -93,7 +105,10 @@ class LayerCore:
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
-        self.blocking = leases.acquire(self.lease, self._choice).blocking
+        self.blocking = (borrows or leases.acquire(self.lease, self._choice)).blocking
+        if borrows is not None:
+            self.lease.demux = borrows
+            return
         if mixed := options.capacities.mixed():
             tell_outside(_log.warning, _MIXED, *mixed)
         # The last layer that is collected closes the store as if it had been closed.
@@ -374,11 +389,7 @@ class LayerCore:
         members = engine.members(table, known)
         if members is not known:
             try:
-                plan = groups.plan(
-                    members.names,
-                    self.capacity_of,
-                    by_queue=self.options.capacities.by_queue,
-                )
+                plan = self._plan(table, members)
             except RecordCorrupt as error:
                 raise self.corrupt(error) from error
             if len(plans) >= _REMEMBERED:
@@ -388,7 +399,9 @@ class LayerCore:
             plan = groups.without(plan, exclude)
         if not plan:
             return ()
-        mine, pushed, records = demux.own, [], []
+        mine = demux.own
+        pushed: list[groups.Target] = []
+        records: list[Record] = []
         for target in plan:
             queue, header, room, owner, local_names = target
             own = mine.get(queue) if owner else None
@@ -412,7 +425,12 @@ class LayerCore:
             own = mine.get(target.queue)
             if own is not None:
                 own.known_empty = False
-        return self._dropped(demux, group, plan, pushed, refused) if refused else ()
+        return self._dropped(demux, group, plan, pushed, records, refused) if refused else ()
+
+    def _plan(self, table: bytes, members: Members) -> list[groups.Target]:
+        """Plan a broadcast to these members of a group."""
+        by_queue = self.options.capacities.by_queue
+        return groups.plan(members.names, self.capacity_of, by_queue=by_queue)
 
     def _dropped(
         self,
@@ -420,9 +438,10 @@ class LayerCore:
         group: str,
         plan: list[groups.Target],
         pushed: list[groups.Target],
+        records: list[Record],
         refused: list[Refused],
     ) -> list[str]:
-        """Log the drops of a broadcast; return the channels that they were for."""
+        """Log what was refused of a broadcast; return the channels that it was for."""
         total = sum(len(target.channels) for target in plan)
         # By what is full: the store, a process's queue, or else channels of this group.
         dropped: dict[str, list[str]] = {}
@@ -486,19 +505,31 @@ class LayerCore:
             run_deferred()
         return remove
 
+    def waiting(self, channels: Iterable[object]) -> AbstractContextManager[None]:
+        """Return what a receiver that waits on channels holds meanwhile."""
+        return nullcontext()
+
+    def begin_flush(self) -> PendingFlush | None:
+        """Flush, and return what is still to come of it; None if that is nothing."""
+        self.flush()
+        return None
+
     def global_statistics(self) -> dict[str, float]:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
         try:
             demux.notes.look()  # So that the sums have this process's counts of now.
-            counts = demux.engine.statistics()
+            engine = demux.engine
+            counts = engine.statistics()
             result = self._statistics(demux, counts, None)
+            internal = min(internal_members(engine), counts["members"])
         finally:
             if pending:
                 run_deferred()
         result["overflow_count"] += self.lease.lost
         result["unreadable_count"] = demux.unreadable
         result.update({ours: counts.get(theirs, 0) for ours, theirs in counts_of.OF_STORE.items()})
+        result["memberships_count"] -= internal
         return result
 
     def store_statistics(self) -> dict[str, float]:
@@ -570,4 +601,4 @@ _MIXED = (
 _numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])
 
-__all__ = ["LayerCore"]
+__all__ = ["LayerCore", "PendingFlush"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..encoding.codec import decode
 from ..encoding.envelope import unpack
-from ..encoding.names import channel_name, group_name, queue_owner
+from ..encoding.names import channel_name, group_name, is_internal, queue_owner
 from ..engines.base import LOOK_RECORDS, Engine, Popped
 from ..exceptions import RecordCorrupt
 from ..policy import groups
@@ -121,6 +121,8 @@ def statistics(engine: Engine) -> dict[str, float]:
 def channels(engine: Engine) -> Iterator[ChannelInfo]:
     """Iterate over all channels."""
     for queue in engine.queues():
+        if is_internal(queue.name):
+            continue
         yield ChannelInfo(
             name=text(queue.name),
             pending=queue.pending,
@@ -141,6 +143,8 @@ def all_groups(engine: Engine) -> Iterator[GroupInfo]:
     suspended: dict[bytes, int] = {}
     listed: dict[bytes, int] = {}
     for table in engine.tables():
+        if is_internal(table.name):
+            continue
         if table.name.startswith(_SUSPENDED):
             suspended[table.name[len(_SUSPENDED) :]] = table.members
         else:

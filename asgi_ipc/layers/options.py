@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..encoding.serializers import Codec, Serializer, choose
 from ..engines.base import MAX_PAYLOAD
 from ..exceptions import OptionError
 from ..policy.capacity import Capacities, CapacityExceptions
 from ..policy.expiry import lifetime
+
+if TYPE_CHECKING:
+    from ..relay.machine import RelayOptions
 
 #: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
 #: process holds unread.
@@ -31,11 +34,16 @@ LARGEST_MEMORY = 1024**4
 SMALLEST_UNREAD = 2 * MAX_PAYLOAD
 #: Between two tries of a sender that waits for room, in seconds: the first pause, and the longest.
 _SHORTEST, _LONGEST = 0.001, 0.05
+#: Whether a process in which receivers wait may relay for its machine; commands may not.
+may_relay = True
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
 _PREFIX = re.compile(r"[A-Za-z0-9\-_][A-Za-z0-9\-_.]*")
-_NO_SERVER = "remove it: there is no server; processes on one machine share memory"
+_NO_SERVER = (
+    "remove it: there is no server, as processes on one machine share memory; relay names a server"
+    " that joins machines"
+)
 _NO_CONNECTION = (
     "remove it: there is no connection to lose; layer.on_store_lost(callback) tells of a store that"
     " was flushed or replaced"
@@ -59,8 +67,8 @@ _ONCE_CALLED = {
     "remote_capacity": _NO_QUEUE_OF_A_SERVER,
     "local_expiry": "use expiry",
     "symmetric_encryption_keys": (
-        "remove it: messages do not leave the machine, and are not encrypted; to encrypt them"
-        " nevertheless write a serializer"
+        "remove it: messages leave the machine only with relay, and keys in relay_options encrypt"
+        " them; to encrypt them in the store too, write a serializer"
     ),
     "random_prefix_length": "remove it: equal messages are kept apart anyway",
     "serializer_format": (
@@ -90,6 +98,8 @@ class Options(NamedTuple):
     #: As given, and what it stands for.
     serializer: str | type | Serializer
     codec: Codec
+    #: What joins this store to those of other machines, or None.
+    relay: RelayOptions | None
 
 
 def checked(
@@ -106,6 +116,9 @@ def checked(
     channel_capacity: CapacityExceptions | None,
     suspend_silent_channels: bool,
     serializer: str | type | Serializer,
+    relay: str | None,
+    relay_options: Mapping[str, Any] | None,
+    relay_channels: Sequence[str] | None,
 ) -> Options:
     """All options, checked. Raises one `OptionError` for all that are wrong."""
     given = {name: value for name, value in locals().items() if name in NAMES}
@@ -127,6 +140,7 @@ def checked(
         suspend_silent_channels=suspend_silent_channels,
         serializer=serializer,
         codec=choose(serializer),
+        relay=_relay(relay, prefix, relay_options, channel_memory, relay_channels),
     )
 
 
@@ -168,6 +182,9 @@ NAMES = (
     "channel_capacity",
     "suspend_silent_channels",
     "serializer",
+    "relay",
+    "relay_options",
+    "relay_channels",
 )
 
 
@@ -192,6 +209,17 @@ def problems(options: Mapping[str, Any]) -> list[Problem]:
             check(value)
         except OptionError as error:
             found.append(Problem(name, str(error)))
+    if not found:
+        try:
+            _relay(
+                options.get("relay"),
+                options.get("prefix", ""),
+                options.get("relay_options"),
+                options.get("channel_memory", CHANNEL_MEMORY),
+                options.get("relay_channels"),
+            )
+        except OptionError as error:
+            found.append(Problem("relay", str(error)))
     return found
 
 
@@ -239,6 +267,28 @@ def _similar(prefix: object) -> str:
     """Suggest a prefix for one that is not valid, such as ``asgi:``."""
     found = re.sub(r"[^A-Za-z0-9\-_.]+", "-", prefix).strip("-.") if type(prefix) is str else ""
     return f"; use {found[:PREFIX_LIMIT]!r}, for example" if found else ""
+
+
+def _relay(
+    relay: str | None,
+    prefix: str,
+    relay_options: Mapping[str, Any] | None,
+    channel_memory: int,
+    relay_channels: Sequence[str] | None,
+) -> RelayOptions | None:
+    if relay is None:
+        given = {"relay_options": relay_options, "relay_channels": relay_channels}
+        for option, value in given.items():
+            if value is not None:
+                raise OptionError(
+                    f"{option} is given and relay is not; name the server in relay, such as"
+                    f" 'redis://HOST:6379', or remove {option}"
+                )
+        return None
+    # Imported late, as most sites have one machine.
+    from ..relay.options import checked as checked_relay
+
+    return checked_relay(relay, prefix, relay_options, channel_memory, relay_channels)
 
 
 def _engine_options(value: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -302,6 +352,10 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "channel_capacity": _channel_capacity,
     "suspend_silent_channels": partial(_switch, "suspend_silent_channels"),
     "serializer": choose,
+    # With one another: see `problems`.
+    "relay": lambda value: None,
+    "relay_options": lambda value: None,
+    "relay_channels": lambda value: None,
 }
 
 
@@ -329,6 +383,7 @@ __all__ = [
     "changed",
     "check_prefix",
     "checked",
+    "may_relay",
     "pauses",
     "problems",
     "refuse_unknown",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -45,7 +45,7 @@ class LayerSurface:
     #: These match a valid name; the error's text takes "Channel" or "Group".
     channel_name_regex = CHANNEL
     group_name_regex = GROUP
-    invalid_name_error = f"{{}} name is not valid; use {RULE}"
+    invalid_name_error: ClassVar[str] = f"{{}} name is not valid; use {RULE}"
 
     ChannelFull = ChannelFull
     MessageTooLarge = MessageTooLarge
@@ -67,6 +67,9 @@ class LayerSurface:
         channel_capacity: CapacityExceptions | None = None,
         suspend_silent_channels: bool = True,
         serializer: str | type | Serializer = MSGPACK,
+        relay: str | None = None,
+        relay_options: Mapping[str, Any] | None = None,
+        relay_channels: Sequence[str] | None = None,
     ) -> None:
         options = checked(
             prefix=prefix,
@@ -81,8 +84,17 @@ class LayerSurface:
             channel_capacity=channel_capacity,
             suspend_silent_channels=suspend_silent_channels,
             serializer=serializer,
+            relay=relay,
+            relay_options=relay_options,
+            relay_channels=relay_channels,
         )
-        self._attach(LayerCore(options))
+        if options.relay is None:
+            self._attach(LayerCore(options))
+        else:
+            # Imported late, as most sites have one machine.
+            from .relaying import RelayedCore
+
+            self._attach(RelayedCore(options))
 
     def _attach(self, core: LayerCore) -> None:
         """Use a core; a layer extends this with attributes of its own."""

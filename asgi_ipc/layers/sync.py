@@ -10,8 +10,10 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
+from ..delivery.outages import ride_out_in_thread
 from ..delivery.thread_listener import receive_now, receive_waiting
 from ..encoding.codec import SharedBody
 from ..encoding.names import ChannelName, channel_name
@@ -44,6 +46,8 @@ class SyncIPCChannelLayer(LayerSurface):
         super()._attach(core)
         self._decode, self._decode_shared = core.options.codec[2:]
         self._turns = itertools.count()
+        if core.shares_channels:
+            self.receive = self._receive_shared  # type: ignore[assignment, method-assign]
 
     # Channels
 
@@ -106,7 +110,11 @@ class SyncIPCChannelLayer(LayerSurface):
         while True:
             try:
                 if block and names:
-                    found = receive_waiting(demux, names, timeout)
+                    if demux.outage:
+                        attempt = partial(receive_waiting, demux, names)
+                        found = ride_out_in_thread(demux, attempt, timeout)
+                    else:
+                        found = receive_waiting(demux, names, timeout)
                 else:
                     found = receive_now(demux, names)
                 if pending:
@@ -123,6 +131,14 @@ class SyncIPCChannelLayer(LayerSurface):
                 self._core.unreadable(error, channel)
                 if end is not None:
                     timeout = max(0.0, end - time.monotonic())
+
+    def _receive_shared(
+        self, channels: Iterable[str], block: bool = False, timeout: float | None = None
+    ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
+        """Receive where some channels are shared: their messages lie on the server."""
+        names = _as_list(channels)
+        with self._core.waiting(names if block else ()):
+            return SyncIPCChannelLayer.receive(self, names, block, timeout)
 
     @overload
     def receive_many(
@@ -196,7 +212,10 @@ class SyncIPCChannelLayer(LayerSurface):
     # Upkeep
 
     def flush(self) -> None:
-        """Remove all messages and memberships, for all processes (S17)."""
+        """Remove all messages and memberships, for all processes (S17).
+
+        With the option ``relay`` as `asgi_ipc.layers.aio.IPCChannelLayer.flush`.
+        """
         self._core.flush()
 
     def on_store_lost(self, callback: Callable[[], object]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ from ..layers.sync import SyncIPCChannelLayer
 #: Bytes by which prefixes of tests differ.
 _RANDOM = 8
 _UNUSABLE = (EngineUnavailable, OptionError, StoreCorrupt, StoreFull, StoreUnavailable)
+#: Stores of earlier tests that each new test looks at again.
+_AGAIN = 4
 _SIZES = ("channel_memory", "group_memory")
 
 
@@ -58,9 +60,13 @@ class TemporaryStore(NamedTuple):
             {name: options[name] for name in _SIZES if name in options},
         )
 
+    def is_absent(self) -> bool:
+        """Tell whether it certainly does not exist, which only some engines can tell."""
+        return is_absent(self.engine, self.prefix, self.engine_options)
+
     def remove(self) -> None:
         """Remove it, if it exists. Layers on it are closed. Raises what opening it raises."""
-        if is_absent(self.engine, self.prefix, self.engine_options):
+        if self.is_absent():
             return
         options: dict[str, Any] = {"engine_options": self.engine_options, **self.sizes}
         SyncIPCChannelLayer(self.prefix, engine=self.engine, **options).destroy()
@@ -122,6 +128,8 @@ class _Notes:
         #: Its path and descriptor; None if there is none, or none can be made.
         self._file: tuple[Path, int] | None = None
         self._longest = 0
+        #: Stores that were removed. A consumer that outlives its test can open one anew.
+        self._removed: list[TemporaryStore] = []
         atexit.register(self._at_exit)
 
     def add(self, stores: list[TemporaryStore]) -> None:
@@ -129,9 +137,11 @@ class _Notes:
             self._file, self._longest = _locked_file(), 0
         self._stores += stores
         self._write()
+        _remove_all(self._removed[-_AGAIN:])
 
     def discard(self, stores: list[TemporaryStore]) -> None:
         self._stores = [store for store in self._stores if store not in stores]
+        self._removed += [store for store in stores if store.is_absent()]
         if self._stores:
             self._write()
         elif self._file is not None:
@@ -144,7 +154,7 @@ class _Notes:
         if self._file is None:
             return
         lines = []
-        for store in self._stores:
+        for store in (*self._removed[-_AGAIN:], *self._stores):
             # An engine or an option that is an object can't be noted.
             with contextlib.suppress(TypeError):
                 lines.append(json.dumps(store))
@@ -155,13 +165,18 @@ class _Notes:
         os.pwrite(file, text.ljust(self._longest), 0)
 
     def _at_exit(self) -> None:
-        """Remove what a test that never ended has left."""
+        """Remove what tests have left that never ended, or whose consumers outlived them."""
         if self.pid == os.getpid():
             stores = list(self._stores)
-            for store in stores:
-                with contextlib.suppress(*_UNUSABLE):
-                    store.remove()
+            _remove_all([*self._removed, *stores])
             self.discard(stores)
+
+
+def _remove_all(stores: Iterable[TemporaryStore]) -> None:
+    """Remove stores, as far as that is possible."""
+    for store in stores:
+        with contextlib.suppress(*_UNUSABLE):
+            store.remove()
 
 
 _current: _Notes | None = None
@@ -217,9 +232,7 @@ def remove_leftovers() -> None:
             if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
                 continue
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for store in _read(file):
-                with contextlib.suppress(*_UNUSABLE):
-                    store.remove()
+            _remove_all(_read(file))
             path.unlink()
         except OSError:
             pass  # Its process lives, or another process is removing the same.

@@ -114,6 +114,7 @@ class SQLiteEngine:
         owners=False,
         bounded=True,
         blocking=True,
+        inspects=False,  # It knows none of the processes that have its database open.
     )
 
     def __init__(

@@ -60,7 +60,7 @@ def test_an_unknown_question_is_named_with_those_there_are() -> None:
 def test_an_engine_that_is_named_is_measured_and_one_that_is_not_here_left_out() -> None:
     from benchmarks.peers.base import Resources
 
-    named, absent = program._wanted(
+    named, absent = program.chosen_peers(
         "nothing", "tests.benchmarks.test_questions:Named,absent.engine:Absent"
     )
     resources = Resources("", "", "")

@@ -57,7 +57,7 @@ def test_the_suite_run_without_its_plug_in_says_what_to_do(tmp_path: Path) -> No
 def test_the_command_tells_its_usage(tmp_path: Path) -> None:
     code, said = run_suite(tmp_path, "--help")
     assert code == 0
-    for option in ("--engine NAME-OR-PATH", "--engine-option K=V", "--clause E4"):
+    for option in ("--engine NAME-OR-PATH", "--engine-option K=V", "--wire-url URL", "--clause E4"):
         assert option in said
 
 
@@ -81,6 +81,8 @@ def test_the_command_runs_the_module_that_is_named(tmp_path: Path) -> None:
         (["--engine", "memroy"], "there is no engine 'memroy'; did you mean 'memory'?"),
         (["--engine", "no_such_module:Engine"], "Is its folder in PYTHONPATH?"),
         (["--engine-option", "nonsense"], "--engine-option: 'nonsense' is not KEY=VALUE"),
+        (["--wire", "reddis"], "there is no wire 'reddis'; use one of 'memory', 'nats', 'redis',"),
+        (["--wire", "asgi_ipc.relay.memory:MemoryWire"], "Wire: name its server by --wire-url"),
         (["--clause", "E99"], "--clause E99: there are E1, E2,"),
     ],
 )

@@ -14,6 +14,7 @@ from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import COUNTERS, GAUGES, Engine
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import StoreUnavailable
+from conformance.forks import in_child
 from tests.tools.doubles import run
 from tests.tools.layers import demux_of
 
@@ -158,6 +159,12 @@ def test_layers_on_one_engine_that_stays_open_add_up(prefix: str) -> None:
     for times in range(1, 4):
         run(pass_one())
         assert sums(engine) == {"passed_directly": times}
+
+    def child() -> None:
+        run(pass_one())
+        assert sums(engine) == {"passed_directly": 1}, "its own"
+
+    in_child(child)
     engine.close()
 
 

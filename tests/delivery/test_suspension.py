@@ -1174,10 +1174,10 @@ def test_a_loop_in_which_nobody_waits_looks_as_long_as_there_are_channels_to_wat
     run(main())
 
 
-def test_the_readme_says_how_many_memberships_are_remembered() -> None:
-    readme = Path(__file__).resolve().parents[2] / "README.md"
+def test_the_document_says_how_many_memberships_are_remembered() -> None:
+    options = Path(__file__).resolve().parents[2] / "docs" / "options.md"
     assert f"a process remembers {suspension.MOST:,} of them" in " ".join(
-        readme.read_text().split()
+        options.read_text().split()
     )
     assert suspension.PATIENCE == 5
 

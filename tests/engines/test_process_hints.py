@@ -18,14 +18,15 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there i
 @needs_proc
 def test_a_process_has_its_command_line_and_start() -> None:
     began = time.time()
-    code = "print(flush=True); input()"
+    code = "print(flush=True)\n\ninput()  # \x1b[31m"
     with subprocess.Popen(
         [sys.executable, "-c", code, "an argument"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
         ticks = start_ticks(child.pid)
-        assert command(child.pid, ticks, 0.0).endswith("an argument")
+        told = command(child.pid, ticks, 0.0)
+        assert told.endswith("-c print(flush=True) input() # [31m an argument")
         assert abs(start_time(ticks) - began) < 60
         assert command(child.pid, ticks + 1, 0.0) == "", "another one"
         child.communicate(b"\n")

@@ -145,6 +145,11 @@ def test_its_test_module_is_one_line_and_runs_the_whole_suite(environment: Envir
     assert {reason.replace("sqlite", "").strip() for reason in reasons} <= {
         "declares no wakes",
         "declares no owners",
+        "declares no inspects",
+        "declares no lease",
+        "declares no outage",
+        "declares no roles",
+        "no --engine-proxy names the option with the server's address",
         "has no segment: it is not a shared-memory engine",
     }, reasons
 

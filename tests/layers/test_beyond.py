@@ -258,8 +258,15 @@ def test_each_change_of_a_group_is_told_once(kind: Any) -> None:
 
 
 def test_changes_are_followed_over_a_store_that_is_made_anew() -> None:
+    class Versioned(CountingEngine):
+        """Its versions look like those of the next engine, of which they say nothing."""
+
+        def members(self, table: bytes, known: Any = None) -> Any:
+            found = super().members(table)._replace(version=7)
+            return known if known is not None and known.version == 7 else found
+
     async def main() -> None:
-        layer = IPCChannelLayer(fresh(), engine="memory")
+        layer = IPCChannelLayer(fresh(), engine=Versioned)
         await layer.group_add("g", "a")
         changes = layer.group_changes("g", interval=0.001)
         assert await anext(changes) == ({"a"}, set())

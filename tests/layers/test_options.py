@@ -45,7 +45,7 @@ def test_a_bad_value_is_refused_by_name(layer_class: Any, option: str, values: l
     [
         ("expirey", "did you mean 'expiry'"),
         ("message_memory", "channel_memory"),
-        ("hosts", "no server"),
+        ("hosts", "relay names a server"),
         ("serializer_format", "msgpack"),
         ("zzz", "the options are prefix, engine, "),
     ],

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import logging
+import time
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.layers import sync
 from tests.tools.doubles import (
     KINDS,
     PATIENCE,
@@ -60,8 +62,8 @@ def test_more_types_arrive_on_all_ways(kind: Any) -> None:
         with pytest.raises(TypeError, match=r"message\['a'\]\[0\] is of type complex"):
             await layer.send("c", {"a": [1j]})
         await layer.send("c", RICH)
-        sync = layer.sync
-        await asyncio.to_thread(lambda: _check(sync.receive(["c"], block=True), ("c", RICH)))
+        synchronous = layer.sync
+        await asyncio.to_thread(lambda: _check(synchronous.receive(["c"], block=True), ("c", RICH)))
         await layer.close()
 
     run(main())
@@ -151,6 +153,32 @@ def test_a_synchronous_receiver_passes_over_them_within_its_time() -> None:
         default.send(channel, {"n": 1})
         assert default.receive([readable], block=True) == (channel, {"n": 1})
     assert default.global_statistics()["unreadable_count"] == 6
+    default.close()
+    other.close()
+
+
+def test_each_of_them_takes_of_the_time_of_a_synchronous_receiver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[Any] = []
+
+    def receive_waiting(demux: Any, names: Any, timeout: float | None) -> Any:
+        left.append(timeout)
+        time.sleep(0.002)
+        return waiting(demux, names, timeout)
+
+    waiting: Any = vars(sync)["receive_waiting"]
+    monkeypatch.setattr(sync, "receive_waiting", receive_waiting)
+    store = engine()
+    default = SyncIPCChannelLayer(engine=store)
+    other = SyncIPCChannelLayer(engine=store, serializer=Json())
+    for _ in range(3):
+        other.send("c", {})
+    default.send("c", {"n": 1})
+    assert default.receive(["c"], block=True, timeout=PATIENCE) == ("c", {"n": 1})
+    assert len(left) == 4
+    assert left == sorted(left, reverse=True)
+    assert left[-1] <= PATIENCE - 3 * 0.002
     default.close()
     other.close()
 

@@ -128,4 +128,4 @@ def virtual_environment(python: str, folder: Path, *requirements: str) -> str:
 
 
 #: What asgi_ipc and its suite need, besides themselves.
-REQUIREMENTS = ("msgpack>=1.0.5", "sysv_ipc>=1.1", "pytest>=8.0", "pytest-xdist>=3.5")
+REQUIREMENTS = ("msgpack>=1.0.5", "click>=8.1", "sysv_ipc>=1.1", "pytest>=8.0", "pytest-xdist>=3.5")

@@ -15,7 +15,7 @@ from .chroots import Chroot, unpack
 #: Debian's, but for the compiled packages that it has for its own default version alone.
 PACKAGES = (
     *("python3", "python3-pip", "python3-setuptools", "python3-wheel", "python3-pytest"),
-    *("python3-pytest-xdist", "gcc", "libc6-dev"),
+    *("python3-pytest-xdist", "python3-click", "gcc", "libc6-dev"),
 )
 
 

@@ -15,5 +15,5 @@ def platforms() -> Iterator[Platform]:
 
 
 def _set_up(cache: Path) -> Machine:
-    packages = ("python3", "python3-msgpack", "python3-sysv-ipc")
+    packages = ("python3", "python3-click", "python3-msgpack", "python3-sysv-ipc")
     return unpack(cache, "trixie", "i386", packages)

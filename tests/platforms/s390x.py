@@ -24,7 +24,7 @@ def _set_up(cache: Path) -> Machine:
     emulator = shutil.which("qemu-s390x-static")
     if emulator is None:
         raise NotHere("qemu-s390x-static is not installed (package qemu-user-static)")
-    packages = ("python3", "python3-msgpack", "python3-sysv-ipc", "python3-pytest",
+    packages = ("python3", "python3-click", "python3-msgpack", "python3-sysv-ipc", "python3-pytest",
                 "python3-pytest-xdist")  # fmt: skip
     register = f":asgi_ipc-s390x:M::{_MAGIC}:{_MASK}:{emulator}:F"
     return unpack(cache, "sid", "s390x", packages, register=register)

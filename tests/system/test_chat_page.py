@@ -62,11 +62,11 @@ TOO_FAINT = """
   return faint;
 })()
 """
-#: Elements that stick out of the window, or whose text does not fit them.
+#: Elements that stick out of a window of that width, or whose text does not fit them.
 CUT_OFF = """
 [...document.querySelectorAll("body *")].filter((e) => {
   const box = e.getBoundingClientRect();
-  const cut = box.right > innerWidth + 0.5 || box.left < -0.5;
+  const cut = box.right > WIDTH + 0.5 || box.left < -0.5;
   const clipped = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
   return e.checkVisibility() && (cut || (clipped && e.tagName !== "INPUT"));
 }).map((e) => `${e.tagName} ${e.className}`)
@@ -205,7 +205,7 @@ def test_nothing_is_cut_off_on_a_phone_and_all_text_stands_out(page: Browser) ->
         for dark in (False, True):
             page.emulate(width, height, dark, still=True)
             page.wait(f"innerWidth === {width}")
-            assert page.evaluate(CUT_OFF) == [], (width, dark)
+            assert page.evaluate(CUT_OFF.replace("WIDTH", str(width))) == [], (width, dark)
             assert page.evaluate("document.documentElement.scrollWidth") == width
             assert page.evaluate(TOO_FAINT) == [], (width, dark)
             assert page.evaluate(

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import check
-from tests.tools.documents import DOCS, README, ROOT, blocks
+from tests.tools.documents import DOCS, README, ROOT, USERS, blocks
 from tests.tools.layers import engine_of
 from tests.tools.stores import spoil
 from tests.tools.suite_runs import WITHOUT
 
+RELAYS = DOCS / "relays.md"
 ENGINE = DOCS / "writing-an-engine.md"
 BEYOND = DOCS / "beyond.md"
 
@@ -48,9 +50,10 @@ def run(folder: Path, *command: str) -> str:
 def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_gives(
     shelf: Path,
 ) -> None:
-    (command,) = re.findall(
+    command, of_a_server = re.findall(
         r"^\$ python -m (asgi_ipc.conformance .*)$", "".join(blocks(ENGINE, "console")), re.M
     )
+    assert "mine" in of_a_server
     words = ["2" if word == "auto" else word for word in command.split()]
     said = run(shelf, "-m", *words, "-q", "-rs", "-p", "no:cacheprovider")
     passed = re.search(r"(\d+) passed", said)
@@ -60,8 +63,12 @@ def test_the_engine_of_the_document_passes_the_whole_suite_by_the_command_it_giv
     assert reasons == {
         "declares no crosses_processes",
         "declares no owners",
+        "declares no blocking",
         "declares no bounded",
         "declares no inspects",
+        "declares no lease",
+        "declares no outage",
+        "declares no roles",
         "has no segment",
     }
 
@@ -112,6 +119,11 @@ def test_the_entry_point_of_the_document_is_in_the_group_that_is_asked() -> None
     assert toml.splitlines()[0] in example
 
 
+def links(text: str) -> list[str]:
+    """The targets of links in the text, and of those named at its end."""
+    return re.findall(r"\]\(\s*([^)]+)\)", text) + re.findall(r"^\[.+\]: (\S+)$", text, re.M)
+
+
 def anchors(document: Path) -> set[str]:
     """What a link may name in a document."""
     return {
@@ -136,7 +148,7 @@ EVERY = [
 @pytest.mark.parametrize("document", EVERY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_paths_lead_somewhere(document: Path) -> None:
     text = document.read_text()
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+    for target in links(text):
         path, _, anchor = target.partition("#")
         own = OWN.match(path)
         if re.match("https?:", path) and not own:
@@ -150,17 +162,40 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
-    run_here = {"beyond.md", "commands.md", "django.md", "format.md", "testing.md", ENGINE.name}
-    assert not blocks(document, "python") or document.name in run_here
+    run_here = (
+        *(ENGINE, BEYOND, RELAYS),
+        *(DOCS / name for name in ("commands.md", "format.md", "django.md", "testing.md")),
+    )
+    # What `test_readme` and `test_tutorial` run.
+    of_users = {page.name for page in USERS}
+    assert not blocks(document, "python") or document in run_here or document.name in of_users
 
 
 def test_the_metrics_of_the_document_are_collected(tmp_path: Path) -> None:
-    first = (
-        'from asgi_ipc import SyncIPCChannelLayer\n\nlayer = SyncIPCChannelLayer(engine="memory")'
-    )
+    first = 'from asgi_ipc import SyncIPCChannelLayer\n\nlayer = SyncIPCChannelLayer(engine="memory")'
     last = "print(*(each.name for each in REGISTRY.collect() if each.name == 'asgi_ipc_channels'))"
     code = "\n".join([first, *blocks(DOCS / "commands.md", "python"), last])
     assert run(tmp_path, "-c", code) == "asgi_ipc_channels\n"
+
+
+def test_the_settings_of_the_relay_document_make_a_layer(tmp_path: Path) -> None:
+    """Without its server, as a site starts."""
+    found: dict[str, Any] = {}
+    (settings,) = blocks(RELAYS, "python")
+    exec(settings, found)
+    config = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    layer = SyncIPCChannelLayer(**config, engine="mmap", engine_options={"directory": tmp_path})
+    layer.send("work", {"type": "it.works"})
+    assert layer.receive(["work"]) == ("work", {"type": "it.works"})
+    layer.destroy()
+
+
+def test_the_relay_document_explains_every_reason_for_which_relays_drop() -> None:
+    text = RELAYS.read_text()
+    code = "".join(path.read_text() for path in (ROOT / "asgi_ipc" / "relay").glob("*.py"))
+    reasons = re.findall(r'(?:\.dropped\(|NoFrame\(|return )"([a-z ]+)"', code)
+    assert len(reasons) > 10
+    assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
 
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
@@ -185,28 +220,6 @@ chat.base_send = send
 asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
 """
     assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("signed.py", "('orders', {'item': 7})\n"),
-        ("whisper.py", "hi\n0 dropped, 2 in the room\n"),
-        ("presence.py", "0 joined, 0 left\n1 joined, 0 left\n"),
-    ],
-)
-def test_the_programs_of_what_goes_beyond_the_specification_work(
-    tmp_path: Path, name: str, said: str
-) -> None:
-    programs = {block.partition("\n")[0]: block for block in blocks(BEYOND, "python")}
-    assert len(programs) == 3
-    prefix = f"docs-{uuid.uuid4().hex[:12]}"
-    code, changes = re.subn('prefix="[a-z]+"', f'prefix="{prefix}"', programs[f"# {name}"])
-    assert changes == 1
-    try:
-        assert run(tmp_path, "-c", code) == said
-    finally:
-        SyncIPCChannelLayer(prefix=prefix).destroy()
 
 
 def test_the_consumer_of_the_document_rejoins_and_the_signal_is_sent(tmp_path: Path) -> None:
@@ -255,6 +268,28 @@ asyncio.run(asyncio.wait_for(main(), 120))
         "back 1",
         "The store asgi was flushed or replaced. 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("signed.py", "('orders', {'item': 7})\n"),
+        ("whisper.py", "hi\n0 dropped, 2 in the room\n"),
+        ("presence.py", "0 joined, 0 left\n1 joined, 0 left\n"),
+    ],
+)
+def test_the_programs_of_what_goes_beyond_the_specification_work(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    programs = {block.partition("\n")[0]: block for block in blocks(BEYOND, "python")}
+    assert len(programs) == 3
+    prefix = f"docs-{uuid.uuid4().hex[:12]}"
+    code, changes = re.subn('prefix="[a-z]+"', f'prefix="{prefix}"', programs[f"# {name}"])
+    assert changes == 1
+    try:
+        assert run(tmp_path, "-c", code) == said
+    finally:
+        SyncIPCChannelLayer(prefix=prefix).destroy()
 
 
 def test_the_check_that_is_called_from_python_finds_and_removes_what_is_not_sound(
@@ -314,3 +349,25 @@ def test_every_module_and_name_in_backticks_exists(document: Path) -> None:
         assert name in files or name == "shelf.py", name
     for name in re.findall(r"`[A-Z]\w+\.(\w+)`", document.read_text()):
         assert re.search(rf"\b(def|class) {name}\b|\b{name}\b *[:=]", sources), name
+
+
+def test_every_document_is_in_the_navigation_of_the_site() -> None:
+    """`make docs` fails otherwise, and is not run by everyone."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w-]+\.md)$", navigation, re.M)
+    assert sorted(named) == sorted(
+        ["changelog.md", "contributing.md", *(path.name for path in DOCS.glob("*.md"))]
+    )
+
+
+def test_the_figures_of_the_first_page_are_those_of_the_last_run() -> None:
+    row = re.search(
+        r"^\| round trip, two processes, p50 µs \|(.*)\|$",
+        (DOCS / "performance.md").read_text(),
+        re.M,
+    )
+    assert row is not None
+    posix, *_, pubsub, _, _, _ = (cell.strip() for cell in row[1].split("|"))
+    first = " ".join((DOCS / "index.md").read_text().split())
+    assert f"at once need {posix} µs for a round trip" in first
+    assert f"channels_redis pubsub needs {pubsub} µs" in first

@@ -18,7 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 #: The folders whose inside is their own, innermost first.
 FOLDERS = (
-    *("engines.shm", "engines", "delivery", "encoding", "policy", "layers"),
+    *("engines.shm", "engines", "delivery", "relay", "encoding", "policy", "layers"),
     *("metrics", "cli", "django", "testing"),
 )
 #: Folders that may be looked into from another, by that other: `asgi_ipc check` and the doctor
@@ -31,6 +31,7 @@ PUBLIC = {
     "asgi_ipc.engines",
     "asgi_ipc.engines.base",
     "asgi_ipc.engines.bell",
+    "asgi_ipc.engines.process_hints",
     "asgi_ipc.engines.memory.MemoryEngine",
     "asgi_ipc.engines.shm.engine.SharedMemoryEngine",
     "asgi_ipc.engines.shm.mmap.MmapEngine",
@@ -38,15 +39,17 @@ PUBLIC = {
     "asgi_ipc.engines.shm.sysv.SysVEngine",
     "asgi_ipc.engines.shm.segment",
     "asgi_ipc.django",
-    "asgi_ipc.testing",
-    "asgi_ipc.metrics.prometheus",
     "asgi_ipc.metrics.opentelemetry",
+    "asgi_ipc.metrics.prometheus",
+    "asgi_ipc.relay.memory",
+    "asgi_ipc.relay.wire",
+    "asgi_ipc.testing",
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.
-OF_PYTHON = {"_fields", "_is_owned", "_replace"}
+OF_PYTHON = {"_fields", "_replace", "_is_owned"}
 #: Folders of tests that are seams: they may look into everything, so that the others need not.
-SEAMS = ("tools", "torture", "wrong_engines", "platforms", "compat")
+SEAMS = ("tools", "torture", "wrong_engines", "wrong_wires", "platforms", "compat")
 TESTS = [
     path
     for path in sorted((ROOT / "tests").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""README.md: its programs and commands are run as they stand, its tables compared with the code."""
+"""README.md and the pages for users: their programs and commands run, their tables are true."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from tests.tools import limits
+from tests.tools.documents import DOCS, README, USERS, blocks
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 PATIENCE = 120.0
 
 
@@ -64,7 +65,7 @@ class Program:
 
 
 class Shell:
-    """Runs README's programs from a folder, with a prefix of its own."""
+    """Runs the documents' programs from a folder, with a prefix of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +75,7 @@ class Shell:
     def start(self, name: str, *arguments: str) -> Program:
         file = self.folder / name
         code, changes = re.subn('prefix="[a-z]+"', f'prefix="{self.prefix}"', programs()[name])
-        assert changes == 1
+        assert changes == 1, name
         file.write_text(code)
         self.programs.append(Program(file, *arguments))
         return self.programs[-1]
@@ -90,12 +91,17 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def programs() -> dict[str, str]:
-    """The Python blocks of README by the name in their first line."""
-    blocks = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", README.read_text(), re.M | re.S)
-    return dict(blocks)
+    """The Python blocks of the pages that hold whole programs, by the name in their first line."""
+    return {
+        name: code
+        for page in ("quickstart.md", "without-django.md")
+        for name, code in re.findall(
+            r"^```python\n# (\S+\.py)\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S
+        )
+    }
 
 
-def test_the_asyncio_programs_of_the_readme_talk(shell: Shell) -> None:
+def test_the_asyncio_programs_of_the_documents_talk(shell: Shell) -> None:
     listeners = [shell.start("listen.py") for _ in range(2)]
     for listener in listeners:
         assert listener.line() == "listening"
@@ -104,7 +110,7 @@ def test_the_asyncio_programs_of_the_readme_talk(shell: Shell) -> None:
         assert listener.end() == ["heard: Good morning", "heard: Good night"]
 
 
-def test_the_synchronous_programs_of_the_readme_talk(shell: Shell) -> None:
+def test_the_synchronous_programs_of_the_documents_talk(shell: Shell) -> None:
     workers = [shell.start("work.py") for _ in range(2)]
     for worker in workers:
         assert worker.line() == "waiting for orders"
@@ -112,18 +118,50 @@ def test_the_synchronous_programs_of_the_readme_talk(shell: Shell) -> None:
         assert shell.start("order.py").end() == ["total: 12"]
 
 
-def test_every_python_block_of_the_readme_compiles() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
-    assert len(blocks) >= 7
-    for block in blocks:
-        compile(block, str(README), "exec")
+def test_the_programs_of_the_quickstart_do_as_they_say(shell: Shell) -> None:
+    first, second, third = re.findall(
+        r"^\$ asgi-ipc (.*)$", "".join(blocks(DOCS / "quickstart.md", "console")), re.M
+    )
+
+    def run(command: str) -> None:
+        words = shlex.split(command.replace("quickstart", shell.prefix))
+        subprocess.run([sys.executable, "-m", "asgi_ipc", *words], check=True, timeout=PATIENCE)
+
+    worker, listener = shell.start("worker.py"), shell.start("listener.py")
+    assert worker.line() == "waiting for numbers"
+    assert listener.line() == "listening"
+    run(first)
+    assert worker.line() == "144"
+    run(second)
+    assert listener.end() == ["heard: hi"]
+    worker.kill()
+    run(third)
+
+
+@pytest.mark.parametrize("page", USERS, ids=lambda page: page.name)
+def test_every_python_block_of_a_page_for_users_compiles(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", USERS, ids=lambda page: page.name)
+def test_every_setting_of_a_layer_on_a_page_is_one_that_a_layer_takes(
+    page: Path, tmp_path: Path
+) -> None:
+    for block in blocks(page, "python"):
+        if not block.startswith("# settings.py") or "before" in block.splitlines()[0]:
+            continue
+        found: dict[str, Any] = {}
+        exec(block, found)
+        for settings in found.get("CHANNEL_LAYERS", {}).values():
+            if settings["BACKEND"] == "asgi_ipc.IPCChannelLayer":
+                options = settings.get("CONFIG", {}) | {"engine": "memory", "engine_options": None}
+                IPCChannelLayer(**options).sync.close()
 
 
 def test_the_settings_and_the_snippet_for_django_work_in_django(shell: Shell) -> None:
     pytest.importorskip("channels.layers")
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
-    (settings,) = (block for block in blocks if "CHANNEL_LAYERS" in block)
-    (snippet,) = (block for block in blocks if "get_layer()" in block)
+    settings, snippet = blocks(README, "python")
     code = f"""
 {settings}
 from django.conf import settings
@@ -140,8 +178,8 @@ print(get_channel_layer().sync.receive(["reader"]))
     assert shell.programs[-1].end() == ["('reader', {'type': 'news.flash', 'text': 'It works'})"]
 
 
-def test_the_shell_commands_of_the_readme_do_as_they_say(shell: Shell) -> None:
-    text = "".join(re.findall(r"^```console\n(.*?)^```$", README.read_text(), re.M | re.S))
+def test_the_shell_commands_of_troubleshooting_do_as_they_say(shell: Shell) -> None:
+    text = "".join(blocks(DOCS / "troubleshooting.md", "console"))
     commands = re.findall(r"^\$ asgi-ipc (.*?)(?: +#.*)?$", text, re.M)
 
     def run(command: str) -> tuple[int, str]:
@@ -176,7 +214,8 @@ def test_the_shell_commands_of_the_readme_do_as_they_say(shell: Shell) -> None:
 
 
 def test_all_methods_and_only_they_are_in_the_table_on_their_side() -> None:
-    table = README.read_text().partition("\n## All methods\n")[2].partition("\n## ")[0]
+    text = (DOCS / "without-django.md").read_text()
+    table = text.partition("\n## All methods\n")[2].partition("\n## ")[0]
     sides: dict[str, set[str]] = {}
     for names, side in re.findall(r"^\| (`.*?) \| (\w+).*? \|", table, re.M):
         for name in re.findall(r"`(\w+)\(", names):
@@ -191,7 +230,7 @@ def test_all_methods_and_only_they_are_in_the_table_on_their_side() -> None:
 
 
 def test_all_statistics_and_only_they_are_in_the_table() -> None:
-    table = README.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
+    table = (DOCS / "statistics.md").read_text().partition("\n## ")[0]
     of_both: set[str] = set()
     of_the_store: set[str] = set()
     for names, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.M):
@@ -204,8 +243,9 @@ def test_all_statistics_and_only_they_are_in_the_table() -> None:
 
 
 def option(name: str) -> str:
-    """What README.md says of an option."""
-    return README.read_text().partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
+    """What docs/options.md says of an option."""
+    text = (DOCS / "options.md").read_text()
+    return text.partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
 
 
 def test_the_costs_of_process_memory_and_the_default_of_capacity_are_those_of_the_code() -> None:
@@ -216,7 +256,7 @@ def test_the_costs_of_process_memory_and_the_default_of_capacity_are_those_of_th
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    table = README.read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
+    table = (DOCS / "delivery.md").read_text().partition("\n## Limits\n")[2]
     rows = dict(re.findall(r"^\| (.*?) \| (.*?) \| .*? \|$", table, re.M))
     assert rows["processes in a store"] == f"{limits.SLOTS:,}"
     waiting = "receivers waiting in a store, not counting the first on each channel"
@@ -242,5 +282,5 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 
 def test_every_option_has_a_heading() -> None:
-    headings = re.findall(r"^### `(\w+)`$", README.read_text(), re.M)
+    headings = re.findall(r"^## `(\w+)`$", (DOCS / "options.md").read_text(), re.M)
     assert headings == list(limits.OPTIONS)

@@ -124,6 +124,36 @@ def test_a_layer_works_where_no_note_can_be_made(
         assert layer.sync.receive(["c"]) == ("c", {"n": 1})
 
 
+def test_a_store_that_a_consumer_opens_anew_after_its_test_is_removed_by_the_next(
+    notes: Notes,
+) -> None:
+    with temporary_layer() as late:
+        pass
+    late.sync.send("c", {"n": 1})
+    assert check(late.prefix) == []
+    with temporary_layer(engine="memory"):
+        assert absent(late.prefix, "posix")
+
+
+def test_a_store_that_is_opened_anew_after_the_last_test_is_removed_at_exit(notes: Notes) -> None:
+    script = """
+from asgi_ipc.testing import temporary_layer
+with temporary_layer() as layer:
+    print(layer.prefix)
+layer.sync.send("c", {"n": 1})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TMPDIR": str(notes.folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert absent(done.stdout.strip(), "posix")
+    assert notes.files() == []
+
+
 def test_a_process_that_was_forked_notes_its_own(notes: Notes) -> None:
     with temporary_layer(engine="memory"):
         child = os.fork()

@@ -11,6 +11,15 @@ DOCS = ROOT / "docs"
 
 README = ROOT / "README.md"
 
+#: The pages whose Python users copy.
+USERS = [README] + [
+    DOCS / f"{name}.md"
+    for name in (
+        *("index", "quickstart", "tutorial", "celery", "deployment", "from-channels-redis"),
+        *("without-django", "options"),
+    )
+]
+
 FORMAT = (DOCS / "format.md").read_text()
 
 

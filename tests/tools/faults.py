@@ -1,6 +1,6 @@
 """System calls that fail when a test says so.
 
-The modules of the store call the system through `os`, `fcntl`, `mmap`, `_posixshmem` and
+The modules of the store call the system through `os`, `posix`, `fcntl`, `mmap`, `_posixshmem` and
 `sysv_ipc`, and nothing else. While a `Faults` is active, those functions are counted, and
 the n-th call raises; the call is not made.
 """
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+import posix
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -32,6 +33,7 @@ CALLS: dict[Any, tuple[str, ...]] = {
         "lstat", "mkdir", "mkfifo", "open", "posix_fallocate", "pread", "pwrite", "read",
         "rmdir", "statvfs", "unlink", "write",
     ),
+    posix: ("read", "write"),
     fcntl: ("fcntl", "flock", "lockf"),
     mmap: ("mmap",),
     _posixshmem: ("shm_open", "shm_unlink"),

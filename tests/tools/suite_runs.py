@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +54,20 @@ class _Recorder:
 
 def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
     """Run the tests of a clause here, which takes a tenth of the time of another process."""
+    return _run_here("", ["--engine", engine], clause, arguments)
+
+
+def run_wires_here(wires: Iterable[str], url: str, clause: str) -> Outcome:
+    """Run the tests of a clause on wires, as `run_here`."""
+    named = [word for wire in wires for word in ("--wire", wire)]
+    return _run_here("wires", [*named, "--wire-url", url], clause, ())
+
+
+def _run_here(folder: str, subject: list[str], clause: str, arguments: tuple[str, ...]) -> Outcome:
+    package = ".".join(filter(None, ["asgi_ipc.conformance", folder]))
     modules = [
-        f"asgi_ipc.conformance.{path.stem}"
-        for path in sorted((ROOT / "conformance").glob("test_*.py"))
+        f"{package}.{path.stem}"
+        for path in sorted((ROOT / "conformance" / folder).glob("test_*.py"))
         if f'clause("{clause}")' in path.read_text()
     ]
     recorder = _Recorder()
@@ -63,7 +75,7 @@ def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
     # What a thread of a wrong engine raises is nothing that the calling test did.
     threading.excepthook = lambda raised: None
     try:
-        code = _run_inside(recorder, modules, engine, clause, arguments)
+        code = _run_inside(recorder, modules, [*subject, "--clause", clause, *arguments])
     finally:
         threading.excepthook = hook
     assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), code
@@ -71,11 +83,11 @@ def run_here(engine: str, clause: str, *arguments: str) -> Outcome:
 
 
 def _run_inside(
-    recorder: _Recorder, modules: list[str], engine: str, clause: str, arguments: tuple[str, ...]
+    recorder: _Recorder, modules: list[str], options: list[str]
 ) -> int | pytest.ExitCode:
     return pytest.main(
         [
-            *("--pyargs", *modules, "--engine", engine, "--clause", clause, *arguments),
+            *("--pyargs", *modules, *options),
             *("-c", str(ROOT / "pyproject.toml"), "-o", "addopts=", "-q", "--tb=no"),
             *("-p", "asgi_ipc.conformance.plugin"),
             # Of these there can be but one in a process, and they are not needed.

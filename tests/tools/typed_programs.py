@@ -1,7 +1,8 @@
 """Has mypy and pyright read what users write: `python -m tests.tools.typed_programs`.
 
-That is the Python of README.md, each block as a module of its own, and for pyright also
-`tests/system/typed_uses.py` and `typed_mistakes.py`, which mypy reads with all other files.
+That is the Python of README.md and other pages for users, each block as a module of its own, and
+for pyright also `tests/system/typed_uses.py` and `typed_mistakes.py`, which mypy reads with all
+other files. The tutorial's consumers and the tasks of celery.md have no annotations.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .documents import README, ROOT, blocks
+from .documents import ROOT, USERS, blocks
 
 OF_USERS = ("tests/system/typed_uses.py", "tests/system/typed_mistakes.py")
 
@@ -25,8 +26,10 @@ def main() -> int:
     made.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="programs-", dir=made) as folder:
         programs = [
-            _written(Path(folder) / f"readme_{number}.py", code)
-            for number, code in enumerate(blocks(README, "python"), 1)
+            _written(Path(folder) / f"{page.stem.lower().replace('-', '_')}_{number}.py", code)
+            for page in USERS
+            if page.stem not in ("tutorial", "celery")
+            for number, code in enumerate(blocks(page, "python"), 1)
         ]
         mypy = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary"]
         pyright = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]

@@ -1,4 +1,4 @@
-"""Engines that get processes or threads wrong, clauses E15 to E18: identity, forks, kills.
+"""Engines that get processes or threads wrong, clauses E15 to E18 and E32: identity, roles, kills.
 
 First those with faults that one process can see, then those with faults that take several
 processes or a kill, whatever the clause they break.
@@ -34,6 +34,14 @@ from tests.wrong_engines import (
 class SaysItCrossesProcesses(Wrong):
     breaks = "E15"
     capabilities = MemoryEngine.capabilities._replace(crosses_processes=True)
+
+
+class GivesARoleToAll(Wrong):
+    breaks = "E32"
+
+    def hold(self, role: int) -> bool:
+        super().hold(role)
+        return True
 
 
 class SharesOneIdentity(Wrong):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posix
 import re
 import stat
 import time
@@ -212,7 +213,7 @@ class FifoBell:
 
 def _signal_any(_: int, writer: int) -> None:
     with contextlib.suppress(OSError):
-        os.write(writer, ANY)
+        posix.write(writer, ANY)
 
 
 def signal_once(directory: StoreDirectory, name: str, signal: bytes = ANY) -> bool:
@@ -224,7 +225,7 @@ def _signal_once(opened: Callable[[], int], signal: bytes) -> bool:
     try:
         writer = opened()
         try:
-            os.write(writer, signal)
+            posix.write(writer, signal)
         finally:
             os.close(writer)
     except BlockingIOError:
@@ -269,11 +270,11 @@ class Signaller:
                 try:
                     if writer < 0:
                         writer = self._open(bell, open_bell)
-                    os.write(writer, signal)
+                    posix.write(writer, signal)
                 except BrokenPipeError:
                     # Its number may have been given to another bell since.
                     os.close(self._writers.pop(bell))
-                    os.write(self._open(bell, open_bell), signal)
+                    posix.write(self._open(bell, open_bell), signal)
             except BlockingIOError:
                 pass  # full of signals not yet heard
             except OSError as error:

@@ -29,6 +29,7 @@ from ..base import (
     Record,
     Refused,
     TableInfo,
+    checked_role,
 )
 from ..choice import BUILT_IN, find, names
 from .bells import FifoBell
@@ -92,6 +93,7 @@ class SharedMemoryEngine:
         wakes=True,
         owners=True,
         bounded=True,
+        roles=True,
         inspects=True,
     )
     #: The memory: the one thing in which the engines differ.
@@ -450,6 +452,20 @@ class SharedMemoryEngine:
                 return known
             session.tables.read(table, reading, now)
         return Members(tuple(reading.names), _Version(marks, total, reading.until))
+
+    # ---- roles
+
+    def hold(self, role: int) -> bool:
+        """See `Engine.hold`."""
+        return self.session.hold(checked_role(role))
+
+    def release(self, role: int) -> None:
+        """See `Engine.release`."""
+        self.session.release_role(checked_role(role))
+
+    def is_held(self, role: int) -> bool:
+        """See `Engine.is_held`."""
+        return self.session.is_held(checked_role(role))
 
     # ---- upkeep
 

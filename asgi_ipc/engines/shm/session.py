@@ -41,7 +41,7 @@ from .heap.heap import Heap
 from .heap.journal import Change
 from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, NODES, SLOT_MASK
 from .locked_segment import LockedSegment
-from .locks.base import FIRST_SLOT, Gone
+from .locks.base import FIRST_ROLE, FIRST_SLOT, Gone
 from .opening import open_store
 from .processes import Processes
 from .queues.queues import Queues
@@ -84,6 +84,8 @@ class Session:
         #: The slot of this process; -1 while it has none. While it has one, ``store`` is open.
         self.slot = -1
         self.store: Store | None = None
+        #: The roles that this process holds, with the stores in which it took them.
+        self._roles: dict[int, Store] = {}
         #: A process was killed inside the store, and may have owed a signal: see `signal_all`.
         self.recovered = False
         # For opening, closing and bells; never held while inside the store.
@@ -283,6 +285,56 @@ class Session:
             self.groups.heap.commit(change, after=FORMATTING)
             self.groups.format()
 
+    # ---- roles
+
+    def hold(self, role: int) -> bool:
+        """See `Engine.hold`."""
+        with self.exclusive():
+            store = self.current()
+            if self._roles.get(role) is store:
+                return True
+            self._roles.pop(role, None)
+            try:
+                if not store.lock_file.section.run(self._take_role, store, role):
+                    return False
+            except BaseException:
+                store.lock_file.release(FIRST_ROLE + role)
+                raise
+            self._roles[role] = store
+            return True
+
+    @staticmethod
+    def _take_role(store: Store, role: int) -> bool:
+        section = store.lock_file.section
+        # One thread at a time: a look at a lock, between two steps of taking it, would drop it.
+        section.enter()
+        try:
+            return store.lock_file.hold(FIRST_ROLE + role)
+        finally:
+            section.leave()
+
+    def is_held(self, role: int) -> bool:
+        """See `Engine.is_held`."""
+        with self.exclusive():
+            store = self.current()
+            return store.lock_file.section.run(self._is_role_held, store, role)
+
+    @staticmethod
+    def _is_role_held(store: Store, role: int) -> bool:
+        section = store.lock_file.section
+        section.enter()
+        try:
+            return store.lock_file.is_held(FIRST_ROLE + role)
+        finally:
+            section.leave()
+
+    def release_role(self, role: int) -> None:
+        """See `Engine.release`."""
+        with self.exclusive():
+            store = self._roles.pop(role, None)
+            if store is not None and store is self.store:
+                store.lock_file.release(FIRST_ROLE + role)
+
     # ---- bells
 
     def bell(self) -> FifoBell:
@@ -443,7 +495,10 @@ class Session:
                 with contextlib.suppress(Gone, StoreCorrupt):
                     store.lock_file.section.run(self._leave, slot)
                 store.lock_file.release(FIRST_SLOT + slot)
+            for role in [role for role, taken_in in self._roles.items() if taken_in is store]:
+                store.lock_file.release(FIRST_ROLE + role)
         finally:
+            self._roles.clear()
             current = True
             with contextlib.suppress(StoreUnavailable):
                 current = store.is_current()
@@ -497,6 +552,7 @@ class Session:
         self.signaller.after_fork_in_child()
         # The mapping is inherited; joining is left to the first use.
         self.slot = -1
+        self._roles = {}
         self.queues.let_none_peek()
 
 

@@ -16,7 +16,7 @@ receivers poll about as often.
 
 from __future__ import annotations
 
-import os
+import posix
 import select
 from collections.abc import Iterable
 from functools import partial
@@ -72,7 +72,7 @@ def enlist(own: FifoBell, bells: Iterable[tuple[bytes, int]]) -> list[tuple[byte
 
 def _write(piece: bytes, _: int, writer: int) -> bool:
     try:
-        return os.write(writer, piece) > 0
+        return posix.write(writer, piece) > 0
     except OSError:  # The list is full.
         return False
 
@@ -100,7 +100,7 @@ def signal_listed(signal: Signal, reader: int, _: int = -1) -> None:
 def _take(reader: int) -> tuple[int, bytes] | None:
     """Take a bell from a list; None if it is empty. Never waits."""
     try:
-        entry = os.read(reader, _entry.size)
+        entry = posix.read(reader, _entry.size)
     except OSError:
         return None
     # A member of the group may have written anything: the bell is checked as any other.

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
-from asgi_ipc.testing.stores import new_prefix
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.testing.stores import TemporaryStore, new_prefix, noted
 
 #: Options that a layer with a server has in common with ours; the others name the server.
 SHARED = ("expiry", "group_expiry", "capacity", "channel_capacity")
@@ -21,8 +21,6 @@ class AnyLayer(IPCChannelLayer):
 
     def __init__(self, *_: Any, prefix: str = "asgi", **options: Any) -> None:
         kept = {name: options[name] for name in SHARED if name in options}
-        if not kept.get("group_expiry", 1):
-            kept["group_expiry"] = 86400  # 0 means never to them.
         super().__init__(_prefixes.setdefault(prefix, new_prefix(prefix)), **kept)
 
 
@@ -31,5 +29,5 @@ def stores_of_its_own() -> Iterator[None]:
     """Each test's layers have stores of their own, which are removed."""
     _prefixes.clear()
     yield
-    for prefix in _prefixes.values():
-        SyncIPCChannelLayer(prefix).destroy()
+    with noted([TemporaryStore.of({"prefix": prefix}) for prefix in _prefixes.values()]):
+        pass

@@ -18,7 +18,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 from .mutex import ByteLocks, Mutex
 
 #: Bytes that are locked. OPENING also covers creation and removal.
-OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_SLOT = 0, 1, 2, 16
+OPENING, CHANNELS_LOCK, GROUPS_LOCK, FIRST_ROLE, FIRST_SLOT = 0, 1, 2, 8, 16
 
 #: Kinds of lock, as the lock file says them. Do not change.
 FCNTL, FLOCK, SEMAPHORE = 1, 2, 3

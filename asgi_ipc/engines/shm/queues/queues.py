@@ -102,7 +102,7 @@ class Queues:
         self._known: dict[bytes, tuple[int, int, int]] = {}
         #: Those of them that `peek` has asked for, and whether it has asked for any.
         self._peeked: dict[bytes, tuple[int, int, int]] = {}
-        self._wanted: set[bytes] = set()
+        self._asked_for: set[bytes] = set()
         self.peeks = False
         self._flushes = -1
 
@@ -136,7 +136,7 @@ class Queues:
                     if len(self._known) >= _REMEMBERED:
                         self._forget()
                     self._known[name] = end - handle, address, words[address + Q_TAG]
-                    if name in self._wanted:
+                    if name in self._asked_for:
                         self._let_peek(name)
                     return address
             handle = words[address + Q_CHAIN]
@@ -151,14 +151,14 @@ class Queues:
         """Forget where queues were."""
         self._known.clear()
         self._peeked.clear()
-        self._wanted.clear()
+        self._asked_for.clear()
 
     def _let_peek(self, name: bytes) -> None:
         """Let `peek` read a queue that has just been found."""
         if not self.peeks:
             self.peeks = True
             self._processes.see()
-        self._wanted.discard(name)
+        self._asked_for.discard(name)
         self._peeked[name] = self._known[name]
 
     def _create(self, name: bytes, owner: bytes, now: int) -> int:
@@ -194,7 +194,7 @@ class Queues:
         # after this, what it leaves behind is what it was, at an instant of this call.
         if words[FLUSHES] != flushes or words[offset] != address:
             # The next call that finds the queue lets it be peeked at.
-            self._wanted.add(name)
+            self._asked_for.add(name)
             self._known.pop(name, None)
             return True
         # IN is read last: if it is what OUT was, the ring was empty all the while.

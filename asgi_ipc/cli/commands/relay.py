@@ -1,0 +1,164 @@
+"""``relay``: a machine's relay as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...exceptions import StoreUnavailable
+from ..arguments import engine_option, on_store
+from ..choice import StoreChoice
+from ..finding import Missing
+from ..joining import join
+from ..output import note
+
+if TYPE_CHECKING:
+    from ...engines.base import Engine
+    from ...relay.machine import RelayOptions
+
+#: Seconds between two looks for the store, and for the role while another process leaves it.
+_STORE, _ROLE = 1.0, 0.1
+
+
+class _Another(StoreUnavailable):
+    """Another dedicated relay is there."""
+
+
+def _options(
+    context: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Any]:
+    try:
+        return dict(engine_option(text) for text in texts)
+    except ValueError:
+        # Without the text, which may be a password.
+        raise click.BadParameter("an option is not KEY=VALUE, such as timeout=5.0") from None
+
+
+@click.command("relay")
+@on_store
+@click.option(
+    "--relay",
+    "url",
+    metavar="URL",
+    envvar="ASGI_IPC_RELAY",
+    help="the server; or the environment variable ASGI_IPC_RELAY, which other users can't see",
+)
+@click.option(
+    "--relay-option",
+    "relay_options",
+    multiple=True,
+    callback=_options,
+    metavar="KEY=VALUE",
+    help="an option of relay_options; VALUE is a Python literal, or else a string",
+)
+@click.option(
+    "--relay-channel",
+    "relay_channels",
+    multiple=True,
+    metavar="PATTERN",
+    help="a pattern of the site's relay_channels",
+)
+def command(
+    store: StoreChoice,
+    url: str | None,
+    relay_options: dict[str, Any],
+    relay_channels: tuple[str, ...],
+) -> int:
+    """Relay between the store of PREFIX and those of other machines, until SIGTERM or Ctrl-C.
+
+    Takes precedence over the site's processes, one of which relays otherwise, and goes on again
+    when this command ends. Waits for a store that is not there yet.
+    """
+    from ...relay.options import checked
+
+    layer_options = dict(store.layer_options)
+    url = url or layer_options.pop("relay", None)
+    relay_options = relay_options or layer_options.pop("relay_options", None) or {}
+    shared = list(relay_channels) or layer_options.pop("relay_channels", None)
+    for name in ("relay", "relay_options", "relay_channels"):
+        layer_options.pop(name, None)
+    if url is None:
+        raise click.UsageError("name the server: --relay URL, or ASGI_IPC_RELAY=URL")
+
+    def options(channel_memory: int = 0) -> RelayOptions:
+        return checked(url, store.prefix, relay_options, channel_memory, shared)
+
+    options()
+    asyncio.run(_relay(store, options, layer_options))
+    return 0
+
+
+async def _relay(
+    store: StoreChoice, options: Callable[[int], RelayOptions], layer_options: dict[str, Any]
+) -> None:
+    """Relay for the store, and for one that replaces it, until a signal."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    is_told = False
+    while not stop.is_set():
+        try:
+            engine = join(store)
+        except Missing as error:
+            if not is_told:
+                note(f"{error}; waiting until the site has made it")
+            is_told = True
+            await _pause(stop, _STORE)
+            continue
+        try:
+            memory = engine.statistics().get("channel_bytes_total", 0)
+            is_told = False
+            await _relay_for(engine, store, options(memory), layer_options, stop)
+        except _Another:
+            raise
+        except StoreUnavailable as error:
+            note(f"{error}; waiting for the store")
+        finally:
+            if engine is not store.engine:
+                engine.close()
+        if not stop.is_set():
+            await _pause(stop, _STORE)
+
+
+async def _relay_for(
+    engine: Engine,
+    store: StoreChoice,
+    options: RelayOptions,
+    layer_options: dict[str, Any],
+    stop: asyncio.Event,
+) -> None:
+    """Relay for one store until it is gone. Raises `StoreUnavailable`."""
+    from ...layers.machine import relay_machine
+    from ...relay.options import check_engine
+    from ...relay.relay import Relay
+    from ...relay.way_out import DEDICATED, RELAY
+
+    check_engine(engine, store.engine)
+    if not engine.hold(DEDICATED):
+        raise _Another(
+            f"another process is the dedicated relay of prefix {store.prefix!r}; 'asgi-ipc relays"
+            f" {store.prefix}' shows it"
+        )
+    # The thread of a site's process steps back within a second.
+    while not engine.hold(RELAY):
+        await _pause(stop, _ROLE)
+        if stop.is_set():
+            return
+    with relay_machine(engine, store.prefix, layer_options) as machine:
+        note(f"relaying prefix {store.prefix!r} over {options.shown}; Ctrl-C ends it")
+        await Relay(machine, options, dedicated=True).run(stop)
+    engine.release(RELAY)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+__all__ = ["command"]

@@ -1,0 +1,538 @@
+"""A layer whose store is joined to those of other machines (`asgi_ipc.relay.relay`).
+
+Loaded only with the option ``relay``. `RelayedCore` sends what is for other machines to the relay
+as well, by the way out of the store. `Candidate` runs the relay in a thread of this process, if no
+other process does. `LocalMachine` is this machine as the relay sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.loopback import loop_back
+from ..encoding.names import channel_name, group_name
+from ..engines.base import NODE_BYTES, Engine, Members, Record, Refused
+from ..engines.deferred import pending, run_deferred
+from ..exceptions import (
+    ChannelFull,
+    FlushIncomplete,
+    OptionError,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+    UnreadableMessage,
+)
+from ..policy import groups
+from ..policy.capacity import UNCOUNTED
+from ..policy.expiry import LONGEST
+from ..relay import way_out
+from ..relay.flushes import PATIENCE
+from ..relay.frames import Kind, pack_join, shard_of
+from ..relay.machine import RelayOptions
+from ..relay.options import check_engine
+from ..relay.thread import RelayThread
+from ..relay.way_out import (
+    ANSWER,
+    DEDICATED,
+    DROPPED,
+    FLUSH_ALL,
+    FULL,
+    HEARD,
+    MOST_RECORDS,
+    NEW_GROUP,
+    OUT,
+    RELAY,
+    WAITING,
+    WAITS,
+    WayOut,
+)
+from . import options as layer_options
+from .core import LayerCore, PendingFlush
+from .options import Options
+
+#: Seconds for which receivers must have waited in a process before it may relay: by then it serves.
+SERVES = 3.0
+#: Seconds between two notices of one flush, as a flush may take them out of the store.
+_ASK_AGAIN = 1.0
+#: Seconds within which a machine has a relay, if any process may be it.
+_RELAYED = 2.5
+#: Names whose machine is remembered.
+_REMEMBERED = 4096
+#: Where a channel is: on this machine, on another, or on the server for all.
+_HERE, _FAR, _SHARED = 0, 1, 2
+#: Nanoseconds that a receiver may wait.
+_FOREVER = LONGEST * 1_000_000_000
+#: Bytes of a record on the way out beside the message, on average.
+_EXTRA = 64
+
+
+class RelayedCore(LayerCore):
+    """A layer that sends to other machines too."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        assert options.relay is not None
+        self._relay: RelayOptions = options.relay
+        self.shares_channels = self._relay.shares is not None
+        #: Where a channel is. Names of this machine stay so, as it has the same bytes as long as it
+        #: has the names.
+        self._place = lru_cache(_REMEMBERED)(self._find_out)
+        self._known_full: tuple[Demultiplexer, Members] | None = None
+        #: With the demultiplexer that they belong to.
+        self._way_out: tuple[Demultiplexer, WayOut] | None = None
+        self._heard: tuple[Demultiplexer, Members | None] | None = None
+        try:
+            check_engine(self.demux.engine, options.engine)
+            self._accompany(self.demux)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def demux(self) -> Demultiplexer:
+        """The demultiplexer, opened again if the layer was closed."""
+        demux = super().demux
+        if Candidate not in demux.companions and hasattr(self, "_heard"):
+            self._accompany(demux)
+        return demux
+
+    def _accompany(self, demux: Demultiplexer) -> None:
+        """Let this process relay for the demultiplexer's store. Raises `OptionError`."""
+        there = demux.companions.get(Candidate)
+        if there is None:
+            # In one step: another thread may be about to do the same.
+            made = Candidate(demux, self.options, self._relay)
+            there = demux.companions.setdefault(Candidate, made)
+        if isinstance(there, Candidate) and there.relay.shown != self._relay.shown:
+            raise OptionError(
+                f"relay is {self._relay.shown!r}, and another layer of this process on the same"
+                f" store has {there.relay.shown!r}; a store is joined by one server"
+            )
+
+    def _find_out(self, channel: str) -> int:
+        owner = channel_name(channel).owner
+        if owner:
+            is_here = owner[:NODE_BYTES] == self.demux.engine.identity[:NODE_BYTES]
+            return _HERE if is_here else _FAR
+        shares = self._relay.shares
+        return _SHARED if shares is not None and shares(channel) else _HERE
+
+    def place(self, channel: str) -> int:
+        """Return whether a channel is `_HERE`, on a `_FAR` machine, or `_SHARED` by all."""
+        try:
+            return self._place(channel)
+        except TypeError:
+            return _HERE  # No channel; the caller's next step says so.
+
+    # Sending
+
+    def send(self, channel: str, message: Mapping[str, Any]) -> None:
+        """Send to one channel (S7, R2), on whichever machine it is."""
+        place = self.place(channel)
+        if place == _HERE:
+            super().send(channel, message)
+            return
+        body = self._encode(message)
+        if place == _SHARED:
+            capacity = self.capacity_of(channel)
+            self._now_or_later(self._check_room, channel, capacity, len(body))
+            self._now_or_later(self._leave, Kind.WORK, channel, way_out.pack_work(capacity, body))
+        else:
+            self._now_or_later(self._leave, Kind.CHANNEL, channel, body)
+
+    def _check_room(self, channel: str, capacity: int, size: int) -> None:
+        """Raise `ChannelFull` if a shared channel, or the way to it, is known to be full (R12)."""
+        demux = self.demux
+        engine = demux.engine
+        before = self._known_full
+        known = before[1] if before is not None and before[0] is demux else None
+        full = engine.members(FULL, known)
+        self._known_full = demux, full
+        if channel.encode("ascii") in full.names:
+            raise ChannelFull(
+                f"channel {channel} is full: at the last look it held its capacity of {capacity}"
+                " messages on the server (options capacity and channel_capacity)"
+            )
+        if engine.statistics(OUT)["bytes"] + size > self._relay.backlog:
+            raise ChannelFull(
+                f"channel {channel} is full: the messages that wait for the server take all of the"
+                f" relay's backlog of {self._relay.backlog} bytes (relay_options['backlog'])"
+            )
+
+    @contextlib.contextmanager
+    def waiting(self, channels: Iterable[object]) -> Iterator[None]:
+        """Tell the relay of a receiver that waits on channels, as far as they are shared (R12)."""
+        demux = self.demux
+        names = [name for name in channels if isinstance(name, str)]
+        shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
+        token = os.urandom(8) if shared else b""
+        receivers = demux.companions.get(Candidate)
+        members = [way_out.receiver(name, token) for name in shared]
+        if not members or not isinstance(receivers, Candidate):
+            yield
+            return
+        try:
+            for member in members:
+                receivers.wait(member)
+            yield
+        finally:
+            for member in members:
+                with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                    self._now_or_later(receivers.wait_no_more, member)
+
+    def _leave(self, kind: Kind, channel: str, payload: bytes) -> None:
+        """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
+        demux = self.demux
+        deadline = demux.engine.clock() + self.options.message_lifetime
+        head = way_out.header(kind, channel.encode("ascii"))
+        record = Record(OUT, head + payload, deadline, MOST_RECORDS)
+        self._push_out(demux, record)
+        self._pushed(demux, len(record.payload))
+
+    def _push_out(self, demux: Demultiplexer, record: Record) -> None:
+        refused = demux.engine.push((record,))
+        if refused:
+            # Not within its bound, as nobody looked: the oldest go.
+            self._count(demux, self._bounds(demux).make_room())
+            refused = demux.engine.push((record,))
+        if refused:
+            raise StoreFull(f"no room for a message to another machine: {refused[0].detail}")
+
+    def _bounds(self, demux: Demultiplexer) -> WayOut:
+        if self._way_out is None or self._way_out[0] is not demux:
+            self._way_out = demux, WayOut(demux.engine, self._relay.backlog)
+        return self._way_out[1]
+
+    def _pushed(self, demux: Demultiplexer, size: int) -> None:
+        self._count(demux, self._bounds(demux).pushed(size))
+
+    def _count(self, demux: Demultiplexer, dropped: int) -> None:
+        """Count and log what was dropped from the way out (R8)."""
+        if not dropped:
+            return
+        way_out.notice(demux.engine, DROPPED, way_out.pack_count(dropped))
+        bound, url = self._relay.backlog, self._relay.shown
+
+        def describe(count: int) -> str:
+            return (
+                f"relay {url}: the messages that wait for it take all of its backlog ({bound:,}"
+                f" bytes), so the oldest were dropped; {count} dropped since the last warning"
+            )
+
+        demux.drops.dropped("way out", dropped, describe)
+
+    # Groups
+
+    def _plan(self, table: bytes, members: Members) -> list[groups.Target]:
+        """Plan a broadcast to the members here, and to the relay."""
+        header = way_out.header(Kind.GROUP, table)
+        out = groups.Target(OUT, header, MOST_RECORDS, b"", ())
+        return [*super()._plan(table, members), out]
+
+    def _broadcast(
+        self,
+        demux: Demultiplexer,
+        group: str,
+        table: bytes,
+        body: bytes,
+        deadline: int,
+        exclude: Collection[str],
+    ) -> Sequence[str]:
+        for channel in exclude:
+            # Another machine's members are not known here, and its relay gets no names.
+            if self.place(channel) != _HERE or not channel_name(channel).owner:
+                raise ValueError(
+                    f"exclude names {channel}; with the option relay only process-specific channels"
+                    " of this machine can be excluded, such as the sender's own"
+                )
+        dropped = super()._broadcast(demux, group, table, body, deadline, exclude)
+        self._pushed(demux, len(body) + _EXTRA)
+        return dropped
+
+    def _dropped(
+        self,
+        demux: Demultiplexer,
+        group: str,
+        plan: list[groups.Target],
+        pushed: list[groups.Target],
+        records: list[Record],
+        refused: list[Refused],
+    ) -> list[str]:
+        here = [each for each in refused if pushed[each.position].queue != OUT]
+        if len(here) < len(refused):
+            try:
+                self._push_out(demux, records[-1])
+            except StoreFull:
+                self._count(demux, 1)
+        return super()._dropped(demux, group, plan, pushed, records, here) if here else []
+
+    def group_add(self, group: str, channel: str) -> bool:
+        """Add a channel, or renew its membership, on the channel's machine (S13, S15, R2)."""
+        place = self.place(channel)
+        if place == _SHARED:
+            raise ValueError(
+                f"channel {channel} can't be in group {group}: relay_channels shares it with all"
+                " machines, and memberships stay on one; send to it directly"
+            )
+        if place == _FAR:
+            payload = pack_join(group_name(group), self.options.membership_lifetime)
+            self._now_or_later(self._leave, Kind.JOIN, channel, payload)
+            return False
+        watched = super().group_add(group, channel)
+        self._now_or_later(self._announce, group_name(group))
+        return watched
+
+    def _announce(self, table: bytes) -> None:
+        """Tell the relay of a group, unless it hears the group's shard already (R6)."""
+        demux = self.demux
+        known = self._heard[1] if self._heard is not None and self._heard[0] is demux else None
+        heard = demux.engine.members(HEARD, known)
+        self._heard = demux, heard
+        if not way_out.is_heard(heard.names, shard_of(table)):
+            way_out.notice(demux.engine, NEW_GROUP, table)
+
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out, on its machine (S13, R2)."""
+        if self.place(channel) == _FAR:
+            self._now_or_later(self._leave, Kind.LEAVE, channel, group_name(group))
+            return
+        super().group_discard(group, channel)
+
+    # Flush
+
+    def flush(self) -> None:
+        """Flush all machines, and wait for that (S17, R9). Raises `FlushIncomplete`."""
+        flush = self.begin_flush()
+        while not flush.is_done():
+            time.sleep(0.01)
+
+    def begin_flush(self) -> PendingFlush:
+        """Flush this machine's store, and have the relay flush those of the others."""
+        super().flush()
+        return _FarFlush(self.demux.engine, self._relay.shown)
+
+
+class _FarFlush:
+    """A flush of all machines, as the process that asked for it waits for the answer."""
+
+    def __init__(self, engine: Engine, url: str) -> None:
+        self._engine, self._url = engine, url
+        self._number = os.urandom(16)
+        self._began = time.monotonic()
+        self._asked = self._held = self._began - _ASK_AGAIN
+        self._held += _ASK_AGAIN
+
+    def is_done(self) -> bool:
+        engine, now = self._engine, time.monotonic()
+        answers = engine.pop(ANSWER + self._number)
+        if answers:
+            names = answers[0].payload[1:].decode("utf-8", "replace")
+            if not names:
+                return True
+            raise self._incomplete(f"not confirmed by {names}; when they are back, flush again")
+        if now - self._asked >= _ASK_AGAIN:
+            self._asked = now
+            way_out.notice(engine, FLUSH_ALL, self._number)
+            if engine.is_held(RELAY):
+                self._held = now
+        if now - self._held > _RELAYED:
+            raise self._incomplete(
+                "no process of this machine relays; start the site or 'asgi-ipc relay', and flush"
+                " again"
+            )
+        if now - self._began > 2 * PATIENCE + _RELAYED:
+            raise self._incomplete("the relay of this machine does not answer; flush again")
+        return False
+
+    def _incomplete(self, why: str) -> FlushIncomplete:
+        return FlushIncomplete(
+            f"relay {self._url}: this machine's store was flushed, but for other machines that was"
+            f" {why}"
+        )
+
+
+class LocalMachine:
+    """This machine, as `asgi_ipc.relay.relay.Machine`: what is delivered stays on it."""
+
+    def __init__(self, demux: Demultiplexer, options: Options) -> None:
+        self.engine = demux.engine
+        self._demux = demux
+        self._core = LayerCore(options, borrows=demux)
+        self._lifetime = options.message_lifetime
+
+    def check(self, body: bytes) -> None:
+        """Raise `RecordCorrupt` for what would disturb receivers.
+
+        They pass over the messages of another serializer; a relay of its own may not know theirs.
+        """
+        with contextlib.suppress(UnreadableMessage):
+            self._core.options.codec.decode(body)
+
+    def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
+        """Deliver to the members on this machine (R1)."""
+        try:
+            self._core._broadcast(self._demux, group, group_name(group), body, deadline, ())
+        finally:
+            if pending:
+                run_deferred()
+
+    def deliver(self, channel: str, body: bytes, deadline: int) -> None:
+        """Deliver to a process-specific channel; what it has no room for is dropped."""
+        demux, name = self._demux, channel_name(channel)
+        try:
+            own = demux.own.get(name.queue)
+            if own is not None and loop_back(demux, own, (name.local,), body, deadline):
+                return
+            capacity = self._core.capacity_of(channel)
+            record = Record(name.queue, name.header + body, deadline, capacity, name.owner)
+            refused = self.engine.push((record,))
+            if own is not None:
+                own.known_empty = False
+            if refused:
+                detail = refused[0].detail
+
+                def describe(count: int) -> str:
+                    return (
+                        f"dropped a message from another machine for channel {channel}: {detail};"
+                        f" {count} dropped since the last warning"
+                    )
+
+                demux.drops.dropped(f"from afar {name.queue.decode('ascii')}", 1, describe)
+        finally:
+            if pending:
+                run_deferred()
+
+    def join(self, group: str, channel: str, lifetime: int) -> None:
+        """Add a channel of this machine to a group."""
+        table, name = group_name(group), channel_name(channel)
+        deadline = self.engine.clock() + lifetime
+        try:
+            if name.owner == self.engine.identity:
+                expiry, suspends = self._lifetime, self._core.options.suspend_silent_channels
+                self._demux.memberships.add(table, name, deadline, expiry, suspends)
+            else:
+                self.engine.put(table, groups.member(name), deadline, name.owner)
+        finally:
+            if pending:
+                run_deferred()
+
+    def leave(self, group: str, channel: str) -> None:
+        """Take a channel of this machine out of a group."""
+        self._core.group_discard(group, channel)
+
+    def deliver_work(self, channel: bytes, body: bytes, deadline: int) -> None:
+        """Deliver to an ordinary channel. Raises `StoreFull`."""
+        try:
+            if self.engine.push((Record(channel, body, deadline, UNCOUNTED),)):
+                raise StoreFull(f"no room for a message to channel {channel.decode('ascii')}")
+        finally:
+            if pending:
+                run_deferred()
+
+    def flush(self) -> None:
+        """Empty the store."""
+        self._core.flush()
+
+
+class Candidate:
+    """This process as one that may relay for its machine (R7). A companion of a demultiplexer.
+
+    It also tells the relay, whichever process that is, of the receivers that wait here on shared
+    channels (R12).
+    """
+
+    def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
+        self._demux, self.options, self.relay = demux, options, relay
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """Begin as a process that does not serve yet."""
+        #: The relay, if it runs here or did.
+        self.thread: RelayThread | None = None
+        self._serves_since: float | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+        #: The members of `WAITING` for receivers in this process; and how often the store had been
+        #: flushed when they were last put.
+        self._receivers: dict[bytes, None] = {}
+        self._flushes = -1
+
+    def tick(self, waited: bool) -> None:
+        """Begin to relay if this process serves and no other relays."""
+        self._put_again()
+        if not waited or not layer_options.may_relay:
+            return
+        now = time.monotonic()
+        if self._serves_since is None:
+            self._serves_since = now
+        if now - self._serves_since < SERVES or not self._lock.acquire(False):
+            return
+        try:
+            if not self._stopped and (self.thread is None or not self.thread.is_alive()):
+                self._begin()
+        except (StoreUnavailable, StoreCorrupt):
+            pass  # The receivers that wait here meet the error themselves.
+        finally:
+            self._lock.release()
+
+    def wait(self, member: bytes) -> None:
+        """Tell the relay of a receiver. Raises `StoreFull`."""
+        self._receivers[member] = None
+        self._put(member)
+
+    def wait_no_more(self, member: bytes) -> None:
+        """Tell the relay that a receiver is gone."""
+        self._receivers.pop(member, None)
+        self._demux.engine.remove(WAITING, member)
+
+    def _put(self, member: bytes) -> None:
+        engine = self._demux.engine
+        engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
+        way_out.notice(engine, WAITS, way_out.receiver_channel(member))
+
+    def _put_again(self) -> None:
+        """Put the receivers that a flush has taken out of the store."""
+        if not self._receivers:
+            return
+        engine = self._demux.engine
+        try:
+            flushes = engine.flushes
+            if flushes == self._flushes:
+                return
+            for member in list(self._receivers):
+                self._put(member)
+                if member not in self._receivers:
+                    # It has gone meanwhile, in another thread, which may have removed it before.
+                    engine.remove(WAITING, member)
+            self._flushes = flushes
+        except (StoreUnavailable, StoreCorrupt, StoreFull):
+            pass  # The receivers meet the error themselves, or it is done at the next look.
+
+    def _begin(self) -> None:
+        engine = self._demux.engine
+        if not engine.is_held(DEDICATED) and engine.hold(RELAY):
+            thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
+            try:
+                thread.start()
+            except BaseException:  # There can't be more threads.
+                engine.release(RELAY)
+                raise
+            self.thread = thread
+
+    def stop(self) -> None:
+        """Relay no more."""
+        with self._lock:
+            self._stopped = True
+            thread, self.thread = self.thread, None
+        if thread is not None:
+            thread.stop()
+
+
+__all__ = ["SERVES", "Candidate", "LocalMachine", "RelayedCore"]

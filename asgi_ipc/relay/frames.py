@@ -1,0 +1,247 @@
+"""What relays say to each other: frames as bytes, and the topics on which they are published.
+
+====== ==================================================================
+bytes  content, big-endian
+====== ==================================================================
+2      magic, ``aI``; ``aS`` if name and payload are sealed (`sealing`)
+1      version of the format
+1      newest version that the writer reads
+1      kind (`Kind`)
+5      node: the first bytes of every identity of the writer's store
+8      term: when the writer became the relay of its machine
+8      sequence: 1, 2, ... for each term and topic of the machine
+8      remaining lifetime, nanoseconds
+1      length of the name
+n      the name: a group, a channel, a host, or a flush
+rest   the payload: of messages, the encoded message
+====== ==================================================================
+
+Pure functions. Frames come from a server that other programs may use: `unpack` and the functions
+for payloads take any bytes, and raise `NoFrame` for those that no relay has written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from ..engines.base import NODE_BYTES
+from ..policy.expiry import LONGEST
+from .sealing import SealBroken
+
+if TYPE_CHECKING:
+    from .sealing import Sealer
+
+#: The format that this version writes if all machines read it, and the oldest that it reads.
+NEWEST, OLDEST = 1, 1
+#: Groups are spread over this many topics. All machines of a site must agree: do not change.
+SHARDS = 1024
+#: Longest name in a frame, in bytes.
+LONGEST_NAME = 255
+#: Most topics of which one beat tells the sequence.
+MOST_SEQUENCES = 2 * SHARDS
+#: Longest lifetime, in nanoseconds.
+LONGEST_LIFE = LONGEST * 1_000_000_000
+
+_MAGIC, _SEALED = b"aI", b"aS"
+_HEAD = struct.Struct(f">2sBBB{NODE_BYTES}sQQQB")
+_U64 = struct.Struct(">Q")
+#: The topic that every machine hears.
+ALL = b"a"
+_SHARD, _MACHINE = b"g", b"m"
+
+
+class Kind(IntEnum):
+    """What a frame is. Numbers of earlier versions keep their meaning."""
+
+    #: A message to the members of a group, and one to a process-specific channel.
+    GROUP, CHANNEL = 1, 2
+    #: A channel of the machine that hears it is to enter or leave a group there.
+    JOIN, LEAVE = 3, 4
+    #: A machine begins, goes on, or ends.
+    HELLO, BEAT, BYE = 5, 6, 7
+    #: All machines are to flush their stores; and a machine has.
+    FLUSH, FLUSHED = 8, 9
+    #: A message on a shared queue of the server; and on a topic, that such a queue has some.
+    WORK = 10
+
+
+#: Kinds that carry something of a user's.
+MESSAGES = frozenset({Kind.GROUP, Kind.CHANNEL, Kind.JOIN, Kind.LEAVE})
+
+
+class NoFrame(ValueError):
+    """Bytes that no relay of a readable version has written."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        #: A reason for which frames are counted as dropped.
+        self.reason = reason
+
+
+class RelayFrame(NamedTuple):
+    """One frame, as relays see it."""
+
+    kind: Kind
+    node: bytes
+    term: int
+    sequence: int
+    #: Nanoseconds.
+    lifetime: int
+    name: bytes
+    payload: bytes
+    #: Newest version that its writer reads.
+    reads: int = NEWEST
+
+
+def pack(
+    frame: RelayFrame, version: int = NEWEST, sealer: Sealer | None = None, place: bytes = b""
+) -> bytes:
+    """Return a frame as bytes, in a version that its readers read.
+
+    A ``sealer`` binds it to its head and to ``place``: prefix and topic.
+    """
+    head = _HEAD.pack(
+        _MAGIC if sealer is None else _SEALED,
+        version,
+        frame.reads,
+        frame.kind,
+        frame.node,
+        frame.term,
+        frame.sequence,
+        frame.lifetime,
+        len(frame.name),
+    )
+    rest = frame.name + frame.payload
+    return head + (rest if sealer is None else sealer.seal(rest, place + head))
+
+
+def unpack(
+    data: bytes,
+    oldest: int = OLDEST,
+    newest: int = NEWEST,
+    sealer: Sealer | None = None,
+    place: bytes = b"",
+) -> RelayFrame:
+    """Return the frame that `pack` made. Raises `NoFrame` for any other bytes.
+
+    With a ``sealer`` these include frames that are not sealed, or were sealed for another place.
+    """
+    head = data[: _HEAD.size]
+    if len(head) < _HEAD.size or not head.startswith((_MAGIC, _SEALED)):
+        raise NoFrame("no frame")
+    magic, version, reads, kind, node, term, sequence, lifetime, length = _HEAD.unpack(head)
+    if not oldest <= version <= newest:
+        raise NoFrame("version")
+    if (magic == _SEALED) != (sealer is not None):
+        raise NoFrame("sealed" if sealer is None else "not sealed")
+    rest = data[_HEAD.size :]
+    if sealer is not None:
+        try:
+            rest = sealer.open(rest, place + head)
+        except SealBroken as error:
+            raise NoFrame(f"seal {error.reason}") from None
+    if len(rest) < length or not term or not sequence or reads < version:
+        raise NoFrame("no frame")
+    try:
+        known = Kind(kind)
+    except ValueError:
+        # A newer machine says more; it says what matters in a version that all read.
+        raise NoFrame("version") from None
+    lifetime = min(lifetime, LONGEST_LIFE)
+    return RelayFrame(known, node, term, sequence, lifetime, rest[:length], rest[length:], reads)
+
+
+def version_for(announced: Iterable[int], oldest: int = OLDEST, newest: int = NEWEST) -> int:
+    """Return the version to write: the newest that all machines read, as they announce it."""
+    return max(oldest, min([newest, *announced]))
+
+
+# Topics
+
+
+def shard_of(group: bytes) -> int:
+    """Return the number of a group's shard, the same on all machines."""
+    return crc32(group) % SHARDS
+
+
+def shard_topic(shard: int) -> bytes:
+    """Return the topic of a shard's group messages."""
+    return _SHARD + shard.to_bytes(2, "big")
+
+
+def machine_topic(node: bytes) -> bytes:
+    """Return the topic of what is for one machine alone."""
+    return _MACHINE + node
+
+
+def is_topic(topic: bytes) -> bool:
+    """Return whether relays publish on a topic of that name."""
+    if topic.startswith(_SHARD):
+        return len(topic) == 3 and int.from_bytes(topic[1:], "big") < SHARDS
+    return topic == ALL or (topic.startswith(_MACHINE) and len(topic) == 1 + NODE_BYTES)
+
+
+# Payloads
+
+
+def pack_sequences(sequences: Mapping[bytes, int]) -> bytes:
+    """Return the payload of a beat: for each topic the last sequence published."""
+    return b"".join(
+        bytes((len(topic),)) + topic + _U64.pack(number) for topic, number in sequences.items()
+    )
+
+
+def unpack_sequences(payload: bytes) -> dict[bytes, int]:
+    """Return what `pack_sequences` packed. Raises `NoFrame`."""
+    found: dict[bytes, int] = {}
+    at = 0
+    while at < len(payload):
+        end = at + 1 + payload[at]
+        topic = payload[at + 1 : end]
+        if end + _U64.size > len(payload) or not is_topic(topic) or len(found) >= MOST_SEQUENCES:
+            raise NoFrame("no frame")
+        found[topic] = _U64.unpack_from(payload, end)[0]
+        at = end + _U64.size
+    return found
+
+
+def pack_join(group: bytes, lifetime: int) -> bytes:
+    """Return the payload of a `Kind.JOIN`; a membership's lifetime is in nanoseconds."""
+    return _U64.pack(lifetime) + group
+
+
+def unpack_join(payload: bytes) -> tuple[bytes, int]:
+    """Return the group, and the membership's lifetime. Raises `NoFrame`."""
+    if len(payload) <= _U64.size:
+        raise NoFrame("no frame")
+    return payload[_U64.size :], min(_U64.unpack_from(payload)[0], LONGEST_LIFE)
+
+
+__all__ = [
+    "ALL",
+    "LONGEST_LIFE",
+    "LONGEST_NAME",
+    "MESSAGES",
+    "MOST_SEQUENCES",
+    "NEWEST",
+    "OLDEST",
+    "SHARDS",
+    "Kind",
+    "NoFrame",
+    "RelayFrame",
+    "is_topic",
+    "machine_topic",
+    "pack",
+    "pack_join",
+    "pack_sequences",
+    "shard_of",
+    "shard_topic",
+    "unpack",
+    "unpack_join",
+    "unpack_sequences",
+    "version_for",
+]

@@ -1,0 +1,127 @@
+"""Act on what is heard, whatever it is (R10)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..encoding.names import channel_name, group_name
+from ..engines.base import NODE_BYTES
+from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
+from .counts import Counts
+from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_join
+from .machine import Machine, RelayOptions
+from .peers import Peers
+
+_log = logging.getLogger("asgi_ipc")
+
+
+class Inbound:
+    """Hears frames, and delivers what they carry to this machine.
+
+    ``act`` is called with what other relays have to say themselves, and ``joined`` with the group
+    that a channel of this machine has entered from afar.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        options: RelayOptions,
+        term: int,
+        peers: Peers,
+        counts: Counts,
+        act: Callable[[RelayFrame], None],
+        joined: Callable[[bytes], None],
+    ) -> None:
+        self._machine, self._options, self._term = machine, options, term
+        self._engine, self._node = machine.engine, machine.engine.identity[:NODE_BYTES]
+        self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
+        self._prefix = options.prefix.encode() + b"\0"
+        self._has_failed = False
+        #: Called when something was learned of another machine that the next relay must know.
+        self.learned: Callable[[], None] = lambda: None
+
+    def hear(self, topic: bytes, data: bytes) -> None:
+        """Act on what was published on a topic; drop and count what is no frame or message."""
+        try:
+            self._hear(topic, data)
+        except NoFrame as error:
+            self._counts.dropped(error.reason)
+        except ChannelFull:
+            self._counts.dropped("no room in the store")
+        except StoreUnavailable:
+            self._counts.dropped("store unavailable")
+        except Exception as error:
+            # From the store, or an error of this package: neither may end the relay.
+            self._counts.dropped("failed")
+            if not self._has_failed:
+                self._has_failed = True
+                _log.exception(
+                    "relay %s: a frame could not be handled: %s", self._options.shown, error
+                )
+
+    def _hear(self, topic: bytes, data: bytes) -> None:
+        frame = unpack(data, *self._options.formats, self._options.sealer, self._prefix + topic)
+        if frame.node == self._node:
+            self._hear_own(topic, frame)
+            return
+        now, gaps = self._engine.clock(), self._peers.gaps
+        refused = self._peers.accept(topic, frame, len(data), now)
+        self._counts.add("gaps", self._peers.gaps - gaps)
+        if self._peers.has_news:
+            self._peers.has_news = False
+            self.learned()
+        if refused is not None:
+            self._counts.dropped(refused)
+            return
+        self._counts.add("frames_in")
+        self._counts.add("bytes_in", len(data))
+        if frame.kind not in MESSAGES:
+            self._act(frame)
+        elif self._peers.is_from_before_a_flush(frame.node, now):
+            self._counts.dropped("flushed")
+        elif frame.lifetime <= 0:
+            self._counts.dropped("expired")
+        else:
+            self._deliver(frame, now + frame.lifetime)
+
+    def _hear_own(self, topic: bytes, frame: RelayFrame) -> None:
+        """Hear what this machine has published itself."""
+        if frame.term > self._term:
+            # Another machine's store has the same bytes: a copy of this one's files.
+            self._counts.dropped("from a copy of this store")
+        elif frame.term == self._term and topic == ALL and frame.kind is Kind.BEAT:
+            self._act(frame)
+
+    def _deliver(self, frame: RelayFrame, deadline: int) -> None:
+        """Deliver a message. Raises `NoFrame` if it is none, or is not for this machine."""
+        try:
+            name = frame.name.decode("ascii")
+            if frame.kind is Kind.GROUP:
+                group_name(name)
+            elif channel_name(name).owner[:NODE_BYTES] != self._node:
+                raise NoFrame("not for this machine")
+            group, lifetime = frame.payload, 0
+            if frame.kind in (Kind.GROUP, Kind.CHANNEL):
+                # Receivers decode it, and must not meet anything but a message.
+                self._machine.check(frame.payload)
+            else:
+                if frame.kind is Kind.JOIN:
+                    group, lifetime = unpack_join(frame.payload)
+                group_name(group.decode("ascii"))
+        except NoFrame:
+            raise
+        except (TypeError, ValueError, StoreCorrupt) as error:
+            raise NoFrame("no message") from error
+        if frame.kind is Kind.GROUP:
+            self._machine.deliver_group(name, frame.payload, deadline)
+        elif frame.kind is Kind.CHANNEL:
+            self._machine.deliver(name, frame.payload, deadline)
+        elif frame.kind is Kind.JOIN:
+            self._machine.join(group.decode("ascii"), name, lifetime)
+            self._joined(group)
+        else:
+            self._machine.leave(group.decode("ascii"), name)
+
+
+__all__ = ["Inbound"]

@@ -1,0 +1,191 @@
+"""Publish: what is on the way out of the store, and what the relay itself has to say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from ..encoding.names import channel_name
+from ..engines.base import NODE_BYTES, Popped
+from ..exceptions import WireLost
+from . import way_out
+from .counts import Counts
+from .frames import (
+    ALL,
+    MESSAGES,
+    MOST_SEQUENCES,
+    Kind,
+    RelayFrame,
+    machine_topic,
+    pack,
+    pack_sequences,
+    shard_of,
+    shard_topic,
+    version_for,
+)
+from .machine import Machine, RelayOptions
+from .peers import Peers
+from .store_bell import StoreBell
+from .way_out import OUT
+from .wire import WINDOW, Frame, Wire
+
+#: Records that are taken off the way out at once.
+BATCH = 64
+#: Beats that tell a topic's sequence after the last frame on it.
+_TOLD = 5
+
+
+class Outbound:
+    """What this machine publishes in one term of its relay: one frame after the other (R3)."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        options: RelayOptions,
+        term: int,
+        host: bytes,
+        peers: Peers,
+        counts: Counts,
+        bell: StoreBell,
+        knows_all: Callable[[], bool],
+        push_work: Callable[[Wire, Sequence[Popped]], Awaitable[None]],
+    ) -> None:
+        self._engine, self._options = machine.engine, options
+        self._node, self._term, self._host = machine.engine.identity[:NODE_BYTES], term, host
+        self._peers, self._counts, self._bell = peers, counts, bell
+        #: Whether all machines that are there have been heard.
+        self._knows_all = knows_all
+        #: Puts messages on the server's queues.
+        self._push_work = push_work
+        self._rang = bell.event()
+        #: Held from numbering frames until they are on their way.
+        self.publishing = asyncio.Lock()
+        self._sequences: dict[bytes, int] = {}
+        #: Topics whose sequence beats have to tell, with the number of beats.
+        self._to_tell: dict[bytes, int] = {}
+        #: When the last beat was published, on the engine's clock.
+        self.beat_at = 0
+
+    def begin(self) -> None:
+        """Begin on a new connection: the last beats may have been lost with the former one."""
+        self._to_tell = dict.fromkeys(list(self._sequences)[-MOST_SEQUENCES:], _TOLD)
+
+    async def pump(self, wire: Wire) -> None:
+        """Publish what is on the way out, as it comes, without end. Raises as the wire."""
+        limit = 8
+        while True:
+            records = self._engine.pop(OUT, limit, self._bell.bell)
+            if records:
+                await self._send_all(wire, records)
+            if len(records) < limit:
+                await self._rang.wait()
+                self._rang.clear()
+            else:
+                # Of large ones fewer are taken out of the store, where they count for its bound.
+                size = sum(len(record.payload) for record in records) // len(records)
+                limit = max(1, min(BATCH, WINDOW // max(1, size)))
+
+    async def _send_all(self, wire: Wire, records: Sequence[Popped]) -> None:
+        work = [each for each in records if way_out.is_work(each.payload)]
+        if not work:
+            await self._pass_on(wire, records)
+            return
+        try:
+            others = [each for each in records if not way_out.is_work(each.payload)]
+            await self._pass_on(wire, others)
+        except BaseException:
+            for record in reversed(work):
+                self._engine.restore(OUT, record)
+            raise
+        await self._push_work(wire, work)
+
+    async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
+        """Publish something of the relay's own to all machines. Raises as the wire."""
+        async with self.publishing:
+            payload = b""
+            if kind is Kind.BEAT:
+                payload = self._sequences_to_tell()
+                self.beat_at = self._engine.clock()
+            packed = self._packed(ALL, kind, self._host if name is None else name, payload)
+            await wire.publish([Frame(ALL, packed)])
+
+    async def _pass_on(self, wire: Wire, records: Sequence[Popped]) -> None:
+        async with self.publishing:
+            now = self._engine.clock()
+            frames, sources = [], []
+            for record in records:
+                frame = self._frame(wire, record, now)
+                if frame is not None:
+                    frames.append(frame)
+                    sources.append(record)
+            if not frames:
+                return
+            try:
+                await wire.publish(frames)
+            except BaseException as error:
+                unsent = min(len(frames), error.unsent) if isinstance(error, WireLost) else 0
+                # What was certainly not sent is next again; the rest never is (R5).
+                for _ in range(unsent):
+                    self._sequences[frames.pop().topic] -= 1
+                    self._engine.restore(OUT, sources.pop())
+                self._counts.dropped("outcome unknown", len(frames))
+                raise
+            self._counts.add("frames_out", len(frames))
+            self._counts.add("bytes_out", sum(len(frame.payload) for frame in frames))
+
+    def _frame(self, wire: Wire, record: Popped, now: int) -> Frame | None:
+        """Return the frame for a record of the way out; None if the record was dropped."""
+        try:
+            kind, name, payload = way_out.read(record.payload)
+            if kind is Kind.GROUP:
+                topic = shard_topic(shard_of(name))
+            else:
+                node = channel_name(name.decode("ascii")).owner[:NODE_BYTES]
+                if not node:
+                    raise ValueError("it is for a channel of no machine")
+                if node not in self._peers.known and self._knows_all():
+                    self._counts.dropped("no machine")
+                    return None
+                topic = machine_topic(node)
+        except (TypeError, ValueError):
+            self._counts.dropped("not a record")
+            return None
+        lifetime = record.deadline - now
+        if lifetime <= 0:
+            self._counts.dropped("expired")
+            return None
+        packed = self._packed(topic, kind, name, payload, lifetime)
+        if len(packed) > wire.frame_limit:
+            self._sequences[topic] -= 1
+            self._counts.dropped("too large for the server")
+            return None
+        return Frame(topic, packed)
+
+    def _packed(
+        self, topic: bytes, kind: Kind, name: bytes, payload: bytes, lifetime: int = 0
+    ) -> bytes:
+        """Return a frame with the next sequence of its topic. Call while `publishing`."""
+        sequence = self._sequences[topic] = self._sequences.get(topic, 0) + 1
+        self._to_tell[topic] = _TOLD
+        oldest, newest = self._options.formats
+        # The oldest, if machines of all versions must read it.
+        version = oldest
+        if kind in MESSAGES:
+            reads = (peer.reads for peer in self._peers.expected())
+            version = version_for(reads, oldest, newest)
+        frame = RelayFrame(kind, self._node, self._term, sequence, lifetime, name, payload, newest)
+        place = self._options.prefix.encode() + b"\0" + topic
+        return pack(frame, version, self._options.sealer, place)
+
+    def _sequences_to_tell(self) -> bytes:
+        told = {}
+        for topic, times in list(self._to_tell.items())[:MOST_SEQUENCES]:
+            told[topic] = self._sequences[topic]
+            if times > 1:
+                self._to_tell[topic] = times - 1
+            else:
+                del self._to_tell[topic]
+        return pack_sequences(told)
+
+
+__all__ = ["BATCH", "Outbound"]

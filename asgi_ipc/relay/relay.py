@@ -1,0 +1,471 @@
+"""The relay: joins the store of its machine to those of other machines, over a wire.
+
+One process of each machine runs it, in a thread or as a process of its own. It takes from the way
+out what its machine's processes send to others (`way_out`), publishes it as frames (`frames`), and
+delivers what it hears to members and channels of its own machine. Tests cite these clauses:
+
+Messages
+  R1   A `group_send` reaches each member on each machine at most once. Memberships stay on the
+       machine of their channel; each machine delivers what it hears to its own members.
+  R2   A `send` to a process-specific channel of another machine arrives there, as does a
+       `group_add` or `group_discard` of such a channel. If no machine has it, it is dropped and
+       counted.
+  R3   What one sender sends to one channel arrives in order, messages to the channel and to groups
+       together: there is one way out, one publishing and one subscribing connection.
+  R4   The remaining lifetime of a message travels with it; no clocks are compared. A message whose
+       lifetime is over is not passed on.
+  R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
+       former term, or with a sequence that was heard before, is dropped. Sequences that are missing
+       are counted as gaps, at the latest with the next beat of their machine.
+  R6   A machine hears only the shards in which it has groups. A new group is reachable from other
+       machines once the server has confirmed the subscription, which follows `group_add` at once.
+
+Machines
+  R7   A machine has at most one relay at a time: a role of the store, which the kernel frees with
+       its holder. Another process that may relay takes it within two seconds, with a higher term
+       and the former relay's counts.
+  R8   The server may be away, slow or frozen: no `send` or `group_send` waits for it or fails for
+       it. The way out is bounded in bytes; the oldest is dropped, counted and logged. The relay
+       says once that the server is away, and connects again with growing pauses.
+  R9   A flush empties the stores of all machines that answer, together with what is under way
+       between them, and raises an error that names the machines that did not answer in time.
+  R10  Whatever bytes are heard, the relay goes on: what is no frame, or no message, is dropped and
+       counted. Nothing is logged for each frame.
+  R11  A relay writes the newest format that all machines read, and reads the one before it.
+
+Shared channels
+  R12  With ``relay_channels`` the messages of some ordinary channels lie on the server, in order,
+       with capacity, and with expiry by the server's clock. Any machine's `receive` takes them,
+       each once; a relay takes as many as receivers wait for. `send` raises `ChannelFull` by the
+       last known length, or if the way out is full, and never asks the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from ..engines.base import NODE_BYTES, Record
+from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
+from . import report, way_out
+from .counts import Counts
+from .flushes import BARRIER, PATIENCE, Flushes
+from .frames import ALL, Kind, RelayFrame, machine_topic
+from .inbound import Inbound
+from .machine import Machine, RelayOptions
+from .outbound import BATCH, Outbound
+from .peers import Peers
+from .shards import Shards
+from .store_bell import StoreBell
+from .way_out import (
+    DEDICATED,
+    DROPPED,
+    FLUSH_ALL,
+    NEW_GROUP,
+    NOTICES,
+    OUT,
+    RELAY,
+    WAITS,
+    WayOut,
+)
+from .wire import Wire
+from .work import Work
+
+_log = logging.getLogger("asgi_ipc")
+
+#: Seconds between two beats, reports, and looks at the store.
+BEAT = 1.0
+#: Seconds before the first, and the longest, pause between two connections.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
+#: Seconds for which messages wait, after an outage, for other machines that had it as well: what is
+#: published before they have subscribed again is lost to them.
+TOGETHER = 5.0
+#: Seconds after which a relay that is connected has heard all machines that are there.
+SETTLED = 1.5
+#: Seconds for a goodbye.
+_FAREWELL = 0.3
+#: Seconds between two looks whether other machines are back.
+_LOOK = 0.02
+#: Seconds after which what was learned of another machine is written down.
+_SOON = 0.02
+
+
+class Relay:
+    """One term of a machine's relay. The caller holds the role `RELAY` (R7).
+
+    Made and used in one event loop. A relay that is ``dedicated`` has a process of its own, and
+    does not step back for another.
+    """
+
+    def __init__(self, machine: Machine, options: RelayOptions, dedicated: bool = False) -> None:
+        self.machine, self.options, self.dedicated = machine, options, dedicated
+        self.engine = machine.engine
+        self.node = self.engine.identity[:NODE_BYTES]
+        self.host = socket.gethostname().encode("ascii", "replace")[:100]
+        self.peers, self.counts = Peers(), Counts(options.shown)
+        self.term = self._take_over()
+        #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
+        self.state = "connecting"
+        self._error = ""
+        self._began, self._connected_at = time.time(), 0.0
+        #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
+        self.lag: int | None = None
+        self.bell = StoreBell(self.engine)
+        self.shards = Shards(self.engine, self.peers)
+        self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
+        self.outbound = Outbound(
+            machine,
+            options,
+            self.term,
+            self.host,
+            self.peers,
+            self.counts,
+            self.bell,
+            self._knows_all,
+            self.work.push,
+        )
+        self.inbound = Inbound(
+            machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
+        )
+        self.inbound.learned = self._report_soon
+        self._flushes = Flushes(self.peers, self._answer_flush)
+        self._way_out = WayOut(self.engine, options.backlog)
+        self._noticed, self._hurry = self.bell.event(), asyncio.Event()
+        self._seen_flushes, self._seen_expired = self.engine.flushes, 0
+        self._wire: Wire | None = None
+        self._reports_soon = False
+        #: Kept from being collected while they run.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _take_over(self) -> int:
+        """Go on with the counts of the machine's former relay; return the new term (R7)."""
+        term = max(1, self.engine.clock())
+        former = report.read(self.engine)
+        if former is None:
+            return term
+        counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
+        if isinstance(counts, dict):
+            self.counts.learn(counts)
+        if isinstance(peers, list):
+            self.peers.learn(
+                [each for each in peers if isinstance(each, dict)], self.engine.clock()
+            )
+        # The clock may stand still between two terms.
+        return max(term, before + 1) if isinstance(before, int) and before < 1 << 63 else term
+
+    # ---- life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Relay until ``stop`` is set, or the role is another's.
+
+        Raises `StoreCorrupt`; a server that is away is no reason to end. If the store is closed or
+        removed, there is nothing to relay.
+        """
+        try:
+            await first_of(
+                stop.wait(), self._keep_house(), self._read_notices(), self._keep_connected()
+            )
+        except StoreUnavailable:
+            pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self._farewell()
+
+    async def _farewell(self) -> None:
+        """End the connection, and say so: other machines shall not wait for this one."""
+        wire, self._wire = self._wire, None
+        self.state = "ended"
+        if wire is not None:
+            with contextlib.suppress(WireError, asyncio.TimeoutError):
+                await asyncio.wait_for(self.outbound.say(wire, Kind.BYE), _FAREWELL)
+            await self._close(wire)
+        self.counts.warn(ending=True)
+        with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+            self.shards.tell_nothing()
+            report.write(self.engine, self.report())
+        self.bell.close()
+
+    @staticmethod
+    async def _close(wire: Wire) -> None:
+        with contextlib.suppress(asyncio.TimeoutError, WireError):
+            await asyncio.wait_for(wire.close(), _FAREWELL)
+
+    # ---- the regular work
+
+    async def _keep_house(self) -> None:
+        """See to the role, the bounds and the report, once a second; end if the role is lost."""
+        while self.engine.hold(RELAY):
+            if not self.dedicated and self.engine.is_held(DEDICATED):
+                return
+            self._follow_flush()
+            self.counts.dropped("way out full", self._way_out.trim())
+            self.peers.forget(self.engine.clock())
+            self._flushes.look()
+            self.counts.warn()
+            self.counts.rate()
+            self._write_report()
+            # Their wake-up may have been lost.
+            self.bell.look()
+            await asyncio.sleep(BEAT)
+
+    def _follow_flush(self) -> None:
+        """Put back what a flush has taken from the store."""
+        flushes = self.engine.flushes
+        if flushes != self._seen_flushes:
+            self._seen_flushes, self._seen_expired = flushes, 0
+            if self.state == "connected":
+                self.shards.tell()
+
+    def _report_soon(self) -> None:
+        """Write down what was learned of other machines, once for all that comes at once."""
+        if not self._reports_soon:
+            self._reports_soon = True
+            asyncio.get_running_loop().call_later(_SOON, self._report_now)
+
+    def _report_now(self) -> None:
+        self._reports_soon = False
+        if self.state != "ended":
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                self._write_report()
+
+    def _write_report(self) -> None:
+        with contextlib.suppress(ChannelFull):  # The next one may fit.
+            report.write(self.engine, self.report())
+
+    def report(self) -> dict[str, Any]:
+        """Return what this relay says of itself (`report`)."""
+        waiting = self.engine.statistics(OUT)
+        expired = waiting["expired"]
+        self.counts.dropped("expired", max(0, expired - self._seen_expired))
+        self._seen_expired = expired
+        return {
+            "url": self.options.shown,
+            "host": self.host.decode("ascii"),
+            "node": self.node,
+            "pid": os.getpid(),
+            "identity": self.engine.identity,
+            "dedicated": self.dedicated,
+            "term": self.term,
+            "began": self._began,
+            "state": self.state,
+            "error": self._error,
+            "lag": self.lag,
+            "shards": len(self.shards.heard),
+            "waiting": waiting["pending"],
+            "waiting_bytes": waiting["bytes"],
+            "backlog": self.options.backlog,
+            "sealed": self.options.sealer is not None,
+            "counts": dict(self.counts.all),
+            "rates": self.counts.rates,
+            "peers": self.peers.told(),
+        }
+
+    # ---- the connection
+
+    async def _keep_connected(self) -> None:
+        """Connect, and connect again with growing pauses (R8)."""
+        pause, told = SHORTEST_PAUSE, ""
+        while True:
+            wire = self.options.wire()
+            try:
+                await self._serve(wire)
+            except WireError as error:
+                if self.state == "connected":
+                    pause, told = SHORTEST_PAUSE, ""
+                self.state = "refused" if isinstance(error, WireRefused) else "away"
+                self._error = str(error)
+                self._write_report()
+                if told != self.state:
+                    told = self.state
+                    # Most wires name themselves.
+                    which = f"relay {self.options.shown}: "
+                    _log.warning(
+                        "%s%s; this machine goes on by itself, and the relay tries again",
+                        which,
+                        self._error.removeprefix(which).rstrip("."),
+                    )
+            finally:
+                # Whoever ends the relay says goodbye with the wire that it leaves.
+                if self.state != "connected":
+                    self._wire, self.lag = None, None
+                    self.shards.tell_nothing()
+                    await self._close(wire)
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _serve(self, wire: Wire) -> None:
+        """Serve one connection until it is lost, and raise why."""
+        await wire.start(self.inbound.hear, self.work.ready)
+        topics = [ALL, machine_topic(self.node), *await self.shards.begin()]
+        # Before the server confirms: what is missed from now on is a gap.
+        self.peers.hears_no_more(self.peers.topics - set(topics))
+        self.peers.hears(topics)
+        await wire.subscribe(topics)
+        self.outbound.begin()
+        since = self.engine.clock()
+        await self.outbound.say(wire, Kind.HELLO)
+        had_outage = bool(self._error)
+        if had_outage:
+            _log.warning("relay %s: connected again", self.options.shown)
+        self.state, self._error, self._wire = "connected", "", wire
+        self._connected_at = time.monotonic()
+        self.shards.tell()
+        self._write_report()
+        shared: tuple[Awaitable[None], ...] = ()
+        if self.options.shares is not None:
+            shared = self.work.take(wire), self.work.watch_full(wire)
+        await first_of(
+            *shared,
+            self._until_lost(wire),
+            self._pass_on(wire, since if had_outage else None),
+            self._beat(wire),
+            self.shards.subscribe(wire),
+            self.shards.unsubscribe(wire),
+        )
+
+    async def _pass_on(self, wire: Wire, outage_until: int | None) -> None:
+        """Publish what is on the way out; after an outage, once the other machines are back."""
+        if outage_until is not None:
+            until = time.monotonic() + TOGETHER
+            while time.monotonic() < until and not self._all_are_back(outage_until):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+        await self.outbound.pump(wire)
+
+    def _all_are_back(self, since: int) -> bool:
+        """Return whether all machines that are expected, one at least, have been heard since."""
+        expected = self.peers.expected()
+        return bool(expected) and all(peer.heard_at >= since for peer in expected)
+
+    async def _until_lost(self, wire: Wire) -> None:
+        error = await wire.lost()
+        # Who publishes learns which frames were not sent, and puts them back.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.outbound.publishing.acquire(), _FAREWELL)
+            self.outbound.publishing.release()
+        raise error
+
+    async def _beat(self, wire: Wire) -> None:
+        """Say regularly that this machine is there, and what it has published (R5)."""
+        while True:
+            await self.outbound.say(wire, Kind.BEAT)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), BEAT)
+            self._hurry.clear()
+
+    def _knows_all(self) -> bool:
+        """Return whether all machines that are there must have been heard."""
+        return self.state == "connected" and time.monotonic() - self._connected_at > SETTLED
+
+    # ---- notices, and what other relays say
+
+    async def _read_notices(self) -> None:
+        """Act on what processes of this machine leave for the relay."""
+        while True:
+            records = self.engine.pop(NOTICES, BATCH, self.bell.bell)
+            for record in records:
+                what, content = record.payload[:1], record.payload[1:]
+                if what == NEW_GROUP:
+                    self.shards.want(content)
+                elif what == DROPPED:
+                    self.counts.dropped("way out full", way_out.unpack_count(content))
+                elif what == WAITS:
+                    self.work.look()
+                elif what == FLUSH_ALL and self._flushes.is_new(content):
+                    self._start(self._flush_all(content))
+            if len(records) < BATCH:
+                await self._noticed.wait()
+                self._noticed.clear()
+
+    def _act_on(self, frame: RelayFrame) -> None:
+        if frame.node == self.node:
+            self.lag = self.engine.clock() - self.outbound.beat_at
+        elif frame.kind is Kind.HELLO:
+            self._hurry.set()
+        elif frame.kind is Kind.WORK:
+            self.work.look()
+        elif frame.kind is Kind.FLUSH:
+            self._flush_here(frame.name, frame.node)
+            if self._wire is not None:
+                self._start(self._say(self._wire, Kind.FLUSHED, frame.name))
+        elif frame.kind is Kind.FLUSHED:
+            self._flushes.confirmed(frame.name, frame.node)
+
+    def _tell_of_work(self, name: bytes) -> None:
+        """Tell the other machines that a shared queue has a message, which nobody takes here."""
+        if self._wire is not None:
+            self._start(self._say(self._wire, Kind.WORK, name))
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the regular work, which meets the errors of the store as well."""
+
+        async def guarded() -> None:
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+                await coroutine
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- flushes
+
+    async def _flush_all(self, number: bytes) -> None:
+        """Have all machines flush, as a process of this one asks (R9)."""
+        until = time.monotonic() + PATIENCE
+        while self.state == "connecting" and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+        if self.state == "connected" and not self._knows_all():
+            await asyncio.sleep(SETTLED - (time.monotonic() - self._connected_at))
+        self._flush_here(number, b"")
+        wire = self._wire
+        if wire is None:
+            self._flushes.fail(number, "any machine, as the server is away")
+            return
+        self._flushes.begin(number)
+        try:
+            await self.outbound.say(wire, Kind.FLUSH, number)
+            if self.options.shares is not None:
+                await wire.clear()
+        except WireError:
+            self._flushes.fail(number, "any machine, as the server is away")
+        else:
+            self._flushes.look()
+
+    def _answer_flush(self, number: bytes, missing: list[str]) -> None:
+        deadline = self.engine.clock() + way_out.NOTICE_LIFE
+        answer = ", ".join(missing).encode()
+        self.engine.push([Record(way_out.ANSWER + number, b"=" + answer, deadline, 1)])
+
+    async def _say(self, wire: Wire, kind: Kind, name: bytes) -> None:
+        with contextlib.suppress(WireError):
+            await self.outbound.say(wire, kind, name)
+
+    def _flush_here(self, number: bytes, asked_by: bytes) -> None:
+        self.machine.flush()
+        self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
+        self._follow_flush()
+        self._write_report()
+
+
+async def first_of(*coroutines: Awaitable[Any]) -> None:
+    """Run all until the first ends; then cancel the others, and raise what the first raised."""
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
+    ended: set[asyncio.Future[Any]] = set()
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for each in ended:
+        each.result()
+
+
+__all__ = ["BEAT", "Relay", "first_of"]

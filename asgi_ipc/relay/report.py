@@ -1,0 +1,114 @@
+"""What a relay says of itself, in the store: for people, and for the relay that comes next (R7).
+
+The report is the table `REPORT`, rewritten about once a second. Members are short, so it is in
+pieces: each begins with the number of the report, the number of the piece, and how many there are.
+New pieces are put before the old ones are removed, so a reader always finds a whole report. A
+report that is older than `STALE` is that of a relay that has ended, was killed, or is stopped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from ..engines.base import MAX_NAME, Engine
+from ..policy.expiry import LONGEST
+from .way_out import RELAY, REPORT
+
+#: Format of the report.
+_VERSION = 1
+#: Nanoseconds.
+STALE = 5 * 1_000_000_000
+#: Bytes of a report. What does not fit is left out: first the sequences of topics.
+LARGEST = 24 * 1024
+_FOREVER = LONGEST * 1_000_000_000
+_HEAD = struct.Struct(">IBB")
+_PIECE = MAX_NAME - _HEAD.size
+
+
+class Report(NamedTuple):
+    """A report as it was read."""
+
+    #: Nanoseconds since it was written.
+    age: int
+    #: Whether a process holds the role of the relay.
+    is_held: bool
+    #: Whatever the relay wrote; see `Relay.report`.
+    content: dict[str, Any]
+
+    @property
+    def state(self) -> str:
+        """Return what the relay does: ``connected``, ``connecting``, ``away``, or not even that."""
+        if not self.is_held:
+            return "none"
+        if self.age > STALE:
+            return "stopped"
+        return str(self.content.get("state", "unknown"))
+
+
+def write(engine: Engine, content: dict[str, Any]) -> None:
+    """Replace the report. Raises `StoreFull` if there is no room for it."""
+    packed = _packed({**content, "v": _VERSION, "at": engine.clock()})
+    old = engine.members(REPORT).names
+    number = (max(map(_number, old), default=0) + 1) & 0xFFFFFFFF
+    pieces = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
+    deadline = engine.clock() + _FOREVER
+    for index, piece in enumerate(pieces):
+        engine.put(REPORT, _HEAD.pack(number, index, len(pieces)) + piece, deadline)
+    for member in old:
+        engine.remove(REPORT, member)
+
+
+def read(engine: Engine) -> Report | None:
+    """Return the last report; None if there is none that this version reads."""
+    packed = _joined(engine.members(REPORT).names)
+    content = _unpacked(packed) if packed else None
+    if content is None:
+        return None
+    return Report(max(0, engine.clock() - content["at"]), engine.is_held(RELAY), content)
+
+
+def _packed(content: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(content, use_bin_type=True)
+    if len(packed) > LARGEST:
+        peers = [{**peer, "sequences": {}} for peer in content.get("peers", [])]
+        packed = msgpack.packb({**content, "peers": peers}, use_bin_type=True)
+    if len(packed) > LARGEST:
+        # Those heard of late matter most.
+        peers.sort(key=lambda peer: -int(peer["heard_at"]))
+        packed = msgpack.packb({**content, "peers": peers[:50]}, use_bin_type=True)
+    return packed
+
+
+def _number(member: bytes) -> int:
+    return int(_HEAD.unpack_from(member)[0]) if len(member) > _HEAD.size else 0
+
+
+def _joined(members: Iterable[bytes]) -> bytes:
+    """Return the newest report of which all pieces are there."""
+    found: dict[tuple[int, int], dict[int, bytes]] = defaultdict(dict)
+    for member in members:
+        if len(member) > _HEAD.size:
+            number, index, count = _HEAD.unpack_from(member)
+            found[number, count][index] = member[_HEAD.size :]
+    for (_, count), pieces in sorted(found.items(), reverse=True):
+        if set(pieces) == set(range(count)):
+            return b"".join(pieces[index] for index in range(count))
+    return b""
+
+
+def _unpacked(payload: bytes) -> dict[str, Any] | None:
+    try:
+        content = msgpack.unpackb(payload, raw=False, strict_map_key=False)
+    except Exception:  # Whatever it is, it is no report.
+        return None
+    if not isinstance(content, dict) or content.get("v") != _VERSION:
+        return None
+    return content if isinstance(content.get("at"), int) else None
+
+
+__all__ = ["STALE", "Report", "read", "write"]

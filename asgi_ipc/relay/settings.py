@@ -1,0 +1,203 @@
+"""Check what a wire is given: URL and options, all that is wrong in one error; topics and frames.
+
+No text made here has credentials: a URL is shown without user and password, and the value of a
+secret option is not shown at all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..exceptions import OptionError
+from .wire import MAX_TOPIC, TIMEOUT, Frame
+
+#: Of a prefix, so that it can stand in any server's names.
+_PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+class Option(NamedTuple):
+    """One option that a wire takes."""
+
+    default: Any
+    #: Says what the value must be, in the words of an error: "a path of ...". None: it is right.
+    wrong: Callable[[Any], str | None]
+    #: Never show its value.
+    secret: bool = False
+
+
+def _seconds(value: Any) -> str | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # A day is longer than anybody wants to wait, and no event loop's clock overflows.
+    right = is_number and math.isfinite(value) and 0.05 <= value <= 86400
+    return None if right else "a number of seconds from 0.05 to 86400"
+
+
+def _text(value: Any) -> str | None:
+    right = isinstance(value, str) and value != ""
+    return None if right else "a string that is not empty"
+
+
+def _file(value: Any) -> str | None:
+    right = isinstance(value, (str, Path)) and Path(value).is_file()
+    return None if right else "the path of a file that exists and that this user may see"
+
+
+def _switch(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+#: Options that every wire takes.
+COMMON: Mapping[str, Option] = {"timeout": Option(TIMEOUT, _seconds)}
+#: Options of wires with a user and a password.
+CREDENTIALS: Mapping[str, Option] = {
+    "username": Option(None, _text),
+    "password": Option(None, _text, secret=True),
+}
+#: Options of wires that can be encrypted.
+TLS: Mapping[str, Option] = {
+    "ca_file": Option(None, _file),
+    "cert_file": Option(None, _file),
+    "key_file": Option(None, _file),
+    "check_hostname": Option(True, _switch),
+}
+SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
+
+
+def shown(url: str) -> str:
+    """Return a URL as errors and logs may show it: scheme, host, port and path alone."""
+    scheme, mark, rest = url.partition("://")
+    # Credentials end at the last "@", wherever a password with a "/", "?" or "#" ends the host.
+    rest = (rest if mark else scheme).rpartition("@")[2]
+    rest = re.split(r"[?#]", rest)[0]
+    return f"{scheme}{mark}{rest}" if mark else rest
+
+
+class Settings:
+    """What is right of a URL and options; collects what is wrong until `finish`."""
+
+    def __init__(self, url: str, prefix: str, schemes: Iterable[str]) -> None:
+        self.shown = shown(url)
+        self._problems: list[str] = []
+        self.parts = self._split(url, tuple(schemes))
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+            self.wrong(
+                f"prefix is {prefix!r}; use 1 to 64 ASCII letters, digits, '-', '_' and '.', the"
+                " first not '.'"
+            )
+
+    def _split(self, url: str, schemes: tuple[str, ...]) -> SplitResult:
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018 (raises for a wrong one)
+        except ValueError:
+            # The words of that error may have the password.
+            self.wrong(
+                "the URL can't be read; write SCHEME://USER:PASSWORD@HOST:PORT, with each"
+                " character of user and password that has a meaning in URLs as %XX"
+            )
+            return urlsplit("")
+        if parts.scheme not in schemes:
+            self.wrong(
+                f"the scheme is {shown(parts.scheme)!r}; use {' or '.join(map(repr, schemes))}"
+            )
+        if parts.fragment:
+            self.wrong("the URL has a '#'; if it belongs to a password, write it as %23")
+        return parts
+
+    @property
+    def username(self) -> str | None:
+        """The user that the URL names."""
+        return unquote(self.parts.username) if self.parts.username else None
+
+    @property
+    def password(self) -> str | None:
+        """The password that the URL has."""
+        return unquote(self.parts.password) if self.parts.password else None
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing wrong was noted."""
+        return not self._problems
+
+    def wrong(self, problem: str) -> None:
+        """Note something that is wrong, with the remedy and without credentials."""
+        self._problems.append(problem)
+
+    def options(self, given: Mapping[str, Any], takes: Mapping[str, Option]) -> dict[str, Any]:
+        """Return each option's value, noting those that are unknown or wrong."""
+        for name in given:
+            if name not in takes:
+                close = get_close_matches(str(name), takes, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else "remove it, or"
+                self.wrong(
+                    f"there is no option {name!r}; {hint} use {', '.join(map(repr, sorted(takes)))}"
+                )
+        values = {name: given.get(name, option.default) for name, option in takes.items()}
+        for name, option in takes.items():
+            value = values[name]
+            must_be = None if value is option.default else option.wrong(value)
+            if must_be is not None:
+                is_now = "not that" if option.secret else repr(value)
+                self.wrong(f"option {name!r} is {is_now}; it must be {must_be}")
+        return values
+
+    def tls(self, given: Mapping[str, Any]) -> ssl.SSLContext:
+        """Return what the options of `TLS` say, noting files that are of no use."""
+        context = ssl.create_default_context()
+        context.check_hostname = given["check_hostname"] is not False
+        ca_file, cert_file, key_file = (given[f"{kind}_file"] for kind in ("ca", "cert", "key"))
+        if key_file and not cert_file:
+            self.wrong("option 'key_file' is of no use without 'cert_file'; give both")
+        try:
+            if ca_file and FILE(ca_file) is None:
+                context.load_verify_locations(cafile=ca_file)
+        except (OSError, ValueError):
+            self.wrong(f"option 'ca_file' is {ca_file!r}; it must have certificates in PEM form")
+        try:
+            if cert_file and FILE(cert_file) is None:
+                # The password makes a key that is encrypted an error; by default it would be asked
+                # for on the terminal.
+                context.load_cert_chain(cert_file, key_file, password="")
+        except (OSError, ValueError):
+            self.wrong(
+                f"option 'cert_file' is {cert_file!r}; it and 'key_file' must have a certificate"
+                " and its key, not encrypted, in PEM form"
+            )
+        return context
+
+    def one_of(self, name: str, in_url: str | None, as_option: str | None) -> str | None:
+        """Return a value that may stand in the URL or in an option, but not in both."""
+        if in_url is not None and as_option is not None:
+            self.wrong(f"the URL and the option {name!r} both give one; remove one of the two")
+        return in_url if in_url is not None else as_option
+
+    def finish(self) -> None:
+        """Raise `OptionError` with all that is wrong, if anything is."""
+        if len(self._problems) == 1:
+            raise OptionError(f"relay {self.shown}: {self._problems[0]}")
+        if self._problems:
+            lines = "".join(f"\n- {problem}" for problem in self._problems)
+            raise OptionError(f"relay {self.shown}: {len(self._problems)} things are wrong:{lines}")
+
+
+def check_topic(name: bytes) -> None:
+    """Raise `ValueError` for a topic or queue name that no wire takes."""
+    if not isinstance(name, bytes) or not 1 <= len(name) <= MAX_TOPIC:
+        raise ValueError(f"{name!r} is no topic or queue; use 1 to {MAX_TOPIC} bytes")
+
+
+def check_frames(frames: Sequence[Frame], limit: int) -> None:
+    """Raise `ValueError` for a frame that the server would not take (W8)."""
+    for topic, payload in frames:
+        check_topic(topic)
+        if len(payload) > limit:
+            raise ValueError(
+                f"a frame has {len(payload)} bytes; the server takes at most {limit}, so drop it"
+            )

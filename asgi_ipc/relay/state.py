@@ -1,0 +1,177 @@
+"""What all wires need: the loss of a wire told to everybody, safe callbacks, window, watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..exceptions import WireError, WireLost
+from .wire import WINDOW, Heard, Ready
+
+#: Looks of `watch` at a connection in each ``timeout``.
+LOOKS = 4
+
+
+class WireState:
+    """Whether a wire is alive, what waits for it, and whom it calls. Of one event loop."""
+
+    def __init__(self, shown: str) -> None:
+        #: The server's URL without credentials, for errors.
+        self.shown = shown
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._heard: Heard | None = None
+        self._ready: Ready | None = None
+        self._error: WireError | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()
+
+    def begin(self, heard: Heard, ready: Ready | None) -> None:
+        """Note the loop and the callbacks. Raises `RuntimeError` for a wire started before."""
+        if self.loop is not None:
+            raise RuntimeError(f"the wire to {self.shown} was started before; make another")
+        if self._error is not None:
+            raise copied(self._error)
+        self.loop = asyncio.get_running_loop()
+        self._heard, self._ready = heard, ready
+
+    @property
+    def alive(self) -> bool:
+        """Whether the wire has been started, and neither lost nor closed."""
+        return self.loop is not None and self._error is None
+
+    def check(self, unsent: int = 0) -> None:
+        """Raise if the wire is lost or closed (W3), or has not been started."""
+        if self._error is not None:
+            raise copied(self._error, unsent)
+        if self.loop is None:
+            raise RuntimeError(f"the wire to {self.shown} was not started; await start() first")
+
+    def lose(self, error: WireError) -> None:
+        """Note that the wire is lost; only the first error counts. Ends all waiting calls."""
+        if self._error is None:
+            self._error = error
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            self._waiting.clear()
+
+    def close(self) -> bool:
+        """Note that the wire is closed; return whether it was not lost before."""
+        was_alive = self._error is None
+        self.lose(WireLost(f"the wire to {self.shown} is closed; make another"))
+        return was_alive
+
+    async def lost(self) -> WireError:
+        """Wait for the loss, and return it."""
+        while self._error is None:
+            await self.wait(asyncio.get_running_loop().create_future())
+        return copied(self._error)
+
+    async def wait(self, future: asyncio.Future[Any]) -> Any:
+        """Wait for a future, or for the loss, which gives None."""
+        if self._error is not None:
+            return None
+        self._waiting.add(future)
+        try:
+            return await future
+        finally:
+            self._waiting.discard(future)
+
+    async def reply(self, future: asyncio.Future[Any]) -> Any:
+        """Wait for a future's result; raise if the wire is lost before."""
+        result = await self.wait(future)
+        if not future.done() or self._error is not None:
+            self.check()
+        return result
+
+    def hear(self, topic: bytes, frame: bytes) -> None:
+        """Hand a frame to the caller of the wire (W9)."""
+        if self._error is None and self._heard is not None:
+            self._call(self._heard, topic, frame)
+
+    def tell_ready(self, queue: bytes) -> None:
+        """Tell the caller of the wire of a frame in a queue (W13)."""
+        if self._error is None and self._ready is not None:
+            self._call(self._ready, queue)
+
+    def _call(self, function: Callable[..., None], *arguments: bytes) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            assert self.loop is not None
+            self.loop.call_exception_handler(
+                {"message": f"a callback of the wire to {self.shown} failed", "exception": error}
+            )
+
+
+def copied(error: WireError, unsent: int = 0) -> WireError:
+    """Return an error of the same kind and text, to be raised with a traceback of its own."""
+    if isinstance(error, WireLost):
+        return WireLost(str(error), unsent=unsent)
+    return type(error)(str(error))
+
+
+class Window:
+    """How much was sent and is not confirmed, and who waits until it is less (W8)."""
+
+    def __init__(self, state: WireState) -> None:
+        self._state = state
+        self._bytes = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may be sent."""
+        return self._bytes <= WINDOW
+
+    def sent(self, count: int) -> None:
+        """Note bytes that were sent."""
+        self._bytes += count
+
+    def confirmed(self, count: int) -> None:
+        """Note bytes that the server has confirmed."""
+        self._bytes -= count
+        if self._waiting and self.is_open:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+            self._waiting.clear()
+
+    async def opening(self, unsent: int) -> None:
+        """Wait until more may be sent. Raises if the wire is lost before."""
+        while not self.is_open:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await self._state.wait(future)
+            self._state.check(unsent)
+
+
+class Watched(Protocol):
+    """A connection that `watch` looks at."""
+
+    #: Whether anything was read since the last look.
+    has_read: bool
+
+    def ping(self) -> None:
+        """Ask the server for any answer."""
+
+
+async def watch(
+    connections: Sequence[Watched], timeout: float, lose: Callable[[str], None]
+) -> None:
+    """Ping connections that are silent, and call ``lose`` if one stays so for ``timeout`` (W3).
+
+    It counts looks and not seconds: a process that was stopped has missed looks, and reads what has
+    come meanwhile before it looks four times again.
+    """
+    silent = [0] * len(connections)
+    while True:
+        await asyncio.sleep(timeout / LOOKS)
+        for at, connection in enumerate(connections):
+            silent[at] = 0 if connection.has_read else silent[at] + 1
+            connection.has_read = False
+            if silent[at] == 1:
+                connection.ping()
+            elif silent[at] > LOOKS:
+                lose(f"it has not answered for {timeout:g} seconds")
+                return

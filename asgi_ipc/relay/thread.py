@@ -1,0 +1,75 @@
+"""A relay in a thread of one of the site's processes, with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+
+from ..exceptions import StoreCorrupt, StoreUnavailable
+from .machine import Machine, RelayOptions
+from .relay import Relay
+from .way_out import RELAY
+
+_log = logging.getLogger("asgi_ipc")
+
+#: Seconds that `RelayThread.stop` waits for the thread.
+_PATIENCE = 2.0
+
+
+class RelayThread:
+    """A term of the relay in a thread. The caller has taken the role `RELAY`."""
+
+    def __init__(self, machine: Machine, options: RelayOptions) -> None:
+        self._machine, self._options = machine, options
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._stopped = False
+        #: The relay, once it has begun.
+        self.relay: Relay | None = None
+        # A daemon, as the interpreter waits for others before it calls what ends this one.
+        self._thread = threading.Thread(target=self._work, name="asgi_ipc relay", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in the thread."""
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it and give up the role; waits for that, for a short time at most."""
+        self._stopped = True
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            with contextlib.suppress(RuntimeError):  # It has just ended.
+                loop.call_soon_threadsafe(stop.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_PATIENCE)
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except (StoreUnavailable, StoreCorrupt) as error:
+            _log.error("relay %s ended: %s", self._options.shown, error)
+        except Exception:
+            # While the process ends, asyncio can't resolve names any more.
+            if self._stopped or not threading.main_thread().is_alive():
+                return
+            _log.exception("relay %s ended with an error", self._options.shown)
+        finally:
+            # Another process goes on, or this one at its next look.
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                self._machine.engine.release(RELAY)
+
+    async def _main(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        if self._stopped:
+            return
+        self.relay = Relay(self._machine, self._options)
+        await self.relay.run(self._stop)
+
+
+__all__ = ["RelayThread"]

@@ -1,0 +1,196 @@
+"""What processes and the relay of their machine leave for each other in the store.
+
+No channel or group has a name that begins with ``!!``, so none of these names is a user's:
+
+=================== ========================================================================
+``!!relay.out``     queue: what is to be sent to other machines, in order (R3)
+``!!relay.notices`` queue: notices to the relay: a group in a new shard, a flush, a count
+``!!relay.answer.`` and the number of a flush: queue: how the flush went
+``!!relay.report``  table: what the relay says of itself (`report`)
+``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
+``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
+``!!relay.full``    table: the shared channels that are full on the server (R12)
+=================== ========================================================================
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..encoding.names import INTERNAL_TABLES
+from ..engines.base import Engine, Record
+from .frames import SHARDS, Kind
+
+OUT = b"!!relay.out"
+NOTICES = b"!!relay.notices"
+ANSWER = b"!!relay.answer."
+REPORT, HEARD, WAITING, FULL = INTERNAL_TABLES
+
+#: The role of the process that relays, and that of a dedicated relay, before which others step
+#: back (`asgi_ipc.engines.base`, E32). Do not change.
+RELAY, DEDICATED = 0, 1
+#: Notices, by the first byte: a group in a shard that is not heard; a flush of all machines; so
+#: many records were dropped from the way out; a receiver waits on a shared channel.
+NEW_GROUP, FLUSH_ALL, DROPPED, WAITS = b"g", b"f", b"d", b"w"
+#: Records that the way out may hold, and notices.
+MOST_RECORDS, MOST_NOTICES = 100_000, 1_000
+#: Nanoseconds that a notice lives.
+NOTICE_LIFE = 60 * 1_000_000_000
+#: The part of ``channel_memory`` that the way out may take, unless the option says otherwise.
+SHARE_OF_STORE = 8
+#: A process looks at the size of the way out each time it has pushed this part of its bound.
+_LOOKS = 64
+#: Records that are dropped at once.
+_BATCH = 64
+_U64 = struct.Struct(">Q")
+
+
+class Outgoing(NamedTuple):
+    """A record on the way out, read."""
+
+    kind: Kind
+    #: Of a group or channel.
+    name: bytes
+    payload: bytes
+
+
+def header(kind: Kind, name: bytes) -> bytes:
+    """Return what precedes the payload of a record on the way out."""
+    return bytes((kind, len(name))) + name
+
+
+def read(record: bytes) -> Outgoing:
+    """Return what a record on the way out says. Raises `ValueError` for one that is none."""
+    if len(record) < 2 or len(record) < 2 + record[1]:
+        raise ValueError("no record of the way out")
+    end = 2 + record[1]
+    return Outgoing(Kind(record[0]), record[2:end], record[end:])
+
+
+def is_work(record: bytes) -> bool:
+    """Return whether a record on the way out is a message to a shared channel."""
+    return record[:1] == bytes((Kind.WORK,))
+
+
+def notice(engine: Engine, what: bytes, content: bytes) -> None:
+    """Leave a notice for the relay. If there are too many, it is not needed."""
+    deadline = engine.clock() + NOTICE_LIFE
+    engine.push([Record(NOTICES, what + content, deadline, MOST_NOTICES)])
+
+
+def pack_count(count: int) -> bytes:
+    """Return a number as the content of a notice."""
+    return _U64.pack(count)
+
+
+def unpack_count(content: bytes) -> int:
+    """Return the number; 0 for other bytes."""
+    return int(_U64.unpack(content)[0]) if len(content) == _U64.size else 0
+
+
+class WayOut:
+    """One process's share in keeping the way out within its bound, in bytes (R8)."""
+
+    def __init__(self, engine: Engine, bound: int) -> None:
+        self._engine = engine
+        self.bound = bound
+        self._until_look = self._step = max(1, bound // _LOOKS)
+
+    def pushed(self, size: int) -> int:
+        """Note that a record of ``size`` bytes was pushed; return how many were dropped for it."""
+        self._until_look -= size
+        if self._until_look > 0:
+            return 0
+        self._until_look = self._step
+        return self.trim()
+
+    def make_room(self) -> int:
+        """Drop some of the oldest records, as the store takes no more; return how many."""
+        return len(self._engine.pop(OUT, _BATCH))
+
+    def trim(self) -> int:
+        """Drop the oldest records until the way out is within its bound; return how many."""
+        dropped = 0
+        while self._engine.statistics(OUT).get("bytes", 0) > self.bound:
+            gone = len(self._engine.pop(OUT, _BATCH))
+            if not gone:
+                break
+            dropped += gone
+        return dropped
+
+
+# Shared channels
+
+
+def pack_work(capacity: int, body: bytes) -> bytes:
+    """Return the payload of a message to a shared channel, which may hold so many."""
+    return _U64.pack(capacity) + body
+
+
+def unpack_work(payload: bytes) -> tuple[int, bytes]:
+    """Return capacity and encoded message. Raises `ValueError` for other bytes."""
+    if len(payload) <= _U64.size:
+        raise ValueError("no message to a shared channel")
+    return _U64.unpack_from(payload)[0], payload[_U64.size :]
+
+
+def receiver(channel: bytes, token: bytes) -> bytes:
+    """Return the member of `WAITING` for a receiver; the token tells it from others."""
+    return channel + b"\n" + token
+
+
+def receiver_channel(member: bytes) -> bytes:
+    """Return the channel on which a member of `WAITING` waits."""
+    return member.partition(b"\n")[0]
+
+
+# The shards that are heard
+
+
+def pack_shards(shards: Iterable[int]) -> bytes:
+    """Return the member of `HEARD` that stands for some shards."""
+    bits = bytearray(SHARDS // 8)
+    for shard in shards:
+        bits[shard >> 3] |= 1 << (shard & 7)
+    return bytes(bits)
+
+
+def is_heard(members: Iterable[bytes], shard: int) -> bool:
+    """Return whether the members of `HEARD` have a shard."""
+    at, bit = shard >> 3, 1 << (shard & 7)
+    return any(len(bits) == SHARDS // 8 and bits[at] & bit for bits in members)
+
+
+__all__ = [
+    "ANSWER",
+    "DEDICATED",
+    "DROPPED",
+    "FLUSH_ALL",
+    "FULL",
+    "HEARD",
+    "MOST_RECORDS",
+    "NEW_GROUP",
+    "NOTICES",
+    "OUT",
+    "RELAY",
+    "REPORT",
+    "SHARE_OF_STORE",
+    "WAITING",
+    "WAITS",
+    "Outgoing",
+    "WayOut",
+    "header",
+    "is_heard",
+    "is_work",
+    "notice",
+    "pack_count",
+    "pack_shards",
+    "pack_work",
+    "read",
+    "receiver",
+    "receiver_channel",
+    "unpack_count",
+    "unpack_work",
+]

@@ -1,0 +1,186 @@
+"""Shared channels: ordinary channels whose messages lie on the server, for any machine (R12).
+
+Processes of this machine leave messages to shared channels on the way out, and a member in the
+table `WAITING` for each receiver that waits on one. The relay puts the messages on the server's
+queues, and takes from there as many as receivers wait for here. Of a channel that is full on the
+server it leaves a member in the table `FULL`, by which senders know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from ..encoding.names import channel_name
+from ..engines.base import NODE_BYTES, Members, Popped
+from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError
+from .counts import Counts
+from .frames import Kind, NoFrame, RelayFrame, pack, unpack
+from .machine import Machine, RelayOptions
+from .way_out import FULL, WAITING, read, receiver_channel, unpack_work
+from .wire import Wire
+
+#: Seconds between two looks at queues and receivers, in case that a wake-up was lost.
+LOOK = 1.0
+#: Seconds between two looks whether a full channel has room again.
+LOOK_FULL = 0.25
+#: Nanoseconds that a channel counts as full without a new look, and that a message taken off the
+#: server waits for its receiver.
+_FULL_FOR, _TAKEN_FOR = 5 * 1_000_000_000, 10 * 1_000_000_000
+#: Most messages that are taken at once.
+_MOST = 64
+
+
+class Work:
+    """The shared channels of a machine, in one term of its relay."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        options: RelayOptions,
+        term: int,
+        counts: Counts,
+        tell_others: Callable[[bytes], None],
+    ) -> None:
+        self._machine, self._options, self._term, self._counts = machine, options, term, counts
+        self._engine = machine.engine
+        self._node = machine.engine.identity[:NODE_BYTES]
+        #: Called with a channel for which other machines may have receivers.
+        self._tell_others = tell_others
+        self._look = asyncio.Event()
+        self._waiting: Members | None = None
+        self._full: dict[bytes, int] = {}
+
+    # ---- to the server
+
+    async def push(self, wire: Wire, records: Sequence[Popped]) -> None:
+        """Put messages on the server's queues, in order. Raises as the wire."""
+        results = await asyncio.gather(
+            *(self._push(wire, record) for record in records), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _push(self, wire: Wire, record: Popped) -> None:
+        _, name, rest = read(record.payload)
+        try:
+            capacity, body = unpack_work(rest)
+            frame = self._packed(name, body, record.deadline - self._engine.clock())
+        except ValueError:
+            self._counts.dropped("not a record")
+            return
+        lifetime = (record.deadline - self._engine.clock()) / 1e9
+        if lifetime <= 0:
+            self._counts.dropped("expired")
+            return
+        if len(frame) > wire.frame_limit:
+            self._counts.dropped("too large for the server")
+            return
+        try:
+            pushed = await wire.push(name, frame, lifetime, capacity)
+        except (WireError, asyncio.CancelledError):
+            self._counts.dropped("outcome unknown")
+            raise
+        if pushed.refused is None:
+            self._counts.add("shared_out")
+        else:
+            self._counts.dropped("shared channel full")
+        if pushed.refused is not None or pushed.length >= capacity:
+            self._full[name] = capacity
+            self._tell_full(name)
+
+    def _packed(self, name: bytes, body: bytes, lifetime: int) -> bytes:
+        frame = RelayFrame(
+            Kind.WORK, self._node, self._term, 1, max(0, lifetime), name, body,
+            self._options.formats[1],
+        )  # fmt: skip
+        return pack(frame, self._options.formats[0], self._options.sealer, self._place(name))
+
+    def _place(self, name: bytes) -> bytes:
+        return self._options.prefix.encode() + b"\0queue\0" + name
+
+    def _tell_full(self, name: bytes) -> None:
+        engine = self._engine
+        # If the store has no room, senders learn of that themselves.
+        with contextlib.suppress(ChannelFull):
+            engine.put(FULL, name, engine.clock() + _FULL_FOR, engine.identity)
+
+    async def watch_full(self, wire: Wire) -> None:
+        """Find out when full channels have room again, without end. Raises as the wire."""
+        while True:
+            await asyncio.sleep(LOOK_FULL)
+            for name, capacity in list(self._full.items()):
+                if await wire.length(name) < capacity:
+                    del self._full[name]
+                    self._engine.remove(FULL, name)
+                else:
+                    self._tell_full(name)
+
+    # ---- from the server
+
+    def look(self) -> None:
+        """Look for receivers and messages soon."""
+        self._look.set()
+
+    def ready(self, name: bytes) -> None:
+        """Hear from the wire that a queue has a message."""
+        if self._missing().get(name, 0) > 0:
+            self._look.set()
+        else:
+            self._tell_others(name)
+
+    async def take(self, wire: Wire) -> None:
+        """Take messages for the receivers that wait here, without end. Raises as the wire."""
+        while True:
+            found = 0
+            for name, number in self._missing().items():
+                if number > 0:
+                    frames = await wire.pop(name, min(number, _MOST))
+                    found += len(frames)
+                    for frame in frames:
+                        self._deliver(name, frame)
+            if not found:
+                # All queues are empty for which a receiver waits, and the wire is armed on them.
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), LOOK)
+                self._look.clear()
+
+    def _missing(self) -> Counter[bytes]:
+        """Return for each channel how many receivers wait for which no message is here yet."""
+        self._waiting = self._engine.members(WAITING, self._waiting)
+        wanted = Counter(map(receiver_channel, self._waiting.names))
+        for name in wanted:
+            if self._engine.peek(name):
+                wanted[name] -= self._engine.statistics(name)["pending"]
+        return wanted
+
+    def _deliver(self, name: bytes, data: bytes) -> None:
+        try:
+            formats, sealer = self._options.formats, self._options.sealer
+            frame = unpack(data, *formats, sealer, self._place(name))
+            channel = channel_name(frame.name.decode("ascii"))
+            if frame.kind is not Kind.WORK or frame.name != name or channel.specific:
+                raise NoFrame("no frame")
+            self._machine.check(frame.payload)
+        except NoFrame as error:
+            self._counts.dropped(error.reason)
+            return
+        except (TypeError, ValueError, StoreCorrupt):
+            self._counts.dropped("no message")
+            return
+        deadline = self._engine.clock() + min(frame.lifetime, _TAKEN_FOR)
+        try:
+            self._machine.deliver_work(name, frame.payload, deadline)
+        except ChannelFull:
+            self._counts.dropped("no room in the store")
+        except StoreUnavailable:
+            self._counts.dropped("store unavailable")
+            raise
+        else:
+            self._counts.add("shared_in")
+
+
+__all__ = ["LOOK", "Work"]

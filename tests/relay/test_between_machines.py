@@ -1,0 +1,166 @@
+"""Messages between machines: R1, R2, R3, R4, R6."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from asgi_ipc.relay.way_out import OUT
+from tests.tools.machines import Site, eventually, received, run
+
+
+def test_a_group_message_reaches_every_member_on_every_machine_once(site: Site) -> None:
+    """R1."""
+
+    async def main() -> None:
+        machines = await site.joined(3)
+        members = [(m, await m.member("room", "other")) for m in machines for _ in range(2)]
+        for number in range(5):
+            await machines[number % 3].layer.group_send("room", {"n": number})
+        for machine in machines:
+            await machine.layer.group_send("other", {"n": "end"})
+        for machine, channel in members:
+            found: list[object] = []
+            while found.count("end") < 3:
+                found += await received(machine.layer, channel)
+            assert sorted(map(str, found)) == ["0", "1", "2", "3", "4", "end", "end", "end"]
+            assert machine.count("gaps") == 0
+        for machine in machines:
+            mine = sorted(channel for m, channel in members if m is machine)
+            assert sorted(await machine.layer.group_channels("room")) == mine
+
+    run(main)
+
+
+def test_a_channel_of_another_machine_is_sent_to_and_enters_and_leaves_groups(site: Site) -> None:
+    """R2."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.layer.new_channel()
+        await one.layer.send(channel, {"n": "direct"})
+        assert await received(two.layer, channel) == ["direct"]
+        await one.layer.group_add("room", channel)
+        await eventually(lambda: two.hears("room"))
+        assert await two.layer.group_channels("room") == [channel]
+        assert await one.layer.group_channels("room") == []
+        await one.layer.group_send("room", {"n": "group"})
+        assert await received(two.layer, channel) == ["group"]
+        await one.layer.group_discard("room", channel)
+        await one.layer.group_send("room", {"n": "not a member"})
+        await one.layer.send(channel, {"n": "direct"})
+        assert await received(two.layer, channel) == ["direct"]
+
+    run(main)
+
+
+def test_what_is_for_no_machine_or_no_process_is_dropped_and_counted(site: Site) -> None:
+    """R2."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        await eventually(one.relay_now._knows_all)
+        stranger = f"specific.{'ab' * 16}!{'cd' * 16}"
+        await one.layer.send(stranger, {"n": 1})
+        await eventually(lambda: one.count("dropped_no_machine"))
+        # A process that is not there, of a machine that is.
+        ended = f"specific.{two.node.hex()}{'ab' * 11}!{'cd' * 16}"
+        await one.layer.send(ended, {"n": 1})
+        channel = await two.layer.new_channel()
+        await one.layer.send(channel, {"n": 2})
+        assert await received(two.layer, channel) == [2]
+
+    run(main)
+
+
+def test_one_senders_direct_and_group_messages_to_a_channel_come_in_order(site: Site) -> None:
+    """R3."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("a", "b")
+        random.seed(3)
+        for number in range(300):
+            where = random.choice(["a", "b", channel])
+            send = one.layer.send if where == channel else one.layer.group_send
+            await send(where, {"n": number})
+            if number % 50 == 0:
+                await asyncio.sleep(0)
+        assert await received(two.layer, channel, 299) == list(range(300))
+
+    run(main)
+
+
+def test_the_remaining_lifetime_travels(site: Site) -> None:
+    """R4."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, expiry=0.4)
+        channel = await two.member("room")
+        one.end()
+        await one.layer.group_send("room", {"n": "before"})
+        await asyncio.sleep(0.5)
+        await one.layer.group_send("room", {"n": "after"})
+        one.begin()
+        await eventually(lambda: one.knows(two))
+        assert await received(two.layer, channel) == ["after"]
+        # Also what has used up part of it on the way.
+        one.end()
+        await one.layer.send(channel, {"n": "before"})
+        await asyncio.sleep(0.2)
+        one.begin()
+        await eventually(lambda: one.knows(two) and not one.engine.peek(OUT))
+        await asyncio.sleep(0.3)
+        await one.layer.send(channel, {"n": "after"})
+        assert await received(two.layer, channel) == ["after"]
+
+    run(main)
+
+
+def test_a_machine_hears_only_the_shards_in_which_it_has_groups(site: Site) -> None:
+    """R6."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        heard = two.count("frames_in")
+        for number in range(20):
+            await one.layer.group_send(f"room-{number}", {"n": number})
+        channel = await two.member("room-7")
+        await one.layer.group_send("room-7", {"n": "member"})
+        assert await received(two.layer, channel) == ["member"]
+        assert two.count("frames_in") - heard < 20, "one, and beats"
+        assert two.count("gaps") == 0, "what it did not want to hear is none"
+        # In a group that is suspended, or empty, it still hears; without it no more.
+        relay = two.relay_now
+        await _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        assert two.hears("room-7")
+        await two.layer.group_discard("room-7", channel)
+        await _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        assert not two.hears("room-7")
+        channel = await two.member("room-7")
+        await one.layer.group_send("room-7", {"n": "again"})
+        assert await received(two.layer, channel) == ["again"]
+
+    run(main)
+
+
+async def _in_thread(machine: object, coroutine: object) -> None:
+    """Run a coroutine of a relay in its loop."""
+    loop = machine.relay._loop  # type: ignore[attr-defined]
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))  # type: ignore[arg-type]
+
+
+def test_groups_from_before_the_relay_began_are_heard(site: Site) -> None:
+    """R6."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        two = site.machine()
+        channel = await two.layer.new_channel()
+        await two.layer.group_add("room", channel)
+        two.begin()
+        await eventually(lambda: two.knows(one))
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+
+    run(main)

@@ -1,0 +1,84 @@
+"""How a wire is chosen: by scheme, entry point or path, and how URLs are shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from asgi_ipc.exceptions import OptionError
+from asgi_ipc.relay import choice
+from asgi_ipc.relay.choice import BUILT_IN, find_wire, open_wire, wire_names
+from asgi_ipc.relay.memory import MemoryWire
+from asgi_ipc.relay.settings import shown
+
+
+def test_every_wire_of_asgi_ipc_is_found_by_its_schemes() -> None:
+    for scheme in BUILT_IN:
+        assert callable(find_wire(f"{scheme}://host"))
+        assert find_wire(scheme) is find_wire(f"{scheme}://host")
+    assert wire_names() == sorted(BUILT_IN)
+
+
+def test_an_entry_point_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "asgi_ipc.relay.memory:MemoryWire"
+    point = EntryPoint("mine", path, choice.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(choice, "_entry_points", lambda: {"mine": point})
+    assert find_wire("mine://host") is MemoryWire
+    assert find_wire(path) is MemoryWire
+    assert "mine" in wire_names()
+
+
+@pytest.mark.parametrize(
+    ("relay", "words"),
+    [
+        ("reddis://u:s3cr3t@h", "relay reddis://h: there is no wire 'reddis'; use one of 'memory'"),
+        (7, "relay is 7; give a URL such as 'redis://HOST:6379'"),
+        ("", "relay is ''; give a URL"),
+        ("no_such_module:Wire", "can't be imported: ModuleNotFoundError: No module named"),
+        ("s3cr3t@h:1", "relay h:1: there is no wire 'h:1'"),
+        ("u:s3cr3t@h", "relay h: there is no wire 'h'"),
+    ],
+)
+def test_what_is_no_wire_is_refused_and_shows_no_credentials(relay: str, words: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        open_wire(relay, "p")
+    assert words in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_client_that_is_not_installed_is_named_with_the_extra() -> None:
+    script = """
+import sys
+sys.modules["redis"] = None
+from asgi_ipc.relay.choice import find_wire
+try:
+    find_wire("redis://h")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("OptionError relay redis://h: the wire can't be imported: ")
+    assert done.stdout.endswith("; install it: pip install 'asgi_ipc[redis]'\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("redis://u:p@h:1/0", "redis://h:1/0"),
+        ("redis://u:p/w@h", "redis://h"),
+        ("redis://u:p?w#x@h?y", "redis://h"),
+        ("redis://:p@w@h", "redis://h"),
+        ("redis://h?password=p", "redis://h"),
+        ("unix:///run/r.sock?db=1", "unix:///run/r.sock"),
+        ("unix://u:p@/run/r.sock", "unix:///run/r.sock"),
+        ("u:p@h", "h"),
+    ],
+)
+def test_a_url_is_shown_without_its_credentials(url: str, safe: str) -> None:
+    assert shown(url) == safe

@@ -1,0 +1,196 @@
+"""What servers and networks do: R5, R8; and a relay that ends: R7."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.way_out import OUT
+from tests.tools.machines import Site, eventually, received, run
+
+MIB = 1 << 20
+
+
+def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        server.drop_frames(3)
+        for number in range(1, 4):
+            await one.layer.group_send("room", {"n": number})
+        await eventually(lambda: two.count("gaps"))
+        # A beat may have been among the frames that were dropped.
+        await one.layer.group_send("room", {"n": 4})
+        found = await received(two.layer, channel, 4)
+        assert 4 - len(found) <= two.count("gaps") <= 3
+
+    run(main)
+
+
+def test_nothing_comes_twice_or_out_of_order_while_connections_break(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5: what is missing was counted, by the sender or by the receiver."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        for number in range(400):
+            if number % 40 == 20:
+                server.cut_after(5)
+            await one.layer.group_send("room", {"n": number})
+            await asyncio.sleep(0.001)
+        await eventually(lambda: one.knows(two) and two.knows(one))
+        await eventually(lambda: not one.engine.peek(OUT))
+        await one.layer.send(channel, {"n": "end"})
+        found = (await received(two.layer, channel, "end"))[:-1]
+        assert found == sorted(set(found))
+        lost = 400 - len(found)
+        counted = two.count("gaps") + one.count("dropped_outcome_unknown")
+        assert lost <= counted
+
+    run(main)
+
+
+def test_what_was_certainly_not_sent_is_sent_again_and_is_no_gap(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5, R3."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        server.cut_after(0)
+        for number in range(1, 30):
+            await one.layer.group_send("room", {"n": number})
+        assert await received(two.layer, channel, 29) == list(range(1, 30))
+        assert two.count("gaps") == 0
+        assert one.count("dropped_outcome_unknown") == 0
+
+    run(main)
+
+
+def test_a_site_without_its_server_starts_works_and_says_so_once(
+    site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8."""
+
+    async def main() -> None:
+        server.go_away("the server is away")
+        one, two = site.machine(), site.machine()
+        for machine in (one, two):
+            machine.begin()
+            await eventually(lambda m=machine: m.relay_now.state == "away")  # type: ignore[misc]
+        here, there = await one.layer.new_channel(), await two.layer.new_channel()
+        await one.layer.group_add("room", here)
+        await two.layer.group_add("room", there)
+        await one.layer.group_send("room", {"n": 1})
+        await one.layer.send(there, {"n": 2})
+        assert await received(one.layer, here) == [1]
+        assert [r.levelname for r in caplog.records if "is away" in r.message] == ["WARNING"] * 2
+        assert one.report()["state"] == "away"
+        server.come_back()
+        # What waited is passed on, as it has not expired.
+        assert await received(two.layer, there, 2) in ([1, 2], [2])
+        assert sum("connected again" in record.message for record in caplog.records) <= 2
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+@pytest.fixture
+def frozen(server: MemoryServer) -> Iterator[MemoryServer]:
+    yield server
+    server.thaw()
+
+
+@pytest.mark.parametrize("outage", ["away", "no relay"])
+def test_the_way_out_is_bounded_and_drops_the_oldest(
+    site: Site, server: MemoryServer, outage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8: `group_send` goes on; what it drops is counted, and logged with the sum."""
+
+    async def main() -> None:
+        options = {"relay_options": {"backlog": 2 * MIB}, "channel_memory": 16 * MIB}
+        one, two = await site.joined(2, **options)
+        channel = await two.member("room")
+        if outage == "away":
+            server.go_away()
+            await eventually(lambda: one.relay_now.state == "away")
+        else:
+            one.end()
+        load = b"x" * 200_000
+        for number in range(40):
+            await one.layer.group_send("room", {"n": number, "load": load})
+            assert one.engine.statistics(OUT)["bytes"] < 3 * MIB
+        server.come_back()
+        if outage != "away":
+            one.begin()
+        await eventually(lambda: one.knows(two) and two.knows(one))
+        found = await received(two.layer, channel, 39)
+        assert 5 <= len(found) <= 12
+        assert found == list(range(40 - len(found), 40)), "the newest"
+        await eventually(lambda: one.count("dropped_way_out_full") == 40 - len(found))
+        assert any("dropped" in record.message for record in caplog.records)
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_a_frozen_server_blocks_no_sender(site: Site, frozen: MemoryServer) -> None:
+    """R8: the loop that sends goes on with its other work."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        frozen.freeze()
+        began = time.monotonic()
+        for number in range(200):
+            await one.layer.group_send("room", {"n": number})
+        assert time.monotonic() - began < 5, "the wire's timeout"
+        assert await one.layer.group_channels("room") == []
+        frozen.thaw()
+        found = await received(two.layer, channel, 199)
+        assert found == sorted(set(found))
+
+    run(main)
+
+
+def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> None:
+    """R7, R5."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        for number in range(1, 4):
+            machine = (one, two)[number % 2]
+            term, frames = machine.relay_now.term, machine.count("frames_in")
+            machine.end()
+            assert machine.report()["state"] == "none"
+            if machine is one:
+                await one.layer.group_send("room", {"n": number})
+            machine.begin()
+            await eventually(lambda: one.knows(two) and two.knows(one))
+            assert machine.relay_now.term > term
+            assert machine.count("frames_in") >= frames
+            if machine is two:
+                await one.layer.group_send("room", {"n": number})
+            assert await received(two.layer, channel) == [number]
+        assert two.count("gaps") == 0
+
+    run(main)

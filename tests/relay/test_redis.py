@@ -1,0 +1,222 @@
+"""The wire to a Redis server: credentials, TLS, memory, and servers that are no use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from asgi_ipc.conformance.wires.servers import Redis, free_port
+
+from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
+from asgi_ipc.relay.choice import open_wire
+from asgi_ipc.relay.wire import Frame
+from tests.relay.conftest import PASSWORD
+from tests.tools.certificates import Files
+from tests.tools.documents import DOCS, blocks
+from tests.tools.wires import error_of, in_loop, started, works
+
+
+@in_loop
+async def test_a_password_comes_from_the_url_or_an_option(redis: Redis) -> None:
+    await works(redis.url, password=PASSWORD)
+    await works(f"redis://:{quote(PASSWORD, safe='')}@127.0.0.1:{redis.port}/3")
+    await works(f"valkey://default:{quote(PASSWORD, safe='')}@127.0.0.1:{redis.port}")
+
+
+@in_loop
+async def test_credentials_that_are_refused_are_told_and_not_shown(redis: Redis) -> None:
+    for options in ({}, {"password": "wr0ng"}, {"username": "n0body", "password": "wr0ng"}):
+        error = await error_of(redis.url, **options)
+        assert isinstance(error, WireRefused), error
+        assert f"relay redis://127.0.0.1:{redis.port}: " in str(error)
+        assert "wr0ng" not in str(error)
+        assert "n0body" not in str(error)
+        assert error.__cause__ is None
+        assert error.__suppress_context__
+
+
+@in_loop
+async def test_a_unix_socket_is_reached(tmp_path: object) -> None:
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = Redis("--unixsocket", "socket")
+    try:
+        await works(f"unix://{server.folder}/socket?db=2")
+    finally:
+        server.end()
+    assert isinstance(await error_of(f"unix://{server.folder}/socket"), WireLost)
+
+
+@in_loop
+async def test_tls_needs_the_right_authority_and_the_right_name(
+    redis_with_tls: Redis, files: Files
+) -> None:
+    url = redis_with_tls.url
+    await works(url, ca_file=files.ca)
+    await works(url.replace("127.0.0.1", "localhost"), ca_file=files.ca, check_hostname=False)
+    for there, ca in ((url, files.other_ca), (url.replace("127.0.0.1", "localhost"), files.ca)):
+        error = await error_of(there, ca_file=ca)
+        assert isinstance(error, WireRefused), error
+        assert "its certificate is not accepted: " in str(error)
+
+
+@in_loop
+async def test_a_wire_without_tls_and_a_server_with_it_do_not_wait_for_each_other(
+    redis_with_tls: Redis, redis: Redis, files: Files
+) -> None:
+    plain = redis_with_tls.url.replace("rediss", "redis")
+    error = await error_of(plain, timeout=0.5)
+    assert isinstance(error, WireError)
+    encrypted = redis.url.replace("redis", "rediss")
+    error = await error_of(encrypted, ca_file=files.ca, timeout=0.5)
+    assert isinstance(error, WireError)
+
+
+@in_loop
+async def test_what_users_may_not_do_is_refused_and_named(redis: Redis) -> None:
+    async with started(redis.url, password=PASSWORD) as wire:
+        rules = "reset on >p +@all -publish -eval ~* &asgi_ipc:tests:r:* &asgi_ipc:tests:t:t"
+        await wire._ask(b"ACL", b"SETUSER", b"limited", *rules.encode().split())  # type: ignore[attr-defined]
+    async with started(redis.url, username="limited", password="p") as wire:
+        with pytest.raises(WireRefused, match=r"answered EVAL: .*permissions"):
+            await wire.push(b"q", b"", 1, 1)
+        await wire.subscribe([b"t"])
+        await wire.publish([Frame(b"t", b"")])
+        error = await wire.lost()
+        assert isinstance(error, WireRefused)
+        assert "it answered PUBLISH: " in str(error)
+    async with started(redis.url, username="limited", password="p") as wire:
+        with pytest.raises(WireRefused, match="it answered a subscription: "):
+            await wire.subscribe([b"another"])
+
+
+@in_loop
+async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> None:
+    (text,) = blocks(DOCS / "writing-a-wire.md", "text")
+    words = text.replace("PASSWORD", "p").encode().split()
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire._ask(*words)  # type: ignore[attr-defined]
+    user: dict[str, Any] = {"username": "mysite", "password": "p"}
+    await works(redis.url, **user)
+    async with started(redis.url, **user) as wire:
+        assert await wire.pop(b"rights") == []
+        await wire.push(b"rights", b"x", 100, 10)
+        await wire.disarm(b"rights")
+        assert await wire.length(b"rights") == 1
+        await wire.clear()
+
+
+@in_loop
+async def test_a_server_without_memory_refuses_a_push_and_passes_frames_on(redis: Redis) -> None:
+    heard: list[bytes] = []
+    async with started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as wire:
+        await wire._ask(b"CONFIG", b"SET", b"maxmemory", b"1")  # type: ignore[attr-defined]
+        try:
+            assert (await wire.push(b"full", b"x", 100, 10)).refused == "no room"
+            await wire.subscribe([b"t"])
+            await wire.publish([Frame(b"t", b"heard")])
+        finally:
+            await wire._ask(b"CONFIG", b"SET", b"maxmemory", b"0")  # type: ignore[attr-defined]
+        assert (await wire.push(b"full", b"x", 100, 10)).refused is None
+        assert await wire.pop(b"full") == [b"x"]
+    assert heard == [b"heard"]
+
+
+@in_loop
+async def test_queues_leave_nothing_on_the_server(redis: Redis) -> None:
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire.push(b"short", b"x", 0.01, 10)
+        await wire.push(b"short", b"x", 1000.0, 10)
+        keys = await wire._ask(b"KEYS", b"asgi_ipc:tests:*short")  # type: ignore[attr-defined]
+        assert len(keys) == 2
+        for key in keys:
+            left = await wire._ask(b"PTTL", key)  # type: ignore[attr-defined]
+            assert 990_000 < left <= 1_006_000, "the longest that one of its frames lives"
+        await wire.pop(b"short", 2)
+        await wire.pop(b"armed")
+        for key in await wire._ask(b"KEYS", b"asgi_ipc:tests:*"):  # type: ignore[attr-defined]
+            assert await wire._ask(b"PTTL", key) > 0  # type: ignore[attr-defined]
+
+
+@in_loop
+async def test_a_frame_outlives_no_deadline_if_the_server_evicts_what_tells_it(
+    redis: Redis,
+) -> None:
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire.push(b"evicted", b"dead", 0.01, 10)
+        await wire.push(b"evicted", b"alive", 100, 10)
+        await wire._ask(b"DEL", b"asgi_ipc:tests:d:evicted")  # type: ignore[attr-defined]
+        await asyncio.sleep(0.02)
+        assert await wire.pop(b"evicted", 9) == [b"alive"]
+
+
+@in_loop
+async def test_a_subscriber_that_reads_too_slowly_is_lost(redis: Redis) -> None:
+    """The server ends its connection; what it has not read is gone, and nothing comes twice."""
+    heard: list[bytes] = []
+    async with (
+        started(redis.url, password=PASSWORD) as publisher,
+        started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as slow,
+    ):
+        limit = b"pubsub 200kb 100kb 1"
+        await publisher._ask(b"CONFIG", b"SET", b"client-output-buffer-limit", limit)  # type: ignore[attr-defined]
+        await slow.subscribe([b"t"])
+        # In the loop's same turns nothing reads; the kernel's buffers take a few megabytes.
+        reading = slow._links[1]._tasks[1]  # type: ignore[attr-defined]
+        assert reading.get_coro().cr_frame is not None
+        slow._links[1]._transport.pause_reading()  # type: ignore[attr-defined]
+        for number in range(1000):
+            await publisher.publish([Frame(b"t", b"%d" % number + b"x" * 20_000)])
+        slow._links[1]._transport.resume_reading()  # type: ignore[attr-defined]
+        assert isinstance(await slow.lost(), WireLost)
+    numbers = [int(frame.rstrip(b"x")) for frame in heard]
+    assert numbers == list(range(len(numbers)))
+
+
+@in_loop
+async def test_a_replica_and_a_node_of_a_cluster_are_refused() -> None:
+    """Frames published on a replica reach nobody else, and a cluster's queues are apart."""
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    for options, words in (
+        (("--replicaof", "127.0.0.1", "1"), "it is a replica"),
+        (
+            ("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            "it is a node of a cluster",
+        ),
+    ):
+        server = Redis(*options)
+        try:
+            error = await error_of(server.url)
+            assert isinstance(error, WireRefused)
+            assert words in str(error)
+        finally:
+            server.end()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "words"),
+    [
+        ("redis://", {}, "it names no host; write redis://HOST:6379"),
+        ("unix://", {}, "it names no socket; write unix:///PATH/OF/SOCKET"),
+        ("redis://h/x", {}, "the database is not a number"),
+        ("redis://h?ssl_cert_reqs=none", {}, "'ssl_cert_reqs' behind its '?'; give it in"),
+        ("redis://:p@h", {"password": "q"}, "the URL and the option 'password' both give one"),
+        ("redis://u@h", {}, "it names a user without a password"),
+        ("redis://h", {"ca_file": "/etc/passwd"}, "there is no option 'ca_file'"),
+        ("rediss://h", {"ca_file": "/nowhere"}, "the path of a file that exists"),
+        ("rediss://h", {"ca_file": "/etc/passwd"}, "it must have certificates in PEM form"),
+        ("rediss://h", {"key_file": "/etc/passwd"}, "is of no use without 'cert_file'"),
+        ("rediss://h", {"cert_file": "/etc/passwd"}, "a certificate and its key, not encrypted"),
+        ("redis://h:0x", {}, "the URL can't be read"),
+        ("redis://h#x", {}, "has a '#'; if it belongs to a password, write it as %23"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_sent(
+    url: str, options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        open_wire(url, "tests", options)
+    assert words in str(caught.value)

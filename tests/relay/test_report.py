@@ -1,0 +1,90 @@
+"""What a relay says of itself in the store: R7."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.relay.report import LARGEST, STALE, read, write
+from asgi_ipc.relay.way_out import RELAY, REPORT
+from tests.tools.machines import Site, eventually, run
+
+
+@pytest.fixture
+def engine() -> Iterator[MemoryEngine]:
+    now = [1]
+    made = MemoryEngine(
+        "report", channel_memory=1 << 20, group_memory=1 << 20, clock=lambda: now[0]
+    )
+    made.now = now  # type: ignore[attr-defined]
+    yield made
+    made.close()
+
+
+def test_the_last_report_is_read_whatever_its_length(engine: MemoryEngine) -> None:
+    assert read(engine) is None
+    for size in (0, 10, 5000, 100):
+        write(engine, {"state": "connected", "text": "x" * size})
+        found = read(engine)
+        assert found is not None
+        assert (found.content["text"], found.state) == ("x" * size, "none")
+    assert engine.hold(RELAY)
+    found = read(engine)
+    assert found is not None
+    assert (found.state, found.age) == ("connected", 0)
+    engine.now[0] += STALE + 1  # type: ignore[attr-defined]
+    found = read(engine)
+    assert found is not None
+    assert found.state == "stopped"
+
+
+def test_a_report_that_was_not_finished_or_is_none_is_passed_over(engine: MemoryEngine) -> None:
+    write(engine, {"n": 1, "text": "x" * 1000})
+    whole = engine.members(REPORT).names
+    write(engine, {"n": 2, "text": "x" * 1000})
+    last = engine.members(REPORT).names
+    deadline = 1 << 60
+    for member in whole:
+        engine.put(REPORT, member, deadline)
+    engine.remove(REPORT, last[1])
+    found = read(engine)
+    assert found is not None
+    assert found.content["n"] == 1, "its writer was killed"
+    for member in engine.members(REPORT).names:
+        engine.remove(REPORT, member)
+    for wrong in (b"x", b"\xff" * 40, b"\0\0\0\1\0\1\xc1", b"\0\0\0\1\0\1\x80"):
+        engine.put(REPORT, wrong, deadline)
+        assert read(engine) is None
+    write(engine, {"n": 3})
+    found = read(engine)
+    assert found is not None
+    assert found.content["n"] == 3
+
+
+def test_a_report_of_many_machines_leaves_out_what_matters_least(engine: MemoryEngine) -> None:
+    sequences = {b"g%02d" % n: n for n in range(50)}
+    peers = [{"heard_at": n, "host": "h" * 50, "sequences": sequences} for n in range(400)]
+    for count, kept in ((10, 10), (200, 200), (400, 50)):
+        write(engine, {"peers": peers[:count]})
+        found = read(engine)
+        assert found is not None
+        assert len(found.content["peers"]) == kept
+        assert sum(map(len, engine.members(REPORT).names)) <= LARGEST + 6 * 256
+    assert found is not None
+    assert found.content["peers"][0]["heard_at"] == 399
+
+
+def test_what_a_relay_leaves_in_the_store_is_no_message_and_no_membership(site: Site) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.send(channel, {})
+        await two.layer.receive(channel)
+        await eventually(lambda: two.report()["shards"])
+        counts = await two.layer.global_statistics()
+        assert (counts["messages_pending"], counts["memberships_count"]) == (0, 1)
+        assert counts["messages_max_age"] == 0
+
+    run(main)

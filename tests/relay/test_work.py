@@ -1,0 +1,236 @@
+"""Shared channels: R12."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
+from asgi_ipc.engines.base import Record
+from asgi_ipc.relay import work
+from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.way_out import OUT
+from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
+
+MIB = 1 << 20
+SHARED = {"relay_channels": ["work", "mail.*"]}
+
+
+def on_server(server: MemoryServer, channel: str) -> int:
+    return server.length("site", channel.encode())
+
+
+async def passed_on(machine: Machine) -> None:
+    """Wait until nothing of a machine waits for the server any more."""
+    await eventually(lambda: machine.engine.statistics(OUT)["pending"] == 0)
+
+
+async def _fill(layer: IPCChannelLayer, pause: float, load: bytes = b"") -> None:
+    for number in range(100):
+        await layer.send("work", {"n": number, "load": load})
+        await asyncio.sleep(pause)
+
+
+def test_any_machines_receivers_take_messages_each_once(site: Site, server: MemoryServer) -> None:
+    async def main() -> None:
+        machines = await site.joined(3, **SHARED)
+        found: list[int] = []
+
+        async def worker(machine: Machine) -> None:
+            while True:
+                found.extend(await received(machine.layer, "work"))
+
+        workers = [asyncio.create_task(worker(m)) for m in machines[1:] for _ in range(2)]
+        for number in range(60):
+            await machines[number % 2].layer.send("work", {"n": number})
+            await asyncio.sleep(0.001)
+        await eventually(lambda: len(found) == 60)
+        assert sorted(found) == list(range(60))
+        assert on_server(server, "work") == 0
+        for each in workers:
+            each.cancel()
+
+    run(main)
+
+
+def test_messages_lie_on_the_server_in_order_until_a_receiver_waits(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        for number in range(3):
+            await one.layer.send("mail.out", {"n": number})
+        await eventually(lambda: on_server(server, "mail.out") == 3)
+        await two.layer.send("mail.other", {"n": 1})
+        # Not for a receiver of another channel, nor for one that has gone.
+        waiting = asyncio.create_task(two.layer.receive("work"))
+        gone = asyncio.create_task(two.layer.receive("mail.none"))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert on_server(server, "mail.out") == 3
+        await one.layer.send("mail.none", {"n": 1})
+        await eventually(lambda: on_server(server, "mail.none") == 1)
+        for number in range(3):
+            assert await received(two.layer, "mail.out") == [number]
+            assert on_server(server, "mail.out") == 2 - number
+        # A thread that waits is one, too; one that only looks is not.
+        assert two.layer.sync.receive(["mail.none"]) == (None, None)
+        found = await asyncio.to_thread(two.layer.sync.receive, ["a", "mail.none"], True, 10)
+        assert found == ("mail.none", {"n": 1})
+        waiting.cancel()
+
+    run(main)
+
+
+def test_no_more_is_taken_than_receivers_wait_for(site: Site, server: MemoryServer) -> None:
+    """Not while a message that was taken is still on its way to its receiver."""
+
+    async def main() -> None:
+        _, two = await site.joined(2, **SHARED)
+        relay = two.relay_now
+        waiting = [asyncio.create_task(two.layer.receive("work")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert relay.work._missing() == {b"work": 3}
+        # They run only once this does.
+        deadline = two.engine.clock() + 60_000_000_000
+        two.engine.push([Record(b"work", b"\x80", deadline, 100)] * 2)
+        assert relay.work._missing() == {b"work": 1}
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert +relay.work._missing() == {}
+
+    run(main)
+
+
+def test_receivers_that_wait_during_a_flush_get_what_comes_after_it(site: Site) -> None:
+    """In an event loop and in a thread."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        two.demux.look_again = 0.05
+        waiting = asyncio.create_task(two.layer.receive("work"))
+        thread = asyncio.create_task(
+            asyncio.to_thread(two.layer.sync.receive, ["mail.a"], True, ENOUGH)
+        )
+        relay = two.relay_now
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.flush()
+        await eventually(lambda: sum(relay.work._missing().values()) == 2)
+        await one.layer.send("work", {"n": 1})
+        await one.layer.send("mail.a", {"n": 2})
+        assert await waiting == {"n": 1}
+        assert await thread == ("mail.a", {"n": 2})
+
+    run(main)
+
+
+def test_a_full_channel_is_full_by_its_last_known_length(
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "LOOK_FULL", 0.05)
+
+    async def main() -> None:
+        one, two = await site.joined(2, channel_capacity={"work": 3}, **SHARED)
+        for number in range(3):
+            await one.layer.send("work", {"n": number})
+        await passed_on(one)
+        with pytest.raises(ChannelFull, match=r"work is full.*capacity of 3"):
+            await _fill(one.layer, 0.02)
+        assert await received(two.layer, "work") == [0]
+        await eventually(lambda: _takes(one.layer.sync))
+        assert on_server(server, "work") <= 3
+
+    def _takes(layer: Any) -> bool:
+        try:
+            layer.send("work", {"n": "late"})
+        except ChannelFull:
+            return False
+        return True
+
+    run(main)
+
+
+def test_without_its_server_messages_wait_and_then_the_channel_is_full(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        options = {"relay_options": {"backlog": 2 * MIB}, "channel_memory": 16 * MIB}
+        one, two = await site.joined(2, **options, **SHARED)
+        server.go_away()
+        await eventually(lambda: one.relay_now.state == "away")
+        await one.layer.send("work", {"n": 0})
+        with pytest.raises(ChannelFull, match="backlog"):
+            await _fill(one.layer, 0, b"x" * 200_000)
+        server.come_back()
+        assert await received(two.layer, "work") == [0]
+
+    run(main)
+
+
+def test_messages_expire_by_the_servers_clock_and_go_with_a_flush(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, expiry=30, **SHARED)
+        now = server.clock()
+        await one.layer.send("work", {"n": "expired"})
+        await eventually(lambda: on_server(server, "work") == 1)
+        server.clock = lambda: now + 31
+        await one.layer.send("work", {"n": "fresh"})
+        assert await received(two.layer, "work") == ["fresh"]
+        await one.layer.send("work", {"n": "flushed"})
+        await eventually(lambda: on_server(server, "work") == 1)
+        await two.layer.flush()
+        assert on_server(server, "work") == 0
+
+    run(main)
+
+
+def test_what_is_no_message_on_a_shared_queue_is_dropped_and_counted(
+    site: Site, server: MemoryServer
+) -> None:
+    """R10."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        for data in (b"", b"\xff" * 40):
+            server.push("site", b"work", data, 60, 100)
+        await one.layer.send("work", {"n": 1})
+        assert await received(two.layer, "work") == [1]
+        assert two.count("dropped_no_frame") == 2
+
+    run(main)
+
+
+def test_other_channels_stay_on_their_machine(site: Site, server: MemoryServer) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        await one.layer.send("local", {"n": 1})
+        assert await received(one.layer, "local") == [1]
+        channel = await one.layer.new_channel("work")
+        await two.layer.send(channel, {"n": 2})
+        assert await received(one.layer, channel) == [2]
+        with pytest.raises(ValueError, match="can't be in group"):
+            await one.layer.group_add("room", "work")
+        assert on_server(server, "local") == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("relay", "channels", "told"),
+    [
+        ("memory://x", "work", "list of patterns"),
+        ("memory://x", ["a!b"], "no '!'"),
+        ("memory://x", [5], "pattern is a str"),
+        (None, ["work"], "relay is not"),
+        ("nats://x", ["work"], "can't be used with nats"),
+    ],
+)
+def test_wrong_patterns_are_refused(relay: Any, channels: Any, told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        IPCChannelLayer(engine="memory", relay=relay, relay_channels=channels)

@@ -1,0 +1,183 @@
+"""Several "machines" in one process: stores in folders of their own, joined by a relay each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from asgi_ipc import IPCChannelLayer
+from asgi_ipc.layers.relaying import Candidate, LocalMachine
+from asgi_ipc.relay.frames import shard_of
+from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.report import read
+from asgi_ipc.relay.thread import RelayThread
+from asgi_ipc.relay.way_out import RELAY
+
+#: Seconds; only a test that fails waits so long.
+ENOUGH = 20.0
+_servers = itertools.count()
+
+
+class Machine:
+    """One machine: a store, a layer on it as its site's process has, and perhaps its relay."""
+
+    def __init__(self, folder: Path, url: str, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.options: dict[str, Any] = {
+            "prefix": "site",
+            "engine": "mmap",
+            "engine_options": {"directory": str(folder)},
+            "channel_memory": 4 << 20,
+            "group_memory": 1 << 20,
+            "relay": url,
+            **options,
+        }
+        self.layer = IPCChannelLayer(**self.options)
+        self.relay: RelayThread | None = None
+
+    async def member(self, *groups: str) -> str:
+        """Return a new channel of this machine that is in some groups, which it hears."""
+        channel = await self.layer.new_channel()
+        for group in groups:
+            await self.layer.group_add(group, channel)
+            await eventually(partial(self.hears, group))
+        return channel
+
+    @property
+    def demux(self) -> Any:
+        return self.layer._core.demux
+
+    @property
+    def engine(self) -> Any:
+        return self.demux.engine
+
+    @property
+    def node(self) -> bytes:
+        node: bytes = self.engine.identity[:5]
+        return node
+
+    def begin(self) -> None:
+        """Relay in a thread, as a process does once it serves; wait until that has begun."""
+        assert self.engine.hold(RELAY)
+        candidate = self.demux.companions[Candidate]
+        machine = LocalMachine(self.demux, candidate.options)
+        self.relay = candidate.thread = RelayThread(machine, candidate.relay)
+        self.relay.start()
+        until = time.monotonic() + ENOUGH
+        while self.relay.relay is None and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def reads(self, oldest: int, newest: int) -> None:
+        """Be of a version that reads these formats; comes before `begin`."""
+        candidate = self.demux.companions[Candidate]
+        candidate.relay = candidate.relay._replace(formats=(oldest, newest))
+
+    def end(self) -> None:
+        """Relay no more."""
+        assert self.relay is not None
+        self.relay.stop()
+        assert not self.relay.is_alive()
+
+    def report(self) -> dict[str, Any]:
+        found = read(self.engine)
+        return {} if found is None else found.content | {"state": found.state}
+
+    def count(self, name: str) -> int:
+        counts: dict[str, int] = self.relay_now.counts.all
+        return counts[name]
+
+    @property
+    def relay_now(self) -> Any:
+        """The relay that runs in this process."""
+        assert self.relay is not None
+        return self.relay.relay
+
+    def knows(self, *others: Machine) -> bool:
+        """Whether it is connected, and has heard all these."""
+        relay = self.relay.relay if self.relay is not None else None
+        return (
+            relay is not None
+            and relay.state == "connected"
+            and {other.node for other in others} <= set(relay.peers.known)
+        )
+
+    def hears(self, group: str) -> bool:
+        """Whether it hears the messages to a group."""
+        return shard_of(group.encode()) in self.relay_now.shards.heard
+
+
+async def eventually(condition: Callable[[], object], seconds: float = ENOUGH) -> None:
+    """Wait for a condition."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not condition():
+        assert loop.time() < until, "it did not become true"
+        await asyncio.sleep(0.01)
+
+
+class Site:
+    """Machines, and the server that joins them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.url, self.server = new_server()
+        self.machines: list[Machine] = []
+
+    def machine(self, **options: Any) -> Machine:
+        folder = self._folder / f"machine{len(self.machines)}"
+        self.machines.append(Machine(folder, self.url, **options))
+        return self.machines[-1]
+
+    async def joined(self, count: int, **options: Any) -> list[Machine]:
+        """Return new machines that relay and know each other."""
+        made = [self.machine(**options) for _ in range(count)]
+        await join(*made)
+        return made
+
+    def destroy(self) -> None:
+        self.server.thaw()
+        for machine in self.machines:
+            machine.layer.sync.destroy()
+            assert machine.relay is None or not machine.relay.is_alive()
+            assert list(machine.folder.iterdir()) == []
+        assert self.server.connections == 0
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine, for `ENOUGH` seconds at most."""
+
+    async def in_time() -> None:
+        await asyncio.wait_for(main(), 2 * ENOUGH)
+
+    asyncio.run(in_time())
+
+
+async def received(layer: IPCChannelLayer, channel: str, last: object = None) -> list[Any]:
+    """Return the values under "n" of the messages on a channel, up to ``last`` or the first."""
+    found: list[Any] = []
+    while True:
+        message = await asyncio.wait_for(layer.receive(channel), ENOUGH)
+        found.append(message["n"])
+        if last is None or message["n"] == last:
+            return found
+
+
+def new_server() -> tuple[str, MemoryServer]:
+    """Return the URL of a server in this process that no test has used, and the server."""
+    name = f"server{next(_servers)}"
+    return f"memory://{name}", MemoryServer.named(name)
+
+
+async def join(*machines: Machine) -> None:
+    """Let machines relay, and wait until all know each other."""
+    for machine in machines:
+        machine.begin()
+    for machine in machines:
+        others = [other for other in machines if other is not machine]
+        await eventually(lambda m=machine, o=others: m.knows(*o))  # type: ignore[misc]
