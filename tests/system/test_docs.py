@@ -172,7 +172,7 @@ def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
 
 
 def test_the_metrics_of_the_document_are_collected(tmp_path: Path) -> None:
-    first = 'from asgi_ipc import SyncIPCChannelLayer\n\nlayer = SyncIPCChannelLayer(engine="memory")'
+    first = "from asgi_ipc import SyncIPCChannelLayer as Layer\nlayer = Layer(engine='memory')\n"
     last = "print(*(each.name for each in REGISTRY.collect() if each.name == 'asgi_ipc_channels'))"
     code = "\n".join([first, *blocks(DOCS / "commands.md", "python"), last])
     assert run(tmp_path, "-c", code) == "asgi_ipc_channels\n"
