@@ -46,6 +46,8 @@ COMMANDS: Mapping[str, str] = {
         "send": "send",
         "group-send": "group_send",
         "tail": "tail",
+        "top": "top",
+        "metrics": "metrics",
         "ping": "ping",
         "flush": "flush",
         "remove": "remove",

@@ -417,8 +417,9 @@ class Engine(Protocol):
         processes); and if it ``inspects``, ``processes``, the sums of `COUNTERS` and `GAUGES`
         (E31), and for each memory ``channel_bytes_used``, ``channel_bytes_reserved`` (what the
         system has given for it) and ``channel_bytes_total``, and the same of ``group_``; for a
-        queue then ``bytes``, as in `QueueInfo`. An engine may add more. For a queue that does not
-        exist all are 0.
+        queue then ``bytes``, as in `QueueInfo`. An engine may add more: with ``restored`` (how
+        often a popped record was restored), metrics have a count of received messages that never
+        falls. For a queue that does not exist all are 0.
         """
 
     def queues(self) -> Iterator[QueueInfo]:

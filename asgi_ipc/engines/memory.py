@@ -481,6 +481,7 @@ class MemoryEngine:
             found = store.queue(queue, now)
             store.insert(found, _Entry(record.payload, record.deadline, now), front=True)
             store.count(found, "popped", -1)
+            store.count(found, "restored", 1)
             store.bury(found, now)  # It may have died in the caller's hands.
             if found.entries:
                 store.signal(queue, found)
@@ -571,7 +572,7 @@ class MemoryEngine:
         return checked_role(role) in self._store.roles
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
-        """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and ``flushed``."""
+        """Return the counts of `asgi_ipc.engines.base.Engine.statistics`, and two more."""
         store = self._store
         with store.exclusive():
             now = store.clock()
@@ -584,8 +585,9 @@ class MemoryEngine:
             else:
                 one = store.queues.get(queue, _Queue())
                 queues, counts = [one], one.counts
-            kinds = ("pushed", "popped", "expired", "refused", "store_full", "orphaned", "flushed")
-            result = {kind: counts[kind] for kind in (*kinds, "high_water")}
+            kinds = ("pushed", "popped", "expired", "refused", "store_full", "orphaned")
+            more = ("high_water", "flushed", "restored")
+            result = {kind: counts[kind] for kind in (*kinds, *more)}
             result["pending"] = sum(len(each.entries) for each in queues)
             result["oldest_age"] = max((each.age(now) for each in queues), default=0)
             if queue is not None:

@@ -4,7 +4,9 @@ Begin with `core`, which does what both layers do; `aio` and `sync` are its two 
 `surface` what these have alike in public, and `options` checks the arguments of their constructor.
 `relaying` is `core` on a store that is joined to those of other machines, with the option `relay`,
 and `machine` serves a relay in a process of its own.
-`inspection` tells of a store in the layers' terms: channels, groups, processes, messages.
+`inspection` tells of a store in the layers' terms: channels, groups, processes, messages; `counts`
+are the layers' names for what engines count.
 
-`asgi_ipc` itself exports the two layers, and only it and the command line import from here.
+`asgi_ipc` itself exports the two layers, and only it, `asgi_ipc.metrics` and the command line
+import from here.
 """

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..delivery import leases
 from ..delivery.demultiplexer import NAMED, Demultiplexer
 from ..delivery.loopback import loop_back
-from ..encoding.names import INTERNAL_TABLES, ChannelName, channel_name, group_name
+from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
 from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
@@ -35,6 +35,8 @@ from ..exceptions import (
     UnreadableMessage,
 )
 from ..policy import groups
+from . import counts as counts_of
+from .inspection import internal_members, statistics
 from .options import Options, changed
 
 if TYPE_CHECKING:
@@ -47,36 +49,6 @@ _log = logging.getLogger("asgi_ipc")
 #: Groups whose broadcast plan is remembered.
 _REMEMBERED = 1024
 _Plan = tuple[Members, list[groups.Target]]
-#: Our names for what engines count (`asgi_ipc.engines.base.Engine.statistics`).
-_COUNTS = {
-    "messages_count": "pushed",
-    "received_count": "popped",
-    "expired_count": "expired",
-    "channel_full_count": "refused",
-    "store_full_count": "store_full",
-    "orphaned_count": "orphaned",
-    "messages_pending": "pending",
-    "messages_high_water": "high_water",
-}
-_STORE_COUNTS = {
-    "channels_count": "queues",
-    "memberships_count": "members",
-    "processes_count": "processes",
-    "bytes_used": "bytes_used",
-    "bytes_total": "bytes_total",
-    "channel_bytes_used": "channel_bytes_used",
-    "channel_bytes_reserved": "channel_bytes_reserved",
-    "channel_bytes_total": "channel_bytes_total",
-    "group_bytes_used": "group_bytes_used",
-    "group_bytes_reserved": "group_bytes_reserved",
-    "group_bytes_total": "group_bytes_total",
-    "passed_directly_count": "passed_directly",
-    "buffer_overflow_count": "overflowed",
-    "buffer_expired_count": "buffer_expired",
-    "held_count": "held",
-    "held_bytes": "held_bytes",
-    "recoveries": "recoveries",
-}
 
 
 def _what_is_full(queue: bytes, capacity: int, refused: Refused) -> str:
@@ -550,17 +522,28 @@ class LayerCore:
             engine = demux.engine
             counts = engine.statistics()
             result = self._statistics(demux, counts, None)
-            tables = INTERNAL_TABLES if engine.capabilities.roles else ()
-            internal = sum(len(engine.members(table).names) for table in tables)
+            internal = min(internal_members(engine), counts["members"])
         finally:
             if pending:
                 run_deferred()
         result["overflow_count"] += self.lease.lost
         result["unreadable_count"] = demux.unreadable
-        result.update({ours: counts.get(theirs, 0) for ours, theirs in _STORE_COUNTS.items()})
-        # What a relay leaves in tables is no membership.
-        result["memberships_count"] = max(0, result["memberships_count"] - internal)
+        result.update({ours: counts.get(theirs, 0) for ours, theirs in counts_of.OF_STORE.items()})
+        result["memberships_count"] -= internal
         return result
+
+    def store_statistics(self) -> dict[str, float]:
+        """What any process would tell of the whole store; see `asgi_ipc.layers.inspection`.
+
+        Unlike `global_statistics` the same in each process, once each has noted its own counts.
+        """
+        demux = self.demux
+        try:
+            demux.notes.look()  # So that the sums have this process's counts of now.
+            return statistics(demux.engine)
+        finally:
+            if pending:
+                run_deferred()
 
     def channel_statistics(self, channel: str) -> dict[str, float]:
         """Counts for a channel's non-local part (A5, O3)."""
@@ -574,7 +557,9 @@ class LayerCore:
     def _statistics(
         self, demux: Demultiplexer, counts: Mapping[str, int], queue: bytes | None
     ) -> dict[str, float]:
-        result: dict[str, float] = {ours: counts.get(theirs, 0) for ours, theirs in _COUNTS.items()}
+        result: dict[str, float] = {
+            ours: counts.get(theirs, 0) for ours, theirs in counts_of.OF_BOTH.items()
+        }
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
         with demux.exclusive():
             here = demux.counts(queue)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from ..encoding.codec import decode
 from ..encoding.envelope import unpack
-from ..encoding.names import channel_name, group_name, is_internal, queue_owner
+from ..encoding.names import INTERNAL_TABLES, channel_name, group_name, is_internal, queue_owner
 from ..engines.base import LOOK_RECORDS, Engine, Popped
 from ..exceptions import RecordCorrupt
 from ..policy import groups
+from . import counts
 
 #: Of the table of memberships that are suspended from a group (`asgi_ipc.policy.groups.suspended`).
 _SUSPENDED = groups.suspended(b"")
@@ -100,6 +101,28 @@ class MessageInfo(NamedTuple):
     expires_in: float
     #: Why it can't be decoded, or None.
     problem: str | None
+
+
+def statistics(engine: Engine) -> dict[str, float]:
+    """Return the statistics of the whole store, as all its processes see them.
+
+    The keys and units are those of a layer's ``global_statistics()``, as far as the engine counts
+    them (it need not be one that ``inspects``), without what one process alone knows; and
+    ``restored_count``, if the engine counts it: how often a message was put back after it had been
+    received, which ``received_count`` then no longer counts.
+    """
+    told = engine.statistics()
+    names = {**counts.OF_BOTH, **counts.OF_STORE, "restored_count": "restored"}
+    result: dict[str, float] = {ours: told[name] for ours, name in names.items() if name in told}
+    result["messages_max_age"] = told["oldest_age"] / 1e9
+    result["memberships_count"] -= min(internal_members(engine), told["members"])
+    return result
+
+
+def internal_members(engine: Engine) -> int:
+    """Return how many members the store counts that a relay left there, and no user."""
+    tables = INTERNAL_TABLES if engine.capabilities.roles else ()
+    return sum(len(engine.members(table).names) for table in tables)
 
 
 def channels(engine: Engine) -> Iterator[ChannelInfo]:
@@ -215,6 +238,7 @@ __all__ = [
     "channels",
     "members",
     "processes",
+    "statistics",
     "text",
     "waiting_messages",
 ]

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: The folders whose inside is their own, innermost first.
 FOLDERS = (
     *("engines.shm", "engines", "delivery", "relay", "encoding", "policy", "layers"),
-    *("cli", "django", "testing"),
+    *("metrics", "cli", "django", "testing"),
 )
 #: Folders that may be looked into from another, by that other: `asgi_ipc check` and the doctor
 #: tell of the inside of stores.
@@ -42,6 +42,8 @@ PUBLIC = {
     "asgi_ipc.relay.memory",
     "asgi_ipc.relay.wire",
     "asgi_ipc.testing",
+    "asgi_ipc.metrics.prometheus",
+    "asgi_ipc.metrics.opentelemetry",
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
+from asgi_ipc.metrics.prometheus import StoreCollector
 from tests.tools.command_options import options_of
 from tests.tools.documents import DOCS, blocks
 
@@ -23,16 +24,17 @@ evaluation_interval: 1m
 tests:
   - interval: 1m
     input_series:
-      - {series: 'asgi_ipc_messages_max_age{prefix="mysite"}', values: '0 0 20 20 20 20 20 0 0'}
-      - {series: 'asgi_ipc_channel_full_count{prefix="mysite"}', values: '0x9'}
-      - {series: 'asgi_ipc_expired_count{prefix="mysite"}', values: '5 5 5 5 5 9 9 9 9 9'}
-      - {series: 'asgi_ipc_buffer_expired_count{prefix="mysite"}', values: '0x9'}
-      - {series: 'asgi_ipc_buffer_overflow_count{prefix="mysite"}', values: '0x9'}
-      - {series: 'asgi_ipc_orphaned_count{prefix="mysite"}', values: '0x9'}
+      - series: 'asgi_ipc_messages_max_age_seconds{prefix="mysite"}'
+        values: '0 0 20 20 20 20 20 0 0'
+      - {series: 'asgi_ipc_channel_full_total{prefix="mysite"}', values: '0x9'}
+      - {series: 'asgi_ipc_expired_total{prefix="mysite"}', values: '5 5 5 5 5 9 9 9 9 9'}
+      - {series: 'asgi_ipc_buffer_expired_total{prefix="mysite"}', values: '0x9'}
+      - {series: 'asgi_ipc_buffer_overflow_total{prefix="mysite"}', values: '0x9'}
+      - {series: 'asgi_ipc_orphaned_total{prefix="mysite"}', values: '0x9'}
       - {series: 'asgi_ipc_channel_bytes_used{prefix="mysite"}', values: '10x9'}
-      - {series: 'asgi_ipc_channel_bytes_total{prefix="mysite"}', values: '100x9'}
+      - {series: 'asgi_ipc_channel_bytes_limit{prefix="mysite"}', values: '100x9'}
       - {series: 'asgi_ipc_group_bytes_used{prefix="mysite"}', values: '90x9'}
-      - {series: 'asgi_ipc_group_bytes_total{prefix="mysite"}', values: '100x9'}
+      - {series: 'asgi_ipc_group_bytes_limit{prefix="mysite"}', values: '100x9'}
     promql_expr_test:
       - expr: ALERTS{alertstate="firing", alertname="MessagesWait"}
         eval_time: 1m
@@ -75,7 +77,7 @@ def test_every_command_of_the_document_exists_with_its_options() -> None:
     for name, *words in lines():
         options = options_of(name)
         if options is None:
-            assert name in ("COMMAND", "metrics"), name
+            assert name == "COMMAND", name
             continue
         used.add(name)
         assert {word for word in words if word.startswith("--")} <= options, name
@@ -95,7 +97,8 @@ def named(file: str) -> str:
 
 def test_the_alerts_are_about_counts_that_there_are() -> None:
     layer = SyncIPCChannelLayer(prefix="operations", engine="memory")
-    there = {f"asgi_ipc_{name}" for name in layer.global_statistics()}
+    there = {metric.name for metric in StoreCollector(layer).collect()}
+    there |= {f"{name}_total" for name in there}
     layer.close()
     assert set(re.findall(r"asgi_ipc_\w+", named("asgi_ipc.rules.yml"))) <= there
 
@@ -113,9 +116,10 @@ def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_unit_has_only_settings_that_there_are(tmp_path: Path) -> None:
-    unit = tmp_path / "mysite-web.service"
-    unit.write_text(named("/etc/systemd/system/mysite-web.service"))
+@pytest.mark.parametrize("name", ["mysite-web", "mysite-metrics"])
+def test_the_units_have_only_settings_that_there_are(tmp_path: Path, name: str) -> None:
+    unit = tmp_path / f"{name}.service"
+    unit.write_text(named(f"/etc/systemd/system/{unit.name}"))
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=120
     )
@@ -123,4 +127,4 @@ def test_the_unit_has_only_settings_that_there_are(tmp_path: Path) -> None:
     # The programs are not here.
     faults = [line for line in said.splitlines() if unit.name in line and "/srv/" not in line]
     assert faults == []
-    assert "mysite-web.service: Command /srv/mysite" in said
+    assert f"{unit.name}: Command /srv/mysite" in said

@@ -23,7 +23,7 @@ Both segments begin alike; all numbers are native 64-bit words unless said other
                               difference of two counts, by which to tell whether it has
     17..23    FOLDER          path of the store's directory; a zero and a digest if it is long
     24..31    the heap        CURSOR .. IDS_RESERVED
-    32..93    counters        PUSHED .. RETURNS
+    32..93    counters        PUSHED .. RESTORED
     94        JOURNAL_COUNT   pairs in the journal
     95        JOURNAL_AFTER   the STATE that follows once they are applied
     96        the journal     JOURNAL_COUNT offsets, then as many values
@@ -157,6 +157,7 @@ TOUCHED = 77  #: extents that may have memory; no flush takes that back
 TRIMMING = 78  #: 1: those from EXTENTS_USED to TOUCHED are being given back
 #: Grows when extents are about to be given back: who has read it since touches none of them.
 RETURNS = 79
+RESTORED = 80  #: records put back, which GONE does not count any more
 
 # The journal. Its count and what follows it stand in front: one write for all.
 JOURNAL_COUNT, JOURNAL_AFTER, JOURNAL = 94, 95, 96

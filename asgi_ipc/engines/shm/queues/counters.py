@@ -121,6 +121,7 @@ class Counts:
         words = self._words
         if words[GONE] > words[EXPIRED] + words[layout.ORPHANED] + words[layout.FLUSHED]:
             change[GONE] = words[GONE] - 1
+            change[layout.RESTORED] = words[layout.RESTORED] + 1
         else:
             change[PUSHED] = words[PUSHED] + 1
 

@@ -94,6 +94,7 @@ class Statistics:
             "store_full": words[layout.NO_ROOM],
             "orphaned": orphaned,
             "flushed": words[layout.FLUSHED],
+            "restored": words[layout.RESTORED],
             "pending": words[layout.PUSHED] - words[layout.GONE],
             "high_water": words[layout.HIGH_WATER],
             "queues": words[layout.NAMED],

@@ -289,3 +289,14 @@ def test_a_flush_takes_what_is_in_front(engine: SharedMemoryEngine) -> None:
     engine.flush()
     assert_sound(engine)
     assert not engine.peek(b"q") or engine.pop(b"q", 1) == []
+
+
+def test_what_was_put_back_is_counted(engine: SharedMemoryEngine) -> None:
+    give_ring(engine)
+    before = engine.statistics()
+    push(engine, *payloads(3))
+    put_back(engine, *engine.pop(b"q", 2))
+    pop(engine, 3)
+    counts = engine.statistics()
+    grown = {name: counts[name] - before[name] for name in ("pushed", "popped", "restored")}
+    assert grown == {"pushed": 3, "popped": 3, "restored": 2}
