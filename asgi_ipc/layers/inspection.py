@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..encoding.codec import decode
+from ..encoding.codec import EXTENDED
 from ..encoding.envelope import unpack
 from ..encoding.names import INTERNAL_TABLES, channel_name, group_name, is_internal, queue_owner
+from ..encoding.serializers import choose
 from ..engines.base import LOOK_RECORDS, Engine, Popped
-from ..exceptions import RecordCorrupt
+from ..exceptions import RecordCorrupt, UnreadableMessage
 from ..policy import groups
 from . import counts
 
@@ -216,8 +217,9 @@ def _message(queue: bytes, record: Popped, now: int) -> MessageInfo:
         if queue.endswith(b"!"):
             local_names, body = unpack(record.payload)
             names = tuple(text(queue + each) for each in local_names)
-        content = decode(body)
-    except (RecordCorrupt, RecursionError) as error:
+        # What reads the messages of both serializers that come with the package.
+        content = choose(EXTENDED).decode(body)
+    except (RecordCorrupt, RecursionError, UnreadableMessage) as error:
         problem = str(error)
     left = max(0, record.deadline - now) / 1e9
     return MessageInfo(names, content, len(record.payload), left, problem)
