@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .case import Case
     from .wires.proxy import ProxyProcess
 
-asks_a_server = pytest.mark.needs("blocking")
+asks_a_server: pytest.MarkDecorator = pytest.mark.needs("blocking")
 
 
 def push_through(engine: Engine, numbers: range, acknowledged: list[bytes]) -> None:

@@ -16,7 +16,7 @@ from .tools import eventually
 if TYPE_CHECKING:
     from .case import Case
 
-pytestmark = [pytest.mark.clause("E32"), pytest.mark.needs("roles")]
+pytestmark: list[pytest.MarkDecorator] = [pytest.mark.clause("E32"), pytest.mark.needs("roles")]
 
 
 def test_a_role_is_held_by_one_engine_until_it_is_released(case: Case) -> None:

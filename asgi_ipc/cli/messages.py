@@ -73,6 +73,10 @@ def jsonable(value: Any) -> Any:
         return {_BYTES: base64.b64encode(value).decode("ascii")}
     if isinstance(value, float) and not math.isfinite(value):
         return {_FLOAT: str(value)}
+    if isinstance(value, (set, frozenset)):
+        return [jsonable(item) for item in value]
+    if not isinstance(value, (str, int, float, type(None))):
+        return str(value)  # Of serializer "extended": a Decimal, a date, a UUID.
     return value
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..encoding.codec import decode
+from ..encoding.codec import EXTENDED
 from ..encoding.envelope import unpack
-from ..encoding.names import channel_name, group_name, is_internal, queue_owner
+from ..encoding.names import INTERNAL_TABLES, channel_name, group_name, is_internal, queue_owner
+from ..encoding.serializers import choose
 from ..engines.base import LOOK_RECORDS, Engine, Popped
-from ..exceptions import RecordCorrupt
+from ..exceptions import RecordCorrupt, UnreadableMessage
 from ..policy import groups
 from . import counts
 
@@ -115,7 +116,14 @@ def statistics(engine: Engine) -> dict[str, float]:
     names = {**counts.OF_BOTH, **counts.OF_STORE, "restored_count": "restored"}
     result: dict[str, float] = {ours: told[name] for ours, name in names.items() if name in told}
     result["messages_max_age"] = told["oldest_age"] / 1e9
+    result["memberships_count"] -= min(internal_members(engine), told["members"])
     return result
+
+
+def internal_members(engine: Engine) -> int:
+    """Return how many members the store counts that a relay left there, and no user."""
+    tables = INTERNAL_TABLES if engine.capabilities.roles else ()
+    return sum(len(engine.members(table).names) for table in tables)
 
 
 def channels(engine: Engine) -> Iterator[ChannelInfo]:
@@ -209,8 +217,9 @@ def _message(queue: bytes, record: Popped, now: int) -> MessageInfo:
         if queue.endswith(b"!"):
             local_names, body = unpack(record.payload)
             names = tuple(text(queue + each) for each in local_names)
-        content = decode(body)
-    except (RecordCorrupt, RecursionError) as error:
+        # What reads the messages of both serializers that come with the package.
+        content = choose(EXTENDED).decode(body)
+    except (RecordCorrupt, RecursionError, UnreadableMessage) as error:
         problem = str(error)
     left = max(0, record.deadline - now) / 1e9
     return MessageInfo(names, content, len(record.payload), left, problem)

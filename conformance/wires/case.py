@@ -67,8 +67,9 @@ class ProxyLine:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._parts = parts
-        self.proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 0)
-        self.url = self.direct = url
+        self.proxy: Proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 0)
+        self.url: str = url
+        self.direct: str = url
 
     async def start(self) -> None:
         """Listen."""
@@ -110,7 +111,8 @@ class MemoryLine:
 
     def __init__(self) -> None:
         name = secrets.token_hex(8)
-        self.url = self.direct = f"memory://{name}"
+        self.url: str = f"memory://{name}"
+        self.direct: str = self.url
         self._server = MemoryServer.named(name)
 
     async def start(self) -> None:
@@ -180,7 +182,7 @@ class WireCase:
         self.line = line
         #: The server itself, if the suite has started it.
         self.server = server
-        self.prefix = f"wire-{secrets.token_hex(6)}"
+        self.prefix: str = f"wire-{secrets.token_hex(6)}"
         self._options: dict[str, Any] = options
         self._wires: list[Wire] = []
         #: What went wrong in callbacks of the loop.

@@ -28,9 +28,9 @@ class Proxy:
         self._open.set()
         self._away = 0
         #: How many connections clients have ever made.
-        self.made = 0
+        self.made: int = 0
         #: Seconds by which each piece is late.
-        self.lag = 0.0
+        self.lag: float = 0.0
         #: What becomes of pieces on their way, in each direction.
         self.to_server: Mangle | None = None
         self.to_client: Mangle | None = None
@@ -145,7 +145,7 @@ class OnceMangled:
         self._cut = cut
         self._held = b""
         #: Whether it has happened.
-        self.done = False
+        self.done: bool = False
 
     def __call__(self, data: bytes) -> Iterable[bytes]:
         """Pass the piece on, garbled if its turn has come."""
@@ -183,7 +183,7 @@ class ProxyProcess:
             text=True,
         )
         #: Where clients find it, as HOST:PORT.
-        self.address = f"127.0.0.1:{self._said()}"
+        self.address: str = f"127.0.0.1:{self._said()}"
 
     def _said(self) -> str:
         assert self._process.stdout is not None

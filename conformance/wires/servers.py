@@ -30,8 +30,8 @@ class Server:
 
     def __init__(self, *arguments: str, scheme: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="asgi_ipc-wires-")
-        self.folder = Path(self._folder.name)
-        self.port = free_port()
+        self.folder: Path = Path(self._folder.name)
+        self.port: int = free_port()
         self._scheme = scheme or type(self).__name__.lower()
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,7 +116,7 @@ class Server:
 class Redis(Server):
     """A Redis server that keeps nothing on a disk."""
 
-    programs = ("redis-server",)
+    programs: Sequence[str] = ("redis-server",)
 
     def command(self, program: str) -> list[str]:
         """Listen on the loopback address alone."""
@@ -140,13 +140,13 @@ class Redis(Server):
 class Valkey(Redis):
     """A Valkey server."""
 
-    programs = ("valkey-server",)
+    programs: Sequence[str] = ("valkey-server",)
 
 
 class Nats(Server):
     """A NATS server."""
 
-    programs = ("nats-server",)
+    programs: Sequence[str] = ("nats-server",)
 
     def command(self, program: str) -> list[str]:
         """Listen on the loopback address alone."""

@@ -15,7 +15,7 @@ from .case import eventually, in_loop, numbered, publish, within
 if TYPE_CHECKING:
     from .case import WireCase
 
-pytestmark = pytest.mark.needs("queues")
+pytestmark: pytest.MarkDecorator = pytest.mark.needs("queues")
 #: A lifetime that no test outlasts, and a capacity that none reaches.
 LONG, MANY = 3600.0, 1 << 20
 

@@ -23,6 +23,7 @@ from tests.tools.suite_runs import WITHOUT
 RELAYS = DOCS / "relays.md"
 ENGINE = DOCS / "writing-an-engine.md"
 BEYOND = DOCS / "beyond.md"
+COMMANDS = DOCS / "commands.md"
 
 
 @pytest.fixture
@@ -163,19 +164,12 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
     run_here = (
-        *(ENGINE, BEYOND, RELAYS),
-        *(DOCS / name for name in ("commands.md", "format.md", "django.md", "testing.md")),
+        *(ENGINE, BEYOND, RELAYS, COMMANDS),
+        *(DOCS / name for name in ("format.md", "django.md", "testing.md")),
     )
     # What `test_readme` and `test_tutorial` run.
     of_users = {page.name for page in USERS}
     assert not blocks(document, "python") or document in run_here or document.name in of_users
-
-
-def test_the_metrics_of_the_document_are_collected(tmp_path: Path) -> None:
-    first = "from asgi_ipc import SyncIPCChannelLayer as Layer\nlayer = Layer(engine='memory')\n"
-    last = "print(*(each.name for each in REGISTRY.collect() if each.name == 'asgi_ipc_channels'))"
-    code = "\n".join([first, *blocks(DOCS / "commands.md", "python"), last])
-    assert run(tmp_path, "-c", code) == "asgi_ipc_channels\n"
 
 
 def test_the_settings_of_the_relay_document_make_a_layer(tmp_path: Path) -> None:
@@ -220,6 +214,20 @@ chat.base_send = send
 asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
 """
     assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
+
+
+def test_the_metrics_of_the_document_are_those_of_the_layer(tmp_path: Path) -> None:
+    driver = """
+from asgi_ipc import SyncIPCChannelLayer
+layer = SyncIPCChannelLayer(engine="memory")
+layer.send("a", {{}})
+{}
+from prometheus_client import generate_latest
+print([line for line in generate_latest().decode().splitlines() if "messages_pending{{" in line])
+"""
+    code = driver.format("\n".join(blocks(COMMANDS, "python")))
+    said = run(tmp_path, "-c", code)
+    assert re.fullmatch(r"\['asgi_ipc_messages_pending\{.*\} 1.0'\]\n", said), said
 
 
 def test_the_consumer_of_the_document_rejoins_and_the_signal_is_sent(tmp_path: Path) -> None:

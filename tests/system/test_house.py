@@ -39,11 +39,11 @@ PUBLIC = {
     "asgi_ipc.engines.shm.sysv.SysVEngine",
     "asgi_ipc.engines.shm.segment",
     "asgi_ipc.django",
-    "asgi_ipc.metrics.opentelemetry",
-    "asgi_ipc.metrics.prometheus",
     "asgi_ipc.relay.memory",
     "asgi_ipc.relay.wire",
     "asgi_ipc.testing",
+    "asgi_ipc.metrics.prometheus",
+    "asgi_ipc.metrics.opentelemetry",
     "asgi_ipc.__main__.main",
 }
 #: Names with an underscore that Python's own classes have.

@@ -71,18 +71,18 @@ def test_in_a_terminal_it_shows_the_store_until_a_key_ends_it(
             start_new_session=True,
         )
         os.close(theirs)
-        shown, asked = b"", False
+        shown, asked, ended = b"", False, False
         try:
             while select.select([terminal], [], [], ENOUGH)[0]:
                 shown += os.read(terminal, 65536)
                 if not asked and b"thumbnails" in shown:
                     os.write(terminal, key)
                     asked = True
-        except OSError:  # It has ended.
-            pass
+        except OSError:
+            ended = True
         finally:
             os.close(terminal)
-            if not asked:
+            if not ended:
                 top.kill()
         assert top.wait(ENOUGH) == status
         # Back on the ordinary screen.
