@@ -72,6 +72,7 @@ def test_it_answers_for_one_path_and_refuses_all_else() -> None:
 
 def test_slow_clients_and_many_keep_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "MOST", 4)
+    monkeypatch.setattr(serving, "PATIENCE", 10 * ENOUGH)
 
     async def clients(port: int) -> None:
         slow = []
