@@ -34,7 +34,7 @@ ifneq ($(shell cat .venv-compat/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-compat/.ready)
 endif
 
-.PHONY: help run run-cluster test torture platforms compat conformance lint format bench bench-site docs setup clean
+.PHONY: help run run-cluster test torture platforms compat conformance lint format bench bench-site bench-relays docs setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
@@ -49,6 +49,7 @@ help:
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
 	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
+	@echo "make bench-relays  two machines with relays, beside channels_redis (ROUNDS, ONLY, PEERS, QUICK, OUT)"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove everything that was made"
 
@@ -127,6 +128,10 @@ bench-site: $(BENCH_READY)
 	@exec $(BENCH)/bin/python -m benchmarks.site --rounds '$(ROUNDS)' --only '$(ONLY)' \
 		--layers '$(LAYERS)' --workers '$(WORKERS)' $(if $(QUICK),--quick) \
 		$(if $(OUT),--out '$(OUT)')
+
+bench-relays: $(BENCH_READY)
+	@exec $(BENCH)/bin/python -m benchmarks.relays --rounds '$(ROUNDS)' --only '$(ONLY)' \
+		--peers '$(PEERS)' $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
 
 $(BENCH_READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \
