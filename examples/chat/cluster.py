@@ -37,13 +37,21 @@ OPTIONS = ["--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appen
 #: What becomes a machine: in its namespaces it waits for its link, and then runs the chat.
 BECOME = """
 set -e
-mount -t tmpfs tmpfs /dev/shm
+for folder in $FOLDERS; do mount -t tmpfs tmpfs "$folder"; done
 read -r address
 ip link set lo up
 ip address add "$address/24" dev eth0
 ip link set eth0 up
 exec "$@" </dev/null
 """
+#: Where stores lie: each machine has its own, unless this program lies there itself.
+FOLDERS = [
+    folder
+    for folder in ("/dev/shm", "/tmp")
+    if not any(
+        Path(path).resolve().is_relative_to(folder) for path in (HERE, sys.prefix, sys.base_prefix)
+    )
+]
 #: Seconds for a namespace to be made, and for a machine to end.
 PATIENCE = 15.0
 
@@ -168,7 +176,8 @@ def start_machine(
             "CHAT_LISTENER": str(listener.fileno()),
             "CHAT_PREFIX": prefix,
             "CHAT_RELAY": network.url,
-            "TMPDIR": "/dev/shm",  # For ENGINE=mmap, whose files shall be the machine's, too.
+            "FOLDERS": " ".join(FOLDERS),
+            "TMPDIR": "/dev/shm",
         },
     )
     network.join(n, machine.pid)
@@ -193,6 +202,13 @@ def check() -> None:
         raise Unfit(f"machines are played by namespaces of Linux, and this is {sys.platform}.")
     if os.geteuid() != 0:
         raise Unfit("making namespaces with a network needs root. Run it as root: sudo make ...")
+    engine = os.environ.get("ENGINE") or "posix"
+    needed = "/dev/shm" if engine == "posix" else "/tmp"
+    if needed not in FOLDERS:
+        raise Unfit(
+            f"with ENGINE={engine} each machine needs a {needed} of its own, and the checkout or"
+            " its Python lies in there; move it, or take ENGINE=posix."
+        )
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         raise Unfit(f"{', '.join(missing)}: not found. They are in iproute2, mount and util-linux.")
