@@ -4,6 +4,7 @@
 PORT ?= 8000
 ENGINE ?= posix
 WORKERS ?= 2
+MACHINES ?= 3
 JOBS ?= 4
 ROUNDS ?= 3
 # Layers that the site's benchmark measures as well where they can be installed.
@@ -33,10 +34,12 @@ ifneq ($(shell cat .venv-compat/.ready 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv-compat/.ready)
 endif
 
-.PHONY: help run test torture platforms compat conformance lint format bench bench-site docs setup clean
+.PHONY: help run run-cluster test torture platforms compat conformance lint format bench bench-site bench-relays docs setup clean
 
 help:
 	@echo "make run     the chat example on http://127.0.0.1:$(PORT) (PORT, ENGINE, WORKERS)"
+	@echo "make run-cluster  the same on several machines with relays, played by namespaces (MACHINES;"
+	@echo "             root on Linux, and a redis-server, valkey-server or nats-server)"
 	@echo "make test    lint, types and all tests (JOBS processes)"
 	@echo "make conformance  the suite for engines, on all or on one (ENGINE)"
 	@echo "make torture kills at every opcode, torn stores, spoiled memory (an hour and more; SAMPLE=n)"
@@ -46,11 +49,16 @@ help:
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
 	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
+	@echo "make bench-relays  two machines with relays, beside channels_redis (ROUNDS, ONLY, PEERS, QUICK, OUT)"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove everything that was made"
 
 run: $(READY)
 	@PORT='$(PORT)' ENGINE='$(ENGINE)' WORKERS='$(WORKERS)' exec $(BIN)/python examples/chat/run.py
+
+run-cluster: $(READY)
+	@PORT='$(PORT)' ENGINE='$(ENGINE)' WORKERS='$(WORKERS)' MACHINES='$(MACHINES)' \
+		exec $(BIN)/python examples/chat/cluster.py
 
 test: lint
 	@$(BIN)/python -m pytest -n $(JOBS) -q $(ARGS)
@@ -120,6 +128,10 @@ bench-site: $(BENCH_READY)
 	@exec $(BENCH)/bin/python -m benchmarks.site --rounds '$(ROUNDS)' --only '$(ONLY)' \
 		--layers '$(LAYERS)' --workers '$(WORKERS)' $(if $(QUICK),--quick) \
 		$(if $(OUT),--out '$(OUT)')
+
+bench-relays: $(BENCH_READY)
+	@exec $(BENCH)/bin/python -m benchmarks.relays --rounds '$(ROUNDS)' --only '$(ONLY)' \
+		--peers '$(PEERS)' $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
 
 $(BENCH_READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No usable Python 3.10 or newer with venv was found; name" \

@@ -46,7 +46,7 @@ class Bench:
     def __init__(self, connection: Connection, peer: Peer | None, place: Place) -> None:
         self._connection = connection
         self._peer = peer
-        self._opened: list[Layer] = []
+        self._opened: list[tuple[Peer, Layer]] = []
         self.place = place
 
     @property
@@ -57,8 +57,12 @@ class Bench:
 
     def open(self, **options: Any) -> Layer:
         """A layer of the peer on the case's place; closed when the role ends."""
-        layer = self.peer.open(self.place, **options)
-        self._opened.append(layer)
+        return self.open_of(self.peer, **options)
+
+    def open_of(self, peer: Peer, **options: Any) -> Layer:
+        """The same of another peer, to compare with."""
+        layer = peer.open(self.place, **options)
+        self._opened.append((peer, layer))
         return layer
 
     async def sync(self, value: Any = None) -> list[Any]:
@@ -84,8 +88,8 @@ class Bench:
 
     async def close(self) -> None:
         """Close what was opened."""
-        for layer in self._opened:
-            await self.peer.close(layer)
+        for peer, layer in self._opened:
+            await peer.close(layer)
 
 
 def together(

@@ -54,7 +54,7 @@ def show_targets(
     """What was to be reached, and what is, met or missed."""
     table = Table(show_edge=False)
     table.add_column("question")
-    table.add_column("target: asgi_ipc posix", overflow="fold")
+    table.add_column("target: asgi_ipc", overflow="fold")
     table.add_column("bound", justify="right")
     table.add_column("reached", justify="right")
     table.add_column("")

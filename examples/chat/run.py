@@ -3,7 +3,8 @@
 
 PORT, ENGINE and WORKERS in the environment change it. Ctrl-C or SIGTERM ends every process
 and removes the shared memory. A process that dies is started again. The page asks through the
-channel layer which processes there are, and to kill one of them.
+channel layer which processes there are, and to kill one of them. `cluster.py` runs several of these
+as machines, with a relay each.
 """
 
 import asyncio
@@ -38,8 +39,12 @@ class Unfit(Exception):
     """The chat can't run like this; the text says why and what to do."""
 
 
+#: Begins each line that is printed; cluster.py has a name for each machine.
+NAME = os.environ.get("CHAT_MACHINE", "chat")
+
+
 def say(text: str) -> None:
-    print(f"chat: {text}", flush=True)
+    print(f"{NAME}: {text}", flush=True)
 
 
 def number(name: str, default: int, least: int, most: int) -> int:
@@ -200,21 +205,9 @@ def main() -> int:
     for signum in SIGNALS:
         signal.signal(signum, signal.default_int_handler)
     try:
-        port = number("PORT", 8000, 0, 65535)
-        workers = number("WORKERS", 2, 1, 64)
-        engine = os.environ.get("ENGINE") or "posix"
-        with listen(port) as listener:
+        with listener_of_this() as listener:
             port = listener.getsockname()[1]  # PORT=0 takes any free one.
-            prefix = f"chat-{port}"
-            layer = open_layer(engine, prefix)
-            try:
-                say(f"http://{HOST}:{port}/")
-                say(describe(layer, engine, prefix))
-                asyncio.run(Supervisor(listener, engine, prefix, workers).run())
-            finally:
-                for signum in SIGNALS:
-                    signal.signal(signum, signal.SIG_IGN)
-                layer.destroy()
+            serve(listener, os.environ.get("CHAT_PREFIX") or f"chat-{port}")
     except KeyboardInterrupt:
         pass
     except Unfit as unfit:
@@ -222,6 +215,29 @@ def main() -> int:
         return 1
     say("ended; nothing is left behind")
     return 0
+
+
+def listener_of_this() -> socket.socket:
+    """The socket that cluster.py has opened for this machine, or one on PORT."""
+    inherited = os.environ.get("CHAT_LISTENER")
+    if inherited:
+        return socket.socket(fileno=int(inherited))
+    return listen(number("PORT", 8000, 0, 65535))
+
+
+def serve(listener: socket.socket, prefix: str) -> None:
+    """Run the chat on a socket and a store of its own until asked to stop."""
+    workers = number("WORKERS", 2, 1, 64)
+    engine = os.environ.get("ENGINE") or "posix"
+    layer = open_layer(engine, prefix)
+    try:
+        say(f"http://{HOST}:{listener.getsockname()[1]}/")
+        say(describe(layer, engine, prefix))
+        asyncio.run(Supervisor(listener, engine, prefix, workers).run())
+    finally:
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+        layer.destroy()
 
 
 def describe(layer: SyncIPCChannelLayer, engine: str, prefix: str) -> str:

@@ -32,3 +32,7 @@ CHANNEL_LAYERS: dict[str, Any] = {
         },
     },
 }
+
+# Joins this machine to others over a server: one more line of CONFIG. cluster.py sets it.
+if os.environ.get("CHAT_RELAY"):
+    CHANNEL_LAYERS["default"]["CONFIG"]["relay"] = os.environ["CHAT_RELAY"]
