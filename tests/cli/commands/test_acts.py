@@ -223,6 +223,24 @@ def test_a_store_drains_or_the_time_is_over(command: Commands, make_layer: MakeL
     assert (ended.status, ended.json()["pending"], ended.json()["held"]) == (0, 0, 0)
 
 
+def test_a_group_message_that_a_process_holds_is_not_drained(
+    command: Commands, make_layer: MakeLayer
+) -> None:
+    layer = make_layer()
+    first, second = (layer.new_channel() for _ in range(2))
+    for channel in (first, second):
+        layer.group_add("news", channel)
+    layer.group_send("news", {"n": 1})
+    assert layer.receive([first]) == (first, {"n": 1})
+    layer.global_statistics()  # Tells other processes what this one holds.
+    ended = command("drain", "site", "--timeout", "0", "--json")
+    assert (ended.status, ended.json()["drained"]) == (1, False)
+    assert (ended.json()["pending"], ended.json()["held"]) == (0, 1)
+    assert layer.receive([second]) == (second, {"n": 1})
+    layer.global_statistics()
+    assert command("drain", "site", "--timeout", "0").status == 0
+
+
 # ---- check
 
 
