@@ -14,7 +14,7 @@ from ..arguments import as_json, chosen, engine_options, force, prefix_argument,
 from ..check import remove
 from ..choice import StoreChoice
 from ..finding import Site, is_over_shared_memory, locate
-from ..joining import join
+from ..joining import hint_if_slow, join
 from ..listing import Listed, listed, orphans
 from ..output import write, write_json
 
@@ -74,8 +74,9 @@ def command(
         raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")
     if not is_over_shared_memory(choice):
         return _remove_other(choice, yes, force, as_json)
-    site = locate(choice)
-    refuse_if_in_use(site, force, _LOST)
+    with hint_if_slow():
+        site = locate(choice)
+        refuse_if_in_use(site, force, _LOST)
     if not confirm(f"Remove the store at {site.location.directory!r} and all it holds?", yes):
         return 1
     left = remove_site(site, force)
@@ -91,22 +92,26 @@ def remove_site(site: Site, force: bool) -> list[str]:
     reason = site.factory.unavailable()
     if reason is not None:
         raise EngineUnavailable(reason)
-    refuse_if_in_use(site, force, _LOST)
-    if force:
-        # So its processes see it at once; not possible with a store that is damaged.
-        with contextlib.suppress(StoreCorrupt, StoreUnavailable):
-            join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
-            return []
-    return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
+    with hint_if_slow():
+        refuse_if_in_use(site, force, _LOST)
+        if force:
+            # So its processes see it at once; not possible with a store that is damaged.
+            with contextlib.suppress(StoreCorrupt, StoreUnavailable):
+                join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
+                return []
+        return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
 
 
 def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
-    engine = join(choice)
+    with hint_if_slow():
+        engine = join(choice)
     try:
-        refuse_if_others(engine, force, _LOST)
+        with hint_if_slow():
+            refuse_if_others(engine, force, _LOST)
         if not confirm(f"Remove the store of prefix {choice.prefix!r} and all it holds?", yes):
             return 1
-        engine.destroy()
+        with hint_if_slow():
+            engine.destroy()
     finally:
         engine.close()
     return _report([_Result(choice.prefix, None, True, [])], as_json)
