@@ -24,6 +24,7 @@ from ..engines.shm.machine import boot_identity
 from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
 from ..engines.shm.store import Store
+from ..engines.shm.store_memory import Damaged
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .doctor.attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
@@ -166,6 +167,8 @@ def _looked_at(site: Site) -> dict[str, Any]:
             return about | _read(store)
         finally:
             store.close()
+    except Damaged as error:
+        return about | {"state": "damaged", "problem": str(error)}
     except (StoreUnavailable, StoreCorrupt, OSError) as error:
         return about | {"problem": str(error)}
 

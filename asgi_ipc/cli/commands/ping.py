@@ -11,14 +11,14 @@ import click
 
 from ...engines.base import Engine
 from ...engines.shm.engine import SharedMemoryEngine
-from ...exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ...exceptions import StoreUnavailable
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
+from ..failures import FAILURES
 from ..joining import joined
 from ..limits import STOPPED, TooLate, end_at_once, limit
 from ..output import write, write_json
 
-_FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
 #: A queue and a table that no layer has, as no name of a channel or group begins so.
 _NOTHING = b"?ping"
 
@@ -37,7 +37,9 @@ _NOTHING = b"?ping"
 def command(store: StoreChoice, timeout: float, as_json: bool) -> int:
     """Probe the store of PREFIX.
 
-    The store is there, its locks are given, and a wake-up arrives. Changes nothing in the store.
+    The store is there, its locks are given, and a wake-up arrives. Changes nothing in the store,
+    and does not look at what is stored: 'check' does.
+
     Exit status: 0 if all is well, 1 with the reason if not.
     """
     start = time.perf_counter()
@@ -50,7 +52,7 @@ def command(store: StoreChoice, timeout: float, as_json: bool) -> int:
     except TooLate as error:
         late = error
         reason = f"could not {step} within {timeout:g} seconds; {STOPPED}"
-    except _FAILURES as error:
+    except FAILURES as error:
         reason = str(error)
     took = time.perf_counter() - start
     if as_json:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from ...exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
+from ...exceptions import EngineUnavailable, StoreCorrupt, StoreFull, StoreUnavailable
 from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
 from ..check import remove
 from ..choice import StoreChoice
+from ..failures import FAILURES
 from ..finding import Site, is_over_shared_memory, locate
 from ..joining import hint_if_slow, join
 from ..listing import Listed, listed, orphans
@@ -96,7 +97,7 @@ def remove_site(site: Site, force: bool) -> list[str]:
         refuse_if_in_use(site, force, _LOST)
         if force:
             # So its processes see it at once; not possible with a store that is damaged.
-            with contextlib.suppress(StoreCorrupt, StoreUnavailable):
+            with contextlib.suppress(StoreCorrupt, StoreFull, StoreUnavailable):
                 join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
                 return []
         return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
@@ -131,7 +132,7 @@ def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
         try:
             left = remove_site(each.site, force=False) if each.site else _remove_orphans(each)
             results.append(_Result(_name(each), path, each.site is not None or not left, left))
-        except (EngineUnavailable, StoreUnavailable, OSError) as error:
+        except FAILURES as error:
             results.append(_Result(_name(each), path, False, [str(error)]))
     return _report(results, as_json)
 
