@@ -88,6 +88,7 @@ def test_an_option_of_tests_is_not_named(command: Commands, make_layer: MakeLaye
     for engine in ([], ["--engine", "mmap"]):
         ended = command("stats", "site", *engine, "--engine-option", "directry=/srv")
         assert ended.status == 2
+        assert "engine mmap has" in ended.err.replace("'", "")
         assert "no option 'directry'; use 'directory', 'group', 'mode'" in ended.err
 
 
