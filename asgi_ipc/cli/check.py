@@ -21,6 +21,7 @@ from ..engines.shm.locks.base import Gone
 from ..engines.shm.opening import open_store
 from ..engines.shm.segment import Location
 from ..engines.shm.store import Store
+from ..engines.shm.store_memory import Damaged
 from ..exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from .finding import engine_class, name_of
 from .lock_files import location_of, record_of, remove_store
@@ -51,7 +52,10 @@ def check(
             f"checks format {VERSION}; use the version of asgi_ipc that made it"
         )
     sizes = dict.fromkeys(_NAMES, SMALLEST)
-    store = open_store(factory.store_options(location, sizes, make=False), lambda: None)
+    try:
+        store = open_store(factory.store_options(location, sizes, make=False), lambda: None)
+    except Damaged as error:
+        return [str(error)]
     found: list[str] = []
     try:
         for locked_segment in store.locked_segments.values():

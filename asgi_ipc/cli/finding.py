@@ -253,8 +253,6 @@ def found_by(choice: StoreChoice) -> Site:
     if choice.engine is not None:
         return _of_engine(choice)
     options = dict(choice.engine_options)
-    if not {"directory", "group", "mode"}.issuperset(options):
-        check_options("posix", next(iter(built_in().values())), options)
     searched = bases(options.get("directory"))
     if "group" in options:
         searched = [
@@ -272,9 +270,12 @@ def found_by(choice: StoreChoice) -> Site:
         )
     if not mine:
         raise _missing(choice.prefix, searched)
-    if mine[0].site is None:
+    site = mine[0].site
+    if site is None:
         raise StoreUnavailable(f"the store at {mine[0].path!r}: {mine[0].refusal}")
-    return mine[0].site
+    check_options(site.factory.name, site.factory, options)
+    others = {key: options[key] for key in options.keys() - {"directory", "group", "mode"}}
+    return site._replace(options=site.options | others)
 
 
 def _of_engine(choice: StoreChoice) -> Site:

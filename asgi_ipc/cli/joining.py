@@ -14,6 +14,7 @@ from ..engines.shm.heap.layout import SMALLEST
 from ..exceptions import EngineUnavailable
 from .choice import StoreChoice
 from .finding import is_over_shared_memory, locate, name_of
+from .limits import TooLate
 
 if TYPE_CHECKING:
     from ..layers.sync import SyncIPCChannelLayer
@@ -25,19 +26,29 @@ _PATIENCE = 5.0
 
 
 @contextlib.contextmanager
-def joined(choice: StoreChoice, patience: bool = True) -> Iterator[Engine]:
+def joined(choice: StoreChoice, patience: bool = True, stays: bool = False) -> Iterator[Engine]:
     """Join the store of a choice; leave it at the end of the ``with`` block.
 
-    With ``patience``, prints a hint if the block takes long. Waits for other processes that hold
-    the store's lock. Raises `Missing` if there is no store, and what opening it raises.
+    With ``patience``, prints a hint if the block takes long; if it ``stays`` in the block, only if
+    joining or leaving does, and each look in the block belongs in a `hint_if_slow`. Waits for other
+    processes that hold the store's lock. Does not leave the store if the block raises `TooLate`.
+    Raises `Missing` if there is no store, and what opening it raises.
     """
-    with hint_if_slow() if patience else contextlib.nullcontext():
-        engine = join(choice)
+    at_ends = hint_if_slow if patience and stays else contextlib.nullcontext
+    with hint_if_slow() if patience and not stays else contextlib.nullcontext():
+        with at_ends():
+            engine = join(choice)
+        leaves = engine is not choice.engine
         try:
             yield engine
+        except TooLate as error:
+            error.is_joined = True
+            leaves = False
+            raise
         finally:
-            if engine is not choice.engine:
-                engine.close()
+            if leaves:
+                with at_ends():
+                    engine.close()
 
 
 def join(choice: StoreChoice) -> Engine:
@@ -75,11 +86,11 @@ def _join_other(choice: StoreChoice) -> Engine:
 
 
 @contextlib.contextmanager
-def layer_on(choice: StoreChoice, patience: bool = True) -> Iterator[SyncIPCChannelLayer]:
-    """Join the store of a choice and yield a layer on it."""
+def layer_on(choice: StoreChoice, stays: bool = False) -> Iterator[SyncIPCChannelLayer]:
+    """Join the store of a choice and yield a layer on it; see `joined`."""
     from ..layers.sync import SyncIPCChannelLayer
 
-    with joined(choice, patience) as engine:
+    with joined(choice, stays=stays) as engine:
         layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
         try:
             yield layer

@@ -24,6 +24,7 @@ from ..engines.shm.machine import boot_identity
 from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
 from ..engines.shm.store import Store
+from ..engines.shm.store_memory import Damaged
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .doctor.attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
@@ -166,6 +167,8 @@ def _looked_at(site: Site) -> dict[str, Any]:
             return about | _read(store)
         finally:
             store.close()
+    except Damaged as error:
+        return about | {"state": "damaged", "problem": str(error)}
     except (StoreUnavailable, StoreCorrupt, OSError) as error:
         return about | {"problem": str(error)}
 
@@ -224,8 +227,12 @@ def _contradictions(name: str, segment: LockedSegment, found: dict[str, Any]) ->
 def orphans() -> Iterator[Listed]:
     """Yield this user's memory and locks that belong to no store, together by store."""
     by_store: dict[tuple[str, str | None], list[Orphan]] = {}
-    for orphan in find_orphans():
-        by_store.setdefault((orphan.engine, orphan.folder), []).append(orphan)
+    # Memory first: locks are of the store whose folder they name, whichever engine that had.
+    for orphan in sorted(find_orphans(), key=lambda each: each.engine == "locks"):
+        owners = [key for key in by_store if key[1] == orphan.folder is not None]
+        is_of_one = orphan.engine == "locks" and len(owners) == 1
+        key = owners[0] if is_of_one else (orphan.engine, orphan.folder)
+        by_store.setdefault(key, []).append(orphan)
     for (engine, folder), found in by_store.items():
         directory, prefix = os.path.split(folder) if folder else (None, None)
         kept = [each.kept for each in found if each.kept]

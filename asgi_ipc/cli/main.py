@@ -27,10 +27,10 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from ..layers import options as layer_options
 from .arguments import without_store
 from .choice import StoreChoice
+from .failures import FAILURES
 from .output import printable
 
 #: Each command, and the module that has it.
@@ -61,7 +61,6 @@ COMMANDS: Mapping[str, str] = {
 }
 #: How a program that SIGPIPE ended, or SIGINT, appears in a shell.
 _PIPE, _INTERRUPTED = 141, 130
-_FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
 
 
 class _Closed(Exception):
@@ -153,7 +152,7 @@ def run(
                 list(arguments), prog_name=program, standalone_mode=False, obj=defaults
             )
             sys.stdout.flush()
-        except _FAILURES as error:
+        except FAILURES as error:
             if isinstance(error, BrokenPipeError):
                 raise _Closed from None
             _complain(program, str(error))

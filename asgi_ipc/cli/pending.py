@@ -12,7 +12,8 @@ class Unread(NamedTuple):
 
     #: Not yet fetched by a process.
     in_store: int
-    #: Fetched by a process, and not yet given to a consumer, as far as processes tell.
+    #: Fetched by a process, and not yet given to a consumer, as far as processes tell. A group
+    #: message counts for each channel that has not got it yet.
     held: int
 
     @property
@@ -30,7 +31,7 @@ class Unread(NamedTuple):
 def unread_in(engine: Engine) -> Unread:
     """Count what is unread. Waits for the store's lock."""
     counts = engine.statistics()
-    return Unread(counts["pending"], counts.get("held", 0) - counts.get("held_copies", 0))
+    return Unread(counts["pending"], counts.get("held", 0))
 
 
 __all__ = ["Unread", "unread_in"]

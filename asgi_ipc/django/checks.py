@@ -15,14 +15,13 @@ from django.conf import settings
 from django.core import checks, mail
 
 from ..engines import choice
-from ..exceptions import EngineUnavailable, OptionError, StoreUnavailable
+from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from ..layers.options import problems
 from ..policy.capacity import Capacities, can_match
 from .settings import Layer, layers
 
 if TYPE_CHECKING:
-    from ..cli.sighting import Sighting
-    from ..engines.base import ProcessInfo
+    from ..cli.sighting import Seen, Sighting
 
 __all__ = ["check_channel_layers"]
 
@@ -216,11 +215,20 @@ def _choice_of(layer: Layer) -> Any:
 
 def _store(layer: Layer) -> Iterator[checks.CheckMessage]:
     """Check the layer against the store that is there, if there is one, and makes none."""
-    from ..cli.sighting import sight
+    from ..cli.sighting import Unanswered, sight
 
     try:
         seen = sight(_choice_of(layer))
-    except (EngineUnavailable, OptionError, StoreUnavailable) as error:
+    except Unanswered as error:
+        said, _, remedy = str(error).partition("; ")
+        yield checks.Warning(
+            f"The store was not checked: {said}.",
+            hint=f"{remedy[:1].upper()}{remedy[1:]}.",
+            obj=layer.where,
+            id=_ID + "W008",
+        )
+        return
+    except (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable) as error:
         yield _error(layer, str(error), "E008")
         return
     if seen is None:
@@ -267,13 +275,13 @@ def _sizes(layer: Layer, seen: Sighting) -> Iterator[checks.CheckMessage]:
 _PAGE = 1 << 16
 
 
-def _is_strange() -> Callable[[ProcessInfo], bool]:
+def _is_strange() -> Callable[[Seen], bool]:
     """Return what tells a process of another site, as far as its folder and command line say."""
     from ..cli.sighting import folder_of
 
     own = {os.getcwd(), _project()}
 
-    def is_strange(process: ProcessInfo) -> bool:
+    def is_strange(process: Seen) -> bool:
         folder = folder_of(process.pid)
         if folder is None:
             return False  # Another container's, perhaps; nothing is known of it.
@@ -299,7 +307,7 @@ def _is_below(path: str, folder: str) -> bool:
     return folder != "/" and (path == folder or path.startswith(folder + "/"))
 
 
-def _processes(processes: Sequence[ProcessInfo]) -> str:
+def _processes(processes: Sequence[Seen]) -> str:
     shown = [f"{each.pid} ({each.command[:60]})" for each in processes[:_NAMED]]
     more = len(processes) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -3,7 +3,8 @@
 Begin with `base`, the contract that every engine keeps, then `memory`, the readable engine of one
 process. `choice` finds an engine by name, and its names are this package's too. `bell` wakes
 receivers. `guards` and `deferred` handle code that Python runs in the middle of a call.
-`process_hints` tells people of a process. `shm` has the engines over shared memory.
+`process_hints` tells people of a process, and `own_counts` are what it noted of itself. `shm` has
+the engines over shared memory.
 
 An engine knows nothing of channels, groups or messages, and imports nothing of asgi_ipc outside
 this folder but `asgi_ipc.exceptions`. Every folder above may import from here; only the command

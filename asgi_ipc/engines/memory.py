@@ -46,6 +46,7 @@ from .base import (
 from .bell import PipeBell, signal_for
 from .deferred import tell_outside
 from .guards import OwnLock, WeakBag, own_lock
+from .own_counts import OwnCounts
 from .process_hints import readable, start_ticks, start_time
 
 _log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class _Store:
         #: By engine: called with a queue and how many of its records have expired. One is enough.
         self.watchers: dict[int, Callable[[bytes, int], object]] = {}
         self.flushes = 0
+        #: How often it was made anew.
+        self.made = 0
         self._reset()
 
     def after_fork_in_child(self) -> None:
@@ -143,6 +146,7 @@ class _Store:
 
     def forget(self) -> None:
         """Drop all records, members, bells and counts."""
+        self.made += 1
         self.queues: dict[bytes, _Queue] = {}
         self.tables: dict[bytes, _Table] = {}
         self.counts: Counter[str] = Counter()
@@ -350,6 +354,7 @@ class MemoryEngine:
         self._bells: WeakBag[PipeBell] = WeakBag()
         #: What was last noted. A deque, as two threads that close an engine pop it once.
         self._notes: deque[dict[str, int]] = deque(maxlen=1)
+        self._own_counts = OwnCounts()
         # Not to be made while the lock is held: a collection may come between.
         made = _Store(channel_memory, group_memory, clock)
         with _stores_lock:
@@ -711,7 +716,7 @@ class MemoryEngine:
         noted = {kind: counts.get(kind, 0) for kind in (*COUNTERS, *GAUGES)}
         with store.exclusive():
             store.noted()  # Adds up what closed engines left.
-            self._notes.append(noted)
+            self._notes.append(self._own_counts.in_store(store.made, noted))
 
     def noted(self) -> dict[str, int]:
         """Return what this engine has noted of itself."""
@@ -753,7 +758,8 @@ class MemoryEngine:
                     bell.signal()  # What they are armed on is gone; they must look again.
             store.forget()
             store.flushes += 1
-        self._notes.clear()
+            for engine in store.engines():
+                engine._notes.clear()
         self.close()
 
 

@@ -23,6 +23,7 @@ from asgi_ipc.engines.shm.lock_file import LockFile
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.options import location_for, removal
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
+from tests.cli.conftest import Commands
 from tests.tools.checked import engine, fill
 from tests.tools.stores import (
     ENGINES,
@@ -145,6 +146,29 @@ def test_the_command_that_the_error_of_removed_memory_names_removes_the_store(
     assert idle.pop(b"a")[0].payload == b"afresh"
     idle.destroy()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", [layout.W_MAGIC, layout.W_BUCKETS, layout.W_SIZE])
+def test_a_store_with_a_damaged_header_is_damaged_and_can_be_removed(
+    word: int, tmp_path: Path, command: Commands
+) -> None:
+    layer = open_store(tmp_path)
+    words = memoryview(layer.session.groups.segment.view).cast("Q")
+    before, words[word] = words[word], 7
+    at = ("--directory", str(tmp_path))
+    (entry,) = command("list", "--json", *at).json()
+    remedy = removal("mmap", layer.session.location)
+    assert (entry["state"], remedy in entry["problem"]) == ("damaged", True)
+    assert command("ping", "store", *at).status == 1
+    ended = command("stats", "store", *at)
+    assert (ended.status, remedy in ended.err) == (2, True)
+    ended = command("check", "store", *at)
+    assert (ended.status, "the header of" in ended.out) == (1, True)
+    assert command("check", "store", "--remove", *at).out.endswith("removed\n")
+    assert command("list", "--json", *at).json() == []
+    words[word] = before
+    words.release()
+    layer.destroy()
 
 
 def test_a_check_that_is_kept_out_by_a_stopped_process_says_so(

@@ -65,7 +65,7 @@ def test_what_is_similar_is_named(command: Commands, make_layer: MakeLayer) -> N
 BEHIND: dict[str, list[str]] = {
     "stats": [], "channels": [], "groups": [], "processes": [], "peek": ["c"], "send": ["c", "{}"],
     "group-send": ["g", "{}"], "tail": ["g"], "ping": [], "flush": ["--yes"], "remove": ["--yes"],
-    "drain": [], "relays": [], "check": [],
+    "drain": [], "relays": [], "check": [], "metrics": [],
 }  # fmt: skip
 
 
@@ -74,8 +74,8 @@ BEHIND: dict[str, list[str]] = {
 def test_no_command_makes_a_store(
     name: str, where: list[str], command: Commands, parent: Path
 ) -> None:
-    # The relay waits for a store.
-    assert set(COMMANDS) - set(BEHIND) == {"list", "relay", "doctor", "completion"}
+    # The relay waits for a store, and top needs a terminal.
+    assert set(COMMANDS) - set(BEHIND) == {"list", "relay", "doctor", "completion", "top"}
     for directory in ([], ["--directory", str(parent / "none")]):
         ended = command(name, "site", *BEHIND[name], *where, *directory)
         assert ended.status == (1 if name == "ping" else 2)

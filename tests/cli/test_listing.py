@@ -47,8 +47,9 @@ def test_each_store_is_told_with_its_state(
     (folder / "junk" / "lock").write_text("a shopping list")
     (folder / "junk" / "lock").chmod(0o600)
     (folder / "nothing").mkdir(mode=0o700)
-    lost = Orphan("posix", "/asgi_ipc.0.c", "its folder is gone", "", "/dev/shm/asgi_ipc-0/lost")
-    monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: [lost])
+    gone = "its folder is gone", "", "/dev/shm/asgi_ipc-0/lost"
+    lost, locks = Orphan("posix", "/asgi_ipc.0.c", *gone), Orphan("locks", "/dev/shm/sem.0", *gone)
+    monkeypatch.setattr("asgi_ipc.cli.listing.find_orphans", lambda: [locks, lost])
     with monkeypatch.context() as patch:
         patch.setattr("asgi_ipc.cli.listing.VERSION", layout.VERSION + 1)
         assert by_prefix(command("list", "--json").json())["foreign"]["state"] == "unusable"
@@ -67,7 +68,10 @@ def test_each_store_is_told_with_its_state(
     assert (about["channel_bytes_total"], about["group_bytes_total"]) == (512 * 1024, 256 * 1024)
     assert 0 <= about["age"] < 600
     assert (found["stale"]["processes"], found["stale"]["stale"]) == (0, True)
-    assert found["lost"]["memory"] == ["/asgi_ipc.0.c"]
+    # One row, and one sentence, for all that is left of a store.
+    assert found["lost"]["engine"] == "posix"
+    assert found["lost"]["memory"] == ["/asgi_ipc.0.c", "/dev/shm/sem.0"]
+    assert shown.count("its folder is gone") == 1
     assert "not a lock file" in found["junk"]["problem"]
     assert "the state of the channels is 77" in shown
     for path in (folder / "junk" / "lock", folder / "junk", folder / "nothing"):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc import __version__
+from asgi_ipc import __version__, exceptions
 from asgi_ipc.cli.main import COMMANDS, StoreChoice
+from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "asgi_ipc"]
@@ -55,11 +56,39 @@ def test_wrong_arguments_end_with_2_and_say_what_is_meant(command: Commands, par
         assert text in err, err
 
 
+def _errors() -> list[type[Exception]]:
+    """All errors of the package, without those that are about a program's own arguments."""
+    return [
+        each
+        for name in exceptions.__all__
+        if not issubclass(each := getattr(exceptions, name), ValueError)
+    ]
+
+
+@pytest.mark.parametrize("error", _errors(), ids=lambda error: error.__name__)
+def test_every_error_of_the_package_is_one_line_and_2(
+    error: type[Exception], command: Commands, make_layer: MakeLayer
+) -> None:
+    make_layer()
+
+    def refuses(*_: object, **__: object) -> None:
+        raise error() if error is exceptions.Reentered else error("it is full; make room")
+
+    for arguments in (("tail", "site", "news"), ("stats", "site"), ("drain", "site")):
+        with pytest.MonkeyPatch.context() as patch:
+            # The commands join the store so.
+            patch.setattr(MmapEngine, "of_existing", refuses)
+            ended = command(*arguments)
+        assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert ended.err.startswith("asgi-ipc: ")
+
+
 def test_an_option_of_tests_is_not_named(command: Commands, make_layer: MakeLayer) -> None:
     make_layer()
     for engine in ([], ["--engine", "mmap"]):
         ended = command("stats", "site", *engine, "--engine-option", "directry=/srv")
         assert ended.status == 2
+        assert "engine mmap has" in ended.err.replace("'", "")
         assert "no option 'directry'; use 'directory', 'group', 'mode'" in ended.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,6 +167,33 @@ def test_layers_on_one_engine_that_stays_open_add_up(prefix: str) -> None:
 
     in_child(child)
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["memory", "mmap"])
+def test_a_new_store_begins_with_counts_of_0(name: str, prefix: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"channel_memory": 1 << 20, "group_memory": 1 << 20}
+    if name == "mmap":
+        options["engine_options"] = {"directory": tmp_path}
+    engine = open_engine(name, prefix, **options)
+
+    async def main() -> None:
+        mine = IPCChannelLayer(engine=engine)
+        await known(mine)
+        await mine.global_statistics()
+        assert sums(engine) == {"passed_directly": 1}
+        open_engine(name, prefix, **options).destroy()
+        assert (await mine.global_statistics())["passed_directly_count"] == 0
+        engine.note({"passed_directly": 3})
+        assert sums(engine) == {"passed_directly": 2}
+        await mine.close()
+
+    def child() -> None:
+        engine.note({"passed_directly": 1})
+        assert sums(engine) == {"passed_directly": 1}
+
+    run(main())
+    in_child(child)
+    engine.destroy()
 
 
 class Telling(MemoryEngine):

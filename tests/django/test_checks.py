@@ -21,8 +21,11 @@ from django.test.utils import override_settings
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.django import checks
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from tests.tools.django_sites import SITE, manage
 from tests.tools.doubles import fresh
+from tests.tools.holders import impatient, stopped_holder
+from tests.tools.layers import engine_of
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "asgi_ipc.IPCChannelLayer"
@@ -232,6 +235,25 @@ def test_a_store_that_others_use_is_told(
     # A lock that is free is all that a check needs.
     stranger.send_signal(signal.SIGSTOP)
     assert told() == ["W006"]
+
+
+def test_a_stopped_process_holds_up_no_check(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {"default": {"BACKEND": OURS, "CONFIG": options}}
+
+    def open_engine() -> SharedMemoryEngine:
+        engine = engine_of(SyncIPCChannelLayer(**options))
+        assert isinstance(engine, SharedMemoryEngine)
+        engine.statistics()
+        return engine
+
+    with stopped_holder(open_engine):
+        assert check(entries, BASE_DIR=Path("/")) == []
+    impatient(monkeypatch)
+    with stopped_holder(open_engine, opening=True):
+        (found,) = check(entries)
+        assert (ids([found]), "state T in ps" in str(found.hint)) == (["W008"], True)
 
 
 def test_the_document_has_every_id_and_no_other() -> None:

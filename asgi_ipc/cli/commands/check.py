@@ -65,7 +65,8 @@ def command(
             raise
         found = [str(error)]
     is_removed = bool(found) and remove_it
-    left = remove(*which) if is_removed else []
+    with hint_if_slow():
+        left = remove(*which) if is_removed else []
     if as_json:
         report = {"prefix": site.prefix, "engine": site.header.engine, "sound": not found}
         write_json(report | {"findings": found, "removed": is_removed, "left": left})

@@ -9,7 +9,8 @@ import click
 
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import joined
+from ..joining import hint_if_slow, joined
+from ..limits import GRACE, STOPPED, TooLate, end_at_once, limit
 from ..output import terminal_width, write, write_json
 from ..pending import Unread, unread_in
 
@@ -42,27 +43,60 @@ def command(store: StoreChoice, timeout: float, interval: float, as_json: bool) 
     For an upgrade, for example. Counts the messages in the store, and those that processes have
     fetched and not yet given to a consumer. Stop what sends messages first. Shows progress.
 
-    Exit status: 0 once nothing is pending, 1 if the time is over before.
+    Exit status: 0 once nothing is pending, 1 if the time is over before. It is over a second later
+    if a look at the store takes so long, as a stopped process holds its lock.
     """
     start = time.monotonic()
-    with joined(store, patience=False) as engine:
-        progress = _Progress(as_json)
+    progress = _Progress(as_json)
+    try:
+        with limit(timeout + GRACE):
+            unread = _wait(store, start, timeout, interval, progress)
+    except TooLate as late:
+        progress.end()
+        _report(store.prefix, time.monotonic() - start, None, as_json)
+        if late.is_joined:
+            end_at_once(1)
+        return 1
+    progress.end()
+    _report(store.prefix, time.monotonic() - start, unread, as_json)
+    return 1 if unread.total else 0
+
+
+def _wait(
+    store: StoreChoice, start: float, timeout: float, interval: float, progress: _Progress
+) -> Unread:
+    """Return what is unread at the end."""
+    with joined(store, stays=True) as engine:
         while True:
-            unread = unread_in(engine)
+            with hint_if_slow():
+                unread = unread_in(engine)
             passed = time.monotonic() - start
             if not unread.total or passed >= timeout:
-                break
+                return unread
             progress.show(unread, passed)
             time.sleep(min(interval, timeout - passed))
-        progress.end()
+
+
+def _report(prefix: str, passed: float, unread: Unread | None, as_json: bool) -> None:
+    """Print the end; ``unread`` is None if the last look at the store got no answer."""
+    reason = f"no answer from the store after {passed:.1f} seconds; {STOPPED}"
     if as_json:
-        report = {"prefix": store.prefix, "drained": not unread.total, "seconds": passed}
-        write_json(report | {"pending": unread.in_store, "held": unread.held})
+        write_json(
+            {
+                "prefix": prefix,
+                "drained": unread is not None and not unread.total,
+                "seconds": passed,
+                "pending": unread and unread.in_store,
+                "held": unread and unread.held,
+                "reason": None if unread else reason,
+            }
+        )
+    elif unread is None:
+        write(reason)
     elif unread.total:
         write(f"{unread} after {passed:.1f} seconds; 'channels' shows where")
     else:
         write(f"nothing is pending ({passed:.1f} seconds)")
-    return 1 if unread.total else 0
 
 
 class _Progress:

@@ -8,7 +8,7 @@ from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, force, on_store, yes
 from ..choice import StoreChoice
 from ..finding import is_over_shared_memory, locate
-from ..joining import joined
+from ..joining import hint_if_slow, joined
 from ..output import write, write_json
 
 _LOST = "all messages and memberships would be lost, and consumers do not rejoin by themselves"
@@ -28,17 +28,19 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
     """
     if is_over_shared_memory(store):
         refuse_if_in_use(locate(store), force, _LOST)
-    with joined(store, patience=False) as engine:
+    with joined(store, stays=True) as engine:
         if not is_over_shared_memory(store):
             refuse_if_others(engine, force, _LOST)
-        counts = engine.statistics()
+        with hint_if_slow():
+            counts = engine.statistics()
         question = (
             f"Remove {counts['pending']:,} messages and {counts['members']:,} memberships from "
             f"{store.prefix!r}?"
         )
         if not confirm(question, yes):
             return 1
-        engine.flush()
+        with hint_if_slow():
+            engine.flush()
     if as_json:
         write_json(
             {

@@ -7,6 +7,7 @@ import os
 import click
 
 from ..arguments import as_json, settings
+from ..joining import hint_if_slow
 from ..listing import Entry, listed
 from ..output import Column, age, count, note, size, table, write, write_json
 
@@ -48,7 +49,8 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
         directory = site.engine_options.get("directory")
     if directory is not None and not os.path.isdir(directory):
         raise click.UsageError(f"there is no directory {directory!r}")
-    entries = [each.entry for each in listed(directory and os.path.abspath(directory))]
+    with hint_if_slow():
+        entries = [each.entry for each in listed(directory and os.path.abspath(directory))]
     if as_json:
         write_json([each._asdict() | {"memory": list(each.memory)} for each in entries])
         return 0

@@ -10,12 +10,12 @@ from concurrent import futures
 
 import click
 
-from ...exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from ...metrics.exposition import CONTENT_TYPE, text
 from ...metrics.readings import of_engine
 from ..arguments import on_store
 from ..background import Background
 from ..choice import StoreChoice
+from ..failures import FAILURES, OF_STORE
 from ..joining import joined
 from ..output import note
 from ..serving import Page, serve
@@ -28,7 +28,6 @@ _NO_ANSWER = (
     "ps) holds its lock; if so, continue that process (kill -CONT) or end it"
 )
 _LOOPBACK = "127.0.0.1"
-_NO_STORE = (StoreCorrupt, StoreUnavailable, OSError)
 
 
 def _address(
@@ -83,7 +82,7 @@ def command(store: StoreChoice, address: tuple[str, int] | None, most_channels: 
     try:
         # What raises other errors, such as a wrong option, does so for ever.
         background.start().result(_PATIENCE)
-    except (*_NO_STORE, TimeoutError, futures.TimeoutError) as error:
+    except (*OF_STORE, TimeoutError, futures.TimeoutError) as error:
         note(f"no metrics yet: {str(error) or _NO_ANSWER}")
     return _serve(background, *address)
 
@@ -121,7 +120,7 @@ async def _page(look: futures.Future[str]) -> Page:
         return Page(503, f"{_NO_ANSWER}\n")
     try:
         return Page(200, waiting.result(), CONTENT_TYPE)
-    except (EngineUnavailable, OptionError, *_NO_STORE) as error:
+    except FAILURES as error:
         return Page(503, f"{error}\n")
 
 

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import click
 
 from ...engines.base import Engine
 from ...engines.shm.engine import SharedMemoryEngine
-from ...exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
+from ...exceptions import StoreUnavailable
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
+from ..failures import FAILURES
 from ..joining import joined
+from ..limits import STOPPED, TooLate, end_at_once, limit
 from ..output import write, write_json
 
-_FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
 #: A queue and a table that no layer has, as no name of a channel or group begins so.
 _NOTHING = b"?ping"
-
-
-class _TooLate(Exception):
-    """The time limit has passed."""
 
 
 @click.command("ping")
@@ -44,22 +37,22 @@ class _TooLate(Exception):
 def command(store: StoreChoice, timeout: float, as_json: bool) -> int:
     """Probe the store of PREFIX.
 
-    The store is there, its locks are given, and a wake-up arrives. Changes nothing in the store.
+    The store is there, its locks are given, and a wake-up arrives. Changes nothing in the store,
+    and does not look at what is stored: 'check' does.
+
     Exit status: 0 if all is well, 1 with the reason if not.
     """
     start = time.perf_counter()
-    reason = ""
+    reason, late = "", None
     step = "find the store"
     try:
-        with _limit(timeout):
+        with limit(timeout):
             for step in _steps(store):  # noqa: B007
                 pass
-    except _TooLate:
-        reason = (
-            f"could not {step} within {timeout:g} seconds; a stopped process (state T in ps) may "
-            "hold the store's lock: continue it (kill -CONT) or end it"
-        )
-    except _FAILURES as error:
+    except TooLate as error:
+        late = error
+        reason = f"could not {step} within {timeout:g} seconds; {STOPPED}"
+    except FAILURES as error:
         reason = str(error)
     took = time.perf_counter() - start
     if as_json:
@@ -70,6 +63,8 @@ def command(store: StoreChoice, timeout: float, as_json: bool) -> int:
         write(reason)
     else:
         write(f"{store.prefix}: alive ({took * 1000:.1f} ms)")
+    if late and late.is_joined:
+        end_at_once(1)
     return 1 if reason else 0
 
 
@@ -104,25 +99,6 @@ def _wake(engine: Engine, bell: Any) -> None:
     # Interrupted by the time limit.
     select.select([bell.fileno()], [], [])
     bell.clear()
-
-
-@contextlib.contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """Raise `_TooLate` in the block once so many seconds have passed; in the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise _TooLate
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 __all__ = ["command"]

@@ -14,7 +14,7 @@ from ...exceptions import StoreUnavailable
 from ..arguments import engine_option, on_store
 from ..choice import StoreChoice
 from ..finding import Missing
-from ..joining import join
+from ..joining import hint_if_slow, join
 from ..output import note
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ async def _relay(
     is_told = False
     while not stop.is_set():
         try:
-            engine = join(store)
+            with hint_if_slow():
+                engine = join(store)
         except Missing as error:
             if not is_told:
                 note(f"{error}; waiting until the site has made it")
@@ -112,7 +113,8 @@ async def _relay(
             await _pause(stop, _STORE)
             continue
         try:
-            memory = engine.statistics().get("channel_bytes_total", 0)
+            with hint_if_slow():
+                memory = engine.statistics().get("channel_bytes_total", 0)
             is_told = False
             await _relay_for(engine, store, options(memory), layer_options, stop)
         except _Another:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import click
 
-from ...exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
+from ...exceptions import EngineUnavailable, StoreCorrupt, StoreFull, StoreUnavailable
 from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
 from ..check import remove
 from ..choice import StoreChoice
+from ..failures import FAILURES
 from ..finding import Site, is_over_shared_memory, locate
-from ..joining import join
+from ..joining import hint_if_slow, join
 from ..listing import Listed, listed, orphans
 from ..output import write, write_json
 
@@ -74,8 +75,9 @@ def command(
         raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")
     if not is_over_shared_memory(choice):
         return _remove_other(choice, yes, force, as_json)
-    site = locate(choice)
-    refuse_if_in_use(site, force, _LOST)
+    with hint_if_slow():
+        site = locate(choice)
+        refuse_if_in_use(site, force, _LOST)
     if not confirm(f"Remove the store at {site.location.directory!r} and all it holds?", yes):
         return 1
     left = remove_site(site, force)
@@ -91,22 +93,26 @@ def remove_site(site: Site, force: bool) -> list[str]:
     reason = site.factory.unavailable()
     if reason is not None:
         raise EngineUnavailable(reason)
-    refuse_if_in_use(site, force, _LOST)
-    if force:
-        # So its processes see it at once; not possible with a store that is damaged.
-        with contextlib.suppress(StoreCorrupt, StoreUnavailable):
-            join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
-            return []
-    return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
+    with hint_if_slow():
+        refuse_if_in_use(site, force, _LOST)
+        if force:
+            # So its processes see it at once; not possible with a store that is damaged.
+            with contextlib.suppress(StoreCorrupt, StoreFull, StoreUnavailable):
+                join(StoreChoice(site.prefix, site.factory, site.options)).destroy()
+                return []
+        return remove(site.prefix, site.factory.argument(), site.options, spare_used=not force)
 
 
 def _remove_other(choice: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
-    engine = join(choice)
+    with hint_if_slow():
+        engine = join(choice)
     try:
-        refuse_if_others(engine, force, _LOST)
+        with hint_if_slow():
+            refuse_if_others(engine, force, _LOST)
         if not confirm(f"Remove the store of prefix {choice.prefix!r} and all it holds?", yes):
             return 1
-        engine.destroy()
+        with hint_if_slow():
+            engine.destroy()
     finally:
         engine.close()
     return _report([_Result(choice.prefix, None, True, [])], as_json)
@@ -126,7 +132,7 @@ def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
         try:
             left = remove_site(each.site, force=False) if each.site else _remove_orphans(each)
             results.append(_Result(_name(each), path, each.site is not None or not left, left))
-        except (EngineUnavailable, StoreUnavailable, OSError) as error:
+        except FAILURES as error:
             results.append(_Result(_name(each), path, False, [str(error)]))
     return _report(results, as_json)
 

@@ -9,7 +9,7 @@ import click
 
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import layer_on, statistics_of
+from ..joining import hint_if_slow, layer_on, statistics_of
 from ..output import (
     Column,
     age,
@@ -58,9 +58,10 @@ def command(
     before: dict[str, float] = {}
     last = 0.0
     try:
-        with layer_on(store, patience=watch is None) as layer:
+        with layer_on(store, stays=True) as layer:
             while True:
-                counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
+                with hint_if_slow():
+                    counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
                 now = time.monotonic()
                 rates = rates_of(before, counts, now - last) if before else {}
                 _show(counts, rates, as_json, watch is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import click
 
 from ..arguments import on_store
 from ..choice import StoreChoice
-from ..joining import joined
+from ..joining import hint_if_slow, joined
+from ..limits import GRACE, STOPPED, end_at_once, limit
 from ..messages import jsonable, shown
 from ..output import note, write, write_json_line
 
@@ -47,11 +49,22 @@ def command(
 
     Joins the group as a channel of its own, and leaves it at the end, also if it is killed.
 
-    Exit status: 1 if --timeout passed before --count messages came.
+    Exit status: 1 if --timeout passed before --count messages came, or, a second later, if the
+    store does not answer, as a stopped process holds its lock.
     """
+    deadline = None if timeout is None else time.monotonic() + timeout
+
+    def late() -> None:
+        note(f"no answer from the store for {timeout:g} seconds; {STOPPED}")
+        end_at_once(1)
+
     try:
-        with joined(store, patience=False) as engine:
-            complete = asyncio.run(_tail(store, engine, groups, count, timeout, as_json))
+        with contextlib.ExitStack() as stack:
+            if timeout is not None:
+                # Whatever runs in the event loop meanwhile may wait for the lock.
+                stack.enter_context(limit(timeout + GRACE, late))
+            engine = stack.enter_context(joined(store, stays=True))
+            complete = asyncio.run(_tail(store, engine, groups, count, deadline, as_json))
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     return 0 if complete or count is None else 1
@@ -62,7 +75,7 @@ async def _tail(
     engine: Any,
     groups: tuple[str, ...],
     count: int | None,
-    timeout: float | None,
+    deadline: float | None,
     as_json: bool,
 ) -> bool:
     """Print messages; return whether ``count`` have come."""
@@ -76,13 +89,16 @@ async def _tail(
         for group in groups:
             channel = await layer.new_channel("tail")
             joins.append((group, channel))
-            await layer.group_add(group, channel)
+            with hint_if_slow():
+                await layer.group_add(group, channel)
             readers.append(asyncio.ensure_future(_read(layer, group, channel, came)))
         if not as_json:
             note(f"waiting for messages to {', '.join(groups)}; Ctrl-C ends it")
         printing = asyncio.ensure_future(_print(came, count, as_json))
         done, _ = await asyncio.wait(
-            [printing, *readers], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            [printing, *readers],
+            timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+            return_when=asyncio.FIRST_COMPLETED,
         )
         for each in done:
             each.result()
@@ -91,9 +107,10 @@ async def _tail(
     finally:
         for reader in readers:
             reader.cancel()
-        for group, channel in joins:
-            await layer.group_discard(group, channel)
-        await layer.close()
+        with hint_if_slow():
+            for group, channel in joins:
+                await layer.group_discard(group, channel)
+            await layer.close()
 
 
 async def _read(layer: IPCChannelLayer, group: str, channel: str, came: _Came) -> None:

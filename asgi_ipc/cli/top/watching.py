@@ -17,15 +17,14 @@ from textual.events import Resize
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static, Tab, Tabs
 
-from ...exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from ..background import Background
 from ..choice import StoreChoice
+from ..failures import FAILURES
 from ..output import age, count, printable
 from . import figures
 from .look import FIRST, Look, Orders, look
 from .panes import KINDS, Pane
 
-_FAILURES = (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable, OSError)
 #: Seconds until the screen says that there is no answer.
 _PATIENCE = 3.0
 #: Seconds for which a notice stays.
@@ -128,7 +127,7 @@ class Watching(Screen[None]):
             await asyncio.wait([waiting])
         try:
             found = waiting.result()
-        except _FAILURES as error:
+        except FAILURES as error:
             self.trouble = str(error)
             self._show_head()
         else:

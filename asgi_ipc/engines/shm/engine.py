@@ -32,6 +32,7 @@ from ..base import (
     checked_role,
 )
 from ..choice import BUILT_IN, find, names
+from ..own_counts import OwnCounts
 from .bells import FifoBell
 from .heap import layout
 from .heap.heap import Heap, NoRoom, OverShare, Pause
@@ -200,6 +201,7 @@ class SharedMemoryEngine:
         self.session = Session(kind.store_options(location, sizes, self._makes), clock)
         self.upkeep = Upkeep(self.session)
         self._inspection = Inspection(self.session)
+        self._own_counts = OwnCounts()
 
     # ---- the process
 
@@ -539,7 +541,8 @@ class SharedMemoryEngine:
         session = self.session
         with session.channels:
             if session.slot >= 0:
-                session.processes.note(session.slot, counts)
+                store_id = session.joined().store_id
+                session.processes.note(session.slot, self._own_counts.in_store(store_id, counts))
 
     # ---- everything
 

@@ -318,7 +318,7 @@ class _Opening:
                 try:
                     if not segment.view.nbytes:
                         raise FileNotFoundError(errno.ENOENT, "it has no bytes any more", locator)
-                    check_layout(kind, segment, locator)
+                    check_layout(kind, segment, locator, options.removal)
                     self._check_taken(kind, segment, locator)
                     locked_segments[kind] = self._locked_segment(store, kind, segment)
                 except BaseException:

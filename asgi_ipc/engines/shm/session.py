@@ -217,9 +217,10 @@ class Session:
         self.slot, self.store = -1, None
         tell_outside(
             _log.warning,
-            "the store at %r was removed, or replaced by another process; what it held "
-            "is lost, and this process goes on in the store that is there now",
+            "the store at %r was removed, or replaced by another process; what it held is lost%s",
             self.location.directory,
+            # Another process's store may be there, or none.
+            ", and this process goes on in the store that is there now" * self.options.make,
         )
         # In another store the same words are other bells.
         self.signaller.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 from asgi_ipc.exceptions import StoreUnavailable
 
@@ -93,27 +94,40 @@ def check_own(memory: Segment, location: Location, locator: str, store_id: bytes
     )
 
 
-def check_layout(kind: int, memory: Segment, locator: str) -> None:
-    """Refuse memory of the store that this process can't read as it is laid out."""
+class Damaged(StoreUnavailable):
+    """The header of a store's memory is not as it was written when the store was made."""
+
+
+def check_layout(kind: int, memory: Segment, locator: str, removal: Callable[[], str]) -> None:
+    """Refuse memory of the store that this process can't read as it is laid out.
+
+    ``removal`` returns the command that removes the store. Raises `Damaged` where only damage can
+    be the reason, as the lock file is of this format, and `StoreUnavailable` otherwise.
+    """
     view = memory.view
+    remedy = f"it is damaged; to start afresh, remove the store with this command: {removal()}"
     if view.nbytes < Geometry.of(kind, 0).first_extent * WORD:
-        raise StoreUnavailable(f"{locator!r} has {view.nbytes} bytes, too few for a store")
+        raise Damaged(f"{locator!r} has {view.nbytes} bytes, too few for a store: {remedy}")
     head = memory.head(HEAD)
     if head[_MAGIC] != MAGIC:
-        raise StoreUnavailable(
-            f"{locator!r} is not the memory of a store: it has no mark; remove it and the "
-            "lock file, or choose another prefix"
-        )
+        raise Damaged(f"the header of {locator!r} has no mark: {remedy}")
     words = memoryview(head).cast("Q")
-    expected = {
+    foreign = {
         layout.W_BYTE_ORDER: ("byte order mark", layout.BYTE_ORDER),
         layout.W_VERSION: ("format", layout.VERSION),
+    }
+    expected = foreign | {
         layout.W_KIND: ("kind", kind),
         layout.W_SIZE: ("size", view.nbytes),
         layout.W_EXTENT_WORDS: ("extent size", Geometry.of(kind, view.nbytes).extent_words),
         layout.W_BUCKETS: ("hash table size", Geometry.of(kind, view.nbytes).buckets),
     }
     for word, (what, value) in expected.items():
+        if words[word] != value and word not in foreign:
+            raise Damaged(
+                f"the header of {locator!r} has {what} {words[word]:#x} where this store has "
+                f"{value:#x}: {remedy}"
+            )
         if words[word] != value:
             raise StoreUnavailable(
                 f"{locator!r} has {what} {words[word]:#x}, this asgi_ipc on a "

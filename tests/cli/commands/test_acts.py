@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asgi_ipc.cli import snapshot
+from asgi_ipc.cli.commands import drain, tail
 from asgi_ipc.cli.doctor.orphans import Orphan
+from asgi_ipc.cli.limits import TooLate
 from asgi_ipc.engines.shm.heap import layout
+from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer
+from tests.tools.holders import stopped_holder
 from tests.tools.layers import engine_of
-from tests.tools.stores import open_store, start, wait
+from tests.tools.stores import open_store
 
 # ---- send, group-send, tail
 
@@ -107,25 +110,11 @@ def test_a_probe_of_a_store_that_is_not_well_says_why(
     assert command("ping", "site").status == 1
     assert list(parent.iterdir()) == []
 
-    def stops() -> None:
-        other = open_store(tmp_path)
-
-        def inside() -> None:
-            with other.session.channels:
-                os.kill(os.getpid(), signal.SIGSTOP)
-
-        other.session.store.lock_file.section.run(inside)  # type: ignore[union-attr]
-        other.destroy()
-
-    stopped = start(stops)
-    os.waitpid(stopped, os.WUNTRACED)
-    try:
+    with stopped_holder(lambda: open_store(tmp_path)):
         ended = command("ping", "store", "--directory", str(tmp_path), "--timeout", "0.2")
         assert ended.status == 1
         assert "could not join the store within 0.2 seconds" in ended.out
-    finally:
-        os.kill(stopped, signal.SIGCONT)
-        wait(stopped)
+    open_store(tmp_path).destroy()
 
 
 def test_a_probe_notices_a_wake_up_that_does_not_arrive(
@@ -221,6 +210,106 @@ def test_a_store_drains_or_the_time_is_over(command: Commands, make_layer: MakeL
     ended = command("drain", "site", "--interval", "0.01", "--json")
     reader.join()
     assert (ended.status, ended.json()["pending"], ended.json()["held"]) == (0, 0, 0)
+
+
+def test_a_group_message_that_a_process_holds_is_not_drained(
+    command: Commands, make_layer: MakeLayer
+) -> None:
+    layer = make_layer()
+    first, second = (layer.new_channel() for _ in range(2))
+    for channel in (first, second):
+        layer.group_add("news", channel)
+    layer.group_send("news", {"n": 1})
+    assert layer.receive([first]) == (first, {"n": 1})
+    layer.global_statistics()  # Tells other processes what this one holds.
+    ended = command("drain", "site", "--timeout", "0", "--json")
+    assert (ended.status, ended.json()["drained"]) == (1, False)
+    assert (ended.json()["pending"], ended.json()["held"]) == (0, 1)
+    assert layer.receive([second]) == (second, {"n": 1})
+    layer.global_statistics()
+    assert command("drain", "site", "--timeout", "0").status == 0
+
+
+# ---- behind a stopped process
+
+
+def test_a_time_limit_bounds_the_whole_command(
+    command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("store", "--directory", str(tmp_path))
+    for module in (drain, tail):
+        monkeypatch.setattr(module, "GRACE", 0.1)
+    ended_with: list[int] = []
+
+    def end_at_once(status: int) -> None:
+        ended_with.append(status)
+        raise TooLate
+
+    monkeypatch.setattr(tail, "end_at_once", end_at_once)
+    monkeypatch.setattr(drain, "end_at_once", ended_with.append)
+    with stopped_holder(lambda: open_store(tmp_path)):
+        ended = command("drain", *at, "--timeout", "0", "--json")
+        assert (ended.status, ended.json()["drained"], ended.json()["held"]) == (1, False, None)
+        assert "state T in ps" in ended.json()["reason"]
+        with pytest.raises(TooLate):
+            command("tail", *at, "news", "--timeout", "0.1")
+        assert ended_with == [1]
+    # It is joined by now, so leaving would wait, too.
+    closed: list[bool] = []
+    monkeypatch.setattr(MmapEngine, "close", lambda self: closed.append(True))
+    monkeypatch.setattr(drain, "unread_in", lambda engine: time.sleep(60))
+    ended = command("drain", *at, "--timeout", "0")
+    assert (ended.status, ended_with, closed) == (1, [1, 1], [])
+    assert ended.out.startswith("no answer from the store after ")
+    monkeypatch.undo()
+    open_store(tmp_path).destroy()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stats", "--watch", "1", "--count", "1"),
+        ("drain",),
+        ("flush", "--force", "--yes"),
+        ("remove", "--force", "--yes"),
+        ("tail", "news", "--count", "1", "--timeout", "20"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_that_waits_says_so(
+    arguments: tuple[str, ...],
+    command: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("asgi_ipc.cli.joining._PATIENCE", 0.05)
+    with stopped_holder(lambda: open_store(tmp_path)) as go_on:
+
+        class Told(io.StringIO):
+            """What is told lets the command end."""
+
+            def write(self, text: str) -> int:
+                told.append(text)
+                go_on()
+                return len(text)
+
+        monkeypatch.setattr("asgi_ipc.cli.joining.sys", SimpleNamespace(stderr=Told()))
+        if arguments[0] == "tail":
+            # There is no message: the command is to end once it has said that it waits.
+            monkeypatch.setattr(tail, "_read", _read_none)
+        # Without the notice it would wait for ever.
+        rescue = threading.Timer(30, go_on)
+        rescue.start()
+        ended = command(arguments[0], "store", "--directory", str(tmp_path), *arguments[1:])
+        rescue.cancel()
+    assert ended.status == 0
+    assert "kill -CONT" in told[0]
+    open_store(tmp_path).destroy()
+
+
+async def _read_none(layer: Any, group: str, channel: str, came: Any) -> None:
+    await came.put((group, {}))
 
 
 # ---- check

@@ -346,7 +346,7 @@ def test_commands_that_look_make_replace_and_remove_nothing(
 
 
 def test_an_engine_that_looks_does_not_make_a_store_in_place_of_one_that_goes(
-    kind: type[SharedMemoryEngine], tmp_path: Path
+    kind: type[SharedMemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = open_store(tmp_path, kind)
     looking = kind.of_existing(
@@ -356,6 +356,7 @@ def test_an_engine_that_looks_does_not_make_a_store_in_place_of_one_that_goes(
     engine.destroy()
     with pytest.raises(StoreUnavailable, match="there is no store"):
         looking.statistics()
+    assert [each.endswith("is lost") for each in messages(caplog, logging.WARNING)] == [True]
     looking.close()
     assert list(tmp_path.iterdir()) == []
 
