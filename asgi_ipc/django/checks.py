@@ -16,7 +16,7 @@ from django.core import checks, mail
 
 from ..engines import choice
 from ..exceptions import EngineUnavailable, OptionError, StoreUnavailable
-from ..layers.options import problems
+from ..layers.options import DEFAULT_PREFIX, problems
 from ..policy.capacity import Capacities, can_match
 from .settings import Layer, layers
 
@@ -29,8 +29,6 @@ __all__ = ["check_channel_layers"]
 _ID = "asgi_ipc."
 #: What an entry of ``CHANNEL_LAYERS`` has.
 _KEYS = {"BACKEND", "CONFIG", "TEST_CONFIG"}
-#: The prefix of a layer whose settings name none.
-_DEFAULT_PREFIX = "asgi"
 #: Channels 1 had channels of these beginnings; Channels 4 makes none.
 _CHANNELS_1 = re.compile(r"(http|websocket)\.")
 #: Where the texts of our errors turn from the fault to the remedy.
@@ -238,9 +236,9 @@ def _store(layer: Layer) -> Iterator[checks.CheckMessage]:
         return
     yield from _sizes(layer, seen)
     strangers = list(filter(_is_strange(), seen.processes))
-    if strangers and options["prefix"] == _DEFAULT_PREFIX:
+    if strangers and options["prefix"] == DEFAULT_PREFIX:
         yield checks.Warning(
-            f"The prefix is the default, {_DEFAULT_PREFIX!r}, and processes of"
+            f"The prefix is the default, {DEFAULT_PREFIX!r}, and processes of"
             f" another folder use its store: {_processes(strangers)}.",
             hint="Give each site a prefix of its own, or their messages and groups mix.",
             obj=layer.where,

@@ -21,6 +21,7 @@ from django.test.utils import override_settings
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.django import checks
+from asgi_ipc.layers.options import problems
 from tests.tools.django_sites import SITE, manage
 from tests.tools.doubles import fresh
 
@@ -56,6 +57,10 @@ def test_settings_without_a_mistake_pass() -> None:
     assert config() == []
     assert config(engine="memory", capacity=5, channel_capacity={"thumb*": 5}) == []
     assert check({}) == []
+    # Its options alone, without those that other layers need.
+    assert problems({"relay": "redis://127.0.0.1:6399"}) == []
+    memory = {"engine": "memory", "relay": "memory://x"}
+    assert check({"default": {"BACKEND": OURS, "CONFIG": memory}}) == []
     assert check({"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}) == []
     # The options of a subclass with a constructor of its own are its own.
     assert check({"default": {"BACKEND": f"{__name__}.Lenient", "CONFIG": {"motto": "a b"}}}) == []
@@ -87,7 +92,8 @@ def test_all_mistakes_are_told_at_once_by_manage_py_check() -> None:
         lines = [line for line in done.stderr.splitlines() if f"(asgi_ipc.{number})" in line]
         assert len(lines) == len(words)
         assert all(any(word in line for line in lines) for word in words)
-    for remedy in ("no server", "remove it", "always msgpack", "did you mean 'capacity'"):
+    remedies = ["no server", "remove it", "remove it if it is 'msgpack'", "did you mean 'capacity'"]
+    for remedy in remedies:
         assert re.search(f"HINT: .*{remedy}", done.stderr, re.I)
 
 
@@ -113,6 +119,13 @@ def test_a_mistake_has_its_id_and_remedy(entry: dict[str, Any], number: str, rem
     assert ids([found]) == [number]
     assert remedy.lower() in found.hint.lower()
     assert str(found).startswith("CHANNEL_LAYERS['default']")
+
+
+def test_each_fault_of_a_relay_is_told_by_itself() -> None:
+    found = config(relay="memory://x", relay_options={"tmeout": 3, "timeout": "x"})
+    assert ids(found) == ["E001", "E001"]
+    assert all(each.msg.startswith("relay_options") for each in found)
+    assert all(each.hint for each in found)
 
 
 def test_an_engine_that_can_not_work_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
