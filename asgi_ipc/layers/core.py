@@ -346,7 +346,7 @@ class LayerCore:
         logged. Returns the channels for which it was. Otherwise raises as `send`.
         """
         table = group_name(group)
-        if exclude:
+        if exclude != ():
             exclude = _excluded(exclude)
         encode = self._encode
         body = encode(message)
@@ -589,8 +589,16 @@ class LayerCore:
 
 def _excluded(exclude: str | Collection[str]) -> frozenset[str]:
     """Return the channels that a broadcast excludes. Raises `TypeError` for bad names."""
+    if isinstance(exclude, (bytes, bytearray)) or not isinstance(exclude, Iterable):
+        raise TypeError(
+            f"exclude is {exclude!r}; it must be the name of a channel, a str, or a list or another"
+            " collection of such names"
+        )
     names = (exclude,) if isinstance(exclude, str) else exclude
-    return frozenset(channel_name(name).full for name in names)
+    try:
+        return frozenset(channel_name(name).full for name in names)
+    except TypeError as error:
+        raise TypeError(f"exclude is {exclude!r}: {error}") from error
 
 
 _MIXED = (

@@ -258,9 +258,11 @@ def seconds_or_none(option: str, value: object) -> float | None:
 def pauses(seconds: object) -> Iterator[float | None]:
     """Yield how long to wait before each new try, in seconds, and None for the last one.
 
-    Raises `ValueError` for what is no number of seconds.
+    Raises `ValueError` for what is no number of seconds from 0.
     """
     limit = seconds_or_none("wait", seconds)
+    if limit == 0 and seconds < 0:  # type: ignore[operator]
+        raise ValueError(f"wait is {seconds!r}; it must be a number of seconds, 0 or more, or None")
     end = math.inf if limit is None else time.monotonic() + limit
     pause = _SHORTEST
     while True:
