@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def ids(found: list[CheckMessage]) -> list[str]:
 
 def test_settings_without_a_mistake_pass() -> None:
     assert config() == []
-    assert config(engine="memory", capacity=5, channel_capacity={"thumb*": 5}) == []
+    assert config(engine="memory", channel_capacity={"thumb*": 5}) == []
     assert check({}) == []
     # Its options alone, without those that other layers need.
     assert problems({"relay": "redis://127.0.0.1:6399"}) == []
@@ -141,8 +142,9 @@ def test_an_engine_that_can_not_work_here_is_told(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [
-        ({"thumbnails-*": 5, "*": 5}, []),
-        ({"specific.*": 5}, []),
+        ({"thumbnails-*": 5}, []),
+        ({"thumbnails-*": 5, "*": 5}, ["W008"]),
+        ({"specific.*": 5}, ["W008"]),
         ({"http.response!*": 5}, ["W003"]),
         ({"websocket.receive": 5}, ["W003"]),
         ({"specific.inmemory!*": 5}, ["W003"]),
@@ -156,6 +158,44 @@ def test_patterns_are_compared_with_the_names_of_channels_4(
     patterns: dict[Any, int], expected: list[str]
 ) -> None:
     assert ids(config(channel_capacity=patterns)) == expected
+
+
+def test_a_capacity_that_loses_bursts_is_told() -> None:
+    (found,) = config(capacity=100)
+    assert ids([found]) == ["W008"]
+    assert "Remove capacity" in found.hint
+    assert ids(config(capacity=100, channel_capacity={"specific.*": 100, "*": 5})) == ["W008"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ({"default": OURS}, f"{{'BACKEND': '{OURS}'}}"),
+        ({"default": {"CONFIG": {"prefix": "x"}}}, f"{{'BACKEND': '{OURS}'}}"),
+        ({"default": {}}, "BACKEND"),
+        ({"default": None}, "BACKEND"),
+        ([OURS], "default"),
+    ],
+)
+def test_an_entry_that_is_no_layer_is_told(layers: Any, told: str) -> None:
+    (found,) = check(layers)
+    assert ids([found]) == ["E009"]
+    assert told in found.hint
+
+
+def test_a_hint_is_made_of_sentences() -> None:
+    found = [*config(engine="posx"), *config(prefx=1, channel_capacity=[1])]
+    assert "HINT: Did you mean 'posix'? Available here: 'memory', " in str(found[0])
+    assert len(found) == 3
+    for each in found:
+        assert re.search(r"[^?.][?.]$", each.hint)
+        assert re.search(r"[^?.][?.]$", each.msg)
+        assert "\n" not in each.hint
+    # What a hint suggests is no mistake itself.
+    (suggested,) = (each for each in found if "channel_capacity" in each.msg)
+    example = re.search(r"\{.*\}", suggested.hint)
+    assert example is not None
+    assert config(channel_capacity=ast.literal_eval(example[0])) == []
 
 
 def test_layers_on_one_store_are_told(tmp_path: Path) -> None:
@@ -242,9 +282,18 @@ def test_a_store_that_others_use_is_told(
     # Whatever the prefix: tests do not belong there.
     monkeypatch.setattr(mail, "outbox", [], raising=False)
     assert told() == ["W006"]
+    assert "asgi_ipc.testing" in seen[-1].hint
+    assert "Leave CONFIG" in seen[-1].hint
     # A lock that is free is all that a check needs.
     stranger.send_signal(signal.SIGSTOP)
     assert told() == ["W006"]
+
+
+def test_the_document_shows_what_is_told() -> None:
+    entry = {"BACKEND": OURS, "CONFIG": {"capacty": 5, "random_prefix_length": 1}}
+    text = (ROOT / "docs" / "django.md").read_text()
+    for each in check({"default": entry}):
+        assert str(each) in text
 
 
 def test_the_document_has_every_id_and_no_other() -> None:
