@@ -96,6 +96,8 @@ class Demultiplexer:
         self.engine = engine
         #: What log lines call the store, and its prefix.
         self.name, self.prefix = name, prefix
+        #: What the layer that opened it asked for, by option, in bytes; nothing for a given engine.
+        self.sizes_asked: dict[str, int] = {}
         #: The capacities of the layers attached; a buffer is as large as the largest allows.
         self.capacities: list[Callable[[str], int]] = []
         #: What bounds the bytes of all buffers together.

@@ -88,6 +88,7 @@ def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
             _check_not_ending(choice.prefix)
         engine = choice.open()
         made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
+        made.sizes_asked = choice.sizes
         _all.add(made)
         with _lock:
             # In one step, as a finalizer that uses the layer may open the store in between.

@@ -16,7 +16,7 @@ from django.core import checks, mail
 
 from ..engines import choice
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
-from ..layers.options import problems
+from ..layers.options import DEFAULT_PREFIX, problems
 from ..policy.capacity import Capacities, can_match
 from .settings import Layer, layers
 
@@ -28,8 +28,7 @@ __all__ = ["check_channel_layers"]
 _ID = "asgi_ipc."
 #: What an entry of ``CHANNEL_LAYERS`` has.
 _KEYS = {"BACKEND", "CONFIG", "TEST_CONFIG"}
-#: The prefix of a layer whose settings name none.
-_DEFAULT_PREFIX = "asgi"
+_EXAMPLE = {"BACKEND": "asgi_ipc.IPCChannelLayer"}
 #: Channels 1 had channels of these beginnings; Channels 4 makes none.
 _CHANNELS_1 = re.compile(r"(http|websocket)\.")
 #: Where the texts of our errors turn from the fault to the remedy.
@@ -40,7 +39,7 @@ _NAMED = 3
 
 def check_channel_layers(**_: Any) -> list[checks.CheckMessage]:
     """Check every layer of ours in ``CHANNEL_LAYERS``, and what they have in common."""
-    found: list[checks.CheckMessage] = []
+    found: list[checks.CheckMessage] = [*_entries()]
     usable = []
     for layer in layers(with_tests=True):
         mistakes = [*_backend(layer), *_options(layer)]
@@ -56,6 +55,26 @@ def check_channel_layers(**_: Any) -> list[checks.CheckMessage]:
 
 
 # ---- the settings
+
+
+def _entries() -> Iterator[checks.CheckMessage]:
+    """Check that each entry has the form that Channels reads; it says so only when it is used."""
+    configured = getattr(settings, "CHANNEL_LAYERS", {})
+    if not isinstance(configured, Mapping):
+        yield _no_entry("CHANNEL_LAYERS", f"It is {configured!r}.", {"default": _EXAMPLE})
+        return
+    for alias, entry in configured.items():
+        where = f"CHANNEL_LAYERS[{alias!r}]"
+        if not isinstance(entry, Mapping):
+            example = {"BACKEND": entry} if isinstance(entry, str) and entry else _EXAMPLE
+            yield _no_entry(where, f"It is {entry!r}.", example)
+        elif "BACKEND" not in entry:
+            yield _no_entry(where, "It has no BACKEND.", _EXAMPLE)
+
+
+def _no_entry(where: str, said: str, example: Mapping[str, Any]) -> checks.CheckMessage:
+    hint = f"It must be a dict such as {example!r}; options go into its CONFIG."
+    return checks.Error(said, hint=hint, obj=where, id=_ID + "E009")
 
 
 def _backend(layer: Layer) -> Iterator[checks.CheckMessage]:
@@ -112,13 +131,19 @@ def _options(layer: Layer) -> Iterator[checks.CheckMessage]:
 
 
 def _error(layer: Layer, text: str, number: str) -> checks.Error:
-    """Return an error; its hint is what our text says after the fault."""
-    first, newline, rest = text.partition("\n")
+    """Return an error; its hint is what our text says after the fault, in sentences."""
+    first, *others = text.split("\n")
     said, *remedies = _FAULT_ENDS.split(first, maxsplit=1)
-    remedy = "".join(remedies)
-    remedy = remedy[:1].upper() + remedy[1:].rstrip(".") + ("." if remedy else "")
-    hint = f"{remedy}{newline}{rest}".strip()
-    return checks.Error(f"{said.rstrip('.')}.", hint=hint or None, obj=layer.where, id=_ID + number)
+    hint = " ".join(_sentence(each) for each in [*remedies, *others] if each)
+    return checks.Error(
+        _sentence(said, said[:1]), hint=hint or None, obj=layer.where, id=_ID + number
+    )
+
+
+def _sentence(text: str, first: str | None = None) -> str:
+    """End a text as a sentence ends, and begin it as one, or with ``first``."""
+    end = "" if text.endswith(("?", "!")) else "."
+    return (text[:1].upper() if first is None else first) + text[1:].rstrip(".") + end
 
 
 def _capacities(layer: Layer) -> Iterator[checks.CheckMessage]:
@@ -135,7 +160,17 @@ def _capacities(layer: Layer) -> Iterator[checks.CheckMessage]:
             obj=layer.where,
             id=_ID + "W003",
         )
-    mixed = Capacities(options["capacity"], options["channel_capacity"]).mixed()
+    capacities = Capacities(options["capacity"], options["channel_capacity"])
+    if capacities.counts_consumers():
+        yield checks.Warning(
+            "capacity or channel_capacity counts the messages to consumers' channels, so bursts"
+            " to them lose messages.",
+            hint="Remove capacity, and patterns that match 'specific.*'; process_memory bounds"
+            " what consumers leave unread. Name the channels of runworker in channel_capacity.",
+            obj=layer.where,
+            id=_ID + "W008",
+        )
+    mixed = capacities.mixed()
     if mixed:
         yield checks.Warning(
             f"channel_capacity counts the messages of channel {mixed[0]} but not those"
@@ -225,7 +260,7 @@ def _store(layer: Layer) -> Iterator[checks.CheckMessage]:
             f"The store was not checked: {said}.",
             hint=f"{remedy[:1].upper()}{remedy[1:]}.",
             obj=layer.where,
-            id=_ID + "W008",
+            id=_ID + "W009",
         )
         return
     except (EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable) as error:
@@ -238,17 +273,18 @@ def _store(layer: Layer) -> Iterator[checks.CheckMessage]:
         yield checks.Warning(
             f"This test run uses the store at {seen.directory!r}, which other"
             f" processes use: {_processes(seen.processes)}.",
-            hint="Give tests a layer of their own: CONFIG = {'engine': 'memory'}, or another"
-            " prefix if they have several processes.",
+            hint="Give each test a store of its own with asgi_ipc.testing, which also reads"
+            " TEST_CONFIG, such as {'engine': 'memory'}; see docs/testing.md. Leave CONFIG, which"
+            " is the live site's. If the tests do so already, silence asgi_ipc.W006.",
             obj=layer.where,
             id=_ID + "W006",
         )
         return
     yield from _sizes(layer, seen)
     strangers = list(filter(_is_strange(), seen.processes))
-    if strangers and options["prefix"] == _DEFAULT_PREFIX:
+    if strangers and options["prefix"] == DEFAULT_PREFIX:
         yield checks.Warning(
-            f"The prefix is the default, {_DEFAULT_PREFIX!r}, and processes of"
+            f"The prefix is the default, {DEFAULT_PREFIX!r}, and processes of"
             f" another folder use its store: {_processes(strangers)}.",
             hint="Give each site a prefix of its own, or their messages and groups mix.",
             obj=layer.where,

@@ -48,6 +48,13 @@ class EngineChoice(NamedTuple):
         """Whether the user made the engine, and so closes it."""
         return _is_instance(self.engine)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of a store that is opened, by option, in bytes; nothing for an instance."""
+        if self.is_instance:
+            return {}
+        return {"channel_memory": self.channel_memory, "group_memory": self.group_memory}
+
     def key(self) -> Hashable:
         """Return what two choices of one store have in common.
 

@@ -105,10 +105,15 @@ class LayerCore:
         # Two layers of a process never give names alike, and each may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
-        self.blocking = (borrows or leases.acquire(self.lease, self._choice)).blocking
+        demux = borrows or leases.acquire(self.lease, self._choice)
+        self.blocking = demux.blocking
         if borrows is not None:
             self.lease.demux = borrows
             return
+        for option, asked in self._choice.sizes.items():
+            size = demux.sizes_asked.get(option, asked)
+            if size != asked:
+                tell_outside(_log.warning, _OTHER_SIZE, demux.name, option, size, asked, option)
         if mixed := options.capacities.mixed():
             tell_outside(_log.warning, _MIXED, *mixed)
         # The last layer that is collected closes the store as if it had been closed.
@@ -346,7 +351,7 @@ class LayerCore:
         logged. Returns the channels for which it was. Otherwise raises as `send`.
         """
         table = group_name(group)
-        if exclude:
+        if exclude != ():
             exclude = _excluded(exclude)
         encode = self._encode
         body = encode(message)
@@ -589,14 +594,26 @@ class LayerCore:
 
 def _excluded(exclude: str | Collection[str]) -> frozenset[str]:
     """Return the channels that a broadcast excludes. Raises `TypeError` for bad names."""
+    if isinstance(exclude, (bytes, bytearray)) or not isinstance(exclude, Iterable):
+        raise TypeError(
+            f"exclude is {exclude!r}; it must be the name of a channel, a str, or a list or another"
+            " collection of such names"
+        )
     names = (exclude,) if isinstance(exclude, str) else exclude
-    return frozenset(channel_name(name).full for name in names)
+    try:
+        return frozenset(channel_name(name).full for name in names)
+    except TypeError as error:
+        raise TypeError(f"exclude is {exclude!r}: {error}") from error
 
 
 _MIXED = (
     "channel_capacity counts the messages of channel %s but not those of %s, and both lie on one"
     " queue: a message to the first is refused when the queue holds that many messages for"
     " whichever of its channels; choose patterns that match all names of the queue or none"
+)
+_OTHER_SIZE = (
+    "another layer of this process has opened the store of %s with %s=%d, so %d is ignored; give"
+    " both layers the same %s, or each its own prefix"
 )
 _numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])

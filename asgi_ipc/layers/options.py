@@ -36,6 +36,8 @@ SMALLEST_UNREAD = 2 * MAX_PAYLOAD
 _SHORTEST, _LONGEST = 0.001, 0.05
 #: Whether a process in which receivers wait may relay for its machine; commands may not.
 may_relay = True
+#: The prefix of a layer for which none is given.
+DEFAULT_PREFIX = "asgi"
 #: Longest prefix, in characters.
 PREFIX_LIMIT = 64
 
@@ -72,7 +74,8 @@ _ONCE_CALLED = {
     ),
     "random_prefix_length": "remove it: equal messages are kept apart anyway",
     "serializer_format": (
-        "use serializer: 'msgpack', which is the default, 'extended', a path or an object"
+        "remove it if it is 'msgpack', which is the default; otherwise use serializer: 'extended',"
+        " a path or an object"
     ),
     "statistics_expiry": "remove it: counts are kept as long as the store",
     "routing": "remove it: Channels reads ROUTING no more",
@@ -198,7 +201,10 @@ class Problem(NamedTuple):
 
 
 def problems(options: Mapping[str, Any]) -> list[Problem]:
-    """Return what is wrong with options that a user gives, in their order; opens no store."""
+    """Return what is wrong with options that a user gives, a `Problem` for each fault.
+
+    They are in the order of the options, those of the relay last. Opens no store.
+    """
     found = []
     for name, value in options.items():
         check = _CHECKS.get(name)
@@ -209,17 +215,17 @@ def problems(options: Mapping[str, Any]) -> list[Problem]:
             check(value)
         except OptionError as error:
             found.append(Problem(name, str(error)))
-    if not found:
-        try:
-            _relay(
-                options.get("relay"),
-                options.get("prefix", ""),
-                options.get("relay_options"),
-                options.get("channel_memory", CHANNEL_MEMORY),
-                options.get("relay_channels"),
-            )
-        except OptionError as error:
-            found.append(Problem("relay", str(error)))
+    of_relay = [options.get(name) for name in ("relay", "relay_options", "relay_channels")]
+    if any(value is not None for value in of_relay):
+        # Imported late, as most sites have one machine.
+        from ..relay.options import problems as relay_problems
+
+        relay, relay_options, relay_channels = of_relay
+        # A prefix that is wrong was told above.
+        wrong_prefix = any(each.option == "prefix" for each in found)
+        prefix = DEFAULT_PREFIX if wrong_prefix else options.get("prefix", DEFAULT_PREFIX)
+        wrong = relay_problems(relay, prefix, relay_options, relay_channels)
+        found += [Problem(option, text) for option, text in wrong]
     return found
 
 
@@ -252,9 +258,11 @@ def seconds_or_none(option: str, value: object) -> float | None:
 def pauses(seconds: object) -> Iterator[float | None]:
     """Yield how long to wait before each new try, in seconds, and None for the last one.
 
-    Raises `ValueError` for what is no number of seconds.
+    Raises `ValueError` for what is no number of seconds from 0.
     """
     limit = seconds_or_none("wait", seconds)
+    if limit == 0 and seconds < 0:  # type: ignore[operator]
+        raise ValueError(f"wait is {seconds!r}; it must be a number of seconds, 0 or more, or None")
     end = math.inf if limit is None else time.monotonic() + limit
     pause = _SHORTEST
     while True:
@@ -277,13 +285,6 @@ def _relay(
     relay_channels: Sequence[str] | None,
 ) -> RelayOptions | None:
     if relay is None:
-        given = {"relay_options": relay_options, "relay_channels": relay_channels}
-        for option, value in given.items():
-            if value is not None:
-                raise OptionError(
-                    f"{option} is given and relay is not; name the server in relay, such as"
-                    f" 'redis://HOST:6379', or remove {option}"
-                )
         return None
     # Imported late, as most sites have one machine.
     from ..relay.options import checked as checked_relay
@@ -352,7 +353,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "channel_capacity": _channel_capacity,
     "suspend_silent_channels": partial(_switch, "suspend_silent_channels"),
     "serializer": choose,
-    # With one another: see `problems`.
+    # With one another, by `asgi_ipc.relay.options.problems`.
     "relay": lambda value: None,
     "relay_options": lambda value: None,
     "relay_channels": lambda value: None,
@@ -373,6 +374,7 @@ def _unknown(name: str) -> str:
 
 
 __all__ = [
+    "DEFAULT_PREFIX",
     "LARGEST_MEMORY",
     "NAMES",
     "PREFIX_LIMIT",

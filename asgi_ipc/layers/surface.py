@@ -14,7 +14,14 @@ from ..engines.base import Engine
 from ..exceptions import ChannelFull, MessageTooLarge
 from ..policy.capacity import Capacities, CapacityExceptions
 from .core import LayerCore
-from .options import CHANNEL_MEMORY, GROUP_MEMORY, PROCESS_MEMORY, checked, refuse_unknown
+from .options import (
+    CHANNEL_MEMORY,
+    DEFAULT_PREFIX,
+    GROUP_MEMORY,
+    PROCESS_MEMORY,
+    checked,
+    refuse_unknown,
+)
 
 _Layer = TypeVar("_Layer")
 _Options = ParamSpec("_Options")
@@ -53,7 +60,7 @@ class LayerSurface:
     @_known_options_only
     def __init__(
         self,
-        prefix: str = "asgi",
+        prefix: str = DEFAULT_PREFIX,
         *,
         engine: str | Callable[..., Engine] | Engine = "posix",
         engine_options: Mapping[str, Any] | None = None,

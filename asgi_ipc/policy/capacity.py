@@ -67,7 +67,7 @@ class Capacities:
         if not isinstance(exceptions, Mapping):
             raise OptionError(
                 f"channel_capacity is {exceptions!r}; it must be a dict from pattern to capacity,"
-                " such as {'http.request': 200}"
+                " such as {'thumbnails': 200}"
             )
         #: Of an ordinary channel.
         self.default: int = DEFAULT_CAPACITY if default is None else default
@@ -98,6 +98,10 @@ class Capacities:
             if pattern.match(channel):
                 return capacity
         return self._specific if "!" in channel else self.default
+
+    def counts_consumers(self) -> bool:
+        """Whether messages to the channels that consumers have by default are counted."""
+        return self._find(f"{_USUAL}.{2 * _DIGITS}!{2 * _DIGITS}") != UNCOUNTED
 
     def mixed(self) -> tuple[str, str] | None:
         """Return a counted and an uncounted channel of one process-specific queue, if the patterns

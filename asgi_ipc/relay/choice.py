@@ -51,9 +51,9 @@ def find_wire(url: str) -> WireFactory:
             f"relay is {url!r}; give a URL such as 'redis://HOST:6379', with one of the schemes"
             f" {_quoted()}"
         )
-    scheme, _, _ = url.partition("://")
+    scheme, mark, _ = url.partition("://")
     path = BUILT_IN.get(scheme)
-    if path is None and re.fullmatch(r"\w+(\.\w+)*:\w+", url):
+    if path is None and re.fullmatch(r"\w+(\.\w+)*:[^\W\d]\w*", url):
         path = url
     try:
         if path is not None:
@@ -67,9 +67,10 @@ def find_wire(url: str) -> WireFactory:
             f"relay {shown(url)}: the wire can't be imported: {type(error).__name__}: {error}"
             + _remedy(error)
         ) from error
+    example = "redis://HOST:6379" if mark else _with_scheme(shown(url))
     raise OptionError(
-        f"relay {shown(url)}: there is no wire {shown(scheme)!r}; use one of {_quoted()}, as in"
-        " 'redis://HOST:6379'"
+        f"relay {shown(url)}: there is no wire {shown(scheme)!r}; use one of {_quoted()}: write"
+        f" {example!r}, for example"
     )
 
 
@@ -81,6 +82,14 @@ def open_wire(url: str, prefix: str, relay_options: Mapping[str, Any] | None = N
 def wire_names() -> list[str]:
     """Return the schemes of all registered wires."""
     return sorted({*BUILT_IN, *_entry_points()})
+
+
+def _with_scheme(host: str) -> str:
+    """Return the URL that was probably meant by a text without ``://``."""
+    scheme, colon, rest = host.partition(":")
+    if colon and scheme in wire_names() and rest.startswith("/"):
+        return f"{scheme}://{rest.lstrip('/')}"
+    return f"{'nats' if host.endswith(':4222') else 'redis'}://{host}"
 
 
 def _remedy(error: Exception) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from ..engines.base import Engine
 from ..exceptions import OptionError
-from .choice import open_wire
+from .choice import find_wire, open_wire
 from .machine import RelayOptions
 from .sealing import Sealer
-from .settings import shown
+from .settings import Fault, WireOptionError, shown
 from .way_out import SHARE_OF_STORE
 
 #: Smallest bound of the way out, in bytes; it must hold a message of any size.
@@ -21,64 +21,130 @@ SMALLEST_BACKLOG = 2 * 1024 * 1024
 
 
 def checked(
-    relay: object,
+    relay: str,
     prefix: str,
-    relay_options: object,
+    relay_options: Mapping[str, Any] | None,
     channel_memory: int,
-    relay_channels: object = None,
+    relay_channels: Sequence[str] | None = None,
 ) -> RelayOptions:
     """Return the options of a relay, checked without using the network. Raises `OptionError`."""
-    if not isinstance(relay, str) or not relay:
-        raise OptionError(
-            f"relay is {relay!r}; it must be the URL of a server that joins the machines, such as"
-            " 'redis://HOST:6379', or None"
-        )
-    if relay_options is None:
-        relay_options = {}
-    if not isinstance(relay_options, Mapping) or not all(
-        isinstance(key, str) for key in relay_options
-    ):
-        raise OptionError(
-            "relay_options must be a dict with the names of the options of"
-            f" {shown(relay)}, such as {{'timeout': 5.0}}; it is a {type(relay_options).__name__}"
-        )
-    for_wire: dict[str, Any] = dict(relay_options)
+    wrong = problems(relay, prefix, relay_options, relay_channels)
+    if wrong:
+        raise WireOptionError(wrong)
+    for_wire = dict(relay_options or {})
     backlog = for_wire.pop("backlog", None)
     if backlog is None:
         backlog = max(SMALLEST_BACKLOG, channel_memory // SHARE_OF_STORE)
-    elif isinstance(backlog, bool) or not isinstance(backlog, int) or backlog < SMALLEST_BACKLOG:
-        raise OptionError(
+    keys = for_wire.pop("keys", None)
+    return RelayOptions(
+        prefix,
+        shown(relay),
+        partial(open_wire, relay, prefix, for_wire),
+        backlog,
+        None if relay_channels is None else _shares(relay_channels),
+        None if keys is None else Sealer(keys),
+    )
+
+
+def problems(
+    relay: object, prefix: str, relay_options: object, relay_channels: object
+) -> list[Fault]:
+    """Return all that is wrong with the three options; uses no network."""
+    found: list[Fault] = []
+    if relay is None:
+        given = {"relay_options": relay_options, "relay_channels": relay_channels}
+        found += [
+            Fault(
+                option,
+                f"{option} is given and relay is not; name the server in relay, such as"
+                f" 'redis://HOST:6379', or remove {option}",
+            )
+            for option, value in given.items()
+            if value is not None
+        ]
+    elif not isinstance(relay, str) or not relay:
+        found.append(
+            Fault(
+                "relay",
+                f"relay is {relay!r}; it must be the URL of a server that joins the machines, such"
+                " as 'redis://HOST:6379', or None",
+            )
+        )
+    for_wire, of_options = _own_options(relay_options)
+    wire: Any = None
+    url = relay if isinstance(relay, str) else ""
+    if url:
+        try:
+            wire = find_wire(url)
+            # A wire that is made uses no network, and says what is wrong.
+            wire = wire(url, prefix, **for_wire)
+        except WireOptionError as error:
+            found += error.faults
+        except OptionError as error:
+            found.append(Fault("relay", str(error)))
+    found += of_options
+    if relay_channels is not None:
+        found += _wrong_patterns(relay_channels)
+        capabilities = getattr(wire, "capabilities", None)
+        if capabilities is not None and not capabilities.queues:
+            why = getattr(wire, "no_queues", "")
+            found.append(
+                Fault("relay_channels", f"relay_channels can't be used with {shown(url)}: {why}")
+            )
+    return found
+
+
+def _own_options(given: object) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the options that are for the wire, and what is wrong with all others."""
+    if given is None:
+        return {}, []
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        kind = type(given).__name__
+        text = (
+            "relay_options must be a dict with the names of options, such as {'timeout': 5.0};"
+            f" it is a {kind}"
+        )
+        return {}, [Fault("relay_options", text)]
+    for_wire = dict(given)
+    backlog, keys = for_wire.pop("backlog", None), for_wire.pop("keys", None)
+    found = []
+    if backlog is not None and (
+        isinstance(backlog, bool) or not isinstance(backlog, int) or backlog < SMALLEST_BACKLOG
+    ):
+        text = (
             f"relay_options['backlog'] is {backlog!r}; it must be an int, the number of bytes that"
             f" may wait for the server: {SMALLEST_BACKLOG} (2 MiB) or more"
         )
-    keys = for_wire.pop("keys", None)
-    sealer = None if keys is None else Sealer(keys)
-    make = partial(open_wire, relay, prefix, for_wire)
-    wire = make()  # It uses no network, and says what is wrong.
-    shares = None if relay_channels is None else _shares(relay_channels)
-    if shares is not None and not wire.capabilities.queues:
-        raise OptionError(
-            f"relay_channels can't be used with {shown(relay)}: {getattr(wire, 'no_queues', '')}"
-        )
-    return RelayOptions(prefix, shown(relay), make, backlog, shares, sealer)
+        found.append(Fault("relay_options", text))
+    if keys is not None:
+        try:
+            Sealer(keys)
+        except OptionError as error:
+            found.append(Fault("relay_options", str(error)))
+    return for_wire, found
 
 
-def _shares(patterns: object) -> Callable[[str], bool]:
-    """Return what tells whether a channel is shared."""
+def _wrong_patterns(patterns: object) -> list[Fault]:
     if isinstance(patterns, (str, bytes)) or not isinstance(patterns, Sequence):
-        raise OptionError(
+        text = (
             f"relay_channels is {patterns!r}; it must be a list of patterns for names of channels,"
             " such as ['thumbnails', 'mail.*']"
         )
-    compiled = []
-    for pattern in patterns:
-        if isinstance(pattern, str) and pattern and "!" not in pattern:
-            compiled.append(re.compile(translate(pattern)))
-        else:
-            raise OptionError(
-                f"relay_channels has {pattern!r}; a pattern is a str, a glob for names of ordinary"
-                " channels, which have no '!'"
-            )
+        return [Fault("relay_channels", text)]
+    return [
+        Fault(
+            "relay_channels",
+            f"relay_channels has {pattern!r}; a pattern is a str, a glob for names of ordinary"
+            " channels, which have no '!'",
+        )
+        for pattern in patterns
+        if not isinstance(pattern, str) or not pattern or "!" in pattern
+    ]
+
+
+def _shares(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return what tells whether a channel is shared."""
+    compiled = [re.compile(translate(pattern)) for pattern in patterns]
 
     def shares(channel: str) -> bool:
         return "!" not in channel and any(each.match(channel) for each in compiled)
@@ -106,4 +172,4 @@ def check_engine(engine: Engine, name: object) -> None:
         )
 
 
-__all__ = ["SMALLEST_BACKLOG", "check_engine", "checked"]
+__all__ = ["SMALLEST_BACKLOG", "check_engine", "checked", "problems"]

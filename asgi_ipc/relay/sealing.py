@@ -56,7 +56,7 @@ class Sealer:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError as error:
             raise OptionError(
-                "relay option 'keys' needs the package cryptography; install it: pip install"
+                "relay_options['keys'] needs the package cryptography; install it: pip install"
                 " 'asgi_ipc[relay-keys]>=2'"
             ) from error
         self._cipher = AESGCM
@@ -115,7 +115,7 @@ class Sealer:
 def _checked(keys: Any) -> list[bytes]:
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence) or not keys:
         raise OptionError(
-            "relay option 'keys' must be a list of keys, the first of which seals; " + _MAKE_ONE
+            "relay_options['keys'] must be a list of keys, the first of which seals; " + _MAKE_ONE
         )
     found, problems = [], []
     for at, key in enumerate(keys):
@@ -128,7 +128,7 @@ def _checked(keys: Any) -> list[bytes]:
         else:
             found.append(key)
     if problems:
-        raise OptionError(f"relay option 'keys': {'; '.join(problems)}; {_MAKE_ONE}")
+        raise OptionError(f"relay_options['keys']: {'; '.join(problems)}; {_MAKE_ONE}")
     return found
 
 

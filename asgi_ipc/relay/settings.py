@@ -22,6 +22,21 @@ from .wire import MAX_TOPIC, TIMEOUT, Frame
 _PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
+class Fault(NamedTuple):
+    """What is wrong with one option of a layer, and the remedy, without credentials."""
+
+    option: str
+    text: str
+
+
+class WireOptionError(OptionError):
+    """A URL and options that a wire refuses; ``faults`` has each fault by itself."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join(each.text for each in faults))
+        self.faults = tuple(faults)
+
+
 class Option(NamedTuple):
     """One option that a wire takes."""
 
@@ -84,7 +99,9 @@ class Settings:
 
     def __init__(self, url: str, prefix: str, schemes: Iterable[str]) -> None:
         self.shown = shown(url)
-        self._problems: list[str] = []
+        self._faults: list[Fault] = []
+        #: Whether the URL could be read, so that its parts mean something.
+        self.right = True
         self.parts = self._split(url, tuple(schemes))
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             self.wrong(
@@ -93,21 +110,30 @@ class Settings:
             )
 
     def _split(self, url: str, schemes: tuple[str, ...]) -> SplitResult:
+        if "," in self.shown.partition("://")[2].partition("/")[0]:
+            self.right = False
+            self.wrong(
+                "the URL names several servers; name one server, which all machines then use"
+            )
+            return urlsplit("")
         try:
             parts = urlsplit(url)
             parts.port  # noqa: B018 (raises for a wrong one)
         except ValueError:
             # The words of that error may have the password.
+            self.right = False
             self.wrong(
                 "the URL can't be read; write SCHEME://USER:PASSWORD@HOST:PORT, with each"
                 " character of user and password that has a meaning in URLs as %XX"
             )
             return urlsplit("")
         if parts.scheme not in schemes:
+            self.right = False
             self.wrong(
                 f"the scheme is {shown(parts.scheme)!r}; use {' or '.join(map(repr, schemes))}"
             )
         if parts.fragment:
+            self.right = False
             self.wrong("the URL has a '#'; if it belongs to a password, write it as %23")
         return parts
 
@@ -121,14 +147,13 @@ class Settings:
         """The password that the URL has."""
         return unquote(self.parts.password) if self.parts.password else None
 
-    @property
-    def right(self) -> bool:
-        """Whether nothing wrong was noted."""
-        return not self._problems
-
     def wrong(self, problem: str) -> None:
-        """Note something that is wrong, with the remedy and without credentials."""
-        self._problems.append(problem)
+        """Note something that is wrong with the URL, with the remedy and without credentials."""
+        self._faults.append(Fault("relay", f"relay {self.shown}: {problem}"))
+
+    def wrong_option(self, text: str) -> None:
+        """Note something that is wrong in ``relay_options``, as `wrong` does."""
+        self._faults.append(Fault("relay_options", text))
 
     def options(self, given: Mapping[str, Any], takes: Mapping[str, Option]) -> dict[str, Any]:
         """Return each option's value, noting those that are unknown or wrong."""
@@ -136,8 +161,9 @@ class Settings:
             if name not in takes:
                 close = get_close_matches(str(name), takes, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else "remove it, or"
-                self.wrong(
-                    f"there is no option {name!r}; {hint} use {', '.join(map(repr, sorted(takes)))}"
+                self.wrong_option(
+                    f"relay_options: there is no option {name!r} with {self.shown}; {hint} use"
+                    f" {', '.join(map(repr, sorted(takes)))}"
                 )
         values = {name: given.get(name, option.default) for name, option in takes.items()}
         for name, option in takes.items():
@@ -145,7 +171,7 @@ class Settings:
             must_be = None if value is option.default else option.wrong(value)
             if must_be is not None:
                 is_now = "not that" if option.secret else repr(value)
-                self.wrong(f"option {name!r} is {is_now}; it must be {must_be}")
+                self.wrong_option(f"relay_options[{name!r}] is {is_now}; it must be {must_be}")
         return values
 
     def tls(self, given: Mapping[str, Any]) -> ssl.SSLContext:
@@ -154,21 +180,25 @@ class Settings:
         context.check_hostname = given["check_hostname"] is not False
         ca_file, cert_file, key_file = (given[f"{kind}_file"] for kind in ("ca", "cert", "key"))
         if key_file and not cert_file:
-            self.wrong("option 'key_file' is of no use without 'cert_file'; give both")
+            self.wrong_option(
+                "relay_options['key_file'] is of no use without 'cert_file'; give both"
+            )
         try:
             if ca_file and FILE(ca_file) is None:
                 context.load_verify_locations(cafile=ca_file)
         except (OSError, ValueError):
-            self.wrong(f"option 'ca_file' is {ca_file!r}; it must have certificates in PEM form")
+            self.wrong_option(
+                f"relay_options['ca_file'] is {ca_file!r}; it must have certificates in PEM form"
+            )
         try:
             if cert_file and FILE(cert_file) is None:
                 # The password makes a key that is encrypted an error; by default it would be asked
                 # for on the terminal.
                 context.load_cert_chain(cert_file, key_file, password="")
         except (OSError, ValueError):
-            self.wrong(
-                f"option 'cert_file' is {cert_file!r}; it and 'key_file' must have a certificate"
-                " and its key, not encrypted, in PEM form"
+            self.wrong_option(
+                f"relay_options['cert_file'] is {cert_file!r}; it and 'key_file' must have a"
+                " certificate and its key, not encrypted, in PEM form"
             )
         return context
 
@@ -179,12 +209,9 @@ class Settings:
         return in_url if in_url is not None else as_option
 
     def finish(self) -> None:
-        """Raise `OptionError` with all that is wrong, if anything is."""
-        if len(self._problems) == 1:
-            raise OptionError(f"relay {self.shown}: {self._problems[0]}")
-        if self._problems:
-            lines = "".join(f"\n- {problem}" for problem in self._problems)
-            raise OptionError(f"relay {self.shown}: {len(self._problems)} things are wrong:{lines}")
+        """Raise `WireOptionError` with all that is wrong, a line each, if anything is."""
+        if self._faults:
+            raise WireOptionError(self._faults)
 
 
 def check_topic(name: bytes) -> None:

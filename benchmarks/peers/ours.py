@@ -31,10 +31,15 @@ def _clean(engine: str, place: Place) -> None:
     from asgi_ipc import SyncIPCChannelLayer
 
     # A case may have made its store with other sizes.
-    logging.getLogger("asgi_ipc").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        SyncIPCChannelLayer(place.prefix, engine=engine).destroy()
+    log = logging.getLogger("asgi_ipc")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            SyncIPCChannelLayer(place.prefix, engine=engine).destroy()
+    finally:
+        log.setLevel(level)
 
 
 def _send_now(layer: Any) -> SendNow:

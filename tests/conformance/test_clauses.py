@@ -24,7 +24,7 @@ def clauses_by_test() -> dict[str, set[str]]:
         everywhere = " ".join(
             ast.unparse(node)
             for node in module.body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "pytestmark"
         )
         for node in module.body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from django.test.utils import override_settings
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.django import checks
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.layers.options import problems
 from tests.tools.django_sites import SITE, manage
 from tests.tools.doubles import fresh
 from tests.tools.holders import impatient, stopped_holder
@@ -57,8 +59,12 @@ def ids(found: list[CheckMessage]) -> list[str]:
 
 def test_settings_without_a_mistake_pass() -> None:
     assert config() == []
-    assert config(engine="memory", capacity=5, channel_capacity={"thumb*": 5}) == []
+    assert config(engine="memory", channel_capacity={"thumb*": 5}) == []
     assert check({}) == []
+    # Its options alone, without those that other layers need.
+    assert problems({"relay": "redis://127.0.0.1:6399"}) == []
+    memory = {"engine": "memory", "relay": "memory://x"}
+    assert check({"default": {"BACKEND": OURS, "CONFIG": memory}}) == []
     assert check({"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}) == []
     # The options of a subclass with a constructor of its own are its own.
     assert check({"default": {"BACKEND": f"{__name__}.Lenient", "CONFIG": {"motto": "a b"}}}) == []
@@ -90,7 +96,8 @@ def test_all_mistakes_are_told_at_once_by_manage_py_check() -> None:
         lines = [line for line in done.stderr.splitlines() if f"(asgi_ipc.{number})" in line]
         assert len(lines) == len(words)
         assert all(any(word in line for line in lines) for word in words)
-    for remedy in ("no server", "remove it", "always msgpack", "did you mean 'capacity'"):
+    remedies = ["no server", "remove it", "remove it if it is 'msgpack'", "did you mean 'capacity'"]
+    for remedy in remedies:
         assert re.search(f"HINT: .*{remedy}", done.stderr, re.I)
 
 
@@ -118,6 +125,13 @@ def test_a_mistake_has_its_id_and_remedy(entry: dict[str, Any], number: str, rem
     assert str(found).startswith("CHANNEL_LAYERS['default']")
 
 
+def test_each_fault_of_a_relay_is_told_by_itself() -> None:
+    found = config(relay="memory://x", relay_options={"tmeout": 3, "timeout": "x"})
+    assert ids(found) == ["E001", "E001"]
+    assert all(each.msg.startswith("relay_options") for each in found)
+    assert all(each.hint for each in found)
+
+
 def test_an_engine_that_can_not_work_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from asgi_ipc.engines.shm.sysv import SysVEngine
 
@@ -131,8 +145,9 @@ def test_an_engine_that_can_not_work_here_is_told(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [
-        ({"thumbnails-*": 5, "*": 5}, []),
-        ({"specific.*": 5}, []),
+        ({"thumbnails-*": 5}, []),
+        ({"thumbnails-*": 5, "*": 5}, ["W008"]),
+        ({"specific.*": 5}, ["W008"]),
         ({"http.response!*": 5}, ["W003"]),
         ({"websocket.receive": 5}, ["W003"]),
         ({"specific.inmemory!*": 5}, ["W003"]),
@@ -146,6 +161,44 @@ def test_patterns_are_compared_with_the_names_of_channels_4(
     patterns: dict[Any, int], expected: list[str]
 ) -> None:
     assert ids(config(channel_capacity=patterns)) == expected
+
+
+def test_a_capacity_that_loses_bursts_is_told() -> None:
+    (found,) = config(capacity=100)
+    assert ids([found]) == ["W008"]
+    assert "Remove capacity" in found.hint
+    assert ids(config(capacity=100, channel_capacity={"specific.*": 100, "*": 5})) == ["W008"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ({"default": OURS}, f"{{'BACKEND': '{OURS}'}}"),
+        ({"default": {"CONFIG": {"prefix": "x"}}}, f"{{'BACKEND': '{OURS}'}}"),
+        ({"default": {}}, "BACKEND"),
+        ({"default": None}, "BACKEND"),
+        ([OURS], "default"),
+    ],
+)
+def test_an_entry_that_is_no_layer_is_told(layers: Any, told: str) -> None:
+    (found,) = check(layers)
+    assert ids([found]) == ["E009"]
+    assert told in found.hint
+
+
+def test_a_hint_is_made_of_sentences() -> None:
+    found = [*config(engine="posx"), *config(prefx=1, channel_capacity=[1])]
+    assert "HINT: Did you mean 'posix'? Available here: 'memory', " in str(found[0])
+    assert len(found) == 3
+    for each in found:
+        assert re.search(r"[^?.][?.]$", each.hint)
+        assert re.search(r"[^?.][?.]$", each.msg)
+        assert "\n" not in each.hint
+    # What a hint suggests is no mistake itself.
+    (suggested,) = (each for each in found if "channel_capacity" in each.msg)
+    example = re.search(r"\{.*\}", suggested.hint)
+    assert example is not None
+    assert config(channel_capacity=ast.literal_eval(example[0])) == []
 
 
 def test_layers_on_one_store_are_told(tmp_path: Path) -> None:
@@ -232,6 +285,8 @@ def test_a_store_that_others_use_is_told(
     # Whatever the prefix: tests do not belong there.
     monkeypatch.setattr(mail, "outbox", [], raising=False)
     assert told() == ["W006"]
+    assert "asgi_ipc.testing" in seen[-1].hint
+    assert "Leave CONFIG" in seen[-1].hint
     # A lock that is free is all that a check needs.
     stranger.send_signal(signal.SIGSTOP)
     assert told() == ["W006"]
@@ -253,7 +308,12 @@ def test_a_stopped_process_holds_up_no_check(
     impatient(monkeypatch)
     with stopped_holder(open_engine, opening=True):
         (found,) = check(entries)
-        assert (ids([found]), "state T in ps" in str(found.hint)) == (["W008"], True)
+        assert (ids([found]), "state T in ps" in str(found.hint)) == (["W009"], True)
+def test_the_document_shows_what_is_told() -> None:
+    entry = {"BACKEND": OURS, "CONFIG": {"capacty": 5, "random_prefix_length": 1}}
+    text = (ROOT / "docs" / "django.md").read_text()
+    for each in check({"default": entry}):
+        assert str(each) in text
 
 
 def test_the_document_has_every_id_and_no_other() -> None:

@@ -68,6 +68,69 @@ def test_one_error_names_all_options_that_are_wrong() -> None:
     assert all(map(str.startswith, lines, begun + unknown))
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"relay": "memory://x"}, []),
+        (
+            {"relay": "memory://x", "relay_options": {"tmeout": 3, "timeout": "x"}},
+            [("relay_options", "did you mean 'timeout'"), ("relay_options", "['timeout'] is 'x'")],
+        ),
+        (
+            {"relay": "localhost:6379", "relay_options": {"keys": ["abc"], "backlog": 5}},
+            [
+                ("relay", "redis://localhost:6379"),
+                ("relay_options", "['backlog'] is 5"),
+                ("relay_options", "['keys']: key 0"),
+            ],
+        ),
+        (
+            {"relay": "memory://h:99999", "relay_options": {"backlog": 5}},
+            [("relay", "can't be read"), ("relay_options", "['backlog'] is 5")],
+        ),
+        (
+            {"expiry": 0, "relay_channels": "a", "relay_options": {}},
+            [
+                ("expiry", "expiry is 0"),
+                ("relay_options", "relay is not"),
+                ("relay_channels", "relay is not"),
+                ("relay_channels", "must be a list"),
+            ],
+        ),
+        (
+            {"prefix": "a b", "relay": 5, "relay_options": 5, "relay_channels": ["a!", 5]},
+            [
+                ("prefix", "prefix is 'a b'"),
+                ("relay", "relay is 5"),
+                ("relay_options", "must be a dict"),
+                ("relay_channels", "has 'a!'"),
+                ("relay_channels", "has 5"),
+            ],
+        ),
+        (
+            {"relay": "nats://", "relay_channels": ["a"], "zzz": 1},
+            [
+                ("zzz", "no option"),
+                ("relay", "names no host"),
+                ("relay_channels", "can't be used with nats"),
+            ],
+        ),
+    ],
+)
+def test_all_faults_of_a_relay_are_told_each_by_its_option(
+    options: dict[str, Any], told: list[tuple[str, str]]
+) -> None:
+    found = problems(options)
+    assert [each.option for each in found] == [option for option, _ in told]
+    for each, (_, words) in zip(found, told, strict=True):
+        assert words in each.text
+        assert "\n" not in each.text
+    if told:
+        with pytest.raises(OptionError) as caught:
+            IPCChannelLayer(**{"engine": "memory", **options})
+        assert len(str(caught.value).splitlines()) == len(told)
+
+
 def test_every_option_of_the_constructor_is_checked_and_its_default_passes() -> None:
     parameters = inspect.signature(IPCChannelLayer).parameters.values()
     defaults = {each.name: each.default for each in parameters if each.kind != each.VAR_KEYWORD}

@@ -40,6 +40,10 @@ def test_an_entry_point_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
         ("no_such_module:Wire", "can't be imported: ModuleNotFoundError: No module named"),
         ("s3cr3t@h:1", "relay h:1: there is no wire 'h:1'"),
         ("u:s3cr3t@h", "relay h: there is no wire 'h'"),
+        ("localhost:6379", "write 'redis://localhost:6379'"),
+        ("redis:6379", "write 'redis://redis:6379'"),
+        ("broker:4222", "write 'nats://broker:4222'"),
+        ("rediss:/h:6379", "write 'rediss://h:6379'"),
     ],
 )
 def test_what_is_no_wire_is_refused_and_shows_no_credentials(relay: str, words: str) -> None:
@@ -63,7 +67,7 @@ except Exception as error:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("OptionError relay redis://h: the wire can't be imported: ")
-    assert done.stdout.endswith("; install it: pip install 'asgi_ipc[redis]'\n")
+    assert done.stdout.endswith("; install it: pip install 'asgi_ipc[redis]>=2'\n")
 
 
 @pytest.mark.parametrize(

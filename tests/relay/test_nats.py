@@ -108,6 +108,10 @@ async def test_what_a_user_may_not_publish_is_refused(nats: Nats, tmp_path: obje
         ("nats://u:p@h", {"token": "t"}, "a token and a user or password"),
         ("nats://t@h", {"token": "t"}, "the URL and the option 'token' both give one"),
         ("nats://h", {"username": "u"}, "a user or a password alone"),
+        ("nats://h1,h2", {}, "several servers; name one server"),
+        ("nats://h1:1,nats://h2:2", {}, "several servers; name one server"),
+        ("nats://", {"timeout": "x"}, "it names no host"),
+        ("nats://", {"timeout": "x"}, "relay_options['timeout'] is 'x'; it must be"),
         ("nats://h", {"ca_file": "/etc/passwd"}, "there is no option 'ca_file'"),
     ],
 )

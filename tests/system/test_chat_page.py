@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,8 @@ def test_killing_the_process_of_one_side_disturbs_the_other_in_nothing(
         f"[...{RIGHT}.querySelectorAll('.notice')].map(n => n.textContent).join()"
     )
     assert f"Process {killed} is gone. This side goes on with process " in notices
+    # The last notice names the process that the side ends with, though it moves to a new one.
+    assert re.findall(r"process (\d+)", notices)[-1] == str(page.evaluate(PID.format(RIGHT)))
     assert not page.evaluate(f"{LEFT}.querySelector('.notice')")
     # The sides hear each other again, each message once.
     before = len(texts(page, RIGHT))

@@ -33,12 +33,11 @@ asyncio_default_fixture_loop_scope = function
 filterwarnings =
     error
     ignore::DeprecationWarning
-markers = live: needs a live server
 """,
     "mysite/__init__.py": "",
     "mysite/settings.py": """
 from pathlib import Path
-HERE = Path(__file__).parent
+BASE_DIR = Path(__file__).parent
 SECRET_KEY = "of a test"
 ALLOWED_HOSTS = ["localhost"]
 INSTALLED_APPS = ["channels"]
@@ -46,8 +45,7 @@ USE_TZ = True
 ASGI_APPLICATION = "mysite.asgi.application"
 DATABASES = {"default": {
     "ENGINE": "django.db.backends.sqlite3",
-    "NAME": HERE / "db",
-    "TEST": {"NAME": str(HERE / "test-db")},
+    "NAME": BASE_DIR / "db",
 }}
 CHANNEL_LAYERS = {"default": {
     "BACKEND": "asgi_ipc.IPCChannelLayer", "CONFIG": {"prefix": "PREFIX"},
@@ -156,11 +154,15 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 def project(tmp_path: Path) -> Project:
     pytest.importorskip("daphne")
     documented: dict[str, str] = {}
-    for block in blocks(DOCS / "testing.md", "python"):
-        name = re.match(r"# (\S+\.py)\n", block)
-        assert name is not None, block
-        documented.setdefault(name[1], block)
-    assert len(documented) == 5
+    page = DOCS / "testing.md"
+    for block in [*blocks(page, "python"), *blocks(page, "ini")]:
+        named = re.match(r"# (\S+\.(?:py|ini))\n", block)
+        assert named is not None, block
+        documented.setdefault(named[1], block)
+    assert len(documented) == 7
+    # Lines that the document adds to files of the project.
+    for name in "mysite/settings.py", "pytest.ini":
+        documented[name] = PROJECT[name] + documented[name]
     return Project(tmp_path, {**PROJECT, **documented, "test_neighbour.py": NEIGHBOUR})
 
 

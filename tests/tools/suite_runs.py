@@ -93,6 +93,7 @@ def _run_inside(
             # Of these there can be but one in a process, and they are not needed.
             *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist"),
             *("-p", "no:hypothesispytest", "-p", "no:threadexception"),
+            *WITHOUT["PYTEST_ADDOPTS"].split(),
         ],
         plugins=[recorder],
     )

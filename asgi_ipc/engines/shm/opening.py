@@ -339,7 +339,8 @@ class _Opening:
                     "it holds"
                 )
                 self._warnings.append(text)
-                self._note(text)
+                if _log.hasHandlers():  # Else both would be shown on standard error.
+                    self._note(text)
 
     def _check_taken(self, kind: int, segment: Segment, locator: str) -> None:
         """Refuse memory that a member of the group has made larger than it was.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,34 @@ def test_the_warning_about_other_sizes_points_at_the_line_that_made_the_layer(
     assert {each.filename for each in (*caught, *caught_of_engine)} == {__file__}
     second.close()
     first.destroy()
+
+
+def test_other_sizes_are_told_once_on_standard_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"engine": "mmap", "engine_options": {"directory": str(tmp_path)}}
+    with SyncIPCChannelLayer("sizes", **options, channel_memory=512 * KIB) as first:
+        program = (
+            "import logging, sys; from asgi_ipc import SyncIPCChannelLayer as Layer\n"
+            "if sys.argv[1:]: logging.basicConfig(format='%(message)s')\n"
+            f"Layer('sizes', **{options!r}, channel_memory={1024 * KIB}).close()"
+        )
+        for arguments, times in ((), 1), (("logs",), 2):
+            done = subprocess.run(
+                [sys.executable, "-c", program, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=True,
+            )
+            assert done.stderr.count("that size stays") == times, done.stderr
+        # A second layer of this process uses what the first has opened.
+        with SyncIPCChannelLayer("sizes", **options, channel_memory=512 * KIB):
+            assert not caplog.records
+        with SyncIPCChannelLayer("sizes", **options, channel_memory=1024 * KIB):
+            (told,) = caplog.messages
+        assert "'sizes' with channel_memory=524288, so 1048576 is ignored" in told
+        first.destroy()
 
 
 def test_after_a_reboot_the_store_is_started_afresh(tmp_path: Path) -> None:
