@@ -77,14 +77,20 @@ def _join_other(choice: StoreChoice) -> Engine:
 @contextlib.contextmanager
 def layer_on(choice: StoreChoice, patience: bool = True) -> Iterator[SyncIPCChannelLayer]:
     """Join the store of a choice and yield a layer on it."""
+    with joined(choice, patience) as engine, layer_over(engine, choice) as layer:
+        yield layer
+
+
+@contextlib.contextmanager
+def layer_over(engine: Engine, choice: StoreChoice) -> Iterator[SyncIPCChannelLayer]:
+    """Yield a layer on a store that was joined."""
     from ..layers.sync import SyncIPCChannelLayer
 
-    with joined(choice, patience) as engine:
-        layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
-        try:
-            yield layer
-        finally:
-            layer.close()
+    layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
+    try:
+        yield layer
+    finally:
+        layer.close()
 
 
 def statistics_of(layer: SyncIPCChannelLayer) -> dict[str, float]:
@@ -111,4 +117,4 @@ def hint_if_slow() -> Iterator[None]:
         timer.cancel()
 
 
-__all__ = ["hint_if_slow", "join", "joined", "layer_on", "statistics_of"]
+__all__ = ["hint_if_slow", "join", "joined", "layer_on", "layer_over", "statistics_of"]

@@ -9,11 +9,13 @@ import click
 
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import layer_on, statistics_of
+from ..inspecting import UNUSED, is_unused
+from ..joining import joined, layer_over, statistics_of
 from ..output import (
     Column,
     age,
     count,
+    note,
     size,
     table,
     terminal_width,
@@ -58,7 +60,10 @@ def command(
     before: dict[str, float] = {}
     last = 0.0
     try:
-        with layer_on(store, patience=watch is None) as layer:
+        with (
+            joined(store, patience=watch is None) as engine,
+            layer_over(engine, store) as layer,
+        ):
             while True:
                 counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
                 now = time.monotonic()
@@ -67,6 +72,8 @@ def command(
                 before, last = counts, now
                 shown += 1
                 if watch is None or shown == times:
+                    if not as_json and counts.get("memberships_count") and is_unused(engine):
+                        note(UNUSED)
                     return 0
                 time.sleep(watch)
     except (TypeError, ValueError) as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from typing import Any
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.cli.choice import StoreChoice
+from asgi_ipc.cli.top.look import FIRST, look
 from asgi_ipc.engines.base import COUNTERS, GAUGES, Record
 from tests.cli.conftest import Commands, MakeLayer
 from tests.tools.layers import engine_of
@@ -43,7 +46,7 @@ def test_channels_are_listed_sorted_and_limited(
     assert [(each["name"], each["pending"]) for each in found] == [("work", 3), ("other", 1)]
     assert set(found[0]) == {
         "name", "pending", "bytes", "oldest_age", "high_water", "pushed", "popped", "expired",
-        "refused", "waiting", "process",
+        "refused", "waiting", "process", "process_alive",
     }  # fmt: skip
     named = command("channels", "site", "--json", "--sort", "name", "--limit", "1").json()
     assert [each["name"] for each in named] == ["other"]
@@ -73,7 +76,7 @@ def test_groups_and_their_channels_are_listed(
     ]
     members = command("groups", "site", "news", "--json").json()
     assert [each["name"] for each in members] == ["other", "work"]
-    assert set(members[0]) == {"name", "suspended", "process", "problem"}
+    assert set(members[0]) == {"name", "suspended", "process", "process_alive", "problem"}
     assert command("groups", "site", "none").out == "group 'none' has no channels\n"
     assert command("groups", "site", "no name").status == 2
     assert "news" in command("groups", "site").out
@@ -119,8 +122,40 @@ def test_a_process_and_its_channels_are_brought_together(
     (about,) = [each for each in found if each["name"] == channel.partition("!")[0] + "!"]
     assert about["waiting"]
     assert about["process"] in channel
+    assert about["process_alive"]
     assert channel in members
     assert str(os.getpid()) in members
+    assert "(gone)" not in members
+
+
+def test_a_reader_that_is_gone_is_said_to_be(command: Commands, make_layer: MakeLayer) -> None:
+    site = make_layer()
+    names: list[str] = []
+    killed = os.fork()
+    # The engine of a killed process leaves all as it is; a fork's cleans up nothing either.
+    if not killed:
+        try:
+            layer = SyncIPCChannelLayer("site", engine="mmap")
+            channel = layer.new_channel()
+            layer.group_add("room", channel)
+            layer.send(channel, {"n": 0})
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    for is_stale in (False, True):
+        if is_stale:
+            site.close()
+        (about,) = command("channels", "site", "--json").json()
+        names.append(about["name"])
+        assert (about["pending"], about["process_alive"]) == (1, False)
+        assert f"process {killed} (gone)" in command("channels", "site").out
+        rows = look(StoreChoice("site"), FIRST).channels
+        assert rows is not None
+        assert rows.rows[0].reader == f"{killed} (gone)"
+    for arguments in (["groups", "site"], ["stats", "site"], ["list"]):
+        ended = command(*arguments)
+        assert "memberships of processes that have ended are counted" in ended.err, ended
+    assert names[0] == names[1]
 
 
 def test_peek_shows_messages_and_takes_none(command: Commands, layer: SyncIPCChannelLayer) -> None:
