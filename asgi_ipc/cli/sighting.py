@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..engines.base import ProcessInfo
+from ..engines.shm.directory import check_place
 from ..engines.shm.engine import SharedMemoryEngine
 from ..exceptions import StoreUnavailable
 from .choice import StoreChoice
@@ -29,8 +30,8 @@ def sight(choice: StoreChoice) -> Sighting | None:
     """Look at the store that a layer of these options would open; None if it would make one.
 
     ``choice`` names an engine. Returns None for an engine that is not over shared memory, too.
-    Raises `StoreUnavailable` if there is a store that the layer could not open. May wait for other
-    processes that hold the store's lock.
+    Raises `StoreUnavailable` if there is a store that the layer could not open, or if its directory
+    could not be made. May wait for other processes that hold the store's lock.
     """
     if not is_over_shared_memory(choice):
         return None
@@ -48,12 +49,19 @@ def sight(choice: StoreChoice) -> Sighting | None:
                 [each for each in engine.processes() if each.identity != engine.identity],
             )
     except Missing:
+        _check_place(choice)
         return None
     except StoreUnavailable:
         # A store that no process uses is replaced by the first that opens it.
         if _is_unused(choice):
             return None
         raise
+
+
+def _check_place(choice: StoreChoice) -> None:
+    factory = engine_class(choice.engine)
+    assert factory is not None
+    check_place(location_of(factory, choice.prefix, choice.engine_options))
 
 
 def _is_unused(choice: StoreChoice) -> bool:

@@ -117,7 +117,9 @@ def _error(layer: Layer, text: str, number: str) -> checks.Error:
     first, newline, rest = text.partition("\n")
     said, *remedies = _FAULT_ENDS.split(first, maxsplit=1)
     remedy = "".join(remedies)
-    remedy = remedy[:1].upper() + remedy[1:].rstrip(".") + ("." if remedy else "")
+    remedy = remedy[:1].upper() + remedy[1:].rstrip(".")
+    if remedy and not remedy.endswith("?"):
+        remedy += "."
     hint = f"{remedy}{newline}{rest}".strip()
     return checks.Error(f"{said.rstrip('.')}.", hint=hint or None, obj=layer.where, id=_ID + number)
 
