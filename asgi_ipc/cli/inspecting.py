@@ -81,9 +81,14 @@ def known(engine: Engine) -> Known:
     )
 
 
+def shown_command(command: str, parent: str) -> str:
+    """Return what people see of a process's command line, and its parent's; see `process_hints`."""
+    return f"child of {parent}" if parent else command or "(unknown)"
+
+
 def is_unused(engine: Engine) -> bool:
     """Whether no other process uses a store, as far as its engine tells."""
     return engine.capabilities.inspects and known(engine).living <= {engine.identity.hex()}
 
 
-__all__ = ["STALE", "UNUSED", "Known", "inspected", "is_unused", "known"]
+__all__ = ["STALE", "UNUSED", "Known", "inspected", "is_unused", "known", "shown_command"]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ...engines.base import NODE_BYTES, Engine
+from ...engines.process_hints import parent_command
 from ...engines.shm.engine import SharedMemoryEngine
 from ...layers.inspection import (
     ChannelInfo,
@@ -24,7 +25,7 @@ from ...layers.inspection import (
 )
 from ...metrics.readings import engine_name
 from ..choice import StoreChoice
-from ..inspecting import known
+from ..inspecting import known, shown_command
 from ..joining import joined
 
 #: Rows of a table that are kept.
@@ -193,7 +194,7 @@ def _process(each: ProcessInfo) -> ProcessRow:
     return ProcessRow(
         each.identity,
         each.pid,
-        each.command,
+        shown_command(each.command, parent_command(each.pid, each.command)),
         each.joined_age,
         counts.get("fetched", 0),
         counts.get("passed_directly", 0),

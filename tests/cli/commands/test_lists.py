@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -84,17 +85,21 @@ def test_groups_and_their_channels_are_listed(
 
 
 def test_processes_are_listed_without_the_command_itself(
-    command: Commands, layer: SyncIPCChannelLayer
+    command: Commands, layer: SyncIPCChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (found,) = command("processes", "site", "--json").json()
     assert found["pid"] == os.getpid()
     assert found["identity"] == engine_of(layer).identity.hex()
     assert "pytest" in found["command"] or "python" in found["command"]
     assert set(found) == {
-        "identity", "pid", "command", "started", "joined_age", "waits_for", "fetched",
-        *COUNTERS, *GAUGES,
+        "identity", "pid", "command", "parent_command", "started", "joined_age", "waits_for",
+        "fetched", *COUNTERS, *GAUGES,
     }  # fmt: skip
-    assert str(os.getpid()) in command("processes", "site", "--sort", "held_bytes").out
+    shown = command("processes", "site", "--sort", "held_bytes").out
+    assert str(os.getpid()) in shown
+    assert time.strftime("%H:%M", time.localtime(found["started"])) in shown
+    monkeypatch.setattr("asgi_ipc.cli.commands.processes.parent_command", lambda *_: "uvicorn site")
+    assert command("processes", "site").out.endswith("  child of uvicorn site\n")
 
 
 def test_a_process_and_its_channels_are_brought_together(
