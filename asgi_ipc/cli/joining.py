@@ -13,7 +13,8 @@ from ..engines.choice import check_options, find
 from ..engines.shm.heap.layout import SMALLEST
 from ..exceptions import EngineUnavailable
 from .choice import StoreChoice
-from .finding import is_over_shared_memory, locate, name_of
+from .finding import beside, is_over_shared_memory, locate, name_of
+from .output import note
 
 if TYPE_CHECKING:
     from ..layers.sync import SyncIPCChannelLayer
@@ -28,12 +29,18 @@ _PATIENCE = 5.0
 def joined(choice: StoreChoice, patience: bool = True) -> Iterator[Engine]:
     """Join the store of a choice; leave it at the end of the ``with`` block.
 
-    With ``patience``, prints a hint if the block takes long. Waits for other processes that hold
+    With ``patience``, prints a hint if the block takes long, and names stores of the same prefix
+    that root might have meant. Waits for other processes that hold
     the store's lock. Raises `Missing` if there is no store, and what opening it raises.
     """
     with hint_if_slow() if patience else contextlib.nullcontext():
         engine = join(choice)
         try:
+            for each in beside(choice) if patience and is_over_shared_memory(choice) else ():
+                note(
+                    f"this is your own store of prefix {choice.prefix!r}; there is another at "
+                    f"{each.path!r}, which {each.refusal}"
+                )
             yield engine
         finally:
             if engine is not choice.engine:

@@ -7,6 +7,8 @@ import time
 
 import click
 
+from ...encoding.names import channel_name
+from ...engines.base import Engine
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
 from ..inspecting import UNUSED, is_unused
@@ -66,6 +68,11 @@ def command(
         ):
             while True:
                 counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
+                if channel and not shown and not any(counts.values()) and _lacks(engine, channel):
+                    note(
+                        f"channel {channel!r} is not in the store: the name is wrong, or it was "
+                        "not used for some time; 'channels' lists those that are there"
+                    )
                 now = time.monotonic()
                 rates = rates_of(before, counts, now - last) if before else {}
                 _show(counts, rates, as_json, watch is not None)
@@ -78,6 +85,12 @@ def command(
                 time.sleep(watch)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def _lacks(engine: Engine, channel: str) -> bool:
+    """Whether a channel is certainly not in the store."""
+    name = channel_name(channel).queue
+    return engine.capabilities.inspects and all(each.name != name for each in engine.queues())
 
 
 def rates_of(

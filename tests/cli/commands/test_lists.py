@@ -190,6 +190,21 @@ def test_peek_at_a_process_specific_channel_shows_its_messages_alone(
     assert len(command("peek", "site", "their!", "--json").json()) == 2
 
 
+def test_peek_names_few_of_the_channels_of_a_group_message(
+    command: Commands, make_layer: MakeLayer
+) -> None:
+    reader = make_layer()
+    names = sorted(reader.new_channel() for _ in range(4))
+    for name in names:
+        reader.group_add("room", name)
+    make_layer().group_send("room", {"n": 1})
+    which = names[0].partition("!")[0] + "!"
+    (found,) = command("peek", "site", which, "--json").json()
+    assert sorted(found["channels"]) == names
+    first, second, *_ = found["channels"]
+    assert f"for {first}, {second} and 2 more]" in command("peek", "site", which).out
+
+
 def test_stats_are_those_of_the_layer(command: Commands, layer: SyncIPCChannelLayer) -> None:
     found = command("stats", "site", "--json").json()
     expected = layer.global_statistics()
@@ -198,6 +213,8 @@ def test_stats_are_those_of_the_layer(command: Commands, layer: SyncIPCChannelLa
     assert found == expected
     assert command("stats", "site", "--channel", "work", "--json").json()["messages_pending"] == 3
     assert command("stats", "site", "--channel", "bad name").status == 2
+    assert command("stats", "site", "--channel", "work").err == ""
+    assert "channel 'typo' is not in the store" in command("stats", "site", "--channel", "typo").err
     assert "messages_pending" in command("stats", "site").out
 
 
