@@ -152,7 +152,7 @@ def stores_in(base: Base) -> Iterator[Found]:
     """Yield the stores in a folder. Of a folder that can't be read, one that has no prefix."""
     try:
         entries = sorted(os.listdir(base.path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         yield Found("", base, None, None, base.refusal or f"can't be read ({error.strerror})")
@@ -278,6 +278,14 @@ def found_by(choice: StoreChoice) -> Site:
     return site._replace(options=site.options | others)
 
 
+def beside(choice: StoreChoice) -> list[Found]:
+    """Return other users' stores of the prefix, beside that of `found_by`, as root sees them."""
+    if os.geteuid() or choice.engine is not None or choice.engine_options:
+        return []
+    found = [each for base in bases() if base.refusal and (each := look(base, choice.prefix))]
+    return [each for each in found if os.path.lexists(os.path.join(each.path, "lock"))]
+
+
 def _of_engine(choice: StoreChoice) -> Site:
     """Find the store of an engine that is named."""
     factory = engine_class(choice.engine)
@@ -333,6 +341,11 @@ def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> Missing
     where = " or ".join(map(repr, mine)) if mine else "the default directories"
     of_engine = f" of engine {engine}" if engine else ""
     told = [f"there is no store of prefix {prefix!r}{of_engine} in {where}"]
+    told += [
+        f"there is no directory {each.path!r}"
+        for each in searched
+        if "directory" in each.options and not os.path.isdir(each.path)
+    ]
     there: dict[str, list[Found]] = {}
     for base in {each.path: each for each in [*searched, *bases()]}.values():
         for found in stores_in(base):
@@ -372,6 +385,7 @@ __all__ = [
     "Missing",
     "Site",
     "bases",
+    "beside",
     "built_in",
     "engine_class",
     "factory_named",

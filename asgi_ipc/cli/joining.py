@@ -13,8 +13,9 @@ from ..engines.choice import check_options, find
 from ..engines.shm.heap.layout import SMALLEST
 from ..exceptions import EngineUnavailable
 from .choice import StoreChoice
-from .finding import is_over_shared_memory, locate, name_of
+from .finding import beside, is_over_shared_memory, locate, name_of
 from .limits import TooLate
+from .output import note
 
 if TYPE_CHECKING:
     from ..layers.sync import SyncIPCChannelLayer
@@ -29,8 +30,9 @@ _PATIENCE = 5.0
 def joined(choice: StoreChoice, patience: bool = True, stays: bool = False) -> Iterator[Engine]:
     """Join the store of a choice; leave it at the end of the ``with`` block.
 
-    With ``patience``, prints a hint if the block takes long; if it ``stays`` in the block, only if
-    joining or leaving does, and each look in the block belongs in a `hint_if_slow`. Waits for other
+    With ``patience``, prints a hint if the block takes long, and names stores of the same prefix
+    that root might have meant; if it ``stays`` in the block, it prints the hint only if joining or
+    leaving takes long, and each look in the block belongs in a `hint_if_slow`. Waits for other
     processes that hold the store's lock. Does not leave the store if the block raises `TooLate`.
     Raises `Missing` if there is no store, and what opening it raises.
     """
@@ -40,6 +42,11 @@ def joined(choice: StoreChoice, patience: bool = True, stays: bool = False) -> I
             engine = join(choice)
         leaves = engine is not choice.engine
         try:
+            for each in beside(choice) if patience and is_over_shared_memory(choice) else ():
+                note(
+                    f"this is your own store of prefix {choice.prefix!r}; there is another at "
+                    f"{each.path!r}, which {each.refusal}"
+                )
             yield engine
         except TooLate as error:
             error.is_joined = True
@@ -88,14 +95,20 @@ def _join_other(choice: StoreChoice) -> Engine:
 @contextlib.contextmanager
 def layer_on(choice: StoreChoice, stays: bool = False) -> Iterator[SyncIPCChannelLayer]:
     """Join the store of a choice and yield a layer on it; see `joined`."""
+    with joined(choice, stays=stays) as engine, layer_over(engine, choice) as layer:
+        yield layer
+
+
+@contextlib.contextmanager
+def layer_over(engine: Engine, choice: StoreChoice) -> Iterator[SyncIPCChannelLayer]:
+    """Yield a layer on a store that was joined."""
     from ..layers.sync import SyncIPCChannelLayer
 
-    with joined(choice, stays=stays) as engine:
-        layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
-        try:
-            yield layer
-        finally:
-            layer.close()
+    layer = SyncIPCChannelLayer(choice.prefix, engine=engine, **choice.layer_options)
+    try:
+        yield layer
+    finally:
+        layer.close()
 
 
 def statistics_of(layer: SyncIPCChannelLayer) -> dict[str, float]:
@@ -122,4 +135,4 @@ def hint_if_slow() -> Iterator[None]:
         timer.cancel()
 
 
-__all__ = ["hint_if_slow", "join", "joined", "layer_on", "statistics_of"]
+__all__ = ["hint_if_slow", "join", "joined", "layer_on", "layer_over", "statistics_of"]

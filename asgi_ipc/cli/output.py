@@ -18,6 +18,8 @@ _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 #: Between two columns.
 _GAP = 2
+#: Characters that are left of a cell that is cut.
+_LEAST = 20
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -71,6 +73,8 @@ class Column(NamedTuple):
     is_number: bool = False
     #: Left out where the terminal is too narrow for all, the last such column first.
     is_optional: bool = False
+    #: Its cells are cut in the middle, to `_LEAST` or more, if the table then fits.
+    is_cut: bool = False
 
 
 def table(
@@ -86,6 +90,8 @@ def table(
         for at, column in enumerate(columns)
     ]
     width = terminal_width()
+    if width is not None:
+        _cut(columns, cells, widths, width)
     dropped = _dropped(columns, widths, width)
     if dropped:
         columns = [each for at, each in enumerate(columns) if at not in dropped]
@@ -96,6 +102,24 @@ def table(
     elif not (width is not None and _rich_table(columns, cells, styles)):
         for line in [[column.title for column in columns], *cells]:
             write(_line(columns, widths, line))
+
+
+def _cut(columns: Sequence[Column], cells: list[list[str]], widths: list[int], width: int) -> None:
+    """Shorten the cells of columns that may be cut, as much as the other needed ones leave."""
+    for at, column in enumerate(columns):
+        if not column.is_cut:
+            continue
+        needed = [each for n, each in enumerate(widths) if n == at or not columns[n].is_optional]
+        room = widths[at] - (_total(needed) - width)
+        if _LEAST <= room < widths[at]:
+            for row in cells:
+                row[at] = _shortened(row[at], room)
+            widths[at] = room
+
+
+def _shortened(text: str, length: int) -> str:
+    end = (length - 1) * 2 // 3
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def _total(widths: Sequence[int]) -> int:

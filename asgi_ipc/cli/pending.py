@@ -23,7 +23,8 @@ class Unread(NamedTuple):
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.in_store:,} messages pending" + (
+        messages = "message" if self.in_store == 1 else "messages"
+        return f"{self.in_store:,} {messages} pending" + (
             f", {self.held:,} held by processes" if self.held else ""
         )
 

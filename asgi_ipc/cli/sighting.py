@@ -14,6 +14,7 @@ from concurrent import futures
 from typing import NamedTuple
 
 from ..engines.process_hints import command
+from ..engines.shm.directory import check_place
 from ..engines.shm.heap.layout import CHANNELS, GROUPS, SMALLEST
 from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
@@ -53,7 +54,8 @@ def sight(choice: StoreChoice) -> Sighting | None:
 
     ``choice`` names an engine. Returns None for an engine that is not over shared memory, too.
     Raises `StoreUnavailable` and `StoreCorrupt` if there is a store that the layer could not open,
-    and `Unanswered` if other processes that open or remove it take more than `PATIENCE` seconds.
+    `StoreUnavailable` if its directory could not be made, and `Unanswered` if other processes that
+    open or remove it take more than `PATIENCE` seconds.
     """
     if not is_over_shared_memory(choice):
         return None
@@ -89,6 +91,7 @@ def _look(choice: StoreChoice) -> Sighting | None:
         finally:
             store.close()
     except Missing:
+        _check_place(choice)
         return None
     except StoreUnavailable:
         # A store that no process uses is replaced by the first that opens it.
@@ -107,6 +110,10 @@ def _users(store: Store) -> Iterator[Seen]:
         for each in found:
             age = max(0, time.monotonic_ns() - each.joined) / 1e9
             yield Seen(each.pid, command(each.pid, each.started, age))
+def _check_place(choice: StoreChoice) -> None:
+    factory = engine_class(choice.engine)
+    assert factory is not None
+    check_place(location_of(factory, choice.prefix, choice.engine_options))
 
 
 def _is_unused(choice: StoreChoice) -> bool:

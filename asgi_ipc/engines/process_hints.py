@@ -13,6 +13,9 @@ import time
 _ROUNDED, _PATIENCE = 2, 5.0
 #: Bytes of a command line that are of use.
 _LONGEST = 4096
+#: In the command lines of the children of Python's multiprocessing, and how many a program starts
+#: in a row: its server of forks, and that one's child.
+_OF_MULTIPROCESSING, _GENERATIONS = "from multiprocessing.", 3
 
 
 def start_ticks(pid: int | str = "self") -> int:
@@ -47,6 +50,30 @@ def command(pid: int, ticks: int, age: float) -> str:
         found = _command_in_proc(pid)
         return found if start_ticks(pid) == ticks else ""
     return _command_by_ps(pid, age)
+
+
+def parent_command(pid: int, command: str) -> str:
+    """Return the command line of the program that started a child of multiprocessing, or empty.
+
+    Such a child, as uvicorn's workers are, has no telling command line of its own. ``command`` is
+    what is known of it: empty if that is not what process ``pid`` runs here. For ``/proc`` alone.
+    """
+    if _OF_MULTIPROCESSING not in command or _command_in_proc(pid) != command:
+        return ""
+    for _ in range(_GENERATIONS):
+        pid = _parent(pid)
+        found = _command_in_proc(pid) if pid > 1 else ""
+        if _OF_MULTIPROCESSING not in found:
+            return found
+    return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def readable(text: str) -> str:
@@ -92,4 +119,4 @@ def _seconds(elapsed: str) -> int:
         return -_ROUNDED - 1
 
 
-__all__ = ["command", "readable", "start_ticks", "start_time"]
+__all__ = ["command", "parent_command", "readable", "start_ticks", "start_time"]

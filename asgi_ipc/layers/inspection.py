@@ -33,7 +33,7 @@ class ChannelInfo(NamedTuple):
     name: str
     #: Messages that no process has fetched yet.
     pending: int
-    #: Memory that they take.
+    #: Memory that they take, and that of the queue's ring buffer, which outlives them.
     bytes: int
     #: Seconds since the oldest of them was sent; 0 if there is none.
     oldest_age: float

@@ -49,9 +49,9 @@ def test_every_option_is_explained(name: str) -> None:
     ("name", "keys"),
     [
         ("list", Entry._fields),
-        ("channels", ChannelInfo._fields),
-        ("groups", ("name", "members", "suspended", "process", "problem")),
-        ("processes", {*PROCESS, "fetched", *COUNTERS, *GAUGES}),
+        ("channels", (*ChannelInfo._fields, "process_alive")),
+        ("groups", ("name", "members", "suspended", "process", "process_alive", "problem")),
+        ("processes", {*PROCESS, "parent_command", "fetched", *COUNTERS, *GAUGES}),
         ("peek", MessageInfo._fields),
     ],
 )

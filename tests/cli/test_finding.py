@@ -98,12 +98,20 @@ def test_two_stores_of_one_prefix_are_both_named(
     assert locate(StoreChoice("site", "posix")).location.directory.startswith(str(other))
 
 
-def test_another_users_store_is_named_with_the_reason(command: Commands, parent: Path) -> None:
+def test_another_users_store_is_named_with_the_reason(
+    command: Commands, make_layer: MakeLayer, parent: Path
+) -> None:
     theirs = parent / "asgi_ipc-54321" / "site"
     theirs.mkdir(parents=True)
     (theirs / "lock").touch()
     assert "belongs to user" in command("stats", "site").err
     assert "run this as that user" in command("stats", "site").err
+    make_layer("site")
+    ended = command("stats", "site")
+    assert ended.status == 0
+    # Nobody but root may look into others' folders, so only root has two to choose from.
+    is_told = f"there is another at '{theirs}', which belongs to user" in ended.err
+    assert is_told == (os.geteuid() == 0)
     shutil.rmtree(theirs.parent)
 
 
@@ -117,6 +125,11 @@ def test_a_wrong_engine_or_directory_says_where_the_store_is(
     assert command("stats", "site", "--directory", own).status == 0
     assert "there is one of engine 'mmap' at" in command("stats", "site", "--directory", "/").err
     assert "must be an absolute path" in command("stats", "site", "--directory", "here").err
+    file = parent / "file"
+    file.touch()
+    said = command("stats", "site", "--directory", str(file)).err
+    assert f"there is no directory '{file}'" in said
+    assert "other users" not in said
 
 
 def test_an_engine_that_is_not_over_shared_memory_joins_by_its_own_means(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -160,6 +161,18 @@ def test_control_c_ends_it_without_a_traceback(make_layer: MakeLayer, tmp_path: 
         assert program.wait(60) == 130
         assert program.stderr.read().strip() == ""
     assert layer.group_channels("news") == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_relay_ends_by_control_c_with_its_status(
+    number: int, status: int, command: Commands, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pause(stop: asyncio.Event, _: float) -> None:
+        os.kill(os.getpid(), number)
+        await stop.wait()
+
+    monkeypatch.setattr("asgi_ipc.cli.commands.relay._pause", pause)
+    assert command("relay", "none", "--relay", "redis://127.0.0.1:1").status == status
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

@@ -80,6 +80,25 @@ def test_a_terminal_gets_what_fits(
     assert capsys.readouterr().out.splitlines() == lines
 
 
+def test_a_long_cell_is_cut_in_the_middle_where_a_table_fits_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    columns = [
+        Column("PID", True),
+        Column("MORE", is_optional=True),
+        Column("COMMAND", is_cut=True),
+    ]
+    for width, shown in (
+        (200, f"  1  y     {'a' * 30}{'z' * 30}"),
+        (40, f"  1  {'a' * 12}…{'z' * 22}"),
+        (20, f"COMMAND: {'a' * 30}{'z' * 30}"),
+    ):
+        monkeypatch.setattr(output, "terminal_width", lambda width=width: width)
+        table(columns, [["1", "y", "a" * 30 + "z" * 30]])
+        assert capsys.readouterr().out.splitlines()[-1] == shown
+
+
 @pytest.mark.parametrize("is_installed", [True, False])
 def test_a_terminal_gets_colours_where_rich_is_installed(
     is_installed: bool, monkeypatch: pytest.MonkeyPatch

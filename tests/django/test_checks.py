@@ -28,6 +28,9 @@ from tests.tools.django_sites import SITE, manage
 from tests.tools.doubles import fresh
 from tests.tools.holders import impatient, stopped_holder
 from tests.tools.layers import engine_of
+from tests.tools.users import as_nobody, needs_root, public_path
+
+__all__ = ["public_path"]
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "asgi_ipc.IPCChannelLayer"
@@ -99,6 +102,7 @@ def test_all_mistakes_are_told_at_once_by_manage_py_check() -> None:
     remedies = ["no server", "remove it", "remove it if it is 'msgpack'", "did you mean 'capacity'"]
     for remedy in remedies:
         assert re.search(f"HINT: .*{remedy}", done.stderr, re.I)
+    assert "?." not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -259,6 +263,31 @@ def test_a_check_makes_no_store_and_says_nothing_of_one_that_nobody_uses(
     assert check(entries) == []
     # The first that opens it as another engine replaces it.
     assert check({"default": {"BACKEND": OURS, "CONFIG": {**options, "engine": "sysv"}}}) == []
+
+
+def test_a_directory_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    options = {"engine": "mmap", "engine_options": {"directory": str(tmp_path / "no" / "sites")}}
+    (found,) = config(**options)
+    assert ids([found]) == ["E008"]
+    assert "can't make the directory" in found.msg
+    assert "this user may write to" in str(found.hint)
+    (tmp_path / "no").mkdir(mode=0o700)
+    assert config(**options) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "no"]
+    assert list((tmp_path / "no").iterdir()) == []
+
+
+@needs_root
+def test_a_directory_that_is_another_users_is_told(public_path: Path) -> None:
+    options = {"engine": "mmap", "engine_options": {"directory": str(public_path / "sites")}}
+
+    def told() -> None:
+        (found,) = config(**options)
+        assert ids([found]) == ["E008"]
+        assert "Permission denied" in found.msg
+
+    as_nobody(told)
+    assert config(**options) == []
 
 
 def test_a_store_that_others_use_is_told(

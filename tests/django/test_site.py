@@ -122,7 +122,8 @@ def test_the_command_is_about_the_store_of_the_settings(
     status, _, complaint = call("stat")
     assert status == 2
     assert "did you mean 'stats'" in complaint
-    with pytest.raises(CommandError, match=r"no layer 'default'.*that have it: 'ours'"):
+    with pytest.raises(CommandError, match=r"no layer 'default'.*that have it: 'ours'") as caught:
         call("stats", layer="default")
+    assert caught.value.returncode == 2
     layer.close()
     assert os.listdir(tmp_path / "stores") == ["site"]

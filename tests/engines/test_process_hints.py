@@ -10,7 +10,7 @@ import time
 import pytest
 
 from asgi_ipc.engines import process_hints
-from asgi_ipc.engines.process_hints import command, start_ticks, start_time
+from asgi_ipc.engines.process_hints import command, parent_command, start_ticks, start_time
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc")
 
@@ -31,6 +31,22 @@ def test_a_process_has_its_command_line_and_start() -> None:
         assert command(child.pid, ticks + 1, 0.0) == "", "another one"
         child.communicate(b"\n")
     assert command(child.pid, ticks, 0.0) == ""
+
+
+@needs_proc
+def test_a_child_of_multiprocessing_has_the_command_line_of_its_program() -> None:
+    own = command(os.getpid(), start_ticks(), 0.0)
+    code = "print(flush=True); input()  # from multiprocessing.spawn import spawn_main"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        told = command(child.pid, start_ticks(child.pid), 0.0)
+        assert parent_command(child.pid, told) == own
+        assert parent_command(child.pid, f"{told} elsewhere") == "", "another machine's"
+        assert parent_command(os.getpid(), own) == "", "it tells enough of itself"
+        child.communicate(b"\n")
 
 
 def test_nothing_is_told_of_no_process() -> None:

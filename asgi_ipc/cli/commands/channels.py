@@ -7,7 +7,7 @@ import click
 from ...layers.inspection import ChannelInfo, channels
 from ..arguments import as_json, on_store, sort_and_limit
 from ..choice import StoreChoice
-from ..inspecting import inspected, pids
+from ..inspecting import Known, inspected, known
 from ..output import Column, age, count, ordered, size, table, write, write_json
 
 _KEYS = (
@@ -36,21 +36,24 @@ def command(store: StoreChoice, sort: str, limit: int | None, as_json: bool) -> 
     """List the channels in the store of PREFIX.
 
     The process-specific channels of one process are one line, named up to the '!'. A channel that
-    is empty and has no reader is listed for some time after its last use.
+    is empty and has no reader is listed for some time after its last use. A reader that is gone has
+    ended or left the store: nothing reads what is pending, and the site's processes drop it.
     """
     with inspected(store) as engine:
         found = ordered(channels(engine), sort, limit)
-        known = {} if as_json else pids(engine)
+        about = known(engine)
     if as_json:
-        write_json([each._asdict() for each in found])
+        write_json(
+            [each._asdict() | {"process_alive": about.lives(each.process)} for each in found]
+        )
     elif found:
-        table(_COLUMNS, [_row(each, known) for each in found])
+        table(_COLUMNS, [_row(each, about) for each in found])
     else:
         write("no channels")
     return 0
 
 
-def _row(each: ChannelInfo, known: dict[str, str]) -> list[str]:
+def _row(each: ChannelInfo, about: Known) -> list[str]:
     return [
         each.name,
         count(each.pending),
@@ -61,12 +64,12 @@ def _row(each: ChannelInfo, known: dict[str, str]) -> list[str]:
         count(each.popped),
         count(each.expired),
         count(each.refused),
-        _reader(each, known),
+        _reader(each, about),
     ]
 
 
-def _reader(each: ChannelInfo, known: dict[str, str]) -> str:
-    who = f"process {known.get(each.process, each.process)}" if each.process else ""
+def _reader(each: ChannelInfo, about: Known) -> str:
+    who = f"process {about.named(each.process)}" if each.process else ""
     return " ".join(filter(None, (who, "waits" if each.waiting else "")))
 
 

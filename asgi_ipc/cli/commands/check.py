@@ -29,7 +29,8 @@ from ..output import write, write_json
 @click.option(
     "--orphans",
     is_flag=True,
-    help="list this user's memory and locks that belong to no store; with --remove, remove them",
+    help="list all memory and locks of this user that belong to no store; with --remove, remove "
+    "them. PREFIX only helps to recognise memory that does not say whose it is",
 )
 @as_json
 def command(

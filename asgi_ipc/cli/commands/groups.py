@@ -7,8 +7,8 @@ import click
 from ...layers.inspection import all_groups, members
 from ..arguments import as_json, on_store, sort_and_limit
 from ..choice import StoreChoice
-from ..inspecting import inspected, pids
-from ..output import Column, count, ordered, table, write, write_json
+from ..inspecting import UNUSED, inspected, is_unused, known
+from ..output import Column, count, note, ordered, table, write, write_json
 
 _GROUPS = [Column("GROUP"), Column("MEMBERS", True), Column("SUSPENDED", True)]
 _MEMBERS = [Column("CHANNEL"), Column("STATE"), Column("PROCESS")]
@@ -31,12 +31,15 @@ def command(
         return _members(store, group, limit, as_json)
     with inspected(store) as engine:
         found = ordered(all_groups(engine), sort, limit)
+        unused = is_unused(engine)
     if as_json:
         write_json([each._asdict() for each in found])
     elif found:
         table(_GROUPS, [[each[0], count(each[1]), count(each[2])] for each in found])
     else:
         write("no groups")
+    if unused and any(each.members or each.suspended for each in found) and not as_json:
+        note(UNUSED)
     return 0
 
 
@@ -46,14 +49,16 @@ def _members(store: StoreChoice, group: str, limit: int | None, as_json: bool) -
             found = ordered(members(engine, group), "name", limit)
         except TypeError as error:
             raise click.UsageError(str(error)) from error
-        known = {} if as_json else pids(engine)
+        about = known(engine)
     if as_json:
-        write_json([each._asdict() for each in found])
+        write_json(
+            [each._asdict() | {"process_alive": about.lives(each.process)} for each in found]
+        )
     elif found:
         rows = []
         for each in found:
             state = each.problem or ("suspended" if each.suspended else "")
-            rows.append([each.name, state, known.get(each.process or "", each.process or "")])
+            rows.append([each.name, state, about.named(each.process)])
         table(_MEMBERS, rows)
     else:
         write(f"group {group!r} has no channels")

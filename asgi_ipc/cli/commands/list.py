@@ -7,6 +7,7 @@ import os
 import click
 
 from ..arguments import as_json, settings
+from ..inspecting import STALE
 from ..joining import hint_if_slow
 from ..listing import Entry, listed
 from ..output import Column, age, count, note, size, table, write, write_json
@@ -68,6 +69,8 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
     for each in problems:
         name = each.prefix or each.directory or ", ".join(each.memory)
         write(f"{name}: {each.problem}")
+    if any(each.state == "stale" and each.memberships for each in entries):
+        note(STALE)
     if any(each.orphaned for each in entries):
         note("orphaned memory: 'remove --orphans' removes it")
     return 0

@@ -12,6 +12,9 @@ from ..inspecting import inspected
 from ..messages import jsonable, shown
 from ..output import age, note, size, write, write_json
 
+#: Channels of a group message that its line names.
+_NAMES = 2
+
 
 @click.command("peek")
 @on_store
@@ -56,8 +59,14 @@ def command(store: StoreChoice, channel: str, limit: int, as_json: bool) -> int:
 
 def _line(each: MessageInfo, channel: str) -> str:
     content = shown(jsonable(each.message)) if each.problem is None else f"({each.problem})"
-    which = "" if each.channels == (channel,) else f" for {', '.join(each.channels)}"
+    which = "" if each.channels == (channel,) else f" for {_few(each.channels)}"
     return f"{content}  [{size(each.bytes)}, expires in {age(each.expires_in)}{which}]"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    """Return the first names, and how many more there are; --json has them all."""
+    more = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 __all__ = ["command"]

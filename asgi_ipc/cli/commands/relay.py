@@ -89,18 +89,25 @@ def command(
         return checked(url, store.prefix, relay_options, channel_memory, shared)
 
     options()
-    asyncio.run(_relay(store, options, layer_options))
+    if asyncio.run(_relay(store, options, layer_options)) == signal.SIGINT:
+        raise KeyboardInterrupt
     return 0
 
 
 async def _relay(
     store: StoreChoice, options: Callable[[int], RelayOptions], layer_options: dict[str, Any]
-) -> None:
-    """Relay for the store, and for one that replaces it, until a signal."""
+) -> int:
+    """Relay for the store, and for one that replaces it, until a signal; return its number."""
     stop = asyncio.Event()
+    came: list[int] = []
+
+    def end(number: int) -> None:
+        came.append(number)
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end, number)
     is_told = False
     while not stop.is_set():
         try:
@@ -126,6 +133,7 @@ async def _relay(
                 engine.close()
         if not stop.is_set():
             await _pause(stop, _STORE)
+    return came[0]
 
 
 async def _relay_for(

@@ -7,13 +7,17 @@ import time
 
 import click
 
+from ...encoding.names import channel_name
+from ...engines.base import Engine
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import hint_if_slow, layer_on, statistics_of
+from ..inspecting import UNUSED, is_unused
+from ..joining import hint_if_slow, joined, layer_over, statistics_of
 from ..output import (
     Column,
     age,
     count,
+    note,
     size,
     table,
     terminal_width,
@@ -58,20 +62,39 @@ def command(
     before: dict[str, float] = {}
     last = 0.0
     try:
-        with layer_on(store, stays=True) as layer:
+        with (
+            joined(store, stays=True) as engine,
+            layer_over(engine, store) as layer,
+        ):
             while True:
                 with hint_if_slow():
                     counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
+                    is_unknown = (
+                        channel and not shown and not any(counts.values())
+                    ) and _lacks(engine, channel)
+                if is_unknown:
+                    note(
+                        f"channel {channel!r} is not in the store: the name is wrong, or it was "
+                        "not used for some time; 'channels' lists those that are there"
+                    )
                 now = time.monotonic()
                 rates = rates_of(before, counts, now - last) if before else {}
                 _show(counts, rates, as_json, watch is not None)
                 before, last = counts, now
                 shown += 1
                 if watch is None or shown == times:
+                    if not as_json and counts.get("memberships_count") and is_unused(engine):
+                        note(UNUSED)
                     return 0
                 time.sleep(watch)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def _lacks(engine: Engine, channel: str) -> bool:
+    """Whether a channel is certainly not in the store."""
+    name = channel_name(channel).queue
+    return engine.capabilities.inspects and all(each.name != name for each in engine.queues())
 
 
 def rates_of(

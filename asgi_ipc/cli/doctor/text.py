@@ -54,8 +54,16 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             ", ".join(f"{key} {count(n)}" for key, n in store["statistics"].items())
         )
     yield ""
-    verdict = "works" if report["works"] else "does not work"
-    yield f"Engine {report['engine']} {verdict} here."
+    yield f"{_verdict(report)}."
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    engine = report["engine"]
+    if report["works"]:
+        return f"Engine {engine} works here"
+    if not any(each["works"] for each in report["engines"] if each["name"] == engine):
+        return f"Engine {engine} does not work here"
+    return f"Engine {engine} works here, but the store of prefix {report['prefix']!r} can't be used"
 
 
 def _space(each: dict[str, Any]) -> str:

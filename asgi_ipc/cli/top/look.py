@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ...engines.base import NODE_BYTES, Engine
+from ...engines.process_hints import parent_command
 from ...engines.shm.engine import SharedMemoryEngine
 from ...layers.inspection import (
     ChannelInfo,
@@ -24,6 +25,7 @@ from ...layers.inspection import (
 )
 from ...metrics.readings import engine_name
 from ..choice import StoreChoice
+from ..inspecting import known, shown_command
 from ..joining import joined
 
 #: Rows of a table that are kept.
@@ -51,7 +53,7 @@ class ChannelRow(NamedTuple):
     popped: int
     refused: int
     waiting: bool
-    #: Process id of its only reader as a hint, or its identity, or "".
+    #: Process id of its only reader as a hint, or its identity, and whether it is gone; or "".
     reader: str
 
 
@@ -126,10 +128,10 @@ def look(store: StoreChoice, orders: Orders) -> Look:
         found: dict[str, Rows | None] = dict.fromkeys(FIRST)
         if engine.capabilities.inspects:
             running = list(processes(engine))
-            pids = {each.identity: str(each.pid) for each in running if each.pid}
+            readers = _Readers(engine)
             found = {
                 "channels": _first(
-                    (_channel(each, pids) for each in channels(engine)), orders["channels"]
+                    (_channel(each, readers) for each in channels(engine)), orders["channels"]
                 ),
                 "groups": _first(map(_group, all_groups(engine)), orders["groups"]),
                 "processes": _first(map(_process, running), orders["processes"]),
@@ -152,8 +154,24 @@ def _store_of(engine: Engine) -> bytes:
     return engine.identity[:NODE_BYTES]
 
 
-def _channel(each: ChannelInfo, pids: dict[str, str]) -> ChannelRow:
-    reader = pids.get(each.process, each.process) if each.process else ""
+class _Readers:
+    """The processes that read channels. Asks again before it says that one is gone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known = known(engine)
+        self._gone: set[str] = set()
+
+    def named(self, identity: str | None) -> str:
+        """See `Known.named`."""
+        if identity and identity not in self._gone and not self._known.lives(identity):
+            self._known = known(self._engine)
+            if not self._known.lives(identity):
+                self._gone.add(identity)
+        return self._known.named(identity)
+
+
+def _channel(each: ChannelInfo, readers: _Readers) -> ChannelRow:
     return ChannelRow(
         each.name,
         each.pending,
@@ -163,7 +181,7 @@ def _channel(each: ChannelInfo, pids: dict[str, str]) -> ChannelRow:
         each.popped,
         each.refused,
         each.waiting,
-        reader,
+        readers.named(each.process),
     )
 
 
@@ -176,7 +194,7 @@ def _process(each: ProcessInfo) -> ProcessRow:
     return ProcessRow(
         each.identity,
         each.pid,
-        each.command,
+        shown_command(each.command, parent_command(each.pid, each.command)),
         each.joined_age,
         counts.get("fetched", 0),
         counts.get("passed_directly", 0),

@@ -78,7 +78,7 @@ KINDS = (
             Column("JOINED", "joined_age", lambda row, _: age(row.joined_age), least=90),
             Column("WAITS", "waits", lambda row, _: count(row.waits), least=50),
             Column("WAITS FOR", "waits_for", lambda row, _: _few(row.waits_for), False, least=140),
-            Column("COMMAND", "command", lambda row, _: row.command or "(unknown)", False),
+            Column("COMMAND", "command", lambda row, _: row.command, False),
         ),
         "fetched",
     ),

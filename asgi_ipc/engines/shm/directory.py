@@ -133,6 +133,34 @@ def check_links(path: str, status: os.stat_result) -> None:
         )
 
 
+def check_place(location: Location) -> None:
+    """Raise what opening a directory that is missing would, as far as shows without making it.
+
+    Raises `StoreUnavailable`.
+    """
+    path, base = location.directory, os.path.dirname(location.directory)
+    try:
+        StoreDirectory.open(location, make=False).close()
+    except FileNotFoundError:
+        if not os.path.isdir(base):
+            path, base = base, os.path.dirname(base)
+    else:
+        base = path
+    try:
+        check_way(base, location)
+        _check_writable(base)
+    except OSError as error:
+        raise unusable("make the directory", path, error) from error
+
+
+def _check_writable(folder: str) -> None:
+    effective = os.access in os.supports_effective_ids
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        number = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), folder)
+
+
 def remove_if_empty(location: Location) -> None:
     """Remove the store's directory if it is empty, then the private folder above it likewise."""
     folder, name = os.path.split(location.directory)

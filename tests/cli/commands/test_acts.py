@@ -203,8 +203,8 @@ def test_a_store_drains_or_the_time_is_over(command: Commands, make_layer: MakeL
     layer.send("work", {})
     ended = command("drain", "site", "--timeout", "0.05", "--interval", "0.02")
     assert ended.status == 1
-    assert "1 messages pending" in ended.out
-    assert "1 messages pending, 0 s" in ended.err
+    assert "1 message pending" in ended.out
+    assert "1 message pending, 0 s" in ended.err
     reader = threading.Timer(0.05, layer.receive, [["work"]])
     reader.start()
     ended = command("drain", "site", "--interval", "0.01", "--json")

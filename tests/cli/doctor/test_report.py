@@ -13,6 +13,7 @@ import pytest
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.__main__ import main
 from asgi_ipc.cli.commands.doctor import command
+from asgi_ipc.cli.doctor.text import as_text
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
@@ -156,6 +157,8 @@ def test_a_store_that_can_not_be_used_fails_and_is_left_as_it_is(tmp_path: Path)
     found = report(*arguments, "--prefix", "site", status=1)
     assert of(found, "mmap")["works"] is True
     assert "not a lock file of asgi_ipc" in found["store"]["detail"]
+    verdict = "Engine mmap works here, but the store of prefix 'site' can't be used.\n"
+    assert as_text(found).endswith(verdict)
     assert lock.read_text() == "a shopping list"
 
 

@@ -65,7 +65,8 @@ def _layer(alias: str) -> Layer:
     there = ", ".join(map(repr, found)) or "none"
     raise CommandError(
         f"CHANNEL_LAYERS has no layer {alias!r} with the BACKEND asgi_ipc.IPCChannelLayer; those"
-        f" that have it: {there}; name one with --layer"
+        f" that have it: {there}; name one with --layer",
+        returncode=2,
     )
 
 
