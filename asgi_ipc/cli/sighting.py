@@ -110,6 +110,8 @@ def _users(store: Store) -> Iterator[Seen]:
         for each in found:
             age = max(0, time.monotonic_ns() - each.joined) / 1e9
             yield Seen(each.pid, command(each.pid, each.started, age))
+
+
 def _check_place(choice: StoreChoice) -> None:
     factory = engine_class(choice.engine)
     assert factory is not None

@@ -338,6 +338,8 @@ def test_a_stopped_process_holds_up_no_check(
     with stopped_holder(open_engine, opening=True):
         (found,) = check(entries)
         assert (ids([found]), "state T in ps" in str(found.hint)) == (["W009"], True)
+
+
 def test_the_document_shows_what_is_told() -> None:
     entry = {"BACKEND": OURS, "CONFIG": {"capacty": 5, "random_prefix_length": 1}}
     text = (ROOT / "docs" / "django.md").read_text()

@@ -69,9 +69,9 @@ def command(
             while True:
                 with hint_if_slow():
                     counts = layer.channel_statistics(channel) if channel else statistics_of(layer)
-                    is_unknown = (
-                        channel and not shown and not any(counts.values())
-                    ) and _lacks(engine, channel)
+                    is_unknown = (channel and not shown and not any(counts.values())) and _lacks(
+                        engine, channel
+                    )
                 if is_unknown:
                     note(
                         f"channel {channel!r} is not in the store: the name is wrong, or it was "
