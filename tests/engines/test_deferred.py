@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +42,10 @@ def bell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 def test_a_bell_does_not_wait_for_another_thread_in_the_middle_of_it(
     bell: Any, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, write = os.read, os.write
+    read, write = posix.read, posix.write
     stopped = Stopped(getattr(bell, call))
-    monkeypatch.setattr(os, "read", stopping(lambda: stopped, read))
-    monkeypatch.setattr(os, "write", stopping(lambda: stopped, write))
+    monkeypatch.setattr(posix, "read", stopping(lambda: stopped, read))
+    monkeypatch.setattr(posix, "write", stopping(lambda: stopped, write))
     descriptor = bell.fileno()
     with stopped:
         bell.signal()

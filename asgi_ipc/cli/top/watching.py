@@ -163,6 +163,8 @@ class Watching(Screen[None]):
     # ---- showing
 
     def _show_head(self) -> None:
+        if not self.query("#title"):
+            return  # The screen is being left: its widgets go first.
         width = max(20, self.app.size.width - 2)
         self.query_one("#title", Static).update(self._title(width))
         self.query_one("#figures", Static).update(self._figures(width))

@@ -15,6 +15,8 @@ from textual.widgets import DataTable, Input, Static
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.cli.choice import StoreChoice
+from asgi_ipc.cli.top import look
+from asgi_ipc.cli.top import watching as watching_screen
 from asgi_ipc.cli.top.app import INTERRUPTED, Top
 from asgi_ipc.cli.top.choosing import Choosing
 from asgi_ipc.cli.top.panes import Pane
@@ -154,8 +156,8 @@ def test_a_lock_that_is_held_is_said_and_keeps_no_one_from_quitting(
     layer: SyncIPCChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr("asgi_ipc.cli.top.watching._PATIENCE", 0.1)
-    monkeypatch.setattr("asgi_ipc.cli.top.look.joined", lambda *_, **__: go_on.wait(ENOUGH))
+    monkeypatch.setattr(watching_screen, "_PATIENCE", 0.1)
+    monkeypatch.setattr(look, "joined", lambda *_, **__: go_on.wait(ENOUGH))
 
     async def use(top: Top, pilot: Pilot[int]) -> None:
         await until(pilot, lambda: getattr(top.screen, "trouble", ""))

@@ -59,7 +59,8 @@ class Expirations:
     def note(self, address: int, count: int) -> None:
         """Note that messages of a queue are dropped as expired."""
         noted, name = self.noted, self._heap.name(address, layout.Q_WORDS)
-        if name not in noted and len(noted) >= _APART:
+        # In this order: what runs up to the next store must not depend on what was noted before.
+        if len(noted) >= _APART and name not in noted:
             name = b""
         noted[name] = noted.get(name, 0) + count
 
