@@ -26,7 +26,7 @@ from tests.tools.doubles import (
 )
 from tests.tools.layers import demux_of
 from tests.tools.limits import SMALLEST_UNREAD
-from tests.tools.messages import decode, encode
+from tests.tools.messages import encode
 from tests.tools.receivers import (
     Pair,
     rest,
@@ -346,6 +346,7 @@ def test_a_message_of_many_small_entries_is_not_kept_decoded() -> None:
             assert len(shared.decode()) == len(shared.decode()) == 20_000
             gc.collect()
             kept.append(tracemalloc.get_traced_memory()[0] - before)
+            del shared
     finally:
         tracemalloc.stop()
     assert min(kept) < len(body)
