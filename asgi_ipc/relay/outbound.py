@@ -46,18 +46,16 @@ class Outbound:
         host: bytes,
         peers: Peers,
         counts: Counts,
-        bell: StoreBell,
         knows_all: Callable[[], bool],
         push_work: Callable[[Wire, Sequence[Popped]], Awaitable[None]],
     ) -> None:
         self._engine, self._options = machine.engine, options
         self._node, self._term, self._host = machine.engine.identity[:NODE_BYTES], term, host
-        self._peers, self._counts, self._bell = peers, counts, bell
+        self._peers, self._counts, self._bell = peers, counts, StoreBell(machine.engine)
         #: Whether all machines that are there have been heard.
         self._knows_all = knows_all
         #: Puts messages on the server's queues.
         self._push_work = push_work
-        self._rang = bell.event()
         #: Held from numbering frames until they are on their way.
         self.publishing = asyncio.Lock()
         self._sequences: dict[bytes, int] = {}
@@ -70,6 +68,14 @@ class Outbound:
         """Begin on a new connection: the last beats may have been lost with the former one."""
         self._to_tell = dict.fromkeys(list(self._sequences)[-MOST_SEQUENCES:], _TOLD)
 
+    def look(self) -> None:
+        """Look at the way out soon, as a wake-up may have been lost."""
+        self._bell.look()
+
+    def close(self) -> None:
+        """Hear no more of the way out. May be called twice."""
+        self._bell.close()
+
     async def pump(self, wire: Wire) -> None:
         """Publish what is on the way out, as it comes, without end. Raises as the wire."""
         limit = 8
@@ -78,8 +84,7 @@ class Outbound:
             if records:
                 await self._send_all(wire, records)
             if len(records) < limit:
-                await self._rang.wait()
-                self._rang.clear()
+                await self._bell.wait()
             else:
                 # Of large ones fewer are taken out of the store, where they count for its bound.
                 size = sum(len(record.payload) for record in records) // len(records)

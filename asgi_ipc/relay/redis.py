@@ -1,9 +1,9 @@
 """The wire to a Redis or Valkey server: publish and subscribe, and queues as streams.
 
-redis-py makes the two connections: addresses, TLS, greeting, and the parser. Its retries, its
-health checks and its reconnecting are not used, since each of them may send a command twice (W3,
-W8). A `_Link` has a task that writes and one that reads, so that cancelling a call cannot end a
-connection in the middle of a command.
+redis-py makes the two connections: addresses, TLS and greeting; hiredis reads the replies. redis-py
+retries, checks health and connects again, and each of these may send a command twice (W3, W8): a
+`_Link` takes its transport over, writes whole commands, and so no call that is cancelled can end a
+connection in the middle of one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import contextlib
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
+import hiredis
 from redis import exceptions as errors
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
@@ -23,10 +24,14 @@ from ..exceptions import WireError, WireLost, WireRefused
 from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
 from .settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
 from .state import Window, WireState, watch
-from .wire import Frame, Heard, Pushed, Ready, WireCapabilities
+from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024
+#: The longest reply: some frames of a queue, see `redis_scripts.POP`.
+_LONGEST_REPLY = 4 * FRAME_LIMIT
+#: Has the server not answer the next command.
+_SKIP = (b"CLIENT", b"REPLY", b"SKIP")
 #: Topics in one command.
 _TOPICS = 256
 
@@ -59,6 +64,10 @@ class RedisWire:
         #: What the replies on the publishing connection are for: bytes of a frame, or a future.
         self._expected: deque[int | asyncio.Future[Any]] = deque()
         self._window = Window(self._state)
+        #: Whether the server lets commands go without a reply; topics that it lets this user
+        #: publish on; published bytes which no reply that is expected confirms.
+        self._can_skip, self._unasked = False, 0
+        self._published: set[bytes] = set()
         #: The replies that subscriptions wait for: how many, and the future of their caller.
         self._confirming: deque[tuple[int, asyncio.Future[Any]]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,6 +102,10 @@ class RedisWire:
             raise WireRefused(self._text("it is a node of a cluster; use a server of its own"))
         if server.get(b"role") in (b"replica", b"slave"):
             raise WireRefused(self._text("it is a replica; give the address of its primary"))
+        with contextlib.suppress(
+            WireRefused
+        ):  # To this user, or by a server that has no such thing.
+            self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
         await self._change(b"SUBSCRIBE", [self._ready_names + self._id])
         self._tasks.append(asyncio.create_task(watch(self._links, self._timeout, self._lose_it)))
 
@@ -103,14 +116,34 @@ class RedisWire:
         link, sent = self._links[0], 0
         while sent < len(frames):
             await self._window.opening(unsent=len(frames) - sent)
-            batch = []
+            batch: list[tuple[bytes, ...]] = []
             while sent < len(frames) and self._window.is_open:
                 topic, payload = frames[sent]
-                batch.append((b"PUBLISH", self._topic_names + topic, payload))
-                self._expected.append(len(payload))
                 self._window.sent(len(payload))
+                self._unasked += len(payload)
+                if self._asks(topic):
+                    self._expect_confirmation()
+                else:
+                    batch.append(_SKIP)
+                batch.append((b"PUBLISH", self._topic_names + topic, payload))
                 sent += 1
             link.send(batch)
+
+    def _asks(self, topic: bytes) -> bool:
+        """Return whether the next frame on a topic is to be confirmed, with all before it.
+
+        A reply to each would wake this process, and keep the server from others, for nothing. The
+        first on each topic tells whether this user may publish there.
+        """
+        if not self._can_skip or topic not in self._published:
+            self._published.add(topic)
+            return True
+        return self._unasked > WINDOW // 4
+
+    def _expect_confirmation(self) -> None:
+        """Note that a command was sent whose reply confirms all frames before it."""
+        self._expected.append(self._unasked)
+        self._unasked = 0
 
     async def subscribe(self, topics: Collection[bytes]) -> None:
         """Hear these too. What is asked for twice is asked for and confirmed twice."""
@@ -192,9 +225,9 @@ class RedisWire:
         self._expected.append(reply)
         self._links[0].send([command])
         result = await self._state.reply(reply)
-        if isinstance(result, errors.ResponseError):
-            # In a script the words alone tell; redis-py cuts the code off.
-            if isinstance(result, errors.OutOfMemoryError) or "> 'maxmemory'" in str(result):
+        if isinstance(result, hiredis.ReplyError):
+            # From a script it may come without its code.
+            if str(result).startswith("OOM ") or "> 'maxmemory'" in str(result):
                 raise _NoRoom
             raise WireRefused(self._text(f"it answered {command[0].decode()}: {result}"))
         return result
@@ -205,14 +238,14 @@ class RedisWire:
         if not isinstance(expected, int):
             if not expected.done():
                 expected.set_result(reply)
-        elif isinstance(reply, errors.ResponseError):
+        elif isinstance(reply, hiredis.ReplyError):
             self._lose(WireRefused(self._text(f"it answered PUBLISH: {reply}")))
         else:
             self._window.confirmed(expected)
 
     def _on_push(self, reply: Any) -> None:
         """Take what the subscribing connection has read."""
-        if isinstance(reply, errors.ResponseError):
+        if isinstance(reply, hiredis.ReplyError):
             self._lose(WireRefused(self._text(f"it answered a subscription: {reply}")))
         elif reply[0] == b"message":
             _, name, payload = reply
@@ -230,7 +263,7 @@ class RedisWire:
                 done.set_result(None)
 
     def _ping_publisher(self) -> None:
-        self._expected.append(0)
+        self._expect_confirmation()
         self._links[0].send([(b"PING",)])
 
     def _ping_subscriber(self) -> None:
@@ -252,8 +285,8 @@ class _NoRoom(WireRefused):
     """The server has no memory left for a frame. Internal: `RedisWire.push` returns it."""
 
 
-class _Link:
-    """One connection, a task that writes what is put into `send`, and one that reads."""
+class _Link(asyncio.Protocol):
+    """One connection: writes commands at once, and hands over each reply as it comes."""
 
     def __init__(
         self,
@@ -268,11 +301,11 @@ class _Link:
         self.ping = ping
         self._lose = lose
         self._text = text
+        self._reader = hiredis.Reader()
+        #: Bytes that were read and are no whole reply yet, at most.
+        self._unfinished = 0
         self._transport: Any = None
-        self._outgoing: list[tuple[bytes, ...]] = []
-        self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        #: Whether anything was read since the last look.
+        #: Whether a reply was read since the last look.
         self.has_read = True
 
     async def open(self) -> None:
@@ -281,56 +314,48 @@ class _Link:
             await self._connection.connect()
         except Exception as error:
             raise _meaning(error, self._text, "can't connect") from None
-        # redis-py closes a connection only after all that is unsent has been sent.
+        # Its own reader and writer take several turns of the loop and timers for each reply.
         self._transport = self._connection._writer.transport
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._transport.set_protocol(self)
 
-    def send(self, commands: Sequence[tuple[bytes, ...]]) -> None:
-        """Have commands written, in order."""
-        self._outgoing.extend(commands)
-        self._wake.set()
+    def send(self, commands: Iterable[Sequence[bytes]]) -> None:
+        """Write commands, in order; the caller bounds how much is under way."""
+        packed = []
+        for command in commands:
+            packed.append(b"*%d\r\n" % len(command))
+            for word in command:
+                packed += (b"$%d\r\n" % len(word), word, b"\r\n")
+        self._transport.write(b"".join(packed))
 
-    async def _write(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Take replies; what is none ends the connection."""
+        reader, handle = self._reader, self._handle
+        self._unfinished += len(data)
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                commands, self._outgoing = self._outgoing, []
-                packed = self._connection.pack_commands(commands)
-                await self._connection.send_packed_command(packed, check_health=False)
-        except Exception as error:
-            self._lose(WireLost(self._text(f"the connection ended while writing: {error}")))
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    # It must not disconnect here: `_write` would then connect again.
-                    reply = await self._connection.read_response(disconnect_on_error=False)
-                except errors.ResponseError as error:
-                    reply = error
-                self.has_read = True
-                self._handle(reply)
-        except errors.InvalidResponse:
-            # In the greeting it was a Redis server, so this is the network's doing.
-            self._lose(WireLost(self._text("it sent what no Redis server sends")))
-        except errors.RedisError as error:
-            self._lose(_meaning(error, self._text, "the connection ended"))
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                self.has_read, self._unfinished = True, len(data)
+                handle(reply)
         except Exception:
-            # Replies that no command asked for, or of a form that no Redis server sends.
-            self._lose(WireLost(self._text("it sent what makes no sense as an answer")))
+            # No bytes of a Redis server, an answer that no command has asked for, or one of
+            # another form. In the greeting it was a Redis server: this is the network's doing.
+            self._lose(WireLost(self._text("it sent what no Redis server sends")))
+        if self._unfinished > _LONGEST_REPLY:
+            self._lose(WireLost(self._text(f"an answer is longer than {_LONGEST_REPLY:,} bytes")))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell that it is gone."""
+        reason = error or "the server closed it"
+        self._lose(WireLost(self._text(f"the connection ended: {reason}")))
 
     def stop(self) -> None:
-        """End the connection at once, and both tasks."""
-        for task in self._tasks:
-            task.cancel()
+        """End the connection at once, whatever is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self) -> None:
-        """End it, and wait for its tasks, which wait for nothing."""
+        """End it, and let redis-py know."""
         self.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Exception):
             await self._connection.disconnect(nowait=True)
 

@@ -117,7 +117,7 @@ class Relay:
         self._began, self._connected_at = time.time(), 0.0
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
         self.lag: int | None = None
-        self.bell = StoreBell(self.engine)
+        self._notices = StoreBell(self.engine)
         self.shards = Shards(self.engine, self.peers)
         self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
         self.outbound = Outbound(
@@ -127,7 +127,6 @@ class Relay:
             self.host,
             self.peers,
             self.counts,
-            self.bell,
             self._knows_all,
             self.work.push,
         )
@@ -137,7 +136,7 @@ class Relay:
         self.inbound.learned = self._report_soon
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
-        self._noticed, self._hurry = self.bell.event(), asyncio.Event()
+        self._hurry = asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
         self._reports_soon = False
@@ -191,7 +190,8 @@ class Relay:
         with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
             self.shards.tell_nothing()
             report.write(self.engine, self.report())
-        self.bell.close()
+        self._notices.close()
+        self.outbound.close()
 
     @staticmethod
     async def _close(wire: Wire) -> None:
@@ -213,7 +213,8 @@ class Relay:
             self.counts.rate()
             self._write_report()
             # Their wake-up may have been lost.
-            self.bell.look()
+            self._notices.look()
+            self.outbound.look()
             await asyncio.sleep(BEAT)
 
     def _follow_flush(self) -> None:
@@ -369,7 +370,7 @@ class Relay:
     async def _read_notices(self) -> None:
         """Act on what processes of this machine leave for the relay."""
         while True:
-            records = self.engine.pop(NOTICES, BATCH, self.bell.bell)
+            records = self.engine.pop(NOTICES, BATCH, self._notices.bell)
             for record in records:
                 what, content = record.payload[:1], record.payload[1:]
                 if what == NEW_GROUP:
@@ -381,8 +382,7 @@ class Relay:
                 elif what == FLUSH_ALL and self._flushes.is_new(content):
                     self._start(self._flush_all(content))
             if len(records) < BATCH:
-                await self._noticed.wait()
-                self._noticed.clear()
+                await self._notices.wait()
 
     def _act_on(self, frame: RelayFrame) -> None:
         if frame.node == self.node:
