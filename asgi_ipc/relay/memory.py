@@ -304,7 +304,7 @@ class MemoryWire:
 
     async def close(self) -> None:
         """Leave the server (W4)."""
-        self._state.close()
+        await self._state.close()
         self._server.drop_wire(self)
         if self._silence is not None:
             self._silence.cancel()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from ..exceptions import WireError, WireLost, WireRefused
 from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
 from .settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
-from .state import Window, WireState, watch
+from .state import Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
@@ -70,23 +69,16 @@ class RedisWire:
         self._published: set[bytes] = set()
         #: The replies that subscriptions wait for: how many, and the future of their caller.
         self._confirming: deque[tuple[int, asyncio.Future[Any]]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, heard: Heard, ready: Ready | None = None) -> None:
         """Connect both, and see what the server is (W2)."""
         self._state.begin(heard, ready)
+        hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
+        no_answer = f"no answer within {self._timeout:g} seconds{hint}"
         try:
-            await asyncio.wait_for(self._open(), self._timeout)
-        except BaseException as error:
-            found = error if isinstance(error, WireError) else None
-            if isinstance(error, asyncio.TimeoutError):
-                hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
-                text = f"no answer within {self._timeout:g} seconds{hint}"
-                found = WireLost(self._text(text))
-            self._state.lose(found or WireLost(self._text("start() was interrupted")))
+            await self._state.open(self._open(), self._timeout, no_answer, self._meaning)
+        except BaseException:
             await self.close()
-            if found is not None:
-                raise found from None
             raise
 
     async def _open(self) -> None:
@@ -94,20 +86,20 @@ class RedisWire:
             (self._on_reply, self._ping_publisher),
             (self._on_push, self._ping_subscriber),
         ):
-            link = _Link(self._connect(), handle, ping, self._lose, self._text)
+            link = _Link(self._connect(), handle, ping, self._state)
             self._links.append(link)
+            self._state.connections.append(link)
             await link.open()
-        server = _pairs(await self._ask(b"HELLO"))
+        server, text = _pairs(await self._ask(b"HELLO")), self._state.text
         if server.get(b"mode") == b"cluster":
-            raise WireRefused(self._text("it is a node of a cluster; use a server of its own"))
+            raise WireRefused(text("it is a node of a cluster; use a server of its own"))
         if server.get(b"role") in (b"replica", b"slave"):
-            raise WireRefused(self._text("it is a replica; give the address of its primary"))
+            raise WireRefused(text("it is a replica; give the address of its primary"))
         with contextlib.suppress(
             WireRefused
         ):  # To this user, or by a server that has no such thing.
             self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
         await self._change(b"SUBSCRIBE", [self._ready_names + self._id])
-        self._tasks.append(asyncio.create_task(watch(self._links, self._timeout, self._lose_it)))
 
     async def publish(self, frames: Sequence[Frame]) -> None:
         """Send the frames as fast as the server confirms them (W8)."""
@@ -175,13 +167,9 @@ class RedisWire:
 
     async def close(self) -> None:
         """End both connections, without waiting for the server (W4)."""
-        self._state.close()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
+        await self._state.close()
         for link in self._links:
             await link.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def push(self, queue: bytes, frame: bytes, lifetime: float, capacity: int) -> Pushed:
         """Put a frame on a queue (W11)."""
@@ -229,7 +217,7 @@ class RedisWire:
             # From a script it may come without its code.
             if str(result).startswith("OOM ") or "> 'maxmemory'" in str(result):
                 raise _NoRoom
-            raise WireRefused(self._text(f"it answered {command[0].decode()}: {result}"))
+            raise WireRefused(self._state.text(f"it answered {command[0].decode()}: {result}"))
         return result
 
     def _on_reply(self, reply: Any) -> None:
@@ -239,14 +227,14 @@ class RedisWire:
             if not expected.done():
                 expected.set_result(reply)
         elif isinstance(reply, hiredis.ReplyError):
-            self._lose(WireRefused(self._text(f"it answered PUBLISH: {reply}")))
+            self._state.lose(WireRefused(self._state.text(f"it answered PUBLISH: {reply}")))
         else:
             self._window.confirmed(expected)
 
     def _on_push(self, reply: Any) -> None:
         """Take what the subscribing connection has read."""
         if isinstance(reply, hiredis.ReplyError):
-            self._lose(WireRefused(self._text(f"it answered a subscription: {reply}")))
+            self._state.lose(WireRefused(self._state.text(f"it answered a subscription: {reply}")))
         elif reply[0] == b"message":
             _, name, payload = reply
             if name.startswith(self._topic_names):
@@ -269,16 +257,22 @@ class RedisWire:
     def _ping_subscriber(self) -> None:
         self._links[1].send([(b"PING",)])
 
-    def _lose_it(self, what: str) -> None:
-        self._lose(WireLost(self._text(what)))
-
-    def _lose(self, error: WireError) -> None:
-        self._state.lose(error)
-        for link in self._links:
-            link.stop()
-
-    def _text(self, what: str) -> str:
-        return f"relay {self._state.shown}: {what}"
+    def _meaning(self, error: Exception) -> WireError:
+        """Return what an error of redis-py means. Its texts have no credentials."""
+        cause = error.__cause__ or error.__context__
+        refused = self._state.tls_error(cause)
+        if refused is not None:
+            return refused
+        text = self._state.text
+        if isinstance(error, errors.InvalidResponse):
+            return WireRefused(text("it does not answer as a Redis server does"))
+        if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
+            return WireRefused(text(f"the credentials are missing or refused: {error}"))
+        if isinstance(error, errors.ResponseError):
+            return WireRefused(text(f"it refuses: {error}"))
+        if isinstance(cause, PermissionError):
+            return WireRefused(text(f"no permission: {cause.strerror}"))
+        return WireLost(text(f"can't connect: {error}"))
 
 
 class _NoRoom(WireRefused):
@@ -293,14 +287,12 @@ class _Link(asyncio.Protocol):
         connection: Any,
         handle: Callable[[Any], None],
         ping: Callable[[], None],
-        lose: Callable[[WireError], None],
-        text: Callable[[str], str],
+        state: WireState,
     ) -> None:
         self._connection = connection
         self._handle = handle
         self.ping = ping
-        self._lose = lose
-        self._text = text
+        self._state = state
         self._reader = hiredis.Reader()
         #: Bytes that were read and are no whole reply yet, at most.
         self._unfinished = 0
@@ -309,11 +301,8 @@ class _Link(asyncio.Protocol):
         self.has_read = True
 
     async def open(self) -> None:
-        """Connect, authenticate and begin to read. Raises `WireError`."""
-        try:
-            await self._connection.connect()
-        except Exception as error:
-            raise _meaning(error, self._text, "can't connect") from None
+        """Connect, authenticate and begin to read. Raises as redis-py."""
+        await self._connection.connect()
         # Its own reader and writer take several turns of the loop and timers for each reply.
         self._transport = self._connection._writer.transport
         self._transport.set_protocol(self)
@@ -339,23 +328,25 @@ class _Link(asyncio.Protocol):
         except Exception:
             # No bytes of a Redis server, an answer that no command has asked for, or one of
             # another form. In the greeting it was a Redis server: this is the network's doing.
-            self._lose(WireLost(self._text("it sent what no Redis server sends")))
+            self._lose("it sent what no Redis server sends")
         if self._unfinished > _LONGEST_REPLY:
-            self._lose(WireLost(self._text(f"an answer is longer than {_LONGEST_REPLY:,} bytes")))
+            self._lose(f"an answer is longer than {_LONGEST_REPLY:,} bytes")
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell that it is gone."""
-        reason = error or "the server closed it"
-        self._lose(WireLost(self._text(f"the connection ended: {reason}")))
+        self._lose(f"the connection ended: {error or 'the server closed it'}")
 
-    def stop(self) -> None:
+    def _lose(self, what: str) -> None:
+        self._state.lose(WireLost(self._state.text(what)))
+
+    def abort(self) -> None:
         """End the connection at once, whatever is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self) -> None:
         """End it, and let redis-py know."""
-        self.stop()
+        self.abort()
         with contextlib.suppress(Exception):
             await self._connection.disconnect(nowait=True)
 
@@ -416,21 +407,3 @@ def _database(settings: Settings) -> int:
 def _pairs(reply: Any) -> dict[Any, Any]:
     """Return a flat list of names and values as a dictionary."""
     return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-
-
-def _meaning(error: Exception, text: Callable[[str], str], otherwise: str) -> WireError:
-    """Return what an error of redis-py means. Its texts have no credentials."""
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return WireRefused(text(f"its certificate is not accepted: {cause.verify_message}"))
-    if isinstance(cause, ssl.SSLError):
-        return WireRefused(text(f"TLS failed: {cause.reason}; is it a server with TLS?"))
-    if isinstance(error, errors.InvalidResponse):
-        return WireRefused(text("it does not answer as a Redis server does"))
-    if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
-        return WireRefused(text(f"the credentials are missing or refused: {error}"))
-    if isinstance(error, errors.ResponseError):
-        return WireRefused(text(f"it refuses: {error}"))
-    if isinstance(cause, PermissionError):
-        return WireRefused(text(f"no permission: {cause.strerror}"))
-    return WireLost(text(f"{otherwise}: {error}"))

@@ -281,11 +281,10 @@ class Relay:
             except WireError as error:
                 if self.state == "connected":
                     pause, told = SHORTEST_PAUSE, ""
-                self.state = "refused" if isinstance(error, WireRefused) else "away"
                 self._error = str(error)
-                self._write_report()
-                if told != self.state:
-                    told = self.state
+                state = "refused" if isinstance(error, WireRefused) else "away"
+                if told != state:
+                    told = state
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -293,6 +292,9 @@ class Relay:
                         which,
                         self._error.removeprefix(which).rstrip("."),
                     )
+                # After the warning, which whoever reads the report may look for.
+                self.state = state
+                self._write_report()
             finally:
                 # Whoever ends the relay says goodbye with the wire that it leaves.
                 if self.state != "connected":

@@ -142,6 +142,28 @@ async def _replies(wire: Any) -> int:
 
 
 @in_loop
+async def test_an_answer_without_end_takes_no_memory_without_end(redis: Redis) -> None:
+    async with started(redis.url, password=PASSWORD) as wire:
+        link, piece = wire._links[1], b"x" * 0x100000  # type: ignore[attr-defined]
+        link.data_received(b"$536870912\r\n")
+        for _ in range(64):
+            link.data_received(piece)
+        error = await wire.lost()
+        assert isinstance(error, WireLost)
+        assert "an answer is longer than" in str(error)
+
+
+@in_loop
+async def test_a_queue_of_large_frames_is_popped_in_parts(redis: Redis) -> None:
+    large = [bytes((number,)) * 9_000_000 for number in range(3)]
+    async with started(redis.url, password=PASSWORD) as wire:
+        for frame in large:
+            await wire.push(b"large", frame, 100, 10)
+        assert await wire.pop(b"large", 10) == large[:2]
+        assert await wire.pop(b"large", 10) == large[2:]
+
+
+@in_loop
 async def test_a_server_without_memory_refuses_a_push_and_passes_frames_on(redis: Redis) -> None:
     heard: list[bytes] = []
     async with started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as wire:
