@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,10 +12,12 @@ from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.choice import open_wire
+from asgi_ipc.relay.way_out import OUT
 from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
 from tests.tools.documents import DOCS, blocks
+from tests.tools.machines import Machine, eventually, join, run
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -277,3 +280,36 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
     with pytest.raises(OptionError) as caught:
         open_wire(url, "tests", options)
     assert words in str(caught.value)
+
+
+def test_a_relay_that_ends_behind_a_slow_server_leaves_what_it_has_not_sent(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """R8: the next relay goes on with it, though a beat waits for the server before it."""
+    options = {
+        "channel_memory": 32 << 20,
+        "relay_options": {"timeout": 60.0, "password": PASSWORD},
+    }
+    one, two = (Machine(tmp_path / name, redis.url, **options) for name in ("one", "two"))
+
+    async def main() -> None:
+        await join(one, two)
+        await two.member("room")
+        redis.freeze()
+        # Just beyond the window: `publish` returns, and the next beat waits.
+        for _ in range(2):
+            await one.layer.group_send("room", {"x": bytes((1 << 19) + 5000)})
+        await eventually(lambda: not one.engine.peek(OUT))
+        await eventually(one.relay_now.outbound.publishing.locked)
+        for number in range(50):
+            await one.layer.group_send("room", {"n": number})
+        await asyncio.sleep(0.1)
+        one.end()
+        assert one.engine.statistics(OUT)["pending"] == 50
+
+    try:
+        run(main)
+    finally:
+        redis.thaw()
+        for machine in (one, two):
+            machine.layer.sync.destroy()
