@@ -61,7 +61,7 @@ from .frames import ALL, Kind, RelayFrame, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
 from .outbound import BATCH, Outbound
-from .peers import Peers
+from .peers import Peers, checked_sequences
 from .shards import Shards
 from .store_bell import StoreBell
 from .way_out import (
@@ -110,6 +110,8 @@ class Relay:
         self.node = self.engine.identity[:NODE_BYTES]
         self.host = socket.gethostname().encode("ascii", "replace")[:100]
         self.peers, self.counts = Peers(), Counts(options.shown)
+        #: The last sequences that the former relay has written down.
+        self._former: dict[bytes, int] = {}
         self.term = self._take_over()
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
@@ -131,6 +133,10 @@ class Relay:
             self._knows_all,
             self.work.push,
         )
+        # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
+        self.outbound._sequences.update(self._former)
+        #: Records taken off the way out whose fate the report tells.
+        self._taken = 0
         self.inbound = Inbound(
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
@@ -153,6 +159,12 @@ class Relay:
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
+        self._former = checked_sequences(former.content.get("published"))
+        taken = former.content.get("taken")
+        if former.content.get("state") != "ended" and isinstance(taken, int):
+            # Killed: of what it took since its last report nothing is known.
+            unknown = self.engine.statistics(OUT)["popped"] - taken
+            self.counts.dropped("outcome unknown", max(0, unknown))
         if isinstance(peers, list):
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
@@ -246,6 +258,8 @@ class Relay:
         expired = waiting["expired"]
         self.counts.dropped("expired", max(0, expired - self._seen_expired))
         self._seen_expired = expired
+        if not self.outbound.publishing.locked() and not self.work.is_pushing:
+            self._taken = waiting["popped"]
         return {
             "url": self.options.shown,
             "host": self.host.decode("ascii"),
@@ -266,6 +280,8 @@ class Relay:
             "counts": dict(self.counts.all),
             "rates": self.counts.rates,
             "peers": self.peers.told(),
+            "published": dict(self.outbound._sequences),
+            "taken": self._taken,
         }
 
     # ---- the connection

@@ -52,14 +52,20 @@ class Work:
         self._look = asyncio.Event()
         self._waiting: Members | None = None
         self._full: dict[bytes, int] = {}
+        #: Whether messages are on their way to the server's queues.
+        self.is_pushing = False
 
     # ---- to the server
 
     async def push(self, wire: Wire, records: Sequence[Popped]) -> None:
         """Put messages on the server's queues, in order. Raises as the wire."""
-        results = await asyncio.gather(
-            *(self._push(wire, record) for record in records), return_exceptions=True
-        )
+        self.is_pushing = True
+        try:
+            results = await asyncio.gather(
+                *(self._push(wire, record) for record in records), return_exceptions=True
+            )
+        finally:
+            self.is_pushing = False
         for result in results:
             if isinstance(result, BaseException):
                 raise result
