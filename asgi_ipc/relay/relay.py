@@ -16,7 +16,8 @@ Messages
        lifetime is over is not passed on.
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
-       are counted as gaps, at the latest with the next beat of their machine.
+       are counted as gaps, at the latest with the next beat of their machine. They go on from term
+       to term; what a killed relay took since its last report is counted by the next one.
   R6   A machine hears only the shards in which it has groups. A new group is reachable from other
        machines once the server has confirmed the subscription, which follows `group_add` at once.
 

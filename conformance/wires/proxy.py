@@ -94,7 +94,7 @@ class Proxy:
         self._open.clear()
 
     def thaw(self, late: float = 0.0) -> None:
-        """Let pass what was held back, some seconds after all else, as what is sent again may be."""
+        """Let pass what was held back, ``late`` seconds after what comes now."""
         self._late = late
         self._open.set()
 

@@ -7,15 +7,17 @@ import random
 import sys
 from typing import NamedTuple
 
+import pytest
 from asgi_ipc.conformance.wires.servers import Nats, Redis
 
 from .judge import Between, Books, told_by
 from .places import MACHINES
+from .plants import PLANTS
 from .site import Site
 from .troubles import BLOWS, Strength, deal
 
 #: Seconds of an outage, and of the wire's timeout, which is shorter than half of it.
-LONG, SHORT = Strength(10.0, 1.0), Strength(1.6, 0.5)
+LONG, SHORT = Strength(10.0, 1.0, 3.0, 20), Strength(1.6, 0.5, 2.0, 10)
 TIMEOUT, SHORT_TIMEOUT = 2.0, 0.6
 #: Troubles of which machine 0 has a relay of its own.
 MIXED, DEDICATED = "mixed", "dedicated"
@@ -102,6 +104,26 @@ def torment(
         )
 
 
+def plants(only: str) -> int:
+    """Plant each fault, which must be found; return how many were not."""
+    missed = 0
+    for plant, trouble, expected in PLANTS:
+        if only not in plant.__name__:
+            continue
+        found = ""
+        for seed in range(3):
+            with pytest.MonkeyPatch.context() as patch:
+                plant(patch)
+                faults = torment(trouble, "redis", 8 + 8 * seed, seed, short=True).faults
+            found = next((fault for fault in faults if expected in fault), "")
+            if found:
+                break
+        missed += not found
+        sys.stdout.write(f"{plant.__name__}: {'found: ' + found if found else 'NOT FOUND'}\n")
+        sys.stdout.flush()
+    return missed
+
+
 def main(arguments: list[str]) -> int:
     """Called by ``python -m tests.torture relays``."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture relays")
@@ -111,9 +133,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each trouble and wire")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--short", action="store_true", help="with short outages and timeouts")
+    parser.add_argument("--plants", action="store_true", help="plant faults, each to be found")
+    parser.add_argument("--only", default="", help="plants with this in their name")
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between messages")
     options = parser.parse_args(arguments)
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
+    if options.plants:
+        return plants(options.only)
     failed = False
     for wire in options.wire or ("redis", "nats"):
         missing = {"redis": Redis, "nats": Nats}[wire].missing()

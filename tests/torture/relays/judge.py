@@ -33,6 +33,9 @@ from .places import (
 
 #: Messages that a machine's relay takes along when it is killed, at most, and does not count.
 UNCOUNTED = BATCH
+#: Drops before a message has got a sequence, and after it was heard.
+_OUT = ("expired", "no_machine", "not_a_record", "too_large_for_the_server", "way_out_full")
+_IN = ("expired", "failed", "flushed", "no_room_in_the_store", "store_unavailable")
 
 
 class Told(NamedTuple):
@@ -151,8 +154,13 @@ class Books:
             sent += bool(expected)
             lost += any(message not in self.got[each] for each in expected)
         gaps = told[there].gaps.get(here, 0)
-        drops = sum(_of_frames(told[each].drops) for each in (here, there))
-        return Between(sent, lost, gaps, drops, harm[here].kills)
+        kills = harm[here].kills
+        drops = sum(told[here].drops.get(reason, 0) for reason in _OUT)
+        drops += sum(told[there].drops.get(reason, 0) for reason in _IN)
+        if kills:
+            # In the hands of those. What else has an unknown outcome was numbered: it is a gap.
+            drops += told[here].drops.get("outcome_unknown", 0)
+        return Between(sent, lost, gaps, drops, kills)
 
     def shared(self, told: Mapping[int, Told], harm: Mapping[int, Harm]) -> tuple[int, int]:
         """Return how many messages to shared channels were sent, and lost."""
@@ -183,7 +191,11 @@ def told_by(reports: Mapping[int, Mapping[str, Any]]) -> dict[int, Told]:
     nodes = {bytes(report["node"]): machine for machine, report in reports.items()}
     return {
         machine: Told(
-            {nodes[peer["node"]]: peer["gaps"] for peer in report["peers"] if peer["node"] in nodes},
+            {
+                nodes[peer["node"]]: peer["gaps"]
+                for peer in report["peers"]
+                if peer["node"] in nodes
+            },
             {
                 name.removeprefix("dropped_"): count
                 for name, count in report["counts"].items()
@@ -192,10 +204,6 @@ def told_by(reports: Mapping[int, Mapping[str, Any]]) -> dict[int, Told]:
         )
         for machine, report in reports.items()
     }
-
-
-def _of_frames(drops: Mapping[str, int]) -> int:
-    return sum(count for reason, count in drops.items() if reason != "shared_channel_full")
 
 
 def _expected(where: int, machine: int) -> Iterator[int]:

@@ -44,7 +44,7 @@ JOINED = 60.0
 #: Seconds in which a process that is told to stop does.
 STOPPED = 20.0
 #: Seconds in which the last beats and reports have come.
-_TOLD = 3.0
+_TOLD = 2.5
 
 
 class Child(NamedTuple):
@@ -57,7 +57,9 @@ class Child(NamedTuple):
 class Site:
     """Server, networks, machines and processes; a context manager that ends all of them."""
 
-    def __init__(self, wire: str, timeout: float, pause: float, roles: dict[int, list[str]]) -> None:
+    def __init__(
+        self, wire: str, timeout: float, pause: float, roles: dict[int, list[str]]
+    ) -> None:
         # Where it is fast; a ledger is written to with each message.
         where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="asgi_ipc-relays-", dir=where))
@@ -205,6 +207,39 @@ class Site:
             self.kills[machine] += 1
             self._start_another(machine, role)
 
+    def end_relay(self, machine: int) -> None:
+        """Have the process that relays for a machine end by itself, and start another."""
+        child = self.relay_of(machine)
+        if not child:
+            return
+        me, role = self.children[child]
+        os.kill(child, signal.SIGTERM)
+        for _ in turns(STOPPED, 0.02):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                del self.children[child]
+                if status:
+                    self.faults.append(f"process {me} ({role}) ended with status {status}")
+                break
+        else:
+            self.faults.append(f"process {me} ({role}) does not end")
+            self._kill(child)
+        self._start_another(machine, role)
+
+    def take_down(self, machine: int) -> list[str]:
+        """Kill all processes of a machine that may relay; return what they were."""
+        relay, roles = self.relay_of(machine), []
+        for child, (me, _) in list(self.children.items()):
+            if machine_of(me) == machine and not is_steady(me):
+                self.kills[machine] += child == relay
+                roles.append(self._kill(child).role)
+        return roles
+
+    def bring_up(self, machine: int, roles: list[str]) -> None:
+        """Start others in the place of those."""
+        for role in roles:
+            self._start_another(machine, role)
+
     def stop_relay(self, machine: int) -> None:
         """Stop the process that relays for a machine, until `heal`."""
         child = self.relay_of(machine)
@@ -236,7 +271,9 @@ class Site:
         self.read()
         marks = dict.fromkeys(steady(), 0)
         for me in marks:
-            marks[me] = max((line.number for line in self.lines[me] if line.what == SENT), default=0)
+            marks[me] = max(
+                (line.number for line in self.lines[me] if line.what == SENT), default=0
+            )
         passed = 0.0
         missing: list[str] = []
         for passed in turns(JOINED, 0.1):
@@ -267,9 +304,7 @@ class Site:
                         heard.add((line.producer, me))
                     elif line.where >= SHARED_CHANNEL:
                         shared.add(line.producer)
-        missing = [
-            f"{a} to {b}" for a in marks for b in marks if a != b and (a, b) not in heard
-        ]
+        missing = [f"{a} to {b}" for a in marks for b in marks if a != b and (a, b) not in heard]
         if self.setting.shares:
             missing += [f"{a} to shared channels" for a in marks if a not in shared]
         return missing
@@ -290,7 +325,8 @@ class Site:
         else:
             waiting = [self.report(n).get("out") for n in range(MACHINES)]
             self.faults.append(f"messages stay on the way out: {waiting}")
-        self.pause(_TOLD)
+        for _ in turns(_TOLD, 0.05):
+            self.reap()
 
     def end(self) -> None:
         """Have the steady processes end, as they must."""

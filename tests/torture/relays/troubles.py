@@ -18,6 +18,14 @@ class Strength(NamedTuple):
 
     outage: float
     kills_apart: float
+    #: The longest pause after an outage.
+    peace: float
+    #: How often connections are ended.
+    ends: int
+
+    def rest(self, dice: random.Random) -> float:
+        """Draw the pause after an outage."""
+        return dice.uniform(0.2, 1.0) * self.peace
 
 
 Blow = Callable[[Site, random.Random, Strength], None]
@@ -36,6 +44,12 @@ def kill_relay(site: Site, dice: random.Random, strength: Strength) -> None:
     site.pause(strength.kills_apart)
 
 
+def end_relay(site: Site, dice: random.Random, strength: Strength) -> None:
+    """Have a relay end as at a deployment."""
+    site.end_relay(random_machine(dice))
+    site.pause(strength.kills_apart)
+
+
 def restart_server(site: Site, dice: random.Random, strength: Strength) -> None:
     """Kill the server, or have it end cleanly, and start it again."""
     if dice.random() < 0.5:
@@ -44,7 +58,7 @@ def restart_server(site: Site, dice: random.Random, strength: Strength) -> None:
         site.server.terminate()
     site.pause(dice.uniform(0, 1.0))
     site.server.start()
-    site.pause(dice.uniform(0.5, 2.0))
+    site.pause(strength.rest(dice))
 
 
 def cut_network(site: Site, dice: random.Random, strength: Strength) -> None:
@@ -57,11 +71,33 @@ def cut_network(site: Site, dice: random.Random, strength: Strength) -> None:
     for network in networks:
         network.order("freeze" if keeps else "swallow")
     site.pause(strength.outage)
+    late = dice.choice((0.0, 0.3, dice.uniform(0.0, 3.0)))
     for network in networks:
-        network.order("thaw", str(dice.choice((0.0, 0.5, 3.0)))) if keeps else network.order(
-            "cut_and_heal"
-        )
-    site.pause(dice.uniform(0.5, 3.0))
+        network.order(*(("thaw", str(late)) if keeps else ("cut_and_heal",)))
+    site.pause(strength.rest(dice))
+
+
+def kill_in_cut(site: Site, dice: random.Random, strength: Strength) -> None:
+    """Kill a relay whose network is cut: what it published passes after what the next one did."""
+    machine = random_machine(dice)
+    network = site.networks[machine]
+    network.order("freeze")
+    site.pause(0.3)
+    site.kill_relay(machine)
+    site.pause(strength.outage / 2)
+    network.order("thaw", str(dice.uniform(0.0, 1.5)))
+    site.pause(strength.rest(dice))
+
+
+def take_down(site: Site, dice: random.Random, strength: Strength) -> None:
+    """Leave a machine without a relay for longer, and kill that of another meanwhile."""
+    machine = random_machine(dice)
+    roles = site.take_down(machine)
+    site.pause(2 * strength.outage)
+    site.kill_relay((machine + 1) % MACHINES)
+    site.pause(0.3)
+    site.bring_up(machine, roles)
+    site.pause(2.0 + strength.rest(dice))
 
 
 def stop_server(site: Site, dice: random.Random, strength: Strength) -> None:
@@ -69,7 +105,7 @@ def stop_server(site: Site, dice: random.Random, strength: Strength) -> None:
     site.server.freeze()
     site.pause(strength.outage)
     site.server.thaw()
-    site.pause(dice.uniform(0.5, 3.0))
+    site.pause(strength.rest(dice))
 
 
 def stop_relay(site: Site, dice: random.Random, strength: Strength) -> None:
@@ -77,26 +113,29 @@ def stop_relay(site: Site, dice: random.Random, strength: Strength) -> None:
     site.stop_relay(random_machine(dice))
     site.pause(dice.choice((0.2, strength.outage)))
     site.cont_relays()
-    site.pause(dice.uniform(0.2, 1.0))
+    site.pause(strength.rest(dice))
 
 
 def end_connections(site: Site, dice: random.Random, strength: Strength) -> None:
     """End all connections ten times a second."""
-    for _ in range(20):
+    for _ in range(strength.ends):
         if isinstance(site.server, Redis):
             site.server.kill_clients()
         else:
             for network in site.networks:
                 network.order("cut")
         site.pause(0.1)
-    site.pause(dice.uniform(0.2, 2.0))
+    site.pause(strength.rest(dice))
 
 
 BLOWS: dict[str, Blow] = {
     "nothing": nothing,
     "kill": kill_relay,
+    "end": end_relay,
     "restart": restart_server,
     "cut": cut_network,
+    "kill-in-cut": kill_in_cut,
+    "down": take_down,
     "stop-server": stop_server,
     "stop-relay": stop_relay,
     "connections": end_connections,
