@@ -58,7 +58,7 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError,
 from . import report, way_out
 from .counts import Counts
 from .flushes import BARRIER, PATIENCE, Flushes
-from .frames import ALL, Kind, RelayFrame, machine_topic
+from .frames import ALL, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
 from .outbound import BATCH, Outbound
@@ -160,7 +160,6 @@ class Relay:
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
-        self._former = checked_sequences(former.content.get("published"))
         taken = former.content.get("taken")
         if former.content.get("state") != "ended" and isinstance(taken, int):
             # Killed: of what it took since its last report nothing is known.
@@ -170,6 +169,13 @@ class Relay:
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
             )
+        machines = set(map(machine_topic, self.peers.known))
+        self._former = {
+            topic: number
+            for topic, number in checked_sequences(former.content.get("published")).items()
+            # Machines come and go, and what is gone must not fill the reports.
+            if is_topic(topic) and (len(topic) <= NODE_BYTES or topic in machines)
+        }
         # The clock may stand still between two terms.
         return max(term, before + 1) if isinstance(before, int) and before < 1 << 63 else term
 

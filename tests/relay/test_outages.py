@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from asgi_ipc.relay import report
+from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT
 from tests.tools.machines import Site, eventually, received, run
@@ -216,6 +217,23 @@ def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> N
         await one.layer.group_send("room", {"n": 4})
         assert await received(two.layer, channel) == [4]
         assert two.count("gaps") == 3
+
+    run(main)
+
+
+def test_the_next_relay_goes_on_with_sequences_that_still_mean_something(site: Site) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2)
+        there, gone, group = machine_topic(two.node), machine_topic(bytes(5)), shard_topic(3)
+        await eventually(lambda: one.report()["peers"])
+        told = one.report()
+        one.end()
+        published = {there: 5, gone: 6, group: 7, ALL: 8, b"g": 9, "x": 1, b"g\0\2": "x"}
+        report.write(one.engine, {**told, "published": published})
+        one.begin()
+        await eventually(lambda: one.report()["published"].get(ALL, 0) > 8)
+        left = one.report()["published"]
+        assert {topic: left[topic] for topic in left if topic != ALL} == {there: 5, group: 7}
 
     run(main)
 
