@@ -72,6 +72,8 @@ conformance: $(READY)
 torture: $(READY)
 	@$(BIN)/python -m tests.torture stress --seconds $(if $(SAMPLE),90,600) --quiet
 	@$(BIN)/python -m tests.torture stress --plants
+	@$(BIN)/python -m tests.torture relays --seconds $(or $(RELAYS),$(if $(SAMPLE),10,60)) $(if $(SAMPLE),--short)
+	@$(BIN)/python -m tests.torture relays --plants
 	@$(BIN)/python -m tests.torture soak --seconds $(if $(SAMPLE),20,120)
 	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/engines/shm/test_faults.py
 	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \

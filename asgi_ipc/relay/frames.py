@@ -9,7 +9,7 @@ bytes  content, big-endian
 1      kind (`Kind`)
 5      node: the first bytes of every identity of the writer's store
 8      term: when the writer became the relay of its machine
-8      sequence: 1, 2, ... for each term and topic of the machine
+8      sequence: 1, 2, ... for each topic of the machine, from term to term
 8      remaining lifetime, nanoseconds
 1      length of the name
 n      the name: a group, a channel, a host, or a flush

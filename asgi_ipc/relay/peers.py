@@ -9,8 +9,13 @@ No input or output happens here; the caller passes the time in. A frame is deliv
 
 A sequence that is not the next one is a gap: frames that were published and not heard. The beat of
 a machine says the last sequence of each topic, so a gap at the end is found a beat later. Where
-counting begins is known if the machine began its term, or was known, while the topic was heard;
-otherwise the first sequence heard is the beginning.
+counting begins is known if the machine began its first term, or was known, while the topic was
+heard; otherwise the first sequence heard is the beginning.
+
+Sequences go on from term to term, so what is missed around a takeover is a gap as well. A relay
+that was killed has not told the next one of the last frames it published; that one counts them
+itself (`relay.Relay`), and uses their sequences again. So the first sequence of a term may be lower
+than the last one of the term before.
 """
 
 from __future__ import annotations
@@ -44,6 +49,8 @@ class Peer:
         self.heard_at = now
         #: The last sequence of each topic that is heard.
         self.sequences: dict[bytes, int] = {}
+        #: The same of former terms, for topics on which this term has still to be heard.
+        self.before: dict[bytes, int] = {}
         self.frames = self.bytes = self.gaps = 0
         #: It said goodbye: nothing is expected from it.
         self.has_left = False
@@ -79,6 +86,7 @@ class Peers:
             self.topics.discard(topic)
             for peer in self.known.values():
                 peer.sequences.pop(topic, None)
+                peer.before.pop(topic, None)
 
     def accept(self, topic: bytes, frame: RelayFrame, size: int, now: int) -> str | None:
         """Note a frame; return None if it is to be acted on, and otherwise why not.
@@ -97,10 +105,9 @@ class Peers:
         if frame.term > peer.term:
             self._begin_term(peer, frame)
         last = peer.sequences.get(topic)
-        if last is not None:
-            if frame.sequence <= last:
-                return "late"
-            self._missed(peer, topic, frame.sequence - last - 1)
+        if last is not None and frame.sequence <= last:
+            return "late"
+        self._reached(peer, topic, frame.sequence - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
             self.has_news |= last is None
@@ -115,27 +122,31 @@ class Peers:
         return None
 
     def _begin_term(self, peer: Peer, frame: RelayFrame) -> None:
-        """Begin to count anew, from 0 where nothing of the term can have been missed unheard."""
-        heard_before: Iterable[bytes] = peer.sequences if peer.term else ()
-        if frame.kind is Kind.HELLO and frame.sequence == 1:
-            heard_before = self.topics
+        """Begin with another term: from 0 if nothing can have been missed unheard."""
         self.has_news = True
         peer.term = frame.term
-        peer.sequences = dict.fromkeys(heard_before, 0)
+        peer.before = {**peer.before, **peer.sequences}
+        peer.sequences = {}
+        if frame.kind is Kind.HELLO and frame.sequence == 1:
+            peer.before = {}
+            peer.sequences = dict.fromkeys(self.topics, 0)
 
-    def _missed(self, peer: Peer, topic: bytes, count: int) -> None:
+    def _reached(self, peer: Peer, topic: bytes, number: int) -> None:
+        """Count what was missed if all up to this sequence has been published."""
+        last = peer.sequences.get(topic)
+        if last is None:
+            last = peer.before.pop(topic, number)
         # On the topic of all there are no messages of users.
-        if topic != ALL:
-            peer.gaps += count
-            self.gaps += count
+        if number > last and topic != ALL:
+            peer.gaps += number - last
+            self.gaps += number - last
 
     def _told(self, peer: Peer, topic: bytes, number: int) -> None:
         """Note the last sequence of a topic as a beat tells it."""
         if topic not in self.topics:
             return
+        self._reached(peer, topic, number)
         last = peer.sequences.get(topic)
-        if last is not None and number > last:
-            self._missed(peer, topic, number - last)
         if last is None or number > last:
             peer.sequences[topic] = number
             self.has_news |= last is None
@@ -193,6 +204,7 @@ class Peers:
                 "gaps": peer.gaps,
                 "left": peer.has_left,
                 "sequences": dict(peer.sequences),
+                "before": dict(peer.before),
             }
             for peer in self.known.values()
         ]
@@ -216,11 +228,19 @@ class Peers:
             peer.term, peer.reads, peer.heard_at, peer.frames, peer.bytes = numbers  # type: ignore[assignment]
             peer.heard_at = min(peer.heard_at, now)
             peer.gaps = gaps  # type: ignore[assignment]
-            peer.sequences = {
-                topic: number
-                for topic, number in sequences.items()
-                if isinstance(topic, bytes) and isinstance(number, int)
-            }
+            peer.sequences = checked_sequences(sequences)
+            peer.before = checked_sequences(each.get("before"))
 
 
-__all__ = ["EXPECTED", "LEFT", "MOST", "REMEMBERED", "Peer", "Peers"]
+def checked_sequences(told: object) -> dict[bytes, int]:
+    """Return the sequences by topic that a former relay told; leaves out what can't be so."""
+    if not isinstance(told, Mapping):
+        return {}
+    return {
+        topic: number
+        for topic, number in told.items()
+        if isinstance(topic, bytes) and isinstance(number, int)
+    }
+
+
+__all__ = ["EXPECTED", "LEFT", "MOST", "REMEMBERED", "Peer", "Peers", "checked_sequences"]

@@ -16,7 +16,8 @@ Messages
        lifetime is over is not passed on.
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
-       are counted as gaps, at the latest with the next beat of their machine.
+       are counted as gaps, at the latest with the next beat of their machine. They go on from term
+       to term; what a killed relay took since its last report is counted by the next one.
   R6   A machine hears only the shards in which it has groups. A new group is reachable from other
        machines once the server has confirmed the subscription, which follows `group_add` at once.
 
@@ -57,11 +58,11 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError,
 from . import report, way_out
 from .counts import Counts
 from .flushes import BARRIER, PATIENCE, Flushes
-from .frames import ALL, Kind, RelayFrame, machine_topic
+from .frames import ALL, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
 from .outbound import BATCH, Outbound
-from .peers import Peers
+from .peers import Peers, checked_sequences
 from .shards import Shards
 from .store_bell import StoreBell
 from .way_out import (
@@ -110,6 +111,8 @@ class Relay:
         self.node = self.engine.identity[:NODE_BYTES]
         self.host = socket.gethostname().encode("ascii", "replace")[:100]
         self.peers, self.counts = Peers(), Counts(options.shown)
+        #: The last sequences that the former relay has written down.
+        self._former: dict[bytes, int] = {}
         self.term = self._take_over()
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
@@ -130,6 +133,10 @@ class Relay:
             self._knows_all,
             self.work.push,
         )
+        # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
+        self.outbound._sequences.update(self._former)
+        #: Records taken off the way out whose fate the report tells.
+        self._taken = 0
         self.inbound = Inbound(
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
@@ -152,10 +159,22 @@ class Relay:
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
+        taken = former.content.get("taken")
+        if former.content.get("state") != "ended" and isinstance(taken, int):
+            # Killed: of what it took since its last report nothing is known.
+            unknown = self.engine.statistics(OUT)["popped"] - taken
+            self.counts.dropped("outcome unknown", max(0, unknown))
         if isinstance(peers, list):
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
             )
+        machines = set(map(machine_topic, self.peers.known))
+        self._former = {
+            topic: number
+            for topic, number in checked_sequences(former.content.get("published")).items()
+            # Machines come and go, and what is gone must not fill the reports.
+            if is_topic(topic) and (len(topic) <= NODE_BYTES or topic in machines)
+        }
         # The clock may stand still between two terms.
         return max(term, before + 1) if isinstance(before, int) and before < 1 << 63 else term
 
@@ -247,6 +266,8 @@ class Relay:
         expired = waiting["expired"]
         self.counts.dropped("expired", max(0, expired - self._seen_expired))
         self._seen_expired = expired
+        if not self.outbound.publishing.locked() and not self.work.is_pushing:
+            self._taken = waiting["popped"]
         return {
             "url": self.options.shown,
             "host": self.host.decode("ascii"),
@@ -267,6 +288,8 @@ class Relay:
             "counts": dict(self.counts.all),
             "rates": self.counts.rates,
             "peers": self.peers.told(),
+            "published": dict(self.outbound._sequences),
+            "taken": self._taken,
         }
 
     # ---- the connection

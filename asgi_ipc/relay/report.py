@@ -75,12 +75,15 @@ def read(engine: Engine) -> Report | None:
 def _packed(content: dict[str, Any]) -> bytes:
     packed: bytes = msgpack.packb(content, use_bin_type=True)
     if len(packed) > LARGEST:
-        peers = [{**peer, "sequences": {}} for peer in content.get("peers", [])]
+        peers = [{**peer, "sequences": {}, "before": {}} for peer in content.get("peers", [])]
         packed = msgpack.packb({**content, "peers": peers}, use_bin_type=True)
     if len(packed) > LARGEST:
         # Those heard of late matter most.
         peers.sort(key=lambda peer: -int(peer["heard_at"]))
         packed = msgpack.packb({**content, "peers": peers[:50]}, use_bin_type=True)
+    if len(packed) > LARGEST:
+        content = {**content, "peers": peers[:50], "published": {}}
+        packed = msgpack.packb(content, use_bin_type=True)
     return packed
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Members, Popped
@@ -31,6 +32,10 @@ LOOK_FULL = 0.25
 _FULL_FOR, _TAKEN_FOR = 5 * 1_000_000_000, 10 * 1_000_000_000
 #: Most messages that are taken at once.
 _MOST = 64
+#: Seconds for which a relay that ends waits for the server's last answers.
+_GRACE = 0.3
+
+_T = TypeVar("_T")
 
 
 class Work:
@@ -52,14 +57,21 @@ class Work:
         self._look = asyncio.Event()
         self._waiting: Members | None = None
         self._full: dict[bytes, int] = {}
+        #: Whether messages are on their way to the server's queues.
+        self.is_pushing = False
 
     # ---- to the server
 
     async def push(self, wire: Wire, records: Sequence[Popped]) -> None:
         """Put messages on the server's queues, in order. Raises as the wire."""
-        results = await asyncio.gather(
+        self.is_pushing = True
+        pushing = asyncio.gather(
             *(self._push(wire, record) for record in records), return_exceptions=True
         )
+        try:
+            results = await _to_its_end(pushing)
+        finally:
+            self.is_pushing = False
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -138,15 +150,20 @@ class Work:
             found = 0
             for name, number in self._missing().items():
                 if number > 0:
-                    frames = await wire.pop(name, min(number, _MOST))
-                    found += len(frames)
-                    for frame in frames:
-                        self._deliver(name, frame)
+                    popping = asyncio.ensure_future(self._pop(wire, name, min(number, _MOST)))
+                    found += await _to_its_end(popping)
             if not found:
                 # All queues are empty for which a receiver waits, and the wire is armed on them.
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._look.wait(), LOOK)
                 self._look.clear()
+
+    async def _pop(self, wire: Wire, name: bytes, limit: int) -> int:
+        """Take messages and deliver them; return how many."""
+        frames = await wire.pop(name, limit)
+        for frame in frames:
+            self._deliver(name, frame)
+        return len(frames)
 
     def _missing(self) -> Counter[bytes]:
         """Return for each channel how many receivers wait for which no message is here yet."""
@@ -181,6 +198,19 @@ class Work:
             raise
         else:
             self._counts.add("shared_in")
+
+
+async def _to_its_end(call: asyncio.Future[_T]) -> _T:
+    """Wait for a call to the server; if cancelled, first for its answer, for `_GRACE` at most.
+
+    A relay that ends must not lose what is under way.
+    """
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        with contextlib.suppress(asyncio.TimeoutError, WireError):
+            await asyncio.wait_for(call, _GRACE)
+        raise
 
 
 __all__ = ["LOOK", "Work"]

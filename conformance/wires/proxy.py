@@ -26,6 +26,9 @@ class Proxy:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open = asyncio.Event()
         self._open.set()
+        self._late = 0.0
+        self._whole = asyncio.Event()
+        self._whole.set()
         self._away = 0
         #: How many connections clients have ever made.
         self.made: int = 0
@@ -79,6 +82,7 @@ class Proxy:
     def heal(self) -> None:
         """Garble nothing any more."""
         self.to_server = self.to_client = None
+        self._whole.set()
 
     def cut_and_heal(self) -> None:
         """End all connections; new ones are whole."""
@@ -86,17 +90,23 @@ class Proxy:
         self.cut()
 
     def freeze(self) -> None:
-        """Let nothing pass, and keep all connections."""
+        """Let nothing pass, no end of a connection either, and keep all connections."""
         self._open.clear()
 
-    def thaw(self) -> None:
-        """Let pass what was held back, and all else."""
+    def thaw(self, late: float = 0.0) -> None:
+        """Let pass what was held back, ``late`` seconds after what comes now."""
+        self._late = late
         self._open.set()
+
+    def swallow(self) -> None:
+        """Let nothing pass until `heal`, as `freeze`, and keep nothing of it."""
+        self.to_server = self.to_client = lambda data: []
+        self._whole.clear()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.made += 1
         # In a task of its own: asyncio complains if the one that it made for us is cancelled.
-        connecting = asyncio.create_task(asyncio.open_connection(*self._target))
+        connecting = asyncio.create_task(self._connect())
         self._tasks.add(connecting)
         await asyncio.wait([connecting])
         self._tasks.discard(connecting)
@@ -120,6 +130,10 @@ class Proxy:
                 self._writers.discard(each)
                 each.transport.abort()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await self._open.wait()
+        return await asyncio.open_connection(*self._target)
+
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str
     ) -> None:
@@ -127,13 +141,21 @@ class Proxy:
             while data := await reader.read(1 << 16):
                 if self.lag:
                     await asyncio.sleep(self.lag)
-                await self._open.wait()
+                await self._passage()
                 mangle: Mangle | None = getattr(self, way)
                 for piece in [data] if mangle is None else mangle(data):
                     writer.write(piece)
                 await writer.drain()
         except OSError:
             pass  # The connection was cut.
+        await self._passage()
+        await self._whole.wait()
+
+    async def _passage(self) -> None:
+        """Wait while nothing passes."""
+        if not self._open.is_set():
+            await self._open.wait()
+            await asyncio.sleep(self._late)
 
 
 class OnceMangled:
@@ -190,8 +212,9 @@ class ProxyProcess:
         return self._process.stdout.readline().strip()
 
     def order(self, *words: str) -> None:
-        """Have it do something: ``cut``, ``freeze``, ``thaw``, ``away``, ``back``, ``heal``
-        or ``garble KIND AFTER WAY`` (`OnceMangled`). Returns when it is done."""
+        """Have it do something: ``cut``, ``freeze``, ``thaw LATE``, ``swallow``, ``away``,
+        ``back``, ``heal``, ``cut_and_heal`` or ``garble KIND AFTER WAY`` (`OnceMangled`). Returns
+        when it is done."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(words) + "\n")
         self._process.stdin.flush()
@@ -222,7 +245,7 @@ async def _obey(host: str, port: int) -> None:
         elif word == "back":
             await proxy.come_back()
         else:
-            getattr(proxy, word)()
+            getattr(proxy, word)(*map(float, rest))
         print("done", flush=True)  # noqa: T201
     await proxy.close()
 

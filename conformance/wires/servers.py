@@ -98,6 +98,13 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def terminate(self) -> None:
+        """Have it end as it does at a clean restart."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._process = None
+
     def freeze(self) -> None:
         """Stop the process, which keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from asgi_ipc.relay import report
+from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT
 from tests.tools.machines import Site, eventually, received, run
@@ -192,5 +194,73 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
                 await one.layer.group_send("room", {"n": number})
             assert await received(two.layer, channel) == [number]
         assert two.count("gaps") == 0
+
+    run(main)
+
+
+def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> None:
+    """R5: the machine that published it has begun another term, too."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        two.end()
+        for number in range(1, 4):
+            await one.layer.group_send("room", {"n": number})
+        await eventually(lambda: not one.engine.peek(OUT))
+        one.end()
+        two.begin()
+        one.begin()
+        await eventually(lambda: one.knows(two) and two.knows(one))
+        await one.layer.group_send("room", {"n": 4})
+        assert await received(two.layer, channel) == [4]
+        assert two.count("gaps") == 3
+
+    run(main)
+
+
+def test_the_next_relay_goes_on_with_sequences_that_still_mean_something(site: Site) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2)
+        there, gone, group = machine_topic(two.node), machine_topic(bytes(5)), shard_topic(3)
+        await eventually(lambda: one.report()["peers"])
+        told = one.report()
+        one.end()
+        published = {there: 5, gone: 6, group: 7, ALL: 8, b"g": 9, "x": 1, b"g\0\2": "x"}
+        report.write(one.engine, {**told, "published": published})
+        one.begin()
+        await eventually(lambda: one.report()["published"].get(ALL, 0) > 8)
+        left = one.report()["published"]
+        assert {topic: left[topic] for topic in left if topic != ALL} == {there: 5, group: 7}
+
+    run(main)
+
+
+def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
+    """R5, R7: a killed relay tells nobody what became of it."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        await eventually(lambda: one.report()["taken"] == 1)
+        before = one.report()
+        one.end()
+        # It did not end: it took two, and was killed.
+        report.write(one.engine, before)
+        for number in range(1, 4):
+            await one.layer.group_send("room", {"n": number})
+        one.engine.pop(OUT, 2)
+        one.begin()
+        await eventually(lambda: one.knows(two))
+        assert await received(two.layer, channel) == [3]
+        assert one.count("dropped_outcome_unknown") == 2
+        assert two.count("gaps") == 0
+        one.end()
+        one.begin()
+        assert one.count("dropped_outcome_unknown") == 2, "one that ended has nothing in its hands"
 
     run(main)

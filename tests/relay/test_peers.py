@@ -89,11 +89,42 @@ def test_what_comes_late_from_before_a_takeover_is_not_delivered() -> None:
     hearing = Hearing()
     hearing.hear(TOPIC, frame(1, term=1))
     assert hearing.hear(TOPIC, frame(2, term=2)) is None
-    assert hearing.gaps == 1, "the first of the new term"
     assert hearing.hear(TOPIC, frame(2, term=1)) == "late"
     assert hearing.hear(ALL, frame(50, term=1)) == "late"
     assert hearing.hear(TOPIC, frame(3, term=2)) is None
-    assert hearing.gaps == 1
+    assert hearing.gaps == 0
+
+
+def test_what_was_missed_before_a_takeover_is_a_gap_by_a_frame_or_a_beat() -> None:
+    """Sequences go on from term to term."""
+    other = b"g\x00\x02"
+    hearing = Hearing(ALL, TOPIC, other)
+    for topic in (TOPIC, other):
+        hearing.hear(topic, frame(5, term=1))
+    assert hearing.hear(ALL, frame(7, term=2, kind=Kind.HELLO)) is None
+    assert hearing.gaps == 0
+    assert hearing.hear(TOPIC, frame(9, term=2)) is None
+    assert hearing.gaps == 3
+    hearing.hear(ALL, beat(8, {TOPIC: 9, other: 6}, term=2))
+    assert hearing.gaps == 4
+    # The next relay of this machine goes on in the middle of that.
+    hearing.hear(ALL, frame(9, term=3, kind=Kind.HELLO))
+    told = hearing.peers.told()
+    heir = Hearing(ALL, TOPIC, other)
+    heir.peers.learn(told, hearing.now)
+    heir.hear(TOPIC, frame(11, term=3))
+    heir.hear(other, frame(7, term=3))
+    assert heir.gaps == 1
+
+
+def test_a_term_may_use_the_last_sequences_of_a_killed_relay_again() -> None:
+    """It does not know of the last ones, and has counted them itself."""
+    hearing = Hearing()
+    hearing.hear(TOPIC, frame(8, term=1))
+    assert hearing.hear(TOPIC, frame(6, term=2)) is None
+    assert hearing.hear(TOPIC, frame(6, term=2)) == "late", "twice"
+    assert hearing.hear(TOPIC, frame(9, term=2)) is None
+    assert hearing.gaps == 2
 
 
 def test_the_next_relay_goes_on_with_what_the_former_told() -> None:

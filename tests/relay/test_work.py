@@ -11,7 +11,7 @@ from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
 from asgi_ipc.engines.base import Record
 from asgi_ipc.relay import work
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.way_out import OUT
+from asgi_ipc.relay.way_out import OUT, WAITING
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
 
 MIB = 1 << 20
@@ -124,6 +124,27 @@ def test_receivers_that_wait_during_a_flush_get_what_comes_after_it(site: Site) 
         await one.layer.send("mail.a", {"n": 2})
         assert await waiting == {"n": 1}
         assert await thread == ("mail.a", {"n": 2})
+
+    run(main)
+
+
+def test_a_relay_that_ends_loses_nothing_that_is_under_way(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        server.freeze()
+        await one.layer.send("work", {"n": 1})
+        await eventually(lambda: one.engine.statistics(OUT)["popped"] == 1)
+        receiving = asyncio.create_task(received(two.layer, "work"))
+        await eventually(lambda: two.engine.members(WAITING).names)
+        await asyncio.sleep(0.3)
+        ending = [asyncio.create_task(asyncio.to_thread(each.end)) for each in (one, two)]
+        await asyncio.sleep(0.1)
+        server.thaw()
+        await asyncio.gather(*ending)
+        assert await asyncio.wait_for(receiving, ENOUGH) == [1]
+        assert "dropped_outcome_unknown" not in one.report()["counts"]
 
     run(main)
 

@@ -61,8 +61,12 @@ class Ledger:
     @staticmethod
     def read(path: Path) -> Iterator[Line]:
         data = path.read_bytes()
-        whole = len(data) // _LINE.size * _LINE.size
-        return (Line(*fields) for fields in _LINE.iter_unpack(data[:whole]))
+        return Ledger.parse(data[: len(data) // _LINE.size * _LINE.size])
+
+    @staticmethod
+    def parse(data: bytes) -> Iterator[Line]:
+        """Return the lines of a whole number of lines' bytes."""
+        return (Line(*fields) for fields in _LINE.iter_unpack(data))
 
 
 class Death(NamedTuple):
