@@ -134,7 +134,7 @@ class Relay:
             self.work.push,
         )
         # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
-        self.outbound._sequences.update(self._former)
+        self.outbound.sequences.update(self._former)
         #: Records taken off the way out whose fate the report tells.
         self._taken = 0
         self.inbound = Inbound(
@@ -288,7 +288,7 @@ class Relay:
             "counts": dict(self.counts.all),
             "rates": self.counts.rates,
             "peers": self.peers.told(),
-            "published": dict(self.outbound._sequences),
+            "published": dict(self.outbound.sequences),
             "taken": self._taken,
         }
 
