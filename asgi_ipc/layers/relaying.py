@@ -172,9 +172,9 @@ class RelayedCore(LayerCore):
         demux = self.demux
         names = [name for name in channels if isinstance(name, str)]
         shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
-        token = os.urandom(8) if shared else b""
         receivers = demux.companions.get(Candidate)
-        members = [way_out.receiver(name, token) for name in shared]
+        identity = demux.engine.identity
+        members = [way_out.receiver(name, identity) for name in shared]
         if not members or not isinstance(receivers, Candidate):
             yield
             return

@@ -37,7 +37,10 @@ Shared channels
   R12  With ``relay_channels`` the messages of some ordinary channels lie on the server, in order,
        with capacity, and with expiry by the server's clock. Any machine's `receive` takes them,
        each once; a relay takes as many as receivers wait for. `send` raises `ChannelFull` by the
-       last known length, or if the way out is full, and never asks the server.
+       last known length, or if the way out is full, and never asks the server. A message that was
+       taken for a receiver that is killed or cancelled meanwhile is back on the server, behind the
+       others of its channel, within two seconds of its arrival on the machine or of the receiver's
+       end, whichever is later, while the relay is connected; it keeps its lifetime.
 """
 
 from __future__ import annotations
@@ -321,7 +324,8 @@ class Relay:
         self._write_report()
         shared: tuple[Awaitable[None], ...] = ()
         if self.options.shares is not None:
-            shared = self.work.take(wire), self.work.watch_full(wire)
+            work = self.work
+            shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
         await first_of(
             *shared,
             self._until_lost(wire),
