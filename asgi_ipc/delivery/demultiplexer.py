@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
 from ..engines.base import Bell, Engine, Popped
-from ..engines.deferred import defer, is_inside, register, tell
-from ..engines.guards import OwnLock, own_lock
+from ..engines.deferred import defer, exclusive, is_inside, register, tell
+from ..engines.guards import own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from .drop_log import DropLog, counted
 from .mailboxes import BATCH, Mailbox, OwnQueue
@@ -206,15 +206,7 @@ class Demultiplexer:
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
         # In the middle of another layer's calls, too: that thread may wait for a lock there.
-        if is_inside():
-            raise Reentered
-        self.lock.acquire()
-
-    def exclusive(self) -> OwnLock:
-        """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
-        if is_inside():
-            raise Reentered
-        return self.lock
+        exclusive(self.lock).acquire()
 
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
@@ -502,7 +494,7 @@ class Demultiplexer:
         if own.fetching._is_owned():  # type: ignore[attr-defined]
             raise Reentered
         with own.fetching:
-            with self.exclusive():
+            with exclusive(self.lock):
                 self.notice_flush()
                 bell = listener.bell if listener else None
                 other = own.armed_by if bell is not None else None
@@ -613,7 +605,7 @@ class Demultiplexer:
         try:
             if not looked:
                 self.engine.pop(_NOBODYS, 1)
-            with self.exclusive():
+            with exclusive(self.lock):
                 self.notice_flush()
         except (Reentered, StoreCorrupt, StoreUnavailable):
             pass  # The next call meets the error itself, and another look follows.
@@ -696,7 +688,7 @@ class Demultiplexer:
         """
         for companion in list(self.companions.values()):
             companion.stop()
-        with self.exclusive():
+        with exclusive(self.lock):
             self.closed = True
             if engine_stays:
                 self._put_back()

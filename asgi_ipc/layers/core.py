@@ -24,7 +24,7 @@ from ..delivery.loopback import loop_back
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
-from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
+from ..engines.deferred import defer, exclusive, is_waiting, pending, run_deferred, tell_outside
 from ..exceptions import (
     ChannelFull,
     ForeignChannel,
@@ -503,7 +503,7 @@ class LayerCore:
         demux = self.lease.demux
         if demux is not None:
             # What was lost before is none of this callback's events.
-            with demux.exclusive():
+            with exclusive(demux.lock):
                 demux.notice_flush()
         remove = self.lease.callbacks.add(callback, loop)
         if pending:
@@ -566,7 +566,7 @@ class LayerCore:
             ours: counts.get(theirs, 0) for ours, theirs in counts_of.OF_BOTH.items()
         }
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
-        with demux.exclusive():
+        with exclusive(demux.lock):
             here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]
