@@ -401,7 +401,7 @@ class LayerCore:
                 plans.clear()
             plans[table] = members, plan
         if exclude:
-            plan = groups.without(plan, exclude)
+            plan = self._without(plan, exclude)
         if not plan:
             return ()
         mine = demux.own
@@ -436,6 +436,10 @@ class LayerCore:
         """Plan a broadcast to these members of a group."""
         by_queue = self.options.capacities.by_queue
         return groups.plan(members.names, self.capacity_of, by_queue=by_queue)
+
+    def _without(self, plan: list[groups.Target], exclude: Collection[str]) -> list[groups.Target]:
+        """Return the plan of a broadcast that some channels are excluded from."""
+        return groups.without(plan, exclude)
 
     def _dropped(
         self,

@@ -5,8 +5,9 @@ out what its machine's processes send to others (`way_out`), publishes it as fra
 delivers what it hears to members and channels of its own machine. Tests cite these clauses:
 
 Messages
-  R1   A `group_send` reaches each member on each machine at most once. Memberships stay on the
-       machine of their channel; each machine delivers what it hears to its own members.
+  R1   A `group_send` reaches each member on each machine at most once, and none that it excludes.
+       Memberships stay on the machine of their channel; each machine delivers what it hears to its
+       own members.
   R2   A `send` to a process-specific channel of another machine arrives there, as does a
        `group_add` or `group_discard` of such a channel. If no machine has it, it is dropped and
        counted.
