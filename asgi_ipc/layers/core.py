@@ -19,7 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import leases
-from ..delivery.demultiplexer import NAMED, Demultiplexer
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.drop_log import NAMED
 from ..delivery.loopback import loop_back
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused

@@ -216,7 +216,7 @@ def test_what_no_receiver_takes_any_more_goes_back_behind_the_others(
         assert await received(two.layer, left) == [1]
         one.end()
         deadline = one.engine.clock() + 60_000_000_000
-        body = one.layer._core._encode({"n": "former"})
+        body = one.encoded({"n": "former"})
         one.engine.push([Record(b"work", body, deadline, 100)])
         one.engine.push([Record(b"local", body, deadline, 100)])
         await two.layer.send("work", {"n": "other"})
@@ -237,7 +237,7 @@ def test_what_the_server_has_no_room_for_stays_until_it_has(
         deadline = one.engine.clock() + 60_000_000_000
         server.room = 0
         for number in range(3):
-            body = one.layer._core._encode({"n": number})
+            body = one.encoded({"n": number})
             one.engine.push([Record(b"work", body, deadline, 100)])
         one.end()
         one.begin()
