@@ -5,8 +5,9 @@ out what its machine's processes send to others (`way_out`), publishes it as fra
 delivers what it hears to members and channels of its own machine. Tests cite these clauses:
 
 Messages
-  R1   A `group_send` reaches each member on each machine at most once. Memberships stay on the
-       machine of their channel; each machine delivers what it hears to its own members.
+  R1   A `group_send` reaches each member on each machine at most once, and none that it excludes.
+       Memberships stay on the machine of their channel; each machine delivers what it hears to its
+       own members.
   R2   A `send` to a process-specific channel of another machine arrives there, as does a
        `group_add` or `group_discard` of such a channel. If no machine has it, it is dropped and
        counted.
@@ -38,7 +39,10 @@ Shared channels
   R12  With ``relay_channels`` the messages of some ordinary channels lie on the server, in order,
        with capacity, and with expiry by the server's clock. Any machine's `receive` takes them,
        each once; a relay takes as many as receivers wait for. `send` raises `ChannelFull` by the
-       last known length, or if the way out is full, and never asks the server.
+       last known length, or if the way out is full, and never asks the server. A message that was
+       taken for a receiver that is killed or cancelled meanwhile is back on the server, behind the
+       others of its channel, within two seconds of its arrival on the machine or of the receiver's
+       end, whichever is later, while the relay is connected; it keeps its lifetime.
 """
 
 from __future__ import annotations
@@ -347,7 +351,8 @@ class Relay:
         self._write_report()
         shared: tuple[Awaitable[None], ...] = ()
         if self.options.shares is not None:
-            shared = self.work.take(wire), self.work.watch_full(wire)
+            work = self.work
+            shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
         await first_of(
             *shared,
             self._until_lost(wire),

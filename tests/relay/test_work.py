@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
-from asgi_ipc.engines.base import Record
+from asgi_ipc.engines.base import IDENTITY_BYTES, Record
 from asgi_ipc.relay import work
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.way_out import OUT, WAITING
+from asgi_ipc.relay.way_out import OUT, WAITING, receiver
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
+from tests.tools.stores import start
 
 MIB = 1 << 20
 SHARED = {"relay_channels": ["work", "mail.*"]}
@@ -145,6 +150,135 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
         await asyncio.gather(*ending)
         assert await asyncio.wait_for(receiving, ENOUGH) == [1]
         assert "dropped_outcome_unknown" not in one.report()["counts"]
+
+    run(main)
+
+
+@contextlib.contextmanager
+def process_that_receives(machine: Machine, *channels: str) -> Iterator[int]:
+    """A process of a machine that waits on channels, as its relay knows; it is killed at last."""
+    pid = start(lambda: machine.layer.sync.receive(list(channels), block=True))
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            kill(pid)
+
+
+def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a child, and wait until it has ended or stopped."""
+    os.kill(pid, how)
+    os.waitpid(pid, os.WUNTRACED)
+
+
+async def stop_asleep(pid: int, machine: Machine, *channels: str) -> None:
+    """Stop a process once it sleeps until a message comes: then it holds no lock of the store."""
+    names = {channel.encode() for channel in channels}
+    engine = machine.engine
+    await eventually(lambda: names <= {each.name for each in engine.queues() if each.waiting})
+    kill(pid, signal.SIGSTOP)
+
+
+def lying(machine: Machine, channel: str) -> int:
+    """The messages of a channel that lie in the store of a machine."""
+    count: int = machine.engine.statistics(channel.encode())["pending"]
+    return count
+
+
+@pytest.mark.parametrize("killed", ["before it is sent", "after it was taken"])
+def test_what_was_taken_for_a_receiver_that_is_killed_goes_to_another_machine(
+    site: Site, server: MemoryServer, killed: str
+) -> None:
+    """And keeps its lifetime."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, expiry=300, **SHARED)
+        with process_that_receives(one, "work") as pid:
+            await eventually(lambda: one.relay_now.work._missing() == {b"work": 1})
+            await stop_asleep(pid, one, "work")
+            if killed == "before it is sent":
+                kill(pid)
+            await two.layer.send("work", {"n": 1})
+            if killed == "after it was taken":
+                await eventually(lambda: lying(one, "work"))
+            waiting = asyncio.create_task(two.layer.receive("work"))
+            if killed == "after it was taken":
+                # A living receiver keeps it, however slow it is.
+                await asyncio.sleep(work.GRACE + 2 * work.LOOK_TAKEN)
+                (record,) = one.engine.look(b"work")
+                assert record.deadline > one.engine.clock() + 200e9
+                kill(pid)
+            assert await asyncio.wait_for(waiting, ENOUGH) == {"n": 1}
+        assert lying(one, "work") == 0
+        await eventually(lambda: one.relay_now.work._missing() == {})
+        # And the other receivers of this machine get theirs.
+        await one.layer.send("work", {"n": 2})
+        assert await received(one.layer, "work") == [2]
+
+    run(main)
+
+
+def test_what_no_receiver_takes_any_more_goes_back_behind_the_others(
+    site: Site, server: MemoryServer
+) -> None:
+    """After a receiver took that of another of its channels; and after a relay that ended."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        with process_that_receives(one, "work", "mail.a") as pid:
+            await eventually(lambda: sum(one.relay_now.work._missing().values()) == 2)
+            await stop_asleep(pid, one, "work", "mail.a")
+            for channel in ("work", "mail.a"):
+                await two.layer.send(channel, {"n": 1})
+                await eventually(lambda c=channel: lying(one, c))  # type: ignore[misc]
+            kill(pid, signal.SIGCONT)
+        await eventually(lambda: lying(one, "work") + lying(one, "mail.a") == 0)
+        left = "work" if on_server(server, "work") else "mail.a"
+        assert await received(two.layer, left) == [1]
+        one.end()
+        deadline = one.engine.clock() + 60_000_000_000
+        body = one.encoded({"n": "former"})
+        one.engine.push([Record(b"work", body, deadline, 100)])
+        one.engine.push([Record(b"local", body, deadline, 100)])
+        await two.layer.send("work", {"n": "other"})
+        await eventually(lambda: on_server(server, "work") == 1)
+        one.begin()
+        await eventually(lambda: on_server(server, "work") == 2)
+        assert lying(one, "local") == 1, "it is not shared"
+        assert await received(two.layer, "work", "former") == ["other", "former"]
+
+    run(main)
+
+
+def test_what_the_server_has_no_room_for_stays_until_it_has(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        deadline = one.engine.clock() + 60_000_000_000
+        server.room = 0
+        for number in range(3):
+            body = one.encoded({"n": number})
+            one.engine.push([Record(b"work", body, deadline, 100)])
+        one.end()
+        one.begin()
+        await eventually(one.knows)
+        await asyncio.sleep(work.GRACE + 2 * work.LOOK_TAKEN)
+        assert [each.payload[-1] for each in one.engine.look(b"work")] == [0, 1, 2]
+        server.room = 10
+        assert await received(two.layer, "work", 2) == [0, 1, 2]
+
+    run(main)
+
+
+def test_receivers_that_an_earlier_version_tells_of_count_as_alive(site: Site) -> None:
+    async def main() -> None:
+        one, _ = await site.joined(2, **SHARED)
+        deadline = one.engine.clock() + 60_000_000_000
+        one.engine.put(WAITING, b"work\n" + b"8" * 8, deadline, b"")
+        one.engine.put(WAITING, receiver(b"work", b"\n" * IDENTITY_BYTES), deadline, b"")
+        assert one.relay_now.work._receivers(b"work") == 1
+        assert one.relay_now.work._missing() == {b"work": 1}
 
     run(main)
 

@@ -302,6 +302,35 @@ def test_foreign_hosts_and_origins_are_refused(tmp_path: Path) -> None:
         assert "Traceback" not in site.output
 
 
+REPORT = """
+import django
+from django.core.handlers.asgi import ASGIRequest
+from django.views.debug import ExceptionReporter
+
+django.setup()
+request = ASGIRequest({"method": "GET", "path": "/", "headers": [(b"host", b"evil.example")]}, None)
+try:
+    request.get_host()
+except Exception as error:
+    reporter = ExceptionReporter(request, type(error), error, error.__traceback__, is_email=True)
+    print("evil.example" in reporter.get_traceback_text())
+"""
+
+
+def test_django_can_report_an_error_of_the_site() -> None:
+    """Django 4.2 does so, for no one, before it answers a foreign host with 400."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT],
+        cwd=Path(RUN[1]).parent,
+        env=environment(ENGINE="memory", DJANGO_SETTINGS_MODULE="chat.settings"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 @pytest.mark.skipif(
     Path(sys.prefix) != ROOT / ".venv", reason="make would set up an environment; use `make test`"
 )

@@ -84,6 +84,10 @@ class Machine:
         self.relay.stop()
         assert not self.relay.is_alive()
 
+    def encoded(self, message: dict[str, Any]) -> bytes:
+        """Return a message as it lies in the store on an ordinary channel."""
+        return self.layer._core._encode(message)
+
     def report(self) -> dict[str, Any]:
         found = read(self.engine)
         return {} if found is None else found.content | {"state": found.state}
