@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,14 +28,6 @@ __all__ = ["watchdog"]
 
 
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """The program sets one of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
 def briefly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ask each question about one size, for a moment, in processes that need not import anything.
 
@@ -54,7 +45,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("handlers", "briefly")
+@pytest.mark.usefixtures("briefly")
 def test_all_questions_are_answered_by_an_engine_and_the_floors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
