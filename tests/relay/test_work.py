@@ -149,6 +149,37 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
     run(main)
 
 
+def test_a_call_that_fails_first_does_not_lose_what_is_about_to_be_published(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5: neither lost without a count, nor counted as lost."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        channel = await two.member("room")
+        relay, loop = one.relay_now, one.relay_loop
+        receiving = asyncio.create_task(one.layer.receive("work"))
+        await eventually(lambda: one.engine.members(WAITING).names)
+        server.freeze()
+        await asyncio.sleep(1.5 * work.LOOK)  # It asks the server for a message by now.
+        # The relay itself is about to say something, and kept waiting.
+        asyncio.run_coroutine_threadsafe(relay.outbound.publishing.acquire(), loop).result(ENOUGH)
+        for number in range(3):
+            await one.layer.group_send("room", {"n": number})
+        await eventually(lambda: one.engine.statistics(OUT)["popped"] > 0)
+        server.go_away()
+        server.thaw()
+        await asyncio.sleep(0.1)
+        loop.call_soon_threadsafe(relay.outbound.publishing.release)
+        await eventually(lambda: relay.state == "away")
+        server.come_back()
+        assert await received(two.layer, channel, 2) == [0, 1, 2]
+        assert one.count("dropped_outcome_unknown") == 0
+        receiving.cancel()
+
+    run(main)
+
+
 def test_a_full_channel_is_full_by_its_last_known_length(
     site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
