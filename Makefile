@@ -61,7 +61,7 @@ run-cluster: $(READY)
 		exec $(BIN)/python examples/chat/cluster.py
 
 test: lint
-	@$(BIN)/python -m pytest -n $(JOBS) -q $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q $(ARGS)
 
 conformance: $(READY)
 	@$(BIN)/python -m asgi_ipc.conformance -n $(JOBS) -q \
@@ -78,6 +78,8 @@ torture: $(READY)
 	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/engines/shm/test_faults.py
 	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
 		tests/engines/test_model.py tests/layers/test_model.py
+	@CASES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q \
+		$$(grep -rl '^from tests.tools.*samples import' tests --include='test_*.py')
 	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),250,400)
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))
 	@$(BIN)/python -m tests.torture forged

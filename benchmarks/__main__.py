@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from types import FrameType
 
 from rich.console import Console
 
-from . import machine, plot, redis_server, report, runner
+from . import outcome, plot, redis_server, runner
 from .peers import Peer, all_peers, lite, ours
 from .peers.base import Resources
 from .questions import Question, all_questions
-from .results import Results
 from .settings import Settings
+from .targets import TARGETS
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -41,7 +37,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Ask, show, and write down; the exit status."""
     options = _arguments(arguments)
-    console = Console()
+    console = outcome.begin()
     if options.list:
         for each in all_questions():
             console.print(f"[bold]{each.name}[/]  {each.asks}")
@@ -50,44 +46,28 @@ def main(arguments: Sequence[str]) -> int:
     questions = _chosen(options.only)
     wanted = chosen_peers(options.peers, options.engines)
     settings = Settings(max(1, options.rounds), options.quick)
-    signal.signal(signal.SIGTERM, _end)
-    results = Results()
     with contextlib.ExitStack() as stack:
-        # In memory where there is such a file system: no peer shall wait for a disk.
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=memory))
+        directory = stack.enter_context(outcome.folder("bench-"))
         resources, server = _resources(stack, directory, wanted, console)
         peers = runner.usable(wanted, resources, lambda said: console.print(said, markup=False))
-        where = machine.description(server)
-        console.print(report.about(where), markup=False, highlight=False)
-        loads, interrupted = [machine.load()], False
-        with console.status("") as status:
-            try:
-                runner.run(
-                    questions,
-                    peers,
-                    "floor" in options.peers or not options.peers,
-                    settings,
-                    resources,
-                    directory,
-                    status.update if console.is_terminal else console.print,
-                    results,
-                )
-            except KeyboardInterrupt:
-                interrupted = True
-                console.print("Interrupted; this is what there is so far.")
-        loads.append(machine.load())
-    report.show(console, questions, results)
-    report.show_targets(console, results)
-    report.show_failures(console, results)
-    if settings.quick:
-        console.print("QUICK: too short to learn anything from, but that it works.")
-    console.print(f"Load of the machine before and after: {loads[0]}, {loads[1]}")
-    facts = {"machine": where, "load": loads, "rounds": settings.rounds, "quick": settings.quick}
-    _write(options.out, {**facts, **results.as_json()}, results, console)
-    # A peer may fail where it was not made for the question.
-    failed = any("asgi_ipc" in who for _, _, who in results.failures)
-    return 1 if failed or interrupted else 0
+        run = outcome.Outcome(console, server)
+        with run as results, console.status("") as status:
+            runner.run(
+                questions,
+                peers,
+                "floor" in options.peers or not options.peers,
+                settings,
+                resources,
+                directory,
+                status.update if console.is_terminal else console.print,
+                results,
+            )
+    picture = os.path.join(options.out, "results.png")
+    facts = {"rounds": settings.rounds, "quick": settings.quick}
+    exit_status = run.tell(questions, TARGETS, options.out, facts)
+    if plot.draw(run.results, picture):
+        console.print(f"Written: {picture}")
+    return exit_status
 
 
 def _resources(
@@ -122,21 +102,6 @@ def chosen_peers(parts: str, engines: str) -> list[Peer]:
     named = [ours.peer(engine) for engine in engines.split(",") if engine]
     here = [p for p in all_peers() if not wanted or any(part in p.name for part in wanted)]
     return [*named, *here]
-
-
-def _write(folder: str, told: dict[str, object], results: Results, console: Console) -> None:
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, "results.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(told, file, indent=1, ensure_ascii=False)
-    picture = os.path.join(folder, "results.png")
-    drawn = plot.draw(results, picture)
-    console.print("Written: " + path + (f", {picture}" if drawn else ""))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C, so that everything is taken down."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .results import Figure, Key, Results
-from .targets import TARGETS, Target
+from .targets import Target
 
 
 class Asked(Protocol):
@@ -48,9 +48,7 @@ def _alike(results: Results, keys: Sequence[Key]) -> list[tuple[list[str], list[
     return [(variants, list(numbers)) for numbers, variants in found.items()]
 
 
-def show_targets(
-    console: Console, results: Results, targets: Sequence[Target] = tuple(TARGETS)
-) -> None:
+def show_targets(console: Console, results: Results, targets: Sequence[Target]) -> None:
     """What was to be reached, and what is, met or missed."""
     table = Table(show_edge=False)
     table.add_column("question")

@@ -52,6 +52,16 @@ class Results:
         """All, in the order in which they were first measured."""
         return list(self._values)
 
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> Results:
+        """The figures that `as_json` told."""
+        made = cls()
+        for each in told["figures"]:
+            key = Key(*(each[name] for name in Key._fields))
+            for value in each["rounds"]:
+                made.add(key, value)
+        return made
+
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         return {

@@ -22,10 +22,12 @@ def killed_at(
     opcode: int,
     prepare: Callable[[], object] = lambda: None,
     seconds: float = PATIENCE,
+    counts: Callable[[CodeType, int], bool] = lambda code, offset: True,
 ) -> bool:
     """Run an operation in a forked child that SIGKILLs itself before its opcode-th opcode.
 
-    ``prepare`` runs there before the counting. Returns True if it was killed, False if it ended.
+    ``prepare`` runs there before the counting, and only opcodes of which ``counts`` is true are
+    counted. Returns True if it was killed, False if it ended.
     """
     child = os.fork()
     if not child:
@@ -33,7 +35,7 @@ def killed_at(
 
         def count(code: CodeType, offset: int) -> None:
             nonlocal seen
-            seen += 1
+            seen += counts(code, offset)
             if seen == opcode:
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -9,6 +10,20 @@ from typing import Any
 
 #: Gets the code object, and the offset of the next opcode in it.
 Each = Callable[[CodeType, int], object]
+
+#: What the opcodes begin with that may change what another process sees: calls of C functions, and
+#: stores into memory and attributes. All others change variables of their own process.
+_ACTING = ("CALL", "STORE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_", "BEFORE_WITH", "SETUP_",
+           "WITH_", "LOAD_SPECIAL", "IMPORT_", "SEND")  # fmt: skip
+
+
+def acts(code: CodeType, offset: int) -> bool:
+    """Return whether an opcode may change what another process sees.
+
+    A process that is killed between two such opcodes leaves the same, wherever it was.
+    """
+    return dis.opname[code.co_code[offset]].startswith(_ACTING)
+
 
 if sys.version_info >= (3, 12):
     # There sys.settrace reports no opcodes, or not all, until a frame has asked for them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -67,15 +67,8 @@ def _engines(context: click.Context, param: click.Parameter, start: str) -> list
     return [CompletionItem(each) for each in names() if each.startswith(start)]
 
 
-def prefix_argument(required: bool = True) -> Callable[[_Function], _Function]:
-    """Decorate with the argument PREFIX."""
-    return click.argument(
-        "prefix", cls=_PrefixArgument, required=required, shell_complete=_prefixes
-    )
-
-
-def engine_options(function: _Function) -> _Function:
-    """Decorate with the options that say where a store lies."""
+def _arguments_of_store(function: _Function, required: bool) -> _Function:
+    """Decorate with PREFIX, and with the options that say where a store lies."""
     for decorate in (
         click.option(
             "--directory",
@@ -99,30 +92,34 @@ def engine_options(function: _Function) -> _Function:
             shell_complete=_engines,
             help="a name or 'package.module:Class' (default: the engine that made the store)",
         ),
+        click.argument("prefix", cls=_PrefixArgument, required=required, shell_complete=_prefixes),
     ):
         function = decorate(function)
     return function
 
 
-def chosen(
-    prefix: str | None,
-    engine: str | None,
-    engine_option: Sequence[tuple[str, Any]],
-    directory: str | None,
-) -> StoreChoice | None:
-    """Return the store that arguments name, or the settings; None if neither does.
+class Given(NamedTuple):
+    """The arguments that name a store, as a command got them; none where settings choose it."""
 
-    Raises `OptionError` for a bad prefix.
-    """
-    defaults = settings()
-    if defaults is not None:
-        return defaults
-    if prefix is None:
-        return None
-    options = dict(engine_option)
-    if directory is not None:
-        options["directory"] = directory
-    return StoreChoice(prefix, engine, options).checked()
+    prefix: str | None = None
+    engine: str | None = None
+    engine_option: Sequence[tuple[str, Any]] = ()
+    directory: str | None = None
+
+    def chosen(self) -> StoreChoice | None:
+        """Return the store that these, or the settings, choose; None if neither does.
+
+        Raises `OptionError` for a bad prefix.
+        """
+        defaults = settings()
+        if defaults is not None:
+            return defaults
+        if self.prefix is None:
+            return None
+        options = dict(self.engine_option)
+        if self.directory is not None:
+            options["directory"] = self.directory
+        return StoreChoice(self.prefix, self.engine, options).checked()
 
 
 def settings() -> StoreChoice | None:
@@ -131,9 +128,22 @@ def settings() -> StoreChoice | None:
     return context.find_object(StoreChoice) if context else None
 
 
+def may_name_store(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command's function: its first argument is `Given`, in which PREFIX may be None."""
+    return _naming_store(function, required=False)
+
+
 def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command's function: it gets the chosen store as its first argument."""
 
+    @functools.wraps(function)
+    def call(given: Given, **others: Any) -> Any:
+        return function(given.chosen(), **others)
+
+    return _naming_store(call, required=True)
+
+
+def _naming_store(function: Callable[..., Any], required: bool) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(
         prefix: str | None = None,
@@ -142,9 +152,9 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         directory: str | None = None,
         **others: Any,
     ) -> Any:
-        return function(chosen(prefix, engine, engine_option, directory), **others)
+        return function(Given(prefix, engine, engine_option, directory), **others)
 
-    return prefix_argument()(engine_options(call))
+    return _arguments_of_store(call, required)
 
 
 def without_store(command: click.Command) -> click.Command:
@@ -188,13 +198,12 @@ def sort_and_limit(keys: Sequence[str], default: str) -> Callable[[_Function], _
 
 
 __all__ = [
+    "Given",
     "as_json",
-    "chosen",
     "engine_option",
-    "engine_options",
     "force",
+    "may_name_store",
     "on_store",
-    "prefix_argument",
     "settings",
     "sort_and_limit",
     "without_store",

@@ -8,8 +8,8 @@ engine that blocks, `thread_listener` in a thread; `running_loop` finds the runn
 without the store, `spinning` decides when to spin,
 `memory_limit` bounds in bytes what is held, `suspension` takes channels on which no consumer
 receives out of their groups, `leases` shares one demultiplexer among the layers on one store,
-`drop_log` logs dropped messages, `notes` tells other processes what this one has counted,
-`store_lost` calls back once the store was flushed or replaced.
+`drop_log` logs dropped messages in the words of `drop_lines`, `notes` tells other processes what
+this one has counted, `store_lost` calls back once the store was flushed or replaced.
 
 `layers` imports from here; modules here import only `encoding`, `engines` and `exceptions`, and
 `policy` if need be.

@@ -19,7 +19,7 @@ from typing import Any
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell, Popped
-from ..engines.deferred import pending, run_deferred, tell
+from ..engines.deferred import exclusive, pending, run_deferred, tell
 from ..exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
@@ -50,7 +50,7 @@ class OffloadingListener(LoopListener):
         if demux.turns <= 0:
             await self.give_way()
         while True:
-            with demux.exclusive():
+            with exclusive(demux.lock):
                 demux.check_open()
                 channel = demux.channel(name)
                 own = channel.own

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
 from ..engines.base import Bell, Engine, Popped
-from ..engines.deferred import defer, is_inside, register, tell
-from ..engines.guards import OwnLock, own_lock
+from ..engines.deferred import defer, exclusive, is_inside, register, tell
+from ..engines.guards import own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
+from . import drop_lines
 from .drop_log import DropLog, counted
 from .mailboxes import BATCH, Mailbox, OwnQueue
 from .memory_limit import MemoryLimit
@@ -58,8 +59,6 @@ LOOK_AGAIN = 1.0
 POLL = 0.02
 #: Messages that receivers find without waiting, in a row, before the event loop gets its turn.
 TURNS = 64
-#: Most channels that a warning names.
-NAMED = 5
 #: A queue that no layer uses, as no channel has such a name.
 _NOBODYS = b"!"
 #: Queues that are remembered before idle ones are looked for.
@@ -206,15 +205,7 @@ class Demultiplexer:
     def wait_for_lock(self) -> None:
         """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
         # In the middle of another layer's calls, too: that thread may wait for a lock there.
-        if is_inside():
-            raise Reentered
-        self.lock.acquire()
-
-    def exclusive(self) -> OwnLock:
-        """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
-        if is_inside():
-            raise Reentered
-        return self.lock
+        exclusive(self.lock).acquire()
 
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
         """Do something with the lock held: now, or when this thread has let go of it."""
@@ -287,52 +278,9 @@ class Demultiplexer:
         """How many messages the buffer of a channel may hold."""
         return max((capacity(channel) for capacity in self.capacities), default=1)
 
-    def overflowed(self, channel: Mailbox) -> None:
-        """Count and log a message that a buffer had no room for."""
-        limit, name, queue = channel.limit, channel.name, channel.own.name.decode("ascii")
-
-        def describe(count: int) -> str:
-            return (
-                f"channel {name} is read too slowly, or no more (a consumer that failed stays in"
-                f" its groups): its buffer holds its capacity of {limit} messages, so the oldest"
-                f" was dropped; {count} dropped on channels {queue} since the last warning"
-            )
-
-        self.drops.dropped(f"overflow {queue}", 1, describe)
-
-    def expired(self, channel: Mailbox, count: int) -> None:
-        """Log messages that expired in a buffer before they were received."""
-        name, queue = channel.name, channel.own.name.decode("ascii", "replace")
-
-        def describe(total: int) -> str:
-            return (
-                f"channel {name} was not received on for as long as messages last (expiry): its"
-                f" consumer is too slow, or its handler failed; {counted(total, 'message')} for"
-                f" channels {queue} expired unread since the last warning"
-            )
-
-        self.drops.dropped(f"expired {queue}", count, describe)
-
     def expired_in_store(self, queue: bytes, count: int) -> None:
         """Log records that the engine dropped past their deadline. Needs no lock."""
-        name = queue.decode("ascii", "replace")
-
-        def describe(total: int) -> str:
-            messages = f"{counted(total, 'message')} expired unread since the last warning"
-            if not name:
-                return f"{messages} on more channels than are counted apart"
-            if "!" in name:
-                return (
-                    f"no consumer of queue {name} received for as long as messages last (expiry):"
-                    f" its process is stopped or overloaded, or its handlers take too long;"
-                    f" {messages}"
-                )
-            return (
-                f"channel {name} was not received on for as long as messages last (expiry): it has"
-                f" no receiver, or receivers that are too slow; {messages}"
-            )
-
-        self.drops.dropped(f"expired in store {name}", count, describe)
+        drop_lines.expired_in_store(self.drops, queue, count)
 
     def drop_expired(self, own_queues: Iterable[OwnQueue]) -> None:
         """Drop what has expired in all buffers of these queues."""
@@ -340,37 +288,6 @@ class Demultiplexer:
         for own in own_queues:
             for channel in own.with_items():
                 own.drop_expired(channel, now)
-
-    def dropped_for_memory(self, dropped: dict[Mailbox, int], bound: int) -> None:
-        """Log how many messages were dropped of which channels as all held too many bytes."""
-        channels = sorted(dropped, key=lambda channel: -dropped[channel])
-        total = len(channels)
-        names = [channel.name for channel in channels[:NAMED]]
-        shown = ", ".join(names) + (", ..." if total > NAMED else "")
-        for channel in channels:
-            if not channel.known:
-                channel.own.forget_if_idle(channel)
-
-        def describe(count: int) -> str:
-            return (
-                f"this process holds all that process_memory ({bound:,} bytes) allows of unread"
-                f" messages, so the oldest were dropped for those of its channels that hold most:"
-                f" {counted(total, 'channel')} ({shown}); {count} dropped since the last warning"
-            )
-
-        self.drops.dropped("memory of the process", sum(dropped.values()), describe)
-
-    def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
-        """Log messages that were dropped for channels on which this process has not received."""
-        queue = own.name.decode("ascii")
-
-        def describe(total: int) -> str:
-            return (
-                f"dropped {counted(total, 'message')} for channels of {queue} on which this process"
-                f" has not received: it keeps those of {most} such channels"
-            )
-
-        self.drops.dropped(f"strangers {queue}", count, describe)
 
     # Taking
 
@@ -502,7 +419,7 @@ class Demultiplexer:
         if own.fetching._is_owned():  # type: ignore[attr-defined]
             raise Reentered
         with own.fetching:
-            with self.exclusive():
+            with exclusive(self.lock):
                 self.notice_flush()
                 bell = listener.bell if listener else None
                 other = own.armed_by if bell is not None else None
@@ -613,7 +530,7 @@ class Demultiplexer:
         try:
             if not looked:
                 self.engine.pop(_NOBODYS, 1)
-            with self.exclusive():
+            with exclusive(self.lock):
                 self.notice_flush()
         except (Reentered, StoreCorrupt, StoreUnavailable):
             pass  # The next call meets the error itself, and another look follows.
@@ -696,7 +613,7 @@ class Demultiplexer:
         """
         for companion in list(self.companions.values()):
             companion.stop()
-        with self.exclusive():
+        with exclusive(self.lock):
             self.closed = True
             if engine_stays:
                 self._put_back()

@@ -15,6 +15,8 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Seconds between two warnings about the same thing.
 INTERVAL = 10.0
+#: Channels that a warning names.
+NAMED = 5
 #: Most subjects that are kept apart; when there are more, all are summed up and begin anew.
 _REMEMBERED = 1000
 
@@ -120,4 +122,4 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-__all__ = ["INTERVAL", "DropLog", "counted"]
+__all__ = ["INTERVAL", "NAMED", "DropLog", "counted"]

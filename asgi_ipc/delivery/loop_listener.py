@@ -22,7 +22,7 @@ from contextvars import Context
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import defer, pending, run_all_deferred, run_deferred
+from ..engines.deferred import defer, exclusive, pending, run_all_deferred, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import TURNS, Demultiplexer, closed
 from .loop_queues import WakeQueue, Watch, running_loop
@@ -530,7 +530,7 @@ class LoopListener(Listener):
             return True
         if own is None or self not in own.waiting:
             return False
-        with demux.exclusive():
+        with exclusive(demux.lock):
             return self._fetch_own(own)
 
     def _may_have(self, queue: bytes) -> bool:
@@ -541,7 +541,7 @@ class LoopListener(Listener):
 
     def _sweep(self) -> None:
         demux, most = self.demux, SLICE
-        with demux.exclusive():
+        with exclusive(demux.lock):
             for own in list(demux.own.values()):
                 most -= own.sweep(most)
                 own.forget_idle(_IDLE_ONES)
@@ -608,7 +608,7 @@ class LoopListener(Listener):
             if watch.touched:
                 watch.touched = False
                 self._engine_disarm(queue, bell)
-        with self.demux.exclusive():
+        with exclusive(self.demux.lock):
             for own in self.demux.own.values():
                 if own.armed_by is self:
                     own.armed_by, own.known_empty = None, False

@@ -22,6 +22,8 @@ from ..encoding.envelope import MAX_LOCALS, address, unpack
 from ..engines.base import Engine
 from ..engines.bell import hint
 from ..exceptions import StoreCorrupt
+from . import drop_lines
+from .drop_log import DropLog
 from .receivers import Buffered, Listener, Waiter
 
 #: What a message takes beside its body, in bytes: the entry, its numbers, the body's own header.
@@ -69,6 +71,7 @@ class Dispatcher(Protocol):
     numbers: count[int]
     #: Bytes that may come before `memory_limit` measures again.
     allowance: int
+    drops: DropLog
 
     @property
     def memory_limit(self) -> Limiter:
@@ -80,15 +83,6 @@ class Dispatcher(Protocol):
 
     def limit(self, channel: str) -> int:
         """Return how many messages the buffer of a channel may hold."""
-
-    def overflowed(self, channel: Mailbox) -> None:
-        """Count and log a message that a buffer had no room for."""
-
-    def expired(self, channel: Mailbox, count: int) -> None:
-        """Log messages that expired in a buffer, or in the store, before they were received."""
-
-    def dropped_for_strangers(self, own: OwnQueue, count: int, most: int) -> None:
-        """Log messages that were dropped for channels on which this process has not received."""
 
 
 class Held:
@@ -310,7 +304,7 @@ class OwnQueue:
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
             self.drop_oldest(channel)
-            self.demux.overflowed(channel)
+            drop_lines.overflowed(self.demux.drops, channel)
 
     def drop_oldest(self, channel: Mailbox) -> Body:
         """Drop the oldest message of a buffer for want of room, and return it."""
@@ -349,7 +343,7 @@ class OwnQueue:
         lost, self.lost = self.lost, 0
         self.overflowed += lost
         if lost:
-            self.demux.dropped_for_strangers(self, lost, _MOST_STRANGERS)
+            drop_lines.dropped_for_strangers(self.demux.drops, self, lost, _MOST_STRANGERS)
 
     # Taking
 
@@ -531,7 +525,7 @@ class OwnQueue:
         """Count and log messages of a buffer that have expired."""
         if count:
             self.expired += count
-            self.demux.expired(channel, count)
+            drop_lines.expired(self.demux.drops, channel, count)
 
     def _repair(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""

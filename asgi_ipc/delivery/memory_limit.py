@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..encoding.codec import Body, SharedBody
+from . import drop_lines
+from .drop_log import DropLog
 from .mailboxes import RECORD, REFERENCE, SHARED, Mailbox, OwnQueue
 
 #: Everything is measured at most once in this part of the bound.
@@ -31,12 +33,10 @@ class BufferOwner(Protocol):
 
     own: dict[bytes, OwnQueue]
     allowance: int
+    drops: DropLog
 
     def drop_expired(self, queues: Iterable[OwnQueue]) -> None:
         """Drop what has expired in the buffers of queues."""
-
-    def dropped_for_memory(self, dropped: dict[Mailbox, int], bound: int) -> None:
-        """Log messages that were dropped to stay within a bound of bytes."""
 
 
 class MemoryLimit:
@@ -57,7 +57,10 @@ class MemoryLimit:
             held = _Inventory(self._demux)
         if held.total > most:
             dropped = held.drop(max(0, bound // 2 - coming))
-            self._demux.dropped_for_memory(dropped, bound)
+            for channel in dropped:
+                if not channel.known:
+                    channel.own.forget_if_idle(channel)
+            drop_lines.dropped_for_memory(self._demux.drops, dropped, bound)
         self._demux.allowance = bound - held.total - coming
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ..engines.base import COUNTERS, Engine
+from ..engines.deferred import exclusive
 from ..engines.guards import OwnLock
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
@@ -32,9 +33,7 @@ class Counting(Protocol):
     """What notes use of their `asgi_ipc.delivery.demultiplexer.Demultiplexer`."""
 
     engine: Engine
-
-    def exclusive(self) -> OwnLock:
-        """Return the lock, to be held with ``with``."""
+    lock: OwnLock
 
     def measure(self) -> None:
         """Measure what is held, where no event loop does so regularly; the lock is held."""
@@ -75,7 +74,7 @@ class Notes:
             return
         self.due = time.monotonic() + INTERVAL
         with contextlib.suppress(Reentered):
-            with self._demux.exclusive():
+            with exclusive(self._demux.lock):
                 self._demux.measure()
                 counts = self._demux.noteworthy()
             # Also if they are as they were: the store may be another one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ..engines.deferred import exclusive
 from .demultiplexer import Demultiplexer
 from .loop_listener import LoopListener
 
@@ -16,7 +17,7 @@ def listener_here(demux: Demultiplexer) -> LoopListener:
     if found is not None and found.loop() is loop:
         return found
     made = _listener_class(demux)(demux, loop)
-    with demux.exclusive():
+    with exclusive(demux.lock):
         gone = demux.clear_away()
         demux.loops[id(loop)] = made
     for each in gone:

@@ -35,7 +35,7 @@ from typing import Protocol, cast
 
 from ..encoding.names import ChannelName, channel_name
 from ..engines.base import Engine, LeasedEngine
-from ..engines.deferred import defer, is_inside, tell
+from ..engines.deferred import defer, exclusive, is_inside, tell
 from ..engines.guards import OwnLock, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy import groups
@@ -118,9 +118,6 @@ class Process(Protocol):
     channels: dict[str, Mailbox]
     drops: DropLog
 
-    def exclusive(self) -> OwnLock:
-        """Return the lock, to be held with ``with``."""
-
     def queue(self, name: bytes) -> OwnQueue:
         """Return the queue of that name, made if need be."""
 
@@ -166,12 +163,6 @@ class Memberships:
         #: When to look next, on the engine's clock.
         self.due = NEVER
 
-    def _exclusive(self) -> OwnLock:
-        """The lock, to be held with ``with``. Raises `Reentered` where that would never end."""
-        if is_inside():
-            raise Reentered
-        return self.lock
-
     def _find(self, name: str, queue: bytes) -> GroupedChannel | None:
         return self.awake.get(name) or self.asleep.get(queue, _NOBODY).get(name)
 
@@ -188,7 +179,7 @@ class Memberships:
         and was not before. Raises `StoreFull` and `Reentered`.
         """
         engine, key = self._demux.engine, groups.member(name)
-        with self._exclusive():
+        with exclusive(self.lock):
             self._notice_flush(engine)
             if self._count >= MOST and self.asleep:
                 self._forget_longest_suspended(engine)
@@ -250,7 +241,7 @@ class Memberships:
         """Take a channel of this process out of a group (S13). Raises `Reentered`."""
         engine, key = self._demux.engine, groups.member(name)
         aside = True  # Unless it is known not to be.
-        with self._exclusive():
+        with exclusive(self.lock):
             member = self._find(name.full, name.queue)
             if member is not None:
                 known = member.groups.pop(table, None) is not None
@@ -355,14 +346,14 @@ class Memberships:
 
     def restore(self, member: GroupedChannel) -> None:
         """Put a suspended channel back into its groups. May raise `Reentered`."""
-        with self._exclusive():
+        with exclusive(self.lock):
             self._notice_flush(self._demux.engine)
             if member.suspended and self._find(member.name, member.queue) is member:
                 self._restore(member)
 
     def restore_queue(self, queue: bytes) -> None:
         """The same for all suspended channels of a queue, on which a receive has begun."""
-        with self._exclusive():
+        with exclusive(self.lock):
             self._notice_flush(self._demux.engine)
             for member in list(self.asleep.get(queue, _NOBODY).values()):
                 self._restore(member)
@@ -528,7 +519,7 @@ class Memberships:
         demux = self._demux
         engine = demux.engine
         try:
-            with demux.exclusive():
+            with exclusive(demux.lock):
                 own = demux.queue(queue)
                 own.sweep(VISITS)
                 waited = bool(own.waiting)
@@ -540,7 +531,7 @@ class Memberships:
             if demux.blocking:
                 demux.fetch_blocking(own, None)
                 return
-            with demux.exclusive():
+            with exclusive(demux.lock):
                 demux.notice_flush()
                 demux.fetch(own, None, None)
         except Reentered:

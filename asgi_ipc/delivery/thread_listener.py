@@ -17,7 +17,7 @@ from functools import partial
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName
 from ..engines.base import Bell
-from ..engines.deferred import defer, pending, run_deferred
+from ..engines.deferred import defer, exclusive, pending, run_deferred
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .mailboxes import BATCH, Mailbox, OwnQueue
@@ -115,7 +115,7 @@ def receive_now(
             if body is not None:
                 return name.full, body
             continue
-        with demux.exclusive():
+        with exclusive(demux.lock):
             own = _queue(demux, name)
             own.receives += 1
             found = demux.look_any(own, listener)
@@ -138,7 +138,7 @@ def _receive_own(
     member = demux.memberships.heard(name.full, name.queue)
     if member is not None and member.suspended:
         demux.memberships.restore(member)
-    with demux.exclusive():
+    with exclusive(demux.lock):
         channel = demux.channel(name)
         if not demux.blocking:
             return demux.look(channel, listener)
@@ -233,7 +233,7 @@ def _this_thread(demux: Demultiplexer) -> ThreadListener:
     listener = here.listener if here is not None else None
     if listener is None or listener.bell.fileno() < 0:
         old, listener = listener, ThreadListener(demux)
-        with demux.exclusive():
+        with exclusive(demux.lock):
             gone = demux.clear_away()
             if old in demux.threads:
                 # The engine can't signal its bell any more.
@@ -250,7 +250,7 @@ def _add_waiters(
 ) -> list[tuple[OwnQueue, Mailbox | None, ThreadWaiter]]:
     """Have other threads and loops wake this thread when they fetch a message for it."""
     waiters = []
-    with demux.exclusive():
+    with exclusive(demux.lock):
         demux.check_open()
         for name in names:
             if name.specific:

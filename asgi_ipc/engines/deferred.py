@@ -28,7 +28,7 @@ from threading import Lock, get_ident
 from typing import Any, Protocol
 
 from ..exceptions import ChannelFull, Reentered, StoreCorrupt, StoreUnavailable
-from .guards import WeakBag, items_of
+from .guards import OwnLock, WeakBag, items_of
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -49,6 +49,13 @@ class LockHolder(Protocol):
 
     def is_inside(self) -> bool:
         """Return whether the calling thread holds one of these locks."""
+
+
+def exclusive(lock: OwnLock) -> OwnLock:
+    """Return a lock, to be held with ``with``. Raises `Reentered` where that would never end."""
+    if is_inside():
+        raise Reentered
+    return lock
 
 
 _holders: WeakBag[LockHolder] = WeakBag()
@@ -178,6 +185,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
     "defer",
+    "exclusive",
     "is_inside",
     "is_waiting",
     "pending",

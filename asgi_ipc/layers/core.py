@@ -19,12 +19,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery import leases
-from ..delivery.demultiplexer import NAMED, Demultiplexer
+from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.drop_log import NAMED
 from ..delivery.loopback import loop_back
 from ..encoding.names import ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
-from ..engines.deferred import defer, is_waiting, pending, run_deferred, tell_outside
+from ..engines.deferred import defer, exclusive, is_waiting, pending, run_deferred, tell_outside
 from ..exceptions import (
     ChannelFull,
     ForeignChannel,
@@ -401,7 +402,7 @@ class LayerCore:
                 plans.clear()
             plans[table] = members, plan
         if exclude:
-            plan = groups.without(plan, exclude)
+            plan = self._without(plan, exclude)
         if not plan:
             return ()
         mine = demux.own
@@ -436,6 +437,10 @@ class LayerCore:
         """Plan a broadcast to these members of a group."""
         by_queue = self.options.capacities.by_queue
         return groups.plan(members.names, self.capacity_of, by_queue=by_queue)
+
+    def _without(self, plan: list[groups.Target], exclude: Collection[str]) -> list[groups.Target]:
+        """Return the plan of a broadcast that some channels are excluded from."""
+        return groups.without(plan, exclude)
 
     def _dropped(
         self,
@@ -503,7 +508,7 @@ class LayerCore:
         demux = self.lease.demux
         if demux is not None:
             # What was lost before is none of this callback's events.
-            with demux.exclusive():
+            with exclusive(demux.lock):
                 demux.notice_flush()
         remove = self.lease.callbacks.add(callback, loop)
         if pending:
@@ -566,7 +571,7 @@ class LayerCore:
             ours: counts.get(theirs, 0) for ours, theirs in counts_of.OF_BOTH.items()
         }
         result["messages_max_age"] = counts.get("oldest_age", 0) / 1e9
-        with demux.exclusive():
+        with exclusive(demux.lock):
             here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]

@@ -34,7 +34,7 @@ from ..policy.capacity import UNCOUNTED
 from ..policy.expiry import LONGEST
 from ..relay import way_out
 from ..relay.flushes import PATIENCE
-from ..relay.frames import Kind, pack_join, shard_of
+from ..relay.frames import Kind, pack_excluded, pack_join, shard_of
 from ..relay.machine import RelayOptions
 from ..relay.options import check_engine
 from ..relay.thread import RelayThread
@@ -172,9 +172,9 @@ class RelayedCore(LayerCore):
         demux = self.demux
         names = [name for name in channels if isinstance(name, str)]
         shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
-        token = os.urandom(8) if shared else b""
         receivers = demux.companions.get(Candidate)
-        members = [way_out.receiver(name, token) for name in shared]
+        identity = demux.engine.identity
+        members = [way_out.receiver(name, identity) for name in shared]
         if not members or not isinstance(receivers, Candidate):
             yield
             return
@@ -236,6 +236,19 @@ class RelayedCore(LayerCore):
         out = groups.Target(OUT, header, MOST_RECORDS, b"", ())
         return [*super()._plan(table, members), out]
 
+    def _without(self, plan: list[groups.Target], exclude: Collection[str]) -> list[groups.Target]:
+        """Exclude channels here, and have the relays of other machines exclude theirs.
+
+        An ordinary channel may be a member on each machine.
+        """
+        left = super()._without(plan, exclude)
+        far = [
+            name for name in exclude if self.place(name) != _HERE or not channel_name(name).owner
+        ]
+        if far:
+            left[-1] = left[-1]._replace(header=left[-1].header + pack_excluded(far))
+        return left
+
     def _broadcast(
         self,
         demux: Demultiplexer,
@@ -245,13 +258,6 @@ class RelayedCore(LayerCore):
         deadline: int,
         exclude: Collection[str],
     ) -> Sequence[str]:
-        for channel in exclude:
-            # Another machine's members are not known here, and its relay gets no names.
-            if self.place(channel) != _HERE or not channel_name(channel).owner:
-                raise ValueError(
-                    f"exclude names {channel}; with the option relay only process-specific channels"
-                    " of this machine can be excluded, such as the sender's own"
-                )
         dropped = super()._broadcast(demux, group, table, body, deadline, exclude)
         self._pushed(demux, len(body) + _EXTRA)
         return dropped
@@ -375,10 +381,12 @@ class LocalMachine:
         with contextlib.suppress(UnreadableMessage):
             self._core.options.codec.decode(body)
 
-    def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
-        """Deliver to the members on this machine (R1)."""
+    def deliver_group(
+        self, group: str, body: bytes, deadline: int, exclude: Collection[str]
+    ) -> None:
+        """Deliver to the members on this machine, but for some (R1)."""
         try:
-            self._core._broadcast(self._demux, group, group_name(group), body, deadline, ())
+            self._core._broadcast(self._demux, group, group_name(group), body, deadline, exclude)
         finally:
             if pending:
                 run_deferred()

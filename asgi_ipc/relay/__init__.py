@@ -5,12 +5,12 @@ process. `redis`, with `redis_scripts`, and `nats` are the wires to real servers
 by the scheme of a URL. `settings` checks URLs and options, `state` is what all wires need, and
 `sealing` encrypts frames with keys that rotate.
 
-Above the wires: `relay` has the clauses that users rely on. It runs in a `thread`, or a process of
-its own, with the `options` and for the `machine` that it gets. `outbound` publishes the `frames` of
-what processes left on the `way_out` of the store, for which a `store_bell` is rung; `inbound`
-delivers those of other machines, of which `peers` keeps the sequences; `shards` are what this
-machine hears, `work` is what lies on the server for any of them, and `flushes` wait for other
-machines. `counts` become the `report` that the next
+Above the wires: `relay` has the clauses that users rely on. It runs in a `thread` with a `loop` of
+which forked children keep nothing, or a process of its own, with the `options` and for the
+`machine` that it gets. `outbound` publishes the `frames` of what processes left on the `way_out` of
+the store, for which a `store_bell` is rung; `inbound` delivers those of other machines, of which
+`peers` keeps the sequences; `shards` are what this machine hears, `work` is what lies on the server
+for any of them, and `flushes` wait for other machines. `counts` become the `report` that the next
 relay, and people, read.
 
 Loaded only if a layer has the option ``relay``, or by the commands for relays. Imports may go to

@@ -36,7 +36,7 @@ BUILT_IN: Mapping[str, str] = {
     "valkeys": _REDIS,
 }
 #: The extra of asgi_ipc that installs what a module of a wire imports.
-_EXTRAS = {"redis": "redis"}
+_EXTRAS = {"redis": "redis", "hiredis": "redis"}
 #: The entry point group in which other distributions register their wires.
 ENTRY_POINT_GROUP = "asgi_ipc.wires"
 

@@ -16,6 +16,9 @@ n      the name: a group, a channel, a host, or a flush
 rest   the payload: of messages, the encoded message
 ====== ==================================================================
 
+A message to a group that is not for some channels of other machines begins with their names
+(`pack_excluded`).
+
 Pure functions. Frames come from a server that other programs may use: `unpack` and the functions
 for payloads take any bytes, and raise `NoFrame` for those that no relay has written.
 """
@@ -23,7 +26,7 @@ for payloads take any bytes, and raise `NoFrame` for those that no relay has wri
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
@@ -41,6 +44,8 @@ NEWEST, OLDEST = 1, 1
 SHARDS = 1024
 #: Longest name in a frame, in bytes.
 LONGEST_NAME = 255
+#: Most channels of other machines that one message to a group may exclude.
+MOST_EXCLUDED = 10_000
 #: Most topics of which one beat tells the sequence.
 MOST_SEQUENCES = 2 * SHARDS
 #: Longest lifetime, in nanoseconds.
@@ -49,6 +54,8 @@ LONGEST_LIFE = LONGEST * 1_000_000_000
 _MAGIC, _SEALED = b"aI", b"aS"
 _HEAD = struct.Struct(f">2sBBB{NODE_BYTES}sQQQB")
 _U64 = struct.Struct(">Q")
+#: MessagePack's nil.
+_EXCLUDES = b"\xc0"
 #: The topic that every machine hears.
 ALL = b"a"
 _SHARD, _MACHINE = b"g", b"m"
@@ -209,6 +216,33 @@ def unpack_sequences(payload: bytes) -> dict[bytes, int]:
     return found
 
 
+def pack_excluded(channels: Collection[str]) -> bytes:
+    """Return what precedes the message to a group that is not for some channels.
+
+    It begins with a byte with which no message begins, so a relay that does not know of it drops
+    the message instead of delivering it to them. Raises `ValueError` for more than
+    `MOST_EXCLUDED`.
+    """
+    if len(channels) > MOST_EXCLUDED:
+        raise ValueError(
+            f"exclude names {len(channels):,} channels of other machines, and at most"
+            f" {MOST_EXCLUDED:,} travel with a message; exclude fewer, or use smaller groups"
+        )
+    names = "\n".join(sorted(channels)).encode("ascii")
+    return _EXCLUDES + len(names).to_bytes(4, "big") + names
+
+
+def unpack_excluded(payload: bytes) -> tuple[frozenset[str], bytes]:
+    """Return the names of excluded channels, if any, and the message. Raises `ValueError`."""
+    if not payload.startswith(_EXCLUDES):
+        return frozenset(), payload
+    end = 5 + int.from_bytes(payload[1:5], "big")
+    names = payload[5:end].decode("ascii").split("\n", MOST_EXCLUDED)
+    if len(names) > MOST_EXCLUDED:
+        raise ValueError("too many names")
+    return frozenset(names), payload[end:]
+
+
 def pack_join(group: bytes, lifetime: int) -> bytes:
     """Return the payload of a `Kind.JOIN`; a membership's lifetime is in nanoseconds."""
     return _U64.pack(lifetime) + group
@@ -226,6 +260,7 @@ __all__ = [
     "LONGEST_LIFE",
     "LONGEST_NAME",
     "MESSAGES",
+    "MOST_EXCLUDED",
     "MOST_SEQUENCES",
     "NEWEST",
     "OLDEST",
@@ -236,11 +271,13 @@ __all__ = [
     "is_topic",
     "machine_topic",
     "pack",
+    "pack_excluded",
     "pack_join",
     "pack_sequences",
     "shard_of",
     "shard_topic",
     "unpack",
+    "unpack_excluded",
     "unpack_join",
     "unpack_sequences",
     "version_for",

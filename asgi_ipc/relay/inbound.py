@@ -9,7 +9,7 @@ from ..encoding.names import channel_name, group_name
 from ..engines.base import NODE_BYTES
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
 from .counts import Counts
-from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_join
+from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_excluded, unpack_join
 from .machine import Machine, RelayOptions
 from .peers import Peers
 
@@ -102,9 +102,13 @@ class Inbound:
             elif channel_name(name).owner[:NODE_BYTES] != self._node:
                 raise NoFrame("not for this machine")
             group, lifetime = frame.payload, 0
+            excluded, body = frozenset[str](), frame.payload
             if frame.kind in (Kind.GROUP, Kind.CHANNEL):
+                if frame.kind is Kind.GROUP:
+                    excluded, body = unpack_excluded(body)
+                    excluded = frozenset(channel_name(each).full for each in excluded)
                 # Receivers decode it, and must not meet anything but a message.
-                self._machine.check(frame.payload)
+                self._machine.check(body)
             else:
                 if frame.kind is Kind.JOIN:
                     group, lifetime = unpack_join(frame.payload)
@@ -114,7 +118,7 @@ class Inbound:
         except (TypeError, ValueError, StoreCorrupt) as error:
             raise NoFrame("no message") from error
         if frame.kind is Kind.GROUP:
-            self._machine.deliver_group(name, frame.payload, deadline)
+            self._machine.deliver_group(name, body, deadline, excluded)
         elif frame.kind is Kind.CHANNEL:
             self._machine.deliver(name, frame.payload, deadline)
         elif frame.kind is Kind.JOIN:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..engines.base import Engine
@@ -21,8 +21,10 @@ class Machine(Protocol):
     def check(self, body: bytes) -> None:
         """Raise `RecordCorrupt` unless it is a message, of this site's serializer or another."""
 
-    def deliver_group(self, group: str, body: bytes, deadline: int) -> None:
-        """Deliver an encoded message to the members of a group on this machine."""
+    def deliver_group(
+        self, group: str, body: bytes, deadline: int, exclude: Collection[str]
+    ) -> None:
+        """Deliver an encoded message to the members of a group on this machine, but for some."""
 
     def deliver(self, channel: str, body: bytes, deadline: int) -> None:
         """Deliver an encoded message to a process-specific channel of this machine."""

@@ -7,6 +7,7 @@ number of threads and event loops. A test orders faults from `MemoryServer.named
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -55,6 +56,13 @@ class MemoryServer:
         self._to_drop = 0
         self._cut_after: int | None = None
         self._lag = 0.0
+
+    def after_fork_in_child(self) -> None:
+        """Be another server, with what is in the queues: the connections are the parent's."""
+        self.lock = threading.RLock()
+        self._wires.clear()
+        self._armed.clear()
+        self._frozen = None
 
     # Faults that a test orders.
 
@@ -304,7 +312,7 @@ class MemoryWire:
 
     async def close(self) -> None:
         """Leave the server (W4)."""
-        self._state.close()
+        await self._state.close()
         self._server.drop_wire(self)
         if self._silence is not None:
             self._silence.cancel()
@@ -418,3 +426,13 @@ def _call_in(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> Non
         loop.call_soon_threadsafe(work)
     except RuntimeError:
         pass  # The loop is closed: nothing hears there any more.
+
+
+def _after_fork_in_child() -> None:
+    global _servers_lock
+    _servers_lock = threading.Lock()
+    for server in _servers.values():
+        server.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from ..exceptions import WireError, WireLost, WireRefused
 from .settings import COMMON, CREDENTIALS, TEXT, TLS, Option, Settings, check_frames, check_topic
-from .state import Window, WireState, watch
+from .state import Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: The longest line of a server; INFO may list hundreds of addresses.
@@ -69,49 +69,40 @@ class NatsWire:
         #: Published bytes that no ping confirms yet, and pings under way that confirm some.
         self._unpinged = 0
         self._confirming = 0
-        self._watching: asyncio.Task[None] | None = None
 
     async def start(self, heard: Heard, ready: Ready | None = None) -> None:
         """Connect both (W2). A wire without queues never calls ``ready``."""
         self._state.begin(heard, ready)
+        no_answer = f"no greeting within {self._timeout:g} seconds; is it a NATS server?"
         try:
-            await asyncio.wait_for(self._open(), self._timeout)
-        except BaseException as error:
-            found = error if isinstance(error, WireError) else None
-            if isinstance(error, asyncio.TimeoutError):
-                text = f"no greeting within {self._timeout:g} seconds; is it a NATS server?"
-                found = WireLost(self._text(text))
-            elif isinstance(error, (OSError, ssl.SSLError)):
-                found = self._connect_error(error)
-            elif isinstance(error, (TypeError, ValueError)):
-                found = WireRefused(self._text("its greeting makes no sense from a NATS server"))
-            self._state.lose(found or WireLost(self._text("start() was interrupted")))
+            await self._state.open(self._open(), self._timeout, no_answer, self._meaning)
+        except BaseException:
             await self.close()
-            if found is not None:
-                raise found from None
             raise
 
     async def _open(self) -> None:
         for _ in range(2):
             connection = _Connection(self._on_message, self._on_error)
             self._connections.append(connection)
+            self._state.connections.append(connection)
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: connection, self._host, self._port)  # noqa: B023
             info = await self._state.reply(connection.info)
             if self._tls is not None:
                 if not (info.get("tls_required") or info.get("tls_available")):
-                    raise WireRefused(self._text("it has no TLS; write nats:// or switch TLS on"))
+                    raise WireRefused(
+                        self._state.text("it has no TLS; write nats:// or switch TLS on")
+                    )
                 await connection.encrypt(self._tls, self._host)
             elif info.get("tls_required"):
-                raise WireRefused(self._text("it requires TLS; write tls:// instead of nats://"))
+                raise WireRefused(
+                    self._state.text("it requires TLS; write tls:// instead of nats://")
+                )
             connection.send(b"CONNECT %s\r\n" % self._greeting())
             pong = asyncio.get_running_loop().create_future()
             connection.ping(pong)
             await self._state.reply(pong)
             connection.max_payload = self.frame_limit = int(info.get("max_payload", 1 << 20))
-        self._watching = asyncio.create_task(
-            watch(self._connections, self._timeout, self._lose_silent)
-        )
 
     def _greeting(self) -> bytes:
         words = {
@@ -198,30 +189,23 @@ class NatsWire:
 
     async def close(self) -> None:
         """End both connections, without waiting for the server (W4)."""
-        self._state.close()
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        for connection in self._connections:
-            connection.abort()
-        await asyncio.sleep(0)  # The transports close their sockets in the loop's next turn.
+        await self._state.close()
 
     async def push(self, queue: bytes, frame: bytes, lifetime: float, capacity: int) -> Pushed:
         """Raise: see `no_queues`."""
-        raise WireRefused(self._text(self.no_queues))
+        raise WireRefused(self._state.text(self.no_queues))
 
     async def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
         """Raise: see `no_queues`."""
-        raise WireRefused(self._text(self.no_queues))
+        raise WireRefused(self._state.text(self.no_queues))
 
     async def disarm(self, queue: bytes) -> None:
         """Raise: see `no_queues`."""
-        raise WireRefused(self._text(self.no_queues))
+        raise WireRefused(self._state.text(self.no_queues))
 
     async def length(self, queue: bytes) -> int:
         """Raise: see `no_queues`."""
-        raise WireRefused(self._text(self.no_queues))
+        raise WireRefused(self._state.text(self.no_queues))
 
     async def clear(self) -> None:
         """Do nothing: there are no queues."""
@@ -232,26 +216,16 @@ class NatsWire:
             self._state.hear(topic, payload)
 
     def _on_error(self, kind: type[WireError], text: str) -> None:
-        self._lose(kind(self._text(text)))
+        self._state.lose(kind(self._state.text(text)))
 
-    def _connect_error(self, error: Exception) -> WireError:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            reason = error.verify_message
-            return WireRefused(self._text(f"its certificate is not accepted: {reason}"))
-        if isinstance(error, ssl.SSLError):
-            return WireRefused(self._text(f"TLS failed: {error.reason}"))
-        return WireLost(self._text(f"can't connect: {error}"))
-
-    def _lose_silent(self, what: str) -> None:
-        self._lose(WireLost(self._text(what)))
-
-    def _lose(self, error: WireError) -> None:
-        self._state.lose(error)
-        for connection in self._connections:
-            connection.abort()
-
-    def _text(self, what: str) -> str:
-        return f"relay {self._state.shown}: {what}"
+    def _meaning(self, error: Exception) -> WireError | None:
+        """Return what an error while connecting means."""
+        refused = self._state.tls_error(error)
+        if refused is None and isinstance(error, (TypeError, ValueError)):
+            return WireRefused(self._state.text("its greeting makes no sense from a NATS server"))
+        if refused is None and isinstance(error, OSError):
+            return WireLost(self._state.text(f"can't connect: {error}"))
+        return refused
 
 
 class _Connection(asyncio.Protocol):

@@ -46,21 +46,20 @@ class Outbound:
         host: bytes,
         peers: Peers,
         counts: Counts,
-        bell: StoreBell,
         knows_all: Callable[[], bool],
         push_work: Callable[[Wire, Sequence[Popped]], Awaitable[None]],
     ) -> None:
         self._engine, self._options = machine.engine, options
         self._node, self._term, self._host = machine.engine.identity[:NODE_BYTES], term, host
-        self._peers, self._counts, self._bell = peers, counts, bell
+        self._peers, self._counts, self._bell = peers, counts, StoreBell(machine.engine)
         #: Whether all machines that are there have been heard.
         self._knows_all = knows_all
         #: Puts messages on the server's queues.
         self._push_work = push_work
-        self._rang = bell.event()
-        #: Held from numbering frames until they are on their way.
+        #: Held while records of the way out are in hand, until their frames are on their way.
         self.publishing = asyncio.Lock()
-        self._sequences: dict[bytes, int] = {}
+        #: The last sequence of each topic.
+        self.sequences: dict[bytes, int] = {}
         #: Topics whose sequence beats have to tell, with the number of beats.
         self._to_tell: dict[bytes, int] = {}
         #: When the last beat was published, on the engine's clock.
@@ -68,36 +67,38 @@ class Outbound:
 
     def begin(self) -> None:
         """Begin on a new connection: the last beats may have been lost with the former one."""
-        self._to_tell = dict.fromkeys(list(self._sequences)[-MOST_SEQUENCES:], _TOLD)
+        self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
+
+    def look(self) -> None:
+        """Look at the way out soon, as a wake-up may have been lost."""
+        self._bell.look()
+
+    def close(self) -> None:
+        """Hear no more of the way out. May be called twice."""
+        self._bell.close()
 
     async def pump(self, wire: Wire) -> None:
         """Publish what is on the way out, as it comes, without end. Raises as the wire."""
         limit = 8
         while True:
-            records = self._engine.pop(OUT, limit, self._bell.bell)
-            if records:
-                await self._send_all(wire, records)
+            # Popped under the lock: who is cancelled while a slow server holds it has taken none.
+            async with self.publishing:
+                records = self._engine.pop(OUT, limit, self._bell.bell)
+                work = [each for each in records if way_out.is_work(each.payload)]
+                try:
+                    await self._publish(wire, records)
+                except BaseException:
+                    for record in reversed(work):
+                        self._engine.restore(OUT, record)
+                    raise
+            if work:
+                await self._push_work(wire, work)
             if len(records) < limit:
-                await self._rang.wait()
-                self._rang.clear()
+                await self._bell.wait()
             else:
                 # Of large ones fewer are taken out of the store, where they count for its bound.
                 size = sum(len(record.payload) for record in records) // len(records)
                 limit = max(1, min(BATCH, WINDOW // max(1, size)))
-
-    async def _send_all(self, wire: Wire, records: Sequence[Popped]) -> None:
-        work = [each for each in records if way_out.is_work(each.payload)]
-        if not work:
-            await self._pass_on(wire, records)
-            return
-        try:
-            others = [each for each in records if not way_out.is_work(each.payload)]
-            await self._pass_on(wire, others)
-        except BaseException:
-            for record in reversed(work):
-                self._engine.restore(OUT, record)
-            raise
-        await self._push_work(wire, work)
 
     async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
         """Publish something of the relay's own to all machines. Raises as the wire."""
@@ -109,29 +110,29 @@ class Outbound:
             packed = self._packed(ALL, kind, self._host if name is None else name, payload)
             await wire.publish([Frame(ALL, packed)])
 
-    async def _pass_on(self, wire: Wire, records: Sequence[Popped]) -> None:
-        async with self.publishing:
-            now = self._engine.clock()
-            frames, sources = [], []
-            for record in records:
-                frame = self._frame(wire, record, now)
-                if frame is not None:
-                    frames.append(frame)
-                    sources.append(record)
-            if not frames:
-                return
-            try:
-                await wire.publish(frames)
-            except BaseException as error:
-                unsent = min(len(frames), error.unsent) if isinstance(error, WireLost) else 0
-                # What was certainly not sent is next again; the rest never is (R5).
-                for _ in range(unsent):
-                    self._sequences[frames.pop().topic] -= 1
-                    self._engine.restore(OUT, sources.pop())
-                self._counts.dropped("outcome unknown", len(frames))
-                raise
-            self._counts.add("frames_out", len(frames))
-            self._counts.add("bytes_out", sum(len(frame.payload) for frame in frames))
+    async def _publish(self, wire: Wire, records: Sequence[Popped]) -> None:
+        """Publish records, but no work. Call while `publishing`."""
+        now = self._engine.clock()
+        frames, sources = [], []
+        for record in records:
+            frame = None if way_out.is_work(record.payload) else self._frame(wire, record, now)
+            if frame is not None:
+                frames.append(frame)
+                sources.append(record)
+        if not frames:
+            return
+        try:
+            await wire.publish(frames)
+        except BaseException as error:
+            unsent = min(len(frames), error.unsent) if isinstance(error, WireLost) else 0
+            # What was certainly not sent is next again; the rest never is (R5).
+            for _ in range(unsent):
+                self.sequences[frames.pop().topic] -= 1
+                self._engine.restore(OUT, sources.pop())
+            self._counts.dropped("outcome unknown", len(frames))
+            raise
+        self._counts.add("frames_out", len(frames))
+        self._counts.add("bytes_out", sum(len(frame.payload) for frame in frames))
 
     def _frame(self, wire: Wire, record: Popped, now: int) -> Frame | None:
         """Return the frame for a record of the way out; None if the record was dropped."""
@@ -156,7 +157,7 @@ class Outbound:
             return None
         packed = self._packed(topic, kind, name, payload, lifetime)
         if len(packed) > wire.frame_limit:
-            self._sequences[topic] -= 1
+            self.sequences[topic] -= 1
             self._counts.dropped("too large for the server")
             return None
         return Frame(topic, packed)
@@ -165,7 +166,7 @@ class Outbound:
         self, topic: bytes, kind: Kind, name: bytes, payload: bytes, lifetime: int = 0
     ) -> bytes:
         """Return a frame with the next sequence of its topic. Call while `publishing`."""
-        sequence = self._sequences[topic] = self._sequences.get(topic, 0) + 1
+        sequence = self.sequences[topic] = self.sequences.get(topic, 0) + 1
         self._to_tell[topic] = _TOLD
         oldest, newest = self._options.formats
         # The oldest, if machines of all versions must read it.
@@ -180,7 +181,7 @@ class Outbound:
     def _sequences_to_tell(self) -> bytes:
         told = {}
         for topic, times in list(self._to_tell.items())[:MOST_SEQUENCES]:
-            told[topic] = self._sequences[topic]
+            told[topic] = self.sequences[topic]
             if times > 1:
                 self._to_tell[topic] = times - 1
             else:

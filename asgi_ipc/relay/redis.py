@@ -1,9 +1,9 @@
 """The wire to a Redis or Valkey server: publish and subscribe, and queues as streams.
 
-redis-py makes the two connections: addresses, TLS, greeting, and the parser. Its retries, its
-health checks and its reconnecting are not used, since each of them may send a command twice (W3,
-W8). A `_Link` has a task that writes and one that reads, so that cancelling a call cannot end a
-connection in the middle of a command.
+redis-py makes the two connections: addresses, TLS and greeting; hiredis reads the replies. redis-py
+retries, checks health and connects again, and each of these may send a command twice (W3, W8): a
+`_Link` takes its transport over, writes whole commands, and so no call that is cancelled can end a
+connection in the middle of one.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
+import hiredis
 from redis import exceptions as errors
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
 from ..exceptions import WireError, WireLost, WireRefused
 from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
 from .settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
-from .state import Window, WireState, watch
-from .wire import Frame, Heard, Pushed, Ready, WireCapabilities
+from .state import Window, WireState
+from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024
+#: The longest reply: some frames of a queue, see `redis_scripts.POP`.
+_LONGEST_REPLY = 4 * FRAME_LIMIT
+#: Has the server not answer the next command.
+_SKIP = (b"CLIENT", b"REPLY", b"SKIP")
 #: Topics in one command.
 _TOPICS = 256
 
@@ -59,25 +63,22 @@ class RedisWire:
         #: What the replies on the publishing connection are for: bytes of a frame, or a future.
         self._expected: deque[int | asyncio.Future[Any]] = deque()
         self._window = Window(self._state)
+        #: Whether the server lets commands go without a reply; topics that it lets this user
+        #: publish on; published bytes which no reply that is expected confirms.
+        self._can_skip, self._unasked = False, 0
+        self._published: set[bytes] = set()
         #: The replies that subscriptions wait for: how many, and the future of their caller.
         self._confirming: deque[tuple[int, asyncio.Future[Any]]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, heard: Heard, ready: Ready | None = None) -> None:
         """Connect both, and see what the server is (W2)."""
         self._state.begin(heard, ready)
+        hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
+        no_answer = f"no answer within {self._timeout:g} seconds{hint}"
         try:
-            await asyncio.wait_for(self._open(), self._timeout)
-        except BaseException as error:
-            found = error if isinstance(error, WireError) else None
-            if isinstance(error, asyncio.TimeoutError):
-                hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
-                text = f"no answer within {self._timeout:g} seconds{hint}"
-                found = WireLost(self._text(text))
-            self._state.lose(found or WireLost(self._text("start() was interrupted")))
+            await self._state.open(self._open(), self._timeout, no_answer, self._meaning)
+        except BaseException:
             await self.close()
-            if found is not None:
-                raise found from None
             raise
 
     async def _open(self) -> None:
@@ -85,16 +86,20 @@ class RedisWire:
             (self._on_reply, self._ping_publisher),
             (self._on_push, self._ping_subscriber),
         ):
-            link = _Link(self._connect(), handle, ping, self._lose, self._text)
+            link = _Link(self._connect(), handle, ping, self._state)
             self._links.append(link)
+            self._state.connections.append(link)
             await link.open()
-        server = _pairs(await self._ask(b"HELLO"))
+        server, text = _pairs(await self._ask(b"HELLO")), self._state.text
         if server.get(b"mode") == b"cluster":
-            raise WireRefused(self._text("it is a node of a cluster; use a server of its own"))
+            raise WireRefused(text("it is a node of a cluster; use a server of its own"))
         if server.get(b"role") in (b"replica", b"slave"):
-            raise WireRefused(self._text("it is a replica; give the address of its primary"))
+            raise WireRefused(text("it is a replica; give the address of its primary"))
+        with contextlib.suppress(
+            WireRefused
+        ):  # To this user, or by a server that has no such thing.
+            self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
         await self._change(b"SUBSCRIBE", [self._ready_names + self._id])
-        self._tasks.append(asyncio.create_task(watch(self._links, self._timeout, self._lose_it)))
 
     async def publish(self, frames: Sequence[Frame]) -> None:
         """Send the frames as fast as the server confirms them (W8)."""
@@ -103,14 +108,34 @@ class RedisWire:
         link, sent = self._links[0], 0
         while sent < len(frames):
             await self._window.opening(unsent=len(frames) - sent)
-            batch = []
+            batch: list[tuple[bytes, ...]] = []
             while sent < len(frames) and self._window.is_open:
                 topic, payload = frames[sent]
-                batch.append((b"PUBLISH", self._topic_names + topic, payload))
-                self._expected.append(len(payload))
                 self._window.sent(len(payload))
+                self._unasked += len(payload)
+                if self._asks(topic):
+                    self._expect_confirmation()
+                else:
+                    batch.append(_SKIP)
+                batch.append((b"PUBLISH", self._topic_names + topic, payload))
                 sent += 1
             link.send(batch)
+
+    def _asks(self, topic: bytes) -> bool:
+        """Return whether the next frame on a topic is to be confirmed, with all before it.
+
+        A reply to each would wake this process, and keep the server from others, for nothing. The
+        first on each topic tells whether this user may publish there.
+        """
+        if not self._can_skip or topic not in self._published:
+            self._published.add(topic)
+            return True
+        return self._unasked > WINDOW // 4
+
+    def _expect_confirmation(self) -> None:
+        """Note that a command was sent whose reply confirms all frames before it."""
+        self._expected.append(self._unasked)
+        self._unasked = 0
 
     async def subscribe(self, topics: Collection[bytes]) -> None:
         """Hear these too. What is asked for twice is asked for and confirmed twice."""
@@ -142,13 +167,9 @@ class RedisWire:
 
     async def close(self) -> None:
         """End both connections, without waiting for the server (W4)."""
-        self._state.close()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
+        await self._state.close()
         for link in self._links:
             await link.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def push(self, queue: bytes, frame: bytes, lifetime: float, capacity: int) -> Pushed:
         """Put a frame on a queue (W11)."""
@@ -192,11 +213,11 @@ class RedisWire:
         self._expected.append(reply)
         self._links[0].send([command])
         result = await self._state.reply(reply)
-        if isinstance(result, errors.ResponseError):
-            # In a script the words alone tell; redis-py cuts the code off.
-            if isinstance(result, errors.OutOfMemoryError) or "> 'maxmemory'" in str(result):
+        if isinstance(result, hiredis.ReplyError):
+            # From a script it may come without its code.
+            if str(result).startswith("OOM ") or "> 'maxmemory'" in str(result):
                 raise _NoRoom
-            raise WireRefused(self._text(f"it answered {command[0].decode()}: {result}"))
+            raise WireRefused(self._state.text(f"it answered {command[0].decode()}: {result}"))
         return result
 
     def _on_reply(self, reply: Any) -> None:
@@ -205,15 +226,15 @@ class RedisWire:
         if not isinstance(expected, int):
             if not expected.done():
                 expected.set_result(reply)
-        elif isinstance(reply, errors.ResponseError):
-            self._lose(WireRefused(self._text(f"it answered PUBLISH: {reply}")))
+        elif isinstance(reply, hiredis.ReplyError):
+            self._state.lose(WireRefused(self._state.text(f"it answered PUBLISH: {reply}")))
         else:
             self._window.confirmed(expected)
 
     def _on_push(self, reply: Any) -> None:
         """Take what the subscribing connection has read."""
-        if isinstance(reply, errors.ResponseError):
-            self._lose(WireRefused(self._text(f"it answered a subscription: {reply}")))
+        if isinstance(reply, hiredis.ReplyError):
+            self._state.lose(WireRefused(self._state.text(f"it answered a subscription: {reply}")))
         elif reply[0] == b"message":
             _, name, payload = reply
             if name.startswith(self._topic_names):
@@ -230,107 +251,102 @@ class RedisWire:
                 done.set_result(None)
 
     def _ping_publisher(self) -> None:
-        self._expected.append(0)
+        self._expect_confirmation()
         self._links[0].send([(b"PING",)])
 
     def _ping_subscriber(self) -> None:
         self._links[1].send([(b"PING",)])
 
-    def _lose_it(self, what: str) -> None:
-        self._lose(WireLost(self._text(what)))
-
-    def _lose(self, error: WireError) -> None:
-        self._state.lose(error)
-        for link in self._links:
-            link.stop()
-
-    def _text(self, what: str) -> str:
-        return f"relay {self._state.shown}: {what}"
+    def _meaning(self, error: Exception) -> WireError:
+        """Return what an error of redis-py means. Its texts have no credentials."""
+        cause = error.__cause__ or error.__context__
+        refused = self._state.tls_error(cause)
+        if refused is not None:
+            return refused
+        text = self._state.text
+        if isinstance(error, errors.InvalidResponse):
+            return WireRefused(text("it does not answer as a Redis server does"))
+        if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
+            return WireRefused(text(f"the credentials are missing or refused: {error}"))
+        if isinstance(error, errors.ResponseError):
+            return WireRefused(text(f"it refuses: {error}"))
+        if isinstance(cause, PermissionError):
+            return WireRefused(text(f"no permission: {cause.strerror}"))
+        return WireLost(text(f"can't connect: {error}"))
 
 
 class _NoRoom(WireRefused):
     """The server has no memory left for a frame. Internal: `RedisWire.push` returns it."""
 
 
-class _Link:
-    """One connection, a task that writes what is put into `send`, and one that reads."""
+class _Link(asyncio.Protocol):
+    """One connection: writes commands at once, and hands over each reply as it comes."""
 
     def __init__(
         self,
         connection: Any,
         handle: Callable[[Any], None],
         ping: Callable[[], None],
-        lose: Callable[[WireError], None],
-        text: Callable[[str], str],
+        state: WireState,
     ) -> None:
         self._connection = connection
         self._handle = handle
         self.ping = ping
-        self._lose = lose
-        self._text = text
+        self._state = state
+        self._reader = hiredis.Reader()
+        #: Bytes that were read and are no whole reply yet, at most.
+        self._unfinished = 0
         self._transport: Any = None
-        self._outgoing: list[tuple[bytes, ...]] = []
-        self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        #: Whether anything was read since the last look.
+        #: Whether a reply was read since the last look.
         self.has_read = True
 
     async def open(self) -> None:
-        """Connect, authenticate and begin to read. Raises `WireError`."""
-        try:
-            await self._connection.connect()
-        except Exception as error:
-            raise _meaning(error, self._text, "can't connect") from None
-        # redis-py closes a connection only after all that is unsent has been sent.
+        """Connect, authenticate and begin to read. Raises as redis-py."""
+        await self._connection.connect()
+        # Its own reader and writer take several turns of the loop and timers for each reply.
         self._transport = self._connection._writer.transport
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._transport.set_protocol(self)
 
-    def send(self, commands: Sequence[tuple[bytes, ...]]) -> None:
-        """Have commands written, in order."""
-        self._outgoing.extend(commands)
-        self._wake.set()
+    def send(self, commands: Iterable[Sequence[bytes]]) -> None:
+        """Write commands, in order; the caller bounds how much is under way."""
+        packed = []
+        for command in commands:
+            packed.append(b"*%d\r\n" % len(command))
+            for word in command:
+                packed += (b"$%d\r\n" % len(word), word, b"\r\n")
+        self._transport.write(b"".join(packed))
 
-    async def _write(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Take replies; what is none ends the connection."""
+        reader, handle = self._reader, self._handle
+        self._unfinished += len(data)
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                commands, self._outgoing = self._outgoing, []
-                packed = self._connection.pack_commands(commands)
-                await self._connection.send_packed_command(packed, check_health=False)
-        except Exception as error:
-            self._lose(WireLost(self._text(f"the connection ended while writing: {error}")))
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    # It must not disconnect here: `_write` would then connect again.
-                    reply = await self._connection.read_response(disconnect_on_error=False)
-                except errors.ResponseError as error:
-                    reply = error
-                self.has_read = True
-                self._handle(reply)
-        except errors.InvalidResponse:
-            # In the greeting it was a Redis server, so this is the network's doing.
-            self._lose(WireLost(self._text("it sent what no Redis server sends")))
-        except errors.RedisError as error:
-            self._lose(_meaning(error, self._text, "the connection ended"))
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                self.has_read, self._unfinished = True, len(data)
+                handle(reply)
         except Exception:
-            # Replies that no command asked for, or of a form that no Redis server sends.
-            self._lose(WireLost(self._text("it sent what makes no sense as an answer")))
+            # No bytes of a Redis server, an answer that no command has asked for, or one of
+            # another form. In the greeting it was a Redis server: this is the network's doing.
+            self._lose("it sent what no Redis server sends")
+        if self._unfinished > _LONGEST_REPLY:
+            self._lose(f"an answer is longer than {_LONGEST_REPLY:,} bytes")
 
-    def stop(self) -> None:
-        """End the connection at once, and both tasks."""
-        for task in self._tasks:
-            task.cancel()
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell that it is gone."""
+        self._lose(f"the connection ended: {error or 'the server closed it'}")
+
+    def _lose(self, what: str) -> None:
+        self._state.lose(WireLost(self._state.text(what)))
+
+    def abort(self) -> None:
+        """End the connection at once, whatever is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self) -> None:
-        """End it, and wait for its tasks, which wait for nothing."""
-        self.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End it, and let redis-py know."""
+        self.abort()
         with contextlib.suppress(Exception):
             await self._connection.disconnect(nowait=True)
 
@@ -391,21 +407,3 @@ def _database(settings: Settings) -> int:
 def _pairs(reply: Any) -> dict[Any, Any]:
     """Return a flat list of names and values as a dictionary."""
     return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-
-
-def _meaning(error: Exception, text: Callable[[str], str], otherwise: str) -> WireError:
-    """Return what an error of redis-py means. Its texts have no credentials."""
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return WireRefused(text(f"its certificate is not accepted: {cause.verify_message}"))
-    if isinstance(cause, ssl.SSLError):
-        return WireRefused(text(f"TLS failed: {cause.reason}; is it a server with TLS?"))
-    if isinstance(error, errors.InvalidResponse):
-        return WireRefused(text("it does not answer as a Redis server does"))
-    if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
-        return WireRefused(text(f"the credentials are missing or refused: {error}"))
-    if isinstance(error, errors.ResponseError):
-        return WireRefused(text(f"it refuses: {error}"))
-    if isinstance(cause, PermissionError):
-        return WireRefused(text(f"no permission: {cause.strerror}"))
-    return WireLost(text(f"{otherwise}: {error}"))

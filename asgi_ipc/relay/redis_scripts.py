@@ -54,19 +54,24 @@ return {count + 1, ''}
 """
 )
 
-#: Arguments: limit, name of the wire.
+#: Arguments: limit, name of the wire. At most some 16 MiB and a frame, as no reply may be longer
+#: than a client takes at once.
 POP = (
     _BEGIN
     + b"""
 local limit = tonumber(ARGV[1])
-local found = {}
-while #found < limit do
+local found, size = {}, 0
+while #found < limit and size < 16777216 do
   local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(limit - #found, 1000))
   if #entries == 0 then break end
   for _, entry in ipairs(entries) do
+    if size >= 16777216 then break end
     redis.call('XDEL', KEYS[1], entry[1])
     redis.call('ZREM', KEYS[2], entry[1])
-    if tonumber(entry[2][2]) > now then found[#found + 1] = entry[2][4] end
+    if tonumber(entry[2][2]) > now then
+      found[#found + 1] = entry[2][4]
+      size = size + #entry[2][4]
+    end
   end
 end
 if #found < limit then

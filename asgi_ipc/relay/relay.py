@@ -5,8 +5,9 @@ out what its machine's processes send to others (`way_out`), publishes it as fra
 delivers what it hears to members and channels of its own machine. Tests cite these clauses:
 
 Messages
-  R1   A `group_send` reaches each member on each machine at most once. Memberships stay on the
-       machine of their channel; each machine delivers what it hears to its own members.
+  R1   A `group_send` reaches each member on each machine at most once, and none that it excludes.
+       Memberships stay on the machine of their channel; each machine delivers what it hears to its
+       own members.
   R2   A `send` to a process-specific channel of another machine arrives there, as does a
        `group_add` or `group_discard` of such a channel. If no machine has it, it is dropped and
        counted.
@@ -38,7 +39,10 @@ Shared channels
   R12  With ``relay_channels`` the messages of some ordinary channels lie on the server, in order,
        with capacity, and with expiry by the server's clock. Any machine's `receive` takes them,
        each once; a relay takes as many as receivers wait for. `send` raises `ChannelFull` by the
-       last known length, or if the way out is full, and never asks the server.
+       last known length, or if the way out is full, and never asks the server. A message that was
+       taken for a receiver that is killed or cancelled meanwhile is back on the server, behind the
+       others of its channel, within two seconds of its arrival on the machine or of the receiver's
+       end, whichever is later, while the relay is connected; it keeps its lifetime.
 """
 
 from __future__ import annotations
@@ -120,7 +124,7 @@ class Relay:
         self._began, self._connected_at = time.time(), 0.0
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
         self.lag: int | None = None
-        self.bell = StoreBell(self.engine)
+        self._notices = StoreBell(self.engine)
         self.shards = Shards(self.engine, self.peers)
         self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
         self.outbound = Outbound(
@@ -130,12 +134,11 @@ class Relay:
             self.host,
             self.peers,
             self.counts,
-            self.bell,
             self._knows_all,
             self.work.push,
         )
         # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
-        self.outbound._sequences.update(self._former)
+        self.outbound.sequences.update(self._former)
         #: Records taken off the way out whose fate the report tells.
         self._taken = 0
         self.inbound = Inbound(
@@ -144,7 +147,7 @@ class Relay:
         self.inbound.learned = self._report_soon
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
-        self._noticed, self._hurry = self.bell.event(), asyncio.Event()
+        self._hurry = asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
         self._reports_soon = False
@@ -210,7 +213,8 @@ class Relay:
         with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
             self.shards.tell_nothing()
             report.write(self.engine, self.report())
-        self.bell.close()
+        self._notices.close()
+        self.outbound.close()
 
     @staticmethod
     async def _close(wire: Wire) -> None:
@@ -232,7 +236,8 @@ class Relay:
             self.counts.rate()
             self._write_report()
             # Their wake-up may have been lost.
-            self.bell.look()
+            self._notices.look()
+            self.outbound.look()
             await asyncio.sleep(BEAT)
 
     def _follow_flush(self) -> None:
@@ -287,7 +292,7 @@ class Relay:
             "counts": dict(self.counts.all),
             "rates": self.counts.rates,
             "peers": self.peers.told(),
-            "published": dict(self.outbound._sequences),
+            "published": dict(self.outbound.sequences),
             "taken": self._taken,
         }
 
@@ -303,11 +308,10 @@ class Relay:
             except WireError as error:
                 if self.state == "connected":
                     pause, told = SHORTEST_PAUSE, ""
-                self.state = "refused" if isinstance(error, WireRefused) else "away"
                 self._error = str(error)
-                self._write_report()
-                if told != self.state:
-                    told = self.state
+                state = "refused" if isinstance(error, WireRefused) else "away"
+                if told != state:
+                    told = state
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -315,6 +319,9 @@ class Relay:
                         which,
                         self._error.removeprefix(which).rstrip("."),
                     )
+                # After the warning, which whoever reads the report may look for.
+                self.state = state
+                self._write_report()
             finally:
                 # Whoever ends the relay says goodbye with the wire that it leaves.
                 if self.state != "connected":
@@ -344,7 +351,8 @@ class Relay:
         self._write_report()
         shared: tuple[Awaitable[None], ...] = ()
         if self.options.shares is not None:
-            shared = self.work.take(wire), self.work.watch_full(wire)
+            work = self.work
+            shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
         beside = (
             *shared,
             self._until_lost(wire),
@@ -377,15 +385,15 @@ class Relay:
     async def _after_publishing(self, work: Awaitable[None]) -> None:
         """Do something beside publishing; if it fails, so does that, which is waited for.
 
-        The publisher learns which frames were not sent, and puts them back. Cancelled, it would
-        lose what it has taken off the way out.
+        The publisher learns which frames were not sent, and puts them back. Cancelled, it would have
+        to count as lost what was certainly not sent.
         """
         try:
             await work
         except WireError:
             until = time.monotonic() + _FAREWELL
             await asyncio.sleep(0)
-            # Not by taking the lock: a publisher that waits for it is what is not to be cancelled.
+            # Without taking the lock, which the publisher may be about to take.
             while self.outbound.publishing.locked() and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK / 4)
             raise
@@ -407,7 +415,7 @@ class Relay:
     async def _read_notices(self) -> None:
         """Act on what processes of this machine leave for the relay."""
         while True:
-            records = self.engine.pop(NOTICES, BATCH, self.bell.bell)
+            records = self.engine.pop(NOTICES, BATCH, self._notices.bell)
             for record in records:
                 what, content = record.payload[:1], record.payload[1:]
                 if what == NEW_GROUP:
@@ -419,8 +427,7 @@ class Relay:
                 elif what == FLUSH_ALL and self._flushes.is_new(content):
                     self._start(self._flush_all(content))
             if len(records) < BATCH:
-                await self._noticed.wait()
-                self._noticed.clear()
+                await self._notices.wait()
 
     def _act_on(self, frame: RelayFrame) -> None:
         if frame.node == self.node:

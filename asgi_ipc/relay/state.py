@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from ..exceptions import WireError, WireLost
+from ..exceptions import WireError, WireLost, WireRefused
 from .wire import WINDOW, Heard, Ready
 
-#: Looks of `watch` at a connection in each ``timeout``.
+#: Looks at a connection in each ``timeout``.
 LOOKS = 4
+
+
+class Connection(Protocol):
+    """One of a wire's connections to the server."""
+
+    #: Whether an answer was read since the last look.
+    has_read: bool
+
+    def ping(self) -> None:
+        """Ask the server for any answer."""
+
+    def abort(self) -> None:
+        """End it at once, whatever is unsent. May be called twice."""
 
 
 class WireState:
@@ -19,6 +33,9 @@ class WireState:
     def __init__(self, shown: str) -> None:
         #: The server's URL without credentials, for errors.
         self.shown = shown
+        #: They end with the wire.
+        self.connections: list[Connection] = []
+        self._watching: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._heard: Heard | None = None
         self._ready: Ready | None = None
@@ -34,6 +51,66 @@ class WireState:
         self.loop = asyncio.get_running_loop()
         self._heard, self._ready = heard, ready
 
+    async def open(
+        self,
+        opening: Coroutine[Any, Any, None],
+        timeout: float,
+        no_answer: str,
+        meaning: Callable[[Exception], WireError | None],
+    ) -> None:
+        """Wait for the wire to open, and watch its connections from then on (W2, W3).
+
+        ``no_answer`` says what it means if that takes longer, and ``meaning`` what other errors do.
+        """
+        try:
+            await asyncio.wait_for(opening, timeout)
+        except BaseException as error:
+            found: WireError | None = None
+            if isinstance(error, WireError):
+                found = error
+            elif isinstance(error, asyncio.TimeoutError):
+                found = WireLost(self.text(no_answer))
+            elif isinstance(error, Exception):
+                found = meaning(error)
+            self.lose(found or WireLost(self.text("start() was interrupted")))
+            if found is not None:
+                raise found from None
+            raise
+        self._watching = asyncio.create_task(self._watch(timeout))
+
+    async def _watch(self, timeout: float) -> None:
+        """Ping connections that are silent; lose the wire if one stays so for ``timeout`` (W3).
+
+        It counts looks and not seconds: a process that was stopped has missed looks, and reads what
+        has come meanwhile before it looks four times again.
+        """
+        silent = [0] * len(self.connections)
+        while True:
+            await asyncio.sleep(timeout / LOOKS)
+            for at, connection in enumerate(self.connections):
+                silent[at] = 0 if connection.has_read else silent[at] + 1
+                connection.has_read = False
+                if silent[at] == 1:
+                    connection.ping()
+                elif silent[at] > LOOKS:
+                    text = f"it has not answered for {timeout:g} seconds"
+                    self.lose(WireLost(self.text(text)))
+                    return
+
+    def text(self, what: str) -> str:
+        """Return the text of an error of the wire."""
+        return f"relay {self.shown}: {what}"
+
+    def tls_error(self, error: BaseException | None) -> WireRefused | None:
+        """Return what an error of TLS means; None for another."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = error.verify_message
+            return WireRefused(self.text(f"its certificate is not accepted: {reason}"))
+        if isinstance(error, ssl.SSLError):
+            reason = error.reason
+            return WireRefused(self.text(f"TLS failed: {reason}; is it a server with TLS?"))
+        return None
+
     @property
     def alive(self) -> bool:
         """Whether the wire has been started, and neither lost nor closed."""
@@ -47,19 +124,24 @@ class WireState:
             raise RuntimeError(f"the wire to {self.shown} was not started; await start() first")
 
     def lose(self, error: WireError) -> None:
-        """Note that the wire is lost; only the first error counts. Ends all waiting calls."""
+        """Lose the wire: end its connections and all waiting calls. Only the first error counts."""
         if self._error is None:
             self._error = error
+            for connection in self.connections:
+                connection.abort()
             for future in self._waiting:
                 if not future.done():
                     future.set_result(None)
             self._waiting.clear()
 
-    def close(self) -> bool:
-        """Note that the wire is closed; return whether it was not lost before."""
-        was_alive = self._error is None
+    async def close(self) -> None:
+        """Lose the wire if it was not lost before, without waiting for the server (W4)."""
         self.lose(WireLost(f"the wire to {self.shown} is closed; make another"))
-        return was_alive
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.sleep(0)  # The transports close their sockets in the loop's next turn.
 
     async def lost(self) -> WireError:
         """Wait for the loss, and return it."""
@@ -144,34 +226,3 @@ class Window:
             self._waiting.append(future)
             await self._state.wait(future)
             self._state.check(unsent)
-
-
-class Watched(Protocol):
-    """A connection that `watch` looks at."""
-
-    #: Whether anything was read since the last look.
-    has_read: bool
-
-    def ping(self) -> None:
-        """Ask the server for any answer."""
-
-
-async def watch(
-    connections: Sequence[Watched], timeout: float, lose: Callable[[str], None]
-) -> None:
-    """Ping connections that are silent, and call ``lose`` if one stays so for ``timeout`` (W3).
-
-    It counts looks and not seconds: a process that was stopped has missed looks, and reads what has
-    come meanwhile before it looks four times again.
-    """
-    silent = [0] * len(connections)
-    while True:
-        await asyncio.sleep(timeout / LOOKS)
-        for at, connection in enumerate(connections):
-            silent[at] = 0 if connection.has_read else silent[at] + 1
-            connection.has_read = False
-            if silent[at] == 1:
-                connection.ping()
-            elif silent[at] > LOOKS:
-                lose(f"it has not answered for {timeout:g} seconds")
-                return

@@ -1,4 +1,4 @@
-"""Hear in the relay's event loop what processes of the machine leave in the store."""
+"""Hear in the relay's event loop what processes of the machine leave in a queue of the store."""
 
 from __future__ import annotations
 
@@ -9,35 +9,30 @@ from ..engines.base import Bell, Engine
 
 
 class StoreBell:
-    """A bell of the engine that an event loop polls, and what waits for it.
+    """A bell of the engine that an event loop polls, for one task that waits.
 
-    A wake-up may be lost, so who waits is woken about once a second anyway, by `look`.
+    A wake-up may be lost, so the task is woken about once a second anyway, by `look`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: list[asyncio.Event] = []
+        self._rang = asyncio.Event()
         self._install()
 
-    def event(self) -> asyncio.Event:
-        """Return an event that is set whenever the bell was signalled, for whatever queue."""
-        event = asyncio.Event()
-        self._waiting.append(event)
-        return event
-
-    def ring(self) -> None:
-        """Wake all that wait."""
-        for event in self._waiting:
-            event.set()
+    async def wait(self) -> None:
+        """Wait until the bell was signalled since the last wait."""
+        await self._rang.wait()
+        self._rang.clear()
 
     def look(self) -> None:
-        """Wake all that wait, and replace a bell that the engine can't signal any more."""
+        """Wake the task, and replace a bell that the engine can't signal any more."""
         if self.bell.fileno() < 0:
             self.close()
             self._install()
-        self.ring()
+        self._rang.set()
 
     def _install(self) -> None:
+        #: What the engine is to signal.
         self.bell: Bell = self._engine.bell()
         # A duplicate, as the engine may close its own in any thread.
         self._descriptor = os.dup(self.bell.fileno())
@@ -49,7 +44,7 @@ class StoreBell:
             asyncio.get_running_loop().remove_reader(self._descriptor)
         else:
             self.bell.clear()
-        self.ring()
+        self._rang.set()
 
     def close(self) -> None:
         """Poll no more. May be called twice."""

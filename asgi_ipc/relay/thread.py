@@ -8,6 +8,7 @@ import logging
 import threading
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .loop import RelayLoop
 from .machine import Machine, RelayOptions
 from .relay import Relay
 from .way_out import RELAY
@@ -51,7 +52,11 @@ class RelayThread:
 
     def _work(self) -> None:
         try:
-            asyncio.run(self._main())
+            loop = RelayLoop()
+            try:
+                loop.run_until_complete(self._whole())
+            finally:
+                loop.close()
         except (StoreUnavailable, StoreCorrupt) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
         except Exception:
@@ -63,6 +68,19 @@ class RelayThread:
             # Another process goes on, or this one at its next look.
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                 self._machine.engine.release(RELAY)
+
+    async def _whole(self) -> None:
+        """Relay, then end what is left in the loop, as `asyncio.run` does."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._main()
+        finally:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await loop.shutdown_asyncgens()
+            await loop.shutdown_default_executor()
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -15,12 +15,13 @@ No channel or group has a name that begins with ``!!``, so none of these names i
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..encoding.names import INTERNAL_TABLES
-from ..engines.base import Engine, Record
+from ..engines.base import IDENTITY_BYTES, Engine, Record
 from .frames import SHARDS, Kind
 
 OUT = b"!!relay.out"
@@ -44,6 +45,8 @@ SHARE_OF_STORE = 8
 _LOOKS = 64
 #: Records that are dropped at once.
 _BATCH = 64
+#: Bytes that tell the receivers of one process apart.
+_TOKEN = 8
 _U64 = struct.Struct(">Q")
 
 
@@ -136,14 +139,20 @@ def unpack_work(payload: bytes) -> tuple[int, bytes]:
     return _U64.unpack_from(payload)[0], payload[_U64.size :]
 
 
-def receiver(channel: bytes, token: bytes) -> bytes:
-    """Return the member of `WAITING` for a receiver; the token tells it from others."""
-    return channel + b"\n" + token
+def receiver(channel: bytes, identity: bytes) -> bytes:
+    """Return a new member of `WAITING`, for a receiver in the process of that identity."""
+    return channel + b"\n" + identity + os.urandom(_TOKEN)
 
 
 def receiver_channel(member: bytes) -> bytes:
     """Return the channel on which a member of `WAITING` waits."""
     return member.partition(b"\n")[0]
+
+
+def receiver_process(member: bytes) -> bytes:
+    """Return the identity of a receiver's process; ``b""`` if the member does not tell it."""
+    rest = member.partition(b"\n")[2]
+    return rest[:IDENTITY_BYTES] if len(rest) == IDENTITY_BYTES + _TOKEN else b""
 
 
 # The shards that are heard
@@ -191,6 +200,7 @@ __all__ = [
     "read",
     "receiver",
     "receiver_channel",
+    "receiver_process",
     "unpack_count",
     "unpack_work",
 ]

@@ -135,6 +135,8 @@ class Wire(Protocol):
     async def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
         """Take up to ``limit`` oldest frames; never waits for frames (W10, W12, W13).
 
+        There may be more, if these are many bytes: pop until none comes.
+
         If it is cancelled, or the wire is lost meanwhile, what it took may be lost.
         """
 

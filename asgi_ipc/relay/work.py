@@ -4,6 +4,9 @@ Processes of this machine leave messages to shared channels on the way out, and 
 table `WAITING` for each receiver that waits on one. The relay puts the messages on the server's
 queues, and takes from there as many as receivers wait for here. Of a channel that is full on the
 server it leaves a member in the table `FULL`, by which senders know.
+
+A receiver may be killed or cancelled while a message that was taken for it is on its way. What lies
+in the store for longer than `GRACE` and exceeds the receivers that wait goes back to the server.
 """
 
 from __future__ import annotations
@@ -20,20 +23,24 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError
 from .counts import Counts
 from .frames import Kind, NoFrame, RelayFrame, pack, unpack
 from .machine import Machine, RelayOptions
-from .way_out import FULL, WAITING, read, receiver_channel, unpack_work
+from .way_out import FULL, WAITING, read, receiver_channel, receiver_process, unpack_work
 from .wire import Wire
 
 #: Seconds between two looks at queues and receivers, in case that a wake-up was lost.
 LOOK = 1.0
 #: Seconds between two looks whether a full channel has room again.
 LOOK_FULL = 0.25
-#: Nanoseconds that a channel counts as full without a new look, and that a message taken off the
-#: server waits for its receiver.
-_FULL_FOR, _TAKEN_FOR = 5 * 1_000_000_000, 10 * 1_000_000_000
+#: Seconds between two looks at messages that were taken, and for which one may lie in the store
+#: before it goes back if no receiver waits for it.
+LOOK_TAKEN, GRACE = 0.5, 0.5
+#: Nanoseconds that a channel counts as full without a new look.
+_FULL_FOR = 5 * 1_000_000_000
+#: Capacity for a message that was on the server before.
+_ANY = (1 << 31) - 1
 #: Most messages that are taken at once.
 _MOST = 64
 #: Seconds for which a relay that ends waits for the server's last answers.
-_GRACE = 0.3
+_FAREWELL = 0.3
 
 _T = TypeVar("_T")
 
@@ -59,6 +66,8 @@ class Work:
         self._full: dict[bytes, int] = {}
         #: Whether messages are on their way to the server's queues.
         self.is_pushing = False
+        #: Channels of which messages may lie in the store.
+        self._taken: set[bytes] = set()
 
     # ---- to the server
 
@@ -188,7 +197,8 @@ class Work:
         except (TypeError, ValueError, StoreCorrupt):
             self._counts.dropped("no message")
             return
-        deadline = self._engine.clock() + min(frame.lifetime, _TAKEN_FOR)
+        deadline = self._engine.clock() + frame.lifetime
+        self._taken.add(name)
         try:
             self._machine.deliver_work(name, frame.payload, deadline)
         except ChannelFull:
@@ -199,9 +209,77 @@ class Work:
         else:
             self._counts.add("shared_in")
 
+    # ---- back to the server
+
+    async def give_back(self, wire: Wire) -> None:
+        """Give back what was taken for receivers that have gone, without end. Raises as the wire.
+
+        Also what a former relay of this machine had taken.
+        """
+        self._taken.update(self._lying())
+        while True:
+            await asyncio.sleep(LOOK_TAKEN)
+            for name in list(self._taken):
+                counts = self._engine.statistics(name)
+                if not counts["pending"]:
+                    self._taken.discard(name)
+                elif counts["oldest_age"] >= GRACE * 1e9:
+                    surplus = counts["pending"] - self._receivers(name)
+                    while surplus > 0 and await self._return(wire, name):
+                        surplus -= 1
+
+    def _lying(self) -> list[bytes]:
+        """Return the shared channels of which messages lie in the store."""
+        shares = self._options.shares
+        return [
+            queue.name
+            for queue in self._engine.queues()
+            if queue.pending
+            and not queue.owner
+            and not queue.name.startswith(b"!!")
+            and shares is not None
+            and shares(queue.name.decode("ascii", "replace"))
+        ]
+
+    def _receivers(self, name: bytes) -> int:
+        """Count the receivers that wait on a channel; forget those whose process has died."""
+        engine = self._engine
+        flushes = engine.flushes
+        # In this order: a process opens the store before it waits.
+        self._waiting = engine.members(WAITING, self._waiting)
+        alive = {each.identity for each in engine.processes()}
+        waiting = [each for each in self._waiting.names if receiver_channel(each) == name]
+        if engine.identity not in alive or engine.flushes != flushes:
+            return len(waiting)  # The store was replaced meanwhile, so not all were listed.
+        dead = [
+            each for each in waiting if (receiver_process(each) or engine.identity) not in alive
+        ]
+        for member in dead:
+            engine.remove(WAITING, member)
+        return len(waiting) - len(dead)
+
+    async def _return(self, wire: Wire, name: bytes) -> bool:
+        """Put the oldest message that lies in the store at the end of its queue on the server.
+
+        Return whether that could be done.
+        """
+        for record in self._engine.pop(name):
+            lifetime = record.deadline - self._engine.clock()
+            frame = self._packed(name, record.payload, lifetime)
+            try:
+                pushed = await wire.push(name, frame, lifetime / 1e9, _ANY)
+            except (WireError, asyncio.CancelledError):
+                self._counts.dropped("outcome unknown")
+                raise
+            if pushed.refused is None:
+                self._counts.add("shared_back")
+                return True
+            self._engine.restore(name, record)  # The server has no room. It is tried again.
+        return False
+
 
 async def _to_its_end(call: asyncio.Future[_T]) -> _T:
-    """Wait for a call to the server; if cancelled, first for its answer, for `_GRACE` at most.
+    """Wait for a call to the server; if cancelled, first for its answer, for `_FAREWELL` at most.
 
     A relay that ends must not lose what is under way.
     """
@@ -209,8 +287,8 @@ async def _to_its_end(call: asyncio.Future[_T]) -> _T:
         return await asyncio.shield(call)
     except asyncio.CancelledError:
         with contextlib.suppress(asyncio.TimeoutError, WireError):
-            await asyncio.wait_for(call, _GRACE)
+            await asyncio.wait_for(call, _FAREWELL)
         raise
 
 
-__all__ = ["LOOK", "Work"]
+__all__ = ["GRACE", "LOOK", "LOOK_TAKEN", "Work"]

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from .. import machine, redis_server, report, runner
+from .. import outcome, redis_server, runner
 from ..peers.base import Resources
-from ..results import Results
 from ..settings import Settings
+from . import paper
 from .machines import all_peers
 from .questions import QUESTIONS
 from .targets import TARGETS
-
-#: Columns of a log, which says nothing of its width.
-_WIDTH = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,9 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="less of everything, to try it out")
     parser.add_argument("--out", default="build/bench-relays", help="folder for the JSON")
     options = parser.parse_args(arguments)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = outcome.begin()
     only = [name for name in options.only.split(",") if name]
     if set(only) - {question.name for question in QUESTIONS}:
         parser.error(f"--only is {options.only!r}; take of {names}")
@@ -46,36 +36,21 @@ def main(arguments: Sequence[str]) -> int:
     if not program:
         console.print(missing)
         return 2
-    settings, results = Settings(max(1, options.rounds), options.quick), Results()
-    # In memory where there is such a file system: no store shall wait for a disk.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    settings = Settings(max(1, options.rounds), options.quick)
+    run = outcome.Outcome(console, redis_server.version(program))
     with (
-        tempfile.TemporaryDirectory(prefix="relays-", dir=memory) as directory,
+        outcome.folder("relays-") as directory,
         redis_server.running(program, directory) as (socket, _),
+        run as results,
     ):
-        where = machine.description(redis_server.version(program))
-        console.print(report.about(where), markup=False, highlight=False)
-        loads, interrupted = [machine.load()], False
         resources = Resources(socket, missing, "")
-        try:
-            runner.run(
-                questions, wanted, False, settings, resources, directory, console.print, results
-            )
-        except KeyboardInterrupt:
-            interrupted = True
-            console.print("Interrupted; this is what there is so far.")
-        loads.append(machine.load())
-    report.show(console, questions, results)
-    report.show_targets(console, results, TARGETS)
-    report.show_failures(console, results)
-    console.print(f"Load of the machine before and after: {loads[0]}, {loads[1]}")
-    facts = {"machine": where, "load": loads, "rounds": settings.rounds, "quick": settings.quick}
-    os.makedirs(options.out, exist_ok=True)
-    path = os.path.join(options.out, "results.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({**facts, **results.as_json()}, file, indent=1, ensure_ascii=False)
-    console.print(f"Written: {path}")
-    return 1 if interrupted or any("asgi_ipc" in who for _, _, who in results.failures) else 0
+        runner.run(questions, wanted, False, settings, resources, directory, console.print, results)
+    facts = {"rounds": settings.rounds, "quick": settings.quick}
+    status = run.tell(questions, TARGETS, options.out, facts)
+    costs = paper.costs(results)
+    if costs is not None:
+        paper.show(console, costs, paper.SITE)
+    return status
 
 
 if __name__ == "__main__":

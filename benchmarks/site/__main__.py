@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import resource
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from .. import machine, report
+from .. import outcome
 from ..results import Key, Results
 from .clients import Crowd
 from .layers import SiteLayer, all_layers
@@ -29,8 +26,6 @@ from .targets import TARGETS
 
 #: Seconds for one measure of one site.
 _LIMIT = 180.0
-#: Columns of a log, which says nothing of its width.
-_WIDTH = 130
 #: The question under which the load generator's own cost is told.
 LOAD = SiteQuestion("load", "How much of a core did the load generator itself take?", ())
 
@@ -51,9 +46,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str], layers: Sequence[SiteLayer] = ()) -> int:
     """Ask, show, and write down; the exit status."""
-    options, console = _arguments(arguments), Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    options, console = _arguments(arguments), outcome.begin()
     layers = layers or all_layers()
     if options.list:
         for question in QUESTIONS:
@@ -65,20 +58,11 @@ def main(arguments: Sequence[str], layers: Sequence[SiteLayer] = ()) -> int:
         return 2
     questions = _chosen("question", options.only, {each.name: each for each in QUESTIONS})
     variants = _chosen("variant", options.variants, {each: each for each in VARIANTS})
-    signal.signal(signal.SIGTERM, _end)
     _many_descriptors()
-    results, interrupted = Results(), False
-    # In memory where there is such a file system: no layer shall wait for a disk.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with (
-        tempfile.TemporaryDirectory(prefix="site-", dir=memory) as folder,
-        Servers(folder, console.print) as servers,
-    ):
+    with outcome.folder("site-") as folder, Servers(folder, console.print) as servers:
         usable = _usable(layers, options.layers, servers, console)
-        where = machine.description("")
-        console.print(report.about(where), markup=False, highlight=False)
-        loads = [machine.load()]
-        try:
+        run = outcome.Outcome(console)
+        with run as results:
             for turn in range(max(1, options.rounds)):
                 for variant in variants:
                     asked = [each for each in questions if variant in each.variants]
@@ -88,22 +72,8 @@ def main(arguments: Sequence[str], layers: Sequence[SiteLayer] = ()) -> int:
                             told = f"{turn + 1}/{options.rounds}  {variant}  {layer.name}"
                             console.print(told, highlight=False)
                             _ask(layer, variant, asked, servers, options, results)
-        except KeyboardInterrupt:
-            interrupted = True
-            console.print("Interrupted; this is what there is so far.")
-        loads.append(machine.load())
-    report.show(console, [*questions, LOAD], results)
-    report.show_targets(console, results, TARGETS)
-    report.show_failures(console, results)
-    console.print(f"Load of the machine before and after: {loads[0]}, {loads[1]}")
-    facts = {"machine": where, "load": loads, "workers": options.workers, "quick": options.quick}
-    os.makedirs(options.out, exist_ok=True)
-    path = os.path.join(options.out, "results.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({**facts, **results.as_json()}, file, indent=1, ensure_ascii=False)
-    console.print(f"Written: {path}")
-    failed = any("asgi_ipc" in who for _, _, who in results.failures)
-    return 1 if failed or interrupted else 0
+    facts = {"workers": options.workers, "rounds": options.rounds, "quick": options.quick}
+    return run.tell([*questions, LOAD], TARGETS, options.out, facts)
 
 
 def _ask(
@@ -185,11 +155,6 @@ def _many_descriptors() -> None:
     """Each client is one, here and in a worker."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C, so that everything is taken down."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

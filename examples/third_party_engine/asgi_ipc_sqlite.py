@@ -47,9 +47,11 @@ PATIENCE = 30.0
 #: Seconds to wait for a thread that forks. It may wait itself, with all engines locked: in what
 #: other modules do before a fork, for a lock of theirs. If that is held by this very thread, in
 #: whose middle a finalizer uses the engine, neither would ever go on. The first number is for
-#: what layers do later if they have to, the second for what has an answer.
+#: what layers do later if they have to, the second for what has an answer, and begins when all
+#: engines are locked. A thread's waits for one fork are counted together, or each finalizer of a
+#: collection would wait so long; in turns, so that a machine that pauses costs no more than one.
 FORK_PATIENCE = (1.0, 10.0)
-FORK_PATIENCE_AGAIN = 0.1
+TURN = 0.1
 #: Bytes that a record or member counts besides its own.
 OVERHEAD = 64
 #: Nanoseconds after which the counts of a queue that nobody uses are forgotten.
@@ -151,7 +153,7 @@ class SQLiteEngine:
             raise Reentered  # E25
         try:
             if not _births.acquire(False):
-                _wait(_births, FORK_PATIENCE[True])
+                _wait(_births, answers=True)
             _engines.add(self)
         finally:
             with contextlib.suppress(RuntimeError):
@@ -237,7 +239,7 @@ class SQLiteEngine:
         lock = self._lock
         try:
             if not lock.acquire(False):
-                _wait(lock, FORK_PATIENCE[answers])
+                _wait(lock, answers)
             yield
         finally:
             # Not asked whether it was taken: a signal's handler may raise after the answer.
@@ -517,14 +519,19 @@ class SQLiteEngine:
                 self._folder.rmdir()  # Unless somebody has made a new store in it.
 
 
-def _wait(lock: OwnLock, patience: float) -> None:
+def _wait(lock: OwnLock, answers: bool) -> None:
     """Take the lock, which another thread has. Raises `Reentered` if that one forks, and may wait
     for this one."""
     me = threading.get_ident()
-    # Less until the fork is over, or each finalizer of a collection would wait so long.
-    while not lock.acquire(timeout=FORK_PATIENCE_AGAIN if me in _tired_of_fork else patience):
-        if _forking and _is_called_by_others():
-            _tired_of_fork.add(me)
+    while not lock.acquire(timeout=TURN):
+        if not _forking:
+            continue
+        waited = _waited_for_fork[me] = _waited_for_fork.get(me, 0.0) + TURN
+        patience = FORK_PATIENCE[answers]
+        if answers and not _all_locked:
+            # What forks waits for a thread in an engine, and that one for another process.
+            patience += PATIENCE
+        if waited >= patience and _is_called_by_others():
             raise Reentered
 
 
@@ -590,24 +597,30 @@ _OURS = (
     threading.__file__,
     contextlib.__file__,
 )
-#: Threads that have waited long enough for the fork that goes on.
-_tired_of_fork: set[int] = set()
+#: Seconds that threads have waited for the fork that goes on.
+_waited_for_fork: dict[int, float] = {}
+#: Whether that fork has locked all engines.
+_all_locked = False
 
 
 def _before_fork() -> None:
     """SQLite must not be carried across a fork, not even to close it: so nothing is open."""
+    global _all_locked
     _fork_lock.acquire()
     _births.acquire()
     _forking.extend(sorted(_engines.alive(), key=id))
     for engine in _forking:
         engine._lock.acquire()
         engine._disconnect()  # Nobody connects again without the lock.
+    _all_locked = True
 
 
 def _after_fork_in_parent() -> None:
+    global _all_locked
+    _all_locked = False
     while _forking:
         _forking.pop()._lock.release()
-    _tired_of_fork.clear()
+    _waited_for_fork.clear()
     _births.release()
     _fork_lock.release()
 

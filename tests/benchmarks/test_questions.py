@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import signal
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from asgi_ipc.engines.memory import MemoryEngine
 from benchmarks import __main__ as program
-from benchmarks import floors, plot
+from benchmarks import floors, plot, processes
 from benchmarks.peers import redis_core
 from benchmarks.place import Place
 from benchmarks.questions import all_questions
+from benchmarks.settings import Settings
 from tests.tools.doubles import (
     watchdog,
 )
+from tests.tools.forking import forking
+from tests.tools.samples import ALL
 
 __all__ = ["watchdog"]
 
 
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """The program sets one of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+def briefly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask each question about one size, for a moment, in processes that need not import anything.
+
+    All but those of the first case are forked by a server that has imported what they need.
+    """
+    if ALL:
+        yield
+        return
+    monkeypatch.setattr(Settings, "seconds", 0.05)
+    monkeypatch.setattr(Settings, "sizes", lambda self, usual, quick: quick[:1])
+    with forking([processes.__name__, all_questions.__module__]) as others:
+        contexts = itertools.chain([multiprocessing.get_context("spawn")], itertools.repeat(others))
+        made = SimpleNamespace(get_context=lambda method: next(contexts))
+        monkeypatch.setattr(processes, "multiprocessing", made)
+        yield
 
 
-@pytest.mark.usefixtures("handlers")
+@pytest.mark.usefixtures("briefly")
 def test_all_questions_are_answered_by_an_engine_and_the_floors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,6 @@ from tests.tools.doubles import (
 __all__ = ["watchdog"]
 
 _Figures = dict[tuple[str, str, str], float]
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """The program sets one of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def _faulty(name: str) -> SiteLayer:

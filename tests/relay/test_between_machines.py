@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
+from asgi_ipc.relay.frames import MOST_EXCLUDED
 from asgi_ipc.relay.way_out import OUT
 from tests.tools.machines import Site, eventually, received, run
 
@@ -28,6 +31,33 @@ def test_a_group_message_reaches_every_member_on_every_machine_once(site: Site) 
         for machine in machines:
             mine = sorted(channel for m, channel in members if m is machine)
             assert sorted(await machine.layer.group_channels("room")) == mine
+
+    run(main)
+
+
+def test_a_broadcast_leaves_out_whom_it_excludes_on_every_machine(site: Site) -> None:
+    """R1."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        near = [await one.member("room") for _ in range(2)]
+        far = [await two.member("room") for _ in range(2)]
+        for machine in (one, two):
+            await machine.layer.group_add("room", "everywhere")
+        exclusions = [near[0], far[0], [near[1], far[1]], "everywhere", [*near, *far], far]
+        for number, exclude in enumerate(exclusions):
+            assert await one.layer.group_send("room", {"n": number}, exclude=exclude) == ()
+        await one.layer.group_send("room", {"n": "end"})
+        for machine, channels in ((one, near), (two, far)):
+            for channel in (*channels, "everywhere"):
+                wanted = [n for n, each in enumerate(exclusions) if channel not in each]
+                assert await received(machine.layer, channel, "end") == [*wanted, "end"]
+        assert two.count("gaps") == 0
+        strangers = [f"specific.{number:032x}!{number:032x}" for number in range(MOST_EXCLUDED)]
+        await one.layer.group_send("room", {"n": "most"}, exclude=strangers)
+        assert await received(two.layer, far[0]) == ["most"]
+        with pytest.raises(ValueError, match="at most 10,000 travel"):
+            await one.layer.group_send("room", {"n": 1}, exclude=[*strangers, far[0]])
 
     run(main)
 

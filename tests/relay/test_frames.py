@@ -9,17 +9,20 @@ import pytest
 from asgi_ipc.relay.frames import (
     ALL,
     LONGEST_LIFE,
+    MOST_EXCLUDED,
     SHARDS,
     Kind,
     NoFrame,
     RelayFrame,
     machine_topic,
     pack,
+    pack_excluded,
     pack_join,
     pack_sequences,
     shard_of,
     shard_topic,
     unpack,
+    unpack_excluded,
     unpack_join,
     unpack_sequences,
     version_for,
@@ -36,6 +39,27 @@ FRAME = RelayFrame(Kind.GROUP, NODE, 7, 3, 60_000_000_000, b"room", b"\x80", 1)
 def test_a_frame_comes_back_as_it_was(kind: Kind, name: bytes, payload: bytes) -> None:
     frame = FRAME._replace(kind=kind, name=name, payload=payload, sequence=(1 << 64) - 1)
     assert unpack(pack(frame)) == frame
+
+
+def test_excluded_channels_come_back_as_they_were() -> None:
+    names = frozenset(f"name{number}!a" for number in range(MOST_EXCLUDED))
+    for some in (frozenset({"a!b"}), names):
+        assert unpack_excluded(pack_excluded(some) + b"\x81") == (some, b"\x81")
+    assert unpack_excluded(b"\x81") == (frozenset(), b"\x81")
+    with pytest.raises(ValueError, match="at most"):
+        pack_excluded({*names, "more"})
+    whole = pack_excluded({"a", "b"})
+    many = b"\n".join(b"%d" % number for number in range(MOST_EXCLUDED + 1))
+    for bad in (b"\xc0\0\0\0\1\xff", b"\xc0" + len(many).to_bytes(4, "big") + many):
+        with pytest.raises(ValueError):  # noqa: PT011
+            unpack_excluded(bad)
+    # What is cut short is left to those who look at the names and the message.
+    for cut in range(len(whole)):
+        names_left, left = unpack_excluded(whole[:cut])
+        assert left == b"" or not cut
+        assert names_left <= {"a", "b", ""}
+    # MessagePack's nil, with which no message begins.
+    assert whole.startswith(b"\xc0")
 
 
 def test_any_bytes_are_a_frame_or_no_frame() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,10 +12,12 @@ from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.choice import open_wire
+from asgi_ipc.relay.way_out import OUT
 from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
 from tests.tools.documents import DOCS, blocks
+from tests.tools.machines import Machine, eventually, join, run
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -109,6 +112,61 @@ async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> No
 
 
 @in_loop
+async def test_few_frames_are_confirmed_and_more_if_the_server_answers_each(redis: Redis) -> None:
+    rules = "reset on >p +@all -client ~* &*"
+    heard: list[bytes] = []
+    async with started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as wire:
+        await wire._ask(b"ACL", b"SETUSER", b"answered", *rules.encode().split())  # type: ignore[attr-defined]
+        await wire.subscribe([b"t"])
+        # The first on the topic, and each quarter of a window.
+        assert await _replies(wire) <= 6
+        await wire.subscribe([b"after all of them"])
+        assert len(heard) == 1000
+    async with started(redis.url, username="answered", password="p") as wire:
+        assert await _replies(wire) == 1000
+
+
+async def _replies(wire: Any) -> int:
+    """Publish a megabyte in 1,000 frames; return how many replies came."""
+    link, replies = wire._links[0], 0
+    handle = link._handle
+
+    def count(reply: object) -> None:
+        nonlocal replies
+        replies += 1
+        handle(reply)
+
+    link._handle = count
+    for _ in range(1000):
+        await wire.publish([Frame(b"t", b"x" * 1024)])
+    await wire._ask(b"PING")
+    link._handle = handle
+    return replies - 1
+
+
+@in_loop
+async def test_an_answer_without_end_takes_no_memory_without_end(redis: Redis) -> None:
+    async with started(redis.url, password=PASSWORD) as wire:
+        link, piece = wire._links[1], b"x" * 0x100000  # type: ignore[attr-defined]
+        link.data_received(b"$536870912\r\n")
+        for _ in range(64):
+            link.data_received(piece)
+        error = await wire.lost()
+        assert isinstance(error, WireLost)
+        assert "an answer is longer than" in str(error)
+
+
+@in_loop
+async def test_a_queue_of_large_frames_is_popped_in_parts(redis: Redis) -> None:
+    large = [bytes((number,)) * 9_000_000 for number in range(3)]
+    async with started(redis.url, password=PASSWORD) as wire:
+        for frame in large:
+            await wire.push(b"large", frame, 100, 10)
+        assert await wire.pop(b"large", 10) == large[:2]
+        assert await wire.pop(b"large", 10) == large[2:]
+
+
+@in_loop
 async def test_a_server_without_memory_refuses_a_push_and_passes_frames_on(redis: Redis) -> None:
     heard: list[bytes] = []
     async with started(redis.url, lambda _, frame: heard.append(frame), password=PASSWORD) as wire:
@@ -164,8 +222,6 @@ async def test_a_subscriber_that_reads_too_slowly_is_lost(redis: Redis) -> None:
         await publisher._ask(b"CONFIG", b"SET", b"client-output-buffer-limit", limit)  # type: ignore[attr-defined]
         await slow.subscribe([b"t"])
         # In the loop's same turns nothing reads; the kernel's buffers take a few megabytes.
-        reading = slow._links[1]._tasks[1]  # type: ignore[attr-defined]
-        assert reading.get_coro().cr_frame is not None
         slow._links[1]._transport.pause_reading()  # type: ignore[attr-defined]
         for number in range(1000):
             await publisher.publish([Frame(b"t", b"%d" % number + b"x" * 20_000)])
@@ -224,3 +280,36 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
     with pytest.raises(OptionError) as caught:
         open_wire(url, "tests", options)
     assert words in str(caught.value)
+
+
+def test_a_relay_that_ends_behind_a_slow_server_leaves_what_it_has_not_sent(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """R8: the next relay goes on with it, though a beat waits for the server before it."""
+    options = {
+        "channel_memory": 32 << 20,
+        "relay_options": {"timeout": 60.0, "password": PASSWORD},
+    }
+    one, two = (Machine(tmp_path / name, redis.url, **options) for name in ("one", "two"))
+
+    async def main() -> None:
+        await join(one, two)
+        await two.member("room")
+        redis.freeze()
+        # Just beyond the window: `publish` returns, and the next beat waits.
+        for _ in range(2):
+            await one.layer.group_send("room", {"x": bytes((1 << 19) + 5000)})
+        await eventually(lambda: not one.engine.peek(OUT))
+        await eventually(one.relay_now.outbound.publishing.locked)
+        for number in range(50):
+            await one.layer.group_send("room", {"n": number})
+        await asyncio.sleep(0.1)
+        one.end()
+        assert one.engine.statistics(OUT)["pending"] == 50
+
+    try:
+        run(main)
+    finally:
+        redis.thaw()
+        for machine in (one, two):
+            machine.layer.sync.destroy()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
-from asgi_ipc.engines.base import Record
+from asgi_ipc.engines.base import IDENTITY_BYTES, Record
+from asgi_ipc.exceptions import WireLost
 from asgi_ipc.relay import work
+from asgi_ipc.relay.frames import ALL
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.way_out import OUT, WAITING
+from asgi_ipc.relay.way_out import OUT, WAITING, receiver
+from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
+from tests.tools.stores import start
 
 MIB = 1 << 20
 SHARED = {"relay_channels": ["work", "mail.*"]}
@@ -157,25 +165,163 @@ def test_a_call_that_fails_first_does_not_lose_what_is_about_to_be_published(
     async def main() -> None:
         one, two = await site.joined(2, **SHARED)
         channel = await two.member("room")
-        relay, loop = one.relay_now, one.relay_loop
+        relay = one.relay_now
+        wire = relay._wire
+        publish = wire.publish
+
+        async def published_slowly(frames: Sequence[Frame]) -> None:
+            """Wait until the connection is lost, and learn of it a little later than others."""
+            if frames[0].topic == ALL:
+                await publish(frames)
+                return
+            error = await wire.lost()
+            await asyncio.sleep(0.05)
+            raise WireLost(str(error), unsent=len(frames))
+
+        wire.publish = published_slowly
         receiving = asyncio.create_task(one.layer.receive("work"))
         await eventually(lambda: one.engine.members(WAITING).names)
         server.freeze()
         await asyncio.sleep(1.5 * work.LOOK)  # It asks the server for a message by now.
-        # The relay itself is about to say something, and kept waiting.
-        asyncio.run_coroutine_threadsafe(relay.outbound.publishing.acquire(), loop).result(ENOUGH)
         for number in range(3):
             await one.layer.group_send("room", {"n": number})
         await eventually(lambda: one.engine.statistics(OUT)["popped"] > 0)
         server.go_away()
         server.thaw()
-        await asyncio.sleep(0.1)
-        loop.call_soon_threadsafe(relay.outbound.publishing.release)
         await eventually(lambda: relay.state == "away")
         server.come_back()
         assert await received(two.layer, channel, 2) == [0, 1, 2]
         assert one.count("dropped_outcome_unknown") == 0
         receiving.cancel()
+
+    run(main)
+
+
+@contextlib.contextmanager
+def process_that_receives(machine: Machine, *channels: str) -> Iterator[int]:
+    """A process of a machine that waits on channels, as its relay knows; it is killed at last."""
+    pid = start(lambda: machine.layer.sync.receive(list(channels), block=True))
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            kill(pid)
+
+
+def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a child, and wait until it has ended or stopped."""
+    os.kill(pid, how)
+    os.waitpid(pid, os.WUNTRACED)
+
+
+async def stop_asleep(pid: int, machine: Machine, *channels: str) -> None:
+    """Stop a process once it sleeps until a message comes: then it holds no lock of the store."""
+    names = {channel.encode() for channel in channels}
+    engine = machine.engine
+    await eventually(lambda: names <= {each.name for each in engine.queues() if each.waiting})
+    kill(pid, signal.SIGSTOP)
+
+
+def lying(machine: Machine, channel: str) -> int:
+    """The messages of a channel that lie in the store of a machine."""
+    count: int = machine.engine.statistics(channel.encode())["pending"]
+    return count
+
+
+@pytest.mark.parametrize("killed", ["before it is sent", "after it was taken"])
+def test_what_was_taken_for_a_receiver_that_is_killed_goes_to_another_machine(
+    site: Site, server: MemoryServer, killed: str
+) -> None:
+    """And keeps its lifetime."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, expiry=300, **SHARED)
+        with process_that_receives(one, "work") as pid:
+            await eventually(lambda: one.relay_now.work._missing() == {b"work": 1})
+            await stop_asleep(pid, one, "work")
+            if killed == "before it is sent":
+                kill(pid)
+            await two.layer.send("work", {"n": 1})
+            if killed == "after it was taken":
+                await eventually(lambda: lying(one, "work"))
+            waiting = asyncio.create_task(two.layer.receive("work"))
+            if killed == "after it was taken":
+                # A living receiver keeps it, however slow it is.
+                await asyncio.sleep(work.GRACE + 2 * work.LOOK_TAKEN)
+                (record,) = one.engine.look(b"work")
+                assert record.deadline > one.engine.clock() + 200e9
+                kill(pid)
+            assert await asyncio.wait_for(waiting, ENOUGH) == {"n": 1}
+        assert lying(one, "work") == 0
+        await eventually(lambda: one.relay_now.work._missing() == {})
+        # And the other receivers of this machine get theirs.
+        await one.layer.send("work", {"n": 2})
+        assert await received(one.layer, "work") == [2]
+
+    run(main)
+
+
+def test_what_no_receiver_takes_any_more_goes_back_behind_the_others(
+    site: Site, server: MemoryServer
+) -> None:
+    """After a receiver took that of another of its channels; and after a relay that ended."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        with process_that_receives(one, "work", "mail.a") as pid:
+            await eventually(lambda: sum(one.relay_now.work._missing().values()) == 2)
+            await stop_asleep(pid, one, "work", "mail.a")
+            for channel in ("work", "mail.a"):
+                await two.layer.send(channel, {"n": 1})
+                await eventually(lambda c=channel: lying(one, c))  # type: ignore[misc]
+            kill(pid, signal.SIGCONT)
+        await eventually(lambda: lying(one, "work") + lying(one, "mail.a") == 0)
+        left = "work" if on_server(server, "work") else "mail.a"
+        assert await received(two.layer, left) == [1]
+        one.end()
+        deadline = one.engine.clock() + 60_000_000_000
+        body = one.encoded({"n": "former"})
+        one.engine.push([Record(b"work", body, deadline, 100)])
+        one.engine.push([Record(b"local", body, deadline, 100)])
+        await two.layer.send("work", {"n": "other"})
+        await eventually(lambda: on_server(server, "work") == 1)
+        one.begin()
+        await eventually(lambda: on_server(server, "work") == 2)
+        assert lying(one, "local") == 1, "it is not shared"
+        assert await received(two.layer, "work", "former") == ["other", "former"]
+
+    run(main)
+
+
+def test_what_the_server_has_no_room_for_stays_until_it_has(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        deadline = one.engine.clock() + 60_000_000_000
+        server.room = 0
+        for number in range(3):
+            body = one.encoded({"n": number})
+            one.engine.push([Record(b"work", body, deadline, 100)])
+        one.end()
+        one.begin()
+        await eventually(one.knows)
+        await asyncio.sleep(work.GRACE + 2 * work.LOOK_TAKEN)
+        assert [each.payload[-1] for each in one.engine.look(b"work")] == [0, 1, 2]
+        server.room = 10
+        assert await received(two.layer, "work", 2) == [0, 1, 2]
+
+    run(main)
+
+
+def test_receivers_that_an_earlier_version_tells_of_count_as_alive(site: Site) -> None:
+    async def main() -> None:
+        one, _ = await site.joined(2, **SHARED)
+        deadline = one.engine.clock() + 60_000_000_000
+        one.engine.put(WAITING, b"work\n" + b"8" * 8, deadline, b"")
+        one.engine.put(WAITING, receiver(b"work", b"\n" * IDENTITY_BYTES), deadline, b"")
+        assert one.relay_now.work._receivers(b"work") == 1
+        assert one.relay_now.work._missing() == {b"work": 1}
 
     run(main)
 

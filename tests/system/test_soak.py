@@ -24,9 +24,9 @@ from tests.torture.standstill import (
 )
 
 #: Seconds of a soak; longer ones for a machine on which too little has happened.
-LONGER = (7, 15, 45)
+LONGER = (4, 15, 45)
 #: The same where something is planted, and sure to show.
-PLANTED = (4, 12, 45)
+PLANTED = (3, 12, 45)
 
 
 @pytest.fixture(autouse=True)

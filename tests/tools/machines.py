@@ -84,6 +84,10 @@ class Machine:
         self.relay.stop()
         assert not self.relay.is_alive()
 
+    def encoded(self, message: dict[str, Any]) -> bytes:
+        """Return a message as it lies in the store on an ordinary channel."""
+        return self.layer._core._encode(message)
+
     def report(self) -> dict[str, Any]:
         found = read(self.engine)
         return {} if found is None else found.content | {"state": found.state}
@@ -97,13 +101,6 @@ class Machine:
         """The relay that runs in this process."""
         assert self.relay is not None
         return self.relay.relay
-
-    @property
-    def relay_loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the relay that runs in this process."""
-        assert self.relay is not None
-        assert self.relay._loop is not None
-        return self.relay._loop
 
     def knows(self, *others: Machine) -> bool:
         """Whether it is connected, and has heard all these."""

@@ -1,12 +1,15 @@
 """Locks with one fault each, to see that the tests of clean-up and recovery can fail.
 
 A plugin of pytest: ``WRONG_LOCK=name python -m pytest -p tests.tools.wrong_locks …`` plants one.
+The file named by ``WRONG_LOCK_BEGUN`` then gets the number of the test that has begun last.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
@@ -133,3 +136,13 @@ def pytest_configure() -> None:
     for wrong in WRONG_LOCKS:
         if wrong.plant.__name__ == os.environ.get("WRONG_LOCK"):
             wrong.plant()
+
+
+_tests = itertools.count(1)
+
+
+def pytest_runtest_call() -> None:
+    """Tell the process that waits."""
+    begun = os.environ.get("WRONG_LOCK_BEGUN")
+    if begun:
+        Path(begun).write_text(f"{next(_tests)}")

@@ -109,7 +109,7 @@ def free_mostly(patch: pytest.MonkeyPatch) -> None:
 
     def free_mostly(self: Log, change: dict[int, int], handle: int) -> None:
         message = self.kind(self.words[self.end - handle]) == MESSAGE
-        if os.getpid() == supervisor or not message or not now_and_then(50):
+        if os.getpid() == supervisor or not message or not now_and_then(10):
             free(self, change, handle)
 
     patch.setattr(Log, "free", free_mostly)

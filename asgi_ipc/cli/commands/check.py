@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import click
 
 from ...engines.shm.opening import Missing
-from ..arguments import as_json, chosen, engine_options, prefix_argument, settings
+from ..arguments import Given, as_json, may_name_store, settings
 from ..check import check, remove
 from ..choice import StoreChoice
 from ..finding import locate
@@ -17,8 +14,7 @@ from ..output import write, write_json
 
 
 @click.command("check")
-@prefix_argument(required=False)
-@engine_options
+@may_name_store
 @click.option(
     "--remove",
     "remove_it",
@@ -34,13 +30,10 @@ from ..output import write, write_json
 )
 @as_json
 def command(
+    given: Given,
     remove_it: bool,
     orphans: bool,
     as_json: bool,
-    prefix: str | None = None,
-    engine: str | None = None,
-    engine_option: Sequence[tuple[str, Any]] = (),
-    directory: str | None = None,
 ) -> int:
     """Check that the store of PREFIX is sound.
 
@@ -50,7 +43,7 @@ def command(
 
     Exit status: 0 if the store is sound, 1 if something was found, 2 if there is no store to check.
     """
-    choice = chosen(prefix, engine, engine_option, directory)
+    choice = given.chosen()
     if orphans:
         return _orphans(choice if settings() is None else None, remove_it, as_json)
     if choice is None:

@@ -6,14 +6,14 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import click
 
 from ...layers.options import CHANNEL_MEMORY, GROUP_MEMORY
-from ..arguments import as_json, chosen, engine_options, prefix_argument, settings
+from ..arguments import Given, as_json, may_name_store, settings
 from ..choice import StoreChoice
 from ..finding import Missing, found_by
 from ..output import write_json
@@ -24,8 +24,7 @@ _size = click.IntRange(min=1)
 
 
 @click.command("doctor")
-@prefix_argument(required=False)
-@engine_options
+@may_name_store
 @click.option("--prefix", "named_prefix", help="the same as PREFIX", metavar="PREFIX", default=None)
 @click.option(
     "--channel-memory",
@@ -45,14 +44,11 @@ _size = click.IntRange(min=1)
 )
 @as_json
 def command(
+    given: Given,
     named_prefix: str | None,
     channel_memory: int,
     group_memory: int,
     as_json: bool,
-    prefix: str | None = None,
-    engine: str | None = None,
-    engine_option: Sequence[tuple[str, Any]] = (),
-    directory: str | None = None,
 ) -> int:
     """Show which engines work on this machine.
 
@@ -64,9 +60,10 @@ def command(
     Exit status: 0 if the engine and the store work, else 1. The engine is that of --engine, or else
     that of the store, or else posix.
     """
+    prefix = given.prefix
     if prefix is not None and named_prefix is not None and prefix != named_prefix:
         raise click.UsageError(f"two prefixes given: {prefix!r} and {named_prefix!r}; pass one")
-    named = chosen(prefix or named_prefix or _PREFIX, engine, engine_option, directory)
+    named = given._replace(prefix=prefix or named_prefix or _PREFIX).chosen()
     choice = named or StoreChoice(_PREFIX)
     # Imported late: of the commands it has most to import.
     from ..doctor import examine

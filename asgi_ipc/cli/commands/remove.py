@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from ...exceptions import EngineUnavailable, StoreCorrupt, StoreFull, StoreUnavailable
 from ..acting import confirm, refuse_if_in_use, refuse_if_others
-from ..arguments import as_json, chosen, engine_options, force, prefix_argument, yes
+from ..arguments import Given, as_json, force, may_name_store, yes
 from ..check import remove
 from ..choice import StoreChoice
 from ..failures import FAILURES
@@ -35,8 +34,7 @@ _LOST = "they would go on in a new, empty store"
 
 
 @click.command("remove")
-@prefix_argument(required=False)
-@engine_options
+@may_name_store
 @click.option("--stale", is_flag=True, help="remove every store that no living process uses")
 @click.option(
     "--orphans", "is_orphans", is_flag=True, help="remove memory whose store's directory is gone"
@@ -45,15 +43,12 @@ _LOST = "they would go on in a new, empty store"
 @force
 @as_json
 def command(
+    given: Given,
     stale: bool,
     is_orphans: bool,
     yes: bool,
     force: bool,
     as_json: bool,
-    prefix: str | None = None,
-    engine: str | None = None,
-    engine_option: Sequence[tuple[str, Any]] = (),
-    directory: str | None = None,
 ) -> int:
     """Remove the store of PREFIX.
 
@@ -63,13 +58,13 @@ def command(
 
     Exit status: 1 if the answer was no, or if something could not be removed.
     """
-    choice = chosen(prefix, engine, engine_option, directory)
+    choice = given.chosen()
     if stale or is_orphans:
-        if prefix is not None:
+        if given.prefix is not None:
             raise click.UsageError("pass PREFIX, or --stale and --orphans, not both")
-        if engine is not None or engine_option:
+        if given.engine is not None or given.engine_option:
             raise click.UsageError("--stale and --orphans take --directory, and no engine")
-        found = [each for each in listed(directory) if each.site and each.entry.stale] * stale
+        found = [each for each in listed(given.directory) if each.site and each.entry.stale] * stale
         return _remove_several(found + list(orphans()) * is_orphans, yes, as_json)
     if choice is None:
         raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")

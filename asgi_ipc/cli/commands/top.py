@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from ..arguments import chosen, engine_options, prefix_argument
+from ..arguments import Given, may_name_store
 from ..finding import is_over_shared_memory, locate
 
 
 @click.command("top")
-@prefix_argument(required=False)
-@engine_options
+@may_name_store
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1, max=3600),
@@ -25,11 +22,8 @@ from ..finding import is_over_shared_memory, locate
     help="look so often",
 )
 def command(
+    given: Given,
     interval: float,
-    prefix: str | None = None,
-    engine: str | None = None,
-    engine_option: Sequence[tuple[str, Any]] = (),
-    directory: str | None = None,
 ) -> int:
     """Show the store of PREFIX live: rates, memory, channels, groups, processes.
 
@@ -53,7 +47,7 @@ def command(
             "top needs a terminal that can move its cursor; for scripts: 'stats PREFIX --watch 1 "
             "--json'"
         )
-    store = chosen(prefix, engine, engine_option, directory)
+    store, directory = given.chosen(), given.directory
     if store is not None:
         if is_over_shared_memory(store):
             locate(store)  # What is not there is told before the screen is taken.

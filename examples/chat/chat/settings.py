@@ -1,9 +1,13 @@
 """Settings of the chat: no database, no sessions, no static files, one channel layer."""
 
 import os
+import secrets
 from typing import Any
 
 DEBUG = False
+# Nothing here is signed, so each process may have a key of its own. Django asks for one when it
+# reports an error: version 4.2 even answers a foreign host with status 500 without it.
+SECRET_KEY = secrets.token_hex(32)
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 INSTALLED_APPS = ["channels", "chat"]
 MIDDLEWARE = [

@@ -28,11 +28,12 @@ from asgi_ipc.engines.shm.mmap import MmapEngine, MmapSegment
 from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import StoreFull, StoreUnavailable
-from tests.tools.disks import as_root, every_disk, on_disk
+from tests.tools.disks import DISKS, as_root, every_disk, on_disk
 from tests.tools.namespaces import (
     CANT_PLAY,
     run_on,
 )
+from tests.tools.samples import each_value
 
 KIB, MIB = 1024, 1024 * 1024
 FAR = 1 << 62
@@ -155,8 +156,7 @@ def check_memory(directory: str, when: int, small_steps: bool = False) -> None:
 
 
 @as_root
-@every_disk
-@pytest.mark.parametrize("when", [1, 30, 150])
+@pytest.mark.parametrize(("disk", "when"), each_value(list(DISKS), [1, 30, 150]))
 def test_every_reserved_byte_of_a_disk_that_others_fill_can_be_touched(
     disk: str, when: int, tmp_path: Path
 ) -> None:

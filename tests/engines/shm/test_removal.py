@@ -34,6 +34,7 @@ from tests.tools.layers import (
     engine_of,
     stop_looking,
 )
+from tests.tools.samples import each_value
 from tests.tools.stores import (
     ENGINES,
     KIB,
@@ -221,8 +222,7 @@ def test_a_process_that_missed_a_removal_destroys_the_present_store(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("remove", [bells, whole_directory])
+@pytest.mark.parametrize(("kind", "remove"), each_value(ENGINES, [bells, whole_directory]))
 def test_a_loop_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -258,8 +258,7 @@ def test_a_loop_whose_bell_was_removed_gets_another_that_signals(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("remove", [bells, whole_directory])
+@pytest.mark.parametrize(("kind", "remove"), each_value(ENGINES, [bells, whole_directory]))
 def test_a_thread_whose_bell_was_removed_gets_another_that_signals(
     kind: type[SharedMemoryEngine], remove: Callable[..., None], tmp_path: Path
 ) -> None:

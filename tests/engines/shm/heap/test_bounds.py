@@ -6,6 +6,7 @@ and together, expired, orphaned, put back, moved.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from asgi_ipc.engines.shm.locks.base import FIRST_SLOT
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.exceptions import StoreFull
 from tests.tools.clocks import Clock
+from tests.tools.samples import ALL
 from tests.tools.stores import (
     KIB,
     assert_sound,
@@ -86,9 +88,19 @@ def fragment(engine: SharedMemoryEngine, dice: random.Random) -> None:
 HOLES = [10, 300, 300, 900, 1_500]
 
 
-@pytest.mark.parametrize("memory", STORES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("whole", [True, False])
+def stores_and(sizes: list[int]) -> list[tuple[int, int, bool]]:
+    """Memory, size, and whether the memory is whole.
+
+    To fragment the largest takes longer than all else, and changes no larger than in the next:
+    of these some, and all with ``CASES=all``.
+    """
+    largest = STORES[-1]
+    found = list(itertools.product(STORES, sizes, [True, False]))
+    few = sizes[:: 1 if ALL else 4]
+    return [each for each in found if each[0] != largest or each[2] or each[1] in few]
+
+
+@pytest.mark.parametrize(("memory", "size", "whole"), stores_and(SIZES))
 def test_what_was_pushed_comes_back_once_in_any_batches(
     tmp_path: Path, clock: Clock, memory: int, size: int, whole: bool
 ) -> None:
@@ -108,9 +120,7 @@ def test_what_was_pushed_comes_back_once_in_any_batches(
     engine.destroy()
 
 
-@pytest.mark.parametrize("memory", STORES)
-@pytest.mark.parametrize("size", [100, 16_384, 700_000, 3_500_000])
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("memory", "size", "whole"), stores_and([100, 16_384, 700_000, 3_500_000]))
 def test_what_expires_is_orphaned_or_put_back_leaves_nothing(
     tmp_path: Path, clock: Clock, memory: int, size: int, whole: bool
 ) -> None:

@@ -1,7 +1,8 @@
 """The robust mutex: dead processes keep no other out, and two never hold it.
 
-Real processes, and real SIGKILL before every opcode of a process that takes the mutex, releases
-it, recovers it or takes a slot.
+Real processes, and real SIGKILL before every opcode with an effect on others of a process that
+takes the mutex, releases it, recovers it or takes a slot. `make torture` kills before all others
+too, with ``CASES=all`` in the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pytest
 from asgi_ipc.engines.shm.locks import semaphore_locks
 from asgi_ipc.engines.shm.locks.robust_mutex import _STRIDE, RobustMutex
 from asgi_ipc.exceptions import StoreUnavailable
-from conformance.opcodes import trace_nothing, trace_opcodes
+from conformance.opcodes import acts, trace_nothing, trace_opcodes
 from tests.tools.doubles import (
     watchdog,
 )
@@ -31,6 +32,7 @@ from tests.tools.interruptions import (
     Interruption,
     interrupted_at,
 )
+from tests.tools.samples import ALL
 from tests.tools.semaphored import (
     Ground,
     ground,
@@ -46,6 +48,8 @@ from tests.tools.stores import (
 __all__ = ["ground", "impatient", "watchdog"]
 
 quickly = pytest.mark.usefixtures("impatient")
+#: Between two opcodes that act, a kill leaves what it leaves right before the second.
+COUNTED = (lambda code, offset: True) if ALL else acts
 #: Seconds for which a process is seen to wait.
 A_WHILE = 0.3
 
@@ -68,9 +72,9 @@ def wanted(mutex: RobustMutex) -> Iterator[threading.Event]:
 def kills(
     operation: Callable[[], object], prepare: Callable[[], object], after: Callable[[], object]
 ) -> int:
-    """Kill the process that does it before each opcode in turn, and look; the number of kills."""
+    """Kill the process that does it before each `COUNTED` opcode, and look; the number of kills."""
     for opcode in itertools.count(1):
-        if not killed_at(operation, opcode, prepare):
+        if not killed_at(operation, opcode, prepare, counts=COUNTED):
             break
         after()
     return opcode - 1
@@ -81,7 +85,7 @@ def kills(
 
 @quickly
 def test_killed_at_any_opcode_of_taking_it_and_giving_it_back(ground: Ground) -> None:
-    assert kills(ground.take_and_give_back, ground.enter, ground.assert_free) > 30
+    assert kills(ground.take_and_give_back, ground.enter, ground.assert_free) > 4
     ground.assert_works()
 
 
@@ -91,7 +95,7 @@ def test_killed_at_any_opcode_of_waiting_and_of_recovering(ground: Ground) -> No
         ground.enter()
         ground.die_inside()
 
-    assert kills(ground.take_and_give_back, enter_and_see_one_die, ground.assert_free) > 200
+    assert kills(ground.take_and_give_back, enter_and_see_one_die, ground.assert_free) > 30
     ground.assert_works()
     assert ground.flagged() == 0
 
@@ -108,11 +112,12 @@ def test_killed_at_any_opcode_of_taking_a_slot(ground: Ground) -> None:
         killed_at(die_flagged, 10**9, ground.enter)
         # The slot before one that is marked may be free.
         assert 1 <= ground.flagged() <= 2
-        if not killed_at(ground.locks.take_slot, opcode, ground.locks.after_fork_in_child):
+        enter = ground.locks.after_fork_in_child
+        if not killed_at(ground.locks.take_slot, opcode, enter, counts=COUNTED):
             break
         ground.assert_free()
     ground.assert_works()
-    assert opcode > 200
+    assert opcode > 20
 
 
 @quickly
@@ -123,7 +128,7 @@ def test_flags_of_dead_processes_are_cleared_by_the_next_caller(ground: Ground) 
         ground.in_child(lambda: None)
         assert ground.flagged() == 0
 
-    assert kills(ground.take_and_give_back, ground.enter, another_comes) > 30
+    assert kills(ground.take_and_give_back, ground.enter, another_comes) > 4
 
 
 def test_a_recovery_interrupted_at_its_end_is_finished_by_the_next_caller(ground: Ground) -> None:

@@ -1,4 +1,4 @@
-"""What is asked: messages between machines and within one, and the CPU that they take."""
+"""Messages between two machines and within one, beside those of layers that pass a server."""
 
 from __future__ import annotations
 
@@ -9,32 +9,26 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..measure import latencies
-from ..messages import message
-from ..peers import Peer
-from ..processes import Bench, Role
-from ..questions.base import Answer, Case, Question, micro, quantiles
-from ..settings import Settings
-from .machines import ALONE, Relayed, ours
+from ...measure import latencies
+from ...messages import message
+from ...peers import Peer
+from ...processes import Bench, Role
+from ...questions.base import Answer, Case, Question, micro, quantiles
+from ...settings import Settings
+from ..machines import ALONE, cpu_of, joined, ours, server_use
+from ..members import Members
 
 #: Pairs, and round trips, until it is the other layer's turn.
 _PAIRS, _TURN = 50, 20
 #: Seconds between two broadcasts whose CPU is measured.
 _PACE = 0.01
-#: Seconds without a message after which the rest is taken to be lost.
-_LOST = 5.0
-
-
-async def _joined(layer: Any, others: int, groups: int = 0) -> None:
-    if isinstance(layer, Relayed):
-        await layer.joined(others, groups)
 
 
 async def _ask(bench: Bench, seconds: float) -> dict[str, Any]:
     layer: Any = bench.open(machine=0, relays=True)
     mine = await layer.new_channel()
     waiting = asyncio.create_task(layer.receive(mine))
-    await _joined(layer, 1)
+    await joined(layer, 1)
     other = (await bench.sync(mine))[1]
     sent, times = message(), []
     clock = time.perf_counter
@@ -57,7 +51,7 @@ async def _reply(bench: Bench) -> dict[str, Any]:
     layer: Any = bench.open(machine=1, relays=True)
     mine = await layer.new_channel()
     waiting = asyncio.create_task(layer.receive(mine))
-    await _joined(layer, 1)
+    await joined(layer, 1)
     other = (await bench.sync(mine))[0]
     received = await waiting
     while not received["number"]:
@@ -70,57 +64,6 @@ async def _reply(bench: Bench) -> dict[str, Any]:
 def _between(settings: Settings, peers: Sequence[Peer]) -> list[Case]:
     roles = (Role(_ask, {"seconds": settings.seconds}), Role(_reply))
     return [Case(peer.name, "", roles, quantiles, peer) for peer in peers]
-
-
-class _Members:
-    """Members of a group in one process, which count what they get together."""
-
-    def __init__(self, layer: Any, channels: Sequence[str]) -> None:
-        self._layer = layer
-        self._wanted, self.count, self.last = 0, 0, 0.0
-        self._complete = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._listen(channel)) for channel in channels]
-
-    async def _listen(self, channel: str) -> None:
-        receive = self._layer.receive
-        while True:
-            await receive(channel)
-            self.count += 1
-            if self.count == self._wanted:
-                self.last = time.monotonic()
-                self._complete.set()
-
-    def want(self, number: int) -> None:
-        self.count, self._wanted = 0, number
-        self._complete.clear()
-
-    async def have_it(self) -> None:
-        """Wait for what is wanted, as long as anything comes."""
-        before = -1
-        while self.count != before and not self._complete.is_set():
-            before = self.count
-            try:
-                await asyncio.wait_for(self._complete.wait(), _LOST)
-            except asyncio.TimeoutError:
-                self.last = time.monotonic()
-
-    def end(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-
-def _spent(layer: Any) -> float:
-    """CPU time of this process and of the relay that it has started, in seconds."""
-    return time.process_time() + (layer.relay_seconds() if isinstance(layer, Relayed) else 0.0)
-
-
-def _server_spent(bench: Bench) -> float:
-    """CPU time of the server, in seconds."""
-    from redis import Redis
-
-    with Redis(unix_socket_path=bench.place.redis) as client:
-        told = client.info("cpu")
-        return float(told["used_cpu_user"] + told["used_cpu_sys"])
 
 
 async def _announce(bench: Bench, singles: int, paced: int) -> dict[str, Any]:
@@ -143,7 +86,7 @@ async def _announce(bench: Bench, singles: int, paced: int) -> dict[str, Any]:
             missing += sum(each["missing"] for each in reports)
     await bench.sync(paced)
     await bench.sync()
-    own, server = _spent(layer), _server_spent(bench)
+    own, server = cpu_of(layer), server_use(bench).cpu
     for _ in range(paced):
         await layer.group_send("room", sent)
         await asyncio.sleep(_PACE)
@@ -153,9 +96,9 @@ async def _announce(bench: Bench, singles: int, paced: int) -> dict[str, Any]:
         "call": statistics.median(calls),
         "last": statistics.median(until_last),
         "missing": missing + sum(each["missing"] for each in reports),
-        "own": _spent(layer) - own,
+        "own": cpu_of(layer) - own,
         "members": sum(each["spent"] for each in reports),
-        "server": _server_spent(bench) - server,
+        "server": server_use(bench).cpu - server,
     }
 
 
@@ -164,8 +107,8 @@ async def _listen(bench: Bench, machine: int, members: int) -> dict[str, Any]:
     channels = [await layer.new_channel() for _ in range(members)]
     for channel in channels:
         await layer.group_add("room", channel)
-    here = _Members(layer, channels)
-    await _joined(layer, 1, groups=1)
+    here = Members(layer, channels)
+    await joined(layer, 1, groups=1)
     await asyncio.sleep(0.2)
     await bench.sync()
     while True:
@@ -173,12 +116,12 @@ async def _listen(bench: Bench, machine: int, members: int) -> dict[str, Any]:
         times = (await bench.sync())[0]
         if not times:
             break
-        before = _spent(layer)
+        before = cpu_of(layer)
         here.want(members * times)
         await bench.sync()
         await here.have_it()
         missing = members * times - here.count
-        await bench.sync({"last": here.last, "missing": missing, "spent": _spent(layer) - before})
+        await bench.sync({"last": here.last, "missing": missing, "spent": cpu_of(layer) - before})
     here.end()
     return {}
 
@@ -262,8 +205,8 @@ async def _beside(bench: Bench, seconds: float, members: int) -> dict[str, Any]:
         channels = [await layer.new_channel() for _ in range(members)]
         for channel in channels:
             await layer.group_add("room", channel)
-        all_members.append(_Members(layer, channels))
-    await _joined(layers["relayed"], 0, groups=1)
+        all_members.append(Members(layer, channels))
+    await joined(layers["relayed"], 0, groups=1)
     others = (await bench.sync(mine))[0]
 
     async def answer(how: str) -> None:

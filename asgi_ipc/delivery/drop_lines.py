@@ -1,0 +1,99 @@
+"""What the log says of messages that were dropped here, by cause; `drop_log` sums them up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .drop_log import NAMED, DropLog, counted
+
+if TYPE_CHECKING:
+    from .mailboxes import Mailbox, OwnQueue
+
+
+def overflowed(drops: DropLog, channel: Mailbox) -> None:
+    """Log a message that a buffer had no room for."""
+    limit, name, queue = channel.limit, channel.name, channel.own.name.decode("ascii")
+
+    def describe(count: int) -> str:
+        return (
+            f"channel {name} is read too slowly, or no more (a consumer that failed stays in"
+            f" its groups): its buffer holds its capacity of {limit} messages, so the oldest"
+            f" was dropped; {count} dropped on channels {queue} since the last warning"
+        )
+
+    drops.dropped(f"overflow {queue}", 1, describe)
+
+
+def expired(drops: DropLog, channel: Mailbox, count: int) -> None:
+    """Log messages that expired in a buffer before they were received."""
+    name, queue = channel.name, channel.own.name.decode("ascii", "replace")
+
+    def describe(total: int) -> str:
+        return (
+            f"channel {name} was not received on for as long as messages last (expiry): its"
+            f" consumer is too slow, or its handler failed; {counted(total, 'message')} for"
+            f" channels {queue} expired unread since the last warning"
+        )
+
+    drops.dropped(f"expired {queue}", count, describe)
+
+
+def expired_in_store(drops: DropLog, queue: bytes, count: int) -> None:
+    """Log records that the engine dropped past their deadline."""
+    name = queue.decode("ascii", "replace")
+
+    def describe(total: int) -> str:
+        messages = f"{counted(total, 'message')} expired unread since the last warning"
+        if not name:
+            return f"{messages} on more channels than are counted apart"
+        if "!" in name:
+            return (
+                f"no consumer of queue {name} received for as long as messages last (expiry):"
+                f" its process is stopped or overloaded, or its handlers take too long;"
+                f" {messages}"
+            )
+        return (
+            f"channel {name} was not received on for as long as messages last (expiry): it has"
+            f" no receiver, or receivers that are too slow; {messages}"
+        )
+
+    drops.dropped(f"expired in store {name}", count, describe)
+
+
+def dropped_for_memory(drops: DropLog, dropped: dict[Mailbox, int], bound: int) -> None:
+    """Log how many messages were dropped of which channels as all held too many bytes."""
+    channels = sorted(dropped, key=lambda channel: -dropped[channel])
+    total = len(channels)
+    names = [channel.name for channel in channels[:NAMED]]
+    shown = ", ".join(names) + (", ..." if total > NAMED else "")
+
+    def describe(count: int) -> str:
+        return (
+            f"this process holds all that process_memory ({bound:,} bytes) allows of unread"
+            f" messages, so the oldest were dropped for those of its channels that hold most:"
+            f" {counted(total, 'channel')} ({shown}); {count} dropped since the last warning"
+        )
+
+    drops.dropped("memory of the process", sum(dropped.values()), describe)
+
+
+def dropped_for_strangers(drops: DropLog, own: OwnQueue, count: int, most: int) -> None:
+    """Log messages that were dropped for channels on which this process has not received."""
+    queue = own.name.decode("ascii")
+
+    def describe(total: int) -> str:
+        return (
+            f"dropped {counted(total, 'message')} for channels of {queue} on which this process"
+            f" has not received: it keeps those of {most} such channels"
+        )
+
+    drops.dropped(f"strangers {queue}", count, describe)
+
+
+__all__ = [
+    "dropped_for_memory",
+    "dropped_for_strangers",
+    "expired",
+    "expired_in_store",
+    "overflowed",
+]

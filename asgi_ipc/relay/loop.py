@@ -1,0 +1,72 @@
+"""The event loop of a relay that runs in a thread: a forked child keeps nothing of it.
+
+A child inherits the descriptors of its parent, though not the thread that uses them. If the child
+kept the sockets, the server would keep the connections for as long as the child lives, and take
+what a finalizer writes there (the goodbye of a TLS connection) for the parent's words. So the child
+closes what this loop has open: without a word, and without the loop's methods, since a selector of
+the kernel (epoll) would be the parent's too. `selectors.PollSelector` has nothing in the kernel,
+and is as fast for a handful of descriptors.
+
+The loop is asyncio's own, whatever the policy of the program: that of uvloop does not tell what it
+has open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import selectors
+import socket
+from typing import Any
+
+from ..engines.guards import WeakBag
+
+
+class RelayLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows the sockets it has connected."""
+
+    def __init__(self) -> None:
+        self._watched = selectors.PollSelector()
+        self._connected: WeakBag[socket.socket] = WeakBag()
+        super().__init__(self._watched)
+        _loops.add(self)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect a socket. All connections of a loop begin with this."""
+        self._connected.add(sock)
+        await super().sock_connect(sock, address)
+
+    def after_fork_in_child(self) -> None:
+        """Close what the parent has open in this loop, of which the thread is not here."""
+        watched = {key.fd for key in (self._watched.get_map() or {}).values()}
+        # Both ends of the pipe that wakes the loop; if they have another name one day, one end of
+        # it stays open, which harms nobody.
+        pipe = [getattr(self, name, None) for name in ("_ssock", "_csock")]
+        # By their objects, which then know that they are closed.
+        for sock in [*self._connected.alive(), *pipe]:
+            if isinstance(sock, socket.socket):
+                watched.discard(sock.fileno())
+                sock.close()
+        for descriptor in watched:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+_loops: WeakBag[RelayLoop] = WeakBag()
+#: Never collected: finalizers of tasks would act for the parent, in the store and on descriptors.
+_inherited: list[RelayLoop] = []
+
+
+def _after_fork_in_child() -> None:
+    inherited = _loops.alive()
+    # Once: a child of this child has nothing more to close.
+    _loops.clear()
+    _inherited.extend(inherited)
+    for loop in inherited:
+        loop.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["RelayLoop"]
