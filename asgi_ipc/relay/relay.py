@@ -385,8 +385,8 @@ class Relay:
     async def _after_publishing(self, work: Awaitable[None]) -> None:
         """Do something beside publishing; if it fails, so does that, which is waited for.
 
-        The publisher learns which frames were not sent, and puts them back. Cancelled, it would have
-        to count as lost what was certainly not sent.
+        The publisher learns which frames were not sent, and puts them back. Cancelled, it would
+        have to count as lost what was certainly not sent.
         """
         try:
             await work
