@@ -75,10 +75,13 @@ def closed() -> StoreUnavailable:
 class Companion(Protocol):
     """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
 
-    def tick(self, waited: bool) -> None:
+    def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
         """Called about once a second in each event loop that looks regularly, and waiting thread.
 
-        ``waited`` tells whether a receiver waits there, in an event loop. Must not block.
+        In an event loop, ``waited`` tells whether a receiver waits there, and ``bell`` is what the
+        loop hears the engine by; the companion may arm it on queues of its own. It is then called
+        again after the seconds that it returns, if any, when the bell was signalled for a queue
+        that no receiver has, and at once when a first receiver begins to wait. Must not block.
         """
 
     def stop(self) -> None:
@@ -111,6 +114,8 @@ class Demultiplexer:
         #: answered one, and when an outage was last told, in seconds.
         self.outage = engine.capabilities.outage
         self.answered = self.outage_told = 0.0
+        #: Whether it was logged that a relay joins the store to others, and no layer here has one.
+        self.told_of_relay = False
         #: Messages that were fetched, and were still unread when the layer was closed.
         self.lost = 0
         #: Of this process's channels, and which of them are suspended.

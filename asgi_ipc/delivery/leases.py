@@ -87,6 +87,7 @@ def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
                 return demux
             _check_not_ending(choice.prefix)
         engine = choice.open()
+        _close_before_engines()
         made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
         made.sizes_asked = choice.sizes
         _all.add(made)
@@ -219,6 +220,17 @@ def _empty(key: Hashable, demux: Demultiplexer) -> set[Lease]:
         if lease.demux is demux:
             lease.demux = None
     return leases
+
+
+def _close_before_engines() -> None:
+    """Have `_close_all` called, at exit, before what the module of an engine has registered.
+
+    What comes last is called first, and an engine's module may have been imported just now: it
+    closes its stores, under relays and receivers that are to end before.
+    """
+    if not _ended:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
 
 
 def _close_all() -> None:

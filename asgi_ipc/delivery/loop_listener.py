@@ -89,6 +89,10 @@ class LoopListener(Listener):
         self._hinted: dict[int, tuple[bytes, ...]] = {}
         self.wake_queue = WakeQueue(loop)
         self._timer: asyncio.TimerHandle | None = None
+        #: Whether companions have been called since a receiver began to wait; and their call before
+        #: the next periodic check, if they want one.
+        self._is_told = False
+        self._early: asyncio.TimerHandle | None = None
         self._idle: set[bytes] = set()
         #: Queues still to check after a signal that was for any queue, and those that the periodic
         #: check has yet to reach.
@@ -143,6 +147,9 @@ class LoopListener(Listener):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._early is not None:
+            self._early.cancel()
+            self._early = None
         self._uninstall_bell()
         if bell is not None:
             bell.close()
@@ -385,6 +392,9 @@ class LoopListener(Listener):
     def _waiter(self) -> LoopWaiter:
         loop = self.loop()
         assert loop is not None
+        if not self._is_told and self.demux.companions:
+            self._is_told = True
+            loop.call_soon(self._call_companions, context=Context())
         # Long overdue if a handler raised when it was about to be called, or the loop was held up.
         if self._timer is None or self._timer.when() + self.demux.look_again < loop.time():
             self._set_timer(loop)
@@ -407,6 +417,7 @@ class LoopListener(Listener):
             self._uninstall_bell()
             return
         hints, demux = bell.clear(), self.demux
+        strange = hints is None
         if hints is None:
             self._due.extend(self._queues())
             self._check_due()
@@ -414,10 +425,14 @@ class LoopListener(Listener):
             for each in hints:
                 if each in self._hinted:
                     self._wake(self._hinted[each])
+                elif each not in demux.hinted:
+                    strange = True
                 if each in demux.hinted:
                     self._fetch_for(demux.hinted[each])
             if pending:
                 run_deferred()
+        if strange and demux.companions:
+            self._call_companions()
 
     def _queues(self) -> list[bytes]:
         """Return all queues that receivers wait for here, and those that others may wait for."""
@@ -512,14 +527,35 @@ class LoopListener(Listener):
             self._watch_store(looked)
         self._look_after_members()
         self._note()
-        for companion in list(demux.companions.values()):
-            companion.tick(waited)
+        self._is_told = waited
+        if demux.companions:
+            self._call_companions(waited)
         demux.drops.sum_up()
         if pending:
             run_all_deferred()
         if not waited and not demux.is_due() and timer is not None and self._timer is timer:
             timer.cancel()
             self._timer = None
+
+    def _call_companions(self, waited: bool | None = None) -> None:
+        """Call what lives beside the demultiplexer, and call it again when it wants that."""
+        if self.demux.closed:
+            return
+        early, self._early = self._early, None
+        if early is not None:
+            early.cancel()
+        bell = self.bell if self.bell is not None and self.bell.fileno() >= 0 else None
+        waited = self._is_waited() if waited is None else waited
+        pauses = []
+        for companion in list(self.demux.companions.values()):
+            pause = companion.tick(waited, bell)
+            if pause is not None:
+                pauses.append(pause)
+        if pauses:
+            loop = asyncio.get_running_loop()
+            self._early = loop.call_later(min(pauses), self._call_companions, context=Context())
+        if pending:
+            run_deferred()
 
     def _look_again(self, queue: bytes, looked: bool) -> bool:
         """Check a queue that receivers wait for; return whether that popped from the engine."""

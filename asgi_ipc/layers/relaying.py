@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..delivery.demultiplexer import Demultiplexer
+from ..delivery.demultiplexer import LOOK_AGAIN, Demultiplexer
 from ..delivery.loopback import loop_back
 from ..encoding.names import channel_name, group_name
-from ..engines.base import NODE_BYTES, Engine, Members, Record, Refused
+from ..engines.base import NODE_BYTES, Bell, Engine, Members, Record, Refused
 from ..engines.deferred import pending, run_deferred
 from ..exceptions import (
     ChannelFull,
@@ -46,9 +46,11 @@ from ..relay.way_out import (
     FULL,
     HEARD,
     MOST_RECORDS,
+    MOST_VACANT,
     NEW_GROUP,
     OUT,
     RELAY,
+    VACANT,
     WAITING,
     WAITS,
     WayOut,
@@ -57,8 +59,19 @@ from . import options as layer_options
 from .core import LayerCore, PendingFlush
 from .options import Options
 
-#: Seconds for which receivers must have waited in a process before it may relay: by then it serves.
-SERVES = 3.0
+#: Seconds for which receivers must have waited in an event loop before its process may relay. One
+#: that waits tells a process that serves from one that only preloads, and this long one that only
+#: asks something in passing.
+SERVES = 0.25
+#: Seconds without a receiver after which that begins anew, and between two relays of one process,
+#: the first of which has failed.
+_LAPSE, _REST = 2.5, 1.0
+#: Seconds between two looks for the role while another process has it: one that is killed, as some
+#: servers end their workers, wakes nobody.
+_LOOK = 0.5
+#: Seconds for which receivers may be away until their process is looked at less often, and between
+#: two looks meanwhile.
+_AWAY, _MOMENT = 0.5, 0.05
 #: Seconds between two notices of one flush, as a flush may take them out of the store.
 _ASK_AGAIN = 1.0
 #: Seconds within which a machine has a relay, if any process may be it.
@@ -339,10 +352,10 @@ class _FarFlush:
         engine, now = self._engine, time.monotonic()
         answers = engine.pop(ANSWER + self._number)
         if answers:
-            names = answers[0].payload[1:].decode("utf-8", "replace")
-            if not names:
+            missing = answers[0].payload[1:].decode("utf-8", "replace")
+            if not missing:
                 return True
-            raise self._incomplete(f"not confirmed by {names}; when they are back, flush again")
+            raise self._incomplete(missing)
         if now - self._asked >= _ASK_AGAIN:
             self._asked = now
             way_out.notice(engine, FLUSH_ALL, self._number)
@@ -350,18 +363,18 @@ class _FarFlush:
                 self._held = now
         if now - self._held > _RELAYED:
             raise self._incomplete(
-                "no process of this machine relays; start the site or 'asgi-ipc relay', and flush"
-                " again"
+                "not those of other machines, as no process of this machine relays; start the site"
+                " or 'asgi-ipc relay', and flush again"
             )
         if now - self._began > 2 * PATIENCE + _RELAYED:
-            raise self._incomplete("the relay of this machine does not answer; flush again")
+            raise self._incomplete(
+                "not those of other machines, as the relay of this machine does not answer; flush"
+                " again"
+            )
         return False
 
     def _incomplete(self, why: str) -> FlushIncomplete:
-        return FlushIncomplete(
-            f"relay {self._url}: this machine's store was flushed, but for other machines that was"
-            f" {why}"
-        )
+        return FlushIncomplete(f"relay {self._url}: this machine's store was flushed, but {why}")
 
 
 class LocalMachine:
@@ -464,7 +477,11 @@ class Candidate:
         """Begin as a process that does not serve yet."""
         #: The relay, if it runs here or did.
         self.thread: RelayThread | None = None
-        self._serves_since: float | None = None
+        #: Since when, and when last, receivers have waited in an event loop here; and when a relay
+        #: last began here.
+        self._serves_since = self._served = self._began = float("-inf")
+        #: Bells, by id, that are armed for the end of another process's relay.
+        self._heeds: dict[int, Bell] = {}
         self._stopped = False
         self._lock = threading.Lock()
         #: The members of `WAITING` for receivers in this process; and how often the store had been
@@ -472,23 +489,46 @@ class Candidate:
         self._receivers: dict[bytes, None] = {}
         self._flushes = -1
 
-    def tick(self, waited: bool) -> None:
-        """Begin to relay if this process serves and no other relays."""
+    def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
+        """Begin to relay if this process serves and no other relays (R7)."""
         self._put_again()
-        if not waited or not layer_options.may_relay:
-            return
+        if not layer_options.may_relay:
+            return None
         now = time.monotonic()
-        if self._serves_since is None:
+        if not waited or self._stopped:
+            if bell is not None:
+                self._heed_no_more(bell)
+            # A receiver that just gets a message waits again in a moment.
+            return _MOMENT if now - self._served < _AWAY and not self._stopped else None
+        if now - self._served > _LAPSE:
             self._serves_since = now
-        if now - self._serves_since < SERVES or not self._lock.acquire(False):
-            return
-        try:
-            if not self._stopped and (self.thread is None or not self.thread.is_alive()):
-                self._begin()
-        except (StoreUnavailable, StoreCorrupt):
-            pass  # The receivers that wait here meet the error themselves.
-        finally:
-            self._lock.release()
+        self._served = now
+        wait = max(self._serves_since + SERVES, self._began + _REST) - now
+        if wait > 0:
+            return wait if wait < LOOK_AGAIN else None
+        if self._lock.acquire(False):
+            try:
+                if not self._stopped and (self.thread is None or not self.thread.is_alive()):
+                    self._begin(bell)
+                    return _LOOK
+            except (StoreUnavailable, StoreCorrupt):
+                pass  # The receivers that wait here meet the error themselves.
+            finally:
+                self._lock.release()
+        return None
+
+    def _heed(self, bell: Bell) -> None:
+        """Have a bell of this process rung when another relay ends."""
+        self._heeds = {key: each for key, each in self._heeds.items() if each.fileno() >= 0}
+        while len(self._demux.engine.pop(VACANT, MOST_VACANT, bell)) == MOST_VACANT:
+            pass
+        self._heeds[id(bell)] = bell
+
+    def _heed_no_more(self, bell: Bell) -> None:
+        """Have another process's bell rung instead, if this one was rung and is not needed."""
+        if self._heeds.pop(id(bell), None) is not None:
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+                self._demux.engine.disarm(VACANT, bell)
 
     def wait(self, member: bytes) -> None:
         """Tell the relay of a receiver. Raises `StoreFull`."""
@@ -523,9 +563,15 @@ class Candidate:
         except (StoreUnavailable, StoreCorrupt, StoreFull):
             pass  # The receivers meet the error themselves, or it is done at the next look.
 
-    def _begin(self) -> None:
+    def _begin(self, bell: Bell | None) -> None:
         engine = self._demux.engine
+        if bell is not None:
+            # First, so that no end is missed between the look and the arming.
+            self._heed(bell)
         if not engine.is_held(DEDICATED) and engine.hold(RELAY):
+            self._began = time.monotonic()
+            for each in list(self._heeds.values()):
+                self._heed_no_more(each)
             thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
             try:
                 thread.start()
@@ -539,6 +585,11 @@ class Candidate:
         with self._lock:
             self._stopped = True
             thread, self.thread = self.thread, None
+            bells, self._heeds = list(self._heeds.values()), {}
+        # Before the relay wakes another process.
+        with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+            for bell in bells:
+                self._demux.engine.disarm(VACANT, bell)
         if thread is not None:
             thread.stop()
 

@@ -24,8 +24,9 @@ Messages
 
 Machines
   R7   A machine has at most one relay at a time: a role of the store, which the kernel frees with
-       its holder. Another process that may relay takes it within two seconds, with a higher term
-       and the former relay's counts.
+       its holder. Another process that may relay takes it, with a higher term and the former
+       relay's counts: at once if the former relay ends in order, as that wakes it, and within two
+       seconds in any case.
   R8   The server may be away, slow or frozen: no `send` or `group_send` waits for it or fails for
        it. The way out is bounded in bytes; the oldest is dropped, counted and logged. The relay
        says once that the server is away, and connects again with growing pauses.
@@ -345,6 +346,8 @@ class Relay:
         had_outage = bool(self._error)
         if had_outage:
             _log.warning("relay %s: connected again", self.options.shown)
+        else:
+            _log.info("relay %s: connected", self.options.shown)
         self.state, self._error, self._wire = "connected", "", wire
         self._connected_at = time.monotonic()
         self.shards.tell()
@@ -471,22 +474,32 @@ class Relay:
         self._flush_here(number, b"")
         wire = self._wire
         if wire is None:
-            self._flushes.fail(number, "any machine, as the server is away")
+            self._flushes.fail(number, self._reason(self._error or "the server is away"))
             return
-        self._flushes.begin(number)
+        clears = self.options.shares is not None
+        self._flushes.begin(number, clears)
         try:
             await self.outbound.say(wire, Kind.FLUSH, number)
-            if self.options.shares is not None:
+        except WireError as error:
+            self._flushes.fail(number, self._reason(error))
+            return
+        self._flushes.look()
+        if clears:
+            # Other machines may confirm before, or although, the server refuses this.
+            try:
                 await wire.clear()
-        except WireError:
-            self._flushes.fail(number, "any machine, as the server is away")
-        else:
-            self._flushes.look()
+            except WireError as error:
+                self._flushes.cleared(number, self._reason(error))
+            else:
+                self._flushes.cleared(number)
 
-    def _answer_flush(self, number: bytes, missing: list[str]) -> None:
+    def _reason(self, error: object) -> str:
+        """Return what a wire says, without its name, as the end of a clause."""
+        return str(error).removeprefix(f"relay {self.options.shown}: ").rstrip(".")
+
+    def _answer_flush(self, number: bytes, missing: str) -> None:
         deadline = self.engine.clock() + way_out.NOTICE_LIFE
-        answer = ", ".join(missing).encode()
-        self.engine.push([Record(way_out.ANSWER + number, b"=" + answer, deadline, 1)])
+        self.engine.push([Record(way_out.ANSWER + number, b"=" + missing.encode(), deadline, 1)])
 
     async def _say(self, wire: Wire, kind: Kind, name: bytes) -> None:
         with contextlib.suppress(WireError):

@@ -11,7 +11,7 @@ from ..exceptions import StoreCorrupt, StoreUnavailable
 from .loop import RelayLoop
 from .machine import Machine, RelayOptions
 from .relay import Relay
-from .way_out import RELAY
+from .way_out import DEDICATED, RELAY, vacate
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -65,9 +65,10 @@ class RelayThread:
                 return
             _log.exception("relay %s ended with an error", self._options.shown)
         finally:
-            # Another process goes on, or this one at its next look.
+            # Another process goes on at once, or this one at its next look.
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                 self._machine.engine.release(RELAY)
+                vacate(self._machine.engine)
 
     async def _whole(self) -> None:
         """Relay, then end what is left in the loop, as `asyncio.run` does."""
@@ -86,8 +87,15 @@ class RelayThread:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         if self._stopped:
             return
+        url, engine = self._options.shown, self._machine.engine
         self.relay = Relay(self._machine, self._options)
+        _log.info("relay %s: this process relays for its machine", url)
         await self.relay.run(self._stop)
+        why = "as it closes its layer or ends"
+        with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+            if not self._stopped and engine.is_held(DEDICATED):
+                why = "as a relay process of its own takes over"
+        _log.info("relay %s: this process relays no more, %s", url, why)
 
 
 __all__ = ["RelayThread"]

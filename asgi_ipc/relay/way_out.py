@@ -6,6 +6,7 @@ No channel or group has a name that begins with ``!!``, so none of these names i
 ``!!relay.out``     queue: what is to be sent to other machines, in order (R3)
 ``!!relay.notices`` queue: notices to the relay: a group in a new shard, a flush, a count
 ``!!relay.answer.`` and the number of a flush: queue: how the flush went
+``!!relay.vacant``  queue: a relay has ended in order, so another process may begin (R7)
 ``!!relay.report``  table: what the relay says of itself (`report`)
 ``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
 ``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
@@ -27,6 +28,7 @@ from .frames import SHARDS, Kind
 OUT = b"!!relay.out"
 NOTICES = b"!!relay.notices"
 ANSWER = b"!!relay.answer."
+VACANT = b"!!relay.vacant"
 REPORT, HEARD, WAITING, FULL = INTERNAL_TABLES
 
 #: The role of the process that relays, and that of a dedicated relay, before which others step
@@ -39,6 +41,9 @@ NEW_GROUP, FLUSH_ALL, DROPPED, WAITS = b"g", b"f", b"d", b"w"
 MOST_RECORDS, MOST_NOTICES = 100_000, 1_000
 #: Nanoseconds that a notice lives.
 NOTICE_LIFE = 60 * 1_000_000_000
+#: Records on `VACANT`, and nanoseconds for which they live: by then a process that may relay has
+#: looked by itself.
+MOST_VACANT, _VACANT_LIFE = 8, 1_000_000_000
 #: The part of ``channel_memory`` that the way out may take, unless the option says otherwise.
 SHARE_OF_STORE = 8
 #: A process looks at the size of the way out each time it has pushed this part of its bound.
@@ -81,6 +86,12 @@ def notice(engine: Engine, what: bytes, content: bytes) -> None:
     """Leave a notice for the relay. If there are too many, it is not needed."""
     deadline = engine.clock() + NOTICE_LIFE
     engine.push([Record(NOTICES, what + content, deadline, MOST_NOTICES)])
+
+
+def vacate(engine: Engine) -> None:
+    """Wake a process that may relay, as this one does so no more."""
+    deadline = engine.clock() + _VACANT_LIFE
+    engine.push([Record(VACANT, b"v", deadline, MOST_VACANT)])
 
 
 def pack_count(count: int) -> bytes:
@@ -180,12 +191,14 @@ __all__ = [
     "FULL",
     "HEARD",
     "MOST_RECORDS",
+    "MOST_VACANT",
     "NEW_GROUP",
     "NOTICES",
     "OUT",
     "RELAY",
     "REPORT",
     "SHARE_OF_STORE",
+    "VACANT",
     "WAITING",
     "WAITS",
     "Outgoing",
@@ -203,4 +216,5 @@ __all__ = [
     "receiver_process",
     "unpack_count",
     "unpack_work",
+    "vacate",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,10 @@ import pytest
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.layers import relaying
+from asgi_ipc.layers.relaying import LocalMachine
+from asgi_ipc.relay import report, settings
+from asgi_ipc.relay.thread import RelayThread
+from asgi_ipc.relay.way_out import VACANT, vacate
 from conformance import forks
 from tests.tools.machines import eventually, new_server, run
 from tests.tools.relays import DEDICATED, RELAY, engine_beside
@@ -81,11 +87,15 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         ("memory://x", {"timeoud": 5}, "did you mean 'timeout'"),
         ("memory://x", {"keys": ["short"]}, "64 hexadecimal digits"),
         (None, {"timeout": 5}, "relay is not"),
+        ("rediss://u:s3cr3t@x?ssl_cert_reqs=none", None, r"'ca_file'.*'check_hostname'"),
+        ("rediss://x?db=1&ssl_ca_certs=/x.pem", None, r"'ssl_ca_certs'.*'ca_file'"),
+        ("nats://x?timeout=5", None, r"relay_options\['timeout'\]"),
     ],
 )
 def test_wrong_options_are_refused_by_name(relay: Any, relay_options: Any, told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+    with pytest.raises(OptionError, match=told) as caught:
         IPCChannelLayer(engine="memory", relay=relay, relay_options=relay_options)
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_an_engine_without_what_a_relay_needs_is_refused() -> None:
@@ -100,6 +110,14 @@ def test_credentials_are_not_shown() -> None:
     with pytest.raises(OptionError) as caught:
         IPCChannelLayer(engine="memory", relay="memory://user:secret@x", relay_options={"a": 1})
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_told_to_use_instead_of_options_of_redis_py_is_an_option() -> None:
+    every = {**settings.COMMON, **settings.CREDENTIALS, **settings.TLS}
+    for name, told in settings._FOREIGN.items():
+        named = set(re.findall(r"relay_options\['(\w+)'\]", told))
+        assert named, name
+        assert named <= set(every), name
 
 
 def test_two_servers_for_one_store_are_refused() -> None:
@@ -147,6 +165,124 @@ def test_a_process_relays_once_a_receiver_has_waited_and_until_its_layer_is_clos
     run(main)
 
 
+def seldom_looking(config: dict[str, Any], url: str) -> IPCChannelLayer:
+    """Open a layer that does nothing by itself within the time of a test unless it is woken."""
+    layer = IPCChannelLayer(**config, relay=url)
+    layer._core.demux.look_again = 1000.0
+    return layer
+
+
+@pytest.fixture
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process looks for the role only when it is woken."""
+    monkeypatch.setattr(relaying, "_LOOK", 1000.0)
+
+
+def test_a_process_relays_soon_after_a_first_receiver_waits(config: dict[str, Any]) -> None:
+    """A machine is deaf until it does: it must not wait for a periodic check."""
+    url, server = new_server()
+
+    async def main() -> None:
+        layer = seldom_looking(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: server.connections == 1)
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon", "no_looks")
+def test_a_relay_that_ends_in_order_wakes_a_process_that_takes_over(config: dict[str, Any]) -> None:
+    url, server = new_server()
+
+    async def main() -> None:
+        first = engine_beside(config)
+        assert first.hold(RELAY)
+        layer = seldom_looking(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: _heeds(layer))
+        machine = LocalMachine(layer._core.demux, layer._core.options)
+        machine.engine = first
+        relay = RelayThread(machine, layer._core.options.relay)  # type: ignore[arg-type]
+        relay.start()
+        await eventually(lambda: server.connections == 1)
+        assert not _relays_here(layer)
+        relay.stop()
+        await eventually(lambda: _relays_here(layer) and server.connections == 1)
+        first.close()
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_process_takes_over_from_one_that_wakes_nobody_before_the_periodic_check(
+    config: dict[str, Any],
+) -> None:
+    """As one that is killed: uvicorn ends its workers by the signal that they got."""
+
+    async def main() -> None:
+        held = engine_beside(config)
+        assert held.hold(RELAY)
+        layer = seldom_looking(config, new_server()[0])
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: _heeds(layer))
+        held.release(RELAY)
+        await eventually(lambda: _relays_here(layer))
+        held.close()
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon", "no_looks")
+@pytest.mark.parametrize("how", ["its receiver left", "it closed its layer"])
+def test_a_process_that_is_woken_and_serves_no_more_wakes_the_next(
+    config: dict[str, Any], how: str
+) -> None:
+    url, _ = new_server()
+
+    async def main() -> None:
+        held = engine_beside(config)
+        assert held.hold(RELAY)
+        # In this process all layers on a store share what listens, so the other has another engine.
+        other = IPCChannelLayer(
+            "site", engine=engine_beside(config), relay=url, **_sizes_of(config)
+        )
+        other._core.demux.look_again = 1000.0
+        leaving = asyncio.create_task(other.receive("a"))
+        await eventually(lambda: _heeds(other))
+        layer = seldom_looking(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: _heeds(layer))
+        leaving.cancel()
+        await asyncio.sleep(0)
+        held.release(RELAY)
+        vacate(held)
+        if how == "it closed its layer":
+            other.sync.close()
+        await eventually(lambda: _relays_here(layer))
+        waiting.cancel()
+        await layer.close()
+        await other.close()
+        other._core.options.engine.close()
+        held.close()
+
+    run(main)
+
+
+def _heeds(layer: IPCChannelLayer) -> bool:
+    candidate = layer._core.demux.companions[relaying.Candidate]
+    return isinstance(candidate, relaying.Candidate) and bool(candidate._heeds)
+
+
+def _sizes_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in ("channel_memory", "group_memory")}
+
+
 @pytest.mark.usefixtures("soon")
 def test_two_stores_in_the_memory_of_one_process_are_joined_too() -> None:
     """As a test of a site may want them."""
@@ -191,8 +327,9 @@ def test_a_command_does_not_relay(config: dict[str, Any], monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("soon")
 def test_a_process_steps_back_for_a_dedicated_relay_and_goes_on_after_it(
-    config: dict[str, Any],
+    config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "asgi_ipc")
     url, server = new_server()
 
     async def main() -> None:
@@ -209,6 +346,37 @@ def test_a_process_steps_back_for_a_dedicated_relay_and_goes_on_after_it(
         await layer.close()
 
     run(main)
+    told = f"relay {url}: "
+    assert [line.removeprefix(told) for line in caplog.messages if line.startswith(told)] == [
+        "this process relays for its machine",
+        "connected",
+        "this process relays no more, as a relay process of its own takes over",
+        "this process relays for its machine",
+        "connected",
+        "this process relays no more, as it closes its layer or ends",
+    ]
+
+
+def test_a_process_that_ends_without_closing_its_layer_ends_its_relay_in_order(
+    config: dict[str, Any],
+) -> None:
+    """As the processes of a site do: Channels closes no layer."""
+    code = SITE.replace(
+        "await layer.receive(await layer.new_channel())",
+        "waits = asyncio.create_task(layer.receive(await layer.new_channel()))\n"
+        "    while report.read(layer._core.demux.engine) is None: await asyncio.sleep(0.01)",
+    ).replace("import relaying", "import relaying\nfrom asgi_ipc.relay import report")
+    directory = config["engine_options"]["directory"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, directory], capture_output=True, timeout=60, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "serves\n"), ended.stderr
+    engine = engine_beside(config)
+    last = report.read(engine)
+    assert last is not None
+    assert last.content["state"] == "ended"
+    assert engine.statistics(VACANT)["pushed"] == 1
+    engine.close()
 
 
 @pytest.mark.usefixtures("soon")

@@ -34,7 +34,10 @@ def test_an_entry_point_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("relay", "words"),
     [
-        ("reddis://u:s3cr3t@h", "relay reddis://h: there is no wire 'reddis'; use one of 'memory'"),
+        (
+            "reddis://u:s3cr3t@h",
+            "relay reddis://h: there is no wire 'reddis'; use one of 'nats', 'redis'",
+        ),
         (7, "relay is 7; give a URL such as 'redis://HOST:6379'"),
         ("", "relay is ''; give a URL"),
         ("no_such_module:Wire", "can't be imported: ModuleNotFoundError: No module named"),

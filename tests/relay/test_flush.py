@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 
 import pytest
 
-from asgi_ipc.exceptions import FlushIncomplete
+from asgi_ipc.exceptions import FlushIncomplete, WireRefused
 from asgi_ipc.relay import flushes
-from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from tests.tools.machines import Site, eventually, received, run
 
 
@@ -57,6 +58,57 @@ def test_two_flushes_at_once_both_end(site: Site) -> None:
     async def main() -> None:
         one, two = await site.joined(2)
         await asyncio.gather(one.layer.flush(), two.layer.flush(), one.layer.flush())
+
+    run(main)
+
+
+def test_a_server_that_does_not_empty_the_shared_channels_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines confirm before the server refuses, or afterwards; neither hides the reason."""
+
+    takes = {"seconds": 0.0}
+
+    async def refuses(_: MemoryWire) -> None:
+        await asyncio.sleep(takes["seconds"])
+        raise WireRefused("NOPERM this user has no permissions to run the 'eval' command")
+
+    monkeypatch.setattr(MemoryWire, "clear", refuses)
+
+    async def main() -> None:
+        one, two = await site.joined(2, relay_channels=["work"])
+        await eventually(one.relay_now._knows_all)
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
+        for seconds in (0.0, 0.3):
+            takes["seconds"] = seconds
+            await two.layer.send("here", {"n": 1})
+            with pytest.raises(FlushIncomplete, match=r"did not empty the shared.*NOPERM"):
+                await one.layer.flush()
+            await eventually(lambda: two.engine.statistics(b"here")["pending"] == 0)
+        gc.collect()
+        assert errors == []
+
+    run(main)
+
+
+def test_machines_and_the_server_that_do_not_answer_are_both_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flushes, "PATIENCE", 0.5)
+
+    async def hangs(_: MemoryWire) -> None:
+        await asyncio.sleep(100)
+
+    monkeypatch.setattr(MemoryWire, "clear", hangs)
+
+    async def main() -> None:
+        one, two = await site.joined(2, relay_channels=["work"])
+        await eventually(one.relay_now._knows_all)
+        two.relay_now.inbound._act = lambda frame: None
+        told = rf"{re.escape(two.node.hex())}.*did not empty the shared.*did not answer in time"
+        with pytest.raises(FlushIncomplete, match=told):
+            await one.layer.flush()
 
     run(main)
 

@@ -156,7 +156,7 @@ async def test_databases_keep_sites_apart(redis: Redis) -> None:
 
 @in_loop
 async def test_the_rights_that_the_document_names_are_enough(redis: Redis) -> None:
-    (text,) = blocks(DOCS / "writing-a-wire.md", "text")
+    (text,) = blocks(DOCS / "relays.md", "text")
     words = text.replace("PASSWORD", "p").encode().split()
     async with started(redis.url, password=PASSWORD) as wire:
         await wire._ask(*words)  # type: ignore[attr-defined]

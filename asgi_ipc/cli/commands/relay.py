@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,8 @@ from ..output import note
 if TYPE_CHECKING:
     from ...engines.base import Engine
     from ...relay.machine import RelayOptions
+
+_log = logging.getLogger("asgi_ipc")
 
 #: Seconds between two looks for the store, and for the role while another process leaves it.
 _STORE, _ROLE = 1.0, 0.1
@@ -89,9 +92,27 @@ def command(
         return checked(url, store.prefix, relay_options, channel_memory, shared)
 
     options()
-    if asyncio.run(_relay(store, options, layer_options)) == signal.SIGINT:
+    with _log_to_stderr():
+        ended_by = asyncio.run(_relay(store, options, layer_options))
+    if ended_by == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show when the relay connects, and what it warns of, unless the site configured logging."""
+    if _log.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), _log.level
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
 
 
 async def _relay(
@@ -147,7 +168,7 @@ async def _relay_for(
     from ...layers.machine import relay_machine
     from ...relay.options import check_engine
     from ...relay.relay import Relay
-    from ...relay.way_out import DEDICATED, RELAY
+    from ...relay.way_out import DEDICATED, RELAY, vacate
 
     check_engine(engine, store.engine)
     if not engine.hold(DEDICATED):
@@ -163,7 +184,12 @@ async def _relay_for(
     with relay_machine(engine, store.prefix, layer_options) as machine:
         note(f"relaying prefix {store.prefix!r} over {options.shown}; Ctrl-C ends it")
         await Relay(machine, options, dedicated=True).run(stop)
+    _log.info("relay %s: this process relays no more", options.shown)
     engine.release(RELAY)
+    if stop.is_set():
+        # A process of the site goes on at once.
+        engine.release(DEDICATED)
+        vacate(engine)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
