@@ -93,13 +93,6 @@ def _join_other(choice: StoreChoice) -> Engine:
 
 
 @contextlib.contextmanager
-def layer_on(choice: StoreChoice, stays: bool = False) -> Iterator[SyncIPCChannelLayer]:
-    """Join the store of a choice and yield a layer on it; see `joined`."""
-    with joined(choice, stays=stays) as engine, layer_over(engine, choice) as layer:
-        yield layer
-
-
-@contextlib.contextmanager
 def layer_over(engine: Engine, choice: StoreChoice) -> Iterator[SyncIPCChannelLayer]:
     """Yield a layer on a store that was joined."""
     from ..layers.sync import SyncIPCChannelLayer
@@ -135,4 +128,4 @@ def hint_if_slow() -> Iterator[None]:
         timer.cancel()
 
 
-__all__ = ["hint_if_slow", "join", "joined", "layer_on", "layer_over", "statistics_of"]
+__all__ = ["hint_if_slow", "join", "joined", "layer_over", "statistics_of"]

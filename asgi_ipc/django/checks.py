@@ -17,7 +17,7 @@ from django.core import checks, mail
 from ..engines import choice
 from ..exceptions import EngineUnavailable, OptionError, StoreCorrupt, StoreUnavailable
 from ..layers.options import DEFAULT_PREFIX, problems
-from ..policy.capacity import Capacities, can_match
+from ..policy.capacity import Capacities, can_match, can_match_shared
 from .settings import Layer, layers
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _sentence(text: str, first: str | None = None) -> str:
 
 
 def _capacities(layer: Layer) -> Iterator[checks.CheckMessage]:
-    """Check the patterns of ``channel_capacity``."""
+    """Check the patterns of ``channel_capacity`` and ``relay_channels``."""
     options = layer.options
     globs = [each for each in options["channel_capacity"] or () if isinstance(each, str)]
     vain = [each for each in globs if not can_match(each) or _CHANNELS_1.match(each)]
@@ -157,6 +157,18 @@ def _capacities(layer: Layer) -> Iterator[checks.CheckMessage]:
             hint="Name channels that runworker reads, by ASCII letters, digits, '-', '_' and '.';"
             " consumers' channels are 'specific.<process>!<random>', and a count on them loses"
             " bursts. Remove patterns for channels of Channels 1.",
+            obj=layer.where,
+            id=_ID + "W003",
+        )
+    shared = [each for each in options["relay_channels"] or () if isinstance(each, str)]
+    vain = [each for each in shared if not can_match_shared(each) or _CHANNELS_1.match(each)]
+    if vain:
+        yield checks.Warning(
+            f"relay_channels has patterns that match no ordinary channel of Channels 4:"
+            f" {_quoted(vain)}.",
+            hint="Name channels that runworker reads, by ASCII letters, digits, '-', '_' and '.'."
+            " Consumers' channels, 'specific.<process>!<random>', are reached from every machine"
+            " without being shared. Remove patterns for channels of Channels 1.",
             obj=layer.where,
             id=_ID + "W003",
         )

@@ -14,7 +14,7 @@ import logging
 import secrets
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,10 +33,12 @@ from ..exceptions import (
     Reentered,
     StoreCorrupt,
     StoreFull,
+    StoreUnavailable,
     UnreadableMessage,
 )
 from ..policy import groups
 from . import counts as counts_of
+from . import options as layer_options
 from .inspection import internal_members, statistics
 from .options import Options, changed
 
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asgi_ipc")
 
+#: The role of the process that relays (`asgi_ipc.relay.way_out`, which is not imported here).
+RELAY = 0
 #: Groups whose broadcast plan is remembered.
 _REMEMBERED = 1024
 _Plan = tuple[Members, list[groups.Target]]
@@ -117,8 +121,21 @@ class LayerCore:
                 tell_outside(_log.warning, _OTHER_SIZE, demux.name, option, size, asked, option)
         if mixed := options.capacities.mixed():
             tell_outside(_log.warning, _MIXED, *mixed)
+        if options.relay is None:
+            self._warn_if_relayed(demux)
         # The last layer that is collected closes the store as if it had been closed.
         weakref.finalize(self, leases.abandon, self.lease).atexit = False
+
+    @staticmethod
+    def _warn_if_relayed(demux: Demultiplexer) -> None:
+        """Log, once in a process, that a relay joins the store to others, and not its layers."""
+        engine = demux.engine
+        if demux.told_of_relay or not layer_options.may_relay or not engine.capabilities.roles:
+            return
+        with suppress(StoreCorrupt, StoreUnavailable):
+            if engine.is_held(RELAY):
+                demux.told_of_relay = True
+                tell_outside(_log.warning, _NO_RELAY, demux.name)
 
     @property
     def demux(self) -> Demultiplexer:
@@ -619,6 +636,11 @@ _MIXED = (
 _OTHER_SIZE = (
     "another layer of this process has opened the store of %s with %s=%d, so %d is ignored; give"
     " both layers the same %s, or each its own prefix"
+)
+_NO_RELAY = (
+    "a relay joins the store of %s to those of other machines, and this process has no option"
+    " relay: what it sends stays on this machine; give all processes of the site the same relay and"
+    " relay_channels"
 )
 _numbers = itertools.count()
 _NO_PLAN: tuple[None, list[groups.Target]] = (None, [])

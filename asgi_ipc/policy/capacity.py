@@ -139,6 +139,16 @@ def can_match(glob: str) -> bool:
     return _meet(tokens, any_length) or _meet(tokens, made)
 
 
+def can_match_shared(glob: str) -> bool:
+    """Return whether a glob matches the name of an ordinary channel.
+
+    Not of those that begin as the channels of consumers do, which are never ordinary.
+    """
+    return not glob.startswith(f"{_USUAL}.") and _meet(
+        _tokens(glob), [(_ORDINARY, False), (_ORDINARY, True)]
+    )
+
+
 #: Characters, and whether any number of them may stand there.
 _Token = tuple[frozenset[str], bool]
 
@@ -210,4 +220,4 @@ def _check(option: str, capacity: object, alternative: str = "") -> None:
         )
 
 
-__all__ = ["DEFAULT_CAPACITY", "UNCOUNTED", "Capacities", "can_match"]
+__all__ = ["DEFAULT_CAPACITY", "UNCOUNTED", "Capacities", "can_match", "can_match_shared"]

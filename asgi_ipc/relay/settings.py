@@ -85,6 +85,32 @@ TLS: Mapping[str, Option] = {
 SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
 
 
+_CHECKED = (
+    "remove it: certificates are always checked. Name the file of the authority's, or of a"
+    " certificate that signs itself, in relay_options['ca_file'], and set"
+    " relay_options['check_hostname'] to False if it is for another name"
+)
+_INSTEAD = "remove it, and use relay_options[{!r}] instead"
+#: What URLs have for redis-py behind their ``?``, and what to do about it.
+_FOREIGN: Mapping[str, str] = {
+    "ssl_cert_reqs": _CHECKED,
+    **{
+        name: _INSTEAD.format(option)
+        for name, option in {
+            "ssl_ca_certs": "ca_file",
+            "ssl_certfile": "cert_file",
+            "ssl_keyfile": "key_file",
+            "ssl_check_hostname": "check_hostname",
+            "socket_timeout": "timeout",
+            "socket_connect_timeout": "timeout",
+            "timeout": "timeout",
+            "username": "username",
+            "password": "password",
+        }.items()
+    },
+}
+
+
 def shown(url: str) -> str:
     """Return a URL as errors and logs may show it: scheme, host, port and path alone."""
     scheme, mark, rest = url.partition("://")
@@ -132,10 +158,22 @@ class Settings:
             self.wrong(
                 f"the scheme is {shown(parts.scheme)!r}; use {' or '.join(map(repr, schemes))}"
             )
+        parts = self._without_foreign(parts)
         if parts.fragment:
             self.right = False
             self.wrong("the URL has a '#'; if it belongs to a password, write it as %23")
         return parts
+
+    def _without_foreign(self, parts: SplitResult) -> SplitResult:
+        """Note what the URL has for other programs, as hosters hand it out; return the rest."""
+        own = []
+        for part in parts.query.split("&"):
+            name = part.partition("=")[0]
+            if name in _FOREIGN:
+                self.wrong(f"the URL has {name!r} behind its '?'; {_FOREIGN[name]}")
+            else:
+                own.append(part)
+        return parts._replace(query="&".join(own))
 
     @property
     def username(self) -> str | None:

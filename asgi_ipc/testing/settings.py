@@ -16,6 +16,8 @@ from django.utils.module_loading import import_string
 from ..layers.aio import IPCChannelLayer
 from .stores import TemporaryStore, new_prefix, noted
 
+#: Options that join a site's machines over its server.
+_OF_RELAY = {"relay", "relay_options", "relay_channels"}
 #: Values of CHANNEL_LAYERS that are in force because of `isolate_channel_layers`, innermost last.
 _isolated: list[Mapping[str, Any]] = []
 
@@ -25,8 +27,9 @@ class isolate_channel_layers(TestContextDecorator):  # noqa: N801 - named as Dja
 
     Use it as a decorator of a `unittest.TestCase` class, whose tests then each have new stores; as
     a decorator of a test function or coroutine; or as a context manager. The stores are removed
-    afterwards. A layer keeps its engine and options, or has those of ``TEST_CONFIG`` if its
-    settings have that; only its prefix changes. Layers that shared a store share the new one.
+    afterwards. A layer keeps its engine and options, except that it is joined to no other machine,
+    or has those of ``TEST_CONFIG`` if its settings have that; and its prefix changes. Layers that
+    shared a store share the new one.
 
     Other backends stay as they are. Raises `ImproperlyConfigured` if there is none of asgi_ipc
     among them, and for a layer whose ``engine`` is an object. If the settings in force are already
@@ -98,7 +101,7 @@ def _isolated_configs(configs: Mapping[str, Any]) -> dict[str, Any]:
     for alias, config in configs.items():
         if not is_ours(config):
             continue
-        options = dict(config.get("TEST_CONFIG", config.get("CONFIG", {})))
+        options = dict(config["TEST_CONFIG"] if "TEST_CONFIG" in config else _alone(config))
         engine = options.get("engine", "posix")
         if not isinstance(engine, type) and hasattr(engine, "push"):
             raise ImproperlyConfigured(
@@ -118,6 +121,12 @@ def _isolated_configs(configs: Mapping[str, Any]) -> dict[str, Any]:
             " 'asgi_ipc.IPCChannelLayer', or take asgi_ipc.testing out of these tests"
         )
     return changed
+
+
+def _alone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """CONFIG without the server that joins machines: a test neither needs nor disturbs it."""
+    options = config.get("CONFIG", {})
+    return {name: value for name, value in options.items() if name not in _OF_RELAY}
 
 
 def stores_of(configs: Mapping[str, Any]) -> list[TemporaryStore]:

@@ -167,6 +167,16 @@ def test_patterns_are_compared_with_the_names_of_channels_4(
     assert ids(config(channel_capacity=patterns)) == expected
 
 
+@pytest.mark.parametrize("pattern", ["thumb nails", "specific.*", "websocket.*", "é*"])
+def test_patterns_that_share_no_channel_are_told(pattern: str) -> None:
+    shared = {"engine": "memory", "relay": "memory://x"}
+    (found,) = config(**shared, relay_channels=["thumbnails", "mail.*", pattern])
+    assert ids([found]) == ["W003"]
+    assert repr(pattern) in found.msg
+    assert "mail" not in found.msg
+    assert config(**shared, relay_channels=["thumbnails", "mail.*", "*"]) == []
+
+
 def test_a_capacity_that_loses_bursts_is_told() -> None:
     (found,) = config(capacity=100)
     assert ids([found]) == ["W008"]

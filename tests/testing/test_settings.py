@@ -47,6 +47,25 @@ def site() -> Iterator[str]:
         get_channel_layer().sync.destroy()
 
 
+def test_a_test_is_joined_to_no_other_machine_unless_it_asks() -> None:
+    """Nothing listens at that address: a shared channel and a flush would need it."""
+    joined = {
+        "relay": "redis://127.0.0.1:9",
+        "relay_channels": ["work"],
+        "relay_options": {"timeout": 1.0},
+    }
+    with override_settings(CHANNEL_LAYERS={"default": entry(**joined)}), isolate_channel_layers():
+        layer = get_channel_layer().sync
+        layer.send("work", {"n": 1})
+        assert layer.receive(["work"]) == ("work", {"n": 1})
+        layer.flush()
+    own = {"engine": "memory", "relay": "memory://test", "relay_channels": ["work"]}
+    asked = {"default": {**entry(**joined), "TEST_CONFIG": own}}
+    with override_settings(CHANNEL_LAYERS=asked), isolate_channel_layers() as configs:
+        assert configs["default"]["CONFIG"].items() >= own.items()
+        get_channel_layer().sync.close()
+
+
 def pending() -> float:
     counts: dict[str, float] = get_channel_layer().sync.global_statistics()
     return counts["messages_pending"]

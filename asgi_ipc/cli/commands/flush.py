@@ -8,8 +8,9 @@ from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, force, on_store, yes
 from ..choice import StoreChoice
 from ..finding import is_over_shared_memory, locate
-from ..joining import hint_if_slow, joined
-from ..output import write, write_json
+from ..joining import hint_if_slow, joined, layer_over
+from ..machines import has_relay, server_of
+from ..output import note, write, write_json
 
 _LOST = "all messages and memberships would be lost, and consumers do not rejoin by themselves"
 
@@ -24,7 +25,8 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
 
     Removes all messages and memberships. Refuses a store that processes use, unless --force is
     given: their consumers do not rejoin their groups by themselves, so restart the processes
-    afterwards.
+    afterwards. Of stores that a relay joins it empties this machine's, and those of all machines if
+    the settings of the site name the relay (manage.py asgi_ipc flush --force).
     """
     if is_over_shared_memory(store):
         refuse_if_in_use(locate(store), force, _LOST)
@@ -39,8 +41,23 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
         )
         if not confirm(question, yes):
             return 1
-        with hint_if_slow():
-            engine.flush()
+        from ...relay.way_out import RELAY
+
+        if has_relay(store) and engine.is_held(RELAY):
+            with layer_over(engine, store) as layer:
+                layer.flush()
+        else:
+            url = server_of(engine)
+            with hint_if_slow():
+                engine.flush()
+            if has_relay(store):
+                note("no process of this machine relays, so other machines were not flushed")
+            elif url:
+                note(
+                    f"flushed this machine alone, and {url} joins its store to those of others; to"
+                    " flush all machines, use 'manage.py asgi_ipc flush --force', or flush() of a"
+                    " layer with the option relay"
+                )
     if as_json:
         write_json(
             {

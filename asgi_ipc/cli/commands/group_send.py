@@ -6,7 +6,8 @@ import click
 
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import layer_on
+from ..joining import joined, layer_over
+from ..machines import has_relay, note_apart
 from ..messages import expiry, message_from, with_expiry
 from ..output import write, write_json
 
@@ -23,24 +24,30 @@ def command(
     """Send a MESSAGE to each channel in GROUP.
 
     MESSAGE is a JSON object, such as '{"type": "news.flash", "text": "It works"}', or - to read
-    it from the standard input. A channel that is full is skipped, and a warning names it.
+    it from the standard input. A channel that is full is skipped, and a warning names it. On a
+    store that a relay joins to others it reaches this machine alone, unless the settings of the
+    site name the relay (manage.py asgi_ipc).
 
-    Exit status: 1 if the group has no channels.
+    Exit status: 1 if the group has no channels on any machine that it reaches, as far as is known.
     """
     content = message_from(message)
     try:
-        with layer_on(with_expiry(store, expiry)) as layer:
+        with joined(store) as engine, layer_over(engine, with_expiry(store, expiry)) as layer:
             channels = layer.group_channels(group)
             layer.group_send(group, content)
+            note_apart(engine, store, "sent", "group-send")
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     if as_json:
         write_json({"group": group, "channels": len(channels)})
+    elif has_relay(store):
+        write(f"sent to {len(channels)} channels of this machine, and on to other machines")
     elif channels:
         write(f"sent to {len(channels)} channels")
     else:
         write(f"group {group!r} has no channels")
-    return 0 if channels else 1
+    # Nothing is known of the group's channels on other machines.
+    return 0 if channels or has_relay(store) else 1
 
 
 __all__ = ["command"]

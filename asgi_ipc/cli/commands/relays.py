@@ -90,6 +90,8 @@ def _machine(peer: dict[str, Any], now: int) -> dict[str, Any]:
 
 
 def _show(about: dict[str, Any]) -> None:
+    from ...relay.frames import SHARDS
+
     which = "process of its own" if about["dedicated"] else "thread of a site's process"
     rates, counts = about["rates"], about["counts"]
     write(f"relay of this machine: {about['state']}")
@@ -108,7 +110,8 @@ def _show(about: dict[str, Any]) -> None:
     lag = "unknown" if about["lag"] is None else f"{1000 * about['lag']:.1f} ms"
     write(
         f"  lag {lag}; waiting: {count(about['waiting'])} messages, {size(about['waiting_bytes'])}"
-        f" of {size(about['backlog'])}; hears {count(about['shards'])} shards"
+        f" of {size(about['backlog'])}; hears {count(about['shards'])} of"
+        f" {count(SHARDS)} shards"
     )
     dropped = [
         f"{count(number)} {name.removeprefix('dropped_').replace('_', ' ')}"

@@ -7,7 +7,8 @@ import click
 from ...exceptions import ChannelFull
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
-from ..joining import layer_on
+from ..joining import joined, layer_over
+from ..machines import note_if_far
 from ..messages import expiry, message_from, with_expiry
 from ..output import write, write_json
 
@@ -31,8 +32,9 @@ def command(
     content = message_from(message)
     refused = ""
     try:
-        with layer_on(with_expiry(store, expiry)) as layer:
+        with joined(store) as engine, layer_over(engine, with_expiry(store, expiry)) as layer:
             layer.send(channel, content)
+            note_if_far(engine, store, channel)
     except ChannelFull as error:
         refused = str(error)
     except (TypeError, ValueError) as error:
