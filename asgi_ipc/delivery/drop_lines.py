@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..encoding.names import WAY_OUT, is_internal
 from .drop_log import NAMED, DropLog, counted
 
 
@@ -34,13 +35,24 @@ def expired(drops: DropLog, name: str, queue: str, count: int) -> None:
 
 
 def expired_in_store(drops: DropLog, queue: bytes, count: int) -> None:
-    """Log records that the engine dropped past their deadline."""
+    """Log records that the engine dropped past their deadline.
+
+    Of what processes leave for a relay only messages matter to people; notices go out of date.
+    """
+    if is_internal(queue) and queue != WAY_OUT:
+        return
     name = queue.decode("ascii", "replace")
 
     def describe(total: int) -> str:
         messages = f"{counted(total, 'message')} expired unread since the last warning"
         if not name:
             return f"{messages} on more channels than are counted apart"
+        if queue == WAY_OUT:
+            return (
+                "messages to other machines waited for longer than they last (expiry): no process"
+                " of this machine relays, or the server is away ('asgi-ipc relays' tells);"
+                f" {messages}"
+            )
         if "!" in name:
             return (
                 f"no consumer of queue {name} received for as long as messages last (expiry):"

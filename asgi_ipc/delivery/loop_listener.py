@@ -16,7 +16,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextvars import Context
 
 from ..encoding.codec import Body
@@ -89,9 +89,9 @@ class LoopListener(Listener):
         self._hinted: dict[int, tuple[bytes, ...]] = {}
         self.wake_queue = WakeQueue(loop)
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether companions have been called since a receiver began to wait; and their call before
-        #: the next periodic check, if they want one.
-        self._is_told = False
+        #: Whether all companions have been called since a receiver began to wait; and their call
+        #: before the next periodic check, if they want one.
+        self._is_told = not demux.companions
         self._early: asyncio.TimerHandle | None = None
         self._idle: set[bytes] = set()
         #: Queues still to check after a signal that was for any queue, and those that the periodic
@@ -392,7 +392,7 @@ class LoopListener(Listener):
     def _waiter(self) -> LoopWaiter:
         loop = self.loop()
         assert loop is not None
-        if not self._is_told and self.demux.companions:
+        if not self._is_told:
             self._is_told = True
             loop.call_soon(self._call_companions, context=Context())
         # Long overdue if a handler raised when it was about to be called, or the loop was held up.
@@ -417,7 +417,6 @@ class LoopListener(Listener):
             self._uninstall_bell()
             return
         hints, demux = bell.clear(), self.demux
-        strange = hints is None
         if hints is None:
             self._due.extend(self._queues())
             self._check_due()
@@ -425,14 +424,17 @@ class LoopListener(Listener):
             for each in hints:
                 if each in self._hinted:
                     self._wake(self._hinted[each])
-                elif each not in demux.hinted:
-                    strange = True
                 if each in demux.hinted:
                     self._fetch_for(demux.hinted[each])
             if pending:
                 run_deferred()
-        if strange and demux.companions:
+        if demux.companions and not self._is_for_receivers(hints):
             self._call_companions()
+
+    def _is_for_receivers(self, hints: Collection[int] | None) -> bool:
+        return hints is not None and all(
+            each in self._hinted or each in self.demux.hinted for each in hints
+        )
 
     def _queues(self) -> list[bytes]:
         """Return all queues that receivers wait for here, and those that others may wait for."""
@@ -527,7 +529,7 @@ class LoopListener(Listener):
             self._watch_store(looked)
         self._look_after_members()
         self._note()
-        self._is_told = waited
+        self._is_told = waited or not demux.companions
         if demux.companions:
             self._call_companions(waited)
         demux.drops.sum_up()

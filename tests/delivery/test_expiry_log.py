@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
+from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.memory import MemoryEngine
 from tests.tools.doubles import fresh, run, watchdog
 from tests.tools.layers import demux_of
@@ -67,6 +68,21 @@ def test_what_expires_in_the_store_is_told_by_the_process_that_drops_it(
     lines = [line for line in expired(caplog) if "channel thumbnails was" in line]
     assert sums(lines) == [40, 80]
     assert "no receiver" in lines[0]
+
+
+def test_of_what_is_left_for_a_relay_messages_are_told_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = SyncIPCChannelLayer(prefix=fresh(), engine="memory")
+    engine = demux_of(layer).engine
+    with caplog.at_level(logging.WARNING, "asgi_ipc"):
+        for queue in (b"!!relay.notices", b"!!relay.vacant", b"!!relay.out"):
+            engine.push((Record(queue, b"x", engine.clock() - 1, 100),))
+            engine.pop(queue)
+        layer.destroy()
+    (line,) = expired(caplog)
+    assert "to other machines" in line
+    assert "!!relay" not in line
 
 
 def test_what_expires_in_a_mailbox_is_told_with_its_channel(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,14 +17,18 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
-from asgi_ipc.layers import relaying
+from asgi_ipc.layers import core, relaying
 from asgi_ipc.layers.relaying import LocalMachine
-from asgi_ipc.relay import report, settings
-from asgi_ipc.relay.thread import RelayThread
-from asgi_ipc.relay.way_out import VACANT, vacate
 from conformance import forks
 from tests.tools.machines import eventually, new_server, run
-from tests.tools.relays import DEDICATED, RELAY, engine_beside
+from tests.tools.relays import (
+    DEDICATED,
+    RELAY,
+    RelayThread,
+    engine_beside,
+    report,
+    vacate,
+)
 
 SITE = """
 import asyncio, sys
@@ -112,12 +115,8 @@ def test_credentials_are_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_what_is_told_to_use_instead_of_options_of_redis_py_is_an_option() -> None:
-    every = {**settings.COMMON, **settings.CREDENTIALS, **settings.TLS}
-    for name, told in settings._FOREIGN.items():
-        named = set(re.findall(r"relay_options\['(\w+)'\]", told))
-        assert named, name
-        assert named <= set(every), name
+def test_the_role_of_the_relay_is_the_one_that_layers_without_relays_look_at() -> None:
+    assert core.RELAY == RELAY
 
 
 def test_two_servers_for_one_store_are_refused() -> None:
@@ -365,7 +364,7 @@ def test_a_process_that_ends_without_closing_its_layer_ends_its_relay_in_order(
         "await layer.receive(await layer.new_channel())",
         "waits = asyncio.create_task(layer.receive(await layer.new_channel()))\n"
         "    while report.read(layer._core.demux.engine) is None: await asyncio.sleep(0.01)",
-    ).replace("import relaying", "import relaying\nfrom asgi_ipc.relay import report")
+    ).replace("import relaying", "import relaying\nfrom tests.tools.relays import report")
     directory = config["engine_options"]["directory"]
     ended = subprocess.run(
         [sys.executable, "-c", code, directory], capture_output=True, timeout=60, text=True
@@ -375,7 +374,6 @@ def test_a_process_that_ends_without_closing_its_layer_ends_its_relay_in_order(
     last = report.read(engine)
     assert last is not None
     assert last.content["state"] == "ended"
-    assert engine.statistics(VACANT)["pushed"] == 1
     engine.close()
 
 

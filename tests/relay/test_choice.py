@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,7 +13,7 @@ from asgi_ipc.exceptions import OptionError
 from asgi_ipc.relay import choice
 from asgi_ipc.relay.choice import BUILT_IN, find_wire, open_wire, wire_names
 from asgi_ipc.relay.memory import MemoryWire
-from asgi_ipc.relay.settings import shown
+from asgi_ipc.relay.settings import _FOREIGN, COMMON, CREDENTIALS, TLS, shown
 
 
 def test_every_wire_of_asgi_ipc_is_found_by_its_schemes() -> None:
@@ -86,3 +87,11 @@ print(find_wire("redis://h").__name__, find_wire("nats://h").__name__)
 )
 def test_a_url_is_shown_without_its_credentials(url: str, safe: str) -> None:
     assert shown(url) == safe
+
+
+def test_what_is_told_to_use_instead_of_options_of_redis_py_is_an_option() -> None:
+    every = {**COMMON, **CREDENTIALS, **TLS}
+    for name, told in _FOREIGN.items():
+        named = set(re.findall(r"relay_options\['(\w+)'\]", told))
+        assert named, name
+        assert named <= set(every), name

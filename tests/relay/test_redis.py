@@ -333,7 +333,7 @@ async def test_a_replica_and_a_node_of_a_cluster_are_refused() -> None:
         ("redis://", {}, "it names no host; write redis://HOST:6379"),
         ("unix://", {}, "it names no socket; write unix:///PATH/OF/SOCKET"),
         ("redis://h/x", {}, "the database is not a number"),
-        ("redis://h?ssl_cert_reqs=none", {}, "'ssl_cert_reqs' behind its '?'; give it in"),
+        ("redis://h?ssl_cert_reqs=none", {}, "'ssl_cert_reqs' behind its '?'; remove it: "),
         ("redis://:p@h", {"password": "q"}, "the URL and the option 'password' both give one"),
         ("redis://u@h", {}, "it names a user without a password"),
         ("redis://h1,h2", {}, "several servers; name one server"),

@@ -6,9 +6,21 @@ from typing import Any
 
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Engine
-from asgi_ipc.relay.way_out import DEDICATED, RELAY
+from asgi_ipc.relay import report
+from asgi_ipc.relay.options import checked
+from asgi_ipc.relay.thread import RelayThread
+from asgi_ipc.relay.way_out import DEDICATED, RELAY, VACANT, vacate
 
-__all__ = ["DEDICATED", "RELAY", "engine_beside"]
+__all__ = [
+    "DEDICATED",
+    "RELAY",
+    "VACANT",
+    "RelayThread",
+    "checked",
+    "engine_beside",
+    "report",
+    "vacate",
+]
 
 
 def engine_beside(config: dict[str, Any]) -> Engine:

@@ -15,14 +15,10 @@ import pytest
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.cli.commands import relay as relay_command
 from asgi_ipc.cli.main import StoreChoice
-from asgi_ipc.encoding.names import channel_name
-from asgi_ipc.layers import core
-from asgi_ipc.relay import report
-from asgi_ipc.relay.options import checked
-from asgi_ipc.relay.way_out import RELAY, VACANT
 from tests.cli.conftest import Commands, MakeLayer
 from tests.tools.layers import engine_of
 from tests.tools.machines import Site, eventually, new_server, run
+from tests.tools.relays import RELAY, VACANT, checked, report
 
 URL = "redis://cache.internal:6379/0"
 ALONE = "this machine alone"
@@ -88,7 +84,6 @@ def test_a_message_that_no_process_may_get_says_so(
     own = layer.new_channel()
     first, _, rest = own.partition(".")
     far = f"{first}.{'0' * 10}{rest[10:]}"
-    assert channel_name(far).owner
     for channel in ("work", own, far):
         assert command("send", "site", channel, "{}").err == ""
     joined(make_layer)
@@ -128,7 +123,6 @@ def test_with_the_settings_of_the_site_all_machines_are_reached(
 def test_a_process_without_the_option_is_told_once(
     make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert core.RELAY == RELAY
     told = "this process has no option relay"
     layer = make_layer()
     assert told not in caplog.text
