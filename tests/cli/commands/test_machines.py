@@ -160,7 +160,7 @@ def test_the_relay_process_says_that_it_connects_and_wakes_the_site_when_it_ends
     engine = engine_of(layer)
     bell = engine.bell()
     assert engine.pop(VACANT, 1, bell) == []
-    url, server = new_server()
+    url, _ = new_server()
 
     async def main() -> None:
         handlers: dict[int, Any] = {}
@@ -173,7 +173,7 @@ def test_the_relay_process_says_that_it_connects_and_wakes_the_site_when_it_ends
             task = asyncio.create_task(
                 relay_command._relay(StoreChoice("site", "mmap"), options, {})
             )
-            await eventually(lambda: server.connections == 1)
+            await eventually(lambda: (found := report.read(engine)) and found.state == "connected")
             end, *arguments = handlers[signal.SIGTERM]
             end(*arguments)
             assert await task == signal.SIGTERM
