@@ -33,6 +33,7 @@ from ..policy import groups
 from ..policy.capacity import UNCOUNTED
 from ..policy.expiry import LONGEST
 from ..relay import way_out
+from ..relay.failures import Failures
 from ..relay.flushes import PATIENCE
 from ..relay.frames import Kind, pack_excluded, pack_join, shard_of
 from ..relay.machine import RelayOptions
@@ -466,6 +467,7 @@ class Candidate:
         self.thread: RelayThread | None = None
         self._serves_since: float | None = None
         self._stopped = False
+        self._failures = Failures()
         self._lock = threading.Lock()
         #: The members of `WAITING` for receivers in this process; and how often the store had been
         #: flushed when they were last put.
@@ -480,7 +482,9 @@ class Candidate:
         now = time.monotonic()
         if self._serves_since is None:
             self._serves_since = now
-        if now - self._serves_since < SERVES or not self._lock.acquire(False):
+        if now - self._serves_since < SERVES or self._failures.pause > 0:
+            return
+        if not self._lock.acquire(False):
             return
         try:
             if not self._stopped and (self.thread is None or not self.thread.is_alive()):
@@ -526,7 +530,8 @@ class Candidate:
     def _begin(self) -> None:
         engine = self._demux.engine
         if not engine.is_held(DEDICATED) and engine.hold(RELAY):
-            thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
+            machine = LocalMachine(self._demux, self.options)
+            thread = RelayThread(machine, self.relay, self._failures)
             try:
                 thread.start()
             except BaseException:  # There can't be more threads.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asgi_ipc.relay.frames import ALL, Kind, RelayFrame, pack_sequences
+from asgi_ipc.relay.frames import ALL, Beat, Kind, RelayFrame, pack_beat
 from asgi_ipc.relay.peers import EXPECTED, LEFT, MOST, REMEMBERED, Peers
 
 NODE, OTHER = b"node1", b"node2"
@@ -15,7 +15,7 @@ def frame(sequence: int, term: int = 1, kind: Kind = Kind.GROUP, node: bytes = N
 
 
 def beat(sequence: int, told: dict[bytes, int], term: int = 1) -> RelayFrame:
-    return frame(sequence, term, Kind.BEAT)._replace(payload=pack_sequences(told))
+    return frame(sequence, term, Kind.BEAT)._replace(payload=pack_beat(Beat(sequences=told)))
 
 
 class Hearing:
@@ -143,8 +143,10 @@ def test_the_next_relay_goes_on_with_what_the_former_told() -> None:
 def test_machines_are_expected_until_they_leave_or_are_silent_and_remembered_for_a_day() -> None:
     hearing = Hearing()
     hearing.hear(ALL, frame(1, kind=Kind.HELLO))
+    hearing.hear(ALL, frame(2, kind=Kind.BEAT))
     hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
-    hearing.hear(ALL, frame(2, kind=Kind.BYE, node=OTHER))
+    hearing.hear(ALL, frame(2, kind=Kind.BEAT, node=OTHER))
+    hearing.hear(ALL, frame(3, kind=Kind.BYE, node=OTHER))
 
     def expected() -> set[bytes]:
         hearing.peers.forget(hearing.now)

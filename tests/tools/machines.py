@@ -108,12 +108,17 @@ class Machine:
         return (
             relay is not None
             and relay.state == "connected"
-            and {other.node for other in others} <= set(relay.peers.known)
+            and all(_is_known(relay.peers, other.node) for other in others)
         )
 
     def hears(self, group: str) -> bool:
         """Whether it hears the messages to a group."""
         return shard_of(group.encode()) in self.relay_now.shards.heard
+
+
+def _is_known(peers: Any, node: bytes) -> bool:
+    peer = peers.known.get(node)
+    return peer is not None and (peer.has_answered or not peers.nonce)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = ENOUGH) -> None:
