@@ -49,7 +49,7 @@ help:
 	@echo "make format  put the code into the one format"
 	@echo "make bench   how fast it is, beside others (ROUNDS, ONLY, PEERS, ENGINES, QUICK, OUT)"
 	@echo "make bench-site  a whole site on each layer (ROUNDS, ONLY, LAYERS, WORKERS, QUICK, OUT)"
-	@echo "make bench-relays  two machines with relays, beside channels_redis (ROUNDS, ONLY, PEERS, QUICK, OUT)"
+	@echo "make bench-relays  machines with relays, beside channels_redis (ROUNDS, ONLY, PEERS, QUICK, OUT)"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make clean   remove everything that was made"
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from .drop_log import NAMED, DropLog, counted
 
-if TYPE_CHECKING:
-    from .mailboxes import Mailbox, OwnQueue
 
-
-def overflowed(drops: DropLog, channel: Mailbox) -> None:
-    """Log a message that a buffer had no room for."""
-    limit, name, queue = channel.limit, channel.name, channel.own.name.decode("ascii")
+def overflowed(drops: DropLog, name: str, queue: str, limit: int) -> None:
+    """Log a message that the buffer of a channel, which holds ``limit``, had no room for."""
 
     def describe(count: int) -> str:
         return (
@@ -24,9 +20,8 @@ def overflowed(drops: DropLog, channel: Mailbox) -> None:
     drops.dropped(f"overflow {queue}", 1, describe)
 
 
-def expired(drops: DropLog, channel: Mailbox, count: int) -> None:
-    """Log messages that expired in a buffer before they were received."""
-    name, queue = channel.name, channel.own.name.decode("ascii", "replace")
+def expired(drops: DropLog, name: str, queue: str, count: int) -> None:
+    """Log messages that expired in the buffer of a channel before they were received."""
 
     def describe(total: int) -> str:
         return (
@@ -60,12 +55,11 @@ def expired_in_store(drops: DropLog, queue: bytes, count: int) -> None:
     drops.dropped(f"expired in store {name}", count, describe)
 
 
-def dropped_for_memory(drops: DropLog, dropped: dict[Mailbox, int], bound: int) -> None:
+def dropped_for_memory(drops: DropLog, dropped: Mapping[str, int], bound: int) -> None:
     """Log how many messages were dropped of which channels as all held too many bytes."""
     channels = sorted(dropped, key=lambda channel: -dropped[channel])
     total = len(channels)
-    names = [channel.name for channel in channels[:NAMED]]
-    shown = ", ".join(names) + (", ..." if total > NAMED else "")
+    shown = ", ".join(channels[:NAMED]) + (", ..." if total > NAMED else "")
 
     def describe(count: int) -> str:
         return (
@@ -77,9 +71,8 @@ def dropped_for_memory(drops: DropLog, dropped: dict[Mailbox, int], bound: int) 
     drops.dropped("memory of the process", sum(dropped.values()), describe)
 
 
-def dropped_for_strangers(drops: DropLog, own: OwnQueue, count: int, most: int) -> None:
+def dropped_for_strangers(drops: DropLog, queue: str, count: int, most: int) -> None:
     """Log messages that were dropped for channels on which this process has not received."""
-    queue = own.name.decode("ascii")
 
     def describe(total: int) -> str:
         return (

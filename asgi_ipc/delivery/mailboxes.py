@@ -304,7 +304,8 @@ class OwnQueue:
         items = channel.items
         while len(items) > limit or (len(items) == limit and items[0] is not self.held(0)):
             self.drop_oldest(channel)
-            drop_lines.overflowed(self.demux.drops, channel)
+            queue = self.name.decode("ascii")
+            drop_lines.overflowed(self.demux.drops, channel.name, queue, channel.limit)
 
     def drop_oldest(self, channel: Mailbox) -> Body:
         """Drop the oldest message of a buffer for want of room, and return it."""
@@ -343,7 +344,8 @@ class OwnQueue:
         lost, self.lost = self.lost, 0
         self.overflowed += lost
         if lost:
-            drop_lines.dropped_for_strangers(self.demux.drops, self, lost, _MOST_STRANGERS)
+            queue = self.name.decode("ascii")
+            drop_lines.dropped_for_strangers(self.demux.drops, queue, lost, _MOST_STRANGERS)
 
     # Taking
 
@@ -525,7 +527,8 @@ class OwnQueue:
         """Count and log messages of a buffer that have expired."""
         if count:
             self.expired += count
-            drop_lines.expired(self.demux.drops, channel, count)
+            queue = self.name.decode("ascii", "replace")
+            drop_lines.expired(self.demux.drops, channel.name, queue, count)
 
     def _repair(self) -> None:
         """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""

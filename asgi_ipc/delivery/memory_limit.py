@@ -60,7 +60,8 @@ class MemoryLimit:
             for channel in dropped:
                 if not channel.known:
                     channel.own.forget_if_idle(channel)
-            drop_lines.dropped_for_memory(self._demux.drops, dropped, bound)
+            by_name = {channel.name: count for channel, count in dropped.items()}
+            drop_lines.dropped_for_memory(self._demux.drops, by_name, bound)
         self._demux.allowance = bound - held.total - coming
 
 

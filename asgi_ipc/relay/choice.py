@@ -35,8 +35,6 @@ BUILT_IN: Mapping[str, str] = {
     "valkey": _REDIS,
     "valkeys": _REDIS,
 }
-#: The extra of asgi_ipc that installs what a module of a wire imports.
-_EXTRAS = {"redis": "redis", "hiredis": "redis"}
 #: The entry point group in which other distributions register their wires.
 ENTRY_POINT_GROUP = "asgi_ipc.wires"
 
@@ -65,7 +63,6 @@ def find_wire(url: str) -> WireFactory:
     except Exception as error:
         raise OptionError(
             f"relay {shown(url)}: the wire can't be imported: {type(error).__name__}: {error}"
-            + _remedy(error)
         ) from error
     example = "redis://HOST:6379" if mark else _with_scheme(shown(url))
     raise OptionError(
@@ -90,12 +87,6 @@ def _with_scheme(host: str) -> str:
     if colon and scheme in wire_names() and rest.startswith("/"):
         return f"{scheme}://{rest.lstrip('/')}"
     return f"{'nats' if host.endswith(':4222') else 'redis'}://{host}"
-
-
-def _remedy(error: Exception) -> str:
-    missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
-    extra = _EXTRAS.get(missing or "")
-    return f"; install it: pip install 'asgi_ipc[{extra}]>=2'" if extra else ""
 
 
 def _quoted() -> str:

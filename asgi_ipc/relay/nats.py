@@ -19,11 +19,15 @@ from typing import Any, ClassVar
 
 from ..exceptions import WireError, WireLost, WireRefused
 from .settings import COMMON, CREDENTIALS, TEXT, TLS, Option, Settings, check_frames, check_topic
-from .state import Window, WireState
+from .state import PROGRESS, Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
+#: The largest frame, and the smallest limit of a server with which a relay can work.
+FRAME_LIMIT, SMALLEST_LIMIT = 16 * 1024 * 1024, 1024
 #: The longest line of a server; INFO may list hundreds of addresses.
 _MAX_LINE = 1 << 20
+#: The longest word of a message's line: subjects are shorter, and so are numbers.
+_LONGEST_WORD = 4096
 #: The largest header of a message that another program publishes.
 _MAX_HEADER = 1 << 16
 #: Errors of the server that a person must mend.
@@ -59,7 +63,8 @@ class NatsWire:
         self._name = f"asgi_ipc {prefix}"
         self._subjects = b"asgi_ipc.%s.t." % prefix.replace(".", "%").encode()
         self.frame_limit = 0
-        self._state = WireState(settings.shown)
+        secrets = [each.encode() for each in self._login.values()]
+        self._state = WireState(settings.shown, secrets)
         self._window = Window(self._state)
         self._connections: list[_Connection] = []
         #: The numbers of subscriptions by topic, and the topics by these numbers.
@@ -75,14 +80,14 @@ class NatsWire:
         self._state.begin(heard, ready)
         no_answer = f"no greeting within {self._timeout:g} seconds; is it a NATS server?"
         try:
-            await self._state.open(self._open(), self._timeout, no_answer, self._meaning)
+            await self._state.open(self._open(), self._timeout, no_answer)
         except BaseException:
             await self.close()
             raise
 
     async def _open(self) -> None:
         for _ in range(2):
-            connection = _Connection(self._on_message, self._on_error)
+            connection = _Connection(self._on_message, self._state)
             self._connections.append(connection)
             self._state.connections.append(connection)
             loop = asyncio.get_running_loop()
@@ -102,7 +107,19 @@ class NatsWire:
             pong = asyncio.get_running_loop().create_future()
             connection.ping(pong)
             await self._state.reply(pong)
-            connection.max_payload = self.frame_limit = int(info.get("max_payload", 1 << 20))
+            connection.max_payload = self.frame_limit = self._largest(info)
+
+    def _largest(self, info: dict[str, Any]) -> int:
+        """Return the largest message that the server takes. Raises `WireRefused`."""
+        given = info.get("max_payload", 1 << 20)
+        if not isinstance(given, int) or given < SMALLEST_LIMIT:
+            raise WireRefused(
+                self._state.text(
+                    f"its max_payload is {self._state.said(repr(given).encode())}; a relay needs"
+                    f" {SMALLEST_LIMIT} bytes or more"
+                )
+            )
+        return min(given, FRAME_LIMIT)
 
     def _greeting(self) -> bytes:
         words = {
@@ -215,29 +232,13 @@ class NatsWire:
         if topic is not None:
             self._state.hear(topic, payload)
 
-    def _on_error(self, kind: type[WireError], text: str) -> None:
-        self._state.lose(kind(self._state.text(text)))
-
-    def _meaning(self, error: Exception) -> WireError | None:
-        """Return what an error while connecting means."""
-        refused = self._state.tls_error(error)
-        if refused is None and isinstance(error, (TypeError, ValueError)):
-            return WireRefused(self._state.text("its greeting makes no sense from a NATS server"))
-        if refused is None and isinstance(error, OSError):
-            return WireLost(self._state.text(f"can't connect: {error}"))
-        return refused
-
 
 class _Connection(asyncio.Protocol):
     """One connection, which reads lines and messages as they come."""
 
-    def __init__(
-        self,
-        on_message: Callable[[int, bytes], None],
-        on_error: Callable[[type[WireError], str], None],
-    ) -> None:
+    def __init__(self, on_message: Callable[[int, bytes], None], state: WireState) -> None:
         self._on_message = on_message
-        self._on_error = on_error
+        self._state = state
         self._transport: Any = None
         self._buffer = bytearray()
         #: The message whose bytes are awaited: its subscription, header bytes, all bytes.
@@ -246,8 +247,10 @@ class _Connection(asyncio.Protocol):
         self.info: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         #: The largest message, which the server announces.
         self.max_payload = 1 << 20
-        #: Whether anything was read since the last look.
+        #: Whether an answer was read since the last look, or much of one.
         self.has_read = True
+        #: Bytes that came since then.
+        self._unfinished = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport."""
@@ -273,14 +276,18 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _lose(self, kind: type[WireError], what: str) -> None:
+        self._state.lose(kind(self._state.text(what)))
+
     def connection_lost(self, error: Exception | None) -> None:
         """Tell that it is gone."""
-        self._on_error(WireLost, f"the connection ended: {error or 'the server closed it'}")
+        self._lose(WireLost, f"the connection ended: {error or 'the server closed it'}")
 
     def data_received(self, data: bytes) -> None:
         """Take lines and messages; anything else ends the connection."""
-        # Half a line is no answer, but a large message may take long.
-        self.has_read |= self._message is not None
+        self._unfinished += len(data)
+        if self._unfinished >= PROGRESS:
+            self.has_read, self._unfinished = True, 0
         buffer = self._buffer
         buffer += data
         at = 0
@@ -307,8 +314,7 @@ class _Connection(asyncio.Protocol):
         except Exception:
             # Of no form that a NATS server sends. The words of the error are of no use to anybody.
             kind = WireLost if self.info.done() else WireRefused
-            self._on_error(kind, "it sent what makes no sense from a NATS server")
-            self.abort()
+            self._lose(kind, "it sent what makes no sense from a NATS server")
             buffer.clear()
             return
         del buffer[:at]
@@ -318,6 +324,8 @@ class _Connection(asyncio.Protocol):
         verb = verb.upper()
         if verb in (b"MSG", b"HMSG"):
             words = rest.split()
+            if max(map(len, words)) > _LONGEST_WORD:
+                raise ValueError("a word that can't be")
             size = int(words[-1])
             header = int(words[-2]) if verb == b"HMSG" else 0
             if not 0 <= header <= size <= self.max_payload + _MAX_HEADER:
@@ -336,10 +344,9 @@ class _Connection(asyncio.Protocol):
             if not self.info.done():
                 self.info.set_result(info)
         elif verb == b"-ERR":
-            # It repeats at most the user's name, and never a password.
             kind = WireRefused if _REFUSALS.search(rest) else WireLost
-            text = rest.strip(b" '").decode(errors="replace")[:200]
-            self._on_error(kind, f"it answered: {text}")
+            said = self._state.said(rest.strip(b" '"))
+            self._lose(kind, f"it answered: {said}")
         elif verb != b"+OK":
             raise ValueError("no such verb")
 

@@ -1,9 +1,9 @@
 """The wire to a Redis or Valkey server: publish and subscribe, and queues as streams.
 
-redis-py makes the two connections: addresses, TLS and greeting; hiredis reads the replies. redis-py
-retries, checks health and connects again, and each of these may send a command twice (W3, W8): a
-`_Link` takes its transport over, writes whole commands, and so no call that is cancelled can end a
-connection in the middle of one.
+It speaks the server's protocol itself (`resp`), and not through redis-py, which may send a command
+twice when it retries, checks health or connects again (W3, W8), needs several turns of the event
+loop for each reply, and shows passwords in errors. A `_Link` writes whole commands, so no call that
+is cancelled can end a connection in the middle of one.
 """
 
 from __future__ import annotations
@@ -11,28 +11,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
-
-import hiredis
-from redis import exceptions as errors
-from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
+from urllib.parse import unquote
 
 from ..exceptions import WireError, WireLost, WireRefused
 from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
+from .resp import ErrorReply, Reader, pack
 from .settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
-from .state import Window, WireState
+from .state import PROGRESS, Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024
-#: The longest reply: some frames of a queue, see `redis_scripts.POP`.
-_LONGEST_REPLY = 4 * FRAME_LIMIT
 #: Has the server not answer the next command.
 _SKIP = (b"CLIENT", b"REPLY", b"SKIP")
 #: Topics in one command.
 _TOPICS = 256
+#: Errors that pass by themselves.
+_PASSING = (b"LOADING", b"BUSY", b"ERR max number of clients")
+#: Errors of credentials, by their codes.
+_CREDENTIALS = (b"NOAUTH", b"WRONGPASS")
+
+Command = tuple[bytes, ...]
 
 
 class RedisWire:
@@ -44,16 +47,20 @@ class RedisWire:
         schemes = ["redis", "rediss", "valkey", "valkeys", "unix"]
         settings = Settings(url, prefix, schemes)
         takes = {**COMMON, **CREDENTIALS}
-        self._has_tls = settings.parts.scheme in ("rediss", "valkeys")
-        if self._has_tls:
-            takes = {**takes, **TLS}
-        given = settings.options(options, takes)
+        has_tls = settings.parts.scheme in ("rediss", "valkeys")
+        given = settings.options(options, {**takes, **TLS} if has_tls else takes)
         self._timeout: float = given["timeout"]
-        self._connect = _connector(settings, given, self._timeout)
+        self._tls: ssl.SSLContext | None = settings.tls(given) if has_tls else None
+        self._login = _login(settings, given)
+        self._database = _database(settings)
+        #: Host and port, or the path of a socket.
+        self._address = _address(settings)
         settings.finish()
         self.frame_limit = FRAME_LIMIT
-        self._state = WireState(settings.shown)
-        self._names = b"asgi_ipc:%s:" % prefix.encode()
+        self._state = WireState(settings.shown, self._login[-1:])
+        # Publish and subscribe know no databases, and two sites may share a server by them.
+        database = b"/%d" % self._database if self._database else b""
+        self._names = b"asgi_ipc:%s%s:" % (prefix.encode(), database)
         self._topic_names = self._names + b"t:"
         self._ready_names = self._names + b"r:"
         #: Names this wire among those that wait for a queue.
@@ -73,33 +80,52 @@ class RedisWire:
     async def start(self, heard: Heard, ready: Ready | None = None) -> None:
         """Connect both, and see what the server is (W2)."""
         self._state.begin(heard, ready)
-        hint = "" if self._has_tls else "; if it speaks TLS, write rediss://"
-        no_answer = f"no answer within {self._timeout:g} seconds{hint}"
+        hint = "" if self._tls is not None else "; if it speaks TLS, write rediss://"
+        no_answer = f"it has not answered within {self._timeout:g} seconds{hint}"
         try:
-            await self._state.open(self._open(), self._timeout, no_answer, self._meaning)
+            await self._state.open(self._open(), self._timeout, no_answer)
         except BaseException:
             await self.close()
             raise
 
     async def _open(self) -> None:
-        for handle, ping in (
-            (self._on_reply, self._ping_publisher),
-            (self._on_push, self._ping_subscriber),
+        select = [(b"SELECT", b"%d" % self._database)] if self._database else []
+        for handle, ping, commands in (
+            (self._on_reply, self._ping_publisher, select),
+            (self._on_push, self._ping_subscriber, []),
         ):
-            link = _Link(self._connect(), handle, ping, self._state)
+            link = _Link(handle, ping, self._state)
             self._links.append(link)
             self._state.connections.append(link)
-            await link.open()
-        server, text = _pairs(await self._ask(b"HELLO")), self._state.text
+            # One after the other takes as long as the way there, and a server may be far.
+            await link.connect(self._address, self._tls)
+            login = [(b"AUTH", *self._login)] if self._login else []
+            link.greet([*login, *commands])
+        for link in self._links:
+            await self._greeted(link)
+        server, own = _pairs(await self._ask(b"HELLO")), self._ready_names + self._id
         if server.get(b"mode") == b"cluster":
-            raise WireRefused(text("it is a node of a cluster; use a server of its own"))
+            raise WireRefused(
+                self._state.text("it is a node of a cluster; use a server of its own")
+            )
         if server.get(b"role") in (b"replica", b"slave"):
-            raise WireRefused(text("it is a replica; give the address of its primary"))
+            raise WireRefused(self._state.text("it is a replica; give the address of its primary"))
         with contextlib.suppress(
             WireRefused
-        ):  # To this user, or by a server that has no such thing.
+        ):  # This user may not, or the server has no such thing.
             self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
-        await self._change(b"SUBSCRIBE", [self._ready_names + self._id])
+        # Who may not publish must learn it now, and not when everything seems well.
+        await self._ask(b"PUBLISH", own, b"")
+        if self._state.tells_ready:
+            await self._change(b"SUBSCRIBE", [own])
+
+    async def _greeted(self, link: _Link) -> None:
+        """Wait for the answers to a greeting. Raises `WireError`."""
+        for answer in link.answers:
+            reply = await self._state.reply(answer)
+            if isinstance(reply, ErrorReply):
+                raise self._error(reply, "the greeting")
+        link.begin()
 
     async def publish(self, frames: Sequence[Frame]) -> None:
         """Send the frames as fast as the server confirms them (W8)."""
@@ -168,8 +194,6 @@ class RedisWire:
     async def close(self) -> None:
         """End both connections, without waiting for the server (W4)."""
         await self._state.close()
-        for link in self._links:
-            await link.close()
 
     async def push(self, queue: bytes, frame: bytes, lifetime: float, capacity: int) -> Pushed:
         """Put a frame on a queue (W11)."""
@@ -177,14 +201,21 @@ class RedisWire:
         milliseconds = b"%d" % max(0, min(int(lifetime * 1000), 1 << 50))
         arguments = frame, milliseconds, b"%d" % capacity, queue, self._ready_names
         try:
-            length, refused = await self._script(PUSH, queue, *arguments)
+            reply = await self._script(PUSH, queue, *arguments)
         except _NoRoom:
             return Pushed(await self.length(queue), "no room")
-        return Pushed(length, refused.decode() or None)
+        match reply:
+            case [int(length), b""]:
+                return Pushed(length)
+            case [int(length), b"capacity"]:
+                return Pushed(length, "capacity")
+        raise self._nonsense()
 
     async def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
         """Take frames off a queue."""
-        found: list[bytes] = await self._script(POP, queue, b"%d" % limit, self._id)
+        found = await self._script(POP, queue, b"%d" % limit, self._id)
+        if not isinstance(found, list) or not all(isinstance(each, bytes) for each in found):
+            raise self._nonsense()
         return found
 
     async def disarm(self, queue: bytes) -> None:
@@ -193,7 +224,9 @@ class RedisWire:
 
     async def length(self, queue: bytes) -> int:
         """Count the live frames of a queue."""
-        found: int = await self._script(LENGTH, queue)
+        found = await self._script(LENGTH, queue)
+        if not isinstance(found, int):
+            raise self._nonsense()
         return found
 
     async def clear(self) -> None:
@@ -213,42 +246,63 @@ class RedisWire:
         self._expected.append(reply)
         self._links[0].send([command])
         result = await self._state.reply(reply)
-        if isinstance(result, hiredis.ReplyError):
+        if isinstance(result, ErrorReply):
             # From a script it may come without its code.
-            if str(result).startswith("OOM ") or "> 'maxmemory'" in str(result):
+            if result.text.startswith(b"OOM ") or b"> 'maxmemory'" in result.text:
                 raise _NoRoom
-            raise WireRefused(self._state.text(f"it answered {command[0].decode()}: {result}"))
+            raise self._error(result, command[0].decode())
         return result
+
+    def _error(self, reply: ErrorReply, what: str) -> WireError:
+        """Return what an error of the server means."""
+        said, text = self._state.said(reply.text), self._state.text
+        if reply.text.startswith(_PASSING):
+            return WireLost(text(f"it answered {what}: {said}"))
+        if reply.text.startswith(_CREDENTIALS) or b"AUTH" in reply.text:
+            return WireRefused(text(f"the credentials are missing or refused: {said}"))
+        return WireRefused(text(f"it answered {what}: {said}"))
+
+    def _nonsense(self) -> WireError:
+        """Lose the wire to a server that answers in a form which no command asked for."""
+        self._links[0].lose_to_nonsense()
+        return self._state.error
 
     def _on_reply(self, reply: Any) -> None:
         """Take what the publishing connection has read."""
-        expected = self._expected.popleft()  # Raises if nothing was: a server that makes things up.
+        if not self._expected:
+            self._nonsense()
+            return
+        expected = self._expected.popleft()
         if not isinstance(expected, int):
             if not expected.done():
                 expected.set_result(reply)
-        elif isinstance(reply, hiredis.ReplyError):
-            self._state.lose(WireRefused(self._state.text(f"it answered PUBLISH: {reply}")))
+        elif isinstance(reply, ErrorReply):
+            self._state.lose(self._error(reply, "PUBLISH"))
         else:
             self._window.confirmed(expected)
 
     def _on_push(self, reply: Any) -> None:
         """Take what the subscribing connection has read."""
-        if isinstance(reply, hiredis.ReplyError):
-            self._state.lose(WireRefused(self._state.text(f"it answered a subscription: {reply}")))
-        elif reply[0] == b"message":
-            _, name, payload = reply
-            if name.startswith(self._topic_names):
-                topic = name[len(self._topic_names) :]
-                if topic in self._topics:
-                    self._state.hear(topic, payload)
-            else:
-                self._state.tell_ready(payload)
-        elif reply[0] in (b"subscribe", b"unsubscribe"):
-            left, done = self._confirming.popleft()
-            if left > 1:
-                self._confirming.appendleft((left - 1, done))
-            elif not done.done():
-                done.set_result(None)
+        match reply:
+            case [b"message", bytes(name), bytes(payload)]:
+                if name.startswith(self._topic_names):
+                    topic = name[len(self._topic_names) :]
+                    if topic in self._topics:
+                        self._state.hear(topic, payload)
+                elif payload:
+                    self._state.tell_ready(payload)
+            case [b"subscribe" | b"unsubscribe", *_] if self._confirming:
+                left, done = self._confirming.popleft()
+                if left > 1:
+                    self._confirming.appendleft((left - 1, done))
+                elif not done.done():
+                    done.set_result(None)
+            case [b"pong", *_] | b"PONG":
+                pass
+            case ErrorReply():
+                self._state.lose(self._error(reply, "a subscription"))
+            case _:
+                self._nonsense()
 
     def _ping_publisher(self) -> None:
         self._expect_confirmation()
@@ -256,23 +310,6 @@ class RedisWire:
 
     def _ping_subscriber(self) -> None:
         self._links[1].send([(b"PING",)])
-
-    def _meaning(self, error: Exception) -> WireError:
-        """Return what an error of redis-py means. Its texts have no credentials."""
-        cause = error.__cause__ or error.__context__
-        refused = self._state.tls_error(cause)
-        if refused is not None:
-            return refused
-        text = self._state.text
-        if isinstance(error, errors.InvalidResponse):
-            return WireRefused(text("it does not answer as a Redis server does"))
-        if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
-            return WireRefused(text(f"the credentials are missing or refused: {error}"))
-        if isinstance(error, errors.ResponseError):
-            return WireRefused(text(f"it refuses: {error}"))
-        if isinstance(cause, PermissionError):
-            return WireRefused(text(f"no permission: {cause.strerror}"))
-        return WireLost(text(f"can't connect: {error}"))
 
 
 class _NoRoom(WireRefused):
@@ -283,108 +320,111 @@ class _Link(asyncio.Protocol):
     """One connection: writes commands at once, and hands over each reply as it comes."""
 
     def __init__(
-        self,
-        connection: Any,
-        handle: Callable[[Any], None],
-        ping: Callable[[], None],
-        state: WireState,
+        self, handle: Callable[[Any], None], ping: Callable[[], None], state: WireState
     ) -> None:
-        self._connection = connection
         self._handle = handle
+        #: Called with each reply.
+        self.handle = handle
         self.ping = ping
         self._state = state
-        self._reader = hiredis.Reader()
-        #: Bytes that were read and are no whole reply yet, at most.
+        self._reader = Reader(self._take)
+        #: Bytes that came since the last reply.
         self._unfinished = 0
         self._transport: Any = None
-        #: Whether a reply was read since the last look.
+        #: The replies to a greeting.
+        self.answers: list[asyncio.Future[Any]] = []
+        #: Whether a reply was read since the last look, or much of one.
         self.has_read = True
 
-    async def open(self) -> None:
-        """Connect, authenticate and begin to read. Raises as redis-py."""
-        await self._connection.connect()
-        # Its own reader and writer take several turns of the loop and timers for each reply.
-        self._transport = self._connection._writer.transport
-        self._transport.set_protocol(self)
+    async def connect(self, address: tuple[str, int] | str, tls: ssl.SSLContext | None) -> None:
+        """Connect. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        if isinstance(address, str):
+            await loop.create_unix_connection(lambda: self, address)
+        else:
+            name = address[0] if tls is not None else None
+            await loop.create_connection(
+                lambda: self, address[0], address[1], ssl=tls, server_hostname=name
+            )
 
-    def send(self, commands: Iterable[Sequence[bytes]]) -> None:
+    def greet(self, commands: Sequence[Command]) -> None:
+        """Send commands whose replies go to `answers`, until `begin`."""
+        loop = asyncio.get_running_loop()
+        self.answers = [loop.create_future() for _ in commands]
+        left = deque(self.answers)
+
+        def answered(reply: Any) -> None:
+            left.popleft().set_result(reply)
+
+        self.handle = answered
+        self.send(commands)
+
+    def begin(self) -> None:
+        """Hand over all further replies."""
+        self.handle = self._handle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the transport."""
+        self._transport = transport
+        if not self._state.alive:  # The wire was lost or closed meanwhile.
+            self.abort()
+
+    def send(self, commands: Iterable[Command]) -> None:
         """Write commands, in order; the caller bounds how much is under way."""
-        packed = []
-        for command in commands:
-            packed.append(b"*%d\r\n" % len(command))
-            for word in command:
-                packed += (b"$%d\r\n" % len(word), word, b"\r\n")
-        self._transport.write(b"".join(packed))
+        self._transport.write(pack(commands))
 
     def data_received(self, data: bytes) -> None:
         """Take replies; what is none ends the connection."""
-        reader, handle = self._reader, self._handle
         self._unfinished += len(data)
+        if self._unfinished >= PROGRESS:
+            self.has_read, self._unfinished = True, 0
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not False:
-                self.has_read, self._unfinished = True, len(data)
-                handle(reply)
+            self._reader.feed(data)
         except Exception:
-            # No bytes of a Redis server, an answer that no command has asked for, or one of
-            # another form. In the greeting it was a Redis server: this is the network's doing.
-            self._lose("it sent what no Redis server sends")
-        if self._unfinished > _LONGEST_REPLY:
-            self._lose(f"an answer is longer than {_LONGEST_REPLY:,} bytes")
+            self.lose_to_nonsense()
+
+    def _take(self, reply: Any) -> None:
+        self.has_read, self._unfinished = True, 0
+        self.handle(reply)
+
+    def lose_to_nonsense(self) -> None:
+        """Lose the wire, as the server has sent what no Redis server sends."""
+        if self._state.is_open:  # It was one in the greeting: this is the network's doing.
+            self._state.lose(WireLost(self._state.text("it sent what no Redis server sends")))
+        else:
+            text = self._state.text("it does not answer as a Redis server does")
+            self._state.lose(WireRefused(text))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell that it is gone."""
-        self._lose(f"the connection ended: {error or 'the server closed it'}")
-
-    def _lose(self, what: str) -> None:
-        self._state.lose(WireLost(self._state.text(what)))
+        reason = error or "the server closed it"
+        self._state.lose(WireLost(self._state.text(f"the connection ended: {reason}")))
 
     def abort(self) -> None:
         """End the connection at once, whatever is unsent."""
         if self._transport is not None:
             self._transport.abort()
 
-    async def close(self) -> None:
-        """End it, and let redis-py know."""
-        self.abort()
-        with contextlib.suppress(Exception):
-            await self._connection.disconnect(nowait=True)
 
-
-def _connector(
-    settings: Settings, given: dict[str, Any], timeout: float
-) -> Callable[[], Connection | UnixDomainSocketConnection]:
-    """Return what makes a connection that does nothing by itself; note what is wrong."""
-    parts = settings.parts
-    arguments: dict[str, Any] = {
-        "username": settings.one_of("username", settings.username, given["username"]),
-        "password": settings.one_of("password", settings.password, given["password"]),
-        "db": _database(settings),
-        "protocol": 2,
-        "socket_timeout": None,
-        "socket_connect_timeout": timeout,
-        "retry_on_timeout": False,
-        "health_check_interval": 0,
-    }
-    if arguments["username"] and not arguments["password"]:
+def _login(settings: Settings, given: dict[str, Any]) -> tuple[bytes, ...]:
+    """Return the arguments of AUTH, none if nobody logs in; note what is wrong."""
+    username = settings.one_of("username", settings.username, given["username"])
+    password = settings.one_of("password", settings.password, given["password"])
+    if username and not password:
         settings.wrong("it names a user without a password; give the option 'password' too")
+    return tuple(word.encode() for word in (username, password) if word) if password else ()
+
+
+def _address(settings: Settings) -> tuple[str, int] | str:
+    """Return the server's host and port, or the path of its socket; note what is wrong."""
+    parts = settings.parts
     if parts.scheme == "unix":
         if not parts.path:
             settings.wrong("it names no socket; write unix:///PATH/OF/SOCKET")
-        return lambda: UnixDomainSocketConnection(path=parts.path, **arguments)
+        return unquote(parts.path)
     if not parts.hostname and settings.right:
         settings.wrong(f"it names no host; write {parts.scheme}://HOST:6379")
-    arguments.update(host=parts.hostname, port=parts.port or 6379 if settings.right else 0)
-    if parts.scheme not in ("rediss", "valkeys"):
-        return lambda: Connection(**arguments)
-    settings.tls(given)  # redis-py makes its own, too late to say what is wrong.
-    return lambda: SSLConnection(
-        ssl_ca_certs=given["ca_file"] and str(given["ca_file"]),
-        ssl_certfile=given["cert_file"] and str(given["cert_file"]),
-        ssl_keyfile=given["key_file"] and str(given["key_file"]),
-        ssl_check_hostname=given["check_hostname"],
-        **arguments,
-    )
+    return parts.hostname or "", parts.port or 6379 if settings.right else 0
 
 
 def _database(settings: Settings) -> int:
@@ -405,5 +445,6 @@ def _database(settings: Settings) -> int:
 
 
 def _pairs(reply: Any) -> dict[Any, Any]:
-    """Return a flat list of names and values as a dictionary."""
-    return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
+    """Return the strings of a flat list of names and values as a dictionary."""
+    pairs = zip(reply[::2], reply[1::2], strict=False) if isinstance(reply, list) else ()
+    return {name: value for name, value in pairs if isinstance(name, bytes)}

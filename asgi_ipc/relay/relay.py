@@ -400,13 +400,16 @@ class Relay:
         if shares:
             work = self.work
             shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
-        await first_of(
+        beside = (
             *shared,
             self._until_lost(wire),
-            self._pass_on(wire, since, had_outage),
             self._beat(wire),
             self.shards.subscribe(wire),
             self.shards.unsubscribe(wire),
+        )
+        await first_of(
+            self._pass_on(wire, since, had_outage),
+            *map(self._after_publishing, beside),
         )
 
     async def _pass_on(self, wire: Wire, since: int, had_outage: bool) -> None:
@@ -424,13 +427,25 @@ class Relay:
             await asyncio.sleep(_LOOK)
         await self.outbound.pump(wire)
 
-    async def _until_lost(self, wire: Wire) -> None:
-        error = await wire.lost()
-        # Who publishes learns which frames were not sent, and puts them back.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.outbound.publishing.acquire(), _FAREWELL)
-            self.outbound.publishing.release()
-        raise error
+    @staticmethod
+    async def _until_lost(wire: Wire) -> None:
+        raise await wire.lost()
+
+    async def _after_publishing(self, work: Awaitable[None]) -> None:
+        """Do something beside publishing; if it fails, so does that, which is waited for.
+
+        The publisher learns which frames were not sent, and puts them back. Cancelled, it would
+        have to count as lost what was certainly not sent.
+        """
+        try:
+            await work
+        except WireError:
+            until = time.monotonic() + _FAREWELL
+            await asyncio.sleep(0)
+            # Without taking the lock, which the publisher may be about to take.
+            while self.outbound.publishing.locked() and time.monotonic() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK / 4)
+            raise
 
     async def _beat(self, wire: Wire) -> None:
         """Say regularly that this machine is there, and what it has published (R5)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from ..exceptions import WireError, WireLost, WireRefused
@@ -12,6 +12,13 @@ from .wire import WINDOW, Heard, Ready
 
 #: Looks at a connection in each ``timeout``.
 LOOKS = 4
+#: So many bytes of an answer that is not whole count as a sign of life, between two looks: a large
+#: frame may take long, and what trickles is none.
+PROGRESS = 64 * 1024
+#: Shorter ones are no secrets, and stand in other words.
+_SHORTEST_SECRET = 4
+#: The longest that is shown of a server's words.
+_LONGEST_WORDS = 200
 
 
 class Connection(Protocol):
@@ -30,11 +37,15 @@ class Connection(Protocol):
 class WireState:
     """Whether a wire is alive, what waits for it, and whom it calls. Of one event loop."""
 
-    def __init__(self, shown: str) -> None:
+    def __init__(self, shown: str, secrets: Sequence[bytes] = ()) -> None:
         #: The server's URL without credentials, for errors.
         self.shown = shown
+        #: What no text may have, if the server should repeat it.
+        self._secrets = secrets
         #: They end with the wire.
         self.connections: list[Connection] = []
+        #: Whether the server has answered as its kind does, on all connections.
+        self.is_open = False
         self._watching: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._heard: Heard | None = None
@@ -56,11 +67,10 @@ class WireState:
         opening: Coroutine[Any, Any, None],
         timeout: float,
         no_answer: str,
-        meaning: Callable[[Exception], WireError | None],
     ) -> None:
         """Wait for the wire to open, and watch its connections from then on (W2, W3).
 
-        ``no_answer`` says what it means if that takes longer, and ``meaning`` what other errors do.
+        ``no_answer`` says what it means if that takes longer.
         """
         try:
             await asyncio.wait_for(opening, timeout)
@@ -70,12 +80,13 @@ class WireState:
                 found = error
             elif isinstance(error, asyncio.TimeoutError):
                 found = WireLost(self.text(no_answer))
-            elif isinstance(error, Exception):
-                found = meaning(error)
+            elif isinstance(error, OSError):
+                found = self._meaning(error)
             self.lose(found or WireLost(self.text("start() was interrupted")))
             if found is not None:
                 raise found from None
             raise
+        self.is_open = True
         self._watching = asyncio.create_task(self._watch(timeout))
 
     async def _watch(self, timeout: float) -> None:
@@ -101,20 +112,38 @@ class WireState:
         """Return the text of an error of the wire."""
         return f"relay {self.shown}: {what}"
 
-    def tls_error(self, error: BaseException | None) -> WireRefused | None:
-        """Return what an error of TLS means; None for another."""
+    def said(self, words: bytes) -> str:
+        """Return what a server said, fit to be shown: no secrets, no controls, no length."""
+        # Redis repeats the arguments of commands that it does not know, up to some length.
+        words = words.split(b", with args beginning with")[0]
+        for secret in self._secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                words = words.replace(secret, b"***")
+        text = "".join(c if c.isprintable() else "?" for c in words.decode("ascii", "replace"))
+        return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
+
+    def _meaning(self, error: OSError) -> WireError:
+        """Return what an error of the network means."""
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = error.verify_message
             return WireRefused(self.text(f"its certificate is not accepted: {reason}"))
         if isinstance(error, ssl.SSLError):
             reason = error.reason
             return WireRefused(self.text(f"TLS failed: {reason}; is it a server with TLS?"))
-        return None
+        if isinstance(error, PermissionError):
+            return WireRefused(self.text(f"no permission: {error.strerror}"))
+        return WireLost(self.text(f"can't connect: {error}"))
 
     @property
     def alive(self) -> bool:
         """Whether the wire has been started, and neither lost nor closed."""
         return self.loop is not None and self._error is None
+
+    @property
+    def error(self) -> WireError:
+        """Why the wire is lost, to be raised."""
+        assert self._error is not None
+        return copied(self._error)
 
     def check(self, unsent: int = 0) -> None:
         """Raise if the wire is lost or closed (W3), or has not been started."""
@@ -170,6 +199,11 @@ class WireState:
         """Hand a frame to the caller of the wire (W9)."""
         if self._error is None and self._heard is not None:
             self._call(self._heard, topic, frame)
+
+    @property
+    def tells_ready(self) -> bool:
+        """Whether the caller of the wire wants to know of frames in queues."""
+        return self._ready is not None
 
     def tell_ready(self, queue: bytes) -> None:
         """Tell the caller of the wire of a frame in a queue (W13)."""

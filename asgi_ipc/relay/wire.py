@@ -43,7 +43,8 @@ Queues (capability ``queues``)
        wire in the order of the pushes. Calls may overlap, and take effect in the order in which
        they were made.
   W11  `push` refuses a frame if its queue already holds ``capacity`` live frames, or if the server
-       has no room; the wire remains usable.
+       has no room. If the server refuses the command itself, each call on queues raises
+       `WireRefused`. The wire remains usable.
   W12  A frame is never popped once its lifetime has passed by the server's clock, counted from its
        arrival there. It then no longer counts, and a queue of dead frames takes no memory for
        more than a minute.

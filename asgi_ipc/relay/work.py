@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Members, Popped
-from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError
-from .counts import Counts
+from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
+from .counts import INTERVAL, Counts
 from .frames import Kind, NoFrame, RelayFrame, pack, unpack
 from .machine import Machine, RelayOptions
 from .way_out import FULL, WAITING, read, receiver_channel, receiver_process, unpack_work
 from .wire import Wire
+
+_log = logging.getLogger("asgi_ipc")
 
 #: Seconds between two looks at queues and receivers, in case that a wake-up was lost.
 LOOK = 1.0
@@ -82,6 +86,8 @@ class Work:
         self._ready_later: asyncio.TimerHandle | None = None
         #: Channels of which messages may lie in the store.
         self._taken: set[bytes] = set()
+        #: When the log may say again that the server refuses commands.
+        self._tells_at = 0.0
 
     # ---- to the server
 
@@ -116,6 +122,10 @@ class Work:
             return
         try:
             pushed = await wire.push(name, frame, lifetime, capacity)
+        except WireRefused as error:
+            self._counts.dropped("refused by the server")
+            self._tell_refused(error)
+            return
         except (WireError, asyncio.CancelledError):
             self._counts.dropped("outcome unknown")
             raise
@@ -148,7 +158,12 @@ class Work:
         while True:
             await asyncio.sleep(LOOK_FULL)
             for name, capacity in list(self._full.items()):
-                if await wire.length(name) < capacity:
+                try:
+                    length = await wire.length(name)
+                except WireRefused as error:
+                    self._tell_refused(error)
+                    length = capacity
+                if length < capacity:
                     del self._full[name]
                     self._engine.remove(FULL, name)
                 else:
@@ -206,10 +221,21 @@ class Work:
 
     async def _pop(self, wire: Wire, name: bytes, limit: int) -> int:
         """Take messages and deliver them; return how many."""
-        frames = await wire.pop(name, limit)
+        try:
+            frames = await wire.pop(name, limit)
+        except WireRefused as error:
+            self._tell_refused(error)
+            return 0
         for frame in frames:
             self._deliver(name, frame)
         return len(frames)
+
+    def _tell_refused(self, error: WireRefused) -> None:
+        """Log that the server refuses commands for queues; groups and the rest go on without."""
+        now = time.monotonic()
+        if now >= self._tells_at:
+            self._tells_at = now + INTERVAL
+            _log.warning("%s; shared channels do not work until it is mended", error)
 
     def _missing(self) -> Counter[bytes]:
         """Return for each channel how many receivers wait for which no message is here yet."""
@@ -305,6 +331,10 @@ class Work:
             frame = self._packed(name, record.payload, lifetime)
             try:
                 pushed = await wire.push(name, frame, lifetime / 1e9, _ANY)
+            except WireRefused as error:
+                self._tell_refused(error)
+                self._engine.restore(name, record)
+                return False
             except (WireError, asyncio.CancelledError):
                 self._counts.dropped("outcome unknown")
                 raise

@@ -43,8 +43,8 @@ def test_all_questions_are_answered_by_relays(
     assert {question for question, _ in figures} == {question.name for question in QUESTIONS}
     for question in ("everywhere", "worker", "frames", "growth"):
         assert figures[question, "not come"] == 0, question
-    # Each message was a frame, as the relay has counted them.
-    assert figures["frames", "frames out/s"] == figures["frames", "messages/s"]
+    # As the relay has counted them; a frame may carry more than one message.
+    assert 0 < figures["frames", "frames out/s"] <= figures["frames", "messages/s"]
 
 
 def test_an_unknown_question_is_refused_with_those_there_are(

@@ -17,7 +17,7 @@ from asgi_ipc.relay.wire import Frame
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
 from tests.tools.documents import DOCS, blocks
-from tests.tools.machines import Machine, eventually, join, run
+from tests.tools.machines import Machine, eventually, join, received, run
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -77,22 +77,81 @@ async def test_a_wire_without_tls_and_a_server_with_it_do_not_wait_for_each_othe
     assert isinstance(error, WireError)
 
 
+async def limited(redis: Redis, *rules: str) -> dict[str, Any]:
+    """Return how a user logs in who may do everything but that."""
+    words = ("reset", "on", ">p4ssword", "+@all", "~*", *rules)
+    async with started(redis.url, password=PASSWORD) as wire:
+        await wire._ask(b"ACL", b"SETUSER", b"limited", *(word.encode() for word in words))  # type: ignore[attr-defined]
+    return {"username": "limited", "password": "p4ssword"}
+
+
 @in_loop
 async def test_what_users_may_not_do_is_refused_and_named(redis: Redis) -> None:
-    async with started(redis.url, password=PASSWORD) as wire:
-        rules = "reset on >p +@all -publish -eval ~* &asgi_ipc:tests:r:* &asgi_ipc:tests:t:t"
-        await wire._ask(b"ACL", b"SETUSER", b"limited", *rules.encode().split())  # type: ignore[attr-defined]
-    async with started(redis.url, username="limited", password="p") as wire:
+    error = await error_of(redis.url, **await limited(redis, "-publish", "&*"))
+    assert isinstance(error, WireRefused)
+    assert "it answered PUBLISH: NOPERM " in str(error), "at once, and not when all seems well"
+    user = await limited(redis, "-eval", "&asgi_ipc:tests:r:*", "&asgi_ipc:tests:t:t")
+    heard: list[bytes] = []
+    async with started(redis.url, lambda _, frame: heard.append(frame), **user) as wire:
+        await wire.subscribe([b"t"])
         with pytest.raises(WireRefused, match=r"answered EVAL: .*permissions"):
             await wire.push(b"q", b"", 1, 1)
-        await wire.subscribe([b"t"])
-        await wire.publish([Frame(b"t", b"")])
-        error = await wire.lost()
-        assert isinstance(error, WireRefused)
-        assert "it answered PUBLISH: " in str(error)
-    async with started(redis.url, username="limited", password="p") as wire:
+        await wire.publish([Frame(b"t", b"heard")])
         with pytest.raises(WireRefused, match="it answered a subscription: "):
             await wire.subscribe([b"another"])
+    assert heard == [b"heard"]
+    async with started(redis.url, **user) as wire:
+        await wire.publish([Frame(b"another", b"")])
+        assert "it answered PUBLISH: NOPERM " in str(await wire.lost())
+
+
+@in_loop
+async def test_a_site_without_queues_on_the_server_has_its_groups(
+    redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R12: a right that is missing, or a key that somebody else made; it is said once."""
+    options = {"relay_options": await limited(redis, "-eval", "&*"), "relay_channels": ["work"]}
+    one, two = (Machine(tmp_path / name, redis.url, **options) for name in ("one", "two"))
+    try:
+        await join(one, two)
+        channel = await two.member("room")
+        waiting = asyncio.create_task(two.layer.receive("work"))
+        for number in range(3):
+            await one.layer.send("work", {"n": number})
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+        await eventually(lambda: one.count("dropped_refused_by_the_server") == 3)
+        assert one.relay_now.state == two.relay_now.state == "connected"
+        await asyncio.sleep(0.3)
+        told = [each for each in caplog.messages if "shared channels do not work" in each]
+        assert len(told) == 2, "each machine once"
+        waiting.cancel()
+    finally:
+        for machine in (one, two):
+            await asyncio.to_thread(machine.end)
+            machine.layer.sync.destroy()
+
+
+@in_loop
+async def test_databases_keep_sites_apart(redis: Redis) -> None:
+    """Publish and subscribe know no databases."""
+    heard: list[bytes] = []
+    base = redis.url.rstrip("/")
+
+    def hear(_: bytes, frame: bytes) -> None:
+        heard.append(frame)
+
+    async with (
+        started(f"{base}/0", hear, password=PASSWORD) as here,
+        started(f"{base}/1", password=PASSWORD) as there,
+    ):
+        for wire in (here, there):
+            await wire.subscribe([b"t"])
+        await there.publish([Frame(b"t", b"there")])
+        await there.subscribe([b"after it"])
+        await here.publish([Frame(b"t", b"here")])
+        await here.subscribe([b"after it"])
+    assert heard == [b"here"]
 
 
 @in_loop
@@ -129,31 +188,47 @@ async def test_few_frames_are_confirmed_and_more_if_the_server_answers_each(redi
 async def _replies(wire: Any) -> int:
     """Publish a megabyte in 1,000 frames; return how many replies came."""
     link, replies = wire._links[0], 0
-    handle = link._handle
+    handle = link.handle
 
     def count(reply: object) -> None:
         nonlocal replies
         replies += 1
         handle(reply)
 
-    link._handle = count
+    link.handle = count
     for _ in range(1000):
         await wire.publish([Frame(b"t", b"x" * 1024)])
     await wire._ask(b"PING")
-    link._handle = handle
+    link.handle = handle
     return replies - 1
 
 
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"$400000000000\r\n", b"x"),
+        (b"$40000000\r\n", b"$"),
+        (b"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$50000000\r\n", b"x"),
+        (b"*2000000000\r\n", b":1\r\n"),
+        (b"*60000\r\n", b"$9999\r\n" + b"x" * 9999 + b"\r\n"),
+        (b"*1\r\n" * 1000, b""),
+        (b"+", b"x"),
+        (b":" + b"1" * 10_000, b"\r\n"),
+    ],
+)
 @in_loop
-async def test_an_answer_without_end_takes_no_memory_without_end(redis: Redis) -> None:
+async def test_an_answer_without_end_takes_no_memory_and_no_time_without_end(
+    redis: Redis, begin: bytes, piece: bytes
+) -> None:
     async with started(redis.url, password=PASSWORD) as wire:
-        link, piece = wire._links[1], b"x" * 0x100000  # type: ignore[attr-defined]
-        link.data_received(b"$536870912\r\n")
-        for _ in range(64):
-            link.data_received(piece)
+        link = wire._links[1]  # type: ignore[attr-defined]
+        link.data_received(begin)
+        for _ in range(100):
+            if wire._state.alive:  # type: ignore[attr-defined]
+                link.data_received(piece * (1_000_000 // max(1, len(piece))))
         error = await wire.lost()
         assert isinstance(error, WireLost)
-        assert "an answer is longer than" in str(error)
+        assert "it sent what no Redis server sends" in str(error)
 
 
 @in_loop

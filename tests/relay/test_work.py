@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from asgi_ipc import ChannelFull, IPCChannelLayer, OptionError
 from asgi_ipc.engines.base import IDENTITY_BYTES, Record
+from asgi_ipc.exceptions import WireLost
 from asgi_ipc.relay import work
+from asgi_ipc.relay.frames import ALL
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT, WAITING, receiver
+from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
 from tests.tools.stores import start
 
@@ -150,6 +153,46 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
         await asyncio.gather(*ending)
         assert await asyncio.wait_for(receiving, ENOUGH) == [1]
         assert "dropped_outcome_unknown" not in one.report()["counts"]
+
+    run(main)
+
+
+def test_a_call_that_fails_first_does_not_lose_what_is_about_to_be_published(
+    site: Site, server: MemoryServer
+) -> None:
+    """R5: neither lost without a count, nor counted as lost."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, **SHARED)
+        channel = await two.member("room")
+        relay = one.relay_now
+        wire = relay._wire
+        publish = wire.publish
+
+        async def published_slowly(frames: Sequence[Frame]) -> None:
+            """Wait until the connection is lost, and learn of it a little later than others."""
+            if frames[0].topic == ALL:
+                await publish(frames)
+                return
+            error = await wire.lost()
+            await asyncio.sleep(0.05)
+            raise WireLost(str(error), unsent=len(frames))
+
+        wire.publish = published_slowly
+        receiving = asyncio.create_task(one.layer.receive("work"))
+        await eventually(lambda: one.engine.members(WAITING).names)
+        server.freeze()
+        await asyncio.sleep(1.5 * work.LOOK)  # It asks the server for a message by now.
+        for number in range(3):
+            await one.layer.group_send("room", {"n": number})
+        await eventually(lambda: one.engine.statistics(OUT)["popped"] > 0)
+        server.go_away()
+        server.thaw()
+        await eventually(lambda: relay.state == "away")
+        server.come_back()
+        assert await received(two.layer, channel, 2) == [0, 1, 2]
+        assert one.count("dropped_outcome_unknown") == 0
+        receiving.cancel()
 
     run(main)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from asgi_ipc.exceptions import OptionError, WireError
+from asgi_ipc.exceptions import OptionError, WireError, WireLost
 from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.wire import Frame, Heard, Ready
 from tests.wrong_wires import Wrong, WrongOnANetwork
@@ -102,7 +102,7 @@ class CountsTheSecondsThatItWasStopped(WrongOnANetwork):
     def _check(self, before: float) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() - before > self._timeout:
-            self._lose_silent("it was silent")
+            self._state.lose(WireLost("it was silent"))
         elif self._state.alive:
             loop.call_later(self._timeout / 4, self._check, loop.time())
 

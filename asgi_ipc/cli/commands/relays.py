@@ -59,7 +59,8 @@ def as_dict(content: dict[str, Any], state: str, age_ns: int, now: int) -> dict[
     about = {
         key: value.hex() if isinstance(value, bytes) else value
         for key, value in content.items()
-        if key not in ("v", "at", "peers", "lag")
+        # The others are for the next relay alone.
+        if key not in ("v", "at", "peers", "lag", "published", "taken")
     }
     lag = content.get("lag")
     about.update(

@@ -47,6 +47,8 @@ async def _worker(bench: Bench) -> dict[str, Any]:
     await bench.sync()
     share = (cpu_of(layer) - before) / (time.monotonic() - began)
     await bench.sync(0)
+    # The relay may be here: what is on its way shall arrive.
+    await bench.sync()
     answering.cancel()
     return {"share": share}
 
@@ -78,6 +80,7 @@ async def _client(bench: Bench, seconds: float) -> dict[str, Any]:
             await asyncio.sleep(_PAUSE)
     await bench.sync()
     await bench.sync(0)
+    await bench.sync()
     return {"at once": latencies(times[0]), "worked": latencies(times[1])}
 
 
@@ -99,6 +102,7 @@ async def _stream(bench: Bench, machine: int, rate: int) -> dict[str, Any]:
     said = sum((await bench.sync(await saying))[2:])
     here.want_in_all(said - saying.result())
     await here.have_it()
+    await bench.sync()
     here.end()
     return {"said": said, "missing": said - saying.result() - here.count}
 

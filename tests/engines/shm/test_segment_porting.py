@@ -109,7 +109,7 @@ WRONG = {
 def outcomes(folder: Path) -> dict[str, set[str]]:
     """Of each wrong segment, and of a right one, what became of the tests: in one run of all."""
     # What is known to be left behind is not waited for.
-    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "500", PATIENCE: "1"}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "500", PATIENCE: "0.3"}
     chosen = [f"{test.__name__} and {name}" for name, test in WRONG.items()]
     done = subprocess.run(
         [

@@ -4,8 +4,7 @@
 * What one process sends to one channel arrives in order, direct and group messages together.
 * Between processes of one machine nothing is lost.
 * Between machines no more is lost than was counted: by the machine that hears as gaps, or by either
-  as drops. What a relay that is killed has in its hands is not counted, nor what it had not yet
-  written down (`UNCOUNTED`).
+  as drops. What a killed relay took since its last report its machine counts, as a drop.
 * A message to a shared channel arrives at most once, and is lost only with a connection or relay.
 """
 
@@ -31,8 +30,8 @@ from .places import (
     steady,
 )
 
-#: Messages that a machine's relay takes along when it is killed, at most, and does not count.
-UNCOUNTED = BATCH
+#: Messages to shared channels that a relay takes along when it is killed, at most.
+IN_HAND = BATCH
 #: Drops before a message has got a sequence, and after it was heard.
 _OUT = ("expired", "no_machine", "not_a_record", "too_large_for_the_server", "way_out_full")
 _IN = ("expired", "failed", "flushed", "no_room_in_the_store", "store_unavailable")
@@ -137,7 +136,7 @@ class Books:
                 if here != there:
                     found.append(self._between(here, there, told, harm))
                     uncounted, kills = found[-1].uncounted, found[-1].kills
-                    if uncounted > kills * UNCOUNTED:
+                    if uncounted:
                         self.faults.append(
                             f"from machine {here} to {there} {uncounted} messages were lost that"
                             f" nobody counted, with {kills} relays killed: {found[-1]}"
@@ -176,7 +175,7 @@ class Books:
         # What it took off the server for a receiver here; and, killed, what it took to the server.
         taken = STEADY * SHARED
         allowed = sum(
-            each.kills * (UNCOUNTED + taken) + each.breaks * taken for each in harm.values()
+            each.kills * (IN_HAND + taken) + each.breaks * taken for each in harm.values()
         )
         if lost > drops + allowed:
             self.faults.append(

@@ -59,30 +59,30 @@ def ignore_sequences(patch: Patch) -> None:
 
 def send_again(patch: Patch) -> None:
     """Publish what was published last once more, on each new connection."""
-    pass_on, begin = Outbound._pass_on, Outbound.begin
+    publish, begin = Outbound._publish, Outbound.begin
     last: deque[Popped] = deque(maxlen=20)
 
     def noted(self: Outbound, wire: Any, records: Sequence[Popped]) -> Awaitable[None]:
         last.extend(records)
-        return pass_on(self, wire, records)
+        return publish(self, wire, records)
 
     def begun_again(self: Outbound) -> None:
         begin(self)
         while last:
             self._engine.restore(OUT, last.pop())
 
-    patch.setattr(Outbound, "_pass_on", noted)
+    patch.setattr(Outbound, "_publish", noted)
     patch.setattr(Outbound, "begin", begun_again)
 
 
 def direct_ones_first(patch: Patch) -> None:
     """Publish messages to channels before those to groups."""
-    pass_on = Outbound._pass_on
+    publish = Outbound._publish
 
     def sorted_first(self: Outbound, wire: Any, records: Sequence[Popped]) -> Awaitable[None]:
-        return pass_on(self, wire, sorted(records, key=lambda each: -each.payload[0]))
+        return publish(self, wire, sorted(records, key=lambda each: -each.payload[0]))
 
-    patch.setattr(Outbound, "_pass_on", sorted_first)
+    patch.setattr(Outbound, "_publish", sorted_first)
 
 
 def count_no_gaps(patch: Patch) -> None:

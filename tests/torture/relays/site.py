@@ -43,8 +43,6 @@ SERVERS: dict[str, type[Server]] = {"redis": Redis, "nats": Nats}
 JOINED = 60.0
 #: Seconds in which a process that is told to stop does.
 STOPPED = 20.0
-#: Seconds in which the last beats and reports have come.
-_TOLD = 2.5
 
 
 class Child(NamedTuple):
@@ -310,7 +308,7 @@ class Site:
         return missing
 
     def quieten(self) -> None:
-        """Have all processes send no more, and wait until what was sent has arrived."""
+        """Have all processes send no more; wait until what was sent has arrived or is counted."""
         self.setting.quiet.touch()
         self.pause(0.5)
         count, still = -1, 0.0
@@ -325,8 +323,19 @@ class Site:
         else:
             waiting = [self.report(n).get("out") for n in range(MACHINES)]
             self.faults.append(f"messages stay on the way out: {waiting}")
-        for _ in turns(_TOLD, 0.05):
+        engine = self.engine(0)
+        quiet_since = engine.clock()
+        engine.close()
+        for _ in turns(JOINED, 0.1):
             self.reap()
+            # A beat tells what was missed.
+            if all(self._has_heard_all(machine, quiet_since) for machine in range(MACHINES)):
+                return
+        self.faults.append("a machine hears no beat of another")
+
+    def _has_heard_all(self, machine: int, since: int) -> bool:
+        peers = self.report(machine).get("peers", [])
+        return len(peers) == MACHINES - 1 and all(peer["heard_at"] > since for peer in peers)
 
     def end(self) -> None:
         """Have the steady processes end, as they must."""
