@@ -345,7 +345,7 @@ class Peers:
             if (
                 not isinstance(node, bytes)
                 or len(node) != NODE_BYTES
-                or not all(isinstance(number, int) and 0 <= number for number in numbers)
+                or not all(isinstance(number, int) and number >= 0 for number in numbers)
                 or not all(number <= MOST_COUNTED for number in numbers)  # type: ignore[operator]
                 or not isinstance(sequences, Mapping)
                 or not isinstance(host, str)

@@ -78,7 +78,7 @@ def read(engine: Engine) -> Report | None:
 
 
 def _packed(content: dict[str, Any]) -> bytes:
-    """Return the report as bytes, without what does not fit. Raises `ValueError` if nothing does."""
+    """Return the report without what does not fit. Raises `ValueError` if all is too long."""
     # Those heard of late matter most.
     peers = sorted(content.get("peers", []), key=lambda peer: -int(peer["heard_at"]))
     known = [{**peer, "sequences": {}, "before": {}} for peer in peers[: LARGEST // 64]]
