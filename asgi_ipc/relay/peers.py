@@ -372,4 +372,17 @@ def checked_sequences(told: object) -> dict[bytes, int]:
     }
 
 
-__all__ = ["EXPECTED", "LEFT", "MOST", "REMEMBERED", "Peer", "Peers", "checked_sequences"]
+__all__ = [
+    "EXPECTED",
+    "LEFT",
+    "MOST",
+    "MOST_SEQUENCES_TOLD",
+    "MOST_TOLD",
+    "REMEMBERED",
+    "SILENT",
+    "UNPROVEN",
+    "UNPROVEN_REMEMBERED",
+    "Peer",
+    "Peers",
+    "checked_sequences",
+]

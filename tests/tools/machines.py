@@ -12,6 +12,7 @@ from typing import Any
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
+from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.report import read
@@ -62,13 +63,19 @@ class Machine:
         node: bytes = self.engine.identity[:5]
         return node
 
-    def begin(self) -> None:
-        """Relay in a thread, as a process does once it serves; wait until that has begun."""
+    def start(self, failures: Failures | None = None) -> RelayThread:
+        """Relay in a thread, as a process does once it serves."""
         assert self.engine.hold(RELAY)
         candidate = self.demux.companions[Candidate]
         machine = LocalMachine(self.demux, candidate.options)
-        self.relay = candidate.thread = RelayThread(machine, candidate.relay)
+        self.relay = candidate.thread = RelayThread(machine, candidate.relay, failures)
         self.relay.start()
+        return self.relay
+
+    def begin(self) -> None:
+        """Relay in a thread, and wait until that has begun."""
+        self.start()
+        assert self.relay is not None
         until = time.monotonic() + ENOUGH
         while self.relay.relay is None and time.monotonic() < until:
             time.sleep(0.001)
