@@ -13,6 +13,8 @@ PATIENCE = 5.0
 BARRIER = 2 * 1_000_000_000
 #: Flushes whose outcome is remembered, as a process asks again if the answer was flushed.
 _REMEMBERED = 64
+#: Machines that are named.
+_NAMED = 20
 
 
 class _Flush:
@@ -71,6 +73,8 @@ class Flushes:
         del self._open[number]
         while len(self._answered) >= _REMEMBERED:
             del self._answered[next(iter(self._answered))]
+        if len(missing) > _NAMED + 1:
+            missing = [*missing[:_NAMED], f"{len(missing) - _NAMED} more"]
         self._answered[number] = missing
         self._answer(number, missing)
 

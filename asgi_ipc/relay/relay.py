@@ -106,8 +106,8 @@ _SOON, _REPORTS = 0.02, 0.25
 _HURRIED = 0.05
 #: Flushes that other machines may ask for at once, and seconds until one more may be.
 _FLUSHES, _FLUSH_EVERY = 4, 1.0
-#: Flushes that are confirmed together, at most.
-_MOST_FLUSHES = 64
+#: Flushes of one machine that are confirmed together, at most.
+_MOST_FLUSHES = 8
 #: Characters of what a server says that are shown.
 _ERROR = 500
 
@@ -561,7 +561,7 @@ class Relay:
         """Flush for another machine; of many that ask for it, once for all."""
         if len(number) != FLUSH_BYTES:
             raise NoFrame("no frame")
-        if len(self._to_flush) >= _MOST_FLUSHES:
+        if list(self._to_flush.values()).count(asked_by) >= _MOST_FLUSHES:
             self.counts.dropped("too many flushes")
             return
         self._to_flush[number] = asked_by

@@ -9,7 +9,9 @@ import pytest
 
 from asgi_ipc.exceptions import FlushIncomplete
 from asgi_ipc.relay import flushes
+from asgi_ipc.relay.frames import ALL, Kind, RelayFrame
 from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.peers import Peers
 from tests.tools.machines import Site, eventually, received, run
 
 
@@ -89,3 +91,16 @@ def test_machines_that_do_not_answer_are_named(
         pass
 
     run(main)
+
+
+def test_of_many_machines_that_do_not_answer_some_are_named() -> None:
+    peers = Peers()
+    for number in range(200):
+        hello = RelayFrame(Kind.HELLO, number.to_bytes(5, "big"), 1, 1, 0, b"host", b"")
+        peers.accept(ALL, hello, 1, 1)
+    answers: list[list[str]] = []
+    asked = flushes.Flushes(peers, lambda number, names: answers.append(names))
+    for number in (b"one", b"two"):
+        assert asked.is_new(number)
+        asked.fail(number, "any machine")
+    assert [(len(names), names[-1]) for names in answers] == [(21, "181 more")] * 2
