@@ -70,6 +70,9 @@ _REMEMBERED = 4096
 _HERE, _FAR, _SHARED = 0, 1, 2
 #: Nanoseconds that a receiver may wait.
 _FOREVER = LONGEST * 1_000_000_000
+#: The part of group_memory that may be in use when other machines add memberships; the rest is for
+#: this machine's processes. Seconds between two looks at that.
+_FROM_AFAR, _LOOK_AT_ROOM = 0.75, 0.02
 #: Bytes of a record on the way out beside the message, on average.
 _EXTRA = 64
 
@@ -372,7 +375,9 @@ class LocalMachine:
         self.engine = demux.engine
         self._demux = demux
         self._core = LayerCore(options, borrows=demux)
-        self._lifetime = options.message_lifetime
+        self._lifetime, self._membership = options.message_lifetime, options.membership_lifetime
+        #: When to look at group_memory next, and whether other machines may take more of it.
+        self._look_at, self._has_room = 0.0, True
 
     def check(self, body: bytes) -> None:
         """Raise `RecordCorrupt` for what would disturb receivers.
@@ -419,9 +424,13 @@ class LocalMachine:
                 run_deferred()
 
     def join(self, group: str, channel: str, lifetime: int) -> None:
-        """Add a channel of this machine to a group."""
+        """Add a channel of this machine to a group. Raises `StoreFull`.
+
+        The membership lasts no longer than those of this machine's own processes.
+        """
         table, name = group_name(group), channel_name(channel)
-        deadline = self.engine.clock() + lifetime
+        deadline = self.engine.clock() + min(lifetime, self._membership)
+        self._look_at_room(group)
         try:
             if name.owner == self.engine.identity:
                 expiry, suspends = self._lifetime, self._core.options.suspend_silent_channels
@@ -431,6 +440,20 @@ class LocalMachine:
         finally:
             if pending:
                 run_deferred()
+
+    def _look_at_room(self, group: str) -> None:
+        """Raise `StoreFull` if what is left of group_memory is kept for this machine's processes."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_AT_ROOM
+            counts = self.engine.statistics()
+            used, total = (counts.get(f"group_bytes_{which}", 0) for which in ("used", "total"))
+            self._has_room = used <= _FROM_AFAR * total
+        if not self._has_room:
+            raise StoreFull(
+                f"no room for a membership in group {group} that another machine asks for:"
+                " group_memory is nearly full; destroy() the store, and open it larger"
+            )
 
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this machine out of a group."""

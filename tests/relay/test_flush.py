@@ -95,8 +95,8 @@ def test_machines_that_do_not_answer_are_named(
 
 def test_of_many_machines_that_do_not_answer_some_are_named() -> None:
     peers = Peers()
-    for number in range(200):
-        hello = RelayFrame(Kind.HELLO, number.to_bytes(5, "big"), 1, 1, 0, b"host", b"")
+    for each in range(200):
+        hello = RelayFrame(Kind.HELLO, each.to_bytes(5, "big"), 1, 1, 0, b"host", b"")
         peers.accept(ALL, hello, 1, 1)
     answers: list[list[str]] = []
     asked = flushes.Flushes(peers, lambda number, names: answers.append(names))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from functools import partial
+from typing import Any
 
 import pytest
 
-from asgi_ipc.exceptions import FlushIncomplete
-from asgi_ipc.relay import relay
+from asgi_ipc.engines.base import Engine
+from asgi_ipc.exceptions import ChannelFull, FlushIncomplete
+from asgi_ipc.relay import relay, report
 from asgi_ipc.relay.frames import (
     ALL,
     FLUSH_BYTES,
@@ -321,8 +324,13 @@ def test_many_forged_machines_cost_few_reports_and_no_machine_its_place(
     async def main() -> None:
         one, _two = await site.joined(2)
         written: list[None] = []
-        write = relay.report.write
-        monkeypatch.setattr(relay.report, "write", lambda *a: (written.append(None), write(*a))[1])
+        write = report.write
+
+        def count(engine: Engine, content: dict[str, Any]) -> None:
+            written.append(None)
+            write(engine, content)
+
+        monkeypatch.setattr(report, "write", count)
         began = one.engine.clock()
         for number in range(1200):
             node = number.to_bytes(5, "big")
@@ -377,6 +385,48 @@ def test_a_flood_of_flushes_is_carried_out_together(
     run(main)
 
 
+def test_memberships_from_afar_leave_room_for_those_of_the_machine(site: Site) -> None:
+    """R10: and a store without room ends no relay."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        mine = machine_topic(two.node)
+        joins = [
+            Frame(
+                mine,
+                pack(
+                    RelayFrame(
+                        Kind.JOIN, STRANGER, 1, n + 1, LONGEST_LIFE, channel.encode(),
+                        pack_join(b"group%d" % n, LONGEST_LIFE),
+                    )
+                ),
+            )
+            for n in range(12_000)
+        ]  # fmt: skip
+        for at in range(0, len(joins), 200):
+            await publish(site, joins[at : at + 200])
+            await asyncio.sleep(0.002)
+        await eventually(lambda: two.count("dropped_no_room_in_the_store"))
+        counts = await two.layer.global_statistics()
+        assert counts["group_bytes_used"] < 0.9 * counts["group_bytes_total"]
+        await two.layer.group_add("fresh", channel)
+        # The machine's own processes may fill the rest.
+        with pytest.raises(ChannelFull):
+            await fill(two, channel)
+        await eventually(lambda: two.relay_now.shards.heard >= {shard_of(b"own1")})
+        await one.layer.group_send("own1", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+        assert two.relay_now.state == "connected"
+        assert two.count("failures") == 0
+
+    async def fill(machine: Machine, channel: str) -> None:
+        for number in range(100_000):
+            await machine.layer.group_add(f"own{number}", channel)
+
+    run(main)
+
+
 def test_what_says_that_a_queue_is_ready_is_checked_and_told_to_others_together(
     site: Site,
 ) -> None:
@@ -385,7 +435,7 @@ def test_what_says_that_a_queue_is_ready_is_checked_and_told_to_others_together(
     async def main() -> None:
         one, two = await site.joined(2, relay_channels=["work.*"])
         ready = one.relay_now.work.ready
-        loop = one.relay._loop  # type: ignore[union-attr]
+        loop = one.relay_loop
         before = two.count("frames_in")
         for _ in range(2000):
             for name in (b"work.a", b"other", b"w" * 300, b"work.\xff", b"", b"work.a!b"):

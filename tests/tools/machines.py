@@ -109,6 +109,13 @@ class Machine:
         assert self.relay is not None
         return self.relay.relay
 
+    @property
+    def relay_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of that relay."""
+        assert self.relay is not None
+        assert self.relay._loop is not None
+        return self.relay._loop
+
     def knows(self, *others: Machine) -> bool:
         """Whether it is connected, and has heard all these."""
         relay = self.relay.relay if self.relay is not None else None
