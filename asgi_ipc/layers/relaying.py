@@ -414,11 +414,12 @@ class LocalMachine:
 
                 def describe(count: int) -> str:
                     return (
-                        f"dropped a message from another machine for channel {channel}: {detail};"
-                        f" {count} dropped since the last warning"
+                        f"dropped {count} messages from other machines since the last warning, the"
+                        f" last one for channel {channel}: {detail}"
                     )
 
-                demux.drops.dropped(f"from afar {name.queue.decode('ascii')}", 1, describe)
+                # As one subject: any names may come from afar, and each would be logged.
+                demux.drops.dropped("from afar", 1, describe)
         finally:
             if pending:
                 run_deferred()
@@ -442,7 +443,7 @@ class LocalMachine:
                 run_deferred()
 
     def _look_at_room(self, group: str) -> None:
-        """Raise `StoreFull` if what is left of group_memory is kept for this machine's processes."""
+        """Raise `StoreFull` if what is left of group_memory is kept for this machine's own."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AT_ROOM

@@ -482,8 +482,9 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         if frame.node == self.node:
             self.lag = self.engine.clock() - self.outbound.beat_at
-        elif frame.kind is Kind.HELLO or self.peers.to_answer:
-            self._hurry.set()
+        elif frame.kind in (Kind.HELLO, Kind.BEAT):
+            if frame.kind is Kind.HELLO or self.peers.to_answer:
+                self._hurry.set()
         elif frame.kind is Kind.WORK:
             if self.options.shares is not None:
                 self.work.look()
