@@ -34,7 +34,7 @@ class Counts:
     def learn(self, counts: Mapping[object, object]) -> None:
         """Go on from these."""
         for name, count in counts.items():
-            if isinstance(name, str) and isinstance(count, int) and count > 0:
+            if isinstance(name, str) and isinstance(count, int) and count >= 0:
                 self.add(name, count)
         self._told, self._before = Counter(self.all), Counter(self.all)
 

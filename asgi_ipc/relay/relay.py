@@ -18,7 +18,8 @@ Messages
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
        are counted as gaps, at the latest with the next beat of their machine. They go on from term
-       to term; what a killed relay took since its last report is counted by the next one.
+       to term; what a killed relay took since its last report is counted by the next one. With
+       keys, no frame is acted on that was sealed before this relay began to ask for proof.
   R6   A machine hears only the shards in which it has groups. A new group is reachable from other
        machines once the server has confirmed the subscription, which follows `group_add` at once.
 
@@ -32,7 +33,8 @@ Machines
   R9   A flush empties the stores of all machines that answer, together with what is under way
        between them, and raises an error that names the machines that did not answer in time.
   R10  Whatever bytes are heard, the relay goes on: what is no frame, or no message, is dropped and
-       counted. Nothing is logged for each frame.
+       counted. Nothing is logged for each frame. An error of the relay's own is logged once; if it
+       ends the relay, the same process begins another term after a pause that grows.
   R11  A relay writes the newest format that all machines read, and reads the one before it.
 
 Shared channels
