@@ -24,7 +24,8 @@ async def _close(layer: Any) -> None:
     await layer.close()
 
 
-def _clean(engine: str, place: Place) -> None:
+def destroy_store(engine: str, place: Place, **engine_options: str) -> None:
+    """Remove the store of a place."""
     import logging
     import warnings
 
@@ -37,7 +38,9 @@ def _clean(engine: str, place: Place) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            SyncIPCChannelLayer(place.prefix, engine=engine).destroy()
+            SyncIPCChannelLayer(
+                place.prefix, engine=engine, engine_options=engine_options
+            ).destroy()
     finally:
         log.setLevel(level)
 
@@ -71,7 +74,7 @@ def peer(engine: str, name: str = "") -> Peer:
         close=_close,
         unavailable=partial(_unavailable, engine),
         imports=f"from asgi_ipc import IPCChannelLayer; {_import_of(engine)}",
-        clean=partial(_clean, engine),
+        clean=partial(destroy_store, engine),
         send_now=_send_now,
         used=_used,
         has_sizes=True,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..peers import Peer, redis_core, redis_pubsub
 from ..peers.base import CAPACITY, Layer
+from ..peers.ours import destroy_store
 from ..place import Place
 from ..processes import Bench
 
@@ -157,6 +158,13 @@ async def _close(layer: Any) -> None:
     await layer.close()
 
 
+def _clean(place: Place) -> None:
+    """Remove the stores of all machines, whose locks are not in their folders alone."""
+    redis_core.flush(place)
+    for folder in Path(place.directory).glob("machine*"):
+        destroy_store("mmap", place, directory=str(folder))
+
+
 def _anywhere(peer: Peer, place: Place, machine: int = 0, relays: bool = False) -> Layer:
     """A layer to which machines are all the same."""
     return peer.open(place)
@@ -171,7 +179,7 @@ def ours(how: str, name: str) -> Peer:
         unavailable=redis_core.unavailable,
         imports="from asgi_ipc import IPCChannelLayer",
         prepare=redis_core.flush,
-        clean=redis_core.flush,
+        clean=_clean,
     )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.peers import redis_core
 from benchmarks.place import Place
 from benchmarks.processes import Bench, CaseFailed, Role, together
 from benchmarks.relays import __main__ as program
 from benchmarks.relays import paper
-from benchmarks.relays.machines import OURS, PROCESS, ours
+from benchmarks.relays.machines import ALONE, OURS, PROCESS, ours
 from benchmarks.relays.questions import QUESTIONS
 from benchmarks.relays.questions.growth import PAIRS, QUIET, SIZES, variant
 from benchmarks.results import Key, Results
@@ -64,6 +67,39 @@ def test_a_relay_ends_with_the_process_that_started_it_however_that_ends(tmp_pat
     while os.path.exists(f"/proc/{relay}") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{relay}")
+
+
+def test_the_stores_of_machines_are_removed_with_their_locks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_core, "flush", lambda place: None)
+    if not os.path.isdir("/dev/shm"):
+        pytest.skip("no /dev/shm here")
+    peer = ours(ALONE, "")
+
+    async def used() -> set[str]:
+        before, layer = _shared(), peer.open(place)
+        await layer.new_channel()
+        made = _shared() - before
+        await peer.close(layer)
+        return made
+
+    # As the benchmark does it: elsewhere the locks are of another kind.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        place = Place(folder, "bench-removed", "/nonexistent/redis.sock", "")
+        made = asyncio.run(used())
+        assert made
+        peer.clean(place)
+    # Some are of other tests, which run beside this one and remove theirs as well.
+    deadline = time.monotonic() + 30
+    while made & _shared() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not made & _shared()
+
+
+def _shared() -> set[str]:
+    """What of asgi_ipc is in shared memory."""
+    return {name for name in os.listdir("/dev/shm") if "asgi_ipc" in name}
 
 
 def _start_a_relay_and_fail(bench: Bench) -> dict[str, Any]:

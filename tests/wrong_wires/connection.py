@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from asgi_ipc.exceptions import OptionError, WireError, WireLost
+from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.wire import Frame, Heard, Ready
 from tests.wrong_wires import Wrong, WrongOnANetwork
@@ -81,8 +81,15 @@ class WaitsForEverToStart(Wrong):
 class TellsNoServerOfAnotherKind(WrongOnANetwork):
     breaks = "W2"
 
-    def _on_error(self, kind: type[WireError], text: str) -> None:
-        """Wait for better words."""
+    def __init__(self, url: str, prefix: str, **options: Any) -> None:
+        super().__init__(url, prefix, **options)
+        lose, state = self._state.lose, self._state
+
+        def wait_for_better_words(error: WireError) -> None:
+            if state.is_open or not isinstance(error, WireRefused):
+                lose(error)
+
+        state.lose = wait_for_better_words  # type: ignore[method-assign]
 
 
 class NoticesNoSilence(Wrong):

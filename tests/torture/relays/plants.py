@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +14,8 @@ from asgi_ipc.relay.frames import RelayFrame
 from asgi_ipc.relay.outbound import Outbound
 from asgi_ipc.relay.peers import Peer, Peers
 from asgi_ipc.relay.relay import Relay
-from asgi_ipc.relay.way_out import OUT
+from asgi_ipc.relay.way_out import OUT, is_work
+from asgi_ipc.relay.wire import Wire
 from asgi_ipc.relay.work import Work
 
 from . import site
@@ -62,9 +63,9 @@ def send_again(patch: Patch) -> None:
     publish, begin = Outbound._publish, Outbound.begin
     last: deque[Popped] = deque(maxlen=20)
 
-    def noted(self: Outbound, wire: Any, records: Sequence[Popped]) -> Awaitable[None]:
-        last.extend(records)
-        return publish(self, wire, records)
+    async def noted(self: Outbound, wire: Wire, records: Sequence[Popped]) -> None:
+        last.extend(each for each in records if not is_work(each.payload))
+        await publish(self, wire, records)
 
     def begun_again(self: Outbound) -> None:
         begin(self)
@@ -79,8 +80,8 @@ def direct_ones_first(patch: Patch) -> None:
     """Publish messages to channels before those to groups."""
     publish = Outbound._publish
 
-    def sorted_first(self: Outbound, wire: Any, records: Sequence[Popped]) -> Awaitable[None]:
-        return publish(self, wire, sorted(records, key=lambda each: -each.payload[0]))
+    async def sorted_first(self: Outbound, wire: Wire, records: Sequence[Popped]) -> None:
+        await publish(self, wire, sorted(records, key=lambda each: -each.payload[0]))
 
     patch.setattr(Outbound, "_publish", sorted_first)
 
