@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from asgi_ipc.cli.commands.relays import as_dict
 from asgi_ipc.engines.base import Engine
 from asgi_ipc.exceptions import ChannelFull, FlushIncomplete
-from asgi_ipc.relay import relay, report
+from asgi_ipc.relay import inbound, relay, report
 from asgi_ipc.relay.frames import (
     ALL,
     FLUSH_BYTES,
@@ -29,7 +30,7 @@ from asgi_ipc.relay.frames import (
     shard_topic,
 )
 from asgi_ipc.relay.memory import MemoryWire
-from asgi_ipc.relay.peers import MOST
+from asgi_ipc.relay.peers import EXPECTED, MOST
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Machine, Site, eventually, join, received, run
 
@@ -478,5 +479,32 @@ def test_what_says_that_a_queue_is_ready_is_checked_and_told_to_others_together(
         assert two.count("frames_in") - before < 200
         await one.layer.send("work.a", {"n": 1})
         assert await received(two.layer, "work.a") == [1]
+
+    run(main)
+
+
+def test_a_copy_of_a_store_is_told_on_all_machines(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one with the later term hears the other as well, and others hear both."""
+    monkeypatch.setattr(inbound, "FORMER", 0)
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        term = one.relay_now.term
+        for machine, other in ((one, term + 1), (two, two.relay_now.term - 1)):
+            assert machine.report()["error"] == ""
+            beat = RelayFrame(Kind.BEAT, machine.node, other, 1000, 0, b"copy", b"")
+            await publish(site, [Frame(ALL, pack(beat))])
+            await eventually(lambda m=machine: "copy of this store" in m.report()["error"])  # type: ignore[misc]
+        # At the other, the copy with the later term has made the machine late.
+        await eventually(lambda: state_of(one, two) == "late")
+        assert state_of(two, one) == "late"
+        one.relay_now._copy_at -= EXPECTED + 1
+        await eventually(lambda: one.report()["error"] == "")
+
+    def state_of(machine: Machine, at: Machine) -> str:
+        (found,) = as_dict(at.report(), "connected", 0, at.engine.clock())["machines"]
+        return str(found["state"])
 
     run(main)
