@@ -412,7 +412,9 @@ def _login(settings: Settings, given: dict[str, Any]) -> tuple[bytes, ...]:
     password = settings.one_of("password", settings.password, given["password"])
     if username and not password:
         settings.wrong("it names a user without a password; give the option 'password' too")
-    return tuple(word.encode() for word in (username, password) if word) if password else ()
+    # What is no string was found wrong before.
+    words = [word for word in (username, password) if isinstance(word, str) and word]
+    return tuple(word.encode() for word in words) if password else ()
 
 
 def _address(settings: Settings) -> tuple[str, int] | str:

@@ -41,6 +41,21 @@ async def test_credentials_that_are_refused_are_told_and_not_shown(redis: Redis)
 
 
 @in_loop
+async def test_a_server_that_repeats_the_password_does_not_have_it_shown() -> None:
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = Redis("--rename-command", "AUTH", "")
+    try:
+        for password in ("s3cret'Pw", "p" * 200):
+            error = await error_of(server.url, username="somebody", password=password)
+            assert isinstance(error, WireRefused)
+            assert "unknown command 'AUTH'" in str(error)
+            assert password[:5] not in str(error)
+    finally:
+        server.end()
+
+
+@in_loop
 async def test_a_unix_socket_is_reached(tmp_path: object) -> None:
     if Redis.missing():
         pytest.skip(f"no Redis server: {Redis.missing()}")
@@ -339,6 +354,7 @@ async def test_a_replica_and_a_node_of_a_cluster_are_refused() -> None:
         ("redis://h1,h2", {}, "several servers; name one server"),
         ("redis://h1:1,redis://h2:2", {}, "several servers; name one server"),
         ("redis://", {"timeout": "x"}, "it names no host"),
+        ("redis://h", {"password": ["x"]}, "relay_options['password'] is not that; it must be"),
         ("redis://", {"timeout": "x"}, "relay_options['timeout'] is 'x'; it must be"),
         ("redis://h", {"ca_file": "/etc/passwd"}, "there is no option 'ca_file'"),
         ("rediss://h", {"ca_file": "/nowhere"}, "the path of a file that exists"),
