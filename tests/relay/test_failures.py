@@ -8,19 +8,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.commands import relay as command
-from asgi_ipc.layers.relaying import Candidate
 from asgi_ipc.relay import failures, relay, report
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.texts import printable
 from tests.tools.machines import Machine, Site, eventually, received, run
-from tests.tools.relays import DEDICATED, engine_beside
+from tests.tools.relays import DEDICATED, dedicated, engine_beside
 
 
 def descriptors() -> int:
@@ -202,15 +199,12 @@ def test_a_dedicated_relay_that_fails_leaves_the_roles_to_the_site_for_a_while(
 
     async def main() -> None:
         one = site.machine()
-        options = one.demux.companions[Candidate].relay
         engine = engine_beside(one.options)
-        store = SimpleNamespace(prefix="site", engine="mmap")
         seen = Failures()
         try:
             with monkeypatch.context() as patched:
                 patched.setattr(relay.Relay, "_follow_flush", raising(KeyError("unexpected")))
-                stop = asyncio.Event()
-                await command._relay_for(engine, store, options, {}, stop, seen)  # type: ignore[arg-type]
+                await dedicated(engine, one.relay_options, seen)
             assert seen.pause > 0
             assert not one.engine.is_held(DEDICATED)
             one.begin()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.commands.relays import as_dict
 from asgi_ipc.engines.base import Engine
 from asgi_ipc.exceptions import ChannelFull, FlushIncomplete
 from asgi_ipc.relay import inbound, relay, report
@@ -33,6 +32,7 @@ from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.peers import EXPECTED, MOST
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Machine, Site, eventually, join, received, run
+from tests.tools.relays import shown_states
 
 STRANGER = b"other"
 
@@ -498,13 +498,13 @@ def test_a_copy_of_a_store_is_told_on_all_machines(
             await publish(site, [Frame(ALL, pack(beat))])
             await eventually(lambda m=machine: "copy of this store" in m.report()["error"])  # type: ignore[misc]
         # At the other, the copy with the later term has made the machine late.
-        await eventually(lambda: state_of(one, two) == "late")
-        assert state_of(two, one) == "late"
+        await eventually(lambda: state_of(two) == "late")
+        assert state_of(one) == "late"
         one.relay_now._copy_at -= EXPECTED + 1
         await eventually(lambda: one.report()["error"] == "")
 
-    def state_of(machine: Machine, at: Machine) -> str:
-        (found,) = as_dict(at.report(), "connected", 0, at.engine.clock())["machines"]
-        return str(found["state"])
+    def state_of(at: Machine) -> str:
+        (state,) = shown_states(at.report(), at.engine.clock())
+        return state
 
     run(main)

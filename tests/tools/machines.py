@@ -14,6 +14,7 @@ from asgi_ipc import IPCChannelLayer
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
+from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.report import read
 from asgi_ipc.relay.thread import RelayThread
@@ -62,6 +63,12 @@ class Machine:
     def node(self) -> bytes:
         node: bytes = self.engine.identity[:5]
         return node
+
+    @property
+    def relay_options(self) -> RelayOptions:
+        """How its relay works."""
+        options: RelayOptions = self.demux.companions[Candidate].relay
+        return options
 
     def start(self, failures: Failures | None = None) -> RelayThread:
         """Relay in a thread, as a process does once it serves."""

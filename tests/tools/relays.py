@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+from asgi_ipc.cli.commands import relay, relays
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Engine
+from asgi_ipc.relay.failures import Failures
+from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.way_out import DEDICATED, RELAY
 
-__all__ = ["DEDICATED", "RELAY", "engine_beside"]
+__all__ = ["DEDICATED", "RELAY", "dedicated", "engine_beside", "shown_states"]
 
 
 def engine_beside(config: dict[str, Any]) -> Engine:
@@ -20,3 +25,15 @@ def engine_beside(config: dict[str, Any]) -> Engine:
         group_memory=config["group_memory"],
         engine_options=config["engine_options"],
     )
+
+
+async def dedicated(engine: Engine, options: RelayOptions, failures: Failures) -> None:
+    """Relay as ``asgi-ipc relay`` does for the store of an engine, until that ends by itself."""
+    store: Any = SimpleNamespace(prefix=options.prefix, engine="mmap")
+    await relay._relay_for(engine, store, options, {}, asyncio.Event(), failures)
+
+
+def shown_states(report: dict[str, Any], now: int) -> list[str]:
+    """Return the states of machines that ``asgi-ipc relays`` shows for a report."""
+    machines = relays.as_dict(report, "connected", 0, now)["machines"]
+    return [str(machine["state"]) for machine in machines]
