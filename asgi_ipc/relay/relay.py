@@ -133,6 +133,8 @@ class Relay:
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
         self._error = ""
+        #: What the log said last of an outage that is not over.
+        self._told = ""
         self._began, self._connected_at = time.time(), 0.0
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
         self.lag: int | None = None
@@ -347,19 +349,20 @@ class Relay:
 
     async def _keep_connected(self) -> None:
         """Connect, and connect again with growing pauses (R8)."""
-        pause, told = SHORTEST_PAUSE, ""
+        pause = SHORTEST_PAUSE
         while True:
             wire = self.options.wire()
             try:
                 await self._serve(wire)
             except (WireError, OSError) as error:
                 # The latter, if this process has too many open files.
-                if self.state == "connected":
-                    pause, told = SHORTEST_PAUSE, ""
+                # A server that takes connections and ends them is not back.
+                if self.lag is not None:
+                    pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
-                if told != state:
-                    told = state
+                if self._told != state:
+                    self._told = state
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -392,8 +395,6 @@ class Relay:
         since = self.engine.clock()
         await self.outbound.say(wire, Kind.HELLO)
         had_outage = bool(self._error)
-        if had_outage:
-            _log.warning("relay %s: connected again", self.options.shown)
         self.state, self._error, self._wire = "connected", "", wire
         self._connected_at = time.monotonic()
         self.shards.tell()
@@ -484,6 +485,9 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         if frame.node == self.node:
             self.lag = self.engine.clock() - self.outbound.beat_at
+            if self._told:
+                self._told = ""
+                _log.warning("relay %s: connected again", self.options.shown)
         elif frame.kind in (Kind.HELLO, Kind.BEAT):
             if frame.kind is Kind.HELLO or self.peers.to_answer:
                 self._hurry.set()
