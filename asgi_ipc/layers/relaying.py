@@ -33,6 +33,7 @@ from ..policy import groups
 from ..policy.capacity import UNCOUNTED
 from ..policy.expiry import LONGEST
 from ..relay import way_out
+from ..relay.failures import Failures
 from ..relay.flushes import PATIENCE
 from ..relay.frames import Kind, pack_excluded, pack_join, shard_of
 from ..relay.machine import RelayOptions
@@ -82,6 +83,9 @@ _REMEMBERED = 4096
 _HERE, _FAR, _SHARED = 0, 1, 2
 #: Nanoseconds that a receiver may wait.
 _FOREVER = LONGEST * 1_000_000_000
+#: The part of group_memory that may be in use when other machines add memberships; the rest is for
+#: this machine's processes. Seconds between two looks at that.
+_FROM_AFAR, _LOOK_AT_ROOM = 0.75, 0.02
 #: Bytes of a record on the way out beside the message, on average.
 _EXTRA = 64
 
@@ -384,7 +388,9 @@ class LocalMachine:
         self.engine = demux.engine
         self._demux = demux
         self._core = LayerCore(options, borrows=demux)
-        self._lifetime = options.message_lifetime
+        self._lifetime, self._membership = options.message_lifetime, options.membership_lifetime
+        #: When to look at group_memory next, and whether other machines may take more of it.
+        self._look_at, self._has_room = 0.0, True
 
     def check(self, body: bytes) -> None:
         """Raise `RecordCorrupt` for what would disturb receivers.
@@ -421,19 +427,24 @@ class LocalMachine:
 
                 def describe(count: int) -> str:
                     return (
-                        f"dropped a message from another machine for channel {channel}: {detail};"
-                        f" {count} dropped since the last warning"
+                        f"dropped {count} messages from other machines since the last warning, the"
+                        f" last one for channel {channel}: {detail}"
                     )
 
-                demux.drops.dropped(f"from afar {name.queue.decode('ascii')}", 1, describe)
+                # As one subject: any names may come from afar, and each would be logged.
+                demux.drops.dropped("from afar", 1, describe)
         finally:
             if pending:
                 run_deferred()
 
     def join(self, group: str, channel: str, lifetime: int) -> None:
-        """Add a channel of this machine to a group."""
+        """Add a channel of this machine to a group. Raises `StoreFull`.
+
+        The membership lasts no longer than those of this machine's own processes.
+        """
         table, name = group_name(group), channel_name(channel)
-        deadline = self.engine.clock() + lifetime
+        deadline = self.engine.clock() + min(lifetime, self._membership)
+        self._look_at_room(group)
         try:
             if name.owner == self.engine.identity:
                 expiry, suspends = self._lifetime, self._core.options.suspend_silent_channels
@@ -443,6 +454,20 @@ class LocalMachine:
         finally:
             if pending:
                 run_deferred()
+
+    def _look_at_room(self, group: str) -> None:
+        """Raise `StoreFull` if what is left of group_memory is kept for this machine's own."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_AT_ROOM
+            counts = self.engine.statistics()
+            used, total = (counts.get(f"group_bytes_{which}", 0) for which in ("used", "total"))
+            self._has_room = used <= _FROM_AFAR * total
+        if not self._has_room:
+            raise StoreFull(
+                f"no room for a membership in group {group} that another machine asks for:"
+                " group_memory is nearly full; destroy() the store, and open it larger"
+            )
 
     def leave(self, group: str, channel: str) -> None:
         """Take a channel of this machine out of a group."""
@@ -483,6 +508,7 @@ class Candidate:
         #: Bells, by id, that are armed for the end of another process's relay.
         self._heeds: dict[int, Bell] = {}
         self._stopped = False
+        self._failures = Failures()
         self._lock = threading.Lock()
         #: The members of `WAITING` for receivers in this process; and how often the store had been
         #: flushed when they were last put.
@@ -503,7 +529,8 @@ class Candidate:
         if now - self._served > _LAPSE:
             self._serves_since = now
         self._served = now
-        wait = max(self._serves_since + SERVES, self._began + _REST) - now
+        wait = max(self._serves_since + SERVES - now, self._began + _REST - now)
+        wait = max(wait, self._failures.pause)
         if wait > 0:
             return wait if wait < LOOK_AGAIN else None
         if self._lock.acquire(False):
@@ -572,7 +599,8 @@ class Candidate:
             self._began = time.monotonic()
             for each in list(self._heeds.values()):
                 self._heed_no_more(each)
-            thread = RelayThread(LocalMachine(self._demux, self.options), self.relay)
+            machine = LocalMachine(self._demux, self.options)
+            thread = RelayThread(machine, self.relay, self._failures)
             try:
                 thread.start()
             except BaseException:  # There can't be more threads.

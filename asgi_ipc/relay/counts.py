@@ -13,6 +13,8 @@ _log = logging.getLogger("asgi_ipc")
 DROPPED = "dropped_"
 #: Seconds between two warnings.
 INTERVAL = 10.0
+#: No count goes beyond this, so that each fits the report.
+MOST = (1 << 63) - 1
 #: The counts of which rates are told.
 _RATED = ("frames_out", "bytes_out", "frames_in", "bytes_in")
 
@@ -32,18 +34,18 @@ class Counts:
     def learn(self, counts: Mapping[object, object]) -> None:
         """Go on from these."""
         for name, count in counts.items():
-            if isinstance(name, str) and isinstance(count, int):
-                self.all[name] += count
+            if isinstance(name, str) and isinstance(count, int) and count >= 0:
+                self.add(name, count)
         self._told, self._before = Counter(self.all), Counter(self.all)
 
     def add(self, name: str, count: int = 1) -> None:
         """Count something."""
-        self.all[name] += count
+        self.all[name] = min(MOST, self.all[name] + count)
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count what was dropped, by reason."""
         if count:
-            self.all[DROPPED + reason.replace(" ", "_")] += count
+            self.add(DROPPED + reason.replace(" ", "_"), count)
 
     def rate(self) -> None:
         """Take the rates since the last time."""
@@ -72,4 +74,4 @@ class Counts:
             )
 
 
-__all__ = ["DROPPED", "INTERVAL", "Counts"]
+__all__ = ["DROPPED", "INTERVAL", "MOST", "Counts"]

@@ -13,6 +13,8 @@ PATIENCE = 5.0
 BARRIER = 2 * 1_000_000_000
 #: Flushes whose outcome is remembered, as a process asks again if the answer was flushed.
 _REMEMBERED = 64
+#: Machines that are named.
+_NAMED = 20
 
 
 class _Flush:
@@ -96,10 +98,12 @@ class Flushes:
 def _not_done(flush: _Flush) -> str:
     parts = []
     if flush.waits_for:
-        names = ", ".join(sorted(flush.waits_for.values()))
+        names = sorted(flush.waits_for.values())
+        if len(names) > _NAMED + 1:
+            names = [*names[:_NAMED], f"{len(names) - _NAMED} more"]
         parts.append(
-            f"not those of other machines, which did not confirm it ({names}); when they are back,"
-            " flush again"
+            f"not those of other machines, which did not confirm it ({', '.join(names)}); when they"
+            " are back, flush again"
         )
     failure = "it did not answer in time" if flush.clears else flush.failure
     if failure:

@@ -13,7 +13,7 @@ bytes  content, big-endian
 8      remaining lifetime, nanoseconds
 1      length of the name
 n      the name: a group, a channel, a host, or a flush
-rest   the payload: of messages, the encoded message
+rest   the payload: of messages, the encoded message; of hellos and beats, a `Beat`
 ====== ==================================================================
 
 A message to a group that is not for some channels of other machines begins with their names
@@ -33,7 +33,7 @@ from zlib import crc32
 
 from ..engines.base import NODE_BYTES
 from ..policy.expiry import LONGEST
-from .sealing import SealBroken
+from .sealing import OVERHEAD, SealBroken
 
 if TYPE_CHECKING:
     from .sealing import Sealer
@@ -50,6 +50,14 @@ MOST_EXCLUDED = 10_000
 MOST_SEQUENCES = 2 * SHARDS
 #: Longest lifetime, in nanoseconds.
 LONGEST_LIFE = LONGEST * 1_000_000_000
+
+#: Terms and sequences are smaller: a clock of nanoseconds and a counter come nowhere near, and what
+#: is counted of them still fits 64 bits.
+LIMIT = 1 << 62
+#: Bytes of the nonces with which machines ask each other whether they are there.
+NONCE = 8
+#: Bytes of a flush's number.
+FLUSH_BYTES = 16
 
 _MAGIC, _SEALED = b"aI", b"aS"
 _HEAD = struct.Struct(f">2sBBB{NODE_BYTES}sQQQB")
@@ -102,6 +110,24 @@ class RelayFrame(NamedTuple):
     payload: bytes
     #: Newest version that its writer reads.
     reads: int = NEWEST
+    #: Of a sealed frame: rises from frame to frame of a term, on all topics together.
+    number: int = 0
+
+
+class Beat(NamedTuple):
+    """What hellos and beats carry.
+
+    A machine that asks sends a nonce, and another that hears it answers with the same nonce in its
+    next beat. Only a sealed site asks: the answer proves that what its machine says from then on
+    was said after the question (`peers`).
+    """
+
+    #: The nonce of a machine that asks; empty if it does not.
+    ask: bytes = b""
+    #: The nonces that were heard.
+    answers: tuple[bytes, ...] = ()
+    #: For each topic the last sequence published.
+    sequences: Mapping[bytes, int] = {}
 
 
 def pack(
@@ -145,13 +171,16 @@ def unpack(
         raise NoFrame("version")
     if (magic == _SEALED) != (sealer is not None):
         raise NoFrame("sealed" if sealer is None else "not sealed")
-    rest = data[_HEAD.size :]
+    rest, number = data[_HEAD.size :], 0
     if sealer is not None:
+        number = sealer.number(rest)
         try:
             rest = sealer.open(rest, place + head)
         except SealBroken as error:
             raise NoFrame(f"seal {error.reason}") from None
-    if len(rest) < length or not term or not sequence or reads < version:
+    if not (0 < term < LIMIT and 0 < sequence < LIMIT):
+        raise NoFrame("no frame")
+    if len(rest) < length or reads < version:
         raise NoFrame("no frame")
     try:
         known = Kind(kind)
@@ -159,7 +188,8 @@ def unpack(
         # A newer machine says more; it says what matters in a version that all read.
         raise NoFrame("version") from None
     lifetime = min(lifetime, LONGEST_LIFE)
-    return RelayFrame(known, node, term, sequence, lifetime, rest[:length], rest[length:], reads)
+    name, payload = rest[:length], rest[length:]
+    return RelayFrame(known, node, term, sequence, lifetime, name, payload, reads, number)
 
 
 def version_for(announced: Iterable[int], oldest: int = OLDEST, newest: int = NEWEST) -> int:
@@ -196,7 +226,7 @@ def is_topic(topic: bytes) -> bool:
 
 
 def pack_sequences(sequences: Mapping[bytes, int]) -> bytes:
-    """Return the payload of a beat: for each topic the last sequence published."""
+    """Return sequences as bytes: for each topic the last one published."""
     return b"".join(
         bytes((len(topic),)) + topic + _U64.pack(number) for topic, number in sequences.items()
     )
@@ -212,8 +242,55 @@ def unpack_sequences(payload: bytes) -> dict[bytes, int]:
         if end + _U64.size > len(payload) or not is_topic(topic) or len(found) >= MOST_SEQUENCES:
             raise NoFrame("no frame")
         found[topic] = _U64.unpack_from(payload, end)[0]
+        if found[topic] >= LIMIT:
+            raise NoFrame("no frame")
         at = end + _U64.size
     return found
+
+
+def pack_beat(beat: Beat) -> bytes:
+    """Return the payload of a hello or a beat."""
+    head = bytes((len(beat.ask),)) + beat.ask + len(beat.answers).to_bytes(2, "big")
+    return head + b"".join(beat.answers) + pack_sequences(beat.sequences)
+
+
+def unpack_beat(payload: bytes) -> Beat:
+    """Return what `pack_beat` packed; no bytes say nothing. Raises `NoFrame`."""
+    if not payload:
+        return Beat()
+    at = 1 + payload[0]
+    end = at + 2 + NONCE * int.from_bytes(payload[at : at + 2], "big")
+    if payload[0] not in (0, NONCE) or len(payload) < max(end, at + 2):
+        raise NoFrame("no frame")
+    answers = tuple(payload[each : each + NONCE] for each in range(at + 2, end, NONCE))
+    return Beat(payload[1:at], answers, unpack_sequences(payload[end:]))
+
+
+def pack_beats(beat: Beat, room: int) -> list[bytes]:
+    """Return the payloads of as many beats as it takes to say it in ``room`` bytes each."""
+    sizes = {topic: 1 + len(topic) + _U64.size for topic in beat.sequences}
+    payloads, answers = [], list(beat.answers)
+    topics = list(beat.sequences)
+    while True:
+        left = room - 3 - len(beat.ask)
+        some = answers[: max(0, left // NONCE)]
+        del answers[: len(some)]
+        left -= NONCE * len(some)
+        told = {}
+        while topics and sizes[topics[0]] <= left:
+            left -= sizes[topics[0]]
+            topic = topics.pop(0)
+            told[topic] = beat.sequences[topic]
+        payloads.append(pack_beat(Beat(beat.ask, tuple(some), told)))
+        if not (answers or topics):
+            return payloads
+        if not (some or told):  # No room for any of it; the caller sees that there is too little.
+            return [pack_beat(beat)]
+
+
+def room_for(name: bytes, limit: int, sealer: Sealer | None) -> int:
+    """Return how many bytes the payload of a frame may have that is ``limit`` bytes long."""
+    return limit - _HEAD.size - len(name) - (0 if sealer is None else OVERHEAD)
 
 
 def pack_excluded(channels: Collection[str]) -> bytes:
@@ -257,26 +334,34 @@ def unpack_join(payload: bytes) -> tuple[bytes, int]:
 
 __all__ = [
     "ALL",
+    "FLUSH_BYTES",
+    "LIMIT",
     "LONGEST_LIFE",
     "LONGEST_NAME",
     "MESSAGES",
     "MOST_EXCLUDED",
     "MOST_SEQUENCES",
     "NEWEST",
+    "NONCE",
     "OLDEST",
     "SHARDS",
+    "Beat",
     "Kind",
     "NoFrame",
     "RelayFrame",
     "is_topic",
     "machine_topic",
     "pack",
+    "pack_beat",
+    "pack_beats",
     "pack_excluded",
     "pack_join",
     "pack_sequences",
+    "room_for",
     "shard_of",
     "shard_topic",
     "unpack",
+    "unpack_beat",
     "unpack_excluded",
     "unpack_join",
     "unpack_sequences",

@@ -15,6 +15,9 @@ from .peers import Peers
 
 _log = logging.getLogger("asgi_ipc")
 
+#: Nanoseconds for which frames of a machine's former relay may still be on their way to it.
+FORMER = 10 * 1_000_000_000
+
 
 class Inbound:
     """Hears frames, and delivers what they carry to this machine.
@@ -37,9 +40,11 @@ class Inbound:
         self._engine, self._node = machine.engine, machine.engine.identity[:NODE_BYTES]
         self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
         self._prefix = options.prefix.encode() + b"\0"
-        self._has_failed = False
+        self._began, self._has_failed = self._engine.clock(), False
         #: Called when something was learned of another machine that the next relay must know.
         self.learned: Callable[[], None] = lambda: None
+        #: Called when another machine was heard that has the same identity.
+        self.heard_copy: Callable[[], None] = lambda: None
 
     def hear(self, topic: bytes, data: bytes) -> None:
         """Act on what was published on a topic; drop and count what is no frame or message."""
@@ -87,9 +92,14 @@ class Inbound:
 
     def _hear_own(self, topic: bytes, frame: RelayFrame) -> None:
         """Hear what this machine has published itself."""
-        if frame.term > self._term:
+        is_copy = frame.term > self._term
+        if frame.term < self._term:
+            # What the machine's former relay has published is heard soon, or never.
+            is_copy = self._engine.clock() - self._began > FORMER
+        if is_copy:
             # Another machine's store has the same bytes: a copy of this one's files.
             self._counts.dropped("from a copy of this store")
+            self.heard_copy()
         elif frame.term == self._term and topic == ALL and frame.kind is Kind.BEAT:
             self._act(frame)
 

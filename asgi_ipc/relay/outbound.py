@@ -7,18 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Popped
-from ..exceptions import WireLost
+from ..exceptions import WireLost, WireRefused
 from . import way_out
 from .counts import Counts
 from .frames import (
     ALL,
     MESSAGES,
     MOST_SEQUENCES,
+    Beat,
     Kind,
     RelayFrame,
     machine_topic,
     pack,
-    pack_sequences,
+    pack_beats,
+    room_for,
     shard_of,
     shard_topic,
     version_for,
@@ -101,14 +103,32 @@ class Outbound:
                 limit = max(1, min(BATCH, WINDOW // max(1, size)))
 
     async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
-        """Publish something of the relay's own to all machines. Raises as the wire."""
+        """Publish something of the relay's own to all machines.
+
+        Raises as the wire, and `WireRefused` if the server does not take frames of that size.
+        """
         async with self.publishing:
-            payload = b""
-            if kind is Kind.BEAT:
-                payload = self._sequences_to_tell()
-                self.beat_at = self._engine.clock()
-            packed = self._packed(ALL, kind, self._host if name is None else name, payload)
-            await wire.publish([Frame(ALL, packed)])
+            name = self._host if name is None else name
+            payloads = [b""]
+            if kind in (Kind.HELLO, Kind.BEAT):
+                payloads = self._beats(kind, room_for(name, wire.frame_limit, self._options.sealer))
+            frames = [Frame(ALL, self._packed(ALL, kind, name, each)) for each in payloads]
+            longest = max(len(frame.payload) for frame in frames)
+            if longest > wire.frame_limit:
+                raise WireRefused(
+                    f"relay {self._options.shown}: it takes {wire.frame_limit:,} bytes at once, and"
+                    f" a relay needs {longest:,} to say that it is there; raise the server's limit"
+                    " (NATS: max_payload)"
+                )
+            await wire.publish(frames)
+
+    def _beats(self, kind: Kind, room: int) -> list[bytes]:
+        """Return the payloads of a hello, or of a beat: of several if one has no room for it."""
+        if kind is Kind.HELLO:
+            return pack_beats(Beat(self._peers.nonce), room)
+        self.beat_at = self._engine.clock()
+        beat = Beat(self._peers.asks, self._peers.answers(), self._sequences_to_tell())
+        return pack_beats(beat, room)
 
     async def _publish(self, wire: Wire, records: Sequence[Popped]) -> None:
         """Publish records, but no work. Call while `publishing`."""
@@ -178,7 +198,7 @@ class Outbound:
         place = self._options.prefix.encode() + b"\0" + topic
         return pack(frame, version, self._options.sealer, place)
 
-    def _sequences_to_tell(self) -> bytes:
+    def _sequences_to_tell(self) -> dict[bytes, int]:
         told = {}
         for topic, times in list(self._to_tell.items())[:MOST_SEQUENCES]:
             told[topic] = self.sequences[topic]
@@ -186,7 +206,7 @@ class Outbound:
                 self._to_tell[topic] = times - 1
             else:
                 del self._to_tell[topic]
-        return pack_sequences(told)
+        return told
 
 
 __all__ = ["BATCH", "Outbound"]

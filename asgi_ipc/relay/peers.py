@@ -5,7 +5,8 @@ No input or output happens here; the caller passes the time in. A frame is deliv
 
 * not if it comes from before a takeover (a lower term than one heard already), or again (a sequence
   that is not above the last one of its topic): so nothing is delivered twice or out of order (R5);
-* not while its machine has still to answer a flush that this machine has carried out (R9).
+* not while its machine has still to answer a flush that this machine has carried out (R9);
+* with ``keys``, not before its machine has proven that it is there (R5).
 
 A sequence that is not the next one is a gap: frames that were published and not heard. The beat of
 a machine says the last sequence of each topic, so a gap at the end is found a beat later. Where
@@ -16,24 +17,54 @@ Sequences go on from term to term, so what is missed around a takeover is a gap 
 that was killed has not told the next one of the last frames it published; that one counts them
 itself (`relay.Relay`), and uses their sequences again. So the first sequence of a term may be lower
 than the last one of the term before.
+
+Proof. Whoever can read and publish on the server can play sealed frames again. So a machine asks
+with a nonce, in its hello and in its beats, and acts on the messages and flushes of another
+machine's term only once a beat of that term has answered with the nonce; from then on, only on
+frames with a higher number than that beat. The numbers rise on all topics together, so this holds
+for topics that were not heard for a while, too. If a machine is forgotten, the nonce is replaced:
+an answer that was recorded proves nothing afterwards. What can still be done is to withhold frames,
+and to hand the last ones over later, as long as this machine has heard none that came after them
+and its relay goes on.
+
+Without ``keys`` frames can be forged, and there is nothing to prove. Two rules keep single forged
+frames from doing lasting harm: a machine that never beats is soon not expected any more, and a term
+that has been silent for as long as `EXPECTED` gives way to a lower one that is heard.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..engines.base import NODE_BYTES
-from .frames import ALL, Kind, RelayFrame, unpack_sequences
+from .counts import MOST as MOST_COUNTED
+from .frames import ALL, LIMIT, MESSAGES, NONCE, Beat, Kind, RelayFrame, unpack_beat
+from .texts import printable
 
 #: Nanoseconds after its last frame until which a machine that did not say goodbye is expected to be
-#: there, and until which it is remembered: its frames can't be replayed so long.
+#: there, and until which it is remembered.
 EXPECTED, REMEMBERED = 60 * 1_000_000_000, 86400 * 1_000_000_000
 #: The same after a goodbye: by then another process of the machine has begun to relay, if any is
 #: left there.
 LEFT = 5 * 1_000_000_000
+#: The same of a machine that has never beaten, or proven that it is there.
+UNPROVEN, UNPROVEN_REMEMBERED = LEFT, EXPECTED
 #: Machines that are remembered. A server on which anything is published must not fill the memory.
 MOST = 1000
+#: Nanoseconds of silence after which a machine is forgotten if another needs its place.
+SILENT = 5 * 1_000_000_000
+#: Machines, and sequences of all of them together, that the next relay gets to know.
+MOST_TOLD, MOST_SEQUENCES_TOLD = 200, 1500
+#: Characters of a host's name.
+_HOST = 100
+#: What a machine does only for another that has proven that it is there.
+_NEEDS_PROOF = MESSAGES | {Kind.FLUSH, Kind.FLUSHED, Kind.WORK}
+
+
+#: What the next relay gets to know of a machine, in numbers.
+_NUMBERS = ("term", "reads", "heard_at", "frames", "bytes", "gaps", "number")
 
 
 class Peer:
@@ -54,6 +85,16 @@ class Peer:
         self.frames = self.bytes = self.gaps = 0
         #: It said goodbye: nothing is expected from it.
         self.has_left = False
+        #: The number of its last sealed frame, in this term.
+        self.number = -1
+        #: With keys: whether this term has answered the nonce; since when it has done so last.
+        self.has_answered, self.answered_at = False, 0
+        #: Whether any of its terms has beaten; with keys, has answered.
+        self.is_proven = False
+        #: Whether this relay has heard it.
+        self.was_heard = False
+        #: When its last frame came that was of another term, or had been heard before; 0 if none.
+        self.late_at = 0
         #: Flushes that it has still to answer, with the times from which that is not waited for.
         self.owes: dict[bytes, int] = {}
 
@@ -63,9 +104,13 @@ class Peer:
 
 
 class Peers:
-    """All other machines, by their nodes."""
+    """All other machines, by their nodes. With ``proof`` they have to prove that they are there."""
 
-    def __init__(self) -> None:
+    def __init__(self, proof: bool = False) -> None:
+        #: With which this machine asks.
+        self.nonce = os.urandom(NONCE) if proof else b""
+        #: The nonces that the next beat has to answer.
+        self.to_answer: dict[bytes, None] = {}
         self.known: dict[bytes, Peer] = {}
         #: Topics that are heard, or will be as soon as the server has confirmed it.
         self.topics: set[bytes] = set()
@@ -74,7 +119,7 @@ class Peers:
         #: A machine, a term or a topic has come since this was last reset: what the next relay has
         #: to know, or it would not notice what it missed.
         self.has_news = False
-        self._now = 0
+        self._now = self._full_until = 0
 
     def hears(self, topics: Iterable[bytes]) -> None:
         """Note that topics are heard from now on."""
@@ -91,41 +136,103 @@ class Peers:
     def accept(self, topic: bytes, frame: RelayFrame, size: int, now: int) -> str | None:
         """Note a frame; return None if it is to be acted on, and otherwise why not.
 
-        Raises `NoFrame` for a beat that is none.
+        Raises `NoFrame` for a hello or beat that is none.
         """
         self._now = now
-        sequences = unpack_sequences(frame.payload) if frame.kind is Kind.BEAT else {}
-        peer = self.known.get(frame.node)
+        beat = unpack_beat(frame.payload) if frame.kind in (Kind.HELLO, Kind.BEAT) else Beat()
+        peer = self.known.get(frame.node) or self._meet(frame.node, now)
         if peer is None:
-            if len(self.known) >= MOST:
-                return "too many machines"
-            peer = self.known[frame.node] = Peer(frame.node, now)
-        if frame.term < peer.term:
+            return "too many machines"
+        if frame.term < peer.term and (self.nonce or now - peer.heard_at <= EXPECTED):
+            peer.late_at = now
             return "late"
-        if frame.term > peer.term:
+        if frame.term != peer.term:
             self._begin_term(peer, frame)
         last = peer.sequences.get(topic)
-        if last is not None and frame.sequence <= last:
+        if (last is not None and frame.sequence <= last) or self._is_replayed(peer, frame):
+            peer.late_at = now
             return "late"
         self._reached(peer, topic, frame.sequence - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
             self.has_news |= last is None
-        peer.heard_at, peer.reads = now, frame.reads
+        peer.reads, peer.number, peer.was_heard = frame.reads, frame.number, True
         peer.frames += 1
-        peer.bytes += size
+        peer.bytes = min(MOST_COUNTED, peer.bytes + size)
         peer.has_left = frame.kind is Kind.BYE
         if frame.kind in (Kind.HELLO, Kind.BEAT, Kind.BYE):
-            peer.host = frame.name.decode("ascii", "replace")
-        for each, number in sequences.items():
+            peer.host = printable(frame.name.decode("ascii", "replace"), _HOST)
+        for each, number in beat.sequences.items():
             self._told(peer, each, number)
+        return self._look_for_proof(peer, frame.kind, beat, now)
+
+    def _meet(self, node: bytes, now: int) -> Peer | None:
+        """Return a new machine; None if there are too many."""
+        if len(self.known) >= MOST:
+            silent = []
+            if now >= self._full_until:
+                silent = [each for each in self.known.values() if now - each.heard_at > SILENT]
+            if not silent:
+                # A flood must not cost a look at all of them for each frame.
+                if now >= self._full_until:
+                    self._full_until = now + SILENT // 10
+                return None
+            self._forget(min(silent, key=lambda each: (each.is_proven, each.heard_at)))
+        peer = self.known[node] = Peer(node, now)
+        return peer
+
+    def _is_replayed(self, peer: Peer, frame: RelayFrame) -> bool:
+        return bool(self.nonce) and frame.number <= peer.number
+
+    def _look_for_proof(self, peer: Peer, kind: Kind, beat: Beat, now: int) -> str | None:
+        """Note questions and answers; return whether a frame is to be acted on, as `accept`."""
+        if not self.nonce:
+            peer.is_proven |= kind is Kind.BEAT
+        else:
+            if beat.ask and len(self.to_answer) < MOST:
+                self.to_answer[beat.ask] = None
+            if self.nonce in beat.answers:
+                self.has_news |= not peer.has_answered
+                peer.has_answered = peer.is_proven = True
+                peer.answered_at = now
+            if not peer.has_answered:
+                return "not proven" if kind in _NEEDS_PROOF else None
+        peer.heard_at = now
         return None
+
+    @property
+    def asks(self) -> bytes:
+        """Return the nonce with which the next beat is to ask; empty if it need not."""
+        is_asking = any(
+            peer.was_heard and not (peer.has_answered or peer.has_left)
+            for peer in self.known.values()
+        )
+        return self.nonce if is_asking else b""
+
+    def answers(self) -> tuple[bytes, ...]:
+        """Return the nonces that the next beat answers, once."""
+        answers, self.to_answer = tuple(self.to_answer), {}
+        return answers
+
+    def are_back(self, since: int) -> bool:
+        """Return whether all machines that are expected, one at least, have been heard since.
+
+        With keys they must have answered, and nothing is left that they have asked.
+        """
+        expected = self.expected()
+        if self.nonce:
+            is_back = all(peer.answered_at >= since for peer in expected) and not self.to_answer
+        else:
+            is_back = all(peer.heard_at >= since for peer in expected)
+        return bool(expected) and is_back
 
     def _begin_term(self, peer: Peer, frame: RelayFrame) -> None:
         """Begin with another term: from 0 if nothing can have been missed unheard."""
         self.has_news = True
-        peer.term = frame.term
-        peer.before = {**peer.before, **peer.sequences}
+        is_later = frame.term > peer.term
+        peer.term, peer.number, peer.has_answered = frame.term, -1, False
+        # Of a lower one, which was forged or is another machine's, the numbers mean nothing.
+        peer.before = {**peer.before, **peer.sequences} if is_later else {}
         peer.sequences = {}
         if frame.kind is Kind.HELLO and frame.sequence == 1:
             peer.before = {}
@@ -138,7 +245,7 @@ class Peers:
             last = peer.before.pop(topic, number)
         # On the topic of all there are no messages of users.
         if number > last and topic != ALL:
-            peer.gaps += number - last
+            peer.gaps = min(MOST_COUNTED, peer.gaps + number - last)
             self.gaps += number - last
 
     def _told(self, peer: Peer, topic: bytes, number: int) -> None:
@@ -154,17 +261,26 @@ class Peers:
     def forget(self, now: int) -> None:
         """Note the time, and forget machines that have not been heard for long."""
         self._now = now
-        for node, peer in list(self.known.items()):
-            if now - peer.heard_at > REMEMBERED:
-                del self.known[node]
+        for peer in list(self.known.values()):
+            remembered = REMEMBERED if peer.is_proven else UNPROVEN_REMEMBERED
+            if now - peer.heard_at > remembered:
+                self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        del self.known[peer.node]
+        if self.nonce:
+            # It may have answered the old one, and that may have been recorded.
+            self.nonce = os.urandom(NONCE)
 
     def expected(self) -> list[Peer]:
         """Return the machines that should be there, as they were heard lately."""
-        return [
-            peer
-            for peer in self.known.values()
-            if self._now - peer.heard_at <= (LEFT if peer.has_left else EXPECTED)
-        ]
+        return [peer for peer in self.known.values() if self._is_expected(peer)]
+
+    def _is_expected(self, peer: Peer) -> bool:
+        silence = self._now - peer.heard_at
+        if peer.has_left:
+            return silence <= LEFT
+        return silence <= (EXPECTED if peer.is_proven else UNPROVEN)
 
     # Flushes
 
@@ -191,43 +307,56 @@ class Peers:
     # What the next relay of this machine gets to know
 
     def told(self) -> list[dict[str, Any]]:
-        """Return all that a former relay should tell the next one, of plain values."""
-        return [
-            {
-                "node": peer.node,
-                "host": peer.host,
-                "term": peer.term,
-                "reads": peer.reads,
-                "heard_at": peer.heard_at,
-                "frames": peer.frames,
-                "bytes": peer.bytes,
-                "gaps": peer.gaps,
-                "left": peer.has_left,
-                "sequences": dict(peer.sequences),
-                "before": dict(peer.before),
-            }
-            for peer in self.known.values()
-        ]
+        """Return what a former relay should tell the next one, of plain values.
+
+        Of many machines those are told that were heard last.
+        """
+        peers = sorted(self.known.values(), key=lambda peer: (not peer.is_proven, -peer.heard_at))
+        left, told = MOST_SEQUENCES_TOLD, []
+        for peer in peers[:MOST_TOLD]:
+            size = len(peer.sequences) + len(peer.before)
+            fits, left = size <= left, left - min(size, left)
+            told.append(
+                {
+                    "node": peer.node,
+                    "host": peer.host,
+                    "term": peer.term,
+                    "reads": peer.reads,
+                    "heard_at": peer.heard_at,
+                    "frames": peer.frames,
+                    "bytes": peer.bytes,
+                    "gaps": peer.gaps,
+                    "left": peer.has_left,
+                    "number": peer.number,
+                    "proven": peer.is_proven,
+                    "late_at": peer.late_at,
+                    "sequences": dict(peer.sequences) if fits else {},
+                    "before": dict(peer.before) if fits else {},
+                }
+            )
+        return told
 
     def learn(self, told: Iterable[Mapping[str, Any]], now: int) -> None:
         """Take over what `told` returned; leaves out what can't be so."""
         for each in told:
             node = each.get("node")
-            numbers = [each.get(key) for key in ("term", "reads", "heard_at", "frames", "bytes")]
-            gaps, sequences, host = each.get("gaps"), each.get("sequences"), each.get("host")
+            numbers = [each.get(key) for key in _NUMBERS]
+            sequences, host = each.get("sequences"), each.get("host")
             if (
                 not isinstance(node, bytes)
                 or len(node) != NODE_BYTES
-                or not all(isinstance(number, int) for number in (*numbers, gaps))
+                or not all(isinstance(number, int) and number >= 0 for number in numbers)
+                or not all(number <= MOST_COUNTED for number in numbers)  # type: ignore[operator]
                 or not isinstance(sequences, Mapping)
                 or not isinstance(host, str)
             ):
                 continue
             peer = self.known[node] = Peer(node, now)
-            peer.host, peer.has_left = host, each.get("left") is True
-            peer.term, peer.reads, peer.heard_at, peer.frames, peer.bytes = numbers  # type: ignore[assignment]
+            peer.host, peer.has_left = printable(host, _HOST), each.get("left") is True
+            peer.is_proven = each.get("proven") is True
+            for key, number in zip(_NUMBERS, numbers, strict=True):
+                setattr(peer, key, number)
             peer.heard_at = min(peer.heard_at, now)
-            peer.gaps = gaps  # type: ignore[assignment]
             peer.sequences = checked_sequences(sequences)
             peer.before = checked_sequences(each.get("before"))
 
@@ -239,8 +368,21 @@ def checked_sequences(told: object) -> dict[bytes, int]:
     return {
         topic: number
         for topic, number in told.items()
-        if isinstance(topic, bytes) and isinstance(number, int)
+        if isinstance(topic, bytes) and isinstance(number, int) and 0 <= number < LIMIT
     }
 
 
-__all__ = ["EXPECTED", "LEFT", "MOST", "REMEMBERED", "Peer", "Peers", "checked_sequences"]
+__all__ = [
+    "EXPECTED",
+    "LEFT",
+    "MOST",
+    "MOST_SEQUENCES_TOLD",
+    "MOST_TOLD",
+    "REMEMBERED",
+    "SILENT",
+    "UNPROVEN",
+    "UNPROVEN_REMEMBERED",
+    "Peer",
+    "Peers",
+    "checked_sequences",
+]

@@ -18,7 +18,8 @@ Messages
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
        are counted as gaps, at the latest with the next beat of their machine. They go on from term
-       to term; what a killed relay took since its last report is counted by the next one.
+       to term; what a killed relay took since its last report is counted by the next one. With
+       keys, no frame is acted on that was sealed before this relay began to ask for proof.
   R6   A machine hears only the shards in which it has groups. A new group is reachable from other
        machines once the server has confirmed the subscription, which follows `group_add` at once.
 
@@ -33,7 +34,8 @@ Machines
   R9   A flush empties the stores of all machines that answer, together with what is under way
        between them, and raises an error that names the machines that did not answer in time.
   R10  Whatever bytes are heard, the relay goes on: what is no frame, or no message, is dropped and
-       counted. Nothing is logged for each frame.
+       counted. Nothing is logged for each frame. An error of the relay's own is logged once; if it
+       ends the relay, the same process begins another term after a pause that grows.
   R11  A relay writes the newest format that all machines read, and reads the one before it.
 
 Shared channels
@@ -63,13 +65,14 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError,
 from . import report, way_out
 from .counts import Counts
 from .flushes import BARRIER, PATIENCE, Flushes
-from .frames import ALL, Kind, RelayFrame, is_topic, machine_topic
+from .frames import ALL, FLUSH_BYTES, LIMIT, Kind, NoFrame, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
 from .machine import Machine, RelayOptions
 from .outbound import BATCH, Outbound
-from .peers import Peers, checked_sequences
+from .peers import EXPECTED, Peers, checked_sequences
 from .shards import Shards
 from .store_bell import StoreBell
+from .texts import printable
 from .way_out import (
     DEDICATED,
     DROPPED,
@@ -99,8 +102,17 @@ SETTLED = 1.5
 _FAREWELL = 0.3
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
-#: Seconds after which what was learned of another machine is written down.
-_SOON = 0.02
+#: Seconds after which what was learned of another machine is written down, and between two such
+#: reports.
+_SOON, _REPORTS = 0.02, 0.25
+#: Seconds between two beats that others have hurried.
+_HURRIED = 0.05
+#: Flushes that other machines may ask for at once, and seconds until one more may be.
+_FLUSHES, _FLUSH_EVERY = 4, 1.0
+#: Flushes of one machine that are confirmed together, at most.
+_MOST_FLUSHES = 8
+#: Characters of what a server says that are shown.
+_ERROR = 500
 
 
 class Relay:
@@ -114,30 +126,36 @@ class Relay:
         self.machine, self.options, self.dedicated = machine, options, dedicated
         self.engine = machine.engine
         self.node = self.engine.identity[:NODE_BYTES]
-        self.host = socket.gethostname().encode("ascii", "replace")[:100]
-        self.peers, self.counts = Peers(), Counts(options.shown)
+        self.host = printable(socket.gethostname(), 100).encode("ascii")
+        self.peers, self.counts = Peers(options.sealer is not None), Counts(options.shown)
         #: The last sequences that the former relay has written down.
         self._former: dict[bytes, int] = {}
         self.term = self._take_over()
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
         self._error = ""
+        #: What the log said last of an outage that is not over.
+        self._told = ""
         self._began, self._connected_at = time.time(), 0.0
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
         self.lag: int | None = None
-        self._notices = StoreBell(self.engine)
         self.shards = Shards(self.engine, self.peers)
         self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
-        self.outbound = Outbound(
-            machine,
-            options,
-            self.term,
-            self.host,
-            self.peers,
-            self.counts,
-            self._knows_all,
-            self.work.push,
-        )
+        self._notices = StoreBell(self.engine)
+        try:
+            self.outbound = Outbound(
+                machine,
+                options,
+                self.term,
+                self.host,
+                self.peers,
+                self.counts,
+                self._knows_all,
+                self.work.push,
+            )
+        except BaseException:  # Too many open files.
+            self._notices.close()
+            raise
         # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
         self.outbound.sequences.update(self._former)
         #: Records taken off the way out whose fate the report tells.
@@ -146,12 +164,20 @@ class Relay:
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
         self.inbound.learned = self._report_soon
+        self.inbound.heard_copy = self._copy_was_heard
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
         self._hurry = asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
-        self._reports_soon = False
+        self._reports_soon, self._reported = False, 0.0
+        self._has_failed = False
+        #: Flushes that others have asked for and that are still to be done; how many may be done
+        #: now, and as of when.
+        self._to_flush: dict[bytes, bytes] = {}
+        self._may_flush, self._may_flush_at = float(_FLUSHES), time.monotonic()
+        #: Since when another machine uses a copy of this store, on the engine's clock; 0 if none.
+        self._copy_at = 0
         #: Kept from being collected while they run.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -181,15 +207,15 @@ class Relay:
             if is_topic(topic) and (len(topic) <= NODE_BYTES or topic in machines)
         }
         # The clock may stand still between two terms.
-        return max(term, before + 1) if isinstance(before, int) and before < 1 << 63 else term
+        return max(term, before + 1) if isinstance(before, int) and before < LIMIT - 1 else term
 
     # ---- life
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until ``stop`` is set, or the role is another's.
 
-        Raises `StoreCorrupt`; a server that is away is no reason to end. If the store is closed or
-        removed, there is nothing to relay.
+        Raises `StoreCorrupt`, and an error that no relay should meet; a server that is away is no
+        reason to end. If the store is closed or removed, there is nothing to relay.
         """
         try:
             await first_of(
@@ -197,6 +223,12 @@ class Relay:
             )
         except StoreUnavailable:
             pass
+        except StoreCorrupt:
+            raise
+        except Exception as error:
+            self.counts.add("failures")
+            self._error = printable(f"failed: {type(error).__name__}: {error}", _ERROR)
+            raise
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -206,20 +238,22 @@ class Relay:
         """End the connection, and say so: other machines shall not wait for this one."""
         wire, self._wire = self._wire, None
         self.state = "ended"
-        if wire is not None:
-            with contextlib.suppress(WireError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.outbound.say(wire, Kind.BYE), _FAREWELL)
-            await self._close(wire)
-        self.counts.warn(ending=True)
-        with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
-            self.shards.tell_nothing()
-            report.write(self.engine, self.report())
-        self._notices.close()
-        self.outbound.close()
+        # Whatever fails, the descriptors are closed: one relay follows another in this process.
+        with contextlib.ExitStack() as last:
+            last.callback(self._notices.close)
+            last.callback(self.outbound.close)
+            if wire is not None:
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(self.outbound.say(wire, Kind.BYE), _FAREWELL)
+                await self._close(wire)
+            self.counts.warn(ending=True)
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+                self.shards.tell_nothing()
+                self._write_report()
 
     @staticmethod
     async def _close(wire: Wire) -> None:
-        with contextlib.suppress(asyncio.TimeoutError, WireError):
+        with contextlib.suppress(Exception):
             await asyncio.wait_for(wire.close(), _FAREWELL)
 
     # ---- the regular work
@@ -253,7 +287,8 @@ class Relay:
         """Write down what was learned of other machines, once for all that comes at once."""
         if not self._reports_soon:
             self._reports_soon = True
-            asyncio.get_running_loop().call_later(_SOON, self._report_now)
+            wait = max(_SOON, self._reported + _REPORTS - time.monotonic())
+            asyncio.get_running_loop().call_later(wait, self._report_now)
 
     def _report_now(self) -> None:
         self._reports_soon = False
@@ -262,8 +297,22 @@ class Relay:
                 self._write_report()
 
     def _write_report(self) -> None:
-        with contextlib.suppress(ChannelFull):  # The next one may fit.
+        self._reported = time.monotonic()
+        try:
             report.write(self.engine, self.report())
+        except ChannelFull:
+            pass  # The next one may fit.
+        except (StoreUnavailable, StoreCorrupt):
+            raise
+        except Exception as error:
+            self._note_failure("its report could not be written", error)
+
+    def _note_failure(self, what: str, error: Exception) -> None:
+        """Count an error that no relay should meet, and log the first one (R10)."""
+        self.counts.add("failures")
+        if not self._has_failed:
+            self._has_failed = True
+            _log.error("relay %s: %s", self.options.shown, what, exc_info=error)
 
     def report(self) -> dict[str, Any]:
         """Return what this relay says of itself (`report`)."""
@@ -274,7 +323,7 @@ class Relay:
         if not self.outbound.publishing.locked() and not self.work.is_pushing:
             self._taken = waiting["popped"]
         return {
-            "url": self.options.shown,
+            "url": printable(self.options.shown, _ERROR),
             "host": self.host.decode("ascii"),
             "node": self.node,
             "pid": os.getpid(),
@@ -283,7 +332,7 @@ class Relay:
             "term": self.term,
             "began": self._began,
             "state": self.state,
-            "error": self._error,
+            "error": self._error or self._copied(),
             "lag": self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
@@ -301,18 +350,20 @@ class Relay:
 
     async def _keep_connected(self) -> None:
         """Connect, and connect again with growing pauses (R8)."""
-        pause, told = SHORTEST_PAUSE, ""
+        pause = SHORTEST_PAUSE
         while True:
             wire = self.options.wire()
             try:
                 await self._serve(wire)
-            except WireError as error:
-                if self.state == "connected":
-                    pause, told = SHORTEST_PAUSE, ""
-                self._error = str(error)
+            except (WireError, OSError) as error:
+                # The latter, if this process has too many open files.
+                # A server that takes connections and ends them is not back.
+                if self.lag is not None:
+                    pause = SHORTEST_PAUSE
+                self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
-                if told != state:
-                    told = state
+                if self._told != state:
+                    self._told = state
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -334,7 +385,8 @@ class Relay:
 
     async def _serve(self, wire: Wire) -> None:
         """Serve one connection until it is lost, and raise why."""
-        await wire.start(self.inbound.hear, self.work.ready)
+        shares = self.options.shares is not None
+        await wire.start(self.inbound.hear, self.work.ready if shares else None)
         topics = [ALL, machine_topic(self.node), *await self.shards.begin()]
         # Before the server confirms: what is missed from now on is a gap.
         self.peers.hears_no_more(self.peers.topics - set(topics))
@@ -344,16 +396,14 @@ class Relay:
         since = self.engine.clock()
         await self.outbound.say(wire, Kind.HELLO)
         had_outage = bool(self._error)
-        if had_outage:
-            _log.warning("relay %s: connected again", self.options.shown)
-        else:
+        if not had_outage:
             _log.info("relay %s: connected", self.options.shown)
         self.state, self._error, self._wire = "connected", "", wire
         self._connected_at = time.monotonic()
         self.shards.tell()
         self._write_report()
         shared: tuple[Awaitable[None], ...] = ()
-        if self.options.shares is not None:
+        if shares:
             work = self.work
             shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
         beside = (
@@ -364,22 +414,24 @@ class Relay:
             self.shards.unsubscribe(wire),
         )
         await first_of(
-            self._pass_on(wire, since if had_outage else None),
+            self._pass_on(wire, since, had_outage),
             *map(self._after_publishing, beside),
         )
 
-    async def _pass_on(self, wire: Wire, outage_until: int | None) -> None:
-        """Publish what is on the way out; after an outage, once the other machines are back."""
-        if outage_until is not None:
-            until = time.monotonic() + TOGETHER
-            while time.monotonic() < until and not self._all_are_back(outage_until):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK)
-        await self.outbound.pump(wire)
+    async def _pass_on(self, wire: Wire, since: int, had_outage: bool) -> None:
+        """Publish what is on the way out, once the other machines are ready for it.
 
-    def _all_are_back(self, since: int) -> bool:
-        """Return whether all machines that are expected, one at least, have been heard since."""
-        expected = self.peers.expected()
-        return bool(expected) and all(peer.heard_at >= since for peer in expected)
+        After an outage they may have to connect again; with keys, this machine has to prove that it
+        is there.
+        """
+        until = time.monotonic()
+        if had_outage:
+            until += TOGETHER
+        elif self.options.sealer is not None:
+            until += SETTLED
+        while time.monotonic() < until and not self.peers.are_back(since):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+        await self.outbound.pump(wire)
 
     @staticmethod
     async def _until_lost(wire: Wire) -> None:
@@ -405,8 +457,9 @@ class Relay:
         """Say regularly that this machine is there, and what it has published (R5)."""
         while True:
             await self.outbound.say(wire, Kind.BEAT)
+            await asyncio.sleep(_HURRIED)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), BEAT)
+                await asyncio.wait_for(self._hurry.wait(), BEAT - _HURRIED)
             self._hurry.clear()
 
     def _knows_all(self) -> bool:
@@ -435,16 +488,31 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         if frame.node == self.node:
             self.lag = self.engine.clock() - self.outbound.beat_at
-        elif frame.kind is Kind.HELLO:
-            self._hurry.set()
+            if self._told:
+                self._told = ""
+                _log.warning("relay %s: connected again", self.options.shown)
+        elif frame.kind in (Kind.HELLO, Kind.BEAT):
+            if frame.kind is Kind.HELLO or self.peers.to_answer:
+                self._hurry.set()
         elif frame.kind is Kind.WORK:
-            self.work.look()
+            if self.options.shares is not None:
+                self.work.look()
         elif frame.kind is Kind.FLUSH:
-            self._flush_here(frame.name, frame.node)
-            if self._wire is not None:
-                self._start(self._say(self._wire, Kind.FLUSHED, frame.name))
+            self._flush_for(frame.name, frame.node)
         elif frame.kind is Kind.FLUSHED:
             self._flushes.confirmed(frame.name, frame.node)
+
+    def _copied(self) -> str:
+        """Return what people should know of a copy of this store; empty if none was heard."""
+        if not self._copy_at or self.engine.clock() - self._copy_at > EXPECTED:
+            return ""
+        return (
+            "another machine uses a copy of this store's files, or frames are forged; messages of"
+            " one of the two are dropped as late: give one a store of its own ('asgi-ipc remove')"
+        )
+
+    def _copy_was_heard(self) -> None:
+        self._copy_at = self.engine.clock()
 
     def _tell_of_work(self, name: bytes) -> None:
         """Tell the other machines that a shared queue has a message, which nobody takes here."""
@@ -455,8 +523,12 @@ class Relay:
         """Do something beside the regular work, which meets the errors of the store as well."""
 
         async def guarded() -> None:
-            with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
+            try:
                 await coroutine
+            except (StoreUnavailable, StoreCorrupt, ChannelFull):
+                pass
+            except Exception as error:
+                self._note_failure("something could not be done", error)
 
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
@@ -504,6 +576,49 @@ class Relay:
     async def _say(self, wire: Wire, kind: Kind, name: bytes) -> None:
         with contextlib.suppress(WireError):
             await self.outbound.say(wire, kind, name)
+
+    def _flush_for(self, number: bytes, asked_by: bytes) -> None:
+        """Flush for another machine; of many that ask for it, once for all."""
+        if len(number) != FLUSH_BYTES:
+            raise NoFrame("no frame")
+        if list(self._to_flush.values()).count(asked_by) >= _MOST_FLUSHES:
+            self.counts.dropped("too many flushes")
+            return
+        self._to_flush[number] = asked_by
+        if len(self._to_flush) > 1:
+            return  # The first one has others waited for.
+        now = time.monotonic()
+        more = (now - self._may_flush_at) / _FLUSH_EVERY
+        self._may_flush, self._may_flush_at = min(float(_FLUSHES), self._may_flush + more), now
+        wait = max(0.0, 1.0 - self._may_flush) * _FLUSH_EVERY
+        self._may_flush -= 1
+        if wait:
+            self._start(self._flush_for_all(wait))
+        else:
+            self._confirm(self._flush_for_others())
+
+    async def _flush_for_all(self, wait: float) -> None:
+        await asyncio.sleep(wait)
+        self._confirm(self._flush_for_others())
+
+    def _flush_for_others(self) -> list[bytes]:
+        """Carry out the flushes that others have asked for; return their numbers."""
+        flushes, self._to_flush = self._to_flush, {}
+        self.machine.flush()
+        for number, asked_by in flushes.items():
+            self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
+        self._follow_flush()
+        self._write_report()
+        return list(flushes)
+
+    def _confirm(self, numbers: list[bytes]) -> None:
+        wire = self._wire
+        if wire is not None:
+            self._start(self._say_flushed(wire, numbers))
+
+    async def _say_flushed(self, wire: Wire, numbers: list[bytes]) -> None:
+        for number in numbers:
+            await self._say(wire, Kind.FLUSHED, number)
 
     def _flush_here(self, number: bytes, asked_by: bytes) -> None:
         self.machine.flush()

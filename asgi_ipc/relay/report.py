@@ -17,6 +17,7 @@ import msgpack
 
 from ..engines.base import MAX_NAME, Engine
 from ..policy.expiry import LONGEST
+from .texts import printable
 from .way_out import RELAY, REPORT
 
 #: Format of the report.
@@ -25,6 +26,8 @@ _VERSION = 1
 STALE = 5 * 1_000_000_000
 #: Bytes of a report. What does not fit is left out: first the sequences of topics.
 LARGEST = 24 * 1024
+#: Machines, characters of each text, and counts, that are kept if there is no room for more.
+_PEERS, _TEXT, _COUNTS = 50, 200, 100
 _FOREVER = LONGEST * 1_000_000_000
 _HEAD = struct.Struct(">IBB")
 _PIECE = MAX_NAME - _HEAD.size
@@ -51,7 +54,9 @@ class Report(NamedTuple):
 
 
 def write(engine: Engine, content: dict[str, Any]) -> None:
-    """Replace the report. Raises `StoreFull` if there is no room for it."""
+    """Replace the report. Raises `StoreFull` if there is no room for it, `ValueError` for one that
+    can't be shortened to `LARGEST` bytes.
+    """
     packed = _packed({**content, "v": _VERSION, "at": engine.clock()})
     old = engine.members(REPORT).names
     number = (max(map(_number, old), default=0) + 1) & 0xFFFFFFFF
@@ -73,18 +78,25 @@ def read(engine: Engine) -> Report | None:
 
 
 def _packed(content: dict[str, Any]) -> bytes:
-    packed: bytes = msgpack.packb(content, use_bin_type=True)
-    if len(packed) > LARGEST:
-        peers = [{**peer, "sequences": {}, "before": {}} for peer in content.get("peers", [])]
-        packed = msgpack.packb({**content, "peers": peers}, use_bin_type=True)
-    if len(packed) > LARGEST:
-        # Those heard of late matter most.
-        peers.sort(key=lambda peer: -int(peer["heard_at"]))
-        packed = msgpack.packb({**content, "peers": peers[:50]}, use_bin_type=True)
-    if len(packed) > LARGEST:
-        content = {**content, "peers": peers[:50], "published": {}}
-        packed = msgpack.packb(content, use_bin_type=True)
-    return packed
+    """Return the report without what does not fit. Raises `ValueError` if all is too long."""
+    # Those heard of late matter most.
+    peers = sorted(content.get("peers", []), key=lambda peer: -int(peer["heard_at"]))
+    known = [{**peer, "sequences": {}, "before": {}} for peer in peers[: LARGEST // 64]]
+    texts = {
+        name: printable(text, _TEXT) for name, text in content.items() if isinstance(text, str)
+    }
+    some = sorted(content.get("counts", {}).items())[:_COUNTS]
+    for less in (
+        {},
+        {"peers": known},
+        {"peers": known[:_PEERS]},
+        {"peers": known[:_PEERS], "published": {}},
+        {"peers": [], "published": {}, **texts, "counts": dict(some)},
+    ):
+        packed: bytes = msgpack.packb({**content, **less}, use_bin_type=True)
+        if len(packed) <= LARGEST:
+            return packed
+    raise ValueError(f"a report has {len(packed):,} bytes, of at most {LARGEST:,}")
 
 
 def _number(member: bytes) -> int:

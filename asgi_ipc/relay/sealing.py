@@ -84,6 +84,14 @@ class Sealer:
         sealed = self._own.encrypt(_nonce(number), payload, self._head + associated)
         return self._head + number + sealed
 
+    @staticmethod
+    def number(frame: bytes) -> int:
+        """Return a sealed frame's number, which is authentic if the frame can be opened.
+
+        It rises from frame to frame of one sealer in one process.
+        """
+        return int.from_bytes(frame[_ID + _SALT : _ID + _SALT + _NUMBER], "big")
+
     def open(self, frame: bytes, associated: bytes) -> bytes:
         """Return the payload. Raises `SealBroken` for any other bytes."""
         from cryptography.exceptions import InvalidTag

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from ..encoding.names import is_internal
 from ..engines.base import Engine
+from ..exceptions import ChannelFull
 from ..policy.expiry import LONGEST
 from .frames import shard_of, shard_topic
 from .peers import Peers
@@ -106,7 +108,9 @@ class Shards:
         engine, member = self._engine, pack_shards(shards)
         there = engine.members(HEARD).names
         if shards and member not in there:
-            engine.put(HEARD, member, engine.clock() + _FOREVER, engine.identity)
+            # Without room in the store they are told nothing, and leave a notice for each group.
+            with contextlib.suppress(ChannelFull):
+                engine.put(HEARD, member, engine.clock() + _FOREVER, engine.identity)
         for other in there:
             if other != member or not shards:
                 engine.remove(HEARD, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 from ..engines.base import Bell, Engine
@@ -28,15 +29,21 @@ class StoreBell:
         """Wake the task, and replace a bell that the engine can't signal any more."""
         if self.bell.fileno() < 0:
             self.close()
-            self._install()
+            with contextlib.suppress(OSError):  # Too many open files: tried again at the next look.
+                self._install()
         self._rang.set()
 
     def _install(self) -> None:
         #: What the engine is to signal.
         self.bell: Bell = self._engine.bell()
-        # A duplicate, as the engine may close its own in any thread.
-        self._descriptor = os.dup(self.bell.fileno())
-        asyncio.get_running_loop().add_reader(self._descriptor, self._signalled)
+        self._descriptor = -1
+        try:
+            # A duplicate, as the engine may close its own in any thread.
+            self._descriptor = os.dup(self.bell.fileno())
+            asyncio.get_running_loop().add_reader(self._descriptor, self._signalled)
+        except BaseException:  # Too many open files.
+            self.close()
+            raise
 
     def _signalled(self) -> None:
         if self.bell.fileno() < 0:

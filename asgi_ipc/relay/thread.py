@@ -8,6 +8,7 @@ import logging
 import threading
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .failures import Failures
 from .loop import RelayLoop
 from .machine import Machine, RelayOptions
 from .relay import Relay
@@ -22,8 +23,11 @@ _PATIENCE = 2.0
 class RelayThread:
     """A term of the relay in a thread. The caller has taken the role `RELAY`."""
 
-    def __init__(self, machine: Machine, options: RelayOptions) -> None:
+    def __init__(
+        self, machine: Machine, options: RelayOptions, failures: Failures | None = None
+    ) -> None:
         self._machine, self._options = machine, options
+        self._failures = failures or Failures()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._stopped = False
@@ -51,6 +55,7 @@ class RelayThread:
             self._thread.join(_PATIENCE)
 
     def _work(self) -> None:
+        self._failures.begun()
         try:
             loop = RelayLoop()
             try:
@@ -59,11 +64,11 @@ class RelayThread:
                 loop.close()
         except (StoreUnavailable, StoreCorrupt) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
-        except Exception:
+        except Exception as error:
             # While the process ends, asyncio can't resolve names any more.
             if self._stopped or not threading.main_thread().is_alive():
                 return
-            _log.exception("relay %s ended with an error", self._options.shown)
+            self._failures.failed(error, self._options.shown)
         finally:
             # Another process goes on at once, or this one at its next look.
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):

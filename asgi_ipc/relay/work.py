@@ -43,10 +43,21 @@ _FULL_FOR = 5 * 1_000_000_000
 _ANY = (1 << 31) - 1
 #: Most messages that are taken at once.
 _MOST = 64
+#: Seconds between two looks at queues that became ready, and how many are looked at then: each may
+#: be told to all machines.
+_READY, _MOST_READY = 0.02, 20
 #: Seconds for which a relay that ends waits for the server's last answers.
 _FAREWELL = 0.3
 
 _T = TypeVar("_T")
+
+
+def is_name(name: bytes) -> bool:
+    """Return whether an ordinary channel may have that name."""
+    try:
+        return not channel_name(name.decode("ascii")).specific
+    except (TypeError, ValueError):
+        return False
 
 
 class Work:
@@ -70,6 +81,9 @@ class Work:
         self._full: dict[bytes, int] = {}
         #: Whether messages are on their way to the server's queues.
         self.is_pushing = False
+        #: Queues that became ready since the last look at them, and the timer of the next.
+        self._ready: set[bytes] = set()
+        self._ready_later: asyncio.TimerHandle | None = None
         #: Channels of which messages may lie in the store.
         self._taken: set[bytes] = set()
         #: When the log may say again that the server refuses commands.
@@ -162,11 +176,34 @@ class Work:
         self._look.set()
 
     def ready(self, name: bytes) -> None:
-        """Hear from the wire that a queue has a message."""
-        if self._missing().get(name, 0) > 0:
-            self._look.set()
+        """Hear from the wire that a queue has a message; or from another program that it has."""
+        shares = self._options.shares
+        if shares is None or not is_name(name) or not shares(name.decode("ascii")):
+            self._counts.dropped("no frame")
+        elif self._ready_later is not None:
+            # Those passed over are looked at within a second, as after a wake-up that was lost.
+            if len(self._ready) < _MOST_READY:
+                self._ready.add(name)
         else:
-            self._tell_others(name)
+            self._ready_later = asyncio.get_running_loop().call_later(_READY, self._look_at_ready)
+            self._act_on_ready({name})
+
+    def _look_at_ready(self) -> None:
+        """Act on all queues that became ready in the last `_READY` seconds, at once."""
+        self._ready_later = None
+        if self._ready:
+            ready, self._ready = self._ready, set()
+            self._ready_later = asyncio.get_running_loop().call_later(_READY, self._look_at_ready)
+            with contextlib.suppress(StoreUnavailable, StoreCorrupt):  # The regular work meets it.
+                self._act_on_ready(ready)
+
+    def _act_on_ready(self, names: set[bytes]) -> None:
+        missing = self._missing()
+        for name in names:
+            if missing.get(name, 0) > 0:
+                self._look.set()
+            else:
+                self._tell_others(name)
 
     async def take(self, wire: Wire) -> None:
         """Take messages for the receivers that wait here, without end. Raises as the wire."""

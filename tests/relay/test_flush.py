@@ -10,7 +10,9 @@ import pytest
 
 from asgi_ipc.exceptions import FlushIncomplete, WireRefused
 from asgi_ipc.relay import flushes
+from asgi_ipc.relay.frames import ALL, Kind, RelayFrame
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
+from asgi_ipc.relay.peers import Peers
 from tests.tools.machines import Site, eventually, received, run
 
 
@@ -141,3 +143,20 @@ def test_machines_that_do_not_answer_are_named(
         pass
 
     run(main)
+
+
+def test_of_many_machines_that_do_not_answer_some_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flushes, "PATIENCE", 0.0)
+    peers = Peers()
+    for each in range(200):
+        hello = RelayFrame(Kind.HELLO, each.to_bytes(5, "big"), 1, 1, 0, b"host", b"")
+        peers.accept(ALL, hello, 1, 1)
+    answers: list[str] = []
+    asked = flushes.Flushes(peers, lambda number, missing: answers.append(missing))
+    for number in (b"one", b"two"):
+        assert asked.is_new(number)
+        asked.begin(number)
+        asked.look()
+    assert [(told.count("host"), "180 more)" in told) for told in answers] == [(20, True)] * 2

@@ -8,20 +8,25 @@ import pytest
 
 from asgi_ipc.relay.frames import (
     ALL,
+    LIMIT,
     LONGEST_LIFE,
     MOST_EXCLUDED,
     SHARDS,
+    Beat,
     Kind,
     NoFrame,
     RelayFrame,
     machine_topic,
     pack,
+    pack_beat,
+    pack_beats,
     pack_excluded,
     pack_join,
     pack_sequences,
     shard_of,
     shard_topic,
     unpack,
+    unpack_beat,
     unpack_excluded,
     unpack_join,
     unpack_sequences,
@@ -37,7 +42,7 @@ FRAME = RelayFrame(Kind.GROUP, NODE, 7, 3, 60_000_000_000, b"room", b"\x80", 1)
 @pytest.mark.parametrize("name", [b"", b"room", b"n" * 255])
 @pytest.mark.parametrize("payload", [b"", b"\x00\xff" * 5000])
 def test_a_frame_comes_back_as_it_was(kind: Kind, name: bytes, payload: bytes) -> None:
-    frame = FRAME._replace(kind=kind, name=name, payload=payload, sequence=(1 << 64) - 1)
+    frame = FRAME._replace(kind=kind, name=name, payload=payload, sequence=LIMIT - 1)
     assert unpack(pack(frame)) == frame
 
 
@@ -82,6 +87,39 @@ def test_any_bytes_are_a_frame_or_no_frame() -> None:
     for size in (0, 1, 34, 35, 36, 1000):
         with pytest.raises(NoFrame):
             unpack(random.randbytes(size))
+    # Numbers of which sums would not fit 64 bits.
+    for far in (FRAME._replace(term=LIMIT), FRAME._replace(sequence=(1 << 64) - 1)):
+        with pytest.raises(NoFrame):
+            unpack(pack(far))
+    with pytest.raises(NoFrame):
+        unpack_sequences(pack_sequences({ALL: LIMIT}))
+
+
+def test_a_beat_comes_back_whole_or_in_pieces_that_fit() -> None:
+    asks, answers = b"asksasks", tuple(b"answer%02d" % n for n in range(20))
+    beat = Beat(asks, answers, {shard_topic(n): n for n in range(300)})
+    assert unpack_beat(pack_beat(beat)) == beat
+    assert pack_beats(beat, 10_000) == [pack_beat(beat)]
+    assert unpack_beat(b"") == Beat()
+    for room in (40, 100, 333):
+        pieces = pack_beats(beat, room)
+        assert max(map(len, pieces)) <= room
+        found = [unpack_beat(piece) for piece in pieces]
+        assert {each.ask for each in found} == {asks}
+        assert tuple(answer for each in found for answer in each.answers) == answers
+        told = [pair for each in found for pair in each.sequences.items()]
+        assert told == list(beat.sequences.items())
+    assert pack_beats(beat, 15) == [pack_beat(beat)], "no room at all"
+    whole = pack_beat(beat)
+    for cut in range(1, len(whole)):
+        try:
+            found_cut = unpack_beat(whole[:cut])
+        except NoFrame:
+            continue
+        assert found_cut.sequences.items() <= beat.sequences.items()
+    for wrong in (b"\x01", b"\x08asksasks\xff\xff", b"\xff", b"\0\0\1short"):
+        with pytest.raises(NoFrame):
+            unpack_beat(wrong)
 
 
 def test_a_frame_of_another_version_is_refused_as_such() -> None:
@@ -128,7 +166,7 @@ def test_a_sealed_frame_opens_only_where_it_was_sealed() -> None:
 
 
 def test_sequences_come_back_and_other_bytes_do_not() -> None:
-    told = {ALL: 1, shard_topic(0): 2, shard_topic(SHARDS - 1): (1 << 64) - 1,
+    told = {ALL: 1, shard_topic(0): 2, shard_topic(SHARDS - 1): LIMIT - 1,
             machine_topic(NODE): 4}  # fmt: skip
     packed = pack_sequences(told)
     assert unpack_sequences(packed) == told

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 from functools import partial
+from typing import Any
 
+import pytest
+
+from asgi_ipc.engines.base import Engine
+from asgi_ipc.exceptions import ChannelFull, FlushIncomplete
+from asgi_ipc.relay import inbound, relay, report
 from asgi_ipc.relay.frames import (
     ALL,
+    FLUSH_BYTES,
+    LIMIT,
     LONGEST_LIFE,
+    Beat,
     Kind,
     RelayFrame,
     machine_topic,
     pack,
+    pack_beat,
     pack_join,
     shard_of,
     shard_topic,
 )
 from asgi_ipc.relay.memory import MemoryWire
+from asgi_ipc.relay.peers import EXPECTED, MOST
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Machine, Site, eventually, join, received, run
+from tests.tools.relays import shown_states
 
 STRANGER = b"other"
 
@@ -164,5 +178,333 @@ def test_with_keys_only_what_was_sealed_with_one_of_them_is_heard(site: Site) ->
             found = await received(machine.layer, stranger, "end")
             assert found == (["forged", "end"] if machine is without else ["end"])
         await listener.close()
+
+    run(main)
+
+
+ROOM = shard_topic(shard_of(b"room"))
+KEYS = {"relay_options": {"keys": [bytes(range(32)).hex()]}}
+
+
+class Recorder:
+    """Somebody on the server who hears all, and plays it again."""
+
+    def __init__(self, site: Site) -> None:
+        self.wire, self.frames = MemoryWire(site.url, "site"), list[Frame]()
+
+    async def start(self) -> None:
+        await self.wire.start(lambda topic, data: self.frames.append(Frame(topic, data)))
+        await self.wire.subscribe([ALL, ROOM])
+
+    async def play(self, recorded: list[Frame]) -> None:
+        await self.wire.publish(recorded)
+
+    def of(self, kind: Kind, machine: Machine) -> list[Frame]:
+        head = bytes((kind,)) + machine.node
+        return [each for each in self.frames if each.payload[4:10] == head]
+
+
+async def silent(machine: Machine, channel: str) -> None:
+    """Make sure that no message is on a channel."""
+    await machine.layer.send(channel, {"n": "end"})
+    assert await received(machine.layer, channel, "end") == ["end"]
+
+
+def test_sealed_messages_of_a_topic_left_and_heard_again_are_not_played_again(site: Site) -> None:
+    """R5."""
+
+    async def main() -> None:
+        recorder = Recorder(site)
+        await recorder.start()
+        one, two = await site.joined(2, **KEYS)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+        recorded = recorder.of(Kind.GROUP, one)
+        assert len(recorded) == 1
+        await two.layer.group_discard("room", channel)
+        # As a look for unused shards does, half a minute later.
+        two.relay_now.peers.hears_no_more([ROOM])
+        two.relay_now.peers.hears([ROOM])
+        await two.layer.group_add("room", channel)
+        await recorder.play(recorded)
+        await eventually(lambda: two.count("dropped_late"))
+        await silent(two, channel)
+        await one.layer.group_send("room", {"n": 2})
+        assert await received(two.layer, channel) == [2]
+        await recorder.wire.close()
+
+    run(main)
+
+
+def test_sealed_frames_played_to_a_new_store_are_not_acted_on(site: Site) -> None:
+    """R5, R9: messages, and flushes, of a machine that is there or is gone."""
+
+    async def main() -> None:
+        recorder = Recorder(site)
+        await recorder.start()
+        one, two = await site.joined(2, **KEYS)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+        await one.layer.flush()
+        recorded = list(recorder.frames)
+        assert recorder.of(Kind.FLUSH, one)
+        assert recorder.of(Kind.GROUP, one)
+        one.end()
+        new = site.machine(**KEYS)
+        new.begin()
+        await eventually(lambda: new.knows(two))
+        fresh = await new.member("room")
+        before, flushes = new.engine.flushes, two.engine.flushes
+        await recorder.play(recorded)
+        await eventually(lambda: new.count("dropped_not_proven") >= 2)
+        await silent(new, fresh)
+        assert new.engine.flushes == before
+        # The next relay of a machine that was there does not act on them either.
+        two.end()
+        two.begin()
+        await recorder.play(recorded)
+        await eventually(lambda: two.knows(new) and new.knows(two))
+        await recorder.play(recorded)
+        assert two.engine.flushes == flushes
+        await recorder.wire.close()
+
+    run(main)
+
+
+def test_with_keys_what_waits_for_a_relay_is_published_once_others_can_act_on_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "SETTLED", 10.0)
+
+    async def main() -> None:
+        one, two = await site.joined(2, **KEYS)
+        channel = await two.member("room")
+        for number in range(3):
+            one.end()
+            await one.layer.group_send("room", {"n": number})
+            one.begin()
+            assert await received(two.layer, channel) == [number]
+        assert two.count("gaps") == two.count("dropped_not_proven") == 0
+
+    run(main)
+
+
+def test_the_farthest_numbers_end_no_relay(site: Site) -> None:
+    """R10: what is counted of them still fits the report."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        wrong = []
+        for term in (1, 2, 3, LIMIT - 1, LIMIT, (1 << 64) - 1):
+            for sequence in (1, LIMIT - 1, LIMIT, (1 << 64) - 1):
+                frame = RelayFrame(Kind.GROUP, STRANGER, term, sequence, 1, b"room", b"\x80")
+                told = Beat(sequences={ROOM: sequence})
+                beat = frame._replace(kind=Kind.BEAT, payload=pack_beat(told))
+                hello = frame._replace(kind=Kind.HELLO, sequence=1, payload=b"")
+                wrong += [Frame(ALL, pack(hello)), Frame(ROOM, pack(frame)), Frame(ALL, pack(beat))]
+        await publish(site, wrong)
+        await eventually(lambda: two.count("gaps") > LIMIT)
+        two.relay_now._write_report()
+        assert two.count("failures") == 0
+        two.end()
+        two.begin()
+        await eventually(lambda: two.knows(one))
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_many_forged_machines_cost_few_reports_and_no_machine_its_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        one, _two = await site.joined(2)
+        written: list[None] = []
+        write = report.write
+
+        def count(engine: Engine, content: dict[str, Any]) -> None:
+            written.append(None)
+            write(engine, content)
+
+        monkeypatch.setattr(report, "write", count)
+        began = one.engine.clock()
+        for number in range(1200):
+            node = number.to_bytes(5, "big")
+            hello = RelayFrame(Kind.HELLO, node, 1, 1, 0, b"\x1b[2J\n", b"")
+            await publish(site, [Frame(ALL, pack(hello))])
+        await eventually(lambda: one.count("dropped_too_many_machines") == 1201 - MOST)
+        seconds = (one.engine.clock() - began) / 1e9
+        # Of two machines: some a second for what was learned, and one for itself.
+        assert len(written) <= 2 * (6 * seconds + 4)
+        assert "\x1b" not in one.relay_now.peers.known[bytes(5)].host
+        for peer in one.relay_now.peers.known.values():
+            if not peer.is_proven:
+                peer.heard_at -= 6 * 1_000_000_000
+        one.relay_now.peers._full_until = 0
+        three = site.machine()
+        three.begin()
+        await eventually(lambda: one.knows(three))
+        # Those that never beat are neither waited for nor named.
+        await one.layer.flush()
+
+    run(main)
+
+
+def test_a_flood_of_flushes_is_carried_out_together(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R9, R10: nothing is logged for each."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        before = one.engine.flushes
+        frames = [
+            pack(RelayFrame(Kind.FLUSH, STRANGER, 1, n + 1, 0, b"%016d" % n, b""))
+            for n in range(3000)
+        ]
+        wrong = [
+            pack(RelayFrame(Kind.FLUSH, STRANGER, 1, 4000 + size, 0, bytes(size), b""))
+            for size in (0, FLUSH_BYTES - 1, 255)
+        ]
+        await publish(site, [Frame(ALL, frame) for frame in (*frames, *wrong)])
+        await eventually(lambda: one.count("dropped_too_many_flushes") >= 2000)
+        await eventually(lambda: one.count("dropped_no_frame") == 3)
+        assert one.engine.flushes - before <= 10
+        assert sum("flushed" in record.message for record in caplog.records) <= 30
+        # The flushes of others are not among those dropped.
+        with pytest.raises(FlushIncomplete, match=STRANGER.hex()) as caught:
+            await two.layer.flush()
+        assert one.node.hex() not in str(caught.value)
+        assert two.count("failures") == one.count("failures") == 0
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_memberships_from_afar_leave_room_for_those_of_the_machine(site: Site) -> None:
+    """R10: and a store without room ends no relay."""
+
+    async def main() -> None:
+        _one, two = await site.joined(2)
+        channel = await two.member("room")
+        mine = machine_topic(two.node)
+        joins = [
+            Frame(
+                mine,
+                pack(
+                    RelayFrame(
+                        Kind.JOIN, STRANGER, 1, n + 1, LONGEST_LIFE, channel.encode(),
+                        pack_join(b"group%d" % n, LONGEST_LIFE),
+                    )
+                ),
+            )
+            for n in range(12_000)
+        ]  # fmt: skip
+        for at in range(0, len(joins), 200):
+            await publish(site, joins[at : at + 200])
+            await asyncio.sleep(0.002)
+        await eventually(lambda: two.count("dropped_no_room_in_the_store"))
+        counts = await two.layer.global_statistics()
+        assert counts["group_bytes_used"] < 0.9 * counts["group_bytes_total"]
+        await two.layer.group_add("fresh", channel)
+        assert two.count("failures") == 0
+
+    run(main)
+
+
+def test_a_full_group_memory_ends_no_relay(site: Site) -> None:
+    """R10, R6."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room", "other")
+        with pytest.raises(ChannelFull):
+            fill(two)
+        for machine in (one, two):
+            machine.relay_loop.call_soon_threadsafe(machine.relay_now.shards.want, b"new")
+            await eventually(lambda m=machine: m.hears("new"))  # type: ignore[misc]
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+        assert two.relay_now.state == "connected"
+        assert two.count("failures") == 0
+
+    def fill(machine: Machine) -> None:
+        for number in range(100_000):
+            machine.engine.put(b"own%d" % (number % 10), b"%d" % number, 1 << 62)
+
+    run(main)
+
+
+def test_messages_from_afar_for_which_there_is_no_room_are_logged_together(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R10: whatever their channels."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        mine = machine_topic(one.node)
+        frames = []
+        for number in range(200):
+            ghost = b"specific." + one.node.hex().encode() + b"%022x!ghost" % number
+            body = b"\x81\xa1n\xc6\x00\x01\x00\x00" + bytes(1 << 16)
+            frame = RelayFrame(Kind.CHANNEL, STRANGER, 1, number + 1, LONGEST_LIFE, ghost, body)
+            frames.append(Frame(mine, pack(frame)))
+        await publish(site, frames)
+        await eventually(lambda: one.count("frames_in") >= 200)
+        assert 1 <= sum("from other machines" in each.message for each in caplog.records) <= 3
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_what_says_that_a_queue_is_ready_is_checked_and_told_to_others_together(
+    site: Site,
+) -> None:
+    """R10, R12."""
+
+    async def main() -> None:
+        one, two = await site.joined(2, relay_channels=["work.*"])
+        ready = one.relay_now.work.ready
+        loop = one.relay_loop
+        before = two.count("frames_in")
+        for _ in range(2000):
+            for name in (b"work.a", b"other", b"w" * 300, b"work.\xff", b"", b"work.a!b"):
+                loop.call_soon_threadsafe(ready, name)
+        await eventually(lambda: one.count("dropped_no_frame") == 5 * 2000)
+        await two.layer.group_send("room", {})
+        assert two.count("frames_in") - before < 200
+        await one.layer.send("work.a", {"n": 1})
+        assert await received(two.layer, "work.a") == [1]
+
+    run(main)
+
+
+def test_a_copy_of_a_store_is_told_on_all_machines(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one with the later term hears the other as well, and others hear both."""
+    monkeypatch.setattr(inbound, "FORMER", 0)
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        term = one.relay_now.term
+        for machine, other in ((one, term + 1), (two, two.relay_now.term - 1)):
+            assert machine.report()["error"] == ""
+            beat = RelayFrame(Kind.BEAT, machine.node, other, 1000, 0, b"copy", b"")
+            await publish(site, [Frame(ALL, pack(beat))])
+            await eventually(lambda m=machine: "copy of this store" in m.report()["error"])  # type: ignore[misc]
+        # At the other, the copy with the later term has made the machine late.
+        await eventually(lambda: state_of(two) == "late")
+        assert state_of(one) == "late"
+        one.relay_now._copy_at -= EXPECTED + 1
+        await eventually(lambda: one.report()["error"] == "")
+
+    def state_of(at: Machine) -> str:
+        (state,) = shown_states(at.report(), at.engine.clock())
+        return state
 
     run(main)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from asgi_ipc.relay import report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
-from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.way_out import OUT
+from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Site, eventually, received, run
 
 MIB = 1 << 20
@@ -113,6 +114,46 @@ def test_a_site_without_its_server_starts_works_and_says_so_once(
 
     def told() -> int:
         return sum("is away" in r.message for r in caplog.records if r.levelname == "WARNING")
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_a_server_that_takes_connections_and_ends_them_is_not_back(
+    site: Site,
+    server: MemoryServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R8: the pauses grow, and the log says it once."""
+
+    async def main() -> None:
+        one, _ = await site.joined(2)
+        connections: list[float] = []
+        admit = server.admit
+
+        def admitted(wire: MemoryWire) -> None:
+            connections.append(time.monotonic())
+            admit(wire)
+
+        def publish(wire: MemoryWire, frames: Sequence[Frame]) -> int:
+            server.cut("it has changed its mind")
+            return 0
+
+        monkeypatch.setattr(server, "admit", admitted)
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "publish", publish)
+            server.cut()
+            await asyncio.sleep(3)
+            # Of two machines; with pauses that do not grow they would be some fifty.
+            assert 2 <= len(connections) <= 20
+        await eventually(lambda: one.relay_now.lag is not None)
+        await eventually(lambda: told("connected again"))
+        assert told("goes on by itself") == 2
+        assert told("connected again") <= 2
+
+    def told(words: str) -> int:
+        return sum(words in message for message in caplog.messages)
 
     caplog.set_level(logging.WARNING, "asgi_ipc")
     run(main)

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from asgi_ipc.relay.frames import ALL, Kind, RelayFrame, pack_sequences
-from asgi_ipc.relay.peers import EXPECTED, LEFT, MOST, REMEMBERED, Peers
+from msgpack import packb, unpackb
+
+from asgi_ipc.relay.frames import ALL, LIMIT, Beat, Kind, RelayFrame, pack_beat, shard_topic
+from asgi_ipc.relay.peers import (
+    EXPECTED,
+    LEFT,
+    MOST,
+    MOST_SEQUENCES_TOLD,
+    MOST_TOLD,
+    REMEMBERED,
+    SILENT,
+    UNPROVEN,
+    UNPROVEN_REMEMBERED,
+    Peers,
+)
 
 NODE, OTHER = b"node1", b"node2"
 TOPIC = b"g\x00\x01"
@@ -15,7 +28,7 @@ def frame(sequence: int, term: int = 1, kind: Kind = Kind.GROUP, node: bytes = N
 
 
 def beat(sequence: int, told: dict[bytes, int], term: int = 1) -> RelayFrame:
-    return frame(sequence, term, Kind.BEAT)._replace(payload=pack_sequences(told))
+    return frame(sequence, term, Kind.BEAT)._replace(payload=pack_beat(Beat(sequences=told)))
 
 
 class Hearing:
@@ -143,8 +156,10 @@ def test_the_next_relay_goes_on_with_what_the_former_told() -> None:
 def test_machines_are_expected_until_they_leave_or_are_silent_and_remembered_for_a_day() -> None:
     hearing = Hearing()
     hearing.hear(ALL, frame(1, kind=Kind.HELLO))
+    hearing.hear(ALL, frame(2, kind=Kind.BEAT))
     hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
-    hearing.hear(ALL, frame(2, kind=Kind.BYE, node=OTHER))
+    hearing.hear(ALL, frame(2, kind=Kind.BEAT, node=OTHER))
+    hearing.hear(ALL, frame(3, kind=Kind.BYE, node=OTHER))
 
     def expected() -> set[bytes]:
         hearing.peers.forget(hearing.now)
@@ -184,3 +199,149 @@ def test_what_was_sent_before_a_machine_flushed_is_dropped() -> None:
     hearing.peers.begin_flush(b"again", hearing.now + 2 * SECOND)
     assert hearing.peers.is_from_before_a_flush(NODE, hearing.now)
     assert not hearing.peers.is_from_before_a_flush(NODE, hearing.now + 2 * SECOND), "unanswered"
+
+
+class Proving(Hearing):
+    """A relay of a site with keys, and what another machine seals."""
+
+    def __init__(self, *topics: bytes) -> None:
+        super().__init__(*topics)
+        self.peers = Peers(proof=True)
+        self.peers.hears(topics or (ALL, TOPIC))
+
+    def answer(self, sequence: int, number: int, term: int = 1) -> str | None:
+        beat = pack_beat(Beat(answers=(self.peers.nonce,)))
+        return self.hear(
+            ALL, frame(sequence, term, Kind.BEAT)._replace(payload=beat, number=number)
+        )
+
+    def group(self, sequence: int, number: int, term: int = 1) -> str | None:
+        return self.hear(TOPIC, frame(sequence, term)._replace(number=number))
+
+
+def test_with_keys_nothing_is_acted_on_before_an_answer_and_nothing_from_before_it_after() -> None:
+    """R5: whatever was recorded."""
+    hearing = Proving()
+    for kind in (Kind.GROUP, Kind.CHANNEL, Kind.JOIN, Kind.LEAVE, Kind.FLUSH, Kind.WORK):
+        topic = TOPIC if kind is Kind.GROUP else ALL
+        assert hearing.hear(topic, frame(1 + kind, kind=kind)._replace(number=kind)) == "not proven"
+    assert hearing.peers.asks == hearing.peers.nonce
+    assert hearing.answer(20, 20) is None
+    assert not hearing.peers.asks
+    assert hearing.group(3, 19) == "late", "from before the answer, on another topic"
+    assert hearing.group(3, 21) is None
+    assert hearing.group(4, 21) == "late", "twice"
+    # A topic that is left and heard again.
+    hearing.peers.hears_no_more([TOPIC])
+    hearing.peers.hears([TOPIC])
+    assert hearing.group(3, 21) == "late"
+    assert hearing.group(9, 22) is None
+    # The machine's next term has to answer again.
+    assert hearing.group(1, 1, term=2) == "not proven"
+    assert hearing.answer(21, 2, term=2) is None
+    assert hearing.group(2, 3, term=2) is None
+    assert hearing.group(99, 99, term=1) == "late"
+
+
+def test_an_answer_that_was_recorded_proves_nothing_to_another_relay_or_once_forgotten() -> None:
+    hearing, heir = Proving(), Proving()
+    answer = frame(2, kind=Kind.BEAT)._replace(
+        payload=pack_beat(Beat(answers=(hearing.peers.nonce,))), number=2
+    )
+    assert hearing.hear(ALL, answer) is None
+    assert hearing.group(1, 3) is None
+    heir.peers.learn(hearing.peers.told(), hearing.now)
+    assert heir.hear(ALL, answer) == "late"
+    assert heir.group(2, 4) == "not proven"
+    new = Proving()
+    assert new.hear(ALL, answer) is None
+    assert new.group(1, 3) == "not proven"
+    hearing.now += REMEMBERED + 1
+    hearing.peers.forget(hearing.now)
+    assert not hearing.peers.known
+    assert hearing.hear(ALL, answer) is None
+    assert hearing.group(1, 3) == "not proven"
+
+
+def test_a_question_is_answered_once_and_a_machine_is_back_once_both_have_answered() -> None:
+    hearing = Proving()
+    ask = frame(1, kind=Kind.HELLO)._replace(payload=pack_beat(Beat(b"question")), number=1)
+    assert hearing.hear(ALL, ask) is None
+    since = hearing.now
+    assert not hearing.peers.are_back(since)
+    assert hearing.answer(2, 2) is None
+    assert not hearing.peers.are_back(since), "it has asked"
+    assert hearing.peers.answers() == (b"question",)
+    assert hearing.peers.answers() == ()
+    assert hearing.peers.are_back(since)
+    assert not hearing.peers.are_back(since + 1)
+
+
+def test_a_recorded_frame_does_not_keep_a_machine_expected() -> None:
+    hearing = Proving()
+    hearing.hear(ALL, frame(1, kind=Kind.HELLO)._replace(number=1))
+    hearing.now += UNPROVEN + 1
+    hearing.hear(ALL, frame(2, kind=Kind.HELLO)._replace(number=2))
+    hearing.peers.forget(hearing.now)
+    assert hearing.peers.expected() == []
+
+
+def test_a_far_term_that_is_silent_gives_way_to_one_that_is_heard() -> None:
+    hearing = Hearing()
+    hearing.hear(TOPIC, frame(7))
+    assert hearing.hear(ALL, frame(1, term=LIMIT - 1, kind=Kind.BEAT)) is None, "forged"
+    assert hearing.hear(TOPIC, frame(8)) == "late"
+    assert hearing.peers.told()[0]["late_at"] == hearing.now
+    hearing.now += EXPECTED + 1
+    assert hearing.hear(TOPIC, frame(9)) is None
+    assert hearing.hear(TOPIC, frame(9)) == "late"
+    assert hearing.hear(TOPIC, frame(10)) is None
+    assert hearing.gaps == 0
+
+
+def test_a_machine_that_never_beats_is_soon_not_expected_and_then_forgotten() -> None:
+    hearing = Hearing()
+    hearing.hear(ALL, frame(1, kind=Kind.HELLO))
+    hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
+    hearing.hear(ALL, frame(2, kind=Kind.BEAT, node=OTHER))
+    hearing.now += UNPROVEN + 1
+    hearing.peers.forget(hearing.now)
+    assert [peer.node for peer in hearing.peers.expected()] == [OTHER]
+    hearing.now += UNPROVEN_REMEMBERED
+    hearing.peers.forget(hearing.now)
+    assert hearing.peers.known.keys() == {OTHER}
+
+
+def test_strangers_that_are_silent_make_room_for_a_machine_that_is_heard() -> None:
+    hearing = Hearing()
+    hearing.hear(ALL, frame(1, kind=Kind.BEAT, node=OTHER))
+    for number in range(MOST - 1):
+        hearing.hear(ALL, frame(1, node=number.to_bytes(5, "big")))
+    assert hearing.hear(ALL, frame(1, kind=Kind.HELLO)) == "too many machines"
+    hearing.now += SILENT + 1
+    assert hearing.hear(ALL, frame(1, kind=Kind.HELLO)) is None
+    assert hearing.peers.known.keys() >= {NODE, OTHER}, "the strangers go first"
+    assert len(hearing.peers.known) == MOST
+
+
+def test_what_is_counted_of_the_farthest_numbers_fits_the_report() -> None:
+    hearing = Hearing()
+    for term in range(1, 20):
+        hearing.hear(ALL, frame(1, term, kind=Kind.HELLO))
+        hearing.hear(TOPIC, frame(LIMIT - 1, term))
+    told = hearing.peers.told()
+    assert unpackb(packb(told))[0]["gaps"] == told[0]["gaps"]
+    heir = Peers()
+    heir.learn([*told, {**told[0], "node": OTHER, "bytes": 1 << 64}], hearing.now)
+    assert heir.known.keys() == {NODE}
+
+
+def test_of_many_sequences_those_are_told_for_which_there_is_room() -> None:
+    hearing = Hearing(*(shard_topic(shard) for shard in range(1000)))
+    for number in range(300):
+        hearing.now += 1
+        hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=number.to_bytes(5, "big")))
+    told = hearing.peers.told()
+    assert len(told) == MOST_TOLD
+    assert told[0]["node"] == (299).to_bytes(5, "big"), "heard last"
+    assert 0 < sum(len(each["sequences"]) for each in told) <= MOST_SEQUENCES_TOLD

@@ -88,3 +88,17 @@ def test_what_a_relay_leaves_in_the_store_is_no_message_and_no_membership(site: 
         assert counts["messages_max_age"] == 0
 
     run(main)
+
+
+def test_a_report_of_long_texts_and_many_counts_is_shortened(engine: MemoryEngine) -> None:
+    """R10: a piece's number has one byte."""
+    counts = {f"dropped_{number}" * 5: number for number in range(5000)}
+    published = {b"g%02d" % number: number for number in range(3000)}
+    write(engine, {"error": "A\x1b" * 200_000, "counts": counts, "published": published})
+    found = read(engine)
+    assert found is not None
+    assert found.content["error"].startswith("A?A?")
+    assert len(found.content["error"]) <= 200
+    with pytest.raises(ValueError, match="of at most"):
+        write(engine, {"node": bytes(LARGEST)})
+    assert read(engine) is not None, "the former one"

@@ -12,7 +12,9 @@ from typing import Any
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
+from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
+from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.report import read
 from asgi_ipc.relay.thread import RelayThread
@@ -62,13 +64,25 @@ class Machine:
         node: bytes = self.engine.identity[:5]
         return node
 
-    def begin(self) -> None:
-        """Relay in a thread, as a process does once it serves; wait until that has begun."""
+    @property
+    def relay_options(self) -> RelayOptions:
+        """How its relay works."""
+        options: RelayOptions = self.demux.companions[Candidate].relay
+        return options
+
+    def start(self, failures: Failures | None = None) -> RelayThread:
+        """Relay in a thread, as a process does once it serves."""
         assert self.engine.hold(RELAY)
         candidate = self.demux.companions[Candidate]
         machine = LocalMachine(self.demux, candidate.options)
-        self.relay = candidate.thread = RelayThread(machine, candidate.relay)
+        self.relay = candidate.thread = RelayThread(machine, candidate.relay, failures)
         self.relay.start()
+        return self.relay
+
+    def begin(self) -> None:
+        """Relay in a thread, and wait until that has begun."""
+        self.start()
+        assert self.relay is not None
         until = time.monotonic() + ENOUGH
         while self.relay.relay is None and time.monotonic() < until:
             time.sleep(0.001)
@@ -102,18 +116,30 @@ class Machine:
         assert self.relay is not None
         return self.relay.relay
 
+    @property
+    def relay_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of that relay."""
+        assert self.relay is not None
+        assert self.relay._loop is not None
+        return self.relay._loop
+
     def knows(self, *others: Machine) -> bool:
         """Whether it is connected, and has heard all these."""
         relay = self.relay.relay if self.relay is not None else None
         return (
             relay is not None
             and relay.state == "connected"
-            and {other.node for other in others} <= set(relay.peers.known)
+            and all(_is_known(relay.peers, other.node) for other in others)
         )
 
     def hears(self, group: str) -> bool:
         """Whether it hears the messages to a group."""
         return shard_of(group.encode()) in self.relay_now.shards.heard
+
+
+def _is_known(peers: Any, node: bytes) -> bool:
+    peer = peers.known.get(node)
+    return peer is not None and (peer.has_answered or not peers.nonce)
 
 
 async def eventually(condition: Callable[[], object], seconds: float = ENOUGH) -> None:

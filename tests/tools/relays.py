@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+from asgi_ipc.cli.commands import relay, relays
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Engine
 from asgi_ipc.relay import report
+from asgi_ipc.relay.failures import Failures
+from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.options import checked
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import DEDICATED, RELAY, VACANT, vacate
@@ -17,8 +22,10 @@ __all__ = [
     "VACANT",
     "RelayThread",
     "checked",
+    "dedicated",
     "engine_beside",
     "report",
+    "shown_states",
     "vacate",
 ]
 
@@ -32,3 +39,15 @@ def engine_beside(config: dict[str, Any]) -> Engine:
         group_memory=config["group_memory"],
         engine_options=config["engine_options"],
     )
+
+
+async def dedicated(engine: Engine, options: RelayOptions, failures: Failures) -> None:
+    """Relay as ``asgi-ipc relay`` does for the store of an engine, until that ends by itself."""
+    store: Any = SimpleNamespace(prefix=options.prefix, engine="mmap")
+    await relay._relay_for(engine, store, options, {}, asyncio.Event(), failures)
+
+
+def shown_states(told: dict[str, Any], now: int) -> list[str]:
+    """Return the states of machines that ``asgi-ipc relays`` shows for a report."""
+    machines = relays.as_dict(told, "connected", 0, now)["machines"]
+    return [str(machine["state"]) for machine in machines]

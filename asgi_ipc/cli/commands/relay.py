@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...exceptions import StoreUnavailable
+from ...exceptions import StoreCorrupt, StoreUnavailable
 from ..arguments import engine_option, on_store
 from ..choice import StoreChoice
 from ..finding import Missing
@@ -20,6 +20,7 @@ from ..output import note
 
 if TYPE_CHECKING:
     from ...engines.base import Engine
+    from ...relay.failures import Failures
     from ...relay.machine import RelayOptions
 
 _log = logging.getLogger("asgi_ipc")
@@ -119,7 +120,9 @@ async def _relay(
     store: StoreChoice, options: Callable[[int], RelayOptions], layer_options: dict[str, Any]
 ) -> int:
     """Relay for the store, and for one that replaces it, until a signal; return its number."""
-    stop = asyncio.Event()
+    from ...relay.failures import Failures
+
+    stop, failures = asyncio.Event(), Failures()
     came: list[int] = []
 
     def end(number: int) -> None:
@@ -144,7 +147,7 @@ async def _relay(
             with hint_if_slow():
                 memory = engine.statistics().get("channel_bytes_total", 0)
             is_told = False
-            await _relay_for(engine, store, options(memory), layer_options, stop)
+            await _relay_for(engine, store, options(memory), layer_options, stop, failures)
         except _Another:
             raise
         except StoreUnavailable as error:
@@ -153,7 +156,7 @@ async def _relay(
             if engine is not store.engine:
                 engine.close()
         if not stop.is_set():
-            await _pause(stop, _STORE)
+            await _pause(stop, max(_STORE, failures.pause))
     return came[0]
 
 
@@ -163,8 +166,12 @@ async def _relay_for(
     options: RelayOptions,
     layer_options: dict[str, Any],
     stop: asyncio.Event,
+    failures: Failures,
 ) -> None:
-    """Relay for one store until it is gone. Raises `StoreUnavailable`."""
+    """Relay for one store until it is gone. Raises `StoreUnavailable`.
+
+    Returns after an unexpected error too, so that a process of the site relays meanwhile.
+    """
     from ...layers.machine import relay_machine
     from ...relay.options import check_engine
     from ...relay.relay import Relay
@@ -183,10 +190,16 @@ async def _relay_for(
             return
     with relay_machine(engine, store.prefix, layer_options) as machine:
         note(f"relaying prefix {store.prefix!r} over {options.shown}; Ctrl-C ends it")
-        await Relay(machine, options, dedicated=True).run(stop)
+        failures.begun()
+        try:
+            await Relay(machine, options, dedicated=True).run(stop)
+        except (StoreUnavailable, StoreCorrupt):
+            raise
+        except Exception as error:
+            failures.failed(error, options.shown)
     _log.info("relay %s: this process relays no more", options.shown)
     engine.release(RELAY)
-    if stop.is_set():
+    if stop.is_set() or failures.pause:
         # A process of the site goes on at once.
         engine.release(DEDICATED)
         vacate(engine)

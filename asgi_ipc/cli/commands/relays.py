@@ -32,7 +32,7 @@ def command(store: StoreChoice, as_json: bool) -> int:
     The state of the relay is connected, connecting, away (the server can't be reached), refused
     (the server says no), stopped (the process holds its lock, and does not run), or none.
 
-    Exit status: 1 if this machine is not connected.
+    Exit status: 1 if this machine is not connected, or another one uses a copy of its store.
     """
     from ...relay.report import read
 
@@ -51,7 +51,7 @@ def command(store: StoreChoice, as_json: bool) -> int:
         write_json(about)
     else:
         _show(about)
-    return 0 if report.state == "connected" else 1
+    return 0 if report.state == "connected" and not about["error"] else 1
 
 
 def as_dict(content: dict[str, Any], state: str, age_ns: int, now: int) -> dict[str, Any]:
@@ -77,6 +77,9 @@ def _machine(peer: dict[str, Any], now: int) -> dict[str, Any]:
 
     silent = max(0, now - peer["heard_at"])
     state = "left" if peer["left"] else "silent" if silent > EXPECTED // 10 else "heard"
+    late_at = peer.get("late_at", 0)
+    if late_at and now - late_at <= EXPECTED // 10:
+        state = "late"
     return {
         "host": peer["host"],
         "node": peer["node"].hex(),
