@@ -71,7 +71,13 @@ def group_name(name: object) -> bytes:
 
 
 #: The tables that a relay leaves in the store, and whose members are no memberships.
-INTERNAL_TABLES = (b"!!relay.report", b"!!relay.shards", b"!!relay.waiting", b"!!relay.full")
+INTERNAL_TABLES = (
+    b"!!relay.report",
+    b"!!relay.shards",
+    b"!!relay.waiting",
+    b"!!relay.full",
+    b"!!relay.settings",
+)
 
 
 def is_internal(name: bytes) -> bool:

@@ -7,11 +7,12 @@ by the scheme of a URL. `settings` checks URLs and options, `state` is what all 
 
 Above the wires: `relay` has the clauses that users rely on. It runs in a `thread` with a `loop` of
 which forked children keep nothing, or a process of its own, with the `options` and for the
-`machine` that it gets. `outbound` publishes the `frames` of what processes left on the `way_out` of
-the store, for which a `store_bell` is rung; `inbound` delivers those of other machines, of which
-`peers` keeps the sequences; `shards` are what this machine hears, `work` is what lies on the server
-for any of them, and `flushes` wait for other machines. `counts` become the `report` that the next
-relay, and people, read.
+`machine` that it gets; `agreement` compares these options with those of the site's processes.
+`outbound` publishes the `frames` of what processes left on the `way_out` of the store, for which a
+`store_bell` is rung; `inbound` delivers those of other machines, of which `peers` keeps the
+sequences; `shards` are what this machine hears, `work` is what lies on the server for any of them,
+and `flushes` wait for other machines. `counts` become the `report` that the next relay, and people,
+read.
 
 Loaded only if a layer has the option ``relay``, or by the commands for relays. Imports may go to
 `policy` and below; only `layers` and `cli` import from here. Public are `wire` and `memory`.

@@ -2,20 +2,23 @@
 
 The report is the table `REPORT`, rewritten about once a second. Members are short, so it is in
 pieces: each begins with the number of the report, the number of the piece, and how many there are.
-New pieces are put before the old ones are removed, so a reader always finds a whole report. A
-report that is older than `STALE` is that of a relay that has ended, was killed, or is stopped.
+New pieces are put before the old ones are removed, so a reader always finds a whole report. Where
+visitors have filled the memory for groups, the report is a record of the queue `REPORT` instead, in
+the memory for messages; a reader takes the newer of the two. A report that is older than `STALE` is
+that of a relay that has ended, was killed, or is stopped.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..engines.base import MAX_NAME, Engine
+from ..engines.base import MAX_NAME, Engine, Record
+from ..exceptions import StoreFull
 from ..policy.expiry import LONGEST
 from .way_out import RELAY, REPORT
 
@@ -25,6 +28,8 @@ _VERSION = 1
 STALE = 5 * 1_000_000_000
 #: Bytes of a report. What does not fit is left out: first the sequences of topics.
 LARGEST = 24 * 1024
+#: Records that the queue may hold: the last report, and the next one.
+_SPARE = 2
 _FOREVER = LONGEST * 1_000_000_000
 _HEAD = struct.Struct(">IBB")
 _PIECE = MAX_NAME - _HEAD.size
@@ -51,39 +56,63 @@ class Report(NamedTuple):
 
 
 def write(engine: Engine, content: dict[str, Any]) -> None:
-    """Replace the report. Raises `StoreFull` if there is no room for it."""
+    """Replace the report. Raises `StoreFull` if neither memory has room for it."""
     packed = _packed({**content, "v": _VERSION, "at": engine.clock()})
     old = engine.members(REPORT).names
     number = (max(map(_number, old), default=0) + 1) & 0xFFFFFFFF
-    pieces = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
+    parts = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
+    pieces = [_HEAD.pack(number, index, len(parts)) + part for index, part in enumerate(parts)]
     deadline = engine.clock() + _FOREVER
-    for index, piece in enumerate(pieces):
-        engine.put(REPORT, _HEAD.pack(number, index, len(pieces)) + piece, deadline)
+    try:
+        for piece in pieces:
+            engine.put(REPORT, piece, deadline)
+    except StoreFull:
+        for piece in pieces:
+            engine.remove(REPORT, piece)
+        if engine.push([Record(REPORT, packed, deadline, _SPARE)]):
+            raise
+        while engine.statistics(REPORT)["pending"] > 1 and engine.pop(REPORT):
+            pass
+        return
     for member in old:
         engine.remove(REPORT, member)
+    while engine.peek(REPORT) and engine.pop(REPORT):
+        pass
 
 
 def read(engine: Engine) -> Report | None:
     """Return the last report; None if there is none that this version reads."""
-    packed = _joined(engine.members(REPORT).names)
-    content = _unpacked(packed) if packed else None
+    found = [_joined(engine.members(REPORT).names)]
+    if engine.peek(REPORT):
+        found += [record.payload for record in engine.look(REPORT, _SPARE)]
+    contents = filter(None, map(_unpacked, found))
+    content = max(contents, key=lambda each: int(each["at"]), default=None)
     if content is None:
         return None
     return Report(max(0, engine.clock() - content["at"]), engine.is_held(RELAY), content)
 
 
 def _packed(content: dict[str, Any]) -> bytes:
+    packed = b""
+    for packed in _shorter(content):
+        if len(packed) <= LARGEST:
+            break
+    return packed
+
+
+def _shorter(content: dict[str, Any]) -> Iterator[bytes]:
+    """Yield a report, and then without more and more of what matters least."""
+    yield _pack(content)
+    peers = [{**peer, "sequences": {}, "before": {}} for peer in content.get("peers", [])]
+    yield _pack({**content, "peers": peers})
+    # Those heard of late matter most.
+    peers.sort(key=lambda peer: -int(peer["heard_at"]))
+    yield _pack({**content, "peers": peers[:50]})
+    yield _pack({**content, "peers": peers[:50], "published": {}})
+
+
+def _pack(content: dict[str, Any]) -> bytes:
     packed: bytes = msgpack.packb(content, use_bin_type=True)
-    if len(packed) > LARGEST:
-        peers = [{**peer, "sequences": {}, "before": {}} for peer in content.get("peers", [])]
-        packed = msgpack.packb({**content, "peers": peers}, use_bin_type=True)
-    if len(packed) > LARGEST:
-        # Those heard of late matter most.
-        peers.sort(key=lambda peer: -int(peer["heard_at"]))
-        packed = msgpack.packb({**content, "peers": peers[:50]}, use_bin_type=True)
-    if len(packed) > LARGEST:
-        content = {**content, "peers": peers[:50], "published": {}}
-        packed = msgpack.packb(content, use_bin_type=True)
     return packed
 
 

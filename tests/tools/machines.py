@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.engines.base import Refused
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
 from asgi_ipc.relay.frames import shard_of
 from asgi_ipc.relay.memory import MemoryServer
@@ -65,7 +66,7 @@ class Machine:
     def begin(self) -> None:
         """Relay in a thread, as a process does once it serves; wait until that has begun."""
         assert self.engine.hold(RELAY)
-        candidate = self.demux.companions[Candidate]
+        candidate = self.candidate
         machine = LocalMachine(self.demux, candidate.options)
         self.relay = candidate.thread = RelayThread(machine, candidate.relay)
         self.relay.start()
@@ -73,9 +74,37 @@ class Machine:
         while self.relay.relay is None and time.monotonic() < until:
             time.sleep(0.001)
 
+    @property
+    def candidate(self) -> Candidate:
+        """This process as one that may relay."""
+        found: Candidate = self.demux.companions[Candidate]
+        return found
+
+    def loses_its_keys(self) -> None:
+        """Be a process without keys; comes before `begin`."""
+        candidate = self.candidate
+        used = candidate.relay.used._replace(keys=())
+        candidate.relay = candidate.relay._replace(sealer=None, used=used)
+
+    def as_another_process(self, **options: Any) -> Machine:
+        """Return this machine as another process of its site sees it; close its ``engine``."""
+        other: Machine = object.__new__(Machine)
+        other.folder, other.relay = self.folder, None
+        engine = type(self.engine).of_existing(
+            "site", channel_memory=4 << 20, group_memory=1 << 20, directory=str(self.folder)
+        )
+        given = {key: self.options[key] for key in ("prefix", "relay")}
+        other.options = {**given, **options, "engine": engine}
+        other.layer = IPCChannelLayer(**other.options)
+        return other
+
+    def refused(self, refused: Refused) -> None:
+        """Drop a message to another machine as a store does that refuses it."""
+        self.layer._core._count_refused(self.demux, 1, refused)  # type: ignore[attr-defined]
+
     def reads(self, oldest: int, newest: int) -> None:
         """Be of a version that reads these formats; comes before `begin`."""
-        candidate = self.demux.companions[Candidate]
+        candidate = self.candidate
         candidate.relay = candidate.relay._replace(formats=(oldest, newest))
 
     def end(self) -> None:
