@@ -70,6 +70,8 @@ def group_name(name: object) -> bytes:
         raise
 
 
+#: The queue of what is to be sent to other machines.
+WAY_OUT = b"!!relay.out"
 #: The tables that a relay leaves in the store, and whose members are no memberships.
 INTERNAL_TABLES = (
     b"!!relay.report",
@@ -135,6 +137,7 @@ __all__ = [
     "INTERNAL_TABLES",
     "NAME_LIMIT",
     "RULE",
+    "WAY_OUT",
     "ChannelName",
     "channel_name",
     "group_name",

@@ -14,6 +14,8 @@ from ..relay.counts import DROPPED, LATELY
 from ..relay.peers import EXPECTED
 from ..relay.way_out import DEDICATED, OUT, RELAY, SETTINGS
 
+#: All that another machine's state may be; `MachineInfo`.
+MACHINE_STATES = ("heard", "silent", "left")
 #: All that a relay's state may be.
 STATES = (
     "connected",
@@ -112,10 +114,18 @@ def relay_of(engine: Engine) -> RelayInfo | None:
         waiting=out["pending"],
         waiting_bytes=out.get("bytes", 0),
         machines=tuple(_machine(each, now) for each in content.get("peers", ())),
-        differs=_differences(engine, content, is_held),
+        differs=_differences(engine),
         problems=(),
     )
     return info._replace(problems=tuple(_problems(info, engine.is_held(DEDICATED))))
+
+
+def used_by_relay(engine: Engine) -> agreement.Noted | None:
+    """Return what the relay that runs uses, or else a process that may relay; None if unknown."""
+    found = report.read(engine) if engine.is_held(RELAY) else None
+    used = found.content.get("used") if found is not None else None
+    mine = agreement.unpacked(used) if isinstance(used, bytes) else None
+    return mine or next(iter(agreement.noted(engine)), None)
 
 
 def _seconds(at: int | None, now: int) -> float | None:
@@ -134,13 +144,9 @@ def _machine(peer: Mapping[str, Any], now: int) -> MachineInfo:
     )
 
 
-def _differences(engine: Engine, content: Mapping[str, Any], is_held: bool) -> tuple[str, ...]:
+def _differences(engine: Engine) -> tuple[str, ...]:
     """Compare the processes with the relay, or with one another if there is none."""
-    others = agreement.noted(engine)
-    used = content.get("used") if is_held else None
-    mine = agreement.unpacked(used) if isinstance(used, bytes) else None
-    if mine is None and others:
-        mine = others[0]
+    mine, others = used_by_relay(engine), agreement.noted(engine)
     found = [] if mine is None else [agreement.differences(mine, each) for each in others]
     return tuple(dict.fromkeys(each for one in found for each in one))
 
@@ -197,4 +203,12 @@ def _problems(info: RelayInfo, is_dedicated: bool) -> Iterator[str]:
         )
 
 
-__all__ = ["STATES", "MachineInfo", "RelayInfo", "relay_of"]
+__all__ = [
+    "DROPPED",
+    "MACHINE_STATES",
+    "STATES",
+    "MachineInfo",
+    "RelayInfo",
+    "relay_of",
+    "used_by_relay",
+]

@@ -21,11 +21,11 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..encoding.names import INTERNAL_TABLES
+from ..encoding.names import INTERNAL_TABLES, WAY_OUT
 from ..engines.base import IDENTITY_BYTES, Engine, Record
 from .frames import SHARDS, Kind
 
-OUT = b"!!relay.out"
+OUT = WAY_OUT
 NOTICES = b"!!relay.notices"
 ANSWER = b"!!relay.answer."
 REPORT, HEARD, WAITING, FULL, SETTINGS = INTERNAL_TABLES

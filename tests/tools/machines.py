@@ -15,7 +15,7 @@ from asgi_ipc.engines.base import Refused
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
 from asgi_ipc.relay.frames import shard_of
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.report import read
+from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY
 
@@ -101,6 +101,26 @@ class Machine:
     def refused(self, refused: Refused) -> None:
         """Drop a message to another machine as a store does that refuses it."""
         self.layer._core._count_refused(self.demux, 1, refused)  # type: ignore[attr-defined]
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Have its relay drop some frames, and write that down."""
+        self.relay_now.counts.dropped(reason, count)
+        self.relay_now._write_report()
+
+    def forgets(self) -> None:
+        """Have all that its relay has dropped be of long ago."""
+        counts = self.relay_now.counts
+        counts._past.clear()
+        counts._past.append((0.0, counts.all.copy()))
+        self.relay_now._write_report()
+
+    def reported_last(self, seconds: float) -> None:
+        """Have its relay have reported so long ago for the last time."""
+        content, clock = self.relay_now.report(), self.engine.clock
+        self.relay_now._write_report = lambda: None
+        self.engine.clock = lambda: clock() - round(seconds * 1e9)
+        write(self.engine, content)
+        self.engine.clock = clock
 
     def reads(self, oldest: int, newest: int) -> None:
         """Be of a version that reads these formats; comes before `begin`."""
