@@ -14,6 +14,7 @@ out says itself that it must be sealed (`way_out.header`), and no relay without 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ _VERSION = 1
 #: Bytes of a text that are told to people, of a digest that is compared, and keys that are told: a
 #: member is short.
 _SHOWN, _DIGEST, _KEYS = 64, 8, 8
+#: Seconds for which a dedicated relay goes on that agrees with no process: a program that runs for
+#: a moment does not end it.
+PATIENCE = 5.0
 _FOREVER = LONGEST * 1_000_000_000
 REMEDY = (
     "give the relay the site's options: 'manage.py asgi_ipc relay' takes them from the settings,"
@@ -158,22 +162,33 @@ def refuse_if_differs(engine: Engine, used: Used) -> None:
     # While a site is restarted with other options, some processes have the old ones.
     if found and (all(found) or would_leak(used, others)):
         what = max(found, key=len) if would_leak(used, others) else min(found, key=len)
-        raise Differs(
-            "this relay's options and those of the site's processes differ: "
-            f"{'; '.join(what)}; {REMEDY}"
-        )
+        raise _differs(what)
+
+
+def _differs(what: Sequence[str]) -> Differs:
+    return Differs(
+        "this relay's options and those of the site's processes differ: "
+        f"{'; '.join(what)}; {REMEDY}"
+    )
 
 
 class Agreement:
     """How the options of the processes that live differ from those of this relay."""
 
-    def __init__(self, engine: Engine, used: Used) -> None:
+    def __init__(self, engine: Engine, used: Used, dedicated: bool = False) -> None:
         self._engine, self._used, self._mine = engine, used, told(used)
+        self._dedicated = dedicated
         self._members: Members | None = None
+        #: Since when no process agrees.
+        self._alone: float | None = None
         self.differences: list[str] = []
 
     def look(self) -> list[str]:
-        """Look again, and return differences that are new. Raises `Differs` rather than leak."""
+        """Look again, and return differences that are new.
+
+        Raises `Differs` rather than leak, and in a dedicated relay with which no process has agreed
+        for `PATIENCE` seconds: it may have begun before the site.
+        """
         members = self._engine.members(SETTINGS, self._members)
         if members is self._members and not self.differences:
             return []
@@ -185,8 +200,14 @@ class Agreement:
                 f" clear what is to be sealed; {REMEDY}"
             )
         before = self.differences
-        found = [what for each in others for what in differences(self._mine, each)]
-        self.differences = list(dict.fromkeys(found))
+        found = [differences(self._mine, each) for each in others]
+        self.differences = list(dict.fromkeys(what for each in found for what in each))
+        if not found or not all(found):
+            self._alone = None
+        elif self._alone is None:
+            self._alone = time.monotonic()
+        elif self._dedicated and time.monotonic() - self._alone >= PATIENCE:
+            raise _differs(min(found, key=len))
         return [each for each in self.differences if each not in before]
 
 

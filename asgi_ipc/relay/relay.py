@@ -149,7 +149,7 @@ class Relay:
         self.inbound.learned = self._report_soon
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
-        self._agreement = Agreement(self.engine, options.used)
+        self._agreement = Agreement(self.engine, options.used, dedicated)
         #: When the server was last known to be there, on the engine's clock; None if it never was.
         self._contact: int | None = None
         self._lacks_room = False

@@ -73,6 +73,8 @@ def write(engine: Engine, content: dict[str, Any]) -> None:
             raise
         while engine.statistics(REPORT)["pending"] > 1 and engine.pop(REPORT):
             pass
+        for member in old:
+            engine.remove(REPORT, member)
         return
     for member in old:
         engine.remove(REPORT, member)
@@ -82,14 +84,19 @@ def write(engine: Engine, content: dict[str, Any]) -> None:
 
 def read(engine: Engine) -> Report | None:
     """Return the last report; None if there is none that this version reads."""
-    found = [_joined(engine.members(REPORT).names)]
-    if engine.peek(REPORT):
-        found += [record.payload for record in engine.look(REPORT, _SPARE)]
-    contents = filter(None, map(_unpacked, found))
+    found = engine.members(REPORT).names
+    records = engine.look(REPORT, _SPARE) if engine.peek(REPORT) else ()
+    payloads = [record.payload for record in records]
+    return parsed(found, payloads, engine.clock(), engine.is_held(RELAY))
+
+
+def parsed(
+    members: Iterable[bytes], payloads: Iterable[bytes], now: int, is_held: bool
+) -> Report | None:
+    """Return the newest report among members of the table and records of the queue."""
+    contents = filter(None, map(_unpacked, [_joined(members), *payloads]))
     content = max(contents, key=lambda each: int(each["at"]), default=None)
-    if content is None:
-        return None
-    return Report(max(0, engine.clock() - content["at"]), engine.is_held(RELAY), content)
+    return None if content is None else Report(max(0, now - content["at"]), is_held, content)
 
 
 def _packed(content: dict[str, Any]) -> bytes:
@@ -143,4 +150,4 @@ def _unpacked(payload: bytes) -> dict[str, Any] | None:
     return content if isinstance(content.get("at"), int) else None
 
 
-__all__ = ["STALE", "Report", "read", "write"]
+__all__ = ["STALE", "Report", "parsed", "read", "write"]

@@ -283,6 +283,28 @@ def test_a_running_relay_tells_each_difference_once_and_ends_rather_than_leak(
     assert watch.differences == []
 
 
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_a_dedicated_relay_that_began_before_the_site_ends_if_no_process_agrees(
+    engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, dedicated: bool
+) -> None:
+    second, third = beside(engine), beside(engine)
+    watch = Agreement(engine, ONE, dedicated)
+    agreement.note(second, ONE._replace(url="redis://b"))
+    assert watch.look() == ["relay: redis://a and redis://b"]
+    assert watch.look() == [], "it has patience"
+    monkeypatch.setattr(agreement, "PATIENCE", 0.0)
+    agreement.note(third, ONE)
+    assert watch.look() == []
+    third.close()
+    watch.look()
+    if dedicated:
+        with pytest.raises(Differs, match="redis://a and redis://b"):
+            watch.look()
+    else:
+        assert watch.look() == []
+    second.close()
+
+
 # ---- secrets that nobody sees
 
 

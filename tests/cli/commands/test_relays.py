@@ -90,6 +90,33 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
     run(main)
 
 
+def test_list_names_a_relay_that_is_not_connected(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        machine, other = await site.joined(2)
+        plain = site.machine(prefix="plain", relay=None)
+
+        def listed(each: Machine, *words: str) -> str:
+            capsys.readouterr()
+            assert run_command(["list", "--directory", str(each.folder), *words]) == 0
+            return capsys.readouterr().out
+
+        def state(each: Machine) -> object:
+            return json.loads(listed(each, "--json"))[0]["relay"]
+
+        await eventually(lambda: state(machine) == "connected")
+        assert "its relay" not in listed(machine)
+        site.server.go_away()
+        await eventually(lambda: state(machine) == "away")
+        assert "site: its relay is 'away'; 'relays site' says why" in listed(machine)
+        other.end()
+        assert state(other) == "none"
+        assert state(plain) is None
+
+    run(main)
+
+
 def test_a_relay_that_is_stopped_is_told_with_the_remedy(site: Site, told: Told) -> None:
     async def main() -> None:
         (machine,) = await site.joined(1)
