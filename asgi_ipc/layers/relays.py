@@ -153,7 +153,8 @@ def _differences(engine: Engine) -> tuple[str, ...]:
 
 def _problems(info: RelayInfo, is_dedicated: bool) -> Iterator[str]:
     content = info.content
-    pid, error = content.get("pid", "?"), content.get("error")
+    pid, error = content.get("pid", "?"), str(content.get("error", ""))
+    error = error.removeprefix(f"relay {content.get('url')}: ")
     since = "" if info.contact_age is None else f" for {info.contact_age:.0f} seconds"
     if info.state == "none":
         yield (

@@ -88,8 +88,6 @@ def _show(about: dict[str, Any]) -> None:
     which = "process of its own" if about["dedicated"] else "thread of a site's process"
     rates, counts = about["rates"], about["counts"]
     write(f"relay of this machine: {about['state']}")
-    if about["error"]:
-        write(f"  {about['error']}")
     write(f"  server {about['url']}, {'sealed' if about['sealed'] else 'not sealed'}")
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["began"]))
     write(f"  process {about['pid']} on {about['host']}, a {which}, since {began}")
