@@ -13,18 +13,20 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..encoding.names import INTERNAL_TABLES
 from ..engines.shm.heap import layout
-from ..engines.shm.heap.heap import Heap
+from ..engines.shm.heap.heap import Heap, Pause
 from ..engines.shm.heap.layout import CHANNELS, GROUPS, SMALLEST, VERSION
 from ..engines.shm.location import described
 from ..engines.shm.lock_file import READY
 from ..engines.shm.locked_segment import LockedSegment
-from ..engines.shm.locks.base import FIRST_SLOT
+from ..engines.shm.locks.base import FIRST_ROLE, FIRST_SLOT
 from ..engines.shm.machine import boot_identity
 from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
 from ..engines.shm.store import Store
 from ..engines.shm.store_memory import Damaged
+from ..engines.shm.tables import Reading, Tables
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .doctor.attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
@@ -69,6 +71,8 @@ class Entry(NamedTuple):
     #: Names of orphaned memory and locks.
     memory: Sequence[str] = ()
     problem: str | None = None
+    #: State of the relay to other machines; None without one.
+    relay: str | None = None
 
 
 class Listed(NamedTuple):
@@ -192,6 +196,7 @@ def _read(store: Store) -> dict[str, Any]:
     }
     found["stale"] = not found["processes"]
     found["state"] = "stale" if found["stale"] else "in use"
+    found["relay"] = _relay(groups, store)
     wrong: list[str] = []
     for name, segment in (("channel", channels), ("group", groups)):
         found |= {f"{name}_{key}": number for key, number in memory_of(segment.heap).items()}
@@ -202,6 +207,27 @@ def _read(store: Store) -> dict[str, Any]:
             [*wrong, "it is damaged: 'check' says what is wrong, 'check --remove' removes it"]
         )
     return found
+
+
+def _relay(groups: LockedSegment, store: Store) -> str | None:
+    """Return the state of the store's relay, read without a lock; None if there is none."""
+    from ..relay.report import parsed
+
+    tables = Tables(groups.heap, lambda word: True, lambda: 0)
+    members: dict[bytes, list[bytes]] = {}
+    for table in INTERNAL_TABLES:
+        reading = Reading()
+        # What is just being changed may look like anything; the next look finds it whole.
+        with contextlib.suppress(StoreCorrupt, IndexError, ValueError, Pause):
+            tables.read(table, reading, 0)
+        members[table] = reading.names
+    is_held = store.lock_file.is_held(FIRST_ROLE)
+    if not is_held and not any(members.values()):
+        return None
+    found = parsed(members[INTERNAL_TABLES[0]], (), time.monotonic_ns(), is_held)
+    if found is not None:
+        return found.state
+    return "unknown" if is_held else "none"
 
 
 def living(heap: Heap, store: Store) -> int:

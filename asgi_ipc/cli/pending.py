@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..encoding.names import INTERNAL_TABLES, WAY_OUT
 from ..engines.base import Engine
 
 
@@ -15,6 +16,8 @@ class Unread(NamedTuple):
     #: Fetched by a process, and not yet given to a consumer, as far as processes tell. A group
     #: message counts for each channel that has not got it yet.
     held: int
+    #: Of those in the store, those that wait for the server that joins machines.
+    on_the_way_out: int = 0
 
     @property
     def total(self) -> int:
@@ -28,11 +31,24 @@ class Unread(NamedTuple):
             f", {self.held:,} held by processes" if self.held else ""
         )
 
+    @property
+    def where(self) -> str:
+        """Which commands show where they are."""
+        out = self.on_the_way_out
+        if not out:
+            return "'channels' shows where"
+        told = f"{out:,} of them wait for the server, and 'relays' shows why"
+        return told if out >= self.in_store else f"{told}; 'channels' shows where the others are"
+
 
 def unread_in(engine: Engine) -> Unread:
     """Count what is unread. Waits for the store's lock."""
     counts = engine.statistics()
-    return Unread(counts["pending"], counts.get("held", 0))
+    out = report = 0
+    if engine.capabilities.roles:
+        out, report = (engine.statistics(name)["pending"] for name in (WAY_OUT, INTERNAL_TABLES[0]))
+    # The report of a relay lies there too, in a store whose other memory is full.
+    return Unread(max(0, counts["pending"] - report), counts.get("held", 0), out)
 
 
 __all__ = ["Unread", "unread_in"]

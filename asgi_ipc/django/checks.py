@@ -50,6 +50,7 @@ def check_channel_layers(**_: Any) -> list[checks.CheckMessage]:
                 usable.append(layer)
     found += _together(usable)
     for layer in usable:
+        found += _relay(layer)
         found += _store(layer)
     return found
 
@@ -257,6 +258,20 @@ def _choice_of(layer: Layer) -> Any:
     return StoreChoice(options["prefix"], options["engine"], options["engine_options"] or {})
 
 
+def _relay(layer: Layer) -> Iterator[checks.CheckMessage]:
+    """Check what joins the store to those of other machines."""
+    options = layer.options
+    if options["relay"] is not None and options["prefix"] == DEFAULT_PREFIX:
+        yield checks.Warning(
+            f"relay is given, and the prefix is the default, {DEFAULT_PREFIX!r}: with another site"
+            " on the same server that has it too, messages and flushes mix.",
+            hint="Name the site: prefix='mysite', the same on all its machines, and another for"
+            " staging. The number of a database in the URL does not separate sites.",
+            obj=layer.where,
+            id=_ID + "W010",
+        )
+
+
 # ---- the store that is there
 
 
@@ -293,6 +308,8 @@ def _store(layer: Layer) -> Iterator[checks.CheckMessage]:
         )
         return
     yield from _sizes(layer, seen)
+    if options["relay"] is not None and seen.processes:
+        yield from _running_relay(layer)
     strangers = list(filter(_is_strange(), seen.processes))
     if strangers and options["prefix"] == DEFAULT_PREFIX:
         yield checks.Warning(
@@ -316,6 +333,23 @@ def _sizes(layer: Layer, seen: Sighting) -> Iterator[checks.CheckMessage]:
             " drops what it holds.",
             obj=layer.where,
             id=_ID + "W007",
+        )
+
+
+def _running_relay(layer: Layer) -> Iterator[checks.CheckMessage]:
+    """Compare the settings with the relay that runs, or with processes that would run one."""
+    from ..cli.relayed import differences_of
+
+    options = layer.options
+    relay = {name: options[name] for name in ("relay", "relay_options", "relay_channels")}
+    differs = differences_of(_choice_of(layer), relay)
+    if differs:
+        yield checks.Warning(
+            f"The relay that runs has other options than these settings: {'; '.join(differs)}.",
+            hint="Restart the site, and its dedicated relay, once the settings are right; all its"
+            " processes must have the same.",
+            obj=layer.where,
+            id=_ID + "W011",
         )
 
 

@@ -70,10 +70,16 @@ def group_name(name: object) -> bytes:
         raise
 
 
-#: The queue of what a relay sends to other machines.
+#: The queue of what is to be sent to other machines.
 WAY_OUT = b"!!relay.out"
 #: The tables that a relay leaves in the store, and whose members are no memberships.
-INTERNAL_TABLES = (b"!!relay.report", b"!!relay.shards", b"!!relay.waiting", b"!!relay.full")
+INTERNAL_TABLES = (
+    b"!!relay.report",
+    b"!!relay.shards",
+    b"!!relay.waiting",
+    b"!!relay.full",
+    b"!!relay.settings",
+)
 
 
 def is_internal(name: bytes) -> bool:

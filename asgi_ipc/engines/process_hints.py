@@ -1,16 +1,22 @@
 """What people want to know of a process: when it started, and its command line.
 
 Only hints: a process id is reused, and means another process in another container. So a command
-line is told only of a process that started when the id was written down. Nothing is decided by it.
+line is told only of a process that started when the id was written down, and without what is known
+to be secret. Nothing is decided by it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Iterable
 
 #: Seconds that ``ps`` may be off, and that it may take.
 _ROUNDED, _PATIENCE = 2, 5.0
+#: What may be secret in a command line: user and password in a URL, keys, options of a relay.
+_CREDENTIALS, _KEY = re.compile(r"://\S*@"), re.compile(r"\b[0-9a-fA-F]{64}\b")
+_OPTION_NAME = "--relay-option"
 #: Bytes of a command line that are of use.
 _LONGEST = 4096
 #: In the command lines of the children of Python's multiprocessing, and how many a program starts
@@ -81,13 +87,40 @@ def readable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def without_secrets(words: Iterable[str], are_whole: bool = True) -> list[str]:
+    """Return the words of a command line without the credentials in URLs and options of relays.
+
+    They are hidden from those who read over a shoulder or get a report, and no more: the system
+    shows command lines to every user. If words are not whole, what follows such an option is
+    hidden up to the next one.
+    """
+    found: list[str] = []
+    is_value = goes_on = False
+    for word in words:
+        goes_on = goes_on and not word.startswith("-")
+        if goes_on:
+            continue
+        start = "" if is_value else f"{_OPTION_NAME}="
+        if is_value or word.startswith(start):
+            name, equals, _ = word.removeprefix(start).partition("=")
+            word = f"{start}{name}=..." if equals else f"{start}..."
+            goes_on = not are_whole
+        is_value = word == _OPTION_NAME
+        found.append(_KEY.sub("...", _CREDENTIALS.sub("://...@", word)))
+    return found
+
+
 def _command_in_proc(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read(_LONGEST).rstrip(b"\0").split(b"\0")
+            read = file.read(_LONGEST)
+            words = read.rstrip(b"\0").split(b"\0")
+            # The end of a URL says which part of it is a password.
+            if len(read) == _LONGEST and len(words) > 1:
+                words.pop()
     except OSError:
         return ""
-    return readable(b" ".join(words).decode("utf-8", "replace"))
+    return readable(" ".join(without_secrets(each.decode("utf-8", "replace") for each in words)))
 
 
 def _command_by_ps(pid: int, age: float) -> str:
@@ -104,6 +137,8 @@ def _command_by_ps(pid: int, age: float) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     elapsed, _, found = told.decode("utf-8", "replace").strip().partition(" ")
+    # What was one word is not known.
+    found = " ".join(without_secrets(found.split(), are_whole=False))
     return readable(found)[:_LONGEST] if _seconds(elapsed) + _ROUNDED >= age else ""
 
 
@@ -119,4 +154,4 @@ def _seconds(elapsed: str) -> int:
         return -_ROUNDED - 1
 
 
-__all__ = ["command", "parent_command", "readable", "start_ticks", "start_time"]
+__all__ = ["command", "parent_command", "readable", "start_ticks", "start_time", "without_secrets"]

@@ -126,6 +126,12 @@ def internal_members(engine: Engine) -> int:
     return sum(len(engine.members(table).names) for table in tables)
 
 
+def has_relay(engine: Engine) -> bool:
+    """Return whether a store is joined to those of other machines, as far as can be seen in it."""
+    tables = INTERNAL_TABLES if engine.capabilities.roles else ()
+    return any(engine.members(table).names for table in tables)
+
+
 def channels(engine: Engine) -> Iterator[ChannelInfo]:
     """Iterate over all channels."""
     for queue in engine.queues():
@@ -238,6 +244,7 @@ __all__ = [
     "ProcessInfo",
     "all_groups",
     "channels",
+    "has_relay",
     "members",
     "processes",
     "statistics",

@@ -8,6 +8,7 @@ other process does. `LocalMachine` is this machine as the relay sees it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -32,7 +33,7 @@ from ..exceptions import (
 from ..policy import groups
 from ..policy.capacity import UNCOUNTED
 from ..policy.expiry import LONGEST
-from ..relay import way_out
+from ..relay import agreement, report, way_out
 from ..relay.failures import Failures
 from ..relay.flushes import PATIENCE
 from ..relay.frames import Kind, pack_excluded, pack_join, shard_of
@@ -49,6 +50,7 @@ from ..relay.way_out import (
     MOST_RECORDS,
     MOST_VACANT,
     NEW_GROUP,
+    NO_ROOM,
     OUT,
     RELAY,
     VACANT,
@@ -59,6 +61,8 @@ from ..relay.way_out import (
 from . import options as layer_options
 from .core import LayerCore, PendingFlush
 from .options import Options
+
+_log = logging.getLogger("asgi_ipc")
 
 #: Seconds for which receivers must have waited in an event loop before its process may relay. One
 #: that waits tells a process that serves from one that only preloads, and this long one that only
@@ -97,6 +101,9 @@ class RelayedCore(LayerCore):
         super().__init__(options)
         assert options.relay is not None
         self._relay: RelayOptions = options.relay
+        self._seals = self._relay.sealer is not None
+        #: Records for which there was no room, and of which the relay has not heard yet.
+        self._untold = 0
         self.shares_channels = self._relay.shares is not None
         #: Where a channel is. Names of this machine stay so, as it has the same bytes as long as it
         #: has the names.
@@ -127,10 +134,13 @@ class RelayedCore(LayerCore):
             # In one step: another thread may be about to do the same.
             made = Candidate(demux, self.options, self._relay)
             there = demux.companions.setdefault(Candidate, made)
-        if isinstance(there, Candidate) and there.relay.shown != self._relay.shown:
+        if isinstance(there, Candidate) and there.relay.used != self._relay.used:
+            what = agreement.differences(
+                agreement.told(self._relay.used), agreement.told(there.relay.used)
+            )
             raise OptionError(
-                f"relay is {self._relay.shown!r}, and another layer of this process on the same"
-                f" store has {there.relay.shown!r}; a store is joined by one server"
+                "this layer and another of this process on the same store have different options"
+                f" for the relay: {'; '.join(what)}; give both the same, as a store has one relay"
             )
 
     def _find_out(self, channel: str) -> int:
@@ -208,19 +218,26 @@ class RelayedCore(LayerCore):
         """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
         demux = self.demux
         deadline = demux.engine.clock() + self.options.message_lifetime
-        head = way_out.header(kind, channel.encode("ascii"))
+        head = way_out.header(kind, channel.encode("ascii"), self._seals)
         record = Record(OUT, head + payload, deadline, MOST_RECORDS)
         self._push_out(demux, record)
         self._pushed(demux, len(record.payload))
 
     def _push_out(self, demux: Demultiplexer, record: Record) -> None:
+        refused = self._try_push_out(demux, record)
+        if refused is not None:
+            raise StoreFull(f"no room for a message to another machine: {refused.detail}")
+
+    def _try_push_out(self, demux: Demultiplexer, record: Record) -> Refused | None:
+        """Push a record, dropping the oldest for it if need be; return why that could not be."""
         refused = demux.engine.push((record,))
-        if refused:
-            # Not within its bound, as nobody looked: the oldest go.
-            self._count(demux, self._bounds(demux).make_room())
-            refused = demux.engine.push((record,))
-        if refused:
-            raise StoreFull(f"no room for a message to another machine: {refused[0].detail}")
+        if not refused:
+            return None
+        # Not within its bound, as nobody looked: the oldest go.
+        dropped = self._bounds(demux).make_room()
+        again = demux.engine.push((record,))
+        self._count_refused(demux, dropped, refused[0])
+        return again[0] if again else None
 
     def _bounds(self, demux: Demultiplexer) -> WayOut:
         if self._way_out is None or self._way_out[0] is not demux:
@@ -245,11 +262,34 @@ class RelayedCore(LayerCore):
 
         demux.drops.dropped("way out", dropped, describe)
 
+    def _count_refused(self, demux: Demultiplexer, dropped: int, why: Refused) -> None:
+        """Count and log what was dropped as the store refused a record for the way out.
+
+        While the store has no room the relay can't be told; it is told later.
+        """
+        if not why.no_room or why.over_share:
+            self._count(demux, dropped)
+            return
+        self._untold += dropped
+        if self._untold and way_out.notice(demux.engine, NO_ROOM, way_out.pack_count(self._untold)):
+            self._untold = 0
+        if not dropped:
+            return
+        url = self._relay.shown
+
+        def describe(count: int) -> str:
+            return (
+                f"relay {url}: dropped messages to other machines, as the store has no room for"
+                f" them: {why.detail}; {count} dropped since the last warning"
+            )
+
+        demux.drops.dropped("way out, no room", dropped, describe)
+
     # Groups
 
     def _plan(self, table: bytes, members: Members) -> list[groups.Target]:
         """Plan a broadcast to the members here, and to the relay."""
-        header = way_out.header(Kind.GROUP, table)
+        header = way_out.header(Kind.GROUP, table, self._seals)
         out = groups.Target(OUT, header, MOST_RECORDS, b"", ())
         return [*super()._plan(table, members), out]
 
@@ -290,10 +330,9 @@ class RelayedCore(LayerCore):
     ) -> list[str]:
         here = [each for each in refused if pushed[each.position].queue != OUT]
         if len(here) < len(refused):
-            try:
-                self._push_out(demux, records[-1])
-            except StoreFull:
-                self._count(demux, 1)
+            why = self._try_push_out(demux, records[-1])
+            if why is not None:
+                self._count_refused(demux, 1, why)
         return super()._dropped(demux, group, plan, pushed, records, here) if here else []
 
     def group_add(self, group: str, channel: str) -> bool:
@@ -497,6 +536,8 @@ class Candidate:
     def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
         self._demux, self.options, self.relay = demux, options, relay
         self.after_fork_in_child()
+        self._note()
+        self._compare()
 
     def after_fork_in_child(self) -> None:
         """Begin as a process that does not serve yet."""
@@ -514,10 +555,40 @@ class Candidate:
         #: flushed when they were last put.
         self._receivers: dict[bytes, None] = {}
         self._flushes = -1
+        #: The same for what this process uses; and whether it was said that it would leak.
+        self._noted = -1
+        self._leaks = False
+
+    def _note(self) -> None:
+        """Tell what this process uses, again after a flush. What it sends says so itself."""
+        engine = self._demux.engine
+        flushes = engine.flushes
+        if flushes != self._noted:
+            with contextlib.suppress(StoreFull):
+                agreement.note(engine, self.relay.used)
+                self._noted = flushes
+
+    def _compare(self) -> None:
+        """Log how this process differs from the relay that runs."""
+        engine = self._demux.engine
+        running = report.read(engine)
+        if running is None or running.state in ("none", "stopped"):
+            return
+        used = running.content.get("used")
+        other = agreement.unpacked(used) if isinstance(used, bytes) else None
+        mine = agreement.told(self.relay.used)
+        for each in agreement.differences(mine, other) if other is not None else ():
+            _log.warning(
+                "this process has other options than the relay of this machine: %s; 'asgi-ipc"
+                " relays' shows the relay",
+                each,
+            )
 
     def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
         """Begin to relay if this process serves and no other relays (R7)."""
         self._put_again()
+        with contextlib.suppress(StoreUnavailable, StoreCorrupt):
+            self._note()
         if not layer_options.may_relay:
             return None
         now = time.monotonic()
@@ -590,12 +661,24 @@ class Candidate:
         except (StoreUnavailable, StoreCorrupt, StoreFull):
             pass  # The receivers meet the error themselves, or it is done at the next look.
 
-    def _begin(self, bell: Bell | None) -> None:
+    def _begin(self, bell: Bell | None = None) -> None:
         engine = self._demux.engine
         if bell is not None:
             # First, so that no end is missed between the look and the arming.
             self._heed(bell)
-        if not engine.is_held(DEDICATED) and engine.hold(RELAY):
+        if engine.is_held(DEDICATED) or engine.is_held(RELAY):
+            return
+        if agreement.would_leak(self.relay.used, agreement.noted(engine)):
+            if not self._leaks:
+                _log.warning(
+                    "this process does not relay: it has no relay_options['keys'], and another"
+                    " process of the site has"
+                )
+            self._leaks = True
+            if bell is not None:
+                self._heed_no_more(bell)
+            return
+        if engine.hold(RELAY):
             self._began = time.monotonic()
             for each in list(self._heeds.values()):
                 self._heed_no_more(each)

@@ -22,6 +22,8 @@ class Metric(NamedTuple):
     unit: str = ""
     #: Of one channel, and not of the store.
     is_of_channel: bool = False
+    #: A further label, of which each value is a series.
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -90,6 +92,24 @@ OF_STORE = (
     Metric("bytes_used", "gauge", "Both memories together: in use.", "bytes"),
     Metric("bytes_total", "gauge", "Both memories together: the limit.", "bytes"),
 )
+#: Of the relay of a store that is joined to those of other machines (docs/relays.md).
+OF_RELAY = (
+    Metric("relay_state", "gauge", "1 for the state that the relay is in.", label="state"),
+    Metric("relay_connected", "gauge", "1 if this machine is connected to the server."),
+    Metric("relay_contact_age", "gauge", "Time since the server was there.", "seconds"),
+    Metric("relay_lag", "gauge", "Time from publishing to hearing.", "seconds"),
+    Metric("relay_frames_out", "counter", "Frames published."),
+    Metric("relay_bytes_out", "counter", "Bytes published."),
+    Metric("relay_frames_in", "counter", "Frames heard."),
+    Metric("relay_bytes_in", "counter", "Bytes heard."),
+    Metric("relay_gaps", "counter", "Frames of other machines that were missed."),
+    Metric("relay_dropped", "counter", f"{_DROPPED}by the relay, by reason.", label="reason"),
+    Metric("relay_waiting", "gauge", "Messages that wait for the server."),
+    Metric("relay_waiting_bytes", "gauge", "Memory that they take.", "bytes"),
+    Metric("relay_backlog_bytes", "gauge", "Memory that they may take.", "bytes"),
+    Metric("relay_machines", "gauge", "Other machines, by state.", label="state"),
+    Metric("relay_problems", "gauge", "What needs a person; the command 'relays' tells it."),
+)
 #: Of one ordinary channel, with the label ``channel``, too. How many are received is left out: that
 #: number falls when a message is put back.
 OF_CHANNEL = (
@@ -102,4 +122,4 @@ OF_CHANNEL = (
     Metric("waiting", "gauge", "1 if a receiver waits for a message.", is_of_channel=True),
 )
 
-__all__ = ["OF_CHANNEL", "OF_STORE", "Metric"]
+__all__ = ["OF_CHANNEL", "OF_RELAY", "OF_STORE", "Metric"]

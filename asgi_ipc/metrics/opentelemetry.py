@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
 from .. import __version__
-from .catalogue import OF_STORE, Metric
+from .catalogue import OF_RELAY, OF_STORE, Metric
 from .readings import Sample, of_layer
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def observe(layer: IPCChannelLayer | SyncIPCChannelLayer, meter: Meter | None = 
     """
     meter = meter or get_meter("asgi_ipc", __version__)
     source = _Source(layer)
-    for metric in OF_STORE:
+    for metric in (*OF_STORE, *OF_RELAY):
         make = (
             meter.create_observable_counter
             if metric.kind == "counter"

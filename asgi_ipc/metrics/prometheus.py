@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .catalogue import OF_STORE
+from . import catalogue
+from .catalogue import OF_RELAY, OF_STORE
 from .readings import of_layer
 
 if TYPE_CHECKING:
@@ -41,20 +42,24 @@ class StoreCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Return the names alone, so that to register it reads nothing."""
-        return [_family(each.name, each.kind, each.help) for each in OF_STORE]
+        return [_family(each) for each in (*OF_STORE, *OF_RELAY)]
 
     def collect(self) -> Iterable[Metric]:
         """Read the store."""
         for metric, samples in of_layer(self._layer).samples():
-            family = _family(metric.name, metric.kind, metric.help)
+            family = _family(metric)
             for labels, value in samples:
-                family.add_metric([labels[name] for name in _LABELS], value)
+                family.add_metric([labels[name] for name in _labels(metric)], value)
             yield family
 
 
-def _family(name: str, kind: str, text: str) -> CounterMetricFamily | GaugeMetricFamily:
-    made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-    return made(f"asgi_ipc_{name}", text, labels=_LABELS)
+def _labels(metric: catalogue.Metric) -> tuple[str, ...]:
+    return (*_LABELS, metric.label) if metric.label else _LABELS
+
+
+def _family(metric: catalogue.Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    made = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return made(f"asgi_ipc_{metric.name}", metric.help, labels=_labels(metric))
 
 
 __all__ = ["StoreCollector"]

@@ -7,7 +7,8 @@ wires need, and `sealing` encrypts frames with keys that rotate.
 
 Above the wires: `relay` has the clauses that users rely on. It runs in a `thread` with a `loop` of
 which forked children keep nothing, or a process of its own, with the `options` and for the
-`machine` that it gets. `outbound` publishes the `frames` of what processes left on the `way_out` of
+`machine` that it gets; `agreement` compares these options with those of the site's processes.
+`outbound` publishes the `frames` of what processes left on the `way_out` of
 the store, for which a `store_bell` is rung; `inbound` delivers those of other machines, of which
 `peers` keeps the sequences and, with keys, asks for proof; `shards` are what this machine
 hears, `work` is what lies on the server for any of them, and `flushes` wait for other machines.

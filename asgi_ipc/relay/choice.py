@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..exceptions import OptionError
-from .settings import shown
+from .settings import HIDDEN, shown, shown_scheme
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ def find_wire(url: str) -> WireFactory:
         raise OptionError(
             f"relay {shown(url)}: the wire can't be imported: {type(error).__name__}: {error}"
         ) from error
-    example = "redis://HOST:6379" if mark else _with_scheme(shown(url))
+    plain = shown(url)
+    example = "redis://HOST:6379" if mark or plain == HIDDEN else _with_scheme(plain)
+    name = shown_scheme(scheme) if mark else plain
     raise OptionError(
-        f"relay {shown(url)}: there is no wire {shown(scheme)!r}; use one of {_quoted()}: write"
+        f"relay {plain}: there is no wire {name!r}; use one of {_quoted()}: write"
         f" {example!r}, for example"
     )
 

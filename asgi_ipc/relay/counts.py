@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 
 _log = logging.getLogger("asgi_ipc")
@@ -15,6 +15,8 @@ DROPPED = "dropped_"
 INTERVAL = 10.0
 #: No count goes beyond this, so that each fits the report.
 MOST = (1 << 63) - 1
+#: Seconds for which a drop counts as one of late, and the steps in which they pass.
+LATELY, _STEPS = 600.0, 10
 #: The counts of which rates are told.
 _RATED = ("frames_out", "bytes_out", "frames_in", "bytes_in")
 
@@ -30,6 +32,8 @@ class Counts:
         self._warned: float | None = None
         self._told: Counter[str] = Counter()
         self._rated, self._before = time.monotonic(), Counter(self.all)
+        #: What was counted in the last `LATELY` seconds, and when that began.
+        self._past: deque[tuple[float, Counter[str]]] = deque([(self._rated, Counter(self.all))])
 
     def learn(self, counts: Mapping[object, object]) -> None:
         """Go on from these."""
@@ -37,6 +41,7 @@ class Counts:
             if isinstance(name, str) and isinstance(count, int) and count >= 0:
                 self.add(name, count)
         self._told, self._before = Counter(self.all), Counter(self.all)
+        self._past = deque([(time.monotonic(), Counter(self.all))])
 
     def add(self, name: str, count: int = 1) -> None:
         """Count something."""
@@ -53,6 +58,20 @@ class Counts:
         seconds = max(0.001, now - self._rated)
         self.rates = {name: (self.all[name] - self._before[name]) / seconds for name in _RATED}
         self._rated, self._before = now, Counter(self.all)
+        if now - self._past[-1][0] >= LATELY / _STEPS:
+            self._past.append((now, Counter(self.all)))
+            # The first that is kept is at least so old.
+            while len(self._past) > 1 and now - self._past[1][0] >= LATELY:
+                self._past.popleft()
+
+    def lately(self) -> dict[str, int]:
+        """Return what was dropped or missed in the last `LATELY` seconds, and some more."""
+        _, past = self._past[0]
+        return {
+            name: count - past[name]
+            for name, count in self.all.items()
+            if count > past[name] and (name.startswith(DROPPED) or name == "gaps")
+        }
 
     def warn(self, ending: bool = False) -> None:
         """Log what was dropped since the last warning, at most once in `INTERVAL` seconds."""
@@ -74,4 +93,4 @@ class Counts:
             )
 
 
-__all__ = ["DROPPED", "INTERVAL", "MOST", "Counts"]
+__all__ = ["DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..engines.base import Engine
+from .agreement import Used
 from .frames import NEWEST, OLDEST
 from .wire import Wire
 
@@ -58,6 +59,8 @@ class RelayOptions(NamedTuple):
     sealer: Sealer | None = None
     #: The oldest and the newest format that it reads.
     formats: tuple[int, int] = (OLDEST, NEWEST)
+    #: What it takes from its options that other processes of the site must have as well.
+    used: Used = Used("")
 
 
 __all__ = ["Machine", "RelayOptions"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import translate
-from functools import partial
 from typing import Any
 
 from ..engines.base import Engine
 from ..exceptions import OptionError
+from .agreement import Used
 from .choice import find_wire, open_wire
 from .machine import RelayOptions
 from .sealing import Sealer
 from .settings import Fault, WireOptionError, shown
 from .way_out import SHARE_OF_STORE
+from .wire import Wire
 
 #: Smallest bound of the way out, in bytes; it must hold a message of any size.
 SMALLEST_BACKLOG = 2 * 1024 * 1024
@@ -36,14 +37,34 @@ def checked(
     if backlog is None:
         backlog = max(SMALLEST_BACKLOG, channel_memory // SHARE_OF_STORE)
     keys = for_wire.pop("keys", None)
+    sealer = None if keys is None else Sealer(keys)
     return RelayOptions(
         prefix,
         shown(relay),
-        partial(open_wire, relay, prefix, for_wire),
+        _Opener(relay, prefix, for_wire),
         backlog,
         None if relay_channels is None else _shares(relay_channels),
-        None if keys is None else Sealer(keys),
+        sealer,
+        used=Used(
+            shown(relay),
+            () if sealer is None else sealer.ids,
+            tuple(sorted(set(relay_channels or ()))),
+            (relay_options or {}).get("backlog"),
+        ),
     )
+
+
+class _Opener:
+    """Makes wires. Shows no credentials, as pages of errors show the values of variables."""
+
+    def __init__(self, url: str, prefix: str, options: Mapping[str, Any]) -> None:
+        self._arguments = url, prefix, options
+
+    def __call__(self) -> Wire:
+        return open_wire(*self._arguments)
+
+    def __repr__(self) -> str:
+        return f"<opens {shown(self._arguments[0])}>"
 
 
 def problems(

@@ -9,6 +9,7 @@ from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Popped
 from ..exceptions import WireLost, WireRefused
 from . import way_out
+from .agreement import UNSEALED, Differs
 from .counts import Counts
 from .frames import (
     ALL,
@@ -86,6 +87,7 @@ class Outbound:
             # Popped under the lock: who is cancelled while a slow server holds it has taken none.
             async with self.publishing:
                 records = self._engine.pop(OUT, limit, self._bell.bell)
+                self._refuse_unsealed(records)
                 work = [each for each in records if way_out.is_work(each.payload)]
                 try:
                     await self._publish(wire, records)
@@ -101,6 +103,15 @@ class Outbound:
                 # Of large ones fewer are taken out of the store, where they count for its bound.
                 size = sum(len(record.payload) for record in records) // len(records)
                 limit = max(1, min(BATCH, WINDOW // max(1, size)))
+
+    def _refuse_unsealed(self, records: Sequence[Popped]) -> None:
+        """Put records back that must be sealed, if this relay can't. Raises `Differs` then."""
+        if self._options.sealer is not None:
+            return
+        if any(way_out.must_be_sealed(each.payload) for each in records):
+            for record in reversed(records):
+                self._engine.restore(OUT, record)
+            raise Differs(UNSEALED)
 
     async def say(self, wire: Wire, kind: Kind, name: bytes | None = None) -> None:
         """Publish something of the relay's own to all machines.

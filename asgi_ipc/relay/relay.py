@@ -63,6 +63,7 @@ from typing import Any
 from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
+from .agreement import Agreement
 from .counts import Counts
 from .flushes import BARRIER, PATIENCE, Flushes
 from .frames import ALL, FLUSH_BYTES, LIMIT, Kind, NoFrame, RelayFrame, is_topic, machine_topic
@@ -78,6 +79,7 @@ from .way_out import (
     DROPPED,
     FLUSH_ALL,
     NEW_GROUP,
+    NO_ROOM,
     NOTICES,
     OUT,
     RELAY,
@@ -167,6 +169,10 @@ class Relay:
         self.inbound.heard_copy = self._copy_was_heard
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
+        self._agreement = Agreement(self.engine, options.used, dedicated)
+        #: When the server was last known to be there, on the engine's clock; None if it never was.
+        self._contact: int | None = None
+        self._lacks_room = False
         self._hurry = asyncio.Event()
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
         self._wire: Wire | None = None
@@ -264,6 +270,12 @@ class Relay:
             if not self.dedicated and self.engine.is_held(DEDICATED):
                 return
             self._follow_flush()
+            for each in self._agreement.look():
+                _log.warning(
+                    "relay %s: a process of the site has other options than this relay: %s",
+                    self.options.shown,
+                    each,
+                )
             self.counts.dropped("way out full", self._way_out.trim())
             self.peers.forget(self.engine.clock())
             self._flushes.look()
@@ -300,12 +312,21 @@ class Relay:
         self._reported = time.monotonic()
         try:
             report.write(self.engine, self.report())
-        except ChannelFull:
-            pass  # The next one may fit.
+        except ChannelFull as error:  # The next one may fit.
+            if not self._lacks_room:
+                self._lacks_room = True
+                _log.warning(
+                    "relay %s: no room for its report, so 'asgi-ipc relays' can't show how it"
+                    " fares: %s",
+                    self.options.shown,
+                    error,
+                )
         except (StoreUnavailable, StoreCorrupt):
             raise
         except Exception as error:
             self._note_failure("its report could not be written", error)
+        else:
+            self._lacks_room = False
 
     def _note_failure(self, what: str, error: Exception) -> None:
         """Count an error that no relay should meet, and log the first one (R10)."""
@@ -317,6 +338,8 @@ class Relay:
     def report(self) -> dict[str, Any]:
         """Return what this relay says of itself (`report`)."""
         waiting = self.engine.statistics(OUT)
+        if self.state == "connected":
+            self._contact = self.engine.clock()
         expired = waiting["expired"]
         self.counts.dropped("expired", max(0, expired - self._seen_expired))
         self._seen_expired = expired
@@ -339,7 +362,11 @@ class Relay:
             "waiting_bytes": waiting["bytes"],
             "backlog": self.options.backlog,
             "sealed": self.options.sealer is not None,
+            "used": self.options.used.packed(),
+            "differs": self._agreement.differences,
+            "contact": self._contact,
             "counts": dict(self.counts.all),
+            "lately": self.counts.lately(),
             "rates": self.counts.rates,
             "peers": self.peers.told(),
             "published": dict(self.outbound.sequences),
@@ -478,6 +505,8 @@ class Relay:
                     self.shards.want(content)
                 elif what == DROPPED:
                     self.counts.dropped("way out full", way_out.unpack_count(content))
+                elif what == NO_ROOM:
+                    self.counts.dropped("no room in the store", way_out.unpack_count(content))
                 elif what == WAITS:
                     self.work.look()
                 elif what == FLUSH_ALL and self._flushes.is_new(content):

@@ -2,8 +2,10 @@
 
 The report is the table `REPORT`, rewritten about once a second. Members are short, so it is in
 pieces: each begins with the number of the report, the number of the piece, and how many there are.
-New pieces are put before the old ones are removed, so a reader always finds a whole report. A
-report that is older than `STALE` is that of a relay that has ended, was killed, or is stopped.
+New pieces are put before the old ones are removed, so a reader always finds a whole report. Where
+visitors have filled the memory for groups, the report is a record of the queue `REPORT` instead, in
+the memory for messages; a reader takes the newer of the two. A report that is older than `STALE` is
+that of a relay that has ended, was killed, or is stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..engines.base import MAX_NAME, Engine
+from ..engines.base import MAX_NAME, Engine, Record
+from ..exceptions import StoreFull
 from ..policy.expiry import LONGEST
 from .texts import printable
 from .way_out import RELAY, REPORT
@@ -28,6 +31,8 @@ STALE = 5 * 1_000_000_000
 LARGEST = 24 * 1024
 #: Machines, characters of each text, and counts, that are kept if there is no room for more.
 _PEERS, _TEXT, _COUNTS = 50, 200, 100
+#: Records that the queue may hold: the last report, and the next one.
+_SPARE = 2
 _FOREVER = LONGEST * 1_000_000_000
 _HEAD = struct.Struct(">IBB")
 _PIECE = MAX_NAME - _HEAD.size
@@ -54,27 +59,51 @@ class Report(NamedTuple):
 
 
 def write(engine: Engine, content: dict[str, Any]) -> None:
-    """Replace the report. Raises `StoreFull` if there is no room for it, `ValueError` for one that
-    can't be shortened to `LARGEST` bytes.
+    """Replace the report.
+
+    Raises `StoreFull` if neither memory has room for it, and `ValueError` for one that can't be
+    shortened to `LARGEST` bytes.
     """
     packed = _packed({**content, "v": _VERSION, "at": engine.clock()})
     old = engine.members(REPORT).names
     number = (max(map(_number, old), default=0) + 1) & 0xFFFFFFFF
-    pieces = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
+    parts = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
+    pieces = [_HEAD.pack(number, index, len(parts)) + part for index, part in enumerate(parts)]
     deadline = engine.clock() + _FOREVER
-    for index, piece in enumerate(pieces):
-        engine.put(REPORT, _HEAD.pack(number, index, len(pieces)) + piece, deadline)
+    try:
+        for piece in pieces:
+            engine.put(REPORT, piece, deadline)
+    except StoreFull:
+        for piece in pieces:
+            engine.remove(REPORT, piece)
+        if engine.push([Record(REPORT, packed, deadline, _SPARE)]):
+            raise
+        while engine.statistics(REPORT)["pending"] > 1 and engine.pop(REPORT):
+            pass
+        for member in old:
+            engine.remove(REPORT, member)
+        return
     for member in old:
         engine.remove(REPORT, member)
+    while engine.peek(REPORT) and engine.pop(REPORT):
+        pass
 
 
 def read(engine: Engine) -> Report | None:
     """Return the last report; None if there is none that this version reads."""
-    packed = _joined(engine.members(REPORT).names)
-    content = _unpacked(packed) if packed else None
-    if content is None:
-        return None
-    return Report(max(0, engine.clock() - content["at"]), engine.is_held(RELAY), content)
+    found = engine.members(REPORT).names
+    records = engine.look(REPORT, _SPARE) if engine.peek(REPORT) else ()
+    payloads = [record.payload for record in records]
+    return parsed(found, payloads, engine.clock(), engine.is_held(RELAY))
+
+
+def parsed(
+    members: Iterable[bytes], payloads: Iterable[bytes], now: int, is_held: bool
+) -> Report | None:
+    """Return the newest report among members of the table and records of the queue."""
+    contents = filter(None, map(_unpacked, [_joined(members), *payloads]))
+    content = max(contents, key=lambda each: int(each["at"]), default=None)
+    return None if content is None else Report(max(0, now - content["at"]), is_held, content)
 
 
 def _packed(content: dict[str, Any]) -> bytes:
@@ -126,4 +155,4 @@ def _unpacked(payload: bytes) -> dict[str, Any] | None:
     return content if isinstance(content.get("at"), int) else None
 
 
-__all__ = ["STALE", "Report", "read", "write"]
+__all__ = ["STALE", "Report", "parsed", "read", "write"]

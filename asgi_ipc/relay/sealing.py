@@ -68,6 +68,11 @@ class Sealer:
     def __repr__(self) -> str:
         return f"<Sealer with {len(self._keys)} keys>"
 
+    @property
+    def ids(self) -> tuple[bytes, ...]:
+        """What names the keys, and reveals nothing of them: the one that seals first."""
+        return tuple(self._keys)
+
     def _begin(self) -> None:
         """Draw a salt. A forked child draws its own, or both would use the same numbers."""
         salt = os.urandom(_SALT)

@@ -85,6 +85,13 @@ TLS: Mapping[str, Option] = {
 SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
 
 
+#: Stands for what may be a secret.
+HIDDEN = "..."
+#: What may be shown of a URL that lacks its scheme: a host that is recognised as one, or a class.
+_PLAIN = re.compile(
+    r"localhost|[a-z]+:/+[\w.-]+(:\d{1,5})?|[\w.-]+:\d{1,5}|[\w-]+(\.[\w-]+)+(:[A-Za-z_]\w*)?", re.A
+)
+_HOST = re.compile(r"(.*?)(?::(\d{0,5}))?", re.S)
 _CHECKED = (
     "remove it: certificates are always checked. Name the file of the authority's, or of a"
     " certificate that signs itself, in relay_options['ca_file'], and set"
@@ -112,12 +119,30 @@ _FOREIGN: Mapping[str, str] = {
 
 
 def shown(url: str) -> str:
-    """Return a URL as errors and logs may show it: scheme, host, port and path alone."""
+    """Return a URL as errors and logs may show it: scheme, host, port, and path if it is plain.
+
+    A password that stands where it does not belong, such as in place of the port, is not shown.
+    """
     scheme, mark, rest = url.partition("://")
     # Credentials end at the last "@", wherever a password with a "/", "?" or "#" ends the host.
-    rest = (rest if mark else scheme).rpartition("@")[2]
+    _, at, rest = (rest if mark else scheme).rpartition("@")
     rest = re.split(r"[?#]", rest)[0]
-    return f"{scheme}{mark}{rest}" if mark else rest
+    if not mark:
+        return rest if at or _PLAIN.fullmatch(rest) else HIDDEN
+    host, slash, path = rest.partition("/")
+    found = _HOST.fullmatch(host)
+    # An address of IPv6 stands in brackets.
+    if found is None or (":" in found[1] and not found[1].endswith("]") and "," not in host):
+        host = f"{host.partition(':')[0]}:{HIDDEN}"
+    # Behind a host there may be the number of a database; without one it is the path of a socket.
+    if host and not re.fullmatch(r"\d{0,3}", path):
+        path = HIDDEN
+    return f"{shown_scheme(scheme)}://{host}{slash}{path}"
+
+
+def shown_scheme(scheme: str) -> str:
+    """Return a scheme as errors may show it: not if it looks like a password."""
+    return scheme if re.fullmatch(r"[a-z+]{1,12}", scheme) else HIDDEN
 
 
 class Settings:
@@ -155,9 +180,8 @@ class Settings:
             return urlsplit("")
         if parts.scheme not in schemes:
             self.right = False
-            self.wrong(
-                f"the scheme is {shown(parts.scheme)!r}; use {' or '.join(map(repr, schemes))}"
-            )
+            scheme = shown_scheme(parts.scheme)
+            self.wrong(f"the scheme is {scheme!r}; use {' or '.join(map(repr, schemes))}")
         parts = self._without_foreign(parts)
         if parts.fragment:
             self.right = False

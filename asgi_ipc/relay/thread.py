@@ -8,6 +8,7 @@ import logging
 import threading
 
 from ..exceptions import StoreCorrupt, StoreUnavailable
+from .agreement import Differs
 from .failures import Failures
 from .loop import RelayLoop
 from .machine import Machine, RelayOptions
@@ -62,7 +63,7 @@ class RelayThread:
                 loop.run_until_complete(self._whole())
             finally:
                 loop.close()
-        except (StoreUnavailable, StoreCorrupt) as error:
+        except (StoreUnavailable, StoreCorrupt, Differs) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
         except Exception as error:
             # While the process ends, asyncio can't resolve names any more.

@@ -2,16 +2,27 @@
 
 No channel or group has a name that begins with ``!!``, so none of these names is a user's:
 
-=================== ========================================================================
 ``!!relay.out``     queue: what is to be sent to other machines, in order (R3)
 ``!!relay.notices`` queue: notices to the relay: a group in a new shard, a flush, a count
 ``!!relay.answer.`` and the number of a flush: queue: how the flush went
 ``!!relay.vacant``  queue: a relay has ended in order, so another process may begin (R7)
+``!!relay.vacant``   queue: a relay has ended in order, so another process may begin (R7)
 ``!!relay.report``  table: what the relay says of itself (`report`)
 ``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
 ``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
 ``!!relay.full``    table: the shared channels that are full on the server (R12)
 =================== ========================================================================
+=======
+==================== =======================================================================
+``!!relay.out``      queue: what is to be sent to other machines, in order (R3)
+``!!relay.notices``  queue: notices to the relay: a group in a new shard, a flush, a count
+``!!relay.answer.``  and the number of a flush: queue: how the flush went
+``!!relay.report``   table, or a queue: what the relay says of itself (`report`)
+``!!relay.shards``   table: one member, a bitmap of the shards that the relay hears (R6)
+``!!relay.waiting``  table: the receivers that wait on shared channels (R12)
+``!!relay.full``     table: the shared channels that are full on the server (R12)
+``!!relay.settings`` table: the options that each process has for the relay (`agreement`)
+==================== =======================================================================
 """
 
 from __future__ import annotations
@@ -29,7 +40,7 @@ OUT = WAY_OUT
 NOTICES = b"!!relay.notices"
 ANSWER = b"!!relay.answer."
 VACANT = b"!!relay.vacant"
-REPORT, HEARD, WAITING, FULL = INTERNAL_TABLES
+REPORT, HEARD, WAITING, FULL, SETTINGS = INTERNAL_TABLES
 
 #: The role of the process that relays, and that of a dedicated relay, before which others step
 #: back (`asgi_ipc.engines.base`, E32). Do not change.
@@ -37,6 +48,8 @@ RELAY, DEDICATED = 0, 1
 #: Notices, by the first byte: a group in a shard that is not heard; a flush of all machines; so
 #: many records were dropped from the way out; a receiver waits on a shared channel.
 NEW_GROUP, FLUSH_ALL, DROPPED, WAITS = b"g", b"f", b"d", b"w"
+#: As `DROPPED`, but for want of room in the store.
+NO_ROOM = b"r"
 #: Records that the way out may hold, and notices.
 MOST_RECORDS, MOST_NOTICES = 100_000, 1_000
 #: Nanoseconds that a notice lives.
@@ -53,6 +66,8 @@ _BATCH = 64
 #: Bytes that tell the receivers of one process apart.
 _TOKEN = 8
 _U64 = struct.Struct(">Q")
+#: Bit of a record's kind: it must be sealed.
+_SEALED = 0x80
 
 
 class Outgoing(NamedTuple):
@@ -64,9 +79,12 @@ class Outgoing(NamedTuple):
     payload: bytes
 
 
-def header(kind: Kind, name: bytes) -> bytes:
-    """Return what precedes the payload of a record on the way out."""
-    return bytes((kind, len(name))) + name
+def header(kind: Kind, name: bytes, must_be_sealed: bool = False) -> bytes:
+    """Return what precedes the payload of a record on the way out.
+
+    A process with keys says of each record that it must be sealed.
+    """
+    return bytes((kind | _SEALED * must_be_sealed, len(name))) + name
 
 
 def read(record: bytes) -> Outgoing:
@@ -74,18 +92,26 @@ def read(record: bytes) -> Outgoing:
     if len(record) < 2 or len(record) < 2 + record[1]:
         raise ValueError("no record of the way out")
     end = 2 + record[1]
-    return Outgoing(Kind(record[0]), record[2:end], record[end:])
+    return Outgoing(Kind(record[0] & ~_SEALED), record[2:end], record[end:])
 
 
 def is_work(record: bytes) -> bool:
     """Return whether a record on the way out is a message to a shared channel."""
-    return record[:1] == bytes((Kind.WORK,))
+    return bool(record) and record[0] & ~_SEALED == Kind.WORK
 
 
-def notice(engine: Engine, what: bytes, content: bytes) -> None:
-    """Leave a notice for the relay. If there are too many, it is not needed."""
+def must_be_sealed(record: bytes) -> bool:
+    """Return whether a record on the way out may not leave the machine unless it is sealed."""
+    return bool(record) and bool(record[0] & _SEALED)
+
+
+def notice(engine: Engine, what: bytes, content: bytes) -> bool:
+    """Leave a notice for the relay, and return whether there was room.
+
+    If there are too many, it is not needed.
+    """
     deadline = engine.clock() + NOTICE_LIFE
-    engine.push([Record(NOTICES, what + content, deadline, MOST_NOTICES)])
+    return not engine.push([Record(NOTICES, what + content, deadline, MOST_NOTICES)])
 
 
 def vacate(engine: Engine) -> None:
@@ -194,9 +220,11 @@ __all__ = [
     "MOST_VACANT",
     "NEW_GROUP",
     "NOTICES",
+    "NO_ROOM",
     "OUT",
     "RELAY",
     "REPORT",
+    "SETTINGS",
     "SHARE_OF_STORE",
     "VACANT",
     "WAITING",
@@ -206,6 +234,7 @@ __all__ = [
     "header",
     "is_heard",
     "is_work",
+    "must_be_sealed",
     "notice",
     "pack_count",
     "pack_shards",

@@ -22,7 +22,7 @@ KEYS = {
     "prefix", "engine", "directory", "user", "processes", "stale", "orphaned", "state", "messages",
     "memberships", "channel_bytes_used", "channel_bytes_reserved", "channel_bytes_total",
     "group_bytes_used", "group_bytes_reserved", "group_bytes_total", "age", "format", "memory",
-    "problem",
+    "problem", "relay",
 }  # fmt: skip
 
 

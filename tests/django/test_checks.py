@@ -66,7 +66,7 @@ def test_settings_without_a_mistake_pass() -> None:
     assert check({}) == []
     # Its options alone, without those that other layers need.
     assert problems({"relay": "redis://127.0.0.1:6399"}) == []
-    memory = {"engine": "memory", "relay": "memory://x"}
+    memory = {"engine": "memory", "relay": "memory://x", "prefix": "mysite"}
     assert check({"default": {"BACKEND": OURS, "CONFIG": memory}}) == []
     assert check({"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}) == []
     # The options of a subclass with a constructor of its own are its own.
@@ -363,3 +363,26 @@ def test_the_document_has_every_id_and_no_other() -> None:
     text = (ROOT / "docs" / "django.md").read_text()
     assert set(re.findall(r"^\| `asgi_ipc\.([EW]\d{3})` \|", text, re.M)) == there
     assert SITE.is_dir()
+
+
+def test_the_default_prefix_is_told_with_a_relay() -> None:
+    found = config(relay="memory://one", prefix="asgi")
+    assert ids(found) == ["W010"]
+    assert "does not separate sites" in str(found[0].hint)
+    assert config(relay="memory://one", prefix="mysite") == []
+
+
+def test_settings_that_differ_from_the_relay_that_runs_are_told(
+    options: dict[str, Any], stranger: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    given = {**options, "prefix": "relayed"}
+    layer = SyncIPCChannelLayer(**given, relay="memory://one")
+    try:
+        layer.send("x", {})
+        assert "W011" not in ids(config(**given, relay="memory://one"))
+        (found,) = (
+            each for each in config(**given, relay="memory://two") if each.id == "asgi_ipc.W011"
+        )
+        assert "relay: memory://two and memory://one" in found.msg
+    finally:
+        layer.destroy()

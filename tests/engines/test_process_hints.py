@@ -10,7 +10,13 @@ import time
 import pytest
 
 from asgi_ipc.engines import process_hints
-from asgi_ipc.engines.process_hints import command, parent_command, start_ticks, start_time
+from asgi_ipc.engines.process_hints import (
+    command,
+    parent_command,
+    start_ticks,
+    start_time,
+    without_secrets,
+)
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc")
 
@@ -80,3 +86,42 @@ def test_a_ps_that_can_not_be_run_tells_nothing(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(subprocess, "run", run)
     assert process_hints.command(os.getpid(), 0, 0.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["relay", "--relay", "redis://:s3cr3t@h:1/0"], "relay --relay redis://...@h:1/0"),
+        (["--relay=redis://u:s3/cr3t@h", "x"], "--relay=redis://...@h x"),
+        (["--relay-option", "password=s3cr3t", "x"], "--relay-option password=... x"),
+        (["--relay-option=keys=['s3cr3t', 's3cr3t']", "x"], "--relay-option=keys=... x"),
+        (["{'keys': ['" + "0a" * 32 + "']}"], "{'keys': ['...']}"),
+        (["--relay-option", "s3cr3t"], "--relay-option ..."),
+        (["--relay-channel", "a=b", "--relay", "redis://h"], None),
+    ],
+)
+def test_a_command_line_is_told_without_secrets(words: list[str], told: str | None) -> None:
+    assert " ".join(without_secrets(words)) == (told or " ".join(words))
+
+
+def test_of_words_that_are_not_whole_what_follows_a_secret_is_left_out() -> None:
+    words = ["relay", "--relay-option", "keys=['s3cr3t',", "'s3cr3t']", "--relay", "redis://h"]
+    told = " ".join(without_secrets(words, are_whole=False))
+    assert told == "relay --relay-option keys=... --relay redis://h"
+
+
+@needs_proc
+def test_the_command_line_of_a_process_is_told_without_secrets() -> None:
+    words = ["--relay", "redis://:s3cr3t@h", "--relay-option", "keys=['s3cr3t', 's3cr3t']"]
+    long = ["x" * 100] * 38 + ["redis://:s3cr3t" + "y" * 900 + "@h"]
+    for more in (words, long):
+        code = "print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            told = command(child.pid, start_ticks(child.pid), 0.0)
+            child.communicate(b"\n")
+        assert "input()" in told
+        assert "s3cr3t" not in told

@@ -13,6 +13,7 @@ from asgi_ipc.exceptions import OptionError
 from asgi_ipc.relay import choice
 from asgi_ipc.relay.choice import BUILT_IN, find_wire, open_wire, wire_names
 from asgi_ipc.relay.memory import MemoryWire
+from asgi_ipc.relay.options import checked
 from asgi_ipc.relay.settings import _FOREIGN, COMMON, CREDENTIALS, TLS, shown
 
 
@@ -45,6 +46,8 @@ def test_an_entry_point_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3cr3t@h:1", "relay h:1: there is no wire 'h:1'"),
         ("u:s3cr3t@h", "relay h: there is no wire 'h'"),
         ("localhost:6379", "write 'redis://localhost:6379'"),
+        ("s3cr3t", "relay ...: there is no wire '...'; use one of"),
+        ("s3cr3t://h", "relay ...://h: there is no wire '...'; use one of"),
         ("redis:6379", "write 'redis://redis:6379'"),
         ("broker:4222", "write 'nats://broker:4222'"),
         ("rediss:/h:6379", "write 'rediss://h:6379'"),
@@ -83,6 +86,19 @@ print(find_wire("redis://h").__name__, find_wire("nats://h").__name__)
         ("unix:///run/r.sock?db=1", "unix:///run/r.sock"),
         ("unix://u:p@/run/r.sock", "unix:///run/r.sock"),
         ("u:p@h", "h"),
+        ("redis://h/s3cr3t", "redis://h/..."),
+        ("redis://h:s3cr3t", "redis://h:..."),
+        ("redis://h:s3cr3t/0", "redis://h:.../0"),
+        ("redis://h:123456789", "redis://h:..."),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis://[::1]/12", "redis://[::1]/12"),
+        ("redis://a:1,b:2/0", "redis://a:1,b:2/0"),
+        ("S3cr3t://h", "...://h"),
+        ("s3cr3t", "..."),
+        ("user:s3cr3t", "..."),
+        ("redis:s3cr3t", "..."),
+        ("cache.internal", "cache.internal"),
+        ("package.module:Wire", "package.module:Wire"),
     ],
 )
 def test_a_url_is_shown_without_its_credentials(url: str, safe: str) -> None:
@@ -95,3 +111,15 @@ def test_what_is_told_to_use_instead_of_options_of_redis_py_is_an_option() -> No
         named = set(re.findall(r"relay_options\['(\w+)'\]", told))
         assert named, name
         assert named <= set(every), name
+
+
+def test_the_options_of_a_layer_show_no_credentials() -> None:
+    """Pages of errors show the values of variables."""
+    key = "00112233445566778899aabbccddeeff" * 2
+    made = checked(
+        "redis://u:s3cr3t@h:1/0", "p", {"password": None, "keys": [key], "timeout": 1.0}, 1 << 20
+    )
+    other = checked("redis://h", "p", {"username": "u", "password": "s3cr3t"}, 1 << 20)
+    for text in (repr(made), str(made), repr(other), repr(made.wire), repr(vars(type(made.wire)))):
+        assert "s3cr3t" not in text
+        assert key not in text

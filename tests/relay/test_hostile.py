@@ -504,7 +504,7 @@ def test_a_copy_of_a_store_is_told_on_all_machines(
         await eventually(lambda: one.report()["error"] == "")
 
     def state_of(at: Machine) -> str:
-        (state,) = shown_states(at.report(), at.engine.clock())
+        (state,) = shown_states(at.engine)
         return state
 
     run(main)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.relay import report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
@@ -308,5 +309,43 @@ def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
         one.end()
         one.begin()
         assert one.count("dropped_outcome_unknown") == 2, "one that ended has nothing in its hands"
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["no room", "over share", "at capacity"])
+def test_what_a_full_system_refuses_is_told_apart_from_a_full_way_out(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        push = machine.engine.push
+        is_full = True
+
+        def refusing(records: Sequence[Record]) -> list[Refused]:
+            out = [n for n, each in enumerate(records) if each.queue.startswith(b"!!relay")]
+            if is_full and out:
+                no_room = kind != "at capacity"
+                return [Refused(n, no_room, "No space left", kind == "over share") for n in out]
+            refused: list[Refused] = push(records)
+            return refused
+
+        monkeypatch.setattr(machine.engine, "push", refusing)
+        for _ in range(3):
+            await machine.layer.group_send("room", {"type": "x"})
+        is_full = False
+        monkeypatch.setattr(machine.engine, "push", push)
+        # The relay is told once it can be.
+        if kind == "no room":
+            await machine.layer.group_send("room", {"type": "x"})
+            machine.refused(Refused(0, True, "No space left"))
+            await eventually(lambda: machine.count("dropped_no_room_in_the_store") == 4)
+            assert machine.count("dropped_way_out_full") == 0
+        said = "the store has no room for them: No space left"
+        assert (said in caplog.text) == (kind == "no room")
+        assert ("take all of its backlog" in caplog.text) == (kind != "no room")
 
     run(main)

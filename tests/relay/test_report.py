@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.layers.relays import relay_of
+from asgi_ipc.relay import report
 from asgi_ipc.relay.report import LARGEST, STALE, read, write
 from asgi_ipc.relay.way_out import RELAY, REPORT
+from tests.tools.layers import demux_of
 from tests.tools.machines import Site, eventually, run
 
 
@@ -102,3 +108,66 @@ def test_a_report_of_long_texts_and_many_counts_is_shortened(engine: MemoryEngin
     with pytest.raises(ValueError, match="of at most"):
         write(engine, {"node": bytes(LARGEST)})
     assert read(engine) is not None, "the former one"
+
+
+@pytest.mark.parametrize("engine_name", ["mmap", "memory"])
+def test_a_report_is_written_although_visitors_have_filled_the_memory_for_groups(
+    tmp_path: Path, engine_name: str
+) -> None:
+    if engine_name == "mmap":
+        layer = SyncIPCChannelLayer(
+            "full", engine="mmap", group_memory=1 << 18, engine_options={"directory": str(tmp_path)}
+        )
+    else:
+        layer = SyncIPCChannelLayer("full", engine="memory", group_memory=1 << 18)
+    engine = demux_of(layer).engine
+    write(engine, {"n": 0, "text": "x" * 1000})
+    channel = layer.new_channel()
+    refused = added = 0
+    while refused < 50:
+        try:
+            layer.group_add(f"room{added + refused}", channel)
+            added += 1
+        except StoreFull:
+            refused += 1
+    assert engine.hold(RELAY)
+    elsewhere = False
+    for n in range(1, 5):
+        write(engine, {"n": n, "text": "x" * 1000, "state": "connected"})
+        found = read(engine)
+        assert found is not None
+        assert (found.content["n"], found.state) == (n, "connected")
+        elsewhere |= engine.statistics(REPORT)["pending"] == 1
+    assert elsewhere, "the memory for groups was full"
+    for n in range(added):
+        layer.group_discard(f"room{n}", channel)
+    write(engine, {"n": 5, "text": "x"})
+    found = read(engine)
+    assert found is not None
+    assert found.content["n"] == 5
+    assert engine.statistics(REPORT)["pending"] == 0
+    layer.destroy()
+
+
+def test_a_relay_says_once_that_there_is_no_room_for_its_report(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreFull("both memories are full")
+
+    async def main() -> None:
+        monkeypatch.setattr(report, "write", full)
+        machine = site.machine()
+        machine.begin()
+        await eventually(lambda: machine.relay_now.state == "connected")
+        for _ in range(3):
+            machine.relay_now._write_report()
+        info = relay_of(machine.engine)
+        assert info is not None
+        assert info.state == "unknown"
+        assert any("no room for its report" in each for each in info.problems)
+        machine.end()
+
+    run(main)
+    assert caplog.text.count("no room for its report") == 1
+    assert "both memories are full" in caplog.text

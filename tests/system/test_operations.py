@@ -19,7 +19,7 @@ from tests.tools.documents import DOCS, blocks
 TEXT = (DOCS / "operations.md").read_text()
 #: Which series lead to which alert, and when.
 ALERTS = """
-rule_files: [asgi_ipc.rules.yml]
+rule_files: [asgi_ipc.rules.yml, asgi_ipc_relay.rules.yml]
 evaluation_interval: 1m
 tests:
   - interval: 1m
@@ -35,7 +35,29 @@ tests:
       - {series: 'asgi_ipc_channel_bytes_limit{prefix="mysite"}', values: '100x9'}
       - {series: 'asgi_ipc_group_bytes_used{prefix="mysite"}', values: '90x9'}
       - {series: 'asgi_ipc_group_bytes_limit{prefix="mysite"}', values: '100x9'}
+      - series: 'asgi_ipc_relay_connected{prefix="cut", instance="a"}'
+        values: '1 1 0 0 0 0 0 1 1'
+      - series: 'asgi_ipc_relay_problems{prefix="cut", instance="a"}'
+        values: '0 0 1 1 1 1 0 0 0'
+      - {series: 'asgi_ipc_relay_connected{prefix="drops", instance="a"}', values: '1x9'}
+      - series: 'asgi_ipc_relay_problems{prefix="drops", instance="a"}'
+        values: '0 0 1 1 1 1 1 1 0'
+      - {series: 'asgi_ipc_relay_waiting_bytes{prefix="drops"}', values: '0 0 60 60 60 60 10 0'}
+      - {series: 'asgi_ipc_relay_backlog_bytes{prefix="drops"}', values: '100x9'}
+      - series: 'asgi_ipc_relay_machines{prefix="drops", instance="a", state="silent"}'
+        values: '0 1 1 1 1 1 0 0 0'
+      - series: 'asgi_ipc_relay_machines{prefix="cut", instance="a", state="silent"}'
+        values: '0 0 3 3 3 3 3 0 0'
     promql_expr_test:
+      - expr: count by (alertname, prefix) (ALERTS{alertstate="firing", alertname=~"Mach.*|Rel.*"})
+        eval_time: 1m
+      - expr: count by (alertname, prefix) (ALERTS{alertstate="firing", alertname=~"Mach.*|Rel.*"})
+        eval_time: 5m
+        exp_samples:
+          - {labels: '{alertname="MachineCutOff", prefix="cut"}', value: 1}
+          - {labels: '{alertname="RelayNeedsAPerson", prefix="drops"}', value: 1}
+          - {labels: '{alertname="RelayFallsBehind", prefix="drops"}', value: 1}
+          - {labels: '{alertname="MachineSilent", prefix="drops"}', value: 1}
       - expr: ALERTS{alertstate="firing", alertname="MessagesWait"}
         eval_time: 1m
       - expr: count(ALERTS{alertstate="firing", alertname="MessagesWait"})
@@ -97,15 +119,17 @@ def named(file: str) -> str:
 
 def test_the_alerts_are_about_counts_that_there_are() -> None:
     layer = SyncIPCChannelLayer(prefix="operations", engine="memory")
-    there = {metric.name for metric in StoreCollector(layer).collect()}
+    there = {metric.name for metric in StoreCollector(layer).describe()}
     there |= {f"{name}_total" for name in there}
     layer.close()
-    assert set(re.findall(r"asgi_ipc_\w+", named("asgi_ipc.rules.yml"))) <= there
+    rules = named("asgi_ipc.rules.yml") + named("asgi_ipc_relay.rules.yml")
+    used = set(re.findall(r"asgi_ipc_\w+", rules)) - {"asgi_ipc_relay"}  # The name of a group.
+    assert used <= there
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Prometheus")
 def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    for file in ("prometheus.yml", "asgi_ipc.rules.yml"):
+    for file in ("prometheus.yml", "asgi_ipc.rules.yml", "asgi_ipc_relay.rules.yml"):
         (tmp_path / file).write_text(named(file))
     (tmp_path / "tests.yml").write_text(ALERTS)
     for command in (["check", "config", "prometheus.yml"], ["test", "rules", "tests.yml"]):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from asgi_ipc import IPCChannelLayer
+from asgi_ipc.engines.base import Refused
 from asgi_ipc.layers.relaying import Candidate, LocalMachine
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
 from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.report import read
+from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY
 
@@ -73,7 +74,7 @@ class Machine:
     def start(self, failures: Failures | None = None) -> RelayThread:
         """Relay in a thread, as a process does once it serves."""
         assert self.engine.hold(RELAY)
-        candidate = self.demux.companions[Candidate]
+        candidate = self.candidate
         machine = LocalMachine(self.demux, candidate.options)
         self.relay = candidate.thread = RelayThread(machine, candidate.relay, failures)
         self.relay.start()
@@ -87,9 +88,57 @@ class Machine:
         while self.relay.relay is None and time.monotonic() < until:
             time.sleep(0.001)
 
+    @property
+    def candidate(self) -> Candidate:
+        """This process as one that may relay."""
+        found: Candidate = self.demux.companions[Candidate]
+        return found
+
+    def loses_its_keys(self) -> None:
+        """Be a process without keys; comes before `begin`."""
+        candidate = self.candidate
+        used = candidate.relay.used._replace(keys=())
+        candidate.relay = candidate.relay._replace(sealer=None, used=used)
+
+    def as_another_process(self, **options: Any) -> Machine:
+        """Return this machine as another process of its site sees it; close its ``engine``."""
+        other: Machine = object.__new__(Machine)
+        other.folder, other.relay = self.folder, None
+        engine = type(self.engine).of_existing(
+            "site", channel_memory=4 << 20, group_memory=1 << 20, directory=str(self.folder)
+        )
+        given = {key: self.options[key] for key in ("prefix", "relay")}
+        other.options = {**given, **options, "engine": engine}
+        other.layer = IPCChannelLayer(**other.options)
+        return other
+
+    def refused(self, refused: Refused) -> None:
+        """Drop a message to another machine as a store does that refuses it."""
+        self.layer._core._count_refused(self.demux, 1, refused)  # type: ignore[attr-defined]
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Have its relay drop some frames, and write that down."""
+        self.relay_now.counts.dropped(reason, count)
+        self.relay_now._write_report()
+
+    def forgets(self) -> None:
+        """Have all that its relay has dropped be of long ago."""
+        counts = self.relay_now.counts
+        counts._past.clear()
+        counts._past.append((0.0, counts.all.copy()))
+        self.relay_now._write_report()
+
+    def reported_last(self, seconds: float) -> None:
+        """Have its relay have reported so long ago for the last time."""
+        content, clock = self.relay_now.report(), self.engine.clock
+        self.relay_now._write_report = lambda: None
+        self.engine.clock = lambda: clock() - round(seconds * 1e9)
+        write(self.engine, content)
+        self.engine.clock = clock
+
     def reads(self, oldest: int, newest: int) -> None:
         """Be of a version that reads these formats; comes before `begin`."""
-        candidate = self.demux.companions[Candidate]
+        candidate = self.candidate
         candidate.relay = candidate.relay._replace(formats=(oldest, newest))
 
     def end(self) -> None:

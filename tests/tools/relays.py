@@ -6,9 +6,10 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from asgi_ipc.cli.commands import relay, relays
+from asgi_ipc.cli.commands import relay
 from asgi_ipc.engines import open_engine
 from asgi_ipc.engines.base import Engine
+from asgi_ipc.layers.relays import relay_of
 from asgi_ipc.relay import report
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.machine import RelayOptions
@@ -47,7 +48,7 @@ async def dedicated(engine: Engine, options: RelayOptions, failures: Failures) -
     await relay._relay_for(engine, store, options, {}, asyncio.Event(), failures)
 
 
-def shown_states(told: dict[str, Any], now: int) -> list[str]:
-    """Return the states of machines that ``asgi-ipc relays`` shows for a report."""
-    machines = relays.as_dict(told, "connected", 0, now)["machines"]
-    return [str(machine["state"]) for machine in machines]
+def shown_states(engine: Engine) -> list[str]:
+    """Return the states of machines that ``asgi-ipc relays`` shows for a store."""
+    info = relay_of(engine)
+    return [] if info is None else [machine.state for machine in info.machines]

@@ -88,13 +88,14 @@ def _report(prefix: str, passed: float, unread: Unread | None, as_json: bool) ->
                 "seconds": passed,
                 "pending": unread and unread.in_store,
                 "held": unread and unread.held,
+                "on_the_way_out": unread and unread.on_the_way_out,
                 "reason": None if unread else reason,
             }
         )
     elif unread is None:
         write(reason)
     elif unread.total:
-        write(f"{unread} after {passed:.1f} seconds; 'channels' shows where")
+        write(f"{unread} after {passed:.1f} seconds; {unread.where}")
     else:
         write(f"nothing is pending ({passed:.1f} seconds)")
 

@@ -69,6 +69,9 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
     for each in problems:
         name = each.prefix or each.directory or ", ".join(each.memory)
         write(f"{name}: {each.problem}")
+    for each in entries:
+        if each.state == "in use" and each.relay not in (None, "connected"):
+            write(f"{each.prefix}: its relay is {each.relay!r}; 'relays {each.prefix}' says why")
     if any(each.state == "stale" and each.memberships for each in entries):
         note(STALE)
     if any(each.orphaned for each in entries):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asgi_ipc")
 
+#: JSON of ``relay_options``.
+_VARIABLE = "ASGI_IPC_RELAY_OPTIONS"
+#: Characters of a file of options, and the rights that nobody may have on it but its owner; a group
+#: may read it.
+_LARGEST, _OTHERS = 64 * 1024, 0o027
 #: Seconds between two looks for the store, and for the role while another process leaves it.
 _STORE, _ROLE = 1.0, 0.1
 
@@ -43,6 +51,48 @@ def _options(
         raise click.BadParameter("an option is not KEY=VALUE, such as timeout=5.0") from None
 
 
+def _file(context: click.Context, param: click.Parameter, path: str | None) -> dict[str, Any]:
+    """Read a file of options that other users can't."""
+    if path is None:
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            about = os.stat(file.fileno())
+            text = file.read(_LARGEST)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise click.BadParameter(f"{path!r} can't be read: {reason}") from None
+    if about.st_mode & _OTHERS:
+        mode = stat.S_IMODE(about.st_mode)
+        raise click.BadParameter(
+            f"{path!r} has mode {mode:04o}, so other users may read or change the secrets in it:"
+            f" chmod 0600 {path}"
+        )
+    if about.st_uid not in (0, os.geteuid()):
+        raise click.BadParameter(
+            f"{path!r} belongs to another user, who can change it: give it to root or to the user"
+            " of the site"
+        )
+    return _json(text, repr(path))
+
+
+def _environment() -> dict[str, Any]:
+    text = os.environ.get(_VARIABLE)
+    return _json(text, _VARIABLE) if text else {}
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    """Return an object in JSON. No error shows what it says, which may be a password."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    raise click.UsageError(
+        f"{where} is not the JSON of relay_options: write an object such as"
+        """ '{"keys": ["..."], "password": "..."}'"""
+    )
+
+
 @click.command("relay")
 @on_store
 @click.option(
@@ -50,7 +100,8 @@ def _options(
     "url",
     metavar="URL",
     envvar="ASGI_IPC_RELAY",
-    help="the server; or the environment variable ASGI_IPC_RELAY, which other users can't see",
+    help="the server. Other users see the command line: put a URL with a password into the"
+    " environment variable ASGI_IPC_RELAY",
 )
 @click.option(
     "--relay-option",
@@ -58,7 +109,16 @@ def _options(
     multiple=True,
     callback=_options,
     metavar="KEY=VALUE",
-    help="an option of relay_options; VALUE is a Python literal, or else a string",
+    help="an option of relay_options; VALUE is a Python literal, or else a string. Other users see"
+    " it: put keys and passwords into a file",
+)
+@click.option(
+    "--relay-options-file",
+    "from_file",
+    metavar="FILE",
+    callback=_file,
+    help="relay_options as a JSON object, in a file that other users can't read; the environment"
+    " variable ASGI_IPC_RELAY_OPTIONS may have the same JSON",
 )
 @click.option(
     "--relay-channel",
@@ -71,18 +131,23 @@ def command(
     store: StoreChoice,
     url: str | None,
     relay_options: dict[str, Any],
+    from_file: dict[str, Any],
     relay_channels: tuple[str, ...],
 ) -> int:
-    """Relay between the store of PREFIX and those of other machines, until SIGTERM or Ctrl-C.
+    """Relay between the store of PREFIX and those of other machines, until a signal ends it.
 
     Takes precedence over the site's processes, one of which relays otherwise, and goes on again
     when this command ends. Waits for a store that is not there yet.
+
+    Server, relay_options and relay_channels must be those of the site: 'manage.py asgi_ipc relay'
+    takes them from the settings. A relay that differs refuses, and says how.
     """
     from ...relay.options import checked
 
     layer_options = dict(store.layer_options)
     url = url or layer_options.pop("relay", None)
-    relay_options = relay_options or layer_options.pop("relay_options", None) or {}
+    own = {**_environment(), **from_file, **relay_options}
+    relay_options = own or layer_options.pop("relay_options", None) or {}
     shared = list(relay_channels) or layer_options.pop("relay_channels", None)
     for name in ("relay", "relay_options", "relay_channels"):
         layer_options.pop(name, None)
@@ -119,7 +184,10 @@ def _log_to_stderr() -> Iterator[None]:
 async def _relay(
     store: StoreChoice, options: Callable[[int], RelayOptions], layer_options: dict[str, Any]
 ) -> int:
-    """Relay for the store, and for one that replaces it, until a signal; return its number."""
+    """Relay for the store, and for one that replaces it, until a signal; return its number.
+
+    Raises `Differs` if the site has other options.
+    """
     from ...relay.failures import Failures
 
     stop, failures = asyncio.Event(), Failures()
@@ -130,8 +198,10 @@ async def _relay(
         stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Such as by nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, end, number)
     is_told = False
     while not stop.is_set():
         try:
@@ -173,11 +243,13 @@ async def _relay_for(
     Returns after an unexpected error too, so that a process of the site relays meanwhile.
     """
     from ...layers.machine import relay_machine
+    from ...relay.agreement import refuse_if_differs
     from ...relay.options import check_engine
     from ...relay.relay import Relay
     from ...relay.way_out import DEDICATED, RELAY, vacate
 
     check_engine(engine, store.engine)
+    refuse_if_differs(engine, options.used)
     if not engine.hold(DEDICATED):
         raise _Another(
             f"another process is the dedicated relay of prefix {store.prefix!r}; 'asgi-ipc relays"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,11 @@ from ..choice import StoreChoice
 from ..inspecting import inspected
 from ..output import Column, age, count, size, table, write, write_json
 
+if TYPE_CHECKING:
+    from ...layers.relays import RelayInfo
+
+#: Keys of a report that are for the next relay, or told otherwise.
+_OWN = {"v", "at", "peers", "used", "contact", "published", "taken"}
 _COLUMNS = [
     Column("MACHINE"),
     Column("STATE"),
@@ -30,66 +35,53 @@ def command(store: StoreChoice, as_json: bool) -> int:
     """Show this machine's relay, and the machines that it has heard.
 
     The state of the relay is connected, connecting, away (the server can't be reached), refused
-    (the server says no), stopped (the process holds its lock, and does not run), or none.
+    (the server says no), stopped (the process holds its lock, and does not run), unknown (there is
+    no room for its report), or none.
 
-    Exit status: 1 if this machine is not connected, or another one uses a copy of its store.
+    Exit status: 1 if something needs a person: this machine is not connected, dropped messages in
+    the last 10 minutes, shares its store with a copy, or its processes have different options.
     """
-    from ...relay.report import read
+    from ...layers.relays import relay_of
 
     with inspected(store) as engine:
-        report = read(engine)
-        now = engine.clock()
-        has_relay = engine.capabilities.roles and report is not None
-    if report is None or not has_relay:
+        info = relay_of(engine)
+    if info is None:
         if as_json:
             write_json({"state": "none"})
         else:
             write("no process has relayed for this store")
         return 1
-    about = as_dict(report.content, report.state, report.age, now)
     if as_json:
-        write_json(about)
+        write_json(as_dict(info))
     else:
-        _show(about)
-    return 0 if report.state == "connected" and not about["error"] else 1
+        for each in info.problems:
+            write(f"! {each}")
+        if info.content:
+            _show(as_dict(info))
+        else:
+            write(f"relay of this machine: {info}")
+    return 1 if info.problems else 0
 
 
-def as_dict(content: dict[str, Any], state: str, age_ns: int, now: int) -> dict[str, Any]:
-    """Return a report as ``--json`` prints it: seconds, bytes, and hexadecimal digits."""
+def as_dict(info: RelayInfo) -> dict[str, Any]:
+    """Return a relay as ``--json`` prints it: seconds, bytes, and hexadecimal digits."""
     about = {
         key: value.hex() if isinstance(value, bytes) else value
-        for key, value in content.items()
-        # The others are for the next relay alone.
-        if key not in ("v", "at", "peers", "lag", "published", "taken")
+        for key, value in info.content.items()
+        if key not in _OWN
     }
-    lag = content.get("lag")
     about.update(
-        state=state,
-        age=age_ns / 1e9,
-        lag=None if lag is None else lag / 1e9,
-        machines=[_machine(each, now) for each in content.get("peers", [])],
+        state=info.state,
+        age=info.age,
+        contact_age=info.contact_age,
+        lag=info.lag,
+        waiting=info.waiting,
+        waiting_bytes=info.waiting_bytes,
+        differs=list(info.differs),
+        problems=list(info.problems),
+        machines=[each._asdict() for each in info.machines],
     )
     return about
-
-
-def _machine(peer: dict[str, Any], now: int) -> dict[str, Any]:
-    from ...relay.peers import EXPECTED
-
-    silent = max(0, now - peer["heard_at"])
-    state = "left" if peer["left"] else "silent" if silent > EXPECTED // 10 else "heard"
-    late_at = peer.get("late_at", 0)
-    if late_at and now - late_at <= EXPECTED // 10:
-        state = "late"
-    return {
-        "host": peer["host"],
-        "node": peer["node"].hex(),
-        "state": state,
-        "heard_age": silent / 1e9,
-        "term": peer["term"],
-        "frames": peer["frames"],
-        "bytes": peer["bytes"],
-        "gaps": peer["gaps"],
-    }
 
 
 def _show(about: dict[str, Any]) -> None:
@@ -98,8 +90,6 @@ def _show(about: dict[str, Any]) -> None:
     which = "process of its own" if about["dedicated"] else "thread of a site's process"
     rates, counts = about["rates"], about["counts"]
     write(f"relay of this machine: {about['state']}")
-    if about["error"]:
-        write(f"  {about['error']}")
     write(f"  server {about['url']}, {'sealed' if about['sealed'] else 'not sealed'}")
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["began"]))
     write(f"  process {about['pid']} on {about['host']}, a {which}, since {began}")

@@ -32,12 +32,15 @@ class NotTried(Exception):
 def attempt(
     check: Callable[[], str | None],
     if_it_hangs: str = "the system hangs; look at the kernel's log (dmesg)",
+    patience: float | None = None,
 ) -> dict[str, Any]:
     """Call ``check`` in a forked process; what became of it.
 
     ``works`` is True, False or None (could not be tried), ``detail`` what ``check``
-    returned or why not, ``advice`` what to do. Waits at most about `PATIENCE` seconds.
+    returned or why not, ``advice`` what to do. Waits at most about `PATIENCE` seconds, or
+    ``patience``.
     """
+    patience = PATIENCE if patience is None else patience
     reader, writer = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -45,7 +48,7 @@ def attempt(
         _carry_out(check, writer)
     os.close(writer)
     try:
-        told = _line(reader, time.monotonic() + PATIENCE)
+        told = _line(reader, time.monotonic() + patience)
     finally:
         os.close(reader)
         # It, and whatever it started.
@@ -58,7 +61,7 @@ def attempt(
         works, detail, advice = json.loads(told)
         return {"works": works, "detail": detail, "advice": advice}
     if told is None:
-        return _failure(f"gave no answer within {PATIENCE:g} seconds", if_it_hangs)
+        return _failure(f"gave no answer within {patience:g} seconds", if_it_hangs)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     how = f"crashed with {signal.Signals(number).name}" if number else "ended without an answer"
     return _failure(how, "look at the kernel's log, and report it as a bug of asgi_ipc")

@@ -21,6 +21,7 @@ from asgi_ipc.engines.shm.locks.base import NAMES
 from asgi_ipc.engines.shm.machine import boot_identity
 from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.layers.sync import SyncIPCChannelLayer
+from asgi_ipc.metrics.readings import of_relay
 
 from ..joining import statistics_of
 from ..lock_files import in_use, location_of, record_of
@@ -156,6 +157,7 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         "directory": None,
         "statistics": None,
         "lock": None,
+        "relay": None,
     }
     factory = factory_of(name)
     if factory is None:
@@ -203,10 +205,14 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         try:
             counts = statistics_of(SyncIPCChannelLayer(prefix, engine=engine))
             lock = _lock_of(engine)
+            relay = of_relay(engine)
         finally:
             engine.close()
         detail = f"it can be used{_locked_by(lock)}"
-        return json.dumps({"detail": detail, "lock": lock, "statistics": counts})
+        about = None
+        if relay is not None:
+            about = {"state": relay.state, "shown": str(relay), "problems": list(relay.problems)}
+        return json.dumps({"detail": detail, "lock": lock, "statistics": counts, "relay": about})
 
     result |= attempt(
         look,

@@ -53,6 +53,12 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield from _wrapped(
             ", ".join(f"{key} {count(n)}" for key, n in store["statistics"].items())
         )
+    relay = store["relay"]
+    if relay is not None:
+        mark = "!" if relay["problems"] else "ok"
+        yield from _wrapped(f"{mark:<6} relay to other machines: {relay['shown']}")
+        for each in relay["problems"]:
+            yield from _wrapped(f"       -> {each}")
     yield ""
     yield f"{_verdict(report)}."
 

@@ -69,6 +69,8 @@ def state(look: Look) -> str:
         _counted(values, "memberships_count", "membership", "memberships"),
         _counted(values, "processes_count", "process", "processes"),
     ]
+    if look.relay:
+        parts.append(f"relay {look.relay}")
     return " · ".join(parts)
 
 

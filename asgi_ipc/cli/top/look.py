@@ -23,7 +23,7 @@ from ...layers.inspection import (
     processes,
     statistics,
 )
-from ...metrics.readings import engine_name
+from ...metrics.readings import engine_name, of_relay
 from ..choice import StoreChoice
 from ..inspecting import known, shown_command
 from ..joining import joined
@@ -103,6 +103,8 @@ class Look(NamedTuple):
     #: Differs once it has been flushed, too.
     flushes: int
     statistics: dict[str, float]
+    #: How the relay to other machines fares; empty if there is none.
+    relay: str
     #: None of an engine that does not tell.
     channels: Rows | None
     groups: Rows | None
@@ -136,6 +138,7 @@ def look(store: StoreChoice, orders: Orders) -> Look:
                 "groups": _first(map(_group, all_groups(engine)), orders["groups"]),
                 "processes": _first(map(_process, running), orders["processes"]),
             }
+        relay = of_relay(engine)
         now = time.monotonic()
         return Look(
             now,
@@ -144,6 +147,7 @@ def look(store: StoreChoice, orders: Orders) -> Look:
             _store_of(engine),
             engine.flushes,
             values,
+            "" if relay is None else str(relay),
             **found,
         )
 

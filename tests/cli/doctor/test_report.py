@@ -75,7 +75,7 @@ def test_the_keys_of_the_report_are_stable_and_all_is_well_here() -> None:
             "path", "type", "exists", "free", "total", "read_only", "engines",
         }  # fmt: skip
     assert set(found["store"]) == {
-        "prefix", "directory", "statistics", "lock", "works", "detail", "advice",
+        "prefix", "directory", "statistics", "lock", "relay", "works", "detail", "advice",
     }  # fmt: skip
     assert found["system"]["python"] == sys.version.split()[0]
     assert found["limits"]["open_files"] is None or found["limits"]["open_files"] > 0

@@ -1,0 +1,220 @@
+"""The relay of a store as people and programs want to see it: its state, and what needs a person.
+
+For engines whose ``capabilities.inspects`` is true. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..engines.base import Engine
+from ..relay import agreement, report
+from ..relay.counts import DROPPED, LATELY
+from ..relay.peers import EXPECTED
+from ..relay.way_out import DEDICATED, OUT, RELAY, SETTINGS
+
+#: All that another machine's state may be; `MachineInfo`.
+MACHINE_STATES = ("heard", "silent", "left", "late")
+#: All that a relay's state may be.
+STATES = (
+    "connected",
+    "connecting",
+    "away",
+    "refused",
+    "stopped",
+    "unknown",
+    "none",
+)
+#: Another machine is silent if it was not heard for so many nanoseconds, and did not say goodbye.
+_SILENT = EXPECTED // 10
+#: Reasons for which frames are dropped where everything is as it should be.
+_HARMLESS = {"late", "flushed", "no_machine"}
+_COPY = "from_a_copy_of_this_store"
+
+
+class MachineInfo(NamedTuple):
+    """Another machine."""
+
+    host: str
+    node: str
+    #: ``heard``, ``silent``, ``left``, or ``late``: its frames are of a former term.
+    state: str
+    heard_age: float
+    term: int
+    frames: int
+    bytes: int
+    #: Frames that it published and this machine missed.
+    gaps: int
+
+
+class RelayInfo(NamedTuple):
+    """The relay of this machine."""
+
+    #: One of `STATES`.
+    state: str
+    #: What the relay reports; empty if it has not reported.
+    content: Mapping[str, Any]
+    #: Seconds since its report, and since the server was there; None if that is unknown.
+    age: float | None
+    contact_age: float | None
+    #: From publishing to hearing.
+    lag: float | None
+    #: Messages that wait for the server, and their bytes.
+    waiting: int
+    waiting_bytes: int
+    machines: tuple[MachineInfo, ...]
+    #: How the options of other processes of the site differ from those of the relay.
+    differs: tuple[str, ...]
+    #: What needs a person, in sentences; nothing if all is well.
+    problems: tuple[str, ...]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Its counts by name."""
+        counts: Mapping[str, int] = self.content.get("counts", {})
+        return counts
+
+    def machines_in(self, state: str) -> int:
+        """Count the machines in a state."""
+        return sum(each.state == state for each in self.machines)
+
+    def __str__(self) -> str:
+        """In one line."""
+        text = self.state
+        if self.state != "connected" and self.contact_age is not None:
+            text += f" for {self.contact_age:.0f} s"
+        if self.waiting:
+            text += f", {self.waiting:,} messages wait for the server"
+        return text
+
+
+def relay_of(engine: Engine) -> RelayInfo | None:
+    """Return what there is to know of the relay; None if the site has none.
+
+    Waits for the store's lock.
+    """
+    if not engine.capabilities.roles:
+        return None
+    found = report.read(engine)
+    is_held = engine.is_held(RELAY)
+    members = engine.members(SETTINGS)
+    if found is None and not is_held and not members.names:
+        return None
+    now = engine.clock()
+    content: Mapping[str, Any] = found.content if found is not None else {}
+    state = found.state if found is not None else "unknown" if is_held else "none"
+    out = engine.statistics(OUT)
+    info = RelayInfo(
+        state=state if state in STATES else "unknown",
+        content=content,
+        age=found.age / 1e9 if found is not None else None,
+        contact_age=_seconds(content.get("contact"), now),
+        lag=None if content.get("lag") is None else content["lag"] / 1e9,
+        waiting=out["pending"],
+        waiting_bytes=out.get("bytes", 0),
+        machines=tuple(_machine(each, now) for each in content.get("peers", ())),
+        differs=_differences(engine),
+        problems=(),
+    )
+    return info._replace(problems=tuple(_problems(info, engine.is_held(DEDICATED))))
+
+
+def used_by_relay(engine: Engine) -> agreement.Noted | None:
+    """Return what the relay that runs uses, or else a process that may relay; None if unknown."""
+    found = report.read(engine) if engine.is_held(RELAY) else None
+    used = found.content.get("used") if found is not None else None
+    mine = agreement.unpacked(used) if isinstance(used, bytes) else None
+    return mine or next(iter(agreement.noted(engine)), None)
+
+
+def _seconds(at: int | None, now: int) -> float | None:
+    return None if at is None else max(0, now - at) / 1e9
+
+
+def _machine(peer: Mapping[str, Any], now: int) -> MachineInfo:
+    silent = max(0, now - peer["heard_at"])
+    state = "left" if peer["left"] else "silent" if silent > _SILENT else "heard"
+    late_at = peer.get("late_at", 0)
+    if late_at and now - late_at <= _SILENT:
+        state = "late"
+    return MachineInfo(
+        peer["host"],
+        peer["node"].hex(),
+        state,
+        silent / 1e9,
+        *(peer[key] for key in ("term", "frames", "bytes", "gaps")),
+    )
+
+
+def _differences(engine: Engine) -> tuple[str, ...]:
+    """Compare the processes with the relay, or with one another if there is none."""
+    mine, others = used_by_relay(engine), agreement.noted(engine)
+    found = [] if mine is None else [agreement.differences(mine, each) for each in others]
+    return tuple(dict.fromkeys(each for one in found for each in one))
+
+
+def _problems(info: RelayInfo, is_dedicated: bool) -> Iterator[str]:
+    content = info.content
+    pid, error = content.get("pid", "?"), str(content.get("error", ""))
+    error = error.removeprefix(f"relay {content.get('url')}: ")
+    since = "" if info.contact_age is None else f" for {info.contact_age:.0f} seconds"
+    if info.state == "none":
+        yield (
+            "no process of this machine relays: start the site, of which a process that serves"
+            " relays after three seconds, or 'asgi-ipc relay'; their log says why it ends"
+        )
+    elif info.state == "stopped":
+        yield (
+            f"process {pid} is the relay, and does not run: 'kill -CONT {pid}' continues it, and"
+            f" after 'kill -KILL {pid}' another process relays"
+        )
+    elif info.state == "unknown":
+        yield (
+            "a process relays, and there is no room for its report, as both memories are full:"
+            " 'groups' and 'channels --sort bytes' show by what"
+        )
+    elif info.state == "refused":
+        yield f"the server refuses this machine{since}: {error}"
+    elif info.state != "connected":
+        yield f"the server has not been reached{since}: {error or 'it is still connecting'}"
+    lately = {
+        name.removeprefix(DROPPED): count
+        for name, count in content.get("lately", {}).items()
+        if name.startswith(DROPPED)
+    }
+    if lately.pop(_COPY, 0):
+        yield (
+            "another machine uses a copy of this machine's store: remove the copy there ('remove'),"
+            " and give each machine a store of its own"
+        )
+    elif error and info.state == "connected":
+        yield error
+    lost = [
+        f"{count:,} {reason.replace('_', ' ')}"
+        for reason, count in sorted(lately.items())
+        if reason not in _HARMLESS
+    ]
+    if lost:
+        minutes = round(LATELY / 60)
+        yield (
+            f"dropped in the last {minutes} minutes: {', '.join(lost)}; docs/relays.md explains the"
+            " reasons"
+        )
+    if info.differs:
+        which = "dedicated relay" if is_dedicated else "relay"
+        yield (
+            f"processes of the site differ from the {which}, which was started with other options:"
+            f" {'; '.join(info.differs)}; restart those that have the old ones"
+        )
+
+
+__all__ = [
+    "DROPPED",
+    "MACHINE_STATES",
+    "STATES",
+    "MachineInfo",
+    "RelayInfo",
+    "relay_of",
+    "used_by_relay",
+]
