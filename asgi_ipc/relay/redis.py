@@ -438,7 +438,10 @@ def _database(settings: Settings) -> int:
         if name == "db":
             text = value
         else:
-            settings.wrong(f"the URL has {name!r} behind its '?'; give it in relay_options")
+            options = ", ".join(map(repr, sorted({**COMMON, **CREDENTIALS, **TLS})))
+            settings.wrong(
+                f"the URL has {name!r} behind its '?'; remove it: relay_options may have {options}"
+            )
     if text and not (text.isascii() and text.isdigit() and len(text) < 7):
         # Not shown: if the URL lacks its host, it may be a password.
         settings.wrong("the database is not a number; write it as in redis://HOST:6379/0")
