@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..engines.base import Engine
-from .relaying import LocalMachine
+from .local_machine import LocalMachine
 from .sync import SyncIPCChannelLayer
 
 

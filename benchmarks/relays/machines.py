@@ -91,11 +91,11 @@ def _open(how: str, place: Place, machine: int = 0, relays: bool = False) -> Lay
     if how == ALONE:
         alone: Layer = IPCChannelLayer(place.prefix, **options)
         return alone
-    from asgi_ipc.layers import relaying
+    from asgi_ipc.layers import candidate
 
     url = f"unix://{place.redis}"
     # At once in the one process, and never in another.
-    relaying.SERVES = 0.0 if relays and how == THREAD else float("inf")
+    candidate.SERVES = 0.0 if relays and how == THREAD else float("inf")
     layer = IPCChannelLayer(place.prefix, **options, relay=url)
     relay = _start(place.prefix, folder, url) if relays and how == PROCESS else None
     made: Layer = Relayed(layer, relay)  # type: ignore[assignment]

@@ -17,8 +17,9 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
-from asgi_ipc.layers import core, relaying
-from asgi_ipc.layers.relaying import LocalMachine
+from asgi_ipc.layers import candidate as candidates
+from asgi_ipc.layers import core
+from asgi_ipc.layers.local_machine import LocalMachine
 from conformance import forks
 from tests.tools.machines import eventually, new_server, run
 from tests.tools.relays import (
@@ -33,9 +34,9 @@ from tests.tools.relays import (
 SITE = """
 import asyncio, sys
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.layers import relaying
+from asgi_ipc.layers import candidate
 
-relaying.SERVES = 0.0
+candidate.SERVES = 0.0
 async def main():
     layer = IPCChannelLayer("site", engine="mmap", engine_options={"directory": sys.argv[1]},
                             relay="redis://127.0.0.1:9", channel_memory=1 << 20,
@@ -68,14 +69,14 @@ def open_layer(config: dict[str, Any], url: str) -> IPCChannelLayer:
 
 
 def _relays_here(layer: IPCChannelLayer) -> bool:
-    candidate = layer._core.demux.companions[relaying.Candidate]
-    return isinstance(candidate, relaying.Candidate) and candidate.thread is not None
+    candidate = layer._core.demux.companions[candidates.Candidate]
+    return isinstance(candidate, candidates.Candidate) and candidate.thread is not None
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process relays as soon as a receiver waits in it."""
-    monkeypatch.setattr(relaying, "SERVES", 0.0)
+    monkeypatch.setattr(candidates, "SERVES", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_nothing_of_relays_is_imported_without_the_option() -> None:
 def test_a_process_relays_once_a_receiver_has_waited_and_until_its_layer_is_closed(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "SERVES", 0.5)
+    monkeypatch.setattr(candidates, "SERVES", 0.5)
     url, server = new_server()
 
     async def main() -> None:
@@ -174,7 +175,7 @@ def seldom_looking(config: dict[str, Any], url: str) -> IPCChannelLayer:
 @pytest.fixture
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process looks for the role only when it is woken."""
-    monkeypatch.setattr(relaying, "_LOOK", 1000.0)
+    monkeypatch.setattr(candidates, "_LOOK", 1000.0)
 
 
 def test_a_process_relays_soon_after_a_first_receiver_waits(config: dict[str, Any]) -> None:
@@ -274,8 +275,8 @@ def test_a_process_that_is_woken_and_serves_no_more_wakes_the_next(
 
 
 def _heeds(layer: IPCChannelLayer) -> bool:
-    candidate = layer._core.demux.companions[relaying.Candidate]
-    return isinstance(candidate, relaying.Candidate) and bool(candidate._heeds)
+    candidate = layer._core.demux.companions[candidates.Candidate]
+    return isinstance(candidate, candidates.Candidate) and bool(candidate._heeds)
 
 
 def _sizes_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -364,7 +365,7 @@ def test_a_process_that_ends_without_closing_its_layer_ends_its_relay_in_order(
         "await layer.receive(await layer.new_channel())",
         "waits = asyncio.create_task(layer.receive(await layer.new_channel()))\n"
         "    while report.read(layer._core.demux.engine) is None: await asyncio.sleep(0.01)",
-    ).replace("import relaying", "import relaying\nfrom tests.tools.relays import report")
+    ).replace("import candidate", "import candidate\nfrom tests.tools.relays import report")
     directory = config["engine_options"]["directory"]
     ended = subprocess.run(
         [sys.executable, "-c", code, directory], capture_output=True, timeout=60, text=True

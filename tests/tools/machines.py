@@ -12,7 +12,8 @@ from typing import Any
 
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.engines.base import Refused
-from asgi_ipc.layers.relaying import Candidate, LocalMachine
+from asgi_ipc.layers.candidate import Candidate
+from asgi_ipc.layers.local_machine import LocalMachine
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
 from asgi_ipc.relay.machine import RelayOptions

@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.layers import relaying
+from asgi_ipc.layers import candidate
 
 
 async def main(folder: str, url: str, name: str) -> None:
@@ -33,5 +33,5 @@ async def main(folder: str, url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    relaying.SERVES = 0.0
+    candidate.SERVES = 0.0
     asyncio.run(main(*sys.argv[1:]))

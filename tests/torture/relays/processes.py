@@ -10,8 +10,8 @@ from typing import Any
 
 from asgi_ipc import ChannelFull, IPCChannelLayer
 from asgi_ipc.cli.main import main as command
+from asgi_ipc.layers import candidate
 from asgi_ipc.layers import options as layer_options
-from asgi_ipc.layers import relaying
 from tests.torture.ledgers import GOT, JOINED, SENT, TRIED, Ledger
 
 from .places import (
@@ -47,7 +47,7 @@ def work(setting: Setting, me: int, role: str) -> None:
         _relay(setting, machine_of(me))
         return
     layer_options.may_relay = role == "site"
-    relaying.SERVES = 0.0
+    candidate.SERVES = 0.0
     asyncio.run(_Worker(setting, me).main())
 
 
