@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 from ..engines.choice import EngineChoice
-from ..engines.deferred import is_inside, pending, run_all_deferred
-from ..engines.guards import WeakBag
+from ..engines.deferred import defer, is_inside, pending, run_all_deferred
+from ..engines.guards import WeakBag, hold_at_once, own_lock
 from ..exceptions import Reentered, StoreCorrupt, StoreUnavailable
 from .demultiplexer import Demultiplexer
 from .store_lost import Callbacks
@@ -32,7 +32,11 @@ class _Opening:
     """A lock that a thread holds while it opens an engine, so that only one opens it."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = own_lock()
+
+    def is_owned(self) -> bool:
+        """Return whether the calling thread is at it."""
+        return self.lock._is_owned()
 
 
 #: By key. The threads that open the engine, or wait for that, keep each alive.
@@ -71,8 +75,8 @@ class Lease:
 def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
     """Fill a lease, opening the engine unless another layer has it open.
 
-    May block while the store is opened. Raises what `EngineChoice.open` raises, `Reentered`, and
-    `StoreUnavailable` in a thread that runs while the process ends.
+    May block while the store is opened. Raises what `EngineChoice.open` raises, `Reentered` where
+    that might not end, and `StoreUnavailable` in a thread that runs while the process ends.
     """
     _check_outside()
     _release_abandoned()
@@ -81,30 +85,48 @@ def acquire(lease: Lease, choice: EngineChoice) -> Demultiplexer:
         opening = _opening.get(key)
         if opening is None:
             opening = _opening[key] = _Opening()
+    # In the middle of something here: the thread that has this lock may wait for its end.
+    if not opening.is_owned() and (
+        _lock._is_owned()  # type: ignore[attr-defined]
+        or any(each.is_owned() for each in _under_way())
+    ):
+        return hold_at_once(opening.lock, _fill, lease, choice, key, opened)
     with opening.lock:
-        with _lock:
-            if (demux := _attach(lease, key, opened)) is not None:
-                return demux
-            _check_not_ending(choice.prefix)
-        engine = choice.open()
-        _close_before_engines()
-        made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
-        made.sizes_asked = choice.sizes
-        _all.add(made)
-        with _lock:
-            # In one step, as a finalizer that uses the layer may open the store in between.
-            if not _is_ending() and _shared.setdefault(key, made) is made:
-                demux = _attach(lease, key, opened)
-                assert demux is not None
-                return demux
-            demux = _attach(lease, key, opened)
-        # Other code in this thread (a warning's handler, say) has opened the store meanwhile, or
-        # the process is ending.
-        if opened:
-            engine.close()
+        return _fill(lease, choice, key, opened)
+
+
+def _under_way() -> list[_Opening]:
+    """Return the openings that threads are at, or wait for."""
+    # Of the references, as their list is made in one step: other threads begin openings.
+    found = [reference() for reference in _opening.valuerefs()]
+    return [each for each in found if each is not None]
+
+
+def _fill(lease: Lease, choice: EngineChoice, key: Hashable, opened: bool) -> Demultiplexer:
+    """Fill a lease, in the only thread that opens this engine."""
+    with _lock:
+        if (demux := _attach(lease, key, opened)) is not None:
+            return demux
         _check_not_ending(choice.prefix)
-        assert demux is not None
-        return demux
+    engine = choice.open()
+    _close_before_engines()
+    made = Demultiplexer(engine, repr(choice.prefix), choice.prefix)
+    made.sizes_asked = choice.sizes
+    _all.add(made)
+    with _lock:
+        # In one step, as a finalizer that uses the layer may open the store in between.
+        if not _is_ending() and _shared.setdefault(key, made) is made:
+            demux = _attach(lease, key, opened)
+            assert demux is not None
+            return demux
+        demux = _attach(lease, key, opened)
+    # Other code in this thread (a warning's handler, say) has opened the store meanwhile, or
+    # the process is ending.
+    if opened:
+        _now_or_later(engine.close)
+    _check_not_ending(choice.prefix)
+    assert demux is not None
+    return demux
 
 
 def _is_ending() -> bool:
@@ -157,7 +179,7 @@ def destroy(lease: Lease) -> None:
         leases = _empty(lease.key, demux)
     demux.shut()
     _note_lost(demux, leases)
-    demux.engine.destroy()
+    _now_or_later(demux.engine.destroy)
 
 
 def abandon(lease: Lease) -> None:
@@ -204,7 +226,18 @@ def _release(lease: Lease) -> None:
     demux.shut(engine_stays=not lease.opened)
     _note_lost(demux, leases)
     if lease.opened:
-        demux.engine.close()
+        _now_or_later(demux.engine.close)
+
+
+def _now_or_later(end: Callable[[], object]) -> None:
+    """Close or destroy an engine that no lease leads to any more.
+
+    Later, if this is code that interrupted a call of an engine.
+    """
+    try:
+        end()
+    except Reentered:
+        defer(end)
 
 
 def _note_lost(demux: Demultiplexer, leases: set[Lease]) -> None:
@@ -240,7 +273,7 @@ def _close_all() -> None:
     # A thread that is opening a store closes it when it sees that. Wait no longer than
     # `_PATIENCE`, as an engine may hang while it opens.
     end = time.monotonic() + _PATIENCE
-    for opening in list(_opening.values()):
+    for opening in _under_way():
         if opening.lock.acquire(timeout=max(0.0, end - time.monotonic())):
             opening.lock.release()
     with _lock:
@@ -252,7 +285,7 @@ def _close_all() -> None:
         with contextlib.suppress(StoreCorrupt, StoreUnavailable):
             demux.shut()
             if opened:
-                demux.engine.close()
+                _now_or_later(demux.engine.close)
     if pending:
         run_all_deferred()
 

@@ -14,12 +14,15 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, ParamSpec, Protocol, TypeVar, cast
+
+from ..exceptions import Reentered
 
 _Kept = TypeVar("_Kept")
 _Result = TypeVar("_Result")
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_Arguments = ParamSpec("_Arguments")
 
 
 class OwnLock(Protocol):
@@ -47,6 +50,25 @@ class OwnLock(Protocol):
 def own_lock() -> OwnLock:
     """Return a new lock, free."""
     return cast(OwnLock, threading.RLock())
+
+
+def hold_at_once(
+    lock: OwnLock,
+    operation: Callable[_Arguments, _Result],
+    *arguments: _Arguments.args,
+    **named: _Arguments.kwargs,
+) -> _Result:
+    """Call with a lock held that this thread doesn't hold. Raises `Reentered` if another does."""
+    try:
+        if not lock.acquire(False):
+            raise Reentered
+        return operation(*arguments, **named)
+    finally:
+        # Not asked whether it was taken: a signal's handler may raise after the answer.
+        try:
+            lock.release()
+        except RuntimeError:
+            pass
 
 
 class Descriptors:
@@ -161,4 +183,4 @@ class WeakBag(Generic[_Kept]):
         return len(self._references)
 
 
-__all__ = ["Descriptors", "OwnLock", "WeakBag", "items_of", "own_lock"]
+__all__ = ["Descriptors", "OwnLock", "WeakBag", "hold_at_once", "items_of", "own_lock"]

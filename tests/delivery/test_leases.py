@@ -14,7 +14,10 @@ import pytest
 from asgi_ipc import IPCChannelLayer, StoreUnavailable, SyncIPCChannelLayer
 from asgi_ipc.delivery import leases
 from asgi_ipc.delivery.demultiplexer import Demultiplexer
+from asgi_ipc.engines.base import Engine
+from asgi_ipc.engines.choice import EngineChoice
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.exceptions import Reentered
 from tests.tools.doubles import (
     PATIENCE,
     engine,
@@ -23,6 +26,7 @@ from tests.tools.doubles import (
     run,
 )
 from tests.tools.layers import demux_of
+from tests.tools.meetings import guarded, started
 
 
 def test_layers_on_one_store_share_the_engine_until_the_last_closes() -> None:
@@ -161,6 +165,78 @@ def test_a_layer_that_a_finalizer_uses_while_it_is_being_opened_can_be_closed_an
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("where", ["in the registry", "in another opening"])
+def test_code_in_the_middle_of_an_opening_does_not_wait_for_a_thread_that_opens_another(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """That thread may wait for this one."""
+
+    def meet() -> None:
+        one = SyncIPCChannelLayer(fresh(), engine="memory")
+        other = SyncIPCChannelLayer(fresh(), engine="memory")
+        one.close()
+        other.close()
+        errors: list[BaseException] = []
+        is_open, go_on = threading.Event(), threading.Event()
+        opens = EngineChoice.open
+
+        def open_slowly(choice: EngineChoice) -> Engine:
+            if threading.current_thread() is not threading.main_thread():
+                is_open.set()
+                go_on.wait()
+            elif where == "in another opening":
+                interrupt()
+            return opens(choice)
+
+        class Opening(leases._Opening):
+            def __init__(self) -> None:
+                super().__init__()
+                if where == "in the registry" and is_open.is_set():
+                    interrupt()
+
+        def interrupt() -> None:
+            if not go_on.is_set():
+                with pytest.raises(Reentered):
+                    other.send("c", {})
+                go_on.set()
+
+        monkeypatch.setattr(EngineChoice, "open", open_slowly)
+        monkeypatch.setattr(leases, "_Opening", Opening)
+        thread = started(lambda: other.send("c", {}), errors)
+        is_open.wait()
+        if where == "in the registry":
+            # Its opening is being made, with the lock of the registry held.
+            SyncIPCChannelLayer(fresh(), engine="memory").close()
+        one.send("c", {})
+        thread.join()
+        assert not errors
+        one.close()
+        other.close()
+
+    guarded(meet)
+
+
+@pytest.mark.parametrize("end", ["close", "destroy"])
+def test_an_engine_that_cannot_be_closed_in_the_middle_of_a_call_is_closed_after_it(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    layer = SyncIPCChannelLayer(fresh(), engine="memory")
+    used = demux_of(layer).engine
+    really, calls = getattr(MemoryEngine, end), []
+
+    def ends(engine: MemoryEngine) -> None:
+        calls.append(engine)
+        if len(calls) == 1:
+            raise Reentered
+        really(engine)
+
+    monkeypatch.setattr(MemoryEngine, end, ends)
+    getattr(layer, end)()
+    assert calls == [used, used]
+    with pytest.raises(StoreUnavailable):
+        used.push([])
+
+
 def test_it_works_in_a_child_forked_while_others_hold_every_lock() -> None:
     layer = SyncIPCChannelLayer(fresh(), engine="memory")
     layer.receive(["c"], block=True, timeout=0.01)

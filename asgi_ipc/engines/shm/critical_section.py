@@ -14,6 +14,10 @@ is too deep. It may come in the clean-up too. So nothing here relies on one clea
 A thread whose lock is taken by itself either left it, or is a signal handler, or a ``__del__``
 that a collection calls, that interrupted the store. The stack tells which: in the second case
 there is a frame of this package below that of the operation.
+
+A session's lock comes before the critical section. A thread waits for it in `hold_lock` alone, and
+never while it is inside, be it in an operation or in code that interrupted one. So a thread that
+waits there counts as outside, and what it left is taken over meanwhile.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from types import CodeType, FrameType
 from typing import ParamSpec, TypeVar
 
 from asgi_ipc.exceptions import Reentered, StoreUnavailable
+
+from ..guards import OwnLock, hold_at_once
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -164,7 +170,23 @@ def _acquire(lock: threading.RLock) -> bool:
     return lock.acquire(True, PATIENCE)
 
 
+def hold_lock(
+    lock: OwnLock, operation: Callable[P, Result], *arguments: P.args, **named: P.kwargs
+) -> Result:
+    """Call with a session's lock held. The caller is not in the critical section.
+
+    Blocks while another thread has the lock; raises `Reentered` then in code that interrupted this
+    thread in any store: the thread that has the lock may wait for what this one has there.
+    """
+    if not lock._is_owned() and is_interruption():
+        return hold_at_once(lock, operation, *arguments, **named)
+    # While this function is on top of its stack, a thread waits or is just about to go on.
+    with lock:
+        return operation(*arguments, **named)
+
+
 _WAITING: CodeType = _acquire.__code__
+_HOLDING: CodeType = hold_lock.__code__
 #: Where the code of this package lies, as its code objects say.
 _FOLDER = os.path.dirname(_WAITING.co_filename) + os.sep
 #: What may stand between two frames of one operation: this, and ``contextlib``.
@@ -192,6 +214,8 @@ def _other_threads_inside() -> bool:
 
 
 def _runs_the_store(top: FrameType) -> bool:
+    if top.f_code is _HOLDING:
+        return False
     frame: FrameType | None = top
     inside = False
     while frame is not None:
@@ -202,4 +226,4 @@ def _runs_the_store(top: FrameType) -> bool:
     return inside
 
 
-__all__ = ["PATIENCE", "CriticalSection", "is_interruption"]
+__all__ = ["PATIENCE", "CriticalSection", "hold_lock", "is_interruption"]

@@ -447,8 +447,8 @@ class SharedMemoryEngine:
         session = self.session
         with session.groups:
             session.follow_flush()
-            # Of the store that is there now: its id tells it from the one of ``total``.
-            marks = (session.joined().store_id, session.tables.version(table))
+            # Of the store that this is: its id tells it from the one of ``total``.
+            marks = (session.store_id, session.tables.version(table))
             if known and fresh and version.table == marks and version.total[1:] == total[1:]:
                 version.total = total
                 return known
@@ -540,9 +540,10 @@ class SharedMemoryEngine:
     def _note(self, counts: Mapping[str, int]) -> None:
         session = self.session
         with session.channels:
-            if session.slot >= 0:
-                store_id = session.joined().store_id
-                session.processes.note(session.slot, self._own_counts.in_store(store_id, counts))
+            slot = session.slot
+            if slot >= 0:  # Else another thread is just leaving.
+                counts = self._own_counts.in_store(session.store_id, counts)
+                session.processes.note(slot, counts)
 
     # ---- everything
 

@@ -8,7 +8,6 @@ import fcntl
 import mmap
 import os
 import stat
-from functools import cached_property
 
 from asgi_ipc.exceptions import StoreUnavailable
 
@@ -44,6 +43,7 @@ class FileMemory:
         """Take over ``descriptor``, also if this raises. An empty file is mapped as no bytes."""
         self._descriptor = descriptor
         self._map: mmap.mmap | None = None
+        self._known_granule = 0
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -66,9 +66,13 @@ class FileMemory:
         """See `Segment.owner`."""
         return Owner.of(os.fstat(self._descriptor))
 
-    @cached_property
+    @property
     def _granule(self) -> int:
-        return granule(self._descriptor)
+        # No `cached_property`: before Python 3.12 it has a lock, which a forked child finds taken
+        # for ever if another thread of the parent had it.
+        if not self._known_granule:
+            self._known_granule = granule(self._descriptor)
+        return self._known_granule
 
     def head(self, length: int) -> bytes:
         """See `Segment.head`."""

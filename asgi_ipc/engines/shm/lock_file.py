@@ -233,6 +233,20 @@ def _alone_in_registry() -> Iterator[None]:
             _registry_busy = False
 
 
+class OpeningLocks:
+    """Whether a thread has a lock of a store that it opens, and that no layer knows yet.
+
+    For `deferred.register`: code that Python runs in between must not wait for other locks, whose
+    holders may wait for this one.
+    """
+
+    def is_inside(self) -> bool:
+        """Return whether the calling thread has one."""
+        return _registry_lock._is_owned() or any(  # type: ignore[attr-defined]
+            lock_file.section.is_inside() for lock_file in list(_registry.values())
+        )
+
+
 def open_lock_file(directory: StoreDirectory, make: bool = True, name: str = "lock") -> LockFile:
     """Open the lock file of a store's directory, made if need be and ``make`` is true.
 

@@ -15,14 +15,15 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from asgi_ipc.exceptions import Reentered, StoreCorrupt, StoreUnavailable
 
 from ..base import IDENTITY_BYTES, NODE_BYTES, Bell
 from ..bell import signal_for
-from ..deferred import tell_outside
-from ..guards import OwnLock, WeakBag, own_lock
+from ..deferred import register, tell_outside
+from ..guards import WeakBag, own_lock
 from ..process_hints import start_ticks
 from .bells import (
     LIST,
@@ -35,11 +36,13 @@ from .bells import (
     remove_bells,
     signal_all,
 )
+from .critical_section import hold_lock, is_interruption
 from .directory import StoreDirectory
 from .heap import layout
 from .heap.heap import Heap
 from .heap.journal import Change
 from .heap.layout import CHANGES, CHANNELS, FLUSHES, FORMATTING, GROUPS, NODES, SLOT_MASK
+from .lock_file import OpeningLocks
 from .locked_segment import LockedSegment
 from .locks.base import FIRST_ROLE, FIRST_SLOT, Gone
 from .opening import open_store
@@ -52,16 +55,35 @@ from .tables import Tables
 
 _log = logging.getLogger("asgi_ipc")
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
 #: Seconds between two holds of the lock by one call, and after how many holds that begins.
 _PAUSE, _WITHOUT_PAUSE = 0.0001, 8
 #: From how many parts of the table on a free slot is looked for.
 _LOOKS = 8
 
 
+def _exclusive(
+    method: Callable[Concatenate[Session, P], Result],
+) -> Callable[Concatenate[Session, P], Result]:
+    """Make a method that has the session's lock. Raises `Reentered` where that would not end."""
+
+    @wraps(method)
+    def alone(self: Session, *arguments: P.args, **named: P.kwargs) -> Result:
+        if self.is_inside():
+            raise Reentered
+        return hold_lock(self.lock, method, self, *arguments, **named)
+
+    return cast("Callable[Concatenate[Session, P], Result]", alone)
+
+
 class Session:
     """This process in one store. Raises `StoreUnavailable` if it can't be opened."""
 
-    #: The store's parts, which are others once another store is open.
+    #: The store's parts, which are others once another store is open. In one of the two segments
+    #: they are those of its store; ``slot`` and ``store`` are not if another thread is closing it.
+    store_id: bytes
     channels: LockedSegment
     groups: LockedSegment
     processes: Processes
@@ -69,8 +91,8 @@ class Session:
     tables: Tables
     #: Those of the channels segment.
     words: memoryview
-    #: Of this process's slot.
-    generation: int
+    #: What is the same in the words of its bells. It stays while another thread gives up the slot.
+    _bells_word: int
 
     def __init__(self, options: StoreOptions, clock: Callable[[], int]) -> None:
         self.options = options
@@ -88,7 +110,7 @@ class Session:
         self._roles: dict[int, Store] = {}
         #: A process was killed inside the store, and may have owed a signal: see `signal_all`.
         self.recovered = False
-        # For opening, closing and bells; never held while inside the store.
+        # For opening, closing and bells. It comes before the critical section: see `hold_lock`.
         self.lock = own_lock()
         self._closed = self._opening = False
         self._open()
@@ -97,6 +119,9 @@ class Session:
     # ---- opening and joining
 
     def _open(self) -> None:
+        # For as long as it lives.
+        holder = OpeningLocks()
+        register(holder)
         self._opening = True
         try:
             while True:
@@ -116,12 +141,14 @@ class Session:
             self._opening = False
 
     def _enter(self, store: Store) -> None:
-        self.channels = store.locked_segments[CHANNELS]
-        self.groups = store.locked_segments[GROUPS]
-        self.processes = processes = Processes(self.channels.heap, store.lock_file)
-        self.queues = Queues(self.channels.heap, processes)
-        self.tables = Tables(self.groups.heap, processes.owner_alive, processes.deaths)
-        self.words = self.channels.words
+        channels, groups = store.locked_segments[CHANNELS], store.locked_segments[GROUPS]
+        self.store_id = store.store_id
+        self.processes = processes = Processes(channels.heap, store.lock_file)
+        self.queues = Queues(channels.heap, processes)
+        self.tables = Tables(groups.heap, processes.owner_alive, processes.deaths)
+        self.words = channels.words
+        # After the other parts: a thread that gets into one of these finds those that go with it.
+        self.channels, self.groups = channels, groups
         if not self.identity:
             self.identity = new_identity(store.node())
         # Before the slot: a session that has a slot has a store.
@@ -163,8 +190,9 @@ class Session:
             slot = self.processes.join(self.identity, self.clock(), start, first)
             if slot < 0:
                 return False
-            self.generation = self.processes.generation(slot)
+            generation = self.processes.generation(slot)
             self.processes.own = slot
+        self._bells_word = generation << layout.BELL_GENERATION_SHIFT | slot
         self.slot = slot
         return True
 
@@ -187,30 +215,38 @@ class Session:
         elif self.slot < 0:
             if self._is_in_store():
                 raise Reentered
-            with self.lock:
-                try:
-                    if self.slot < 0:
-                        self._join(store)
-                        self._tell("a forked child joined the store at %r")
-                except Gone:
-                    self.reopen(store)
+            hold_lock(self.lock, self._join_again, store)
         else:
             return store
         return self.joined()
 
+    def _join_again(self, store: Store) -> None:
+        # Unless another thread did it meanwhile, or has closed the session.
+        if self.slot < 0 and self.store is store:
+            try:
+                self._join(store)
+                self._tell("a forked child joined the store at %r")
+            except Gone:
+                self.reopen(store)
+
     def reopen(self, store: Store | None) -> None:
-        """Open the store that there is now: ``store`` is gone, or None for a forked child."""
+        """Open the store that there is now: ``store`` is gone, or None for a forked child.
+
+        As all that waits for ``lock``, never called within a segment.
+        """
         # In the middle of an entry, another thread may have the lock and wait for its end.
         if self._opening if self.lock._is_owned() else self._is_in_store():
             raise Reentered
-        with self.lock:
-            if self._closed:
-                raise StoreUnavailable(f"the engine of {self.location.directory!r} is closed")
-            if self.store is not store:
-                return  # another thread did it
-            if store:
-                self._leave_behind(store)
-            self._open()
+        hold_lock(self.lock, self._reopen, store)
+
+    def _reopen(self, store: Store | None) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the engine of {self.location.directory!r} is closed")
+        if self.store is not store:
+            return  # another thread did it
+        if store:
+            self._leave_behind(store)
+        self._open()
 
     def _leave_behind(self, store: Store) -> None:
         """Close a store that is not the store any more."""
@@ -252,12 +288,6 @@ class Session:
     def _is_in_store(self) -> bool:
         return self.channels.is_inside()
 
-    def exclusive(self) -> OwnLock:
-        """Return ``lock``, for a method that begins with it. Raises `Reentered`."""
-        if self.is_inside():
-            raise Reentered
-        return self.lock
-
     def pause(self, heap: Heap, holds: int) -> None:
         """Let others have the lock, between two holds of one call, of which there were so many.
 
@@ -288,21 +318,21 @@ class Session:
 
     # ---- roles
 
+    @_exclusive
     def hold(self, role: int) -> bool:
         """See `Engine.hold`."""
-        with self.exclusive():
-            store = self.current()
-            if self._roles.get(role) is store:
-                return True
-            self._roles.pop(role, None)
-            try:
-                if not store.lock_file.section.run(self._take_role, store, role):
-                    return False
-            except BaseException:
-                store.lock_file.release(FIRST_ROLE + role)
-                raise
-            self._roles[role] = store
+        store = self.current()
+        if self._roles.get(role) is store:
             return True
+        self._roles.pop(role, None)
+        try:
+            if not store.lock_file.section.run(self._take_role, store, role):
+                return False
+        except BaseException:
+            store.lock_file.release(FIRST_ROLE + role)
+            raise
+        self._roles[role] = store
+        return True
 
     @staticmethod
     def _take_role(store: Store, role: int) -> bool:
@@ -314,11 +344,11 @@ class Session:
         finally:
             section.leave()
 
+    @_exclusive
     def is_held(self, role: int) -> bool:
         """See `Engine.is_held`."""
-        with self.exclusive():
-            store = self.current()
-            return store.lock_file.section.run(self._is_role_held, store, role)
+        store = self.current()
+        return store.lock_file.section.run(self._is_role_held, store, role)
 
     @staticmethod
     def _is_role_held(store: Store, role: int) -> bool:
@@ -329,29 +359,25 @@ class Session:
         finally:
             section.leave()
 
+    @_exclusive
     def release_role(self, role: int) -> None:
         """See `Engine.release`."""
-        with self.exclusive():
-            store = self._roles.pop(role, None)
-            if store is not None and store is self.store:
-                store.lock_file.release(FIRST_ROLE + role)
+        store = self._roles.pop(role, None)
+        if store is not None and store is self.store:
+            store.lock_file.release(FIRST_ROLE + role)
 
     # ---- bells
 
+    @_exclusive
     def bell(self) -> FifoBell:
         """See `Engine.bell`."""
-        with self.exclusive():
-            return self.bells.make(self.current().directory, self.identity, self._help_with)
+        return self.bells.make(self.current().directory, self.identity, self._help_with)
 
     def bell_word(self, bell: Bell) -> int:
         """Return the word by which the store knows a bell of this process."""
         if not isinstance(bell, FifoBell):
             raise TypeError(f"{bell!r} was not made by this engine's bell()")
-        return (
-            self.generation << layout.BELL_GENERATION_SHIFT
-            | bell.number << layout.BELL_NUMBER_SHIFT
-            | self.slot
-        )
+        return self._bells_word | bell.number << layout.BELL_NUMBER_SHIFT
 
     def signal(self, queue: bytes, bell: int, request: bytes = b"") -> bool:
         """Signal a bell that was taken off a queue; if no process hears it, the next one.
@@ -415,11 +441,14 @@ class Session:
             return own
         if store is None or self.is_inside():
             return None
-        with contextlib.suppress(OSError, StoreUnavailable), self.lock:
-            # Another thread may have made it, or closed the session, meanwhile.
-            if self.bells.list is own and not self._closed:
-                self.bells.make_list(store.directory, self.identity)
+        with contextlib.suppress(OSError, Reentered, StoreUnavailable):
+            hold_lock(self.lock, self._make_list, store, own)
         return self.bells.list
+
+    def _make_list(self, store: Store, lost: FifoBell | None) -> None:
+        # Another thread may have made it, or closed the session, meanwhile.
+        if self.bells.list is lost and not self._closed:
+            self.bells.make_list(store.directory, self.identity)
 
     def signal_own_list(self) -> None:
         """Signal the bells that no helper has taken from the list of this process."""
@@ -471,11 +500,16 @@ class Session:
     def close(self) -> None:
         """See `Engine.close`."""
         self.signal_own_list()
-        with self.exclusive():
-            was_open = self.store is not None and self.slot >= 0
-            self._close()
-        if was_open:
+        if self._close_whole():
             self._tell("left the store at %r")
+
+    @_exclusive
+    def _close_whole(self) -> bool:
+        """Close, and return whether it was open."""
+        _check_not_half()
+        was_open = self.store is not None and self.slot >= 0
+        self._close()
+        return was_open
 
     def _tell(self, text: str) -> None:
         """Log an event in the life of the store, unless this session only looks at it."""
@@ -513,25 +547,29 @@ class Session:
 
     def destroy(self, reap: Callable[[], object]) -> None:
         """See `Engine.destroy`. ``reap`` frees the slots of processes that have died."""
-        with self.exclusive():
-            self.current()
-            with contextlib.suppress(Gone, StoreCorrupt):
-                reap()
-            # Another process may have removed the store meanwhile, and the reaping goes on in the
-            # next one. Never one that was taken away, while another stays.
-            store = self.current()
-            run = store.lock_file.section.run
-            alive = set()
-            with contextlib.suppress(Gone, StoreCorrupt):
-                alive = run(self._present)
-            run(store.destroy)
-            self.signal_all()
-            for identity, name in bells_in(store.directory):
-                if identity not in alive:
-                    with contextlib.suppress(OSError):
-                        store.directory.unlink(name)
-            self._close()
+        self._destroy(reap)
         self._tell("destroyed the store at %r")
+
+    @_exclusive
+    def _destroy(self, reap: Callable[[], object]) -> None:
+        _check_not_half()
+        self.current()
+        with contextlib.suppress(Gone, StoreCorrupt):
+            reap()
+        # Another process may have removed the store meanwhile, and the reaping goes on in the
+        # next one. Never one that was taken away, while another stays.
+        store = self.current()
+        run = store.lock_file.section.run
+        alive = set()
+        with contextlib.suppress(Gone, StoreCorrupt):
+            alive = run(self._present)
+        run(store.destroy)
+        self.signal_all()
+        for identity, name in bells_in(store.directory):
+            if identity not in alive:
+                with contextlib.suppress(OSError):
+                    store.directory.unlink(name)
+        self._close()
 
     def see(self) -> None:
         """Note that this process is not in the middle of a peek, see `heap.returns`."""
@@ -555,6 +593,15 @@ class Session:
         self.slot = -1
         self._roles = {}
         self.queues.let_none_peek()
+
+
+def _check_not_half() -> None:
+    """Raise `Reentered` where closing might have to end halfway.
+
+    Code that interrupted another call does not wait for the critical section.
+    """
+    if is_interruption():
+        raise Reentered
 
 
 def new_identity(node: bytes) -> bytes:

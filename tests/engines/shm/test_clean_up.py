@@ -30,11 +30,9 @@ import pytest
 
 from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.engines import deferred
-from asgi_ipc.engines.base import Popped
 from asgi_ipc.engines.shm import critical_section
 from asgi_ipc.engines.shm.critical_section import CriticalSection
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
-from asgi_ipc.engines.shm.heap.layout import NEXT_SWEEP
 from asgi_ipc.engines.shm.locked_segment import LockedSegment
 from asgi_ipc.engines.shm.locks import fcntl_locks, semaphore_locks
 from asgi_ipc.engines.shm.locks.base import FCNTL, FLOCK, SEMAPHORE
@@ -49,6 +47,7 @@ from tests.tools.doubles import (
 from tests.tools.interruptions import (
     Interruption,
 )
+from tests.tools.operations import FAR, OPERATIONS, prepare, use
 from tests.tools.samples import ALL
 from tests.tools.stores import (
     open_store,
@@ -61,41 +60,8 @@ __all__ = ["watchdog"]
 
 #: Seconds in which another process must have done its few operations.
 PROMPTLY = 60.0
-FAR = 1 << 62
 SHM = Path("/dev/shm")
 KINDS = {"fcntl": FCNTL, "flock": FLOCK, "semaphore": SEMAPHORE}
-
-Operation = Callable[[SharedMemoryEngine], object]
-
-
-def waits(engine: SharedMemoryEngine) -> object:
-    return engine.pop(b"empty", 1, engine._test_bell)  # type: ignore[attr-defined]
-
-
-def upkeep(engine: SharedMemoryEngine) -> None:
-    engine.upkeep.due = 0
-    engine.session.words[NEXT_SWEEP] = 0
-    engine.statistics()
-
-
-OPERATIONS: dict[str, Operation] = {
-    "push": lambda engine: engine.push([record(engine, b"q")]),
-    "pop": lambda engine: engine.pop(b"q"),
-    "pop and wait": waits,
-    "restore": lambda engine: engine.restore(b"q", Popped(b"back", FAR)),
-    "disarm": lambda engine: engine.disarm(b"empty", engine._test_bell),  # type: ignore[attr-defined]
-    "put": lambda engine: engine.put(b"t", b"m", FAR, engine.identity),
-    "remove": lambda engine: engine.remove(b"t", b"m"),
-    "members": lambda engine: engine.members(b"t"),
-    "statistics": lambda engine: engine.statistics(),
-    "statistics of a queue": lambda engine: engine.statistics(b"q"),
-    "flush": lambda engine: engine.flush(),
-    "upkeep": upkeep,
-    "identity": lambda engine: engine.identity,
-    "bell": lambda engine: engine.bell().close(),
-    "peek": lambda engine: engine.peek(b"q"),
-    "flushes": lambda engine: engine.flushes,
-}
 
 
 @pytest.fixture(params=list(KINDS))
@@ -118,14 +84,6 @@ def engine(
     engine.destroy()
     if folder is not tmp_path:
         shutil.rmtree(folder)
-
-
-def use(engine: SharedMemoryEngine) -> None:
-    """A few operations on both segments that must work."""
-    assert engine.push([record(engine, b"probe", b"hello")]) == []
-    assert engine.pop(b"probe")[0].payload == b"hello"
-    engine.put(b"probe", b"m", FAR)
-    assert engine.remove(b"probe", b"m")
 
 
 class Helper:
@@ -228,13 +186,6 @@ def exhausted(operation: Callable[[], object], left: int) -> bool:
 
 
 FRAMES = range(2, 61)
-
-
-def prepare(engine: SharedMemoryEngine) -> None:
-    """What an operation finds; and this process has joined."""
-    use(engine)
-    engine._test_bell = engine.bell()  # type: ignore[attr-defined]
-    engine.push([record(engine, b"q") for _ in range(3)])
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from asgi_ipc import StoreUnavailable
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.store import Store
 from asgi_ipc.exceptions import OptionError
+from tests.tools.doubles import in_thread
 from tests.tools.stores import (
     assert_meet,
     open_store,
@@ -135,8 +137,8 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
     closing = False
 
     def close_now(*_: object) -> bool:
-        if closing:
-            engine.close()
+        if closing and threading.current_thread() is threading.main_thread():
+            in_thread(engine.close).join()
         return True
 
     engine = open_store(tmp_path, clock=lambda: close_now() and time.monotonic_ns())
@@ -157,7 +159,7 @@ def test_what_is_read_without_a_lock_may_be_closed_by_another_thread(
         words = engine.session.words
 
         def closed_meanwhile(_: int) -> bool:
-            engine.close()
+            in_thread(engine.close).join()
             return bool(words[0])
 
         monkeypatch.setattr(engine.session.processes, "bell_alive", closed_meanwhile)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from asgi_ipc.engines.shm import files
 from asgi_ipc.engines.shm.files import FileMemory
+from tests.tools.stores import in_child
 
 MAPS = Path("/proc/self/maps")
 
@@ -27,3 +30,31 @@ def test_a_mapping_that_is_closed_while_a_part_is_in_hand_goes_with_that_part(
     assert str(path) in MAPS.read_text()
     del part
     assert str(path) not in MAPS.read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_thread_looks_at_the_file_system_reserves_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, go_on = threading.Event(), threading.Event()
+    path = tmp_path / "f"
+    path.write_bytes(bytes(4096))
+    first, other = (FileMemory(os.open(path, os.O_RDWR)) for _ in range(2))
+
+    def look_slowly(descriptor: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            looks.set()
+            go_on.wait()
+        return 4096
+
+    monkeypatch.setattr(files, "granule", look_slowly)
+    thread = threading.Thread(target=first.reserve, args=(0, 4096))
+    thread.start()
+    looks.wait()
+    try:
+        in_child(lambda: other.reserve(0, 4096), seconds=30)
+    finally:
+        go_on.set()
+        thread.join()
+        for memory in (first, other):
+            memory.close()

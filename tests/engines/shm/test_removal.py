@@ -27,6 +27,7 @@ from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.tools.doubles import (
     PATIENCE,
     WATCHDOG,
+    in_thread,
     run,
 )
 from tests.tools.layers import (
@@ -430,7 +431,8 @@ def test_a_store_that_another_process_removes_during_destroy_is_destroyed_all_th
     reap = mine.upkeep.reap
 
     def reap_late() -> list[bytes]:
-        in_child(lambda: open_store(tmp_path, kind).destroy())
+        # In a thread: the child's main thread is in the middle of a call.
+        in_child(lambda: in_thread(lambda: open_store(tmp_path, kind).destroy()).join())
         return reap()
 
     monkeypatch.setattr(mine.upkeep, "reap", reap_late)
