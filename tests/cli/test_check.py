@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from asgi_ipc.engines.shm.options import location_for, removal
 from asgi_ipc.exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
 from tests.cli.conftest import Commands
 from tests.tools.checked import engine, fill
+from tests.tools.doubles import in_thread
 from tests.tools.stores import (
     ENGINES,
     in_child,
@@ -222,7 +224,7 @@ def test_the_second_of_two_removals_spares_the_fresh_store(
         nonlocal is_first
         if is_first:
             is_first = False
-            in_child(lambda: removed_and_made_anew(tmp_path, kind))
+            in_child(lambda: in_its_thread(lambda: removed_and_made_anew(tmp_path, kind)))
         lock_opening(self)
 
     monkeypatch.setattr(LockFile, "_lock_opening", overtaken)
@@ -231,6 +233,18 @@ def test_the_second_of_two_removals_spares_the_fresh_store(
     engine = open_store(tmp_path, kind)
     assert [each.payload for each in engine.pop(b"q")] == [b"fresh"]
     engine.destroy()
+
+
+def in_its_thread(function: Callable[[], None]) -> None:
+    """Run it in another thread: that of a child is in the middle of a call."""
+    done = threading.Event()
+
+    def work() -> None:
+        function()
+        done.set()
+
+    in_thread(work).join()
+    assert done.is_set()
 
 
 def removed_and_made_anew(directory: Path, kind: type[SharedMemoryEngine]) -> None:

@@ -81,7 +81,10 @@ def test_the_command_runs_the_module_that_is_named(tmp_path: Path) -> None:
         (["--engine", "memroy"], "there is no engine 'memroy'; did you mean 'memory'?"),
         (["--engine", "no_such_module:Engine"], "Is its folder in PYTHONPATH?"),
         (["--engine-option", "nonsense"], "--engine-option: 'nonsense' is not KEY=VALUE"),
-        (["--wire", "reddis"], "there is no wire 'reddis'; use one of 'memory', 'nats', 'redis',"),
+        (
+            ["--wire", "reddis"],
+            "--wire reddis: relay ...: there is no wire",
+        ),
         (["--wire", "asgi_ipc.relay.memory:MemoryWire"], "Wire: name its server by --wire-url"),
         (["--clause", "E99"], "--clause E99: there are E1, E2,"),
     ],

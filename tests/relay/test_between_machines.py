@@ -152,9 +152,10 @@ def test_a_machine_hears_only_the_shards_in_which_it_has_groups(site: Site) -> N
 
     async def main() -> None:
         one, two = await site.joined(2)
-        heard = two.count("frames_in")
+        heard, sent = two.count("frames_in"), one.count("frames_out")
         for number in range(20):
             await one.layer.group_send(f"room-{number}", {"n": number})
+        await eventually(lambda: one.count("frames_out") >= sent + 20)
         channel = await two.member("room-7")
         await one.layer.group_send("room-7", {"n": "member"})
         assert await received(two.layer, channel) == ["member"]

@@ -233,7 +233,7 @@ def test_where_memory_can_not_be_given_back_it_stays(
     engine = open_store(tmp_path, kind, clock=clock, **LARGE)
     segment = engine.session.channels.segment
     # As on a disk.
-    monkeypatch.setattr(segment, "_granule", 1 << 21, raising=False)
+    monkeypatch.setattr(segment, "_known_granule", 1 << 21, raising=False)
     fill(engine)
     empty(engine)
     reserved = engine.statistics()["channel_bytes_reserved"]
