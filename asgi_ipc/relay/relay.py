@@ -100,8 +100,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 TOGETHER = 5.0
 #: Seconds after which a relay that is connected has heard all machines that are there.
 SETTLED = 1.5
-#: Seconds for a goodbye.
-_FAREWELL = 0.3
+#: Seconds for a goodbye; and after which a task that was cancelled and goes on is cancelled again,
+#: longer than what tasks do before they end.
+_FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
 #: Seconds after which what was learned of another machine is written down, and between two such
@@ -663,8 +664,12 @@ async def first_of(*coroutines: Awaitable[Any]) -> None:
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        # Before Python 3.12 `asyncio.wait_for` swallows a cancellation that comes together with
+        # its result, and the task would go on.
+        while left := [each for each in tasks if not each.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_CANCEL_AGAIN)
         await asyncio.gather(*tasks, return_exceptions=True)
     for each in ended:
         each.result()

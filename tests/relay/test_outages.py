@@ -13,6 +13,7 @@ from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.relay import report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
+from asgi_ipc.relay.relay import first_of
 from asgi_ipc.relay.way_out import OUT
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Site, eventually, received, run
@@ -243,6 +244,21 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
         assert two.count("gaps") == 0
 
     run(main)
+
+
+def test_a_task_that_swallows_a_cancellation_does_not_keep_a_relay_from_ending() -> None:
+    """R7: as `asyncio.wait_for` does before Python 3.12, once in some thousand ends."""
+    cancelled = []
+
+    async def stubborn() -> None:
+        while len(cancelled) < 2:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+
+    run(lambda: first_of(asyncio.sleep(0), stubborn()))
+    assert len(cancelled) == 2
 
 
 def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> None:
