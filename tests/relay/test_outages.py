@@ -248,7 +248,7 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
 
 def test_a_task_that_swallows_a_cancellation_does_not_keep_a_relay_from_ending() -> None:
     """R7: as `asyncio.wait_for` does before Python 3.12, once in some thousand ends."""
-    cancelled = []
+    cancelled: list[bool] = []
 
     async def stubborn() -> None:
         while len(cancelled) < 2:
