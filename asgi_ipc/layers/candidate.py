@@ -98,8 +98,7 @@ class Candidate:
         running = report.read(engine)
         if running is None or running.state in ("none", "stopped"):
             return
-        used = running.content.get("used")
-        other = agreement.unpacked(used) if isinstance(used, bytes) else None
+        other = agreement.of_report(running.content)
         mine = agreement.told(self.relay.used)
         for each in agreement.differences(mine, other) if other is not None else ():
             _log.warning(

@@ -123,8 +123,7 @@ def relay_of(engine: Engine) -> RelayInfo | None:
 def used_by_relay(engine: Engine) -> agreement.Noted | None:
     """Return what the relay that runs uses, or else a process that may relay; None if unknown."""
     found = report.read(engine) if engine.is_held(RELAY) else None
-    used = found.content.get("used") if found is not None else None
-    mine = agreement.unpacked(used) if isinstance(used, bytes) else None
+    mine = agreement.of_report(found.content) if found is not None else None
     return mine or next(iter(agreement.noted(engine)), None)
 
 

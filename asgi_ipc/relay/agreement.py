@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -106,6 +106,12 @@ def unpacked(packed: bytes) -> Noted | None:
         and (found.backlog is None or isinstance(found.backlog, int))
     )
     return found._replace(keys=tuple(found.keys)) if right else None
+
+
+def of_report(content: Mapping[str, Any]) -> Noted | None:
+    """Return what the relay that wrote a report uses; None if it does not say."""
+    used = content.get("used")
+    return unpacked(used) if isinstance(used, bytes) else None
 
 
 def differences(one: Noted, other: Noted) -> list[str]:
@@ -238,6 +244,7 @@ __all__ = [
     "differences",
     "note",
     "noted",
+    "of_report",
     "refuse_if_differs",
     "told",
     "unpacked",

@@ -97,10 +97,10 @@ class RedisWire:
             link = _Link(handle, ping, self._state)
             self._links.append(link)
             self._state.connections.append(link)
-            # One after the other takes as long as the way there, and a server may be far.
             await link.connect(self._address, self._tls)
             login = [(b"AUTH", *self._login)] if self._login else []
             link.greet([*login, *commands])
+        # Only now: a server may be far, and both greetings are answered at the same time.
         for link in self._links:
             await self._greeted(link)
         server, own = _pairs(await self._ask(b"HELLO")), self._ready_names + self._id
@@ -110,9 +110,8 @@ class RedisWire:
             )
         if server.get(b"role") in (b"replica", b"slave"):
             raise WireRefused(self._state.text("it is a replica; give the address of its primary"))
-        with contextlib.suppress(
-            WireRefused
-        ):  # This user may not, or the server has no such thing.
+        # This user may not, or the server has no such thing.
+        with contextlib.suppress(WireRefused):
             self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
         # Who may not publish must learn it now, and not when everything seems well.
         await self._ask(b"PUBLISH", own, b"")
@@ -134,7 +133,7 @@ class RedisWire:
         link, sent = self._links[0], 0
         while sent < len(frames):
             await self._window.opening(unsent=len(frames) - sent)
-            batch: list[tuple[bytes, ...]] = []
+            batch: list[Command] = []
             while sent < len(frames) and self._window.is_open:
                 topic, payload = frames[sent]
                 self._window.sent(len(payload))

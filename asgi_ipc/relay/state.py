@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from ..exceptions import WireError, WireLost, WireRefused
+from .texts import printable
 from .wire import WINDOW, Heard, Ready
 
 #: Looks at a connection in each ``timeout``.
@@ -119,8 +120,7 @@ class WireState:
         for secret in self._secrets:
             if len(secret) >= _SHORTEST_SECRET:
                 words = words.replace(secret, b"***")
-        text = "".join(c if c.isprintable() else "?" for c in words.decode("ascii", "replace"))
-        return text if len(text) <= _LONGEST_WORDS else text[:_LONGEST_WORDS] + "..."
+        return printable(words.decode("latin-1"), _LONGEST_WORDS)
 
     def _meaning(self, error: OSError) -> WireError:
         """Return what an error of the network means."""
