@@ -6,9 +6,7 @@ The tests become these users, and so need root.
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,13 +26,10 @@ from tests.tools.stores import (
     open_store,
     record,
 )
+from tests.tools.users import users_of_worker
 
-#: Loaded before a process becomes another user, which may not read where Python lies.
-LOADED = (grp, pwd)
-#: Other users and another group for each worker, as all that a user has is looked at.
-WORKER = 10 * int(os.environ.get("PYTEST_XDISTWORKER", "gw0")[2:])
-OWNER, MEMBER, STRANGER = (number + WORKER for number in (20_001, 20_002, 20_003))
-GROUP = 12_345 + WORKER
+OWNER, MEMBER, STRANGER = users_of_worker(20_001, 20_002, 20_003)
+(GROUP,) = users_of_worker(12_345)
 
 
 def remove_memory_of(*users: int) -> None:

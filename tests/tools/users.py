@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,12 +13,28 @@ import pytest
 
 from conformance.forks import in_child
 
-__all__ = ["NOBODY", "as_nobody", "needs_root", "public_path"]
+# What a store loads at its first use. Another user may not read where Python lies.
+for _name in ("grp", "pwd", "_posixshmem", "sysv_ipc"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
+
+__all__ = ["NAMES_WORKER", "NOBODY", "as_nobody", "needs_root", "public_path", "users_of_worker"]
 
 #: Of a user, and of a group, that nothing belongs to.
 NOBODY = 65534
+#: The variable in which pytest-xdist tells a process of tests its name: gw0, gw1 and so on.
+NAMES_WORKER = "PYTEST_XDIST_WORKER"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+def users_of_worker(*numbers: int) -> tuple[int, ...]:
+    """Numbers of users and groups that no test has that runs at the same time.
+
+    Tests look at all that a user has, and remove it.
+    """
+    worker = int(os.environ.get(NAMES_WORKER, "gw0")[2:])
+    return tuple(number + 10 * worker for number in numbers)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from asgi_ipc.engines.shm.heap.layout import SMALLEST
 from asgi_ipc.engines.shm.locks.base import Gone
 from asgi_ipc.exceptions import StoreCorrupt, StoreUnavailable
 from tests.tools.commands import check, remove
-from tests.tools.hostile import WORKER, remove_memory_of
+from tests.tools.hostile import remove_memory_of
 from tests.tools.stores import (
     ENGINES,
     assert_sound,
@@ -40,6 +40,7 @@ from tests.tools.stores import (
 from tests.tools.users import (
     needs_root,
     public_path,
+    users_of_worker,
 )
 from tests.torture.damage import (
     Spoiler,
@@ -52,7 +53,7 @@ pytestmark = [
     pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it looks into /proc"),
 ]
 
-VICTIM, MEMBER, GROUP = (number + WORKER for number in (61_001, 61_002, 61_003))
+VICTIM, MEMBER, GROUP = users_of_worker(61_001, 61_002, 61_003)
 #: Seconds of fuzzing; a longer run: FUZZ=600 in the environment.
 SECONDS = float(os.environ.get("FUZZ", "4"))
 #: What a process may need beyond what it has.

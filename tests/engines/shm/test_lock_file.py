@@ -38,6 +38,7 @@ from tests.tools.stores import (
     in_child,
 )
 from tests.tools.users import (
+    NAMES_WORKER,
     needs_root,
 )
 
@@ -92,6 +93,11 @@ def try_everything(folder: Path, kind: type[SharedMemoryEngine]) -> None:
         members_store(folder, kind).close()
     with contextlib.suppress(StoreUnavailable):
         members_store(folder, kind).destroy()
+
+
+def test_no_test_that_runs_at_the_same_time_has_these_users(worker_id: str) -> None:
+    """It would remove all that they have, as tests here do when they end."""
+    assert os.environ.get(NAMES_WORKER, "master") == worker_id
 
 
 def test_a_forged_lock_file_reaches_nothing_but_the_store(

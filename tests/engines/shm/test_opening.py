@@ -32,9 +32,12 @@ from tests.tools.users import (
     as_nobody,
     needs_root,
     public_path,
+    users_of_worker,
 )
 
 __all__ = ["public_path"]
+
+MEMBER, STRANGER, GROUP = users_of_worker(62_001, 62_002, 62_003)
 
 
 def segment_file(directory: Path, name: str = "channels") -> Path:
@@ -136,7 +139,7 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
     kind: type[SharedMemoryEngine], public_path: Path
 ) -> None:
     shared = public_path / "shared"
-    engine = open_store(shared, kind, group=12_345)
+    engine = open_store(shared, kind, group=GROUP)
     try:
         engine.push([record(engine, b"a", b"for the group")])
 
@@ -144,10 +147,10 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
-            return open_store(shared, kind, group=12_345)
+            return open_store(shared, kind, group=GROUP)
 
         def member() -> None:
-            mine = user(20_001, 12_345)
+            mine = user(MEMBER, GROUP)
             assert mine.pop(b"a")[0].payload == b"for the group"
             bell = mine.bell()
             mine.push([record(mine, b"b", b"from a member")])
@@ -156,11 +159,11 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
 
         def stranger() -> None:
             with pytest.raises(StoreUnavailable):
-                user(20_002, 20_002)
+                user(STRANGER, STRANGER)
 
         def destroyer() -> None:
             # Where only its maker may remove memory, that is said, and nothing is changed.
-            mine = user(20_001, 12_345)
+            mine = user(MEMBER, GROUP)
             if kind is MmapEngine:
                 mine.destroy()
                 return
@@ -178,7 +181,7 @@ def test_a_store_opened_to_a_group_serves_its_members_and_nobody_else(
         in_child(destroyer)
         assert len(engine.pop(b"a")) == (kind is not MmapEngine)
         engine.push([record(engine, b"a", b"in a new store")])
-        in_child(lambda: user(20_001, 12_345).close())
+        in_child(lambda: user(MEMBER, GROUP).close())
     finally:
         engine.destroy()
     assert list(shared.iterdir()) == []
