@@ -117,13 +117,14 @@ class Snapshot(NamedTuple):
 def left_behind(before: Snapshot, files: set[str], prefix: str, children: list[int]) -> list[str]:
     """Return in words what exists now and did not before; empty if nothing leaked."""
     found: list[str] = []
-    for patience in (0, 0.05, 0.2, 0.5, patient(1), patient(5)):
+    for patience in (0, 0.05, 0.2, 0.5, patient(1)):
+        # A finished thread or a garbage cycle is no leak, but may take a moment to disappear.
+        if patience:
+            time.sleep(patience)
+            gc.collect()
         found = _differences(before, files, prefix, children)
         if not found:
             break
-        # A finished thread or a garbage cycle is no leak, but may take a moment to disappear.
-        time.sleep(patience)
-        gc.collect()
     return found
 
 
