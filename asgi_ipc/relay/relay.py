@@ -84,7 +84,7 @@ from .way_out import (
     OUT,
     RELAY,
     WAITS,
-    WayOut,
+    Backlog,
 )
 from .wire import Wire
 from .work import Work
@@ -169,7 +169,7 @@ class Relay:
         self.inbound.learned = self._report_soon
         self.inbound.heard_copy = self._copy_was_heard
         self._flushes = Flushes(self.peers, self._answer_flush)
-        self._way_out = WayOut(self.engine, options.backlog)
+        self._backlog = Backlog(self.engine, options.backlog)
         self._agreement = Agreement(self.engine, options.used, dedicated)
         #: When the server was last known to be there, on the engine's clock; None if it never was.
         self._contact: int | None = None
@@ -277,7 +277,7 @@ class Relay:
                     self.options.shown,
                     each,
                 )
-            self.counts.dropped("way out full", self._way_out.trim())
+            self.counts.dropped("way out full", self._backlog.trim())
             self.peers.forget(self.engine.clock())
             self._flushes.look()
             self.counts.warn()
