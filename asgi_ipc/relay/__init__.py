@@ -12,8 +12,9 @@ which forked children keep nothing, or a process of its own, with the `options` 
 the store, for which a `store_bell` is rung; `inbound` delivers those of other machines, of which
 `peers` keeps the sequences and, with keys, asks for proof; `shards` are what this machine
 hears, `work` is what lies on the server for any of them, and `flushes` wait for other machines.
-`counts` become the `report` that the next relay, and people, read. `failures` are errors that no
-relay should meet, and `texts` what others say, as people may see it.
+`counts` become the `report` that the next relay, and people, read, as the `report_writer` writes
+it. `failures` are errors that no relay should meet, and `texts` what others say, as people may see
+it.
 
 Loaded only if a layer has the option ``relay``, or by the commands for relays. Imports may go to
 `policy` and below; only `layers` and `cli` import from here. Public are `wire` and `memory`.
