@@ -29,8 +29,7 @@ from ..policy import groups
 from ..relay import agreement, way_out
 from ..relay.flushes import PATIENCE
 from ..relay.frames import FLUSH_BYTES, Kind, pack_excluded, pack_join, shard_of
-from ..relay.machine import RelayOptions
-from ..relay.options import check_engine
+from ..relay.options import RelayOptions, check_engine
 from ..relay.way_out import (
     ANSWER,
     DROPPED,

@@ -10,7 +10,8 @@ from ..engines.base import NODE_BYTES
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
 from .counts import Counts
 from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_excluded, unpack_join
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .peers import Peers
 
 _log = logging.getLogger("asgi_ipc")

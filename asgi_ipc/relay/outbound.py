@@ -26,7 +26,8 @@ from .frames import (
     shard_topic,
     version_for,
 )
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .peers import Peers
 from .store_bell import StoreBell
 from .way_out import OUT

@@ -68,7 +68,8 @@ from .counts import Counts
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .outbound import BATCH, Outbound
 from .peers import EXPECTED, Peers, checked_sequences
 from .report_writer import ReportWriter

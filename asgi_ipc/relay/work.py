@@ -24,7 +24,8 @@ from ..engines.base import NODE_BYTES, Members, Popped
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from .counts import INTERVAL, Counts
 from .frames import Kind, NoFrame, RelayFrame, pack, unpack
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .way_out import FULL, WAITING, read, receiver_channel, receiver_process, unpack_work
 from .wire import Wire
 

@@ -16,8 +16,8 @@ from asgi_ipc.layers.candidate import Candidate
 from asgi_ipc.layers.local_machine import LocalMachine
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
-from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.options import RelayOptions
 from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY

@@ -24,7 +24,7 @@ from ..output import note
 if TYPE_CHECKING:
     from ...engines.base import Engine
     from ...relay.failures import Failures
-    from ...relay.machine import RelayOptions
+    from ...relay.options import RelayOptions
 
 _log = logging.getLogger("asgi_ipc")
 
