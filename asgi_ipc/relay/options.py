@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from ..engines.base import Engine
 from ..exceptions import OptionError
 from .agreement import Used
-from .choice import find_wire, open_wire
 from .frames import NEWEST, OLDEST
 from .sealing import Sealer
-from .settings import Fault, WireOptionError, shown
 from .way_out import SHARE_OF_STORE
 from .wire import Wire
+from .wire_choice import find_wire, open_wire
+from .wire_settings import Fault, WireOptionError, shown
 
 #: Smallest bound of the way out, in bytes; it must hold a message of any size.
 SMALLEST_BACKLOG = 2 * 1024 * 1024
