@@ -123,7 +123,7 @@ def _check_options(config: pytest.Config) -> None:
 
 def _check_wires(config: pytest.Config) -> None:
     from asgi_ipc.exceptions import OptionError
-    from asgi_ipc.relay.choice import BUILT_IN, find_wire
+    from asgi_ipc.relay.wire_choice import BUILT_IN, find_wire
 
     for wire in chosen(config, "--wire"):
         try:

@@ -17,7 +17,7 @@ from ..exceptions import (
 from ..policy.expiry import LONGEST
 from ..relay import agreement, report, way_out
 from ..relay.failures import Failures
-from ..relay.machine import RelayOptions
+from ..relay.options import RelayOptions
 from ..relay.thread import RelayThread
 from ..relay.way_out import (
     DEDICATED,

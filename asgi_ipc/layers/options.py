@@ -20,7 +20,7 @@ from ..policy.capacity import Capacities, CapacityExceptions
 from ..policy.expiry import lifetime
 
 if TYPE_CHECKING:
-    from ..relay.machine import RelayOptions
+    from ..relay.options import RelayOptions
 
 #: Sizes of a store's memory unless the user gives others, in bytes; and the bound of what a
 #: process holds unread.

@@ -1,7 +1,7 @@
 """A layer whose store is joined to those of other machines (`asgi_ipc.relay.relay`).
 
-Loaded only with the option ``relay``. It sends what is for other machines to the relay as well, by
-the way out of the store.
+Loaded only with the option ``relay``. Does what `core` does, and leaves what is for other machines
+on the way out of the store (`asgi_ipc.relay.way_out`), from which the machine's relay takes it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from ..exceptions import (
 from ..policy import groups
 from ..relay import agreement, way_out
 from ..relay.flushes import PATIENCE
-from ..relay.frames import Kind, pack_excluded, pack_join, shard_of
-from ..relay.machine import RelayOptions
-from ..relay.options import check_engine
+from ..relay.frames import FLUSH_BYTES, Kind, pack_excluded, pack_join, shard_of
+from ..relay.options import RelayOptions, check_engine
 from ..relay.way_out import (
     ANSWER,
     DROPPED,
@@ -42,7 +41,7 @@ from ..relay.way_out import (
     NO_ROOM,
     OUT,
     RELAY,
-    WayOut,
+    Backlog,
 )
 from .candidate import Candidate
 from .core import LayerCore, PendingFlush
@@ -73,16 +72,17 @@ class RelayedCore(LayerCore):
         #: Records for which there was no room, and of which the relay has not heard yet.
         self._untold = 0
         self.shares_channels = self._relay.shares is not None
-        #: Where a channel is. Names of this machine stay so, as it has the same bytes as long as it
-        #: has the names.
-        self._place = lru_cache(_REMEMBERED)(self._find_out)
+        #: Where a channel is. Cached: as long as channels have this machine's node in their names,
+        #: it has that node.
+        self._place = lru_cache(_REMEMBERED)(self._find_place)
         self._known_full: tuple[Demultiplexer, Members] | None = None
         #: With the demultiplexer that they belong to.
-        self._way_out: tuple[Demultiplexer, WayOut] | None = None
+        self._backlog: tuple[Demultiplexer, Backlog] | None = None
         self._heard: tuple[Demultiplexer, Members | None] | None = None
         try:
-            check_engine(self.demux.engine, options.engine)
-            self._accompany(self.demux)
+            demux = super().demux
+            check_engine(demux.engine, options.engine)
+            self._become_candidate(demux)
         except BaseException:
             self.close()
             raise
@@ -91,27 +91,30 @@ class RelayedCore(LayerCore):
     def demux(self) -> Demultiplexer:
         """The demultiplexer, opened again if the layer was closed."""
         demux = super().demux
-        if Candidate not in demux.companions and hasattr(self, "_heard"):
-            self._accompany(demux)
+        if Candidate not in demux.companions:
+            self._become_candidate(demux)
         return demux
 
-    def _accompany(self, demux: Demultiplexer) -> None:
-        """Let this process relay for the demultiplexer's store. Raises `OptionError`."""
-        there = demux.companions.get(Candidate)
-        if there is None:
-            # In one step: another thread may be about to do the same.
+    def _become_candidate(self, demux: Demultiplexer) -> None:
+        """Let this process relay for the demultiplexer's store, if no other does (R7).
+
+        Raises `OptionError` if another layer of this process has other options for the relay.
+        """
+        candidate = demux.companions.get(Candidate)
+        if candidate is None:
             made = Candidate(demux, self.options, self._relay)
-            there = demux.companions.setdefault(Candidate, made)
-        if isinstance(there, Candidate) and there.relay.used != self._relay.used:
+            # In one step: another thread may do the same.
+            candidate = demux.companions.setdefault(Candidate, made)
+        if isinstance(candidate, Candidate) and candidate.relay.used != self._relay.used:
             what = agreement.differences(
-                agreement.told(self._relay.used), agreement.told(there.relay.used)
+                agreement.told(self._relay.used), agreement.told(candidate.relay.used)
             )
             raise OptionError(
                 "this layer and another of this process on the same store have different options"
                 f" for the relay: {'; '.join(what)}; give both the same, as a store has one relay"
             )
 
-    def _find_out(self, channel: str) -> int:
+    def _find_place(self, channel: str) -> int:
         owner = channel_name(channel).owner
         if owner:
             is_here = owner[:NODE_BYTES] == self.demux.engine.identity[:NODE_BYTES]
@@ -138,9 +141,10 @@ class RelayedCore(LayerCore):
         if place == _SHARED:
             capacity = self.capacity_of(channel)
             self._now_or_later(self._check_room, channel, capacity, len(body))
-            self._now_or_later(self._leave, Kind.WORK, channel, way_out.pack_work(capacity, body))
+            payload = way_out.pack_work(capacity, body)
+            self._now_or_later(self._send_out, Kind.WORK, channel, payload)
         else:
-            self._now_or_later(self._leave, Kind.CHANNEL, channel, body)
+            self._now_or_later(self._send_out, Kind.CHANNEL, channel, body)
 
     def _check_room(self, channel: str, capacity: int, size: int) -> None:
         """Raise `ChannelFull` if a shared channel, or the way to it, is known to be full (R12)."""
@@ -182,40 +186,38 @@ class RelayedCore(LayerCore):
                 with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                     self._now_or_later(receivers.wait_no_more, member)
 
-    def _leave(self, kind: Kind, channel: str, payload: bytes) -> None:
-        """Put something for a channel of another machine on the way out. Raises `StoreFull`."""
+    def _send_out(self, kind: Kind, channel: str, payload: bytes) -> None:
+        """Push what is for a channel of another machine on the way out. Raises `StoreFull`."""
         demux = self.demux
         deadline = demux.engine.clock() + self.options.message_lifetime
         head = way_out.header(kind, channel.encode("ascii"), self._seals)
         record = Record(OUT, head + payload, deadline, MOST_RECORDS)
-        self._push_out(demux, record)
-        self._pushed(demux, len(record.payload))
-
-    def _push_out(self, demux: Demultiplexer, record: Record) -> None:
-        refused = self._try_push_out(demux, record)
+        refused = self._push_out(demux, record)
         if refused is not None:
             raise StoreFull(f"no room for a message to another machine: {refused.detail}")
+        self._trim_if_due(demux, len(record.payload))
 
-    def _try_push_out(self, demux: Demultiplexer, record: Record) -> Refused | None:
+    def _push_out(self, demux: Demultiplexer, record: Record) -> Refused | None:
         """Push a record, dropping the oldest for it if need be; return why that could not be."""
         refused = demux.engine.push((record,))
         if not refused:
             return None
-        # Not within its bound, as nobody looked: the oldest go.
-        dropped = self._bounds(demux).make_room()
+        # The way out may have outgrown its bound between two looks.
+        dropped = self._backlog_in(demux).make_room()
         again = demux.engine.push((record,))
         self._count_refused(demux, dropped, refused[0])
         return again[0] if again else None
 
-    def _bounds(self, demux: Demultiplexer) -> WayOut:
-        if self._way_out is None or self._way_out[0] is not demux:
-            self._way_out = demux, WayOut(demux.engine, self._relay.backlog)
-        return self._way_out[1]
+    def _backlog_in(self, demux: Demultiplexer) -> Backlog:
+        if self._backlog is None or self._backlog[0] is not demux:
+            self._backlog = demux, Backlog(demux.engine, self._relay.backlog)
+        return self._backlog[1]
 
-    def _pushed(self, demux: Demultiplexer, size: int) -> None:
-        self._count(demux, self._bounds(demux).pushed(size))
+    def _trim_if_due(self, demux: Demultiplexer, size: int) -> None:
+        """Keep the way out within its bound, after a record of ``size`` bytes was pushed (R8)."""
+        self._count_dropped(demux, self._backlog_in(demux).pushed(size))
 
-    def _count(self, demux: Demultiplexer, dropped: int) -> None:
+    def _count_dropped(self, demux: Demultiplexer, dropped: int) -> None:
         """Count and log what was dropped from the way out (R8)."""
         if not dropped:
             return
@@ -236,7 +238,7 @@ class RelayedCore(LayerCore):
         While the store has no room the relay can't be told; it is told later.
         """
         if not why.no_room or why.over_share:
-            self._count(demux, dropped)
+            self._count_dropped(demux, dropped)
             return
         self._untold += dropped
         if self._untold and way_out.notice(demux.engine, NO_ROOM, way_out.pack_count(self._untold)):
@@ -284,7 +286,7 @@ class RelayedCore(LayerCore):
         exclude: Collection[str],
     ) -> Sequence[str]:
         dropped = super()._broadcast(demux, group, table, body, deadline, exclude)
-        self._pushed(demux, len(body) + _EXTRA)
+        self._trim_if_due(demux, len(body) + _EXTRA)
         return dropped
 
     def _dropped(
@@ -298,7 +300,7 @@ class RelayedCore(LayerCore):
     ) -> list[str]:
         here = [each for each in refused if pushed[each.position].queue != OUT]
         if len(here) < len(refused):
-            why = self._try_push_out(demux, records[-1])
+            why = self._push_out(demux, records[-1])
             if why is not None:
                 self._count_refused(demux, 1, why)
         return super()._dropped(demux, group, plan, pushed, records, here) if here else []
@@ -313,7 +315,7 @@ class RelayedCore(LayerCore):
             )
         if place == _FAR:
             payload = pack_join(group_name(group), self.options.membership_lifetime)
-            self._now_or_later(self._leave, Kind.JOIN, channel, payload)
+            self._now_or_later(self._send_out, Kind.JOIN, channel, payload)
             return False
         watched = super().group_add(group, channel)
         self._now_or_later(self._announce, group_name(group))
@@ -331,7 +333,7 @@ class RelayedCore(LayerCore):
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, on its machine (S13, R2)."""
         if self.place(channel) == _FAR:
-            self._now_or_later(self._leave, Kind.LEAVE, channel, group_name(group))
+            self._now_or_later(self._send_out, Kind.LEAVE, channel, group_name(group))
             return
         super().group_discard(group, channel)
 
@@ -350,14 +352,14 @@ class RelayedCore(LayerCore):
 
 
 class _FarFlush:
-    """A flush of all machines, as the process that asked for it waits for the answer."""
+    """A flush of all machines, seen from the process that asks the relay for it."""
 
     def __init__(self, engine: Engine, url: str) -> None:
         self._engine, self._url = engine, url
-        self._number = os.urandom(16)
-        self._began = time.monotonic()
-        self._asked = self._held = self._began - _ASK_AGAIN
-        self._held += _ASK_AGAIN
+        self._number = os.urandom(FLUSH_BYTES)
+        #: When the flush began, when this process last asked, and when a relay was last there.
+        self._began = self._held = time.monotonic()
+        self._asked = self._began - _ASK_AGAIN
 
     def is_done(self) -> bool:
         engine, now = self._engine, time.monotonic()

@@ -189,8 +189,8 @@ class Agreement:
         self._alone: float | None = None
         self.differences: list[str] = []
 
-    def look(self) -> list[str]:
-        """Look again, and return differences that are new.
+    def new_differences(self) -> list[str]:
+        """Compare again, and return the differences that were not there before.
 
         Raises `Differs` rather than leak, and in a dedicated relay with which no process has agreed
         for `PATIENCE` seconds: it may have begun before the site.

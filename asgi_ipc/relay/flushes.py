@@ -1,10 +1,16 @@
-"""Flushes of all machines: which of them have still to confirm (R9)."""
+"""Flushes of all machines (R9): those of this machine's processes, and those that others ask for.
+
+`OwnFlushes` knows which machines have still to confirm a flush that a process here has asked for,
+and answers that process. `FlushesFromAfar` bounds what other machines can have this one do. `Relay`
+empties the store, and says so.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from .frames import FLUSH_BYTES, NoFrame
 from .peers import Peers
 
 #: Seconds for which other machines are waited for.
@@ -15,6 +21,10 @@ BARRIER = 2 * 1_000_000_000
 _REMEMBERED = 64
 #: Machines that are named.
 _NAMED = 20
+#: Flushes that other machines may ask for at once, and seconds until they may ask for one more.
+_BURST, _EVERY = 4, 1.0
+#: Flushes of one machine that are carried out together, at most.
+_MOST_OF_ONE = 8
 
 
 class _Flush:
@@ -25,7 +35,7 @@ class _Flush:
         self.clears, self.failure = clears, ""
 
 
-class Flushes:
+class OwnFlushes:
     """The flushes that processes of this machine have asked for.
 
     ``answer`` is called with the number of a flush and what was not done: the end of the sentence
@@ -49,7 +59,10 @@ class Flushes:
         return True
 
     def begin(self, number: bytes, clears: bool = False) -> None:
-        """Wait for all machines that should be there, and if it ``clears`` for `cleared`."""
+        """Wait for all machines that should be there, and if it ``clears`` for `cleared`.
+
+        Does not block: `end_finished` ends it.
+        """
         names = {peer.node: peer.shown() for peer in self._peers.expected()}
         self._open[number] = _Flush(names, clears)
 
@@ -66,7 +79,7 @@ class Flushes:
         flush = self._open.get(number)
         if flush is not None:
             flush.clears, flush.failure = False, failure
-            self.look()
+            self.end_finished()
 
     def confirmed(self, number: bytes, node: bytes) -> None:
         """Note that a machine has flushed."""
@@ -74,9 +87,9 @@ class Flushes:
         flush = self._open.get(number)
         if flush is not None:
             flush.waits_for.pop(node, None)
-            self.look()
+            self.end_finished()
 
-    def look(self) -> None:
+    def end_finished(self) -> None:
         """End the flushes that all machines have confirmed, or whose time is over."""
         for number, flush in list(self._open.items()):
             if flush is None:
@@ -93,6 +106,44 @@ class Flushes:
             del self._answered[next(iter(self._answered))]
         self._answered[number] = missing
         self._answer(number, missing)
+
+
+class FlushesFromAfar:
+    """The flushes that other machines ask for, and when they are carried out.
+
+    `_BURST` of them are carried out at once, and then one in `_EVERY` seconds: anything may be
+    published on the server. Those that come meanwhile are carried out together with it.
+    """
+
+    def __init__(self) -> None:
+        #: Those still to be carried out, by number, with the machine that has asked for each.
+        self._asked: dict[bytes, bytes] = {}
+        #: How many may be carried out at once, and as of when.
+        self._allowed, self._as_of = float(_BURST), time.monotonic()
+
+    def ask(self, number: bytes, node: bytes) -> float | None:
+        """Note a flush; return in how many seconds to `take` it, or None if others do that already.
+
+        Raises `NoFrame` if that is no number, or the machine has asked for too many.
+        """
+        if len(number) != FLUSH_BYTES:
+            raise NoFrame("no frame")
+        if list(self._asked.values()).count(node) >= _MOST_OF_ONE:
+            raise NoFrame("too many flushes")
+        self._asked[number] = node
+        if len(self._asked) > 1:
+            return None
+        now = time.monotonic()
+        more = (now - self._as_of) / _EVERY
+        self._allowed, self._as_of = min(float(_BURST), self._allowed + more), now
+        wait = max(0.0, 1.0 - self._allowed) * _EVERY
+        self._allowed -= 1
+        return wait
+
+    def take(self) -> Mapping[bytes, bytes]:
+        """Return the flushes to carry out now, by number, with the machine that asked for each."""
+        asked, self._asked = self._asked, {}
+        return asked
 
 
 def _not_done(flush: _Flush) -> str:
@@ -113,4 +164,4 @@ def _not_done(flush: _Flush) -> str:
     return "; and ".join(parts)
 
 
-__all__ = ["BARRIER", "PATIENCE", "Flushes"]
+__all__ = ["BARRIER", "PATIENCE", "FlushesFromAfar", "OwnFlushes"]

@@ -1,4 +1,4 @@
-"""Act on what is heard, whatever it is (R10)."""
+"""Deliver what other machines publish, and drop whatever is no frame or message (R10)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..engines.base import NODE_BYTES
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
 from .counts import Counts
 from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_excluded, unpack_join
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .peers import Peers
 
 _log = logging.getLogger("asgi_ipc")
@@ -22,8 +23,10 @@ FORMER = 10 * 1_000_000_000
 class Inbound:
     """Hears frames, and delivers what they carry to this machine.
 
-    ``act`` is called with what other relays have to say themselves, and ``joined`` with the group
-    that a channel of this machine has entered from afar.
+    Calls ``act`` with each frame that another relay publishes for relays; ``joined`` with the group
+    that another machine has added a channel of this one to; ``learned`` once something is known of
+    another machine that the next relay must know; and ``heard_copy`` if another machine has the
+    same identity.
     """
 
     def __init__(
@@ -35,16 +38,15 @@ class Inbound:
         counts: Counts,
         act: Callable[[RelayFrame], None],
         joined: Callable[[bytes], None],
+        learned: Callable[[], None],
+        heard_copy: Callable[[], None],
     ) -> None:
         self._machine, self._options, self._term = machine, options, term
         self._engine, self._node = machine.engine, machine.engine.identity[:NODE_BYTES]
         self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
+        self._learned, self._heard_copy = learned, heard_copy
         self._prefix = options.prefix.encode() + b"\0"
         self._began, self._has_failed = self._engine.clock(), False
-        #: Called when something was learned of another machine that the next relay must know.
-        self.learned: Callable[[], None] = lambda: None
-        #: Called when another machine was heard that has the same identity.
-        self.heard_copy: Callable[[], None] = lambda: None
 
     def hear(self, topic: bytes, data: bytes) -> None:
         """Act on what was published on a topic; drop and count what is no frame or message."""
@@ -75,7 +77,7 @@ class Inbound:
         self._counts.add("gaps", self._peers.gaps - gaps)
         if self._peers.has_news:
             self._peers.has_news = False
-            self.learned()
+            self._learned()
         if refused is not None:
             self._counts.dropped(refused)
             return
@@ -99,7 +101,7 @@ class Inbound:
         if is_copy:
             # Another machine's store has the same bytes: a copy of this one's files.
             self._counts.dropped("from a copy of this store")
-            self.heard_copy()
+            self._heard_copy()
         elif frame.term == self._term and topic == ALL and frame.kind is Kind.BEAT:
             self._act(frame)
 

@@ -1,17 +1,11 @@
-"""What a relay needs to know: its machine, and how it is to work."""
+"""What a relay needs of its machine; `asgi_ipc.layers.local_machine` provides it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Collection
+from typing import Protocol
 
 from ..engines.base import Engine
-from .agreement import Used
-from .frames import NEWEST, OLDEST
-from .wire import Wire
-
-if TYPE_CHECKING:
-    from .sealing import Sealer
 
 
 class Machine(Protocol):
@@ -43,24 +37,4 @@ class Machine(Protocol):
         """Empty the store."""
 
 
-class RelayOptions(NamedTuple):
-    """How a relay is to work."""
-
-    prefix: str
-    #: The server's URL without credentials, for people.
-    shown: str
-    #: Makes a wire that is not connected.
-    wire: Callable[[], Wire]
-    #: Bytes that may wait on the way out.
-    backlog: int
-    #: Whether an ordinary channel is shared with other machines; None: none is.
-    shares: Callable[[str], bool] | None = None
-    #: Seals and opens frames; None: frames are neither encrypted nor authenticated.
-    sealer: Sealer | None = None
-    #: The oldest and the newest format that it reads.
-    formats: tuple[int, int] = (OLDEST, NEWEST)
-    #: What it takes from its options that other processes of the site must have as well.
-    used: Used = Used("")
-
-
-__all__ = ["Machine", "RelayOptions"]
+__all__ = ["Machine"]

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ..exceptions import WireError, WireLost, WireRefused
-from .settings import COMMON, Settings, check_frames, check_topic
-from .state import WireState, copied
 from .wire import Frame, Heard, Pushed, Ready, WireCapabilities
+from .wire_settings import COMMON, Settings, check_frames, check_topic
+from .wire_state import WireState, copied
 
 #: Bytes that a wire may have unread before the server drops it, as servers do.
 UNREAD_LIMIT = 32 * 1024 * 1024

@@ -18,9 +18,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from ..exceptions import WireError, WireLost, WireRefused
-from .settings import COMMON, CREDENTIALS, TEXT, TLS, Option, Settings, check_frames, check_topic
-from .state import PROGRESS, Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
+from .wire_settings import (
+    COMMON,
+    CREDENTIALS,
+    TEXT,
+    TLS,
+    Option,
+    Settings,
+    check_frames,
+    check_topic,
+)
+from .wire_state import PROGRESS, Window, WireState
 
 #: The largest frame, and the smallest limit of a server with which a relay can work.
 FRAME_LIMIT, SMALLEST_LIMIT = 16 * 1024 * 1024, 1024

@@ -1,24 +1,44 @@
-"""Check the options ``relay``, ``relay_options`` and ``relay_channels``."""
+"""The options of a relay: ``relay``, ``relay_options`` and ``relay_channels``, checked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import translate
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..engines.base import Engine
 from ..exceptions import OptionError
 from .agreement import Used
-from .choice import find_wire, open_wire
-from .machine import RelayOptions
+from .frames import NEWEST, OLDEST
 from .sealing import Sealer
-from .settings import Fault, WireOptionError, shown
 from .way_out import SHARE_OF_STORE
 from .wire import Wire
+from .wire_choice import find_wire, open_wire
+from .wire_settings import Fault, WireOptionError, shown
 
 #: Smallest bound of the way out, in bytes; it must hold a message of any size.
 SMALLEST_BACKLOG = 2 * 1024 * 1024
+
+
+class RelayOptions(NamedTuple):
+    """The checked options of a relay, as `checked` returns them."""
+
+    prefix: str
+    #: The server's URL without credentials, for people.
+    shown: str
+    #: Makes a wire that is not connected.
+    wire: Callable[[], Wire]
+    #: Bytes that may wait on the way out.
+    backlog: int
+    #: Whether an ordinary channel is shared with other machines; None: none is.
+    shares: Callable[[str], bool] | None = None
+    #: Seals and opens frames; None: frames are neither encrypted nor authenticated.
+    sealer: Sealer | None = None
+    #: The oldest and the newest format that it reads.
+    formats: tuple[int, int] = (OLDEST, NEWEST)
+    #: What of its options all processes of the site must have alike.
+    used: Used = Used("")
 
 
 def checked(
@@ -193,4 +213,4 @@ def check_engine(engine: Engine, name: object) -> None:
         )
 
 
-__all__ = ["SMALLEST_BACKLOG", "check_engine", "checked", "problems"]
+__all__ = ["SMALLEST_BACKLOG", "RelayOptions", "check_engine", "checked", "problems"]

@@ -1,4 +1,4 @@
-"""Publish: what is on the way out of the store, and what the relay itself has to say."""
+"""Publish what is on the way out of the store, and what the relay itself has to say."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from .frames import (
     shard_topic,
     version_for,
 )
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .peers import Peers
 from .store_bell import StoreBell
 from .way_out import OUT
@@ -72,9 +73,9 @@ class Outbound:
         """Begin on a new connection: the last beats may have been lost with the former one."""
         self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
 
-    def look(self) -> None:
-        """Look at the way out soon, as a wake-up may have been lost."""
-        self._bell.look()
+    def wake(self) -> None:
+        """Have `pump` look at the way out, as a wake-up may have been lost."""
+        self._bell.wake()
 
     def close(self) -> None:
         """Hear no more of the way out. May be called twice."""
@@ -84,7 +85,7 @@ class Outbound:
         """Publish what is on the way out, as it comes, without end. Raises as the wire."""
         limit = 8
         while True:
-            # Popped under the lock: who is cancelled while a slow server holds it has taken none.
+            # Popped under the lock: a `pump` that is cancelled while it waits has taken no record.
             async with self.publishing:
                 records = self._engine.pop(OUT, limit, self._bell.bell)
                 self._refuse_unsealed(records)

@@ -20,9 +20,9 @@ from urllib.parse import unquote
 from ..exceptions import WireError, WireLost, WireRefused
 from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
 from .resp import ErrorReply, Reader, pack
-from .settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
-from .state import PROGRESS, Window, WireState
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
+from .wire_settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
+from .wire_state import PROGRESS, Window, WireState
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024

@@ -57,7 +57,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 from ..engines.base import NODE_BYTES, Record
@@ -65,12 +65,14 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError,
 from . import report, way_out
 from .agreement import Agreement
 from .counts import Counts
-from .flushes import BARRIER, PATIENCE, Flushes
-from .frames import ALL, FLUSH_BYTES, LIMIT, Kind, NoFrame, RelayFrame, is_topic, machine_topic
+from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
+from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .outbound import BATCH, Outbound
 from .peers import EXPECTED, Peers, checked_sequences
+from .report_writer import ReportWriter
 from .shards import Shards
 from .store_bell import StoreBell
 from .texts import printable
@@ -84,7 +86,7 @@ from .way_out import (
     OUT,
     RELAY,
     WAITS,
-    WayOut,
+    Backlog,
 )
 from .wire import Wire
 from .work import Work
@@ -105,15 +107,8 @@ SETTLED = 1.5
 _FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
-#: Seconds after which what was learned of another machine is written down, and between two such
-#: reports.
-_SOON, _REPORTS = 0.02, 0.25
 #: Seconds between two beats that others have hurried.
 _HURRIED = 0.05
-#: Flushes that other machines may ask for at once, and seconds until one more may be.
-_FLUSHES, _FLUSH_EVERY = 4, 1.0
-#: Flushes of one machine that are confirmed together, at most.
-_MOST_FLUSHES = 8
 #: Characters of what a server says that are shown.
 _ERROR = 500
 
@@ -131,17 +126,27 @@ class Relay:
         self.node = self.engine.identity[:NODE_BYTES]
         self.host = printable(socket.gethostname(), 100).encode("ascii")
         self.peers, self.counts = Peers(options.sealer is not None), Counts(options.shown)
-        #: The last sequences that the former relay has written down.
-        self._former: dict[bytes, int] = {}
-        self.term = self._take_over()
+        self.term, sequences = self._take_over()
+
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
+        self._wire: Wire | None = None
         self._began, self._connected_at = time.time(), 0.0
+        #: When the server was last known to be there, on the engine's clock; None if it never was.
+        self._contact: int | None = None
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
         self.lag: int | None = None
+        #: Set to publish the next beat at once.
+        self._hurry = asyncio.Event()
+
+        self._reports = ReportWriter(self.engine, options.shown, self.report, self._note_failure)
+        self._backlog = Backlog(self.engine, options.backlog)
+        self._agreement = Agreement(self.engine, options.used, dedicated)
+        self._own_flushes = OwnFlushes(self.peers, self._answer_flush)
+        self._flushes_from_afar = FlushesFromAfar()
         self.shards = Shards(self.engine, self.peers)
         self.work = Work(machine, options, self.term, self.counts, self._tell_of_work)
         self._notices = StoreBell(self.engine)
@@ -160,46 +165,45 @@ class Relay:
             self._notices.close()
             raise
         # Sequences go on, so that others count as gaps what they missed around the takeover (R5).
-        self.outbound.sequences.update(self._former)
+        self.outbound.sequences.update(sequences)
+        self.inbound = Inbound(
+            machine,
+            options,
+            self.term,
+            self.peers,
+            self.counts,
+            act=self._act_on,
+            joined=self.shards.want,
+            learned=self._reports.write_soon,
+            heard_copy=self._copy_was_heard,
+        )
+
         #: Records taken off the way out whose fate the report tells.
         self._taken = 0
-        self.inbound = Inbound(
-            machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
-        )
-        self.inbound.learned = self._report_soon
-        self.inbound.heard_copy = self._copy_was_heard
-        self._flushes = Flushes(self.peers, self._answer_flush)
-        self._way_out = WayOut(self.engine, options.backlog)
-        self._agreement = Agreement(self.engine, options.used, dedicated)
-        #: When the server was last known to be there, on the engine's clock; None if it never was.
-        self._contact: int | None = None
-        self._lacks_room = False
-        self._hurry = asyncio.Event()
+        #: What the engine had counted at the last look: flushes, and what expired on the way out.
         self._seen_flushes, self._seen_expired = self.engine.flushes, 0
-        self._wire: Wire | None = None
-        self._reports_soon, self._reported = False, 0.0
-        self._has_failed = False
-        #: Flushes that others have asked for and that are still to be done; how many may be done
-        #: now, and as of when.
-        self._to_flush: dict[bytes, bytes] = {}
-        self._may_flush, self._may_flush_at = float(_FLUSHES), time.monotonic()
-        #: Since when another machine uses a copy of this store, on the engine's clock; 0 if none.
+        #: When a copy of this store was last heard, on the engine's clock; 0 if none was.
         self._copy_at = 0
+        #: It was logged that an error was met that no relay should meet.
+        self._has_failed = False
         #: Kept from being collected while they run.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _take_over(self) -> int:
-        """Go on with the counts of the machine's former relay; return the new term (R7)."""
+    def _take_over(self) -> tuple[int, dict[bytes, int]]:
+        """Go on with the counts of the machine's former relay, and what it knew of others (R7).
+
+        Return the new term, and the last sequence that was published on each topic.
+        """
         term = max(1, self.engine.clock())
         former = report.read(self.engine)
         if former is None:
-            return term
+            return term, {}
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
         taken = former.content.get("taken")
         if former.content.get("state") != "ended" and isinstance(taken, int):
-            # Killed: of what it took since its last report nothing is known.
+            # It was killed. What became of the records it took since its last report is unknown.
             unknown = self.engine.statistics(OUT)["popped"] - taken
             self.counts.dropped("outcome unknown", max(0, unknown))
         if isinstance(peers, list):
@@ -207,26 +211,30 @@ class Relay:
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
             )
         machines = set(map(machine_topic, self.peers.known))
-        self._former = {
+        sequences = {
             topic: number
             for topic, number in checked_sequences(former.content.get("published")).items()
-            # Machines come and go, and what is gone must not fill the reports.
+            # Machines come and go, and those that are gone must not fill the reports.
             if is_topic(topic) and (len(topic) <= NODE_BYTES or topic in machines)
         }
-        # The clock may stand still between two terms.
-        return max(term, before + 1) if isinstance(before, int) and before < LIMIT - 1 else term
+        if isinstance(before, int) and before < LIMIT - 1:
+            term = max(term, before + 1)  # The clock may stand still between two terms.
+        return term, sequences
 
     # ---- life
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until ``stop`` is set, or the role is another's.
+        """Relay until ``stop`` is set, the role is another's, or the store is closed or removed.
 
-        Raises `StoreCorrupt`, and an error that no relay should meet; a server that is away is no
-        reason to end. If the store is closed or removed, there is nothing to relay.
+        Goes on while the server is away. Raises `StoreCorrupt`, `Differs`, and any error that no
+        relay should meet (R10).
         """
         try:
             await first_of(
-                stop.wait(), self._keep_house(), self._read_notices(), self._keep_connected()
+                stop.wait(),
+                self._keep_house(),
+                self._keep_reading_notices(),
+                self._keep_connected(),
             )
         except StoreUnavailable:
             pass
@@ -242,10 +250,10 @@ class Relay:
             await self._farewell()
 
     async def _farewell(self) -> None:
-        """End the connection, and say so: other machines shall not wait for this one."""
+        """Close all that is open, and publish a goodbye, so that no machine waits for this one."""
         wire, self._wire = self._wire, None
         self.state = "ended"
-        # Whatever fails, the descriptors are closed: one relay follows another in this process.
+        # The descriptors are closed whatever fails: one relay follows another in this process.
         with contextlib.ExitStack() as last:
             last.callback(self._notices.close)
             last.callback(self.outbound.close)
@@ -256,7 +264,7 @@ class Relay:
             self.counts.warn(ending=True)
             with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
                 self.shards.tell_nothing()
-                self._write_report()
+                self._reports.write_last()
 
     @staticmethod
     async def _close(wire: Wire) -> None:
@@ -266,68 +274,35 @@ class Relay:
     # ---- the regular work
 
     async def _keep_house(self) -> None:
-        """See to the role, the bounds and the report, once a second; end if the role is lost."""
+        """Keep the bounds and write the report, once a second; return once the role is lost."""
         while self.engine.hold(RELAY):
             if not self.dedicated and self.engine.is_held(DEDICATED):
                 return
-            self._follow_flush()
-            for each in self._agreement.look():
+            self._put_back_after_flush()
+            for each in self._agreement.new_differences():
                 _log.warning(
                     "relay %s: a process of the site has other options than this relay: %s",
                     self.options.shown,
                     each,
                 )
-            self.counts.dropped("way out full", self._way_out.trim())
+            self.counts.dropped("way out full", self._backlog.trim())
             self.peers.forget(self.engine.clock())
-            self._flushes.look()
+            self._own_flushes.end_finished()
             self.counts.warn()
             self.counts.rate()
-            self._write_report()
+            self._reports.write()
             # Their wake-up may have been lost.
-            self._notices.look()
-            self.outbound.look()
+            self._notices.wake()
+            self.outbound.wake()
             await asyncio.sleep(BEAT)
 
-    def _follow_flush(self) -> None:
-        """Put back what a flush has taken from the store."""
+    def _put_back_after_flush(self) -> None:
+        """Put back what a flush has taken from the store: the shards that this relay hears."""
         flushes = self.engine.flushes
         if flushes != self._seen_flushes:
             self._seen_flushes, self._seen_expired = flushes, 0
             if self.state == "connected":
                 self.shards.tell()
-
-    def _report_soon(self) -> None:
-        """Write down what was learned of other machines, once for all that comes at once."""
-        if not self._reports_soon:
-            self._reports_soon = True
-            wait = max(_SOON, self._reported + _REPORTS - time.monotonic())
-            asyncio.get_running_loop().call_later(wait, self._report_now)
-
-    def _report_now(self) -> None:
-        self._reports_soon = False
-        if self.state != "ended":
-            with contextlib.suppress(StoreUnavailable, StoreCorrupt):
-                self._write_report()
-
-    def _write_report(self) -> None:
-        self._reported = time.monotonic()
-        try:
-            report.write(self.engine, self.report())
-        except ChannelFull as error:  # The next one may fit.
-            if not self._lacks_room:
-                self._lacks_room = True
-                _log.warning(
-                    "relay %s: no room for its report, so 'asgi-ipc relays' can't show how it"
-                    " fares: %s",
-                    self.options.shown,
-                    error,
-                )
-        except (StoreUnavailable, StoreCorrupt):
-            raise
-        except Exception as error:
-            self._note_failure("its report could not be written", error)
-        else:
-            self._lacks_room = False
 
     def _note_failure(self, what: str, error: Exception) -> None:
         """Count an error that no relay should meet, and log the first one (R10)."""
@@ -356,7 +331,7 @@ class Relay:
             "term": self.term,
             "began": self._began,
             "state": self.state,
-            "error": self._error or self._copied(),
+            "error": self._error or self._copy_warning(),
             "lag": self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
@@ -384,8 +359,8 @@ class Relay:
             try:
                 await self._serve(wire)
             except (WireError, OSError) as error:
-                # The latter, if this process has too many open files.
-                # A server that takes connections and ends them is not back.
+                # OSError: this process has too many open files. The pause is short again only if a
+                # beat was heard: a server that takes connections and ends them is not back.
                 if self.lag is not None:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
@@ -399,11 +374,11 @@ class Relay:
                         which,
                         self._error.removeprefix(which).rstrip("."),
                     )
-                # After the warning, which whoever reads the report may look for.
+                # After the warning: a reader of the report may look for it in the log.
                 self.state = state
-                self._write_report()
+                self._reports.write()
             finally:
-                # Whoever ends the relay says goodbye with the wire that it leaves.
+                # If the relay ends while connected, `_farewell` says goodbye on this wire.
                 if self.state != "connected":
                     self._wire, self.lag = None, None
                     self.shards.tell_nothing()
@@ -429,21 +404,25 @@ class Relay:
         self.state, self._error, self._wire = "connected", "", wire
         self._connected_at = time.monotonic()
         self.shards.tell()
-        self._write_report()
+        self._reports.write()
         shared: tuple[Awaitable[None], ...] = ()
         if shares:
             work = self.work
-            shared = work.take(wire), work.watch_full(wire), work.give_back(wire)
+            shared = (
+                work.keep_taking(wire),
+                work.keep_checking_full(wire),
+                work.keep_giving_back(wire),
+            )
         beside = (
             *shared,
             self._until_lost(wire),
-            self._beat(wire),
-            self.shards.subscribe(wire),
-            self.shards.unsubscribe(wire),
+            self._keep_beating(wire),
+            self.shards.keep_subscribing(wire),
+            self.shards.keep_unsubscribing(wire),
         )
         await first_of(
             self._pass_on(wire, since, had_outage),
-            *map(self._after_publishing, beside),
+            *map(self._after_publisher, beside),
         )
 
     async def _pass_on(self, wire: Wire, since: int, had_outage: bool) -> None:
@@ -463,26 +442,30 @@ class Relay:
 
     @staticmethod
     async def _until_lost(wire: Wire) -> None:
+        """Wait until the wire is lost, and raise why."""
         raise await wire.lost()
 
-    async def _after_publishing(self, work: Awaitable[None]) -> None:
-        """Do something beside publishing; if it fails, so does that, which is waited for.
+    async def _after_publisher(self, beside: Awaitable[None]) -> None:
+        """Await what runs beside the publisher; if the wire fails it, let the publisher fail first.
 
-        The publisher learns which frames were not sent, and puts them back. Cancelled, it would
-        have to count as lost what was certainly not sent.
+        The publisher then learns from the wire which frames were not sent, and puts them back on
+        the way out. If it were cancelled instead, it would have to count them as lost.
         """
         try:
-            await work
+            await beside
         except WireError:
             until = time.monotonic() + _FAREWELL
             await asyncio.sleep(0)
-            # Without taking the lock, which the publisher may be about to take.
+            # It polls and does not take the lock, which the publisher may be about to take.
             while self.outbound.publishing.locked() and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK / 4)
             raise
 
-    async def _beat(self, wire: Wire) -> None:
-        """Say regularly that this machine is there, and what it has published (R5)."""
+    async def _keep_beating(self, wire: Wire) -> None:
+        """Publish beats: this machine is there, and has published so much (R5). Without end.
+
+        One in `BEAT` seconds, or earlier if `_hurry` is set.
+        """
         while True:
             await self.outbound.say(wire, Kind.BEAT)
             await asyncio.sleep(_HURRIED)
@@ -491,13 +474,13 @@ class Relay:
             self._hurry.clear()
 
     def _knows_all(self) -> bool:
-        """Return whether all machines that are there must have been heard."""
+        """Return whether this relay is connected for so long that it has heard all machines."""
         return self.state == "connected" and time.monotonic() - self._connected_at > SETTLED
 
     # ---- notices, and what other relays say
 
-    async def _read_notices(self) -> None:
-        """Act on what processes of this machine leave for the relay."""
+    async def _keep_reading_notices(self) -> None:
+        """Act on the notices of this machine's processes, as they come, without end."""
         while True:
             records = self.engine.pop(NOTICES, BATCH, self._notices.bell)
             for record in records:
@@ -509,13 +492,14 @@ class Relay:
                 elif what == NO_ROOM:
                     self.counts.dropped("no room in the store", way_out.unpack_count(content))
                 elif what == WAITS:
-                    self.work.look()
-                elif what == FLUSH_ALL and self._flushes.is_new(content):
-                    self._start(self._flush_all(content))
+                    self.work.wake()
+                elif what == FLUSH_ALL and self._own_flushes.is_new(content):
+                    self._start(self._flush_all_machines(content))
             if len(records) < BATCH:
                 await self._notices.wait()
 
     def _act_on(self, frame: RelayFrame) -> None:
+        """Act on a frame that a relay publishes for relays; this one's own are its beats alone."""
         if frame.node == self.node:
             self.lag = self.engine.clock() - self.outbound.beat_at
             if self._told:
@@ -526,13 +510,13 @@ class Relay:
                 self._hurry.set()
         elif frame.kind is Kind.WORK:
             if self.options.shares is not None:
-                self.work.look()
+                self.work.wake()
         elif frame.kind is Kind.FLUSH:
             self._flush_for(frame.name, frame.node)
         elif frame.kind is Kind.FLUSHED:
-            self._flushes.confirmed(frame.name, frame.node)
+            self._own_flushes.confirmed(frame.name, frame.node)
 
-    def _copied(self) -> str:
+    def _copy_warning(self) -> str:
         """Return what people should know of a copy of this store; empty if none was heard."""
         if not self._copy_at or self.engine.clock() - self._copy_at > EXPECTED:
             return ""
@@ -550,7 +534,10 @@ class Relay:
             self._start(self._say(self._wire, Kind.WORK, name))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the regular work, which meets the errors of the store as well."""
+        """Run a coroutine beside the regular work, and log its errors.
+
+        Errors of the store are left to the regular work, which meets them as well.
+        """
 
         async def guarded() -> None:
             try:
@@ -566,34 +553,34 @@ class Relay:
 
     # ---- flushes
 
-    async def _flush_all(self, number: bytes) -> None:
+    async def _flush_all_machines(self, number: bytes) -> None:
         """Have all machines flush, as a process of this one asks (R9)."""
         until = time.monotonic() + PATIENCE
         while self.state == "connecting" and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         if self.state == "connected" and not self._knows_all():
             await asyncio.sleep(SETTLED - (time.monotonic() - self._connected_at))
-        self._flush_here(number, b"")
+        self._flush_here({number: b""})
         wire = self._wire
         if wire is None:
-            self._flushes.fail(number, self._reason(self._error or "the server is away"))
+            self._own_flushes.fail(number, self._reason(self._error or "the server is away"))
             return
         clears = self.options.shares is not None
-        self._flushes.begin(number, clears)
+        self._own_flushes.begin(number, clears)
         try:
             await self.outbound.say(wire, Kind.FLUSH, number)
         except WireError as error:
-            self._flushes.fail(number, self._reason(error))
+            self._own_flushes.fail(number, self._reason(error))
             return
-        self._flushes.look()
+        self._own_flushes.end_finished()
         if clears:
             # Other machines may confirm before, or although, the server refuses this.
             try:
                 await wire.clear()
             except WireError as error:
-                self._flushes.cleared(number, self._reason(error))
+                self._own_flushes.cleared(number, self._reason(error))
             else:
-                self._flushes.cleared(number)
+                self._own_flushes.cleared(number)
 
     def _reason(self, error: object) -> str:
         """Return what a wire says, without its name, as the end of a clause."""
@@ -608,53 +595,39 @@ class Relay:
             await self.outbound.say(wire, kind, name)
 
     def _flush_for(self, number: bytes, asked_by: bytes) -> None:
-        """Flush for another machine; of many that ask for it, once for all."""
-        if len(number) != FLUSH_BYTES:
-            raise NoFrame("no frame")
-        if list(self._to_flush.values()).count(asked_by) >= _MOST_FLUSHES:
-            self.counts.dropped("too many flushes")
-            return
-        self._to_flush[number] = asked_by
-        if len(self._to_flush) > 1:
-            return  # The first one has others waited for.
-        now = time.monotonic()
-        more = (now - self._may_flush_at) / _FLUSH_EVERY
-        self._may_flush, self._may_flush_at = min(float(_FLUSHES), self._may_flush + more), now
-        wait = max(0.0, 1.0 - self._may_flush) * _FLUSH_EVERY
-        self._may_flush -= 1
+        """Flush for another machine; of many that ask for it, once for all.
+
+        Raises `NoFrame` for what is none, or too much.
+        """
+        wait = self._flushes_from_afar.ask(number, asked_by)
         if wait:
-            self._start(self._flush_for_all(wait))
-        else:
-            self._confirm(self._flush_for_others())
+            self._start(self._flush_for_others_in(wait))
+        elif wait is not None:
+            # Before the next frame is heard, which may have been sent after the flush.
+            self._flush_for_others()
 
-    async def _flush_for_all(self, wait: float) -> None:
-        await asyncio.sleep(wait)
-        self._confirm(self._flush_for_others())
+    async def _flush_for_others_in(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._flush_for_others()
 
-    def _flush_for_others(self) -> list[bytes]:
-        """Carry out the flushes that others have asked for; return their numbers."""
-        flushes, self._to_flush = self._to_flush, {}
-        self.machine.flush()
-        for number, asked_by in flushes.items():
-            self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
-        self._follow_flush()
-        self._write_report()
-        return list(flushes)
+    def _flush_for_others(self) -> None:
+        """Carry out the flushes that other machines have asked for, and confirm them."""
+        flushes = self._flushes_from_afar.take()
+        self._flush_here(flushes)
+        if self._wire is not None:
+            self._start(self._confirm(self._wire, list(flushes)))
 
-    def _confirm(self, numbers: list[bytes]) -> None:
-        wire = self._wire
-        if wire is not None:
-            self._start(self._say_flushed(wire, numbers))
-
-    async def _say_flushed(self, wire: Wire, numbers: list[bytes]) -> None:
+    async def _confirm(self, wire: Wire, numbers: list[bytes]) -> None:
         for number in numbers:
             await self._say(wire, Kind.FLUSHED, number)
 
-    def _flush_here(self, number: bytes, asked_by: bytes) -> None:
+    def _flush_here(self, flushes: Mapping[bytes, bytes]) -> None:
+        """Empty this machine's store for flushes, each with the machine that asked for it."""
         self.machine.flush()
-        self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
-        self._follow_flush()
-        self._write_report()
+        for number, asked_by in flushes.items():
+            self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
+        self._put_back_after_flush()
+        self._reports.write()
 
 
 async def first_of(*coroutines: Awaitable[Any]) -> None:

@@ -26,7 +26,7 @@ class Shards:
 
     A process that adds a member looks at the table `HEARD` afterwards, and leaves a notice if the
     shard is not there. The relay takes a shard out of that table before it looks whether there are
-    groups. So of a new group at least one of the two learns.
+    groups. So at least one of the two learns of a new group.
     """
 
     def __init__(self, engine: Engine, peers: Peers) -> None:
@@ -48,8 +48,8 @@ class Shards:
             self._to_hear.add(shard)
             self._is_wanted.set()
 
-    async def subscribe(self, wire: Wire) -> None:
-        """Hear new shards as they are wanted, without end. Raises as the wire."""
+    async def keep_subscribing(self, wire: Wire) -> None:
+        """Subscribe to new shards as they are wanted, without end. Raises as the wire."""
         while True:
             await self._is_wanted.wait()
             self._is_wanted.clear()
@@ -62,14 +62,17 @@ class Shards:
                     self.heard |= new
                     self.tell()
 
-    async def unsubscribe(self, wire: Wire) -> None:
-        """Hear unused shards no more, looking without end. Raises as the wire."""
+    async def keep_unsubscribing(self, wire: Wire) -> None:
+        """Unsubscribe from unused shards every `LOOK_FOR_UNUSED` seconds, without end.
+
+        Raises as the wire.
+        """
         while True:
             await asyncio.sleep(LOOK_FOR_UNUSED)
             await self.unsubscribe_unused(wire)
 
     async def unsubscribe_unused(self, wire: Wire) -> None:
-        """Look once for shards without groups."""
+        """Unsubscribe once from the shards in which there are no groups. Raises as the wire."""
         async with self._busy:
             unused = self.heard - await self._with_groups()
             if not unused:

@@ -1,4 +1,4 @@
-"""Hear in the relay's event loop what processes of the machine leave in a queue of the store."""
+"""Wake a task of the relay's event loop when a process leaves something in a queue of the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..engines.base import Bell, Engine
 class StoreBell:
     """A bell of the engine that an event loop polls, for one task that waits.
 
-    A wake-up may be lost, so the task is woken about once a second anyway, by `look`.
+    A wake-up may be lost, so the owner calls `wake` about once a second.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -25,11 +25,11 @@ class StoreBell:
         await self._rang.wait()
         self._rang.clear()
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Wake the task, and replace a bell that the engine can't signal any more."""
         if self.bell.fileno() < 0:
             self.close()
-            with contextlib.suppress(OSError):  # Too many open files: tried again at the next look.
+            with contextlib.suppress(OSError):  # Too many open files: tried again at the next call.
                 self._install()
         self._rang.set()
 
@@ -47,7 +47,7 @@ class StoreBell:
 
     def _signalled(self) -> None:
         if self.bell.fileno() < 0:
-            # It would stay readable; `look` makes another.
+            # It would stay readable; `wake` makes another.
             asyncio.get_running_loop().remove_reader(self._descriptor)
         else:
             self.bell.clear()

@@ -11,7 +11,8 @@ from ..exceptions import StoreCorrupt, StoreUnavailable
 from .agreement import Differs
 from .failures import Failures
 from .loop import RelayLoop
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .relay import Relay
 from .way_out import DEDICATED, RELAY, vacate
 

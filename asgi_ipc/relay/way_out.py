@@ -2,27 +2,17 @@
 
 No channel or group has a name that begins with ``!!``, so none of these names is a user's:
 
-``!!relay.out``     queue: what is to be sent to other machines, in order (R3)
-``!!relay.notices`` queue: notices to the relay: a group in a new shard, a flush, a count
-``!!relay.answer.`` and the number of a flush: queue: how the flush went
-``!!relay.vacant``  queue: a relay has ended in order, so another process may begin (R7)
-``!!relay.vacant``   queue: a relay has ended in order, so another process may begin (R7)
-``!!relay.report``  table: what the relay says of itself (`report`)
-``!!relay.shards``  table: one member, a bitmap of the shards that the relay hears (R6)
-``!!relay.waiting`` table: the receivers that wait on shared channels (R12)
-``!!relay.full``    table: the shared channels that are full on the server (R12)
-=================== ========================================================================
-=======
-==================== =======================================================================
-``!!relay.out``      queue: what is to be sent to other machines, in order (R3)
+==================== ========================================================================
+``!!relay.out``      queue: messages to other machines, and changes of groups there, in order (R3)
 ``!!relay.notices``  queue: notices to the relay: a group in a new shard, a flush, a count
-``!!relay.answer.``  and the number of a flush: queue: how the flush went
-``!!relay.report``   table, or a queue: what the relay says of itself (`report`)
+``!!relay.answer.N`` queue: the relay's answer to flush number N
+``!!relay.vacant``   queue: a relay has ended in order, so another process may begin (R7)
+``!!relay.report``   table, or a queue if that memory is full: the relay's report (`report`)
 ``!!relay.shards``   table: one member, a bitmap of the shards that the relay hears (R6)
 ``!!relay.waiting``  table: the receivers that wait on shared channels (R12)
 ``!!relay.full``     table: the shared channels that are full on the server (R12)
 ``!!relay.settings`` table: the options that each process has for the relay (`agreement`)
-==================== =======================================================================
+==================== ========================================================================
 """
 
 from __future__ import annotations
@@ -130,12 +120,14 @@ def unpack_count(content: bytes) -> int:
     return int(_U64.unpack(content)[0]) if len(content) == _U64.size else 0
 
 
-class WayOut:
-    """One process's share in keeping the way out within its bound, in bytes (R8)."""
+class Backlog:
+    """Keeps the queue `OUT` within ``bound`` bytes, as far as this process fills it (R8).
+
+    No method waits; each may raise what the engine raises.
+    """
 
     def __init__(self, engine: Engine, bound: int) -> None:
-        self._engine = engine
-        self.bound = bound
+        self._engine, self._bound = engine, bound
         self._until_look = self._step = max(1, bound // _LOOKS)
 
     def pushed(self, size: int) -> int:
@@ -153,7 +145,7 @@ class WayOut:
     def trim(self) -> int:
         """Drop the oldest records until the way out is within its bound; return how many."""
         dropped = 0
-        while self._engine.statistics(OUT).get("bytes", 0) > self.bound:
+        while self._engine.statistics(OUT).get("bytes", 0) > self._bound:
             gone = len(self._engine.pop(OUT, _BATCH))
             if not gone:
                 break
@@ -229,8 +221,8 @@ __all__ = [
     "VACANT",
     "WAITING",
     "WAITS",
+    "Backlog",
     "Outgoing",
-    "WayOut",
     "header",
     "is_heard",
     "is_work",

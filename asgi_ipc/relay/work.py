@@ -24,7 +24,8 @@ from ..engines.base import NODE_BYTES, Members, Popped
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from .counts import INTERVAL, Counts
 from .frames import Kind, NoFrame, RelayFrame, pack, unpack
-from .machine import Machine, RelayOptions
+from .machine import Machine
+from .options import RelayOptions
 from .way_out import FULL, WAITING, read, receiver_channel, receiver_process, unpack_work
 from .wire import Wire
 
@@ -76,7 +77,7 @@ class Work:
         self._node = machine.engine.identity[:NODE_BYTES]
         #: Called with a channel for which other machines may have receivers.
         self._tell_others = tell_others
-        self._look = asyncio.Event()
+        self._woken = asyncio.Event()
         self._waiting: Members | None = None
         self._full: dict[bytes, int] = {}
         #: Whether messages are on their way to the server's queues.
@@ -153,7 +154,7 @@ class Work:
         with contextlib.suppress(ChannelFull):
             engine.put(FULL, name, engine.clock() + _FULL_FOR, engine.identity)
 
-    async def watch_full(self, wire: Wire) -> None:
+    async def keep_checking_full(self, wire: Wire) -> None:
         """Find out when full channels have room again, without end. Raises as the wire."""
         while True:
             await asyncio.sleep(LOOK_FULL)
@@ -171,9 +172,9 @@ class Work:
 
     # ---- from the server
 
-    def look(self) -> None:
-        """Look for receivers and messages soon."""
-        self._look.set()
+    def wake(self) -> None:
+        """Have `keep_taking` look for receivers and messages now."""
+        self._woken.set()
 
     def ready(self, name: bytes) -> None:
         """Hear from the wire that a queue has a message; or from another program that it has."""
@@ -201,11 +202,11 @@ class Work:
         missing = self._missing()
         for name in names:
             if missing.get(name, 0) > 0:
-                self._look.set()
+                self._woken.set()
             else:
                 self._tell_others(name)
 
-    async def take(self, wire: Wire) -> None:
+    async def keep_taking(self, wire: Wire) -> None:
         """Take messages for the receivers that wait here, without end. Raises as the wire."""
         while True:
             found = 0
@@ -216,8 +217,8 @@ class Work:
             if not found:
                 # All queues are empty for which a receiver waits, and the wire is armed on them.
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), LOOK)
-                self._look.clear()
+                    await asyncio.wait_for(self._woken.wait(), LOOK)
+                self._woken.clear()
 
     async def _pop(self, wire: Wire, name: bytes, limit: int) -> int:
         """Take messages and deliver them; return how many."""
@@ -274,7 +275,7 @@ class Work:
 
     # ---- back to the server
 
-    async def give_back(self, wire: Wire) -> None:
+    async def keep_giving_back(self, wire: Wire) -> None:
         """Give back what was taken for receivers that have gone, without end. Raises as the wire.
 
         Also what a former relay of this machine had taken.

@@ -18,8 +18,8 @@ from asgi_ipc.relay.wire import Frame
 from .proxy import OnceMangled, Proxy
 
 if TYPE_CHECKING:
-    from asgi_ipc.relay.choice import WireFactory
     from asgi_ipc.relay.wire import Wire
+    from asgi_ipc.relay.wire_choice import WireFactory
 
     from .servers import Server
 

@@ -12,7 +12,7 @@ import pytest
 from asgi_ipc.conformance.fixtures import WATCHDOG
 from asgi_ipc.conformance.plugin import chosen, require, wire_options
 
-from asgi_ipc.relay.choice import find_wire
+from asgi_ipc.relay.wire_choice import find_wire
 
 from .case import Line, MemoryLine, ProxyLine, WireCase
 from .servers import SERVERS, Server

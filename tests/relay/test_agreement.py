@@ -268,18 +268,18 @@ def test_a_running_relay_tells_each_difference_once_and_ends_rather_than_leak(
 ) -> None:
     second = beside(engine)
     watch = Agreement(engine, ONE._replace(keys=()))
-    assert watch.look() == []
+    assert watch.new_differences() == []
     agreement.note(second, ONE._replace(keys=(), url="redis://b"))
-    assert watch.look() == ["relay: redis://a and redis://b"]
-    assert watch.look() == []
+    assert watch.new_differences() == ["relay: redis://a and redis://b"]
+    assert watch.new_differences() == []
     assert watch.differences
     third = beside(engine)
     agreement.note(third, ONE)
     with pytest.raises(Differs, match="in the clear"):
-        watch.look()
+        watch.new_differences()
     third.close()
     second.close()
-    watch.look()
+    watch.new_differences()
     assert watch.differences == []
 
 
@@ -290,18 +290,18 @@ def test_a_dedicated_relay_that_began_before_the_site_ends_if_no_process_agrees(
     second, third = beside(engine), beside(engine)
     watch = Agreement(engine, ONE, dedicated)
     agreement.note(second, ONE._replace(url="redis://b"))
-    assert watch.look() == ["relay: redis://a and redis://b"]
-    assert watch.look() == [], "it has patience"
+    assert watch.new_differences() == ["relay: redis://a and redis://b"]
+    assert watch.new_differences() == [], "it has patience"
     monkeypatch.setattr(agreement, "PATIENCE", 0.0)
     agreement.note(third, ONE)
-    assert watch.look() == []
+    assert watch.new_differences() == []
     third.close()
-    watch.look()
+    watch.new_differences()
     if dedicated:
         with pytest.raises(Differs, match="redis://a and redis://b"):
-            watch.look()
+            watch.new_differences()
     else:
-        assert watch.look() == []
+        assert watch.new_differences() == []
     second.close()
 
 

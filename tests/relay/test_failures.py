@@ -42,7 +42,7 @@ def test_a_report_that_can_not_be_written_ends_no_relay_and_is_logged_once(
         monkeypatch.setattr(report, "write", raising(OverflowError("too large")))
         for machine in (one, two):
             for _ in range(3):
-                machine.relay_now._write_report()
+                machine.relay_now._reports.write()
         await one.layer.group_send("room", {"n": 1})
         assert await received(two.layer, channel) == [1]
         assert one.count("failures") >= 3
@@ -63,7 +63,7 @@ def test_a_relay_that_fails_closes_what_it_has_open_and_another_begins_after_a_p
         two.end()
         before = descriptors()
         with monkeypatch.context() as patched:
-            patched.setattr(relay.Relay, "_follow_flush", raising(KeyError("unexpected")))
+            patched.setattr(relay.Relay, "_put_back_after_flush", raising(KeyError("unexpected")))
             # Not even the last report can be written.
             patched.setattr(report, "write", raising(OverflowError("too large")))
             seen = Failures()
@@ -203,7 +203,9 @@ def test_a_dedicated_relay_that_fails_leaves_the_roles_to_the_site_for_a_while(
         seen = Failures()
         try:
             with monkeypatch.context() as patched:
-                patched.setattr(relay.Relay, "_follow_flush", raising(KeyError("unexpected")))
+                patched.setattr(
+                    relay.Relay, "_put_back_after_flush", raising(KeyError("unexpected"))
+                )
                 await dedicated(engine, one.relay_options, seen)
             assert seen.pause > 0
             assert not one.engine.is_held(DEDICATED)

@@ -154,9 +154,9 @@ def test_of_many_machines_that_do_not_answer_some_are_named(
         hello = RelayFrame(Kind.HELLO, each.to_bytes(5, "big"), 1, 1, 0, b"host", b"")
         peers.accept(ALL, hello, 1, 1)
     answers: list[str] = []
-    asked = flushes.Flushes(peers, lambda number, missing: answers.append(missing))
+    asked = flushes.OwnFlushes(peers, lambda number, missing: answers.append(missing))
     for number in (b"one", b"two"):
         assert asked.is_new(number)
         asked.begin(number)
-        asked.look()
+        asked.end_finished()
     assert [(told.count("host"), "180 more)" in told) for told in answers] == [(20, True)] * 2

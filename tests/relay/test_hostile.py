@@ -307,7 +307,7 @@ def test_the_farthest_numbers_end_no_relay(site: Site) -> None:
                 wrong += [Frame(ALL, pack(hello)), Frame(ROOM, pack(frame)), Frame(ALL, pack(beat))]
         await publish(site, wrong)
         await eventually(lambda: two.count("gaps") > LIMIT)
-        two.relay_now._write_report()
+        two.relay_now._reports.write()
         assert two.count("failures") == 0
         two.end()
         two.begin()

@@ -10,8 +10,8 @@ import pytest
 from asgi_ipc.conformance.wires.servers import Nats
 
 from asgi_ipc.exceptions import OptionError, WireError, WireRefused
-from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.wire import Frame
+from asgi_ipc.relay.wire_choice import open_wire
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
 from tests.tools.wires import error_of, in_loop, started, works

@@ -11,9 +11,9 @@ import pytest
 from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
-from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.way_out import OUT
 from asgi_ipc.relay.wire import Frame
+from asgi_ipc.relay.wire_choice import open_wire
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
 from tests.tools.documents import DOCS, blocks

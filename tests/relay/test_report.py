@@ -161,7 +161,7 @@ def test_a_relay_says_once_that_there_is_no_room_for_its_report(
         machine.begin()
         await eventually(lambda: machine.relay_now.state == "connected")
         for _ in range(3):
-            machine.relay_now._write_report()
+            machine.relay_now._reports.write()
         info = relay_of(machine.engine)
         assert info is not None
         assert info.state == "unknown"

@@ -254,3 +254,15 @@ def test_what_is_listed_here_exists() -> None:
         assert is_module(f"asgi_ipc.{folder}"), folder
     for folder in SEAMS:
         assert is_module(f"tests.{folder}"), folder
+
+
+def test_no_file_has_a_conflict_that_a_merge_has_left() -> None:
+    folders = ("asgi_ipc", "benchmarks", "conformance", "docs", "examples", "tests")
+    left = [
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".py", ".md", ".toml", ".html")
+        and re.search(r"^(<{7} .*|={7}|>{7} .*)$", path.read_text(), re.M)
+    ]
+    assert left == []

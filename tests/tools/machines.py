@@ -16,8 +16,8 @@ from asgi_ipc.layers.candidate import Candidate
 from asgi_ipc.layers.local_machine import LocalMachine
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.frames import shard_of
-from asgi_ipc.relay.machine import RelayOptions
 from asgi_ipc.relay.memory import MemoryServer
+from asgi_ipc.relay.options import RelayOptions
 from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY
@@ -120,19 +120,19 @@ class Machine:
     def dropped(self, reason: str, count: int = 1) -> None:
         """Have its relay drop some frames, and write that down."""
         self.relay_now.counts.dropped(reason, count)
-        self.relay_now._write_report()
+        self.relay_now._reports.write()
 
     def forgets(self) -> None:
         """Have all that its relay has dropped be of long ago."""
         counts = self.relay_now.counts
         counts._past.clear()
         counts._past.append((0.0, counts.all.copy()))
-        self.relay_now._write_report()
+        self.relay_now._reports.write()
 
     def reported_last(self, seconds: float) -> None:
         """Have its relay have reported so long ago for the last time."""
         content, clock = self.relay_now.report(), self.engine.clock
-        self.relay_now._write_report = lambda: None
+        self.relay_now._reports.write = lambda: None
         self.engine.clock = lambda: clock() - round(seconds * 1e9)
         write(self.engine, content)
         self.engine.clock = clock

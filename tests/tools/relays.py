@@ -12,8 +12,7 @@ from asgi_ipc.engines.base import Engine
 from asgi_ipc.layers.relays import relay_of
 from asgi_ipc.relay import report
 from asgi_ipc.relay.failures import Failures
-from asgi_ipc.relay.machine import RelayOptions
-from asgi_ipc.relay.options import checked
+from asgi_ipc.relay.options import RelayOptions, checked
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import DEDICATED, RELAY, VACANT, vacate
 

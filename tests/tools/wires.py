@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec
 
-from asgi_ipc.relay.choice import open_wire
 from asgi_ipc.relay.wire import Frame, Wire
+from asgi_ipc.relay.wire_choice import open_wire
 
 _P = ParamSpec("_P")
 

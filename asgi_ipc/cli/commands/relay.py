@@ -24,7 +24,7 @@ from ..output import note
 if TYPE_CHECKING:
     from ...engines.base import Engine
     from ...relay.failures import Failures
-    from ...relay.machine import RelayOptions
+    from ...relay.options import RelayOptions
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -242,7 +242,7 @@ async def _relay_for(
 
     Returns after an unexpected error too, so that a process of the site relays meanwhile.
     """
-    from ...layers.machine import relay_machine
+    from ...layers.dedicated_machine import dedicated_machine
     from ...relay.agreement import refuse_if_differs
     from ...relay.options import check_engine
     from ...relay.relay import Relay
@@ -260,7 +260,7 @@ async def _relay_for(
         await _pause(stop, _ROLE)
         if stop.is_set():
             return
-    with relay_machine(engine, store.prefix, layer_options) as machine:
+    with dedicated_machine(engine, store.prefix, layer_options) as machine:
         note(f"relaying prefix {store.prefix!r} over {options.shown}; Ctrl-C ends it")
         failures.begun()
         try:

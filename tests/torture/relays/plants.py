@@ -106,7 +106,7 @@ def take_over_everything(patch: Patch) -> None:
     """Empty the store when a relay begins."""
     take_over = Relay._take_over
 
-    def taken(self: Relay) -> int:
+    def taken(self: Relay) -> tuple[int, dict[bytes, int]]:
         if report.read(self.engine) is not None:
             self.machine.flush()
         return take_over(self)

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from ..exceptions import OptionError
-from .settings import HIDDEN, shown, shown_scheme
 from .wire import Wire
+from .wire_settings import HIDDEN, shown, shown_scheme
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

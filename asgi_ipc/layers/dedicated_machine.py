@@ -1,4 +1,4 @@
-"""The machine of a store, for a relay in a process of its own."""
+"""The machine of a store, for a dedicated relay: one in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sync import SyncIPCChannelLayer
 
 
 @contextlib.contextmanager
-def relay_machine(
+def dedicated_machine(
     engine: Engine, prefix: str, layer_options: Mapping[str, Any]
 ) -> Iterator[LocalMachine]:
     """Yield the machine of an open engine, as `asgi_ipc.relay.machine.Machine`.
@@ -26,4 +26,4 @@ def relay_machine(
         layer.close()
 
 
-__all__ = ["relay_machine"]
+__all__ = ["dedicated_machine"]

@@ -1,4 +1,4 @@
-"""What all wires need: the loss of a wire told to everybody, safe callbacks, window, watchdog."""
+"""What all wires need: `WireState`, with the loss of a wire and a watchdog; `Window`, for W8."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Connection(Protocol):
 
 
 class WireState:
-    """Whether a wire is alive, what waits for it, and whom it calls. Of one event loop."""
+    """Whether a wire is alive, the calls that wait for it, and its callbacks. Of one event loop."""
 
     def __init__(self, shown: str, secrets: Sequence[bytes] = ()) -> None:
         #: The server's URL without credentials, for errors.
@@ -228,7 +228,7 @@ def copied(error: WireError, unsent: int = 0) -> WireError:
 
 
 class Window:
-    """How much was sent and is not confirmed, and who waits until it is less (W8)."""
+    """How many bytes were sent and are not confirmed, and the calls that wait for less (W8)."""
 
     def __init__(self, state: WireState) -> None:
         self._state = state

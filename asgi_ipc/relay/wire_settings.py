@@ -1,4 +1,4 @@
-"""Check what a wire is given: URL and options, all that is wrong in one error; topics and frames.
+"""Check what a wire is given: its URL and options, all faults in one error; topics and frames.
 
 No text made here has credentials: a URL is shown without user and password, and the value of a
 secret option is not shown at all.
@@ -146,7 +146,7 @@ def shown_scheme(scheme: str) -> str:
 
 
 class Settings:
-    """What is right of a URL and options; collects what is wrong until `finish`."""
+    """The parts of a URL, and the options, of a wire; collects all faults until `finish`."""
 
     def __init__(self, url: str, prefix: str, schemes: Iterable[str]) -> None:
         self.shown = shown(url)

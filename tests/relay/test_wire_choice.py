@@ -10,11 +10,11 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from asgi_ipc.exceptions import OptionError
-from asgi_ipc.relay import choice
-from asgi_ipc.relay.choice import BUILT_IN, find_wire, open_wire, wire_names
+from asgi_ipc.relay import wire_choice
 from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.options import checked
-from asgi_ipc.relay.settings import _FOREIGN, COMMON, CREDENTIALS, TLS, shown
+from asgi_ipc.relay.wire_choice import BUILT_IN, find_wire, open_wire, wire_names
+from asgi_ipc.relay.wire_settings import _FOREIGN, COMMON, CREDENTIALS, TLS, shown
 
 
 def test_every_wire_of_asgi_ipc_is_found_by_its_schemes() -> None:
@@ -26,8 +26,8 @@ def test_every_wire_of_asgi_ipc_is_found_by_its_schemes() -> None:
 
 def test_an_entry_point_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     path = "asgi_ipc.relay.memory:MemoryWire"
-    point = EntryPoint("mine", path, choice.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(choice, "_entry_points", lambda: {"mine": point})
+    point = EntryPoint("mine", path, wire_choice.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(wire_choice, "_entry_points", lambda: {"mine": point})
     assert find_wire("mine://host") is MemoryWire
     assert find_wire(path) is MemoryWire
     assert "mine" in wire_names()
@@ -65,7 +65,7 @@ def test_the_built_in_wires_need_no_package() -> None:
 import sys
 for name in ("redis", "hiredis", "nats"):
     sys.modules[name] = None
-from asgi_ipc.relay.choice import find_wire
+from asgi_ipc.relay.wire_choice import find_wire
 print(find_wire("redis://h").__name__, find_wire("nats://h").__name__)
 """
     done = subprocess.run(
