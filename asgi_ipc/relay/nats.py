@@ -39,6 +39,8 @@ _MAX_LINE = 1 << 20
 _LONGEST_WORD = 4096
 #: The largest header of a message that another program publishes.
 _MAX_HEADER = 1 << 16
+#: Pings of a server that reads nothing; it sends one in two minutes.
+_MOST_PINGS = 100
 #: Errors of the server that a person must mend.
 _REFUSALS = re.compile(rb"authori[sz]ation|authentication|permissions|tls required", re.I)
 
@@ -260,10 +262,14 @@ class _Connection(asyncio.Protocol):
         self.has_read = True
         #: Bytes that came since then.
         self._unfinished = 0
+        #: Pings of the server since it was last known to read what is written.
+        self._unread_pongs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport."""
         self._transport = transport
+        if not self._state.alive:  # The wire was lost or closed meanwhile.
+            self.abort()
 
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:
         """Go on with TLS."""
@@ -341,9 +347,13 @@ class _Connection(asyncio.Protocol):
                 raise ValueError("a size that can't be")
             self._message = int(words[1]), header, size
         elif verb == b"PING":
+            is_behind = self._transport.get_write_buffer_size() > 0
+            self._unread_pongs = self._unread_pongs + 1 if is_behind else 0
+            if self._unread_pongs > _MOST_PINGS:
+                raise ValueError("it asks, and does not read the answers")
             self._transport.write(b"PONG\r\n")
         elif verb == b"PONG":
-            pong = self._pings.popleft()
+            pong, self._unread_pongs = self._pings.popleft(), 0
             if pong is not None and not pong.done():
                 pong.set_result(None)
         elif verb == b"INFO":

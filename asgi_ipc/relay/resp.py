@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-#: The longest reply, in bytes; the longest line; the deepest array in arrays, and the most elements
-#: of one.
+#: The longest reply, in bytes; the longest line; the deepest array in arrays; and the most elements
+#: of a reply, in all its arrays together: one of three bytes may take a hundred in memory.
 LONGEST = 48 * 1024 * 1024
 _LONGEST_LINE, _DEEPEST, _MOST = 64 * 1024, 8, 1 << 16
 #: Digits of a number.
@@ -45,8 +45,8 @@ class Reader:
         self._string = -1
         #: Arrays that are not whole: what they lack, and what they have.
         self._arrays: list[tuple[int, list[Any]]] = []
-        #: Bytes of the reply that is not whole, as far as they are read.
-        self._taken = 0
+        #: Bytes of the reply that is not whole, as far as they are read, and elements of its arrays.
+        self._taken = self._elements = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes. Raises `ValueError` for what no Redis server sends, and as ``handle``."""
@@ -94,7 +94,7 @@ class Reader:
                     value = self._put(value)
                     if value is None:
                         continue
-                begun, self._taken = at, 0
+                begun, self._taken, self._elements = at, 0, 0
                 self.handle(value)
         finally:
             self._taken += at - begun
@@ -103,7 +103,8 @@ class Reader:
             raise ValueError("a reply without end")
 
     def _begin_array(self, count: int) -> None:
-        if len(self._arrays) >= _DEEPEST:
+        self._elements += count
+        if len(self._arrays) >= _DEEPEST or self._elements > _MOST:
             raise ValueError("arrays in arrays without end")
         self._arrays.append((count, []))
 

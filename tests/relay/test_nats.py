@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from asgi_ipc.conformance.wires.servers import Nats
 
-from asgi_ipc.exceptions import OptionError, WireError, WireRefused
+from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
 from asgi_ipc.relay.wire import Frame
 from asgi_ipc.relay.wire_choice import open_wire
 from tests.relay.conftest import PASSWORD
@@ -72,6 +75,77 @@ async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         assert isinstance(await error_of(f"nats://127.0.0.1:{port}"), WireError)
+
+
+@contextlib.asynccontextmanager
+async def greeting(
+    connections: list[asyncio.StreamWriter], more: bytes = b""
+) -> AsyncIterator[str]:
+    """A server that takes everybody, and says more than it should; its URL."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.write(b"INFO {}\r\n")
+        with contextlib.suppress(OSError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+            while more:
+                writer.write(more)
+                await writer.drain()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for each in connections:
+            each.transport.abort()
+
+
+@in_loop
+async def test_a_connection_that_is_made_when_the_other_has_ended_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """W2."""
+    loop: Any = asyncio.get_running_loop()
+    connect, ends = loop.sock_connect, [False, True]
+    connections: list[asyncio.StreamWriter] = []
+
+    async def connect_slowly(sock: socket.socket, address: object) -> None:
+        if ends.pop(0):
+            connections[0].transport.abort()
+            await asyncio.sleep(0.1)
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", connect_slowly)
+    async with greeting(connections) as url:
+        assert isinstance(await error_of(url), WireLost)
+        assert not ends
+        while len(connections) < 2:
+            await asyncio.sleep(0.01)
+        closed = asyncio.ensure_future(connections[1].wait_closed())
+        await asyncio.wait([closed], timeout=10)
+        assert closed.done()
+        with contextlib.suppress(ConnectionError):
+            closed.result()
+
+
+@in_loop
+async def test_a_server_that_pings_without_end_and_reads_no_answer_takes_no_memory() -> None:
+    async with greeting([], b"PING\r\n" * 10_000) as url, started(url) as wire:
+        for each in wire._connections:  # type: ignore[attr-defined]
+            link = each._transport.get_extra_info("socket")
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        error = await wire.lost()
+        assert "what makes no sense from a NATS server" in str(error)
+
+
+@in_loop
+async def test_a_server_may_ping_as_often_as_it_reads_the_answers(nats: Nats) -> None:
+    async with started(nats.url, username="us/er", password=PASSWORD) as wire:
+        connection = wire._connections[1]  # type: ignore[attr-defined]
+        for _ in range(1000):
+            connection.data_received(b"PING\r\n")
+            await asyncio.sleep(0)
+        await wire.subscribe([b"t"])
 
 
 @in_loop

@@ -78,6 +78,7 @@ def test_the_other_forms_of_nothing_and_of_text() -> None:
         b":" + b"1" * 21 + b"\r\n",
         b":one\r\n",
         b"*1\r\n" * 9,
+        b"*3\r\n" + (b"*30000\r\n" + b"*0\r\n" * 30_000) * 3,
         b"+" + b"x" * 65536,
         b"%1\r\n",
     ],
@@ -91,6 +92,11 @@ def test_an_array_of_strings_is_bounded_as_a_whole() -> None:
     strings = (b"$1000000\r\n" + bytes(1_000_000) + b"\r\n" for _ in range(60))
     with pytest.raises(ValueError, match="without end"):
         read(b"*100\r\n", *strings)
+
+
+def test_elements_are_counted_for_each_reply_by_itself() -> None:
+    reply = b"*40000\r\n" + b":1\r\n" * 40_000
+    assert read(reply, reply) == [[1] * 40_000] * 2
 
 
 def test_commands_are_arrays_of_strings() -> None:
