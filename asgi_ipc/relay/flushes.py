@@ -23,8 +23,9 @@ _REMEMBERED = 64
 _NAMED = 20
 #: Flushes that other machines may ask for at once, and seconds until they may ask for one more.
 _BURST, _EVERY = 4, 1.0
-#: Flushes of one machine that are carried out together, at most.
-_MOST_OF_ONE = 8
+#: Flushes that are carried out together, at most: of one machine, and of all. Each is noted of each
+#: machine.
+_MOST_OF_ONE, _MOST_OF_ALL = 8, 64
 
 
 class _Flush:
@@ -128,7 +129,8 @@ class FlushesFromAfar:
         """
         if len(number) != FLUSH_BYTES:
             raise NoFrame("no frame")
-        if list(self._asked.values()).count(node) >= _MOST_OF_ONE:
+        asked_by = list(self._asked.values())
+        if len(asked_by) >= _MOST_OF_ALL or asked_by.count(node) >= _MOST_OF_ONE:
             raise NoFrame("too many flushes")
         self._asked[number] = node
         if len(self._asked) > 1:

@@ -98,6 +98,10 @@ class Peer:
         #: Flushes that it has still to answer, with the times from which that is not waited for.
         self.owes: dict[bytes, int] = {}
 
+    def owed(self, now: int) -> dict[bytes, int]:
+        """Return the flushes that it has still to answer now."""
+        return {flush: until for flush, until in self.owes.items() if now < until}
+
     def shown(self) -> str:
         """Return its name for people."""
         return f"{self.host or 'unknown host'} ({self.node.hex()})"
@@ -284,11 +288,15 @@ class Peers:
 
     # Flushes
 
-    def begin_flush(self, flush: bytes, until: int, but: bytes = b"") -> None:
-        """Note that this machine has flushed: what others sent before they do is to be dropped."""
+    def begin_flush(self, flushes: Mapping[bytes, bytes], until: int) -> None:
+        """Note that this machine has flushed: what others sent before they do is to be dropped.
+
+        ``flushes`` has for each number the machine that has asked for it, and has flushed itself.
+        """
         for peer in self.expected():
-            if peer.node != but:
-                peer.owes[flush] = until
+            # Of one that sends no messages nothing else forgets what it owed.
+            peer.owes = peer.owed(self._now)
+            peer.owes.update((flush, until) for flush in flushes if flushes[flush] != peer.node)
 
     def flushed(self, node: bytes, flush: bytes) -> None:
         """Note that a machine has flushed."""
@@ -301,7 +309,7 @@ class Peers:
         peer = self.known.get(node)
         if peer is None or not peer.owes:
             return False
-        peer.owes = {flush: until for flush, until in peer.owes.items() if now < until}
+        peer.owes = peer.owed(now)
         return bool(peer.owes)
 
     # What the next relay of this machine gets to know

@@ -213,7 +213,11 @@ class RedisWire:
     async def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
         """Take frames off a queue."""
         found = await self._script(POP, queue, b"%d" % limit, self._id)
-        if not isinstance(found, list) or not all(isinstance(each, bytes) for each in found):
+        if (
+            not isinstance(found, list)
+            or len(found) > limit
+            or not all(isinstance(each, bytes) for each in found)
+        ):
             raise self._nonsense()
         return found
 

@@ -109,6 +109,8 @@ _FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 _LOOK = 0.02
 #: Seconds between two beats that others have hurried.
 _HURRIED = 0.05
+#: Things that wait to be published beside the regular work.
+_MOST_TASKS = 100
 #: Characters of what a server says that are shown.
 _ERROR = 500
 
@@ -530,8 +532,16 @@ class Relay:
 
     def _tell_of_work(self, name: bytes) -> None:
         """Tell the other machines that a shared queue has a message, which nobody takes here."""
-        if self._wire is not None:
-            self._start(self._say(self._wire, Kind.WORK, name))
+        self._tell_others(Kind.WORK, [name])
+
+    def _tell_others(self, kind: Kind, names: list[bytes]) -> None:
+        """Publish something soon, unless too much waits for a slow server already.
+
+        No other machine relies on it: it looks at the queues once a second, or waits no longer for
+        a flush.
+        """
+        if self._wire is not None and len(self._tasks) < _MOST_TASKS:
+            self._start(self._say_each(self._wire, kind, names))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the regular work, and log its errors.
@@ -590,9 +600,10 @@ class Relay:
         deadline = self.engine.clock() + way_out.NOTICE_LIFE
         self.engine.push([Record(way_out.ANSWER + number, b"=" + missing.encode(), deadline, 1)])
 
-    async def _say(self, wire: Wire, kind: Kind, name: bytes) -> None:
+    async def _say_each(self, wire: Wire, kind: Kind, names: list[bytes]) -> None:
         with contextlib.suppress(WireError):
-            await self.outbound.say(wire, kind, name)
+            for name in names:
+                await self.outbound.say(wire, kind, name)
 
     def _flush_for(self, number: bytes, asked_by: bytes) -> None:
         """Flush for another machine; of many that ask for it, once for all.
@@ -614,18 +625,12 @@ class Relay:
         """Carry out the flushes that other machines have asked for, and confirm them."""
         flushes = self._flushes_from_afar.take()
         self._flush_here(flushes)
-        if self._wire is not None:
-            self._start(self._confirm(self._wire, list(flushes)))
-
-    async def _confirm(self, wire: Wire, numbers: list[bytes]) -> None:
-        for number in numbers:
-            await self._say(wire, Kind.FLUSHED, number)
+        self._tell_others(Kind.FLUSHED, list(flushes))
 
     def _flush_here(self, flushes: Mapping[bytes, bytes]) -> None:
         """Empty this machine's store for flushes, each with the machine that asked for it."""
         self.machine.flush()
-        for number, asked_by in flushes.items():
-            self.peers.begin_flush(number, self.engine.clock() + BARRIER, asked_by)
+        self.peers.begin_flush(flushes, self.engine.clock() + BARRIER)
         self._put_back_after_flush()
         self._reports.write()
 

@@ -45,7 +45,7 @@ class Reader:
         self._string = -1
         #: Arrays that are not whole: what they lack, and what they have.
         self._arrays: list[tuple[int, list[Any]]] = []
-        #: Bytes of the reply that is not whole, as far as they are read, and elements of its arrays.
+        #: Of the reply that is not whole: bytes, as far as they are read, and elements of arrays.
         self._taken = self._elements = 0
 
     def feed(self, data: bytes) -> None:

@@ -385,6 +385,50 @@ def test_a_flood_of_flushes_is_carried_out_together(
     run(main)
 
 
+def test_flushes_of_many_forged_machines_are_few_for_each_machine(site: Site) -> None:
+    """R9, R10: each is noted of each machine, and confirmed to all."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        nodes = [number.to_bytes(5, "big") for number in range(200)]
+        frames = [
+            RelayFrame(kind, node, 1, at + 1, 0, b"%08d" % number * 2, b"")
+            for number, node in enumerate(nodes)
+            for at, kind in enumerate((Kind.BEAT, Kind.FLUSH))
+        ]
+        # Together, as they come while a flush waits.
+        one.relay_loop.call_soon_threadsafe(
+            lambda: setattr(one.relay_now._flushes_from_afar, "_allowed", 0.0)
+        )
+        await publish(site, [Frame(ALL, pack(each)) for each in frames])
+        await eventually(lambda: one.count("dropped_too_many_flushes") >= 100)
+        await eventually(lambda: not one.relay_now._flushes_from_afar._asked)
+        assert max(len(each.owes) for each in one.relay_now.peers.known.values()) <= 70
+        assert two.count("failures") == one.count("failures") == 0
+
+    run(main)
+
+
+def test_what_waits_to_be_told_to_others_is_bounded(site: Site) -> None:
+    """R10, R12: while a server takes nothing and tells of queues without end."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1, relay_channels=["work.*"])
+        relay, loop = one.relay_now, one.relay_loop
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(acquire(relay), loop))
+        for number in range(1000):
+            loop.call_soon_threadsafe(relay.work._act_on_ready, {b"work.%d" % number})
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop))
+        assert 0 < len(relay._tasks) <= 200
+        loop.call_soon_threadsafe(relay.outbound.publishing.release)
+        await eventually(lambda: not relay._tasks)
+
+    async def acquire(relay: Any) -> None:
+        await relay.outbound.publishing.acquire()
+
+    run(main)
+
+
 def test_memberships_from_afar_leave_room_for_those_of_the_machine(site: Site) -> None:
     """R10: and a store without room ends no relay."""
 

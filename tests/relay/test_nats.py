@@ -17,6 +17,7 @@ from asgi_ipc.relay.wire import Frame
 from asgi_ipc.relay.wire_choice import open_wire
 from tests.relay.conftest import PASSWORD
 from tests.tools.certificates import Files
+from tests.tools.machines import eventually
 from tests.tools.wires import error_of, in_loop, started, works
 
 
@@ -119,8 +120,7 @@ async def test_a_connection_that_is_made_when_the_other_has_ended_is_ended_too(
     async with greeting(connections) as url:
         assert isinstance(await error_of(url), WireLost)
         assert not ends
-        while len(connections) < 2:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: len(connections) == 2)
         closed = asyncio.ensure_future(connections[1].wait_closed())
         await asyncio.wait([closed], timeout=10)
         assert closed.done()

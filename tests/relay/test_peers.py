@@ -189,16 +189,27 @@ def test_what_was_sent_before_a_machine_flushed_is_dropped() -> None:
     hearing = Hearing()
     hearing.hear(ALL, frame(1, kind=Kind.HELLO))
     hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
-    hearing.peers.begin_flush(b"flush", hearing.now + 2 * SECOND, but=OTHER)
+    hearing.peers.begin_flush({b"flush": OTHER}, hearing.now + 2 * SECOND)
     assert not hearing.peers.is_from_before_a_flush(OTHER, hearing.now), "it asked"
     assert hearing.peers.is_from_before_a_flush(NODE, hearing.now)
     hearing.peers.flushed(NODE, b"another")
     assert hearing.peers.is_from_before_a_flush(NODE, hearing.now)
     hearing.peers.flushed(NODE, b"flush")
     assert not hearing.peers.is_from_before_a_flush(NODE, hearing.now)
-    hearing.peers.begin_flush(b"again", hearing.now + 2 * SECOND)
+    hearing.peers.begin_flush({b"again": b""}, hearing.now + 2 * SECOND)
     assert hearing.peers.is_from_before_a_flush(NODE, hearing.now)
     assert not hearing.peers.is_from_before_a_flush(NODE, hearing.now + 2 * SECOND), "unanswered"
+
+
+def test_what_a_silent_machine_owes_is_forgotten() -> None:
+    hearing = Hearing()
+    hearing.hear(ALL, frame(1, kind=Kind.HELLO))
+    for number in range(20):
+        hearing.peers.begin_flush({b"%d" % number: OTHER}, hearing.now + 2 * SECOND)
+        hearing.now += SECOND
+        hearing.peers.forget(hearing.now)
+        hearing.hear(ALL, frame(number + 2, kind=Kind.BEAT))
+    assert len(hearing.peers.known[NODE].owes) <= 3
 
 
 class Proving(Hearing):

@@ -256,6 +256,22 @@ async def test_a_queue_of_large_frames_is_popped_in_parts(redis: Redis) -> None:
         assert await wire.pop(b"large", 10) == large[2:]
 
 
+@pytest.mark.parametrize("answer", [[b"frame"] * 3, [b"frame", 1], b"frame", 1, None, [[b"frame"]]])
+@in_loop
+async def test_more_than_was_asked_for_is_no_answer(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    """W3: it would fill the store with what no receiver waits for."""
+
+    async def answered(*command: bytes) -> object:
+        return answer
+
+    async with started(redis.url, password=PASSWORD) as wire:
+        monkeypatch.setattr(wire, "_ask", answered)
+        with pytest.raises(WireLost, match="no Redis server sends"):
+            await wire.pop(b"queue", 2)
+
+
 @in_loop
 async def test_a_server_without_memory_refuses_a_push_and_passes_frames_on(redis: Redis) -> None:
     heard: list[bytes] = []
