@@ -23,6 +23,9 @@ from .options import Options
 #: The part of group_memory that may be in use when other machines add memberships; the rest is for
 #: this machine's processes. Seconds between two looks at that.
 _FROM_AFAR, _LOOK_AT_ROOM = 0.75, 0.02
+#: Nanoseconds for which messages from afar may lie here unread, unless the machine's own live longer;
+#: and seconds between two looks which processes are there.
+_LONGEST, _LOOK_FOR_PROCESSES = 3600 * 1_000_000_000, 1.0
 
 
 class LocalMachine:
@@ -35,6 +38,8 @@ class LocalMachine:
         self._lifetime, self._membership = options.message_lifetime, options.membership_lifetime
         #: When to look at group_memory next, and whether other machines may take more of it.
         self._look_at, self._has_room = 0.0, True
+        #: When to look for processes next, and the identities of those that were there.
+        self._look_for, self._there = 0.0, frozenset[bytes]()
 
     def check(self, body: bytes) -> None:
         """Raise `RecordCorrupt` for what would disturb receivers.
@@ -48,6 +53,7 @@ class LocalMachine:
         self, group: str, body: bytes, deadline: int, exclude: Collection[str]
     ) -> None:
         """Deliver to the members on this machine, but for some (R1)."""
+        deadline = self._bounded(deadline)
         try:
             self._core._broadcast(self._demux, group, group_name(group), body, deadline, exclude)
         finally:
@@ -57,6 +63,7 @@ class LocalMachine:
     def deliver(self, channel: str, body: bytes, deadline: int) -> None:
         """Deliver to a process-specific channel; what it has no room for is dropped."""
         demux, name = self._demux, channel_name(channel)
+        deadline = self._bounded(deadline, name.owner)
         try:
             own = demux.own.get(name.queue)
             if own is not None and loop_back(demux, own, (name.local,), body, deadline):
@@ -80,6 +87,20 @@ class LocalMachine:
         finally:
             if pending:
                 run_deferred()
+
+    def _bounded(self, deadline: int, owner: bytes = b"") -> int:
+        """Return the deadline for a message of another machine, which may be forged.
+
+        Forged ones must not fill the store for good. Those for a process that is not here expire as
+        this machine's own: the engine may not know that it is gone.
+        """
+        now = time.monotonic()
+        if owner and owner not in self._there and now >= self._look_for:
+            self._look_for = now + _LOOK_FOR_PROCESSES
+            self._there = frozenset(each.identity for each in self.engine.processes())
+        is_here = not owner or owner in self._there
+        longest = max(self._lifetime, _LONGEST) if is_here else self._lifetime
+        return min(deadline, self.engine.clock() + longest)
 
     def join(self, group: str, channel: str, lifetime: int) -> None:
         """Add a channel of this machine to a group. Raises `StoreFull`.

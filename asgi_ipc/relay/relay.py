@@ -14,7 +14,8 @@ Messages
   R3   What one sender sends to one channel arrives in order, messages to the channel and to groups
        together: there is one way out, one publishing and one subscribing connection.
   R4   The remaining lifetime of a message travels with it; no clocks are compared. A message whose
-       lifetime is over is not passed on.
+       lifetime is over is not passed on. On another machine it lives for an hour at most, or for
+       that machine's own ``expiry`` if that is longer.
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
        are counted as gaps, at the latest with the next beat of their machine. They go on from term

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.engines.base import Engine
 from asgi_ipc.exceptions import ChannelFull, FlushIncomplete
 from asgi_ipc.relay import inbound, relay, report
@@ -32,7 +33,7 @@ from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.peers import EXPECTED, MOST
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import Machine, Site, eventually, join, received, run
-from tests.tools.relays import shown_states
+from tests.tools.relays import engine_beside, shown_states
 
 STRANGER = b"other"
 
@@ -456,6 +457,37 @@ def test_memberships_from_afar_leave_room_for_those_of_the_machine(site: Site) -
         assert counts["group_bytes_used"] < 0.9 * counts["group_bytes_total"]
         await two.layer.group_add("fresh", channel)
         assert two.count("failures") == 0
+
+    run(main)
+
+
+def test_messages_from_afar_do_not_fill_a_store_for_good(site: Site) -> None:
+    """R4, R10: whatever lifetime they claim; and those for no process expire as the site's own."""
+    hour = 3600 * 1_000_000_000
+
+    async def main() -> None:
+        _one, two = await site.joined(2, expiry=0.5)
+        channel = await two.member("room")
+        mine, ghost = machine_topic(two.node), f"specific.{two.node.hex()}{7:022x}!ghost"
+        other = engine_beside(two.options)
+        there = f"specific.{other.identity.hex():0<32}!there"
+        for number, name in enumerate((ghost, there)):
+            frame = RelayFrame(
+                Kind.CHANNEL, STRANGER, 1, number + 1, LONGEST_LIFE, name.encode(), b"\x80"
+            )
+            await publish(site, [Frame(mine, pack(frame))])
+        group = RelayFrame(Kind.GROUP, STRANGER, 1, 3, LONGEST_LIFE, b"room", b"\x80")
+        await two.layer.group_add("room", "ordinary")
+        await publish(site, [Frame(ROOM, pack(group))])
+        queue = channel_name(there).queue
+        await eventually(lambda: two.engine.look(b"ordinary") and two.engine.look(queue))
+        for each in (queue, b"ordinary"):
+            (record,) = two.engine.look(each)
+            assert record.deadline - two.engine.clock() <= hour
+        await eventually(lambda: not two.engine.look(channel_name(ghost).queue))
+        assert await two.layer.receive(channel) == {}
+        assert two.engine.look(queue)
+        other.close()
 
     run(main)
 
