@@ -23,7 +23,7 @@ from .options import Options
 #: The part of group_memory that may be in use when other machines add memberships; the rest is for
 #: this machine's processes. Seconds between two looks at that.
 _FROM_AFAR, _LOOK_AT_ROOM = 0.75, 0.02
-#: Nanoseconds for which messages from afar may lie here unread, unless the machine's own live longer;
+#: Nanoseconds for which messages from afar may lie here unread, unless its own live longer;
 #: and seconds between two looks which processes are there.
 _LONGEST, _LOOK_FOR_PROCESSES = 3600 * 1_000_000_000, 1.0
 

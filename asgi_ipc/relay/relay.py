@@ -65,7 +65,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .agreement import Agreement
-from .counts import Counts
+from .counts import INTERVAL, Counts
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
@@ -136,6 +136,8 @@ class Relay:
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
+        #: When the log last said that an outage is over.
+        self._said_back = float("-inf")
         self._wire: Wire | None = None
         self._began, self._connected_at = time.time(), 0.0
         #: When the server was last known to be there, on the engine's clock; None if it never was.
@@ -363,8 +365,10 @@ class Relay:
                 await self._serve(wire)
             except (WireError, OSError) as error:
                 # OSError: this process has too many open files. The pause is short again only if a
-                # beat was heard: a server that takes connections and ends them is not back.
-                if self.lag is not None:
+                # beat was heard, and not at once before the end: a server that takes connections
+                # and ends them is not back.
+                lasted = time.monotonic() - self._connected_at
+                if self.lag is not None and lasted >= pause:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
@@ -505,8 +509,9 @@ class Relay:
         """Act on a frame that a relay publishes for relays; this one's own are its beats alone."""
         if frame.node == self.node:
             self.lag = self.engine.clock() - self.outbound.beat_at
-            if self._told:
-                self._told = ""
+            # Not at each turn of a server that comes and goes.
+            if self._told and time.monotonic() - self._said_back >= INTERVAL:
+                self._told, self._said_back = "", time.monotonic()
                 _log.warning("relay %s: connected again", self.options.shown)
         elif frame.kind in (Kind.HELLO, Kind.BEAT):
             if frame.kind is Kind.HELLO or self.peers.to_answer:

@@ -161,6 +161,32 @@ def test_a_server_that_takes_connections_and_ends_them_is_not_back(
     run(main)
 
 
+def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_end(
+    site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8: although each connection works until it ends."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        lost, until = 0, time.monotonic() + 3
+        while time.monotonic() < until:
+            await eventually(lambda: one.relay_now.lag is not None or time.monotonic() >= until)
+            lost += one.relay_now.lag is not None
+            server.cut("it goes")
+            await eventually(lambda: one.relay_now.lag is None)
+        # With pauses that do not grow they would be some thirty.
+        assert 2 <= lost <= 10
+        assert told("goes on by itself") <= 4
+        assert told("connected again") <= 2
+        await eventually(lambda: one.knows(two))
+
+    def told(words: str) -> int:
+        return sum(words in message for message in caplog.messages)
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
 @pytest.fixture
 def frozen(server: MemoryServer) -> Iterator[MemoryServer]:
     yield server
