@@ -9,6 +9,9 @@ and is as fast for a handful of descriptors.
 
 The loop is asyncio's own, whatever the policy of the program: that of uvloop does not tell what it
 has open.
+
+It resolves names in threads that nothing waits for: asyncio's own hold up the end of the relay and
+of the process, for as long as a name server is silent.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ import contextlib
 import os
 import selectors
 import socket
-from typing import Any
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from ..engines.guards import WeakBag
+
+_T = TypeVar("_T")
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
@@ -37,6 +44,30 @@ class RelayLoop(asyncio.SelectorEventLoop):
         self._connected.add(sock)
         await super().sock_connect(sock, address)
 
+    async def getaddrinfo(self, host: Any, port: Any, **how: int) -> Any:
+        """Resolve a name. Raises `OSError`."""
+        found: asyncio.Future[Any] = self.create_future()
+
+        def tell(addresses: Any, error: Exception | None) -> None:
+            if found.done():
+                return
+            if error is None:
+                found.set_result(addresses)
+            else:
+                found.set_exception(error)
+
+        def resolve() -> None:
+            told: tuple[Any, Exception | None]
+            try:
+                told = socket.getaddrinfo(host, port, **how), None
+            except Exception as error:
+                told = None, error
+            with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
+                self.call_soon_threadsafe(tell, *told)
+
+        threading.Thread(target=resolve, name="asgi_ipc resolver", daemon=True).start()
+        return await found
+
     def after_fork_in_child(self) -> None:
         """Close what the parent has open in this loop, of which the thread is not here."""
         watched = {key.fd for key in (self._watched.get_map() or {}).values()}
@@ -51,6 +82,28 @@ class RelayLoop(asyncio.SelectorEventLoop):
         for descriptor in watched:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine in a `RelayLoop`, then end what is left there, as `asyncio.run` does."""
+    loop = RelayLoop()
+    try:
+        return loop.run_until_complete(_whole(main))
+    finally:
+        loop.close()
+
+
+async def _whole(main: Coroutine[Any, Any, _T]) -> _T:
+    loop = asyncio.get_running_loop()
+    try:
+        return await main
+    finally:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
 
 
 _loops: WeakBag[RelayLoop] = WeakBag()
@@ -69,4 +122,4 @@ def _after_fork_in_child() -> None:
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-__all__ = ["RelayLoop"]
+__all__ = ["RelayLoop", "run"]

@@ -10,7 +10,7 @@ import threading
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .agreement import Differs
 from .failures import Failures
-from .loop import RelayLoop
+from .loop import run
 from .machine import Machine
 from .options import RelayOptions
 from .relay import Relay
@@ -59,15 +59,11 @@ class RelayThread:
     def _work(self) -> None:
         self._failures.begun()
         try:
-            loop = RelayLoop()
-            try:
-                loop.run_until_complete(self._whole())
-            finally:
-                loop.close()
+            run(self._main())
         except (StoreUnavailable, StoreCorrupt, Differs) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
         except Exception as error:
-            # While the process ends, asyncio can't resolve names any more.
+            # While the process ends, there can't be a thread that resolves names.
             if self._stopped or not threading.main_thread().is_alive():
                 return
             self._failures.failed(error, self._options.shown)
@@ -76,19 +72,6 @@ class RelayThread:
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                 self._machine.engine.release(RELAY)
                 vacate(self._machine.engine)
-
-    async def _whole(self) -> None:
-        """Relay, then end what is left in the loop, as `asyncio.run` does."""
-        loop = asyncio.get_running_loop()
-        try:
-            await self._main()
-        finally:
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-            await loop.shutdown_asyncgens()
-            await loop.shutdown_default_executor()
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

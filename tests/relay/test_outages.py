@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +14,12 @@ import pytest
 from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.relay import report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
+from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.relay import first_of
-from asgi_ipc.relay.way_out import OUT
+from asgi_ipc.relay.way_out import OUT, RELAY
 from asgi_ipc.relay.wire import Frame
-from tests.tools.machines import Site, eventually, received, run
+from tests.tools.machines import ENOUGH, Site, eventually, received, run
 
 MIB = 1 << 20
 
@@ -185,6 +188,42 @@ def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_en
 
     caplog.set_level(logging.WARNING, "asgi_ipc")
     run(main)
+
+
+@pytest.fixture
+def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A name server that is silent, and set once it is asked."""
+    is_asked, ends = threading.Event(), threading.Event()
+
+    def ask(*words: object, **options: object) -> list[object]:
+        is_asked.set()
+        ends.wait(ENOUGH)
+        raise socket.gaierror("it was silent")
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    yield is_asked
+    ends.set()
+
+
+def test_a_relay_ends_although_a_name_server_is_silent(
+    site: Site, name_server: threading.Event
+) -> None:
+    """R7: another process relays at once."""
+    machine = site.machine(relay="redis://silent.invalid")
+    machine.begin()
+    assert name_server.wait(ENOUGH)
+    machine.end()
+    assert machine.engine.hold(RELAY)
+
+
+def test_a_process_that_relays_alone_ends_although_a_name_server_is_silent(
+    name_server: threading.Event,
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(asyncio.TimeoutError):
+        run_alone(asyncio.wait_for(asyncio.open_connection("silent.invalid", 1), 0.1))
+    assert name_server.is_set()
+    assert time.monotonic() - began < ENOUGH / 2
 
 
 @pytest.fixture

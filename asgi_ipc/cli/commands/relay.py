@@ -142,6 +142,7 @@ def command(
     Server, relay_options and relay_channels must be those of the site: 'manage.py asgi_ipc relay'
     takes them from the settings. A relay that differs refuses, and says how.
     """
+    from ...relay.loop import run
     from ...relay.options import checked
 
     layer_options = dict(store.layer_options)
@@ -159,7 +160,7 @@ def command(
 
     options()
     with _log_to_stderr():
-        ended_by = asyncio.run(_relay(store, options, layer_options))
+        ended_by = run(_relay(store, options, layer_options))
     if ended_by == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
