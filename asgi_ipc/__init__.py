@@ -7,9 +7,10 @@ asyncio, and neither needs Django or Channels to be installed.
 
 Public modules are this one, `asgi_ipc.exceptions`, `asgi_ipc.django` with `asgi_ipc.django.layers`
 and `asgi_ipc.django.consumers`, `asgi_ipc.engines` with `asgi_ipc.engines.base`,
-`asgi_ipc.engines.bell` and `asgi_ipc.engines.shm.segment`, `asgi_ipc.metrics.prometheus` and
-`asgi_ipc.metrics.opentelemetry`, `asgi_ipc.testing`, and `asgi_ipc.conformance`. All others are
-private, whatever their names: they may change in any release.
+`asgi_ipc.engines.bell` and `asgi_ipc.engines.shm.segment`, `asgi_ipc.relay.wire`,
+`asgi_ipc.metrics.prometheus` and `asgi_ipc.metrics.opentelemetry`, `asgi_ipc.testing`, and
+`asgi_ipc.conformance`. All others are private, whatever their names: they may change in any
+release.
 """
 
 from __future__ import annotations

@@ -19,12 +19,13 @@ and --wire name.
                           outages put a proxy between the two
   --wire NAME-OR-PATH     test this wire of a relay: the scheme of its URLs or
                           'package.module:Class'; may be repeated
-  --wire-url URL          test it on this server; those of asgi_ipc start one if it is installed
+  --wire-url URL          test it on this server, at the TCP port that the URL names; those of
+                          asgi_ipc start one if it is installed
   --wire-option K=V       pass this option to the wire
   --clause E4             run the tests that cite this clause alone; may be repeated
 
 All other options are pytest's: -n auto runs the tests in parallel, -k WORD selects some,
--x stops at the first failure.
+-x stops at the first failure, -rs says why tests were skipped.
 """
 
 
@@ -48,7 +49,9 @@ def arguments(words: list[str]) -> list[str]:
             f" {', '.join(sorted(known))}, and pytest's options behind it"
         )
     suite = [f"{__package__}.{known[name]}" for name in named] or [str(__package__)]
-    return ["-p", f"{__package__}.plugin", "--pyargs", *suite, *options]
+    # The suite runs its event loops itself, and pytest-asyncio would warn that it is not set up.
+    plugins = ["-p", f"{__package__}.plugin", "-p", "no:asyncio"]
+    return [*plugins, "--pyargs", *suite, *options]
 
 
 def main() -> int:

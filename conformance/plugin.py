@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -132,6 +133,13 @@ def _check_wires(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--wire {wire}: {error}") from error
         if wire not in BUILT_IN and not chosen(config, "--wire-url"):
             raise pytest.UsageError(f"--wire {wire}: name its server by --wire-url")
+    for url in chosen(config, "--wire-url"):
+        try:
+            has_port = url.startswith("memory:") or urlsplit(url).port is not None
+        except ValueError:
+            has_port = False
+        if not has_port:  # The URL may have a password, and is not shown.
+            raise pytest.UsageError("--wire-url: name the port too, as in mine://127.0.0.1:4000")
     wire_options(config)
 
 

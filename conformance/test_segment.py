@@ -384,6 +384,7 @@ for offset in range(0, size, 1 << 16):
         refused = error.errno
         break
     made.view[offset : offset + (1 << 16)] = b"x" * (1 << 16)
+made.unlink()
 print("refused" if refused else "enough", offset)
 """
 

@@ -92,7 +92,7 @@ class RedisWire:
         select = [(b"SELECT", b"%d" % self._database)] if self._database else []
         for handle, ping, commands in (
             (self._on_reply, self._ping_publisher, select),
-            (self._on_push, self._ping_subscriber, []),
+            (self._on_push, self._ping_subscriber, [(b"PING",)]),
         ):
             link = _Link(handle, ping, self._state)
             self._links.append(link)

@@ -7,18 +7,23 @@ share. Topics, queues and frames are ``bytes``; a wire never sees a channel, a g
 Every wire must pass the tests (``conformance/wires/``) that cite these clauses:
 
 Connection
-  W1   Making a wire uses no network. A wrong URL or wrong options raise `OptionError`, which names
-       all that is wrong, and the remedies. No text of a wire has credentials: no error, no log
-       message, no ``repr``.
+  W1   Making a wire uses no network. A wrong URL, prefix or option, and one that the wire does not
+       take, raise `OptionError`, which names all that is wrong, and the remedies. No text of a wire
+       has credentials: no error, no log message, no ``repr``. A wire without ``queues`` says why in
+       the class attribute ``no_queues``, and what to do.
   W2   `start` returns once the server has answered on all connections. It raises `WireRefused` if
-       a person must change something, and otherwise `WireLost`, at the latest after the option
-       ``timeout`` (seconds), and then leaves nothing open.
-  W3   A wire never connects again. `lost` returns once a connection has ended, or the server has
-       not answered for ``timeout`` to twice that time, or has sent what its protocol does not
-       allow. From then on the wire hears nothing, and each other call but `close` raises that
-       error. Seconds in which the process itself was stopped do not count as silence.
-  W4   `close` ends all connections, also of a server that does not answer, and may be called at
-       any time and twice. Waiting calls then end with `WireLost`, and nothing more is heard.
+       a person must change something, as for a wrong password or where another kind of server
+       answers, and otherwise `WireLost`, at the latest after the option ``timeout`` (seconds), and
+       then leaves nothing open.
+  W3   A wire never connects again. `lost` returns once any of its connections has ended, or the
+       server has not answered on one for ``timeout`` to twice that time, or has refused a call
+       (`WireRefused`; W11 for queues), or has sent what its protocol does not allow. From then on
+       the wire hears nothing, and each other call but `close` raises that error. So each call ends,
+       although its answer never comes. Seconds in which the process itself was stopped do not count
+       as silence.
+  W4   `close` ends all connections, also of a server that does not answer, leaves no task and no
+       thread, and may be called at any time and twice. Waiting calls then end with `WireLost`, and
+       nothing more is heard.
 
 Topics
   W5   Each frame that is published is heard at most once by each wire of that prefix that is
@@ -79,8 +84,7 @@ Ready = Callable[[bytes], None]
 class WireCapabilities(NamedTuple):
     """What a wire declares it can do. The suite skips tests of absent capabilities."""
 
-    #: The server keeps queues (W10 to W14). If not, the class attribute ``no_queues`` tells a user
-    #: why, and the remedy.
+    #: The server keeps queues (W10 to W14). If not, none of these methods is called.
     queues: bool
 
 
@@ -103,9 +107,11 @@ class Pushed(NamedTuple):
 class Wire(Protocol):
     """Connections to one server. See the module's clauses W1 to W14.
 
-    Made as ``factory(url, prefix, **options)``, where ``options`` are the user's ``relay_options``;
-    all names on the server begin with ``asgi_ipc:<prefix>:``, or as near to that as its names
-    allow. All methods belong to the event loop that calls `start`, and none blocks it.
+    Made as ``factory(url, prefix, **options)``, where ``options`` are the user's ``relay_options``
+    without ``backlog`` and ``keys``. A prefix has 1 to 64 ASCII letters, digits, ``-``, ``_`` and
+    ``.``, the first not ``.``; all names on the server begin with ``asgi_ipc:<prefix>:``, or as
+    near to that as its names allow. All methods belong to the event loop that calls `start`, and
+    none blocks it.
     """
 
     capabilities: ClassVar[WireCapabilities]

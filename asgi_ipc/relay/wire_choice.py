@@ -19,7 +19,7 @@ from .wire_settings import HIDDEN, shown, shown_scheme
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-#: Makes a wire: a class, or any other callable with the same arguments.
+#: Makes a wire: its class.
 WireFactory = Callable[..., Wire]
 
 _REDIS = "asgi_ipc.relay.redis:RedisWire"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
+import threading
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 from urllib.parse import urlsplit
@@ -66,7 +67,6 @@ class ProxyLine:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._parts = parts
         self.proxy: Proxy = Proxy(parts.hostname or "127.0.0.1", parts.port or 0)
         self.url: str = url
         self.direct: str = url
@@ -74,9 +74,7 @@ class ProxyLine:
     async def start(self) -> None:
         """Listen."""
         await self.proxy.start()
-        user, at, _ = self._parts.netloc.rpartition("@")
-        netloc = f"{user}{at}127.0.0.1:{self.proxy.port}"
-        self.url = self._parts._replace(netloc=netloc).geturl()
+        self.url = at_port(self.direct, self.proxy.port)
 
     async def close(self) -> None:
         """End everything."""
@@ -222,6 +220,13 @@ class WireCase:
         await self.line.close()
 
 
+def at_port(url: str, port: int, user: str = "") -> str:
+    """Return the URL of a wire for another port, of this machine, and maybe another user."""
+    parts = urlsplit(url)
+    user = user or parts.netloc.rpartition("@")[0]
+    return parts._replace(netloc=f"{user}{'@' if user else ''}127.0.0.1:{port}").geturl()
+
+
 async def publish(wire: Wire, topic: bytes, *payloads: bytes) -> None:
     """Publish a batch on one topic."""
     await wire.publish([Frame(topic, payload) for payload in payloads])
@@ -238,7 +243,13 @@ async def eventually(condition: Callable[[], Any], seconds: float = ENOUGH) -> N
 
 async def within(awaitable: Any, seconds: float = ENOUGH) -> Any:
     """Return what an awaitable gives; fail if it takes for ever."""
-    return await asyncio.wait_for(awaitable, patient(seconds))
+    task = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait([task], timeout=patient(seconds))
+        assert task.done(), "a call must end, with an answer or with the wire's loss (W3)"
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def numbered(count: int, start: int = 0) -> Sequence[bytes]:
@@ -269,7 +280,10 @@ def in_loop(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]
             left = [task for task in others if not task.done()]
             assert not left, f"tasks left: {left}"
 
+        before = threading.enumerate()
         asyncio.run(scenario())
+        threads = [thread for thread in threading.enumerate() if thread not in before]
+        assert not threads, f"threads left: {threads}"
         assert not case.complaints, f"the event loop complains: {case.complaints}"
 
     return run

@@ -22,7 +22,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        #: Both ends of each connection that stands, by its number: the first one made is 1.
+        self._ends: dict[int, tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open = asyncio.Event()
         self._open.set()
@@ -34,6 +35,8 @@ class Proxy:
         self.made: int = 0
         #: Seconds by which each piece is late.
         self.lag: float = 0.0
+        #: Connections, by their numbers, on which nothing more passes to the client.
+        self.silent: set[int] = set()
         #: What becomes of pieces on their way, in each direction.
         self.to_server: Mangle | None = None
         self.to_client: Mangle | None = None
@@ -72,12 +75,14 @@ class Proxy:
     @property
     def standing(self) -> int:
         """How many connections of clients stand."""
-        return len(self._writers) // 2
+        return len(self._ends)
 
-    def cut(self) -> None:
-        """End all connections at once; new ones are taken."""
-        for writer in self._writers:
-            writer.transport.abort()
+    def cut(self, number: int | None = None) -> None:
+        """End all connections at once, or one; new ones are taken."""
+        for at, ends in self._ends.items():
+            if number in (None, at):
+                for end in ends:
+                    end.transport.abort()
 
     def heal(self) -> None:
         """Garble nothing any more."""
@@ -105,6 +110,7 @@ class Proxy:
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.made += 1
+        number = self.made
         # In a task of its own: asyncio complains if the one that it made for us is cancelled.
         connecting = asyncio.create_task(self._connect())
         self._tasks.add(connecting)
@@ -114,10 +120,10 @@ class Proxy:
             writer.transport.abort()
             return
         there = connecting.result()
-        self._writers |= {writer, there[1]}
+        self._ends[number] = writer, there[1]
         ways = [
-            asyncio.create_task(self._pass(reader, there[1], "to_server")),
-            asyncio.create_task(self._pass(there[0], writer, "to_client")),
+            asyncio.create_task(self._pass(reader, there[1], "to_server", number)),
+            asyncio.create_task(self._pass(there[0], writer, "to_client", number)),
         ]
         self._tasks.update(ways)
         try:
@@ -126,22 +132,23 @@ class Proxy:
             for task in ways:
                 task.cancel()
                 self._tasks.discard(task)
-            for each in (writer, there[1]):
-                self._writers.discard(each)
-                each.transport.abort()
+            for end in self._ends.pop(number):
+                end.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         await self._open.wait()
         return await asyncio.open_connection(*self._target)
 
     async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, number: int
     ) -> None:
         try:
             while data := await reader.read(1 << 16):
                 if self.lag:
                     await asyncio.sleep(self.lag)
                 await self._passage()
+                if way == "to_client" and number in self.silent:
+                    continue
                 mangle: Mangle | None = getattr(self, way)
                 for piece in [data] if mangle is None else mangle(data):
                     writer.write(piece)

@@ -31,6 +31,7 @@ async def test_a_stream_in_single_bytes_says_the_same(wires: WireCase) -> None:
     assert await listener.until(b"end") == numbered(30)
 
 
+@pytest.mark.clause("W3")
 @pytest.mark.clause("W5")
 @pytest.mark.needs("network")
 @pytest.mark.parametrize("way", ["to_server", "to_client"])

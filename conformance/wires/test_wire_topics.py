@@ -51,9 +51,9 @@ async def test_any_bytes_are_a_topic_and_a_frame(wires: WireCase) -> None:
 async def test_names_of_no_use_are_refused_and_nothing_is_sent(wires: WireCase) -> None:
     listener = await wires.listener([b"t"])
     for name in (b"", b"x" * (MAX_TOPIC + 1)):
-        with pytest.raises(ValueError, match=f"use 1 to {MAX_TOPIC} bytes"):
+        with pytest.raises(ValueError, match=str(MAX_TOPIC)):
             await listener.wire.publish([Frame(b"t", b"no"), Frame(name, b"no")])
-        with pytest.raises(ValueError, match=f"use 1 to {MAX_TOPIC} bytes"):
+        with pytest.raises(ValueError, match=str(MAX_TOPIC)):
             await listener.wire.subscribe([b"u", name])
     await publish(listener.wire, b"t", b"end")
     assert await listener.until(b"end") == []
@@ -169,7 +169,12 @@ async def test_publishing_waits_while_much_is_unconfirmed(wires: WireCase) -> No
     wires.line.freeze()
     frames = [Frame(b"t", b"%06d" % number + b"x" * 50_000) for number in range(60)]
     assert sum(len(frame.payload) for frame in frames) > 2 * WINDOW
-    waiting = asyncio.ensure_future(publisher.wire.publish(frames))
+
+    async def publish_all() -> None:
+        for at in range(0, 60, 3):  # It waits for what earlier calls have sent, too.
+            await publisher.wire.publish(frames[at : at + 3])
+
+    waiting = asyncio.ensure_future(publish_all())
     if wires.line.proxy is not None:
         await asyncio.sleep(0.1)
         assert not waiting.done(), "the memory of this process would grow"
@@ -177,6 +182,22 @@ async def test_publishing_waits_while_much_is_unconfirmed(wires: WireCase) -> No
     await within(waiting)
     await eventually(lambda: len(listener.frames) == 60)
     assert listener.frames == frames
+
+
+@pytest.mark.clause("W8")
+@pytest.mark.needs("network")
+@in_loop
+async def test_what_waits_behind_the_window_counts_as_not_sent(wires: WireCase) -> None:
+    listener = await wires.listener(timeout=60)
+    wires.line.freeze()
+    waiting = asyncio.ensure_future(publish(listener.wire, b"t", *[bytes(50_000)] * 60))
+    await asyncio.sleep(0.1)
+    wires.line.cut()
+    wires.line.thaw()
+    with pytest.raises(WireLost) as caught:
+        await within(waiting)
+    assert 60 - caught.value.unsent <= WINDOW // 50_000 + 2
+    assert caught.value.unsent < 60, "it had sent the first"
 
 
 @pytest.mark.clause("W8")
@@ -223,8 +244,8 @@ async def test_a_lost_wire_has_sent_nothing_of_the_next_batch(wires: WireCase) -
 async def test_a_frame_that_is_too_large_is_refused_and_the_wire_goes_on(wires: WireCase) -> None:
     listener = await wires.listener([b"t"])
     limit = listener.wire.frame_limit
-    assert limit >= 512 * 1024
-    with pytest.raises(ValueError, match=f"{limit + 1} bytes; .* at most {limit}"):
+    assert limit >= 512 * 1024, "the suite needs a server that takes frames of 512 KiB"
+    with pytest.raises(ValueError, match=str(limit)):
         await listener.wire.publish([Frame(b"t", b"no"), Frame(b"t", bytes(limit + 1))])
     await publish(listener.wire, b"t", bytes(limit), b"end")
     assert await listener.until(b"end") == [bytes(limit)]

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from asgi_ipc.conformance.clauses import clauses
 
-SUITE = Path(__file__).parents[2] / "conformance"
+import asgi_ipc
+from asgi_ipc.engines import base
+from asgi_ipc.engines.shm import segment
+from asgi_ipc.relay import wire
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "conformance"
 #: How many there are of each letter, so that none is lost by a slip of the pen.
 NUMBERS = {"E": 34, "G": 8, "W": 14, "S": 18, "A": 5, "O": 13}
 #: Numbers that are given, of clauses that are not kept yet.
@@ -42,6 +48,15 @@ def test_each_contract_numbers_its_clauses_without_a_gap_and_words_them() -> Non
     numbered = {f"{letter}{n + 1}" for letter in NUMBERS for n in range(NUMBERS[letter])}
     assert set(known) == numbered - RESERVED
     assert all(len(words) > 20 for words in known.values())
+
+
+def test_each_contract_is_a_public_module_and_its_clauses_stand_in_the_documents() -> None:
+    document = (ROOT / "docs" / "clauses.md").read_text()
+    for contract in (base, segment, wire):
+        assert contract.__doc__ is not None
+        assert f"`{contract.__name__}`" in " ".join((asgi_ipc.__doc__ or "").split())
+        path = contract.__name__.replace(".", "/")
+        assert f"<!-- clauses of {path}.py -->" in document
 
 
 def test_every_clause_has_a_test() -> None:

@@ -86,6 +86,10 @@ def test_the_command_runs_the_module_that_is_named(tmp_path: Path) -> None:
             "--wire reddis: relay ...: there is no wire",
         ),
         (["--wire", "asgi_ipc.relay.memory:MemoryWire"], "Wire: name its server by --wire-url"),
+        (
+            ["--wire", "redis", "--wire-url", "redis://user:1234@127.0.0.1"],
+            "--wire-url: name the port too",
+        ),
         (["--clause", "E99"], "--clause E99: there are E1, E2,"),
     ],
 )

@@ -13,8 +13,17 @@ from asgi_ipc.exceptions import OptionError
 from asgi_ipc.relay import wire_choice
 from asgi_ipc.relay.memory import MemoryWire
 from asgi_ipc.relay.options import checked
+from asgi_ipc.relay.wire import Frame
 from asgi_ipc.relay.wire_choice import BUILT_IN, find_wire, open_wire, wire_names
-from asgi_ipc.relay.wire_settings import _FOREIGN, COMMON, CREDENTIALS, TLS, shown
+from asgi_ipc.relay.wire_settings import (
+    _FOREIGN,
+    COMMON,
+    CREDENTIALS,
+    TLS,
+    check_frames,
+    check_topic,
+    shown,
+)
 
 
 def test_every_wire_of_asgi_ipc_is_found_by_its_schemes() -> None:
@@ -72,6 +81,26 @@ print(find_wire("redis://h").__name__, find_wire("nats://h").__name__)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "RedisWire NatsWire\n"
+
+
+@pytest.mark.parametrize("scheme", ["memory", "nats", "redis"])
+def test_our_wires_name_all_that_is_wrong_in_the_same_words(scheme: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        open_wire(f"{scheme}://h:1#x", "a b", {"timeout": "soon", "tmeout": 3})
+    for words in (
+        f"relay {scheme}://h:1: the URL has a '#'; if it belongs to a password, write it as %23",
+        "prefix is 'a b'; use 1 to 64 ASCII letters, digits, '-', '_' and '.'",
+        f"there is no option 'tmeout' with {scheme}://h:1; did you mean 'timeout'?",
+        "relay_options['timeout'] is 'soon'; it must be a number of seconds from 0.05 to 86400",
+    ):
+        assert words in str(caught.value)
+
+
+def test_topics_and_frames_of_no_use_are_refused_with_the_limit() -> None:
+    with pytest.raises(ValueError, match="use 1 to 128 bytes"):
+        check_topic(b"x" * 129)
+    with pytest.raises(ValueError, match="a frame has 8 bytes; the server takes at most 7"):
+        check_frames([Frame(b"t", b"x" * 8)], 7)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.tools.suite_runs import WITHOUT
 
 RELAYS = DOCS / "relays.md"
 ENGINE = DOCS / "writing-an-engine.md"
+WIRE = DOCS / "writing-a-wire.md"
 BEYOND = DOCS / "beyond.md"
 COMMANDS = DOCS / "commands.md"
 
@@ -100,6 +101,13 @@ for engine in ("shelf:ShelfEngine", {expression}):
     assert said == "('c', {'n': 1})\n" * 2
 
 
+def test_the_trial_of_a_wire_joins_two_stores(tmp_path: Path) -> None:
+    (code,) = blocks(WIRE, "python")
+    (tmp_path / "trial.py").write_text(code)
+    assert "`python trial.py mine://127.0.0.1:4000`" in WIRE.read_text()
+    assert run(tmp_path, "trial.py", "memory://trial").count("greeting") == 2
+
+
 def test_the_commands_for_porters_are_such_as_work(tmp_path: Path) -> None:
     text = (DOCS / "porting.md").read_text()
     text += (ROOT / "asgi_ipc" / "engines" / "shm" / "segment_example.py").read_text()
@@ -164,7 +172,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
 def test_every_python_block_is_of_a_kind_that_is_run(document: Path) -> None:
     run_here = (
-        *(ENGINE, BEYOND, RELAYS, COMMANDS),
+        *(ENGINE, WIRE, BEYOND, RELAYS, COMMANDS),
         *(DOCS / name for name in ("format.md", "django.md", "testing.md")),
     )
     # What `test_readme` and `test_tutorial` run.

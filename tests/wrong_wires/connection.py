@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -56,6 +59,47 @@ class ConnectsWhenMade(WrongOnANetwork):
         self.early = asyncio.ensure_future(
             asyncio.get_running_loop().create_connection(asyncio.Protocol, self._host, self._port)
         )
+
+
+class ShowsThemWhenPrinted(WrongOnANetwork):
+    breaks = "W1"
+
+    def __init__(self, url: str, prefix: str, **options: Any) -> None:
+        super().__init__(url, prefix, **options)
+        self.url = url
+
+    def __repr__(self) -> str:
+        return f"<wire to {self.url}>"
+
+
+class LogsThem(WrongOnANetwork):
+    breaks = "W1"
+
+    def __init__(self, url: str, prefix: str, **options: Any) -> None:
+        super().__init__(url, prefix, **options)
+        self.url = url
+
+    async def start(self, heard: Heard, ready: Ready | None = None) -> None:
+        logging.getLogger("mine").debug("connecting to %s", self.url)
+        await super().start(heard, ready)
+
+
+class SaysNotWhyItHasNoQueues(WrongOnANetwork):
+    breaks = "W1"
+    no_queues = ""
+
+
+class LeavesTheFirstConnectionOpen(WrongOnANetwork):
+    breaks = "W2"
+
+    async def _open(self) -> None:
+        connections, self._state.connections = self._state.connections, []
+        try:
+            await super()._open()
+        finally:
+            if len(self._connections) == 2:  # The other one will be closed.
+                self._state.connections = [*connections, self._connections[1]]
+        self._state.connections.append(self._connections[0])
 
 
 class LeavesItOpen(Wrong):
@@ -114,6 +158,17 @@ class CountsTheSecondsThatItWasStopped(WrongOnANetwork):
             loop.call_later(self._timeout / 4, self._check, loop.time())
 
 
+class WatchesOneConnection(WrongOnANetwork):
+    """And will not hear of the silence, or of the end, of the one that subscribes."""
+
+    breaks = "W3"
+
+    async def _open(self) -> None:
+        await super()._open()
+        other = self._state.connections.pop()
+        other.connection_lost = lambda error: None  # type: ignore[attr-defined]
+
+
 class ConnectsAgain(Wrong):
     breaks = "W3"
 
@@ -150,6 +205,14 @@ class LeavesCallsWaiting(Wrong):
 
     async def close(self) -> None:
         self._server.drop_wire(self)
+
+
+class LeavesAThread(Wrong):
+    breaks = "W4"
+
+    async def start(self, heard: Heard, ready: Ready | None = None) -> None:
+        await super().start(heard, ready)
+        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
 
 
 class ClosesOnce(Wrong):

@@ -144,6 +144,25 @@ class WaitsForNothing(WrongOnANetwork):
         await super().publish(frames)
 
 
+class ForgetsWhatEarlierCallsHaveSent(WrongOnANetwork):
+    breaks = "W8"
+
+    async def publish(self, frames: Sequence[Frame]) -> None:
+        self._window._bytes = 0
+        await super().publish(frames)
+
+
+class SaysThatAllWasSent(WrongOnANetwork):
+    breaks = "W8"
+
+    async def publish(self, frames: Sequence[Frame]) -> None:
+        self._state.check(unsent=len(frames))
+        try:
+            await super().publish(frames)
+        except WireLost as error:
+            raise WireLost(str(error)) from None
+
+
 class SaysThatNothingWasSent(Wrong):
     breaks = "W8"
 
