@@ -78,10 +78,11 @@ class Companion(Protocol):
     def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
         """Called about once a second in each event loop that looks regularly, and waiting thread.
 
-        In an event loop, ``waited`` tells whether a receiver waits there, and ``bell`` is what the
-        loop hears the engine by; the companion may arm it on queues of its own. It is then called
-        again after the seconds that it returns, if any, when the bell was signalled for a queue
-        that no receiver has, and at once when a first receiver begins to wait. Must not block.
+        In an event loop, ``waited`` tells whether a receiver waits there, or has found a message
+        without waiting since the last call, and ``bell`` is what the loop hears the engine by; the
+        companion may arm it on queues of its own. It is then called again after the seconds that it
+        returns, if any, when the bell was signalled for a queue that no receiver has, and at once
+        when a first receiver begins to wait. Must not block.
         """
 
     def stop(self) -> None:

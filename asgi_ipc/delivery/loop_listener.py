@@ -93,6 +93,8 @@ class LoopListener(Listener):
         #: before the next periodic check, if they want one.
         self._is_told = not demux.companions
         self._early: asyncio.TimerHandle | None = None
+        #: `Demultiplexer.turns` when `_serves` was last asked; -1 if they have been set since.
+        self._turns = demux.turns
         self._idle: set[bytes] = set()
         #: Queues still to check after a signal that was for any queue, and those that the periodic
         #: check has yet to reach.
@@ -248,7 +250,9 @@ class LoopListener(Listener):
 
     async def give_way(self) -> None:
         """Yield to the loop, after `TURNS` messages that no receiver had to wait for."""
-        self.demux.turns = TURNS
+        self.demux.turns, self._turns = TURNS, -1
+        if self.demux.companions:
+            self.look_regularly()  # Where no receiver ever has to wait, nothing else does.
         await asyncio.sleep(0)
 
     def expect(self, channel: Mailbox) -> LoopWaiter | None:
@@ -509,7 +513,7 @@ class LoopListener(Listener):
         loop, demux = asyncio.get_running_loop(), self.demux
         # First, as a signal handler may raise in what follows.
         self._set_timer(loop)
-        timer, waited = self._timer, self._is_waited()
+        timer, waited = self._timer, self._serves()
         self.wake_queue.resolve()
         if self.bell is not None and self.bell.fileno() < 0:
             self._lost_bell()
@@ -547,7 +551,7 @@ class LoopListener(Listener):
         if early is not None:
             early.cancel()
         bell = self.bell if self.bell is not None and self.bell.fileno() >= 0 else None
-        waited = self._is_waited() if waited is None else waited
+        waited = self._serves() if waited is None else waited
         pauses = []
         for companion in list(self.demux.companions.values()):
             pause = companion.tick(waited, bell)
@@ -629,6 +633,11 @@ class LoopListener(Listener):
             self.demux.drops.sum_up_now()
             if pending:
                 run_all_deferred()
+
+    def _serves(self) -> bool:
+        """Whether a receiver waits here, or some have found messages since this was last asked."""
+        before, self._turns = self._turns, self.demux.turns
+        return before != self._turns or self._is_waited()
 
     def _is_waited(self) -> bool:
         return any(watch.waiters for watch in list(self.watches.values())) or any(

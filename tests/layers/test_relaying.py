@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
+from asgi_ipc.delivery.demultiplexer import TURNS
+from asgi_ipc.delivery.loop_listener import LoopListener
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.layers import candidate as candidates
 from asgi_ipc.layers import core
@@ -187,6 +189,39 @@ def test_a_process_relays_soon_after_a_first_receiver_waits(config: dict[str, An
         waiting = asyncio.create_task(layer.receive("a"))
         await eventually(lambda: server.connections == 1)
         waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("found", [10, TURNS])
+@pytest.mark.parametrize("kind", ["ordinary", "process-specific"])
+def test_a_process_relays_although_its_receivers_always_find_messages(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, kind: str, found: int
+) -> None:
+    """Else the machine of a site that is overloaded would be deaf for as long."""
+    url, server = new_server()
+
+    async def main() -> None:
+        layer = open_layer(config, url)
+        channel = "a" if kind == "ordinary" else await layer.new_channel()
+
+        def waits(listener: object) -> None:
+            raise AssertionError("a receiver waits")
+
+        async def work() -> None:
+            while True:
+                for _ in range(found):
+                    await layer.send(channel, {})
+                for _ in range(found):
+                    await layer.receive(channel)
+                await asyncio.sleep(0.02)
+
+        monkeypatch.setattr(LoopListener, "_waiter", waits)
+        working = asyncio.create_task(work())
+        await eventually(lambda: working.done() or server.connections == 1)
+        assert not working.done()
+        working.cancel()
         await layer.close()
 
     run(main)
