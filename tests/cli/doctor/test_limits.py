@@ -28,6 +28,14 @@ MISSING = {
     "the module _multiprocessing": "sys.modules['_multiprocessing'] = None",
     "SemLock": "import _multiprocessing; del _multiprocessing.SemLock",
     "posix_fallocate, as on macOS": "import os; del os.posix_fallocate",
+    "the module zlib": "sys.modules['zlib'] = None",
+    "sched_getaffinity, as on macOS": "import os; del os.sched_getaffinity",
+    "the right to ask the scheduler": """
+import os
+def refused(*_):
+    raise PermissionError(1, "Operation not permitted")
+os.sched_getaffinity = os.sched_yield = refused
+""",
     "the locks of open files": "import fcntl; del fcntl.F_OFD_SETLK",
 }
 NO_PROC = """
