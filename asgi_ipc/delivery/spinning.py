@@ -20,14 +20,19 @@ LIMIT = 0.0003
 _QUICK = 4
 
 
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _possible() -> bool:
+    """Whether to spin at all: on a single processor it only keeps the senders from running."""
+    try:
+        os.sched_yield()
+    except (AttributeError, OSError):  # Not every system has such calls, or allows them.
+        return False
+    try:
+        return len(os.sched_getaffinity(0)) > 1
+    except (AttributeError, OSError):
+        return (os.cpu_count() or 1) > 1
 
 
-#: On a single processor a spinning receiver only keeps the senders from running.
-_POSSIBLE = hasattr(os, "sched_yield") and _processors() > 1
+_POSSIBLE = _possible()
 
 
 class Spinner:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import posix
 import struct
+from binascii import crc32
 from collections.abc import Collection
-from zlib import crc32
 
 from ..exceptions import StoreUnavailable
 from .guards import Descriptors

@@ -26,10 +26,10 @@ for payloads take any bytes, and raise `NoFrame` for those that no relay has wri
 from __future__ import annotations
 
 import struct
+from binascii import crc32
 from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
 
 from ..engines.base import NODE_BYTES
 from ..policy.expiry import LONGEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
@@ -103,6 +104,18 @@ def test_spinning_is_never_worth_it_on_one_processor(monkeypatch: pytest.MonkeyP
     spinner = Spinner()
     waited(spinner, 0, 100)
     assert not spinner.worth_it()
+
+
+@pytest.mark.parametrize("refused", ["sched_yield", "sched_getaffinity"])
+def test_a_system_that_refuses_a_call_of_the_scheduler_is_asked_once(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, refused, refuse)
+    assert spinning._possible() is (refused == "sched_getaffinity")
 
 
 def test_a_receiver_that_waits_long_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:

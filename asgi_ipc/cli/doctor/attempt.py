@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from asgi_ipc.engines.shm.errors import remedy_for
+
 #: Seconds that an attempt may take.
 PATIENCE = 15.0
 
@@ -99,7 +101,7 @@ def _carry_out(check: Callable[[], str | None], writer: int) -> NoReturn:
         except Failed as error:
             answer = [False, str(error), error.advice]
         except BaseException as error:
-            answer = [False, f"{type(error).__name__}: {error}", ""]
+            answer = [False, f"{type(error).__name__}: {error}", remedy_for(error, "")]
         data = json.dumps(answer).encode() + b"\n"
         while data:
             data = data[os.write(writer, data) :]

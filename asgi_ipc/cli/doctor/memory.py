@@ -12,6 +12,7 @@ from typing import Any
 
 from asgi_ipc.engines.shm.directory import StoreDirectory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
+from asgi_ipc.engines.shm.errors import remedy_for_memory
 from asgi_ipc.engines.shm.file_systems import in_memory, mount_of
 from asgi_ipc.engines.shm.files import FileMemory, give
 from asgi_ipc.engines.shm.segment import Location, Segment
@@ -45,8 +46,12 @@ def try_memory(
         checks.append(("memory_limit", "memory limit of this process's control group", limit))
     try:
         with private_folder(directory_of(factory, options)) as folder:
-            found = []
+            found: list[dict[str, Any]] = []
             for check_name, title, check in checks:
+                if found and not found[0]["works"]:
+                    why = NotTried(f"no {found[0]['title']}, as said above")
+                    found.append(entry(check_name, title, "", why, needed))
+                    continue
                 location = Location(os.path.join(folder, check_name), 0o600, None)
                 locator = factory.segment.locator_for("doctor", secrets.token_hex(8))
                 try:
@@ -95,7 +100,7 @@ def _on_memory(
         except OSError as error:
             raise Failed(
                 f"{error.strerror or error}: {factory.segment.space(location.directory)}",
-                "free some of it, or raise its limit",
+                remedy_for_memory(error, "free some of it, or raise its limit"),
             ) from error
 
     return check(make, lambda: factory.segment.attach(directory, locator))
@@ -167,10 +172,10 @@ def _unlink(factory: type[SharedMemoryEngine], location: Location, locator: str)
 def _full() -> str:
     with _small_file_system() as folder:
         descriptor = os.open(os.path.join(folder, "memory"), os.O_RDWR | os.O_CREAT, 0o600)
-        give(descriptor, 64 * 1024 * 1024, 0o600, None)
-        memory = FileMemory(descriptor)
         step, reserved = 64 * 1024, 0
         try:
+            give(descriptor, 64 * 1024 * 1024, 0o600, None)
+            memory = FileMemory(descriptor)
             while reserved < memory.view.nbytes:
                 memory.reserve(reserved, step)
                 # Where the reservation were worth nothing this is the end by SIGBUS.
@@ -180,8 +185,6 @@ def _full() -> str:
             if error.errno != errno.ENOSPC:
                 raise Failed(f"it refuses with {error}") from error
             return f"refused after {reserved // 1024} KiB of a file system of 1 MiB"
-        finally:
-            memory.close()
     raise Failed("64 MiB fit into a file system of 1 MiB", "report it as a bug of asgi_ipc")
 
 

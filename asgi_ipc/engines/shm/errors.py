@@ -15,6 +15,8 @@ _REMEDIES = {
     errno.ENOMEM: "use a smaller channel_memory and group_memory, or another engine, or raise this "
     "process's limit of memory (ulimit -v) if it has one",
 }
+#: How the system refuses memory of any size.
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def unusable(doing: str, path: str, error: OSError, remedy: str = "") -> StoreUnavailable:
@@ -28,6 +30,13 @@ def unusable(doing: str, path: str, error: OSError, remedy: str = "") -> StoreUn
     return StoreUnavailable(f"can't {doing} {path!r} ({told}); {remedy_for(error, usual)}")
 
 
-def remedy_for(error: Exception, usual: str) -> str:
+def remedy_for(error: BaseException, usual: str) -> str:
     """Return what to do about an error: the usual, unless the process or the system ran out."""
     return _REMEDIES.get(getattr(error, "errno", None) or 0, usual)
+
+
+def remedy_for_memory(error: BaseException, usual: str) -> str:
+    """Return the same where memory is refused: the usual has to do with how much it is."""
+    if getattr(error, "errno", None) in _DENIED:
+        return "use another engine, or have the administrator allow this process to write there"
+    return remedy_for(error, usual)

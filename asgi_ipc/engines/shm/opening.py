@@ -25,7 +25,7 @@ from ..base import NODE_BYTES
 from ..deferred import tell_outside
 from .bells import check_fifos
 from .directory import StoreDirectory, remove_if_empty
-from .errors import remedy_for, unusable
+from .errors import remedy_for_memory, unusable
 from .files import FileMemory
 from .heap import layout
 from .heap.layout import CHANNELS, WORD, Geometry
@@ -460,5 +460,5 @@ class _Opening:
         )
         return StoreUnavailable(
             f"can't make a store of {asked:,} bytes ({told}): "
-            f"{self._options.segment.space(self._path)}; {remedy_for(error, remedy)}"
+            f"{self._options.segment.space(self._path)}; {remedy_for_memory(error, remedy)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..base import READER_GONE, SHARE, Record
+from .errors import remedy_for_memory
 from .heap.heap import NoRoom, OverShare
 from .heap.layout import CHANNELS
 from .session import Session
@@ -34,10 +35,13 @@ def no_room(session: Session, kind: int, full: NoRoom, size: int) -> str:
     cause = full.args[0]
     if cause is not None:
         space = session.options.segment.space(session.location.directory)
+        usual = (
+            f"free some, use a smaller {option}, another engine, or more shared memory "
+            "(--shm-size for a container)"
+        )
         return (
-            f"the system gives the store no more memory ({cause.strerror}): {space}; free some, "
-            f"use a smaller {option}, another engine, or more shared memory (--shm-size for a "
-            "container)"
+            f"the system gives the store no more memory ({cause.strerror}): {space}; "
+            f"{remedy_for_memory(cause, usual)}"
         )
     heap = (session.channels if kind == CHANNELS else session.groups).heap
     total = heap.geometry.size

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import mmap
 import os
+import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from .directory import StoreDirectory
@@ -209,3 +210,28 @@ class SysVEngine(SharedMemoryEngine):
         "the package sysv_ipc is not installed: run pip install 'asgi_ipc[sysv]>=2', or choose"
         " engine 'posix' or 'mmap'"
     )
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """See `Engine.unavailable`."""
+        return super().unavailable() or _shmget_fails()
+
+
+def _shmget_fails() -> str | None:
+    """None if the system has System V shared memory, or why not and what to do.
+
+    A kernel can be built without it; a jail, or a filter of system calls, can refuse it.
+    """
+    import sysv_ipc
+
+    try:
+        sysv_ipc.SharedMemory(secrets.randbits(31)).detach()
+    except sysv_ipc.Error:
+        pass  # There is none with this key.
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return (
+                f"this system offers no System V shared memory ({error.strerror}): allow it (in a "
+                "jail, with 'sysvshm=new'), or choose engine 'posix' or 'mmap'"
+            )
+    return None

@@ -28,6 +28,14 @@ MISSING = {
     "the module _multiprocessing": "sys.modules['_multiprocessing'] = None",
     "SemLock": "import _multiprocessing; del _multiprocessing.SemLock",
     "posix_fallocate, as on macOS": "import os; del os.posix_fallocate",
+    "the module zlib": "sys.modules['zlib'] = None",
+    "sched_getaffinity, as on macOS": "import os; del os.sched_getaffinity",
+    "the right to ask the scheduler": """
+import os
+def refused(*_):
+    raise PermissionError(1, "Operation not permitted")
+os.sched_getaffinity = os.sched_yield = refused
+""",
     "the locks of open files": "import fcntl; del fcntl.F_OFD_SETLK",
 }
 NO_PROC = """
@@ -69,6 +77,29 @@ def test_without_semaphores_it_says_which_lock_is_taken(what: str) -> None:
     ]
     assert (semaphore["works"], semaphore["needed"]) == (False, False)
     assert "uses record locks" in semaphore["advice"]
+
+
+def test_without_posix_fallocate_a_full_file_system_is_an_error_as_well() -> None:
+    found = report(before=MISSING["posix_fallocate, as on macOS"])
+    (full,) = [each for each in found["primitives"] if each["name"] == "full_file_system"]
+    assert full["works"] is not False, full
+
+
+def test_memory_that_can_not_be_had_fails_once() -> None:
+    found = report(before="sys.modules['_posixshmem'] = None", status=1)
+    failed = [each["name"] for each in found["primitives"] if each["works"] is False]
+    assert failed.count("shared_memory") == 1
+    assert "memory_limit" not in failed
+    assert "reservation" not in failed
+
+
+def test_what_a_process_ran_out_of_is_named_with_its_limit() -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))"
+    found = report("--engine", "mmap", before=limit, status=1)
+    failed = [each for each in found["primitives"] if each["detail"].count("Too many open files")]
+    assert failed
+    for each in failed:
+        assert "ulimit -n" in each["detail"] + each["advice"], each
 
 
 def test_programs_are_found_where_cron_has_no_path_to_them(
@@ -116,12 +147,13 @@ def test_a_named_directory_is_told_to_have_record_locks(tmp_path: Path) -> None:
 def check_named(directory: str) -> None:
     found = report("--engine", "mmap", "--engine-option", f"directory={directory}", status=1)
     assert "can't lie on btrfs" in of(found, "mmap")["detail"]
-    for name in ("shared_memory", "reservation"):
-        (each,) = [
-            each for each in found["primitives"] if each["name"] == name and "mmap" in each["title"]
-        ]
-        assert (each["works"], each["needed"]) == (False, True)
-        assert "can't lie on btrfs" in each["detail"]
+    memory, reservation = (
+        each
+        for each in found["primitives"]
+        if each["name"] in ("shared_memory", "reservation") and "mmap" in each["title"]
+    )
+    assert (memory["works"], memory["needed"], reservation["works"]) == (False, True, None)
+    assert "can't lie on btrfs" in memory["detail"]
     (folder,) = [each for each in found["directories"] if each["path"] == directory]
     assert folder["type"] == "btrfs"
     # Record locks and FIFOs work there.

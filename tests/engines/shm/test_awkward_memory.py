@@ -152,7 +152,9 @@ def test_without_dev_shm_posix_says_so_and_the_others_work() -> None:
 
 
 def check_read_only_shm() -> None:
-    refuses(StoreUnavailable, "posix", "Read-only file system", "/dev/shm", "another engine")
+    refuses(
+        StoreUnavailable, "posix", "Read-only file system", "/dev/shm", "another engine", "allow"
+    )
     for engine in ("mmap", "sysv"):
         works(engine)
 
@@ -204,7 +206,7 @@ def grow_where_only_the_maker_could_reserve() -> None:
     maker = SyncIPCChannelLayer(prefix=prefix)
     lose_fallocate("EPERM")
     layer = SyncIPCChannelLayer(prefix=prefix, capacity=10**6)
-    with pytest.raises(StoreFull, match="posix_fallocate is forbidden"):  # noqa: PT012
+    with pytest.raises(StoreFull, match=r"is forbidden.*another engine, or .* allow"):  # noqa: PT012
         for _ in range(10_000):
             layer.send("a", {"text": "x" * 1000})
     for each in (layer, maker):
@@ -282,6 +284,19 @@ def test_system_v_limits_that_are_too_low_are_named_with_their_values(
     limit: str, value: int
 ) -> None:
     run_on("", check_sysv_limits, limit, value, kinds=("--ipc",))
+
+
+@pytest.mark.parametrize("how", [errno.ENOSYS, errno.EPERM])
+def test_without_system_v_memory_its_engine_says_so_and_the_others_work(
+    how: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(how, os.strerror(how))
+
+    monkeypatch.setattr("sysv_ipc.SharedMemory", refuse)
+    refuses(EngineUnavailable, "sysv", "System V shared memory", "available here", "'mmap'")
+    for engine in ("mmap", "posix"):
+        works(engine)
 
 
 # ---- packages that are not installed
