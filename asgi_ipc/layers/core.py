@@ -292,7 +292,7 @@ class LayerCore:
         table, name = group_name(group), channel_name(channel)
         demux = self.demux
         engine = demux.engine
-        demux.memberships.look_if_due()
+        demux.memberships.sweep_if_due()
         deadline = engine.clock() + self.options.membership_lifetime
         if not name.owner or name.owner != engine.identity:
             self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
@@ -380,7 +380,7 @@ class LayerCore:
             if pending and is_waiting():
                 raise Reentered
             if now >= demux.memberships.due:
-                demux.memberships.look()
+                demux.memberships.sweep()
             return self._broadcast(demux, group, table, body, deadline, exclude)
         except Reentered:
             defer(lambda: self._broadcast(self.demux, group, table, body, deadline, exclude))
@@ -545,7 +545,7 @@ class LayerCore:
         """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
         try:
-            demux.notes.look()  # So that the sums have this process's counts of now.
+            demux.notes.write()  # So that the sums have this process's counts of now.
             engine = demux.engine
             counts = engine.statistics()
             result = self._statistics(demux, counts, None)
@@ -566,7 +566,7 @@ class LayerCore:
         """
         demux = self.demux
         try:
-            demux.notes.look()  # So that the sums have this process's counts of now.
+            demux.notes.write()  # So that the sums have this process's counts of now.
             return statistics(demux.engine)
         finally:
             if pending:

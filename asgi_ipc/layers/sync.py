@@ -102,7 +102,7 @@ class SyncIPCChannelLayer(LayerSurface):
             timeout = seconds_or_none("timeout", timeout) or 0.0
             end = time.monotonic() + timeout
         demux = self._core.demux
-        demux.memberships.look_if_due()
+        demux.memberships.sweep_if_due()
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
             first = next(self._turns) % len(names)

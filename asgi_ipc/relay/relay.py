@@ -529,7 +529,7 @@ class Relay:
         self._copy_at = self.engine.clock()
 
     def _tell_of_work(self, name: bytes) -> None:
-        """Tell the other machines that a shared queue has a message, which nobody takes here."""
+        """Tell other machines that a shared queue has a message, which no receiver here takes."""
         if self._wire is not None:
             self._start(self._say(self._wire, Kind.WORK, name))
 

@@ -388,7 +388,7 @@ def test_a_forked_child_remembers_nothing_of_its_parent() -> None:
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert site.memberships.heard(channel, channel.partition("!")[0].encode() + b"!")
+    assert site.memberships.note_receive(channel, channel.partition("!")[0].encode() + b"!")
 
 
 # Bounds
@@ -457,7 +457,7 @@ def test_a_look_moves_few_memberships_and_says_that_there_are_more() -> None:
         await site.other.group_send(groups[0], {"type": "unread"})
         await site.pass_time(5 * EXPIRY)
         site.now += SECOND
-        assert site.memberships.look()
+        assert site.memberships.sweep()
         left = [group for group in groups if await site.members(group)]
         assert len(left) == len(groups) - suspension.MOVES
         # What happens to it in between.

@@ -75,7 +75,7 @@ class Site:
                 own.sweep(1000)
 
     def _look(self) -> None:
-        while self.memberships.look():
+        while self.memberships.sweep():
             pass
         run_deferred()
 
