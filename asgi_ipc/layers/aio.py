@@ -211,11 +211,11 @@ class IPCChannelLayer(LayerSurface):
         return await self._call(self._core.group_send, group, message, exclude)
 
     async def group_count(self, group: str) -> int:
-        """Return the number of channels in a group."""
+        """Return the number of channels in a group. Raises `TypeError` for a bad name."""
         return await self._call(self._core.group_count, group)
 
     async def group_channels(self, group: str) -> list[str]:
-        """Return the channels in a group."""
+        """Return the full names of the channels in a group. Raises `TypeError` for a bad name."""
         return await self._call(self._core.group_channels, group)
 
     async def group_changes(
@@ -321,7 +321,11 @@ class IPCChannelLayer(LayerSurface):
         await self._call_apart(self._core.close)
 
     async def destroy(self) -> None:
-        """Remove the store, for all processes, and close."""
+        """Remove the store, for all processes, and close.
+
+        Receivers that wait in this process raise `StoreUnavailable`. Other processes, and the next
+        call here, go on with a new, empty store.
+        """
         await self._call_apart(self._core.destroy)
 
     async def close_pools(self) -> None:
