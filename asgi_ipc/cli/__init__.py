@@ -4,11 +4,12 @@ Begin with `main`, the frame, which lists the commands; `commands` has a module 
 is the store that a command is about, and `arguments` are what commands share to name it. `finding`
 finds it by its lock file (`lock_files`), `joining` joins it, `listing` reads what can be read
 without its locks, and `sighting` tells the checks of Django projects what is there. `inspecting`,
-`messages` and `pending` tell of what is in it, `machines` of stores that are joined, `relayed`
-compares the relay of a site with its settings, `output` prints, and `failures` end a command.
-`acting` asks before something is destroyed, `check` looks for damage in a `snapshot`, and `doctor`
-tries what the machine offers. Commands that run on look in the `background`, and `limits` bound the
-time of others: `top` has the live screen, `serving` a page of metrics.
+`messages` and `pending` tell of what is in it, `reach` tells which machines a command reaches,
+`relay_differences` compares the relay of a site with its settings, `output` prints, and `failures`
+end a command. `precautions` come before something is destroyed, `check` looks for damage in a
+`snapshot`, and `doctor` tries what the machine offers. Commands that run on look in the
+`background`, and `limits` bound the time of others: `top` has the live screen, `serving` a page of
+metrics.
 
 Commands may import from every folder, and look inside `asgi_ipc.engines.shm`. Only
 `asgi_ipc.__main__` and `asgi_ipc.django` import from here, and `asgi_ipc.conformance`, which parses

@@ -22,9 +22,9 @@ from ..engines.shm.opening import open_store
 from ..engines.shm.segment import Location
 from ..engines.shm.store import Store
 from ..engines.shm.store_memory import Damaged
-from ..exceptions import EngineUnavailable, StoreCorrupt, StoreUnavailable
-from .finding import engine_class, name_of
-from .lock_files import location_of, record_of, remove_store
+from ..exceptions import StoreCorrupt, StoreUnavailable
+from .finding import shared_memory_engine
+from .lock_files import header_of, location_of, remove_store
 from .snapshot import Snapshot, TooLarge
 
 _NAMES = {CHANNELS: "channels", GROUPS: "groups"}
@@ -40,15 +40,15 @@ def check(
     check.
     """
     factory, location = _find(prefix, engine, engine_options or {})
-    record = record_of(location)
-    if record is None or record.ready != READY:
+    header = header_of(location)
+    if header is None or header.ready != READY:
         raise StoreUnavailable(
             f"there is no store at {location.directory!r}; pass the engine and the engine options "
             "of the processes that use it"
         )
-    if record.version != VERSION:
+    if header.version != VERSION:
         raise StoreUnavailable(
-            f"the store at {location.directory!r} has format {record.version}, and this asgi_ipc "
+            f"the store at {location.directory!r} has format {header.version}, and this asgi_ipc "
             f"checks format {VERSION}; use the version of asgi_ipc that made it"
         )
     sizes = dict.fromkeys(_NAMES, SMALLEST)
@@ -119,7 +119,7 @@ def remove(
     process uses the store.
     """
     factory, location = _find(prefix, engine, engine_options or {})
-    if record_of(location) is None:
+    if header_of(location) is None:
         raise StoreUnavailable(f"there is no store at {location.directory!r}")
     left = remove_store(location, factory, spare_used)
     remove_if_empty(location._replace(private=False))
@@ -129,12 +129,7 @@ def remove(
 def _find(
     prefix: str, engine: str, options: Mapping[str, Any]
 ) -> tuple[type[SharedMemoryEngine], Location]:
-    factory = engine_class(engine)
-    if factory is None:
-        raise EngineUnavailable(
-            f"engine {name_of(engine)} does not use shared memory, so there is nothing to check; "
-            "pass the engine of the processes that use the store"
-        )
+    factory = shared_memory_engine(engine)
     return factory, location_of(factory, prefix, options)
 
 

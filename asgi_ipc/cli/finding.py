@@ -21,14 +21,14 @@ from ..engines.shm.lock_file import LockFileHeader
 from ..engines.shm.options import named_folder
 from ..exceptions import EngineUnavailable, OptionError, StoreUnavailable
 from .choice import StoreChoice
-from .lock_files import location_of, record_of
+from .lock_files import header_of, location_of
 
 _DEFAULT = re.compile(r"asgi_ipc-(?:(\d+)|group-(\d+))").fullmatch
 #: How similar a prefix must be to be named, from 0 to 1.
 _SIMILAR = 0.6
 
 
-class Missing(StoreUnavailable):
+class NoSuchStore(StoreUnavailable):
     """There is no store of that prefix."""
 
 
@@ -158,12 +158,12 @@ def stores_in(base: Base) -> Iterator[Found]:
         yield Found("", base, None, None, base.refusal or f"can't be read ({error.strerror})")
         return
     for prefix in entries:
-        found = look(base, prefix)
+        found = store_at(base, prefix)
         if found:
             yield found
 
 
-def look(base: Base, prefix: str) -> Found | None:
+def store_at(base: Base, prefix: str) -> Found | None:
     """Return what is in the folder of a prefix, or None if there is no store."""
     path = os.path.join(base.path, prefix)
     try:
@@ -183,7 +183,7 @@ def look(base: Base, prefix: str) -> Found | None:
         location = location_of(next(iter(built_in().values())), prefix, base.options)
         # As the engines' default parents differ.
         location = location._replace(directory=path, private="directory" not in base.options)
-        header = record_of(location)
+        header = header_of(location)
     except (StoreUnavailable, OSError) as error:
         return Found(prefix, base, None, None, str(error))
     if header is None:
@@ -221,8 +221,19 @@ def engine_class(engine: object) -> type[SharedMemoryEngine] | None:
     return None
 
 
+def shared_memory_engine(engine: object) -> type[SharedMemoryEngine]:
+    """Return the class of an engine as `engine_class`, with `EngineUnavailable` for any other."""
+    factory = engine_class(engine)
+    if factory is None:
+        raise EngineUnavailable(
+            f"engine {name_of(engine)} does not use shared memory, so there is nothing to check; "
+            "pass the engine of the processes that use the store"
+        )
+    return factory
+
+
 def is_over_shared_memory(choice: StoreChoice) -> bool:
-    """Whether the store of a choice has a lock file; see `engine_class`."""
+    """Return whether the store of a choice has a lock file. Raises as `engine_class`."""
     engine: Any = choice.engine
     if engine is not None and not isinstance(engine, (str, type)) and hasattr(engine, "push"):
         return False  # An engine that the settings of a site made.
@@ -230,11 +241,11 @@ def is_over_shared_memory(choice: StoreChoice) -> bool:
 
 
 def locate(choice: StoreChoice) -> Site:
-    """Find the store of a choice, as `found_by`, whose engine works here.
+    """Find the store of a choice, as `find_store`, whose engine works here.
 
     Raises `EngineUnavailable` if it does not.
     """
-    site = found_by(choice)
+    site = find_store(choice)
     reason = site.factory.unavailable()
     if reason is not None:
         raise EngineUnavailable(
@@ -244,8 +255,8 @@ def locate(choice: StoreChoice) -> Site:
     return site
 
 
-def found_by(choice: StoreChoice) -> Site:
-    """Find the store of a choice. Raises `Missing` if there is none, and says what is similar.
+def find_store(choice: StoreChoice) -> Site:
+    """Find the store of a choice. Raises `NoSuchStore` if there is none, and says what is similar.
 
     Raises `StoreUnavailable` if it can't be told which it is, or this user may not read it,
     `EngineUnavailable` and `OptionError` as opening it would.
@@ -260,7 +271,7 @@ def found_by(choice: StoreChoice) -> Site:
             for each in searched
             if "directory" in each.options or each.options.get("group") == _group(options["group"])
         ]
-    found = [each for base in searched if (each := look(base, choice.prefix))]
+    found = [each for base in searched if (each := store_at(base, choice.prefix))]
     mine = [each for each in found if not each.base.refusal]
     if len(mine) > 1:
         stores = "; ".join(f"engine {_engine_of(each)} at {each.path!r}" for each in mine)
@@ -278,22 +289,17 @@ def found_by(choice: StoreChoice) -> Site:
     return site._replace(options=site.options | others)
 
 
-def beside(choice: StoreChoice) -> list[Found]:
-    """Return other users' stores of the prefix, beside that of `found_by`, as root sees them."""
+def stores_of_others(choice: StoreChoice) -> list[Found]:
+    """Return other users' stores of the prefix, which root might have meant; none for others."""
     if os.geteuid() or choice.engine is not None or choice.engine_options:
         return []
-    found = [each for base in bases() if base.refusal and (each := look(base, choice.prefix))]
+    found = [each for base in bases() if base.refusal and (each := store_at(base, choice.prefix))]
     return [each for each in found if os.path.lexists(os.path.join(each.path, "lock"))]
 
 
 def _of_engine(choice: StoreChoice) -> Site:
     """Find the store of an engine that is named."""
-    factory = engine_class(choice.engine)
-    if factory is None:
-        raise EngineUnavailable(
-            f"engine {name_of(choice.engine)} does not use shared memory, so there is nothing to "
-            "check; pass the engine of the processes that use the store"
-        )
+    factory = shared_memory_engine(choice.engine)
     options = dict(choice.engine_options)
     check_options(name_of(choice.engine), factory, options)
     location = location_of(factory, choice.prefix, options)
@@ -301,7 +307,7 @@ def _of_engine(choice: StoreChoice) -> Site:
         key: options[key] for key in ("directory", "group") if key in options
     }
     base = Base(os.path.dirname(location.directory), base_options)
-    header = record_of(location)
+    header = header_of(location)
     if header is None:
         raise _missing(choice.prefix, [base], name_of(choice.engine))
     if header.engine != factory.name:
@@ -332,7 +338,7 @@ def _group(group: object) -> object:
         raise OptionError(f"engine_options['group']={group!r}: there is no such group") from None
 
 
-def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> Missing:
+def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> NoSuchStore:
     """Return the error for a prefix that has no store here, with what may have been meant."""
     from difflib import get_close_matches
 
@@ -369,7 +375,7 @@ def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> Missing
         told.append(f"other users' stores can't be seen from here: {', '.join(map(repr, hidden))}")
     elsewhere = "" if engine else "; of one elsewhere, pass --directory"
     told.append(f"'list' shows all stores{elsewhere}")
-    return Missing("; ".join(told))
+    return NoSuchStore("; ".join(told))
 
 
 def prefixes() -> list[str]:
@@ -382,18 +388,19 @@ def prefixes() -> list[str]:
 __all__ = [
     "Base",
     "Found",
-    "Missing",
+    "NoSuchStore",
     "Site",
     "bases",
-    "beside",
     "built_in",
     "engine_class",
     "factory_named",
-    "found_by",
+    "find_store",
     "is_over_shared_memory",
     "locate",
-    "look",
     "name_of",
     "prefixes",
+    "shared_memory_engine",
+    "store_at",
     "stores_in",
+    "stores_of_others",
 ]

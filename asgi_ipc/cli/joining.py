@@ -13,7 +13,7 @@ from ..engines.choice import check_options, find
 from ..engines.shm.heap.layout import SMALLEST
 from ..exceptions import EngineUnavailable
 from .choice import StoreChoice
-from .finding import beside, is_over_shared_memory, locate, name_of
+from .finding import is_over_shared_memory, locate, name_of, stores_of_others
 from .limits import TooLate
 from .output import note
 
@@ -34,7 +34,7 @@ def joined(choice: StoreChoice, patience: bool = True, stays: bool = False) -> I
     that root might have meant; if it ``stays`` in the block, it prints the hint only if joining or
     leaving takes long, and each look in the block belongs in a `hint_if_slow`. Waits for other
     processes that hold the store's lock. Does not leave the store if the block raises `TooLate`.
-    Raises `Missing` if there is no store, and what opening it raises.
+    Raises `NoSuchStore` if there is no store, and what opening it raises.
     """
     at_ends = hint_if_slow if patience and stays else contextlib.nullcontext
     with hint_if_slow() if patience and not stays else contextlib.nullcontext():
@@ -42,7 +42,9 @@ def joined(choice: StoreChoice, patience: bool = True, stays: bool = False) -> I
             engine = join(choice)
         leaves = engine is not choice.engine
         try:
-            for each in beside(choice) if patience and is_over_shared_memory(choice) else ():
+            for each in (
+                stores_of_others(choice) if patience and is_over_shared_memory(choice) else ()
+            ):
                 note(
                     f"this is your own store of prefix {choice.prefix!r}; there is another at "
                     f"{each.path!r}, which {each.refusal}"

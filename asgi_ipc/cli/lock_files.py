@@ -1,4 +1,4 @@
-"""Where a store lies, and what its lock file says: read, and removed, without joining the store."""
+"""Where a store lies, and the header of its lock file; remove a store. Nothing here joins one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def directory_of(factory: type[SharedMemoryEngine], options: Mapping[str, Any]) 
 def location_of(
     factory: type[SharedMemoryEngine], prefix: str, options: Mapping[str, Any]
 ) -> Location:
-    """Where the store of a prefix lies. Raises what the engine would."""
+    """Return where the store of a prefix lies. Raises what the engine would."""
     directory = options.get("directory")
     parent = factory.default_parent() if directory is None else ""
     return location_for(parent, prefix, directory, options.get("group"), options.get("mode"))
 
 
 def is_absent(engine: Any, prefix: str, options: Mapping[str, Any]) -> bool:
-    """Tell whether there is certainly no store; only engines over a `Segment` can tell.
+    """Return whether there is certainly no store; only engines over a `Segment` can tell.
 
     ``engine`` is a name, path, class or function. Raises what the engine would.
     """
@@ -44,19 +44,19 @@ def is_absent(engine: Any, prefix: str, options: Mapping[str, Any]) -> bool:
     return not os.path.lexists(location_of(factory, prefix, options).directory)
 
 
-def record_of(location: Location) -> LockFileHeader | None:
-    """Return what the lock file says; None if there is no store. Raises what opening it would."""
+def header_of(location: Location) -> LockFileHeader | None:
+    """Return the lock file's header; None if there is no store. Raises what opening it would."""
     with _lock_file(location) as lock_file:
         return lock_file.read() if lock_file else None
 
 
-def in_use(location: Location, record: LockFileHeader) -> bool:
-    """Tell whether any process uses the store of that record."""
+def in_use(location: Location, header: LockFileHeader) -> bool:
+    """Return whether any process uses the store of that header. Waits for `OPENING`."""
     with _lock_file(location) as lock_file:
         if lock_file is None:
             return False
         with lock_file.opening():
-            return lock_file.in_use(record.store_id)
+            return lock_file.in_use(header.store_id)
 
 
 @contextlib.contextmanager
@@ -94,29 +94,29 @@ def remove_store(
                 raise StoreUnavailable(
                     f"the store at {location.directory!r} was just removed by another process"
                 )
-            record = lock_file.read()
+            header = lock_file.read()
             left = []
-            if record and spare_used and lock_file.in_use(record.store_id):
+            if header and spare_used and lock_file.in_use(header.store_id):
                 raise StoreUnavailable(f"processes use the store at {location.directory!r}")
-            if record:
-                if record.engine != factory.name:
+            if header:
+                if header.engine != factory.name:
                     raise StoreUnavailable(
                         f"the store at {location.directory!r} was made by engine "
-                        f"{record.engine!r}, not {factory.name!r}; pass that engine"
+                        f"{header.engine!r}, not {factory.name!r}; pass that engine"
                     )
                 # For a newcomer, if this process is killed now.
-                lock_file.write(record._replace(ready=REMOVED))
+                lock_file.write(header._replace(ready=REMOVED))
                 try:
-                    left = remove_memory(factory.segment, lock_file.directory, record.store_id)
+                    left = remove_memory(factory.segment, lock_file.directory, header.store_id)
                 except PermissionError as error:
-                    lock_file.write(record)
+                    lock_file.write(header)
                     raise StoreUnavailable(
                         f"can't remove the memory of the store at {location.directory!r} "
                         f"({error.strerror}); run this as that user or root"
                     ) from error
-                lock_file.remove_locks(record.store_id)
+                lock_file.remove_locks(header.store_id)
             lock_file.unlink()
     return left
 
 
-__all__ = ["directory_of", "in_use", "is_absent", "location_of", "record_of", "remove_store"]
+__all__ = ["directory_of", "header_of", "in_use", "is_absent", "location_of", "remove_store"]

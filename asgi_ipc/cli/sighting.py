@@ -1,4 +1,4 @@
-"""What is there where a layer would open its store, without joining or making it: for checks.
+"""The store that a layer would open, seen without joining or making it: for checks.
 
 The store is read without the locks of its memory, so a stopped process that holds one delays no
 check. What is read so may miss a change that is just being made.
@@ -16,14 +16,15 @@ from typing import NamedTuple
 from ..engines.process_hints import command
 from ..engines.shm.directory import check_place
 from ..engines.shm.heap.layout import CHANNELS, GROUPS, SMALLEST
+from ..engines.shm.location import Location
 from ..engines.shm.opening import open_store
 from ..engines.shm.processes import Processes
 from ..engines.shm.store import Store
 from ..exceptions import StoreUnavailable
 from .background import Background
 from .choice import StoreChoice
-from .finding import Missing, engine_class, is_over_shared_memory, locate
-from .lock_files import in_use, location_of, record_of
+from .finding import NoSuchStore, is_over_shared_memory, locate, shared_memory_engine
+from .lock_files import header_of, in_use, location_of
 
 #: Seconds that `sight` takes at most.
 PATIENCE = 5.0
@@ -90,7 +91,7 @@ def _look(choice: StoreChoice) -> Sighting | None:
             )
         finally:
             store.close()
-    except Missing:
+    except NoSuchStore:
         _check_place(choice)
         return None
     except StoreUnavailable:
@@ -113,17 +114,13 @@ def _users(store: Store) -> Iterator[Seen]:
 
 
 def _check_place(choice: StoreChoice) -> None:
-    factory = engine_class(choice.engine)
-    assert factory is not None
-    check_place(location_of(factory, choice.prefix, choice.engine_options))
+    check_place(_location(choice))
 
 
 def _is_unused(choice: StoreChoice) -> bool:
-    factory = engine_class(choice.engine)
-    assert factory is not None
-    location = location_of(factory, choice.prefix, choice.engine_options)
-    record = record_of(location)
-    return record is None or not in_use(location, record)
+    location = _location(choice)
+    header = header_of(location)
+    return header is None or not in_use(location, header)
 
 
 def directory_of(choice: StoreChoice) -> str | None:
@@ -133,9 +130,12 @@ def directory_of(choice: StoreChoice) -> str | None:
     """
     if not is_over_shared_memory(choice):
         return None
-    factory = engine_class(choice.engine)
-    assert factory is not None
-    return location_of(factory, choice.prefix, choice.engine_options).directory
+    return _location(choice).directory
+
+
+def _location(choice: StoreChoice) -> Location:
+    factory = shared_memory_engine(choice.engine)
+    return location_of(factory, choice.prefix, choice.engine_options)
 
 
 def folder_of(pid: int) -> str | None:

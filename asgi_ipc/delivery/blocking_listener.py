@@ -190,19 +190,19 @@ class OffloadingListener(LoopListener):
         if pending:
             run_deferred()
 
-    def _look_after_members(self) -> None:
+    def _sweep_memberships(self) -> None:
         if self.demux.memberships.due == NEVER:
             return
         with contextlib.suppress(StoreUnavailable):  # It was closed.
-            self.demux.workers().do(self._look_in_thread)
+            self.demux.workers().do(self._sweep_in_thread)
 
-    def _note(self) -> None:
+    def _write_notes(self) -> None:
         with contextlib.suppress(StoreUnavailable):  # It was closed.
-            self.demux.workers().do(self.demux.notes.look)
+            self.demux.workers().do(self.demux.notes.write)
 
-    def _look_in_thread(self) -> None:
+    def _sweep_in_thread(self) -> None:
         try:
-            while self.demux.memberships.look():
+            while self.demux.memberships.sweep():
                 pass
         except Exception as error:
             tell(_log.error, "looking after memberships of store %s: %s", self.demux.name, error)

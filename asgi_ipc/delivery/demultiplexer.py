@@ -53,14 +53,14 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Batches fetched in one go, until others get their turn at the lock.
 _ROUNDS = 64
-#: Seconds after which who waits looks again, lest a wake-up was lost.
+#: Seconds after which a waiting receiver looks again without a signal, which may have been lost.
 LOOK_AGAIN = 1.0
 #: The same on an engine that signals no bells.
 POLL = 0.02
 #: Messages that receivers find without waiting, in a row, before the event loop gets its turn.
 TURNS = 64
 #: A queue that no layer uses, as no channel has such a name.
-_NOBODYS = b"!"
+_UNUSED = b"!"
 #: Queues that are remembered before idle ones are looked for.
 _QUEUES = 64
 #: Channels that are visited to measure what is held, where no event loop does it.
@@ -68,32 +68,35 @@ _VISITS = 1000
 
 
 def closed() -> StoreUnavailable:
-    """What a receiver gets whose layer is closed under it."""
+    """Return the error for a receiver that waits while its layer is closed."""
     return StoreUnavailable("the channel layer was closed while this receive waited")
 
 
 class Companion(Protocol):
-    """What lives beside a demultiplexer, as long as that is open. Called without the lock."""
+    """A part of another folder that a demultiplexer calls as long as it is open.
+
+    All methods are called without the lock.
+    """
 
     def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
-        """Called about once a second in each event loop that looks regularly, and waiting thread.
+        """Do what is due. Called about once a second in event loops and waiting threads.
 
         In an event loop, ``waited`` tells whether a receiver waits there, or has found a message
-        without waiting since the last call, and ``bell`` is what the loop hears the engine by; the
-        companion may arm it on queues of its own. It is then called again after the seconds that it
-        returns, if any, when the bell was signalled for a queue that no receiver has, and at once
-        when a first receiver begins to wait. Must not block.
+        without waiting since the last call, and ``bell`` is the loop's bell, which the companion
+        may arm on queues of its own. The loop calls again after the seconds that this returns, if
+        any; when the bell was signalled for a queue that no receiver has; and at once when a first
+        receiver begins to wait. Must not block.
         """
 
     def stop(self) -> None:
         """End, before the engine is closed. May block briefly, and be called twice."""
 
     def after_fork_in_child(self) -> None:
-        """Have nothing of the parent's."""
+        """Forget in a forked child what is the parent's."""
 
 
 class Demultiplexer:
-    """See the module."""
+    """The receivers and fetched messages of one process and one open engine; see the module."""
 
     def __init__(self, engine: Engine, name: str = "", prefix: str = "") -> None:
         self.engine = engine
@@ -105,7 +108,7 @@ class Demultiplexer:
         self.capacities: list[Callable[[str], int]] = []
         #: What bounds the bytes of all buffers together.
         self.memory_limit = MemoryLimit(self)
-        #: Who holds it; the registry's affair.
+        #: The leases of the layers on this engine; `leases` alone changes them.
         self.leases: set[Any] = set()
         self.blocking = engine.capabilities.blocking
         self.look_again = LOOK_AGAIN if engine.capabilities.wakes else POLL
@@ -139,8 +142,8 @@ class Demultiplexer:
     def after_fork_in_child(self) -> None:
         """Forget everything in a forked child: what is here is the parent's.
 
-        The parent's bells are left alone: to close one may mean to remove it for the
-        parent too. What the child has inherited of them is the engine's to close.
+        Does not close the parent's bells, as that may remove them for the parent too. The engine
+        closes what the child has inherited of them.
         """
         for listener in (*self.loops.values(), *self.threads):
             listener.cancel_finalizer()
@@ -162,12 +165,12 @@ class Demultiplexer:
         #: Queues by what signals for them say.
         self.hinted: dict[int, tuple[OwnQueue, ...]] = {}
         self._order: deque[bytes] = deque()
-        #: Channels that somebody has received on lately, by their full names.
+        #: Channels on which this process has received lately, by their full names.
         self.channels: dict[str, Mailbox] = {}
         #: Of messages, in the order of fetching.
         self.numbers = itertools.count()
-        # Of the engine, as far as they are noticed. No engine has this many: the first look
-        # finds a difference, and nothing to forget.
+        #: The engine's number of flushes when the buffers were last known to be up to date. No
+        #: engine has this one: the first look finds a difference, and nothing to forget.
         self.flushes = -1
         #: So many more messages may be found without waiting, until the loop gets its turn.
         self.turns = TURNS
@@ -189,7 +192,7 @@ class Demultiplexer:
         self.unreadable = 0
 
     def workers(self) -> Workers:
-        """The threads that call an engine that blocks."""
+        """Return the threads that call an engine that blocks, made when first needed."""
         if self._workers is None:
             # Imported late: it brings asyncio, which most engines do not need.
             from .workers import Workers
@@ -200,21 +203,21 @@ class Demultiplexer:
     # The lock
 
     def is_inside(self) -> bool:
-        """Whether this thread holds a lock here, or is in the middle of a method of the engine.
+        """Return whether this thread holds a lock here, or is inside a method of the engine.
 
-        Then it is Python that runs other code in between. Needs no lock.
+        If so, the caller is code that Python runs in between, such as a finalizer. Needs no lock.
         """
         return (
             self.lock._is_owned() or self.memberships.lock._is_owned() or self._engine_is_entered()
         )
 
     def wait_for_lock(self) -> None:
-        """Take the lock, which another thread has. Raises `Reentered` as `exclusive`."""
-        # In the middle of another layer's calls, too: that thread may wait for a lock there.
+        """Take the lock, waiting for its holder. Raises `Reentered` as `exclusive`."""
+        # Also inside a call of another layer: the thread that holds it may wait for a lock there.
         exclusive(self.lock).acquire()
 
     def tidy(self, action: Callable[..., object], *arguments: Any) -> None:
-        """Do something with the lock held: now, or when this thread has let go of it."""
+        """Do something with the lock held: now, or once this thread has released its locks."""
         if is_inside():
             defer(partial(self.tidy, action, *arguments))
             return
@@ -231,14 +234,17 @@ class Demultiplexer:
         self.unreadable += 1
 
     def check_open(self) -> None:
-        """Raise if the layer was closed; who was not noted as waiting then has to ask."""
+        """Raise `StoreUnavailable` if the layer was closed.
+
+        A receiver that was not registered as waiting when the layer was closed must ask.
+        """
         if self.closed:
             raise closed()
 
     # Queues and channels
 
     def queue(self, name: bytes, batch: int = BATCH) -> OwnQueue:
-        """The queue of that name, made if need be."""
+        """Return the process-specific queue of that name, made if need be."""
         own = self.own.get(name)
         if own is None:
             if len(self.own) >= _QUEUES:
@@ -250,10 +256,10 @@ class Demultiplexer:
         return own
 
     def forget_idle(self, number: int) -> None:
-        """Look at so many queues, in turn, and forget those that nobody uses.
+        """Visit so many queues, in turn, and forget those that no receiver uses.
 
-        But for this process's own: there are as many of these as it uses prefixes, and a thread
-        that fetches without the lock may have one in hand.
+        Keeps the queues that this process owns: there are as many of these as it uses prefixes, and
+        a thread that fetches without the lock may be using one.
         """
         for _ in range(min(number, len(self._order))):
             name = self._order[0]
@@ -274,14 +280,14 @@ class Demultiplexer:
             self._order.popleft()
 
     def channel(self, name: ChannelName) -> Mailbox:
-        """The local channel that somebody is about to receive on, made and noted if need be."""
+        """Return the mailbox of a channel for a receive that begins, made if need be."""
         found = self.queue(name.queue).channel(name.local)
         self.channels[name.full] = found
         found.known = True
         return found
 
     def limit(self, channel: str) -> int:
-        """How many messages the buffer of a channel may hold."""
+        """Return how many messages the buffer of a channel may hold."""
         return max((capacity(channel) for capacity in self.capacities), default=1)
 
     def expired_in_store(self, queue: bytes, count: int) -> None:
@@ -297,10 +303,11 @@ class Demultiplexer:
 
     # Taking
 
-    def fetched(self, channel: Mailbox) -> Body | None:
-        """The next message of a channel if it is in the buffer already. Takes the lock itself.
+    def take_fetched(self, channel: Mailbox) -> Body | None:
+        """Take the next message from a channel's buffer; None if there is none. Takes the lock.
 
-        A short cut: what is not as it usually is is left for `look`.
+        A short cut for the usual case: also None if the lock is held or the store was flushed, or
+        for other receivers to get their turn.
         """
         engine, lock, turns = self.engine, self.lock, self.turns
         if turns and not lock._is_owned():
@@ -311,8 +318,11 @@ class Demultiplexer:
                     return items.popleft()[0]
         return None
 
-    def look(self, channel: Mailbox, listener: Listener | None) -> Body | None:
-        """The next message of a channel, fetched if need be; else the listener's bell is armed."""
+    def take(self, channel: Mailbox, listener: Listener | None) -> Body | None:
+        """Take the next message of a channel, fetching it if need be.
+
+        Return None if there is none; then the listener's bell is armed on the queue.
+        """
         own, engine = channel.own, self.engine
         if engine.flushes != self.flushes:
             self.notice_flush()
@@ -322,15 +332,15 @@ class Demultiplexer:
                 return body
         if self.is_empty(own, listener):
             return None
-        # A bell armed while messages keep coming costs a system call for each of them, so it
-        # is armed only if the last look found nothing; else we look again to arm it.
+        # A bell armed while messages keep coming costs a system call for each of them. So if the
+        # last look found something, this one does not arm it, and only a second one does.
         for armed_with in (listener,) if own.last_look_empty else (None, listener):
             bell = self._claim(own, armed_with) if armed_with is not None else None
             records = engine.pop(own.name, own.batch, bell)
             if len(records) == 1 < own.batch and not own.waiting:
                 payload = records[0].payload
                 if payload.startswith(channel.header):
-                    # The usual: it is for the one who asks, and for nobody else.
+                    # The usual case: it is for this channel alone.
                     if bell is not None:
                         own.armed_by, own.known_empty = armed_with, True
                     own.last_look_empty = False
@@ -343,13 +353,15 @@ class Demultiplexer:
         own.last_look_empty = True
         return None
 
-    def look_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
-        """The next message of a queue and its local channel, as `look`; if the engine blocks,
-        only of those that have been fetched."""
+    def take_any(self, own: OwnQueue, listener: Listener | None) -> tuple[bytes, Body] | None:
+        """Take the next message of any channel of a queue, as `take`; return the channel too.
+
+        If the engine blocks, take only what has been fetched.
+        """
         self.notice_flush()
         found = own.take_any()
         if found is None and not (
-            # Which would have to be done without the lock.
+            # An engine that blocks must be asked without the lock.
             self.blocking or (listener and self.is_empty(own, listener))
         ):
             self.fetch(own, listener, None)
@@ -357,16 +369,18 @@ class Demultiplexer:
         return found
 
     def is_empty(self, own: OwnQueue, listener: Listener | None) -> bool:
-        """Whether the engine need not be asked, as a bell is armed that will be heard."""
+        """Return whether the queue is empty, and a bell is armed on it that a receiver answers."""
         armed_by = own.armed_by
         if not own.known_empty or armed_by is None:
             return False
-        # Another's bell will do as long as there is somebody who answers it.
+        # Another listener's bell will do as long as a receiver there answers it.
         return armed_by is listener or (armed_by in own.waiting and armed_by.alive())
 
     def has_fetched(self, name: ChannelName) -> bool:
-        """Whether a channel, or for a name that ends in ``!`` any such, has something in its
-        buffer. Needs no lock."""
+        """Return whether the buffer of a channel has a message. Needs no lock.
+
+        A name that ends in ``!`` stands for all channels that begin with it.
+        """
         own = self.own.get(name.queue)
         if own is None:
             return False
@@ -378,12 +392,12 @@ class Demultiplexer:
     # Fetching
 
     def fetch(self, own: OwnQueue, listener: Listener | None, wanted: Mailbox | None) -> None:
-        """Move records from the engine to the buffers until nobody waits for them without result.
+        """Move records from the engine to the buffers, as long as receivers wait for more.
 
-        What nobody waits for stays in the engine, where capacity counts it. If the queue
-        is drained, the listener's bell is armed. Raises what the engine raises, and
-        `StoreCorrupt` for a record that is none, once the others have found their place.
-        Whoever calls has noticed flushes.
+        Records that no receiver waits for stay in the engine, where capacity counts them. If the
+        queue is drained, the listener's bell is armed. Raises what the engine raises, and
+        `StoreCorrupt` for a record that is none, after the others are in their buffers. The caller
+        must have called `notice_flush`.
         """
         bell = self._claim(own, listener)
         records = self.engine.pop(own.name, own.batch, bell)
@@ -411,11 +425,11 @@ class Demultiplexer:
                 break
             rounds -= 1
             if not rounds:
-                # They come faster than we fetch. Let go of the lock, and come back.
+                # They come faster than this thread fetches: release the lock, and be woken again.
                 if bell is not None:
                     bell.signal()
                 break
-            # Not before it is certain that these are delivered, too.
+            # Popped only here, so that each record that was popped is delivered.
             records = self.engine.pop(own.name, own.batch, bell)
         if corrupt is not None:
             raise corrupt
@@ -443,7 +457,10 @@ class Demultiplexer:
                 raise corrupt
 
     def _claim(self, own: OwnQueue, listener: Listener | None) -> Bell | None:
-        """The bell to arm. Another's, armed before and heard by nobody, would signal first."""
+        """Return the listener's bell, to be armed; disarm that of another listener.
+
+        Of two bells the engine would signal the one armed first, to which no receiver may respond.
+        """
         if listener is None or listener.bell is None:
             return None
         other = own.armed_by
@@ -456,7 +473,7 @@ class Demultiplexer:
     # Waiting
 
     def leave(self, own: OwnQueue, channel: Mailbox | None, waiter: Waiter) -> None:
-        """Forget who does not wait any more. If it was woken, another is woken for it."""
+        """Forget a waiter that gives up. If it was woken, wake another in its place."""
         own.stop_waiting(channel, waiter)
         if waiter.woken:
             if channel is None:
@@ -467,7 +484,7 @@ class Demultiplexer:
         self.hand_over(own, waiter.listener)
 
     def hand_over(self, own: OwnQueue, listener: Listener) -> None:
-        """See to it that somebody hears the bell when a listener has nobody left waiting."""
+        """Disarm the bell of a listener without waiters, and wake a receiver that arms another."""
         if own.armed_by is not listener or not own.waiting or listener in own.waiting:
             return
         own.armed_by, own.known_empty = None, False
@@ -475,12 +492,14 @@ class Demultiplexer:
             try:
                 self.engine.disarm(own.name, listener.bell)
             except (StoreCorrupt, StoreUnavailable):
-                pass  # Who looks now gets to know.
-        own.wake_somebody()
+                pass  # The receiver that is woken now meets the error.
+        own.wake_any()
 
     def fail(self, own: OwnQueue, error: Exception, listener: Listener | None = None) -> None:
-        """Let an error that nobody's own call met be raised by all who wait for the queue, or by
-        those of one listener."""
+        """Have all receivers that wait for a queue, or those of one listener, raise an error.
+
+        For an error that no receiver's own call met. Logs it if none waits.
+        """
         if not own.waiting and not self.closed:
             text = "on queue %s: %s"
             defer(partial(tell, _log.error, text, own.name.decode("ascii"), error))
@@ -494,7 +513,7 @@ class Demultiplexer:
     # Listeners
 
     def clear_away(self) -> list[Listener]:
-        """Forget listeners that are gone, and return them; to be retired without the lock."""
+        """Forget listeners that are gone, and return them, to be retired without the lock."""
         gone = [each for each in (*self.loops.values(), *self.threads) if not each.alive()]
         while self.dead:
             gone.append(self.dead.popleft())
@@ -516,7 +535,7 @@ class Demultiplexer:
     # Upkeep
 
     def is_due(self) -> bool:
-        """Whether there is something for regular looks to do although nobody waits."""
+        """Return whether the periodic check must go on although no receiver waits."""
         return (
             bool(self.memberships.awake)
             or self.drops.owes()
@@ -525,28 +544,27 @@ class Demultiplexer:
         )
 
     def is_watched(self) -> bool:
-        """Whether a layer has callbacks for a store that lost what it held."""
+        """Return whether a layer has callbacks for a store that lost what it held."""
         return any(lease.callbacks for lease in list(self.leases))
 
     def watch(self, looked: bool) -> None:
-        """Notice whether the store was flushed or replaced; for regular looks. Needs no lock.
+        """Notice whether the store was flushed or replaced; for periodic checks. Needs no lock.
 
-        ``looked``: the engine was just asked, which is when it follows a store that was replaced.
+        ``looked``: the engine was just asked. Only then does it find that its store was replaced.
         """
         try:
             if not looked:
-                self.engine.pop(_NOBODYS, 1)
+                self.engine.pop(_UNUSED, 1)
             with exclusive(self.lock):
                 self.notice_flush()
         except (Reentered, StoreCorrupt, StoreUnavailable):
             pass  # The next call meets the error itself, and another look follows.
 
     def notice_flush(self) -> None:
-        """Empty the buffers if anybody has flushed the store since they were filled (S17).
+        """Empty the buffers if any process has flushed the store since they were filled (S17).
 
-        Read before records are fetched. Those fetched while a flush goes on may be from
-        before it or after it; they are kept, as the receiver and the flush were at it
-        together, and may have come in either order.
+        Called before records are fetched. Records fetched during a flush may be from before it or
+        after it; they are kept, as receive and flush overlap, and either order is right.
         """
         flushes = self.engine.flushes
         if flushes != self.flushes:
@@ -570,8 +588,7 @@ class Demultiplexer:
             observe(self.prefix)
 
     def counts(self, queue: bytes | None = None) -> dict[str, int]:
-        """What this process holds for its local channels, and what became of the rest: of a
-        queue, or of all."""
+        """Return how many messages this process holds and has dropped: of one queue, or of all."""
         self.notice_flush()
         own = [o for o in self.own.values() if queue is None or o.name == queue]
         total = dict(self._counted) if queue is None else dict.fromkeys(self._counted, 0)
@@ -583,13 +600,13 @@ class Demultiplexer:
         return {"pending": sum(each.buffered() for each in own), "copies": copies, **total}
 
     def measure(self) -> None:
-        """Visit the buffers, as an event loop does regularly, if there is none."""
+        """Measure what the buffers hold, in a process without an event loop that does so."""
         if not self.loops:
             for own in list(self.own.values()):
                 own.sweep(_VISITS)
 
     def noteworthy(self) -> dict[str, int]:
-        """What other processes are told: `asgi_ipc.engines.base.COUNTERS` and ``GAUGES``."""
+        """Return the counts for other processes (`asgi_ipc.engines.base.COUNTERS`, ``GAUGES``)."""
         own = list(self.own.values())
         counted = self._counted.copy()
         for each in own:
@@ -605,17 +622,18 @@ class Demultiplexer:
             "held_bytes": sum(each.measured.bytes for each in own),
         }
 
-    def _last_words(self) -> dict[str, int]:
-        """The same at the end, at which what is held is dropped."""
+    def _last_counts(self) -> dict[str, int]:
+        """Return the last counts, as `noteworthy`: what is still held is dropped now."""
         counts = self.noteworthy()
         counts["overflowed"] += self.lost
         counts["copies_dropped"] += sum(own.copies() for own in self.own.values())
         return {**counts, "held": 0, "held_copies": 0, "held_bytes": 0}
 
     def shut(self, engine_stays: bool = False) -> None:
-        """Let go of all listeners, and let who still waits raise. Called without the lock.
+        """Retire all listeners, and have the receivers that still wait raise.
 
-        If the engine stays open, so does what nobody has had to fetch yet.
+        Called without the lock. May block while a companion ends. If the engine stays open,
+        messages that were passed directly and not received go to the store.
         """
         for companion in list(self.companions.values()):
             companion.stop()
@@ -628,7 +646,7 @@ class Demultiplexer:
                 if own.waiting:
                     self.fail(own, error)
             self.lost = sum(own.buffered() for own in self.own.values())
-            counts = self._last_words()
+            counts = self._last_counts()
             self.own, self.channels, self.hinted = {}, {}, {}
             self.memberships.forget()
             listeners = [*self.loops.values(), *self.threads, *self.dead]
@@ -648,7 +666,7 @@ class Demultiplexer:
             defer(partial(tell, _log.warning, text, self.name, messages))
 
     def _put_back(self) -> None:
-        """Put on the store what was passed directly and has not been read."""
+        """Put messages that were passed directly and not received on the store."""
         for own in self.own.values():
             # The engine may be closed itself.
             with contextlib.suppress(StoreCorrupt, StoreUnavailable, StoreFull):

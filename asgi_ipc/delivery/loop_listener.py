@@ -214,10 +214,10 @@ class LoopListener(Listener):
                 own = channel.own
                 # Usually the queue is known to be empty and the bell armed: wait without a look.
                 if channel.items or not own.known_empty or own.armed_by is not self:
-                    body = demux.look(channel, self)
+                    body = demux.take(channel, self)
                     if body is None and self.bell is None:
                         self.open()
-                        body = demux.look(channel, self)
+                        body = demux.take(channel, self)
                     if body is not None:
                         if own.waiting and self not in own.waiting:
                             demux.hand_over(own, self)
@@ -497,7 +497,7 @@ class LoopListener(Listener):
             # A signal handler may have raised it, for this thread alone: others fetch themselves.
             self.demux.fail(own, error, self)
             own.known_empty = False
-            own.wake_somebody()
+            own.wake_any()
             if not here:
                 raise
         return True
@@ -527,12 +527,12 @@ class LoopListener(Listener):
         for _ in range(min(SLICE, len(self._round))):
             # At least one real pop, which is when an engine does its maintenance. A receiver whose
             # bell is no longer armed gets its message here too.
-            looked = self._look_again(self._round.popleft(), looked) or looked
+            looked = self._check_queue(self._round.popleft(), looked) or looked
         self._sweep()
         if demux.is_watched():
             self._watch_store(looked)
-        self._look_after_members()
-        self._note()
+        self._sweep_memberships()
+        self._write_notes()
         self._is_told = waited or not demux.companions
         if demux.companions:
             self._call_companions(waited)
@@ -544,7 +544,7 @@ class LoopListener(Listener):
             self._timer = None
 
     def _call_companions(self, waited: bool | None = None) -> None:
-        """Call what lives beside the demultiplexer, and call it again when it wants that."""
+        """Call the companions of the demultiplexer, and again after the pause that they ask for."""
         if self.demux.closed:
             return
         early, self._early = self._early, None
@@ -563,7 +563,7 @@ class LoopListener(Listener):
         if pending:
             run_deferred()
 
-    def _look_again(self, queue: bytes, looked: bool) -> bool:
+    def _check_queue(self, queue: bytes, looked: bool) -> bool:
         """Check a queue that receivers wait for; return whether that popped from the engine."""
         demux, own, watch = self.demux, self.demux.own.get(queue), self.watches.get(queue)
         if watch is not None and watch.waiters and (not looked or self._may_have(queue)):
@@ -596,21 +596,21 @@ class LoopListener(Listener):
     def _watch_store(self, looked: bool) -> None:
         self.demux.watch(looked)
 
-    def look_regularly(self) -> None:
-        """Begin with the regular looks, which go on as long as there is something for them."""
+    def start_periodic_check(self) -> None:
+        """Start the periodic check, which goes on as long as it has something to do."""
         loop = self.loop()
         if self._timer is None and loop is not None:
             self._set_timer(loop)
 
-    def _look_after_members(self) -> None:
-        if self.demux.memberships.look():
+    def _sweep_memberships(self) -> None:
+        if self.demux.memberships.sweep():
             loop = asyncio.get_running_loop()
-            loop.call_later(DISARM_DELAY, self._look_after_members, context=Context())
+            loop.call_later(DISARM_DELAY, self._sweep_memberships, context=Context())
         if pending:
             run_deferred()
 
-    def _note(self) -> None:
-        self.demux.notes.look()
+    def _write_notes(self) -> None:
+        self.demux.notes.write()
 
     def _sum_up_soon(self) -> None:
         """Log what was dropped since the last warning if the last receiver here has left.

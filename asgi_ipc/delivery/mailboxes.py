@@ -34,8 +34,8 @@ SHARED = 600
 REFERENCE = 8
 #: Records fetched at once from a queue that only this process reads.
 BATCH = 64
-#: Channels with something unread on which this process has not received: as many as the largest
-#: record addresses. A forger of records names millions, at a kilobyte each.
+#: *Strangers* that are kept: channels with unread messages on which this process has not received.
+#: As many as the largest record addresses; forged records could name millions, at a kilobyte each.
 _MOST_STRANGERS = MAX_LOCALS
 #: Nanoseconds between two looks for strangers whose messages have expired, once there are so many.
 _LOOK_AGAIN = 1_000_000_000
@@ -52,7 +52,7 @@ _PER_NEW_ONE = 2
 class Missed(Protocol):
     """What a mailbox uses of `asgi_ipc.delivery.suspension.Memberships`."""
 
-    def missed(self, channel: str, deadline: int) -> None:
+    def note_missed(self, channel: str, deadline: int) -> None:
         """Note that a message to a channel is dropped unread."""
 
 
@@ -115,7 +115,7 @@ class Mailbox:
     def __init__(self, own: OwnQueue, local: bytes) -> None:
         self.own = own
         self.local = local
-        #: Somebody has received on it, and it was not forgotten, or visited idle, since.
+        #: This process has received on it, and no visit has found it idle since.
         self.known = False
         #: What stands in front of a message that is for this channel alone.
         self.header = address([local])
@@ -126,7 +126,7 @@ class Mailbox:
 
     @property
     def name(self) -> str:
-        """The full name."""
+        """Return the full name."""
         return (self.own.name + self.local).decode("ascii", "replace")
 
 
@@ -148,26 +148,26 @@ class OwnQueue:
         self._to_sweep: set[Mailbox] = set()
         #: What was held when the sweep last came round, and what this round has found so far.
         self.measured = self._measuring = Held()
-        #: Who waits for any message of the queue, whatever its local channel.
+        #: The receivers that wait for any message of the queue, whatever its local channel.
         self.anyone: deque[Waiter] = deque()
         #: The waiters of each listener that are not woken yet, and what each waits for.
         self.waiting: dict[Listener, dict[Waiter, Mailbox | None]] = {}
         #: An exception came in the middle of a change to these; see `_repair`.
         self.needs_repair = False
-        #: Whose bell was armed last.
+        #: The listener whose bell was armed last.
         self.armed_by: Listener | None = None
         #: That bell has not been signalled, so the queue is empty. Code that knows better clears
         #: it, with the lock or without.
         self.known_empty = False
         #: The last look found nothing, and its receiver had to wait.
         self.last_look_empty = False
-        #: How often a receive of any of its channels has looked (`asgi_ipc.delivery.suspension`).
+        #: How often a receive on any of its channels has looked (`asgi_ipc.delivery.suspension`).
         self.receives = 0
-        #: For engines that block: held by the one who fetches, without the big lock.
+        #: For engines that block: held by the thread that fetches, without the `demux` lock.
         self.fetching = threading.RLock()
         self.fetching_now = self.fetch_again = False
-        #: The channel of the message that was last passed directly while nobody waited for it,
-        #: and the message's number (`asgi_ipc.delivery.loopback`).
+        #: The channel of the message that was last passed directly while no receiver waited, and
+        #: the message's number (`asgi_ipc.delivery.loopback`).
         self.holder: Mailbox | None = None
         self._held = -1
         self.looped_back = 0
@@ -186,11 +186,10 @@ class OwnQueue:
     # Channels
 
     def channel(self, local: bytes) -> Mailbox:
-        """The local channel that somebody is about to receive on, made if need be.
+        """Return the mailbox of a local channel for a receive that begins, made if need be.
 
-        To be asked for anew whenever the lock was let go: idle ones are forgotten. That is
-        done here, and not when a message arrives, since the one that is being looked at is
-        idle too until its receiver waits.
+        Ask for it anew whenever the lock was released: idle ones are forgotten. That happens here,
+        and not when a message arrives, since a mailbox is idle until its receiver waits.
         """
         found = self.locals.get(local)
         if found is None:
@@ -206,7 +205,7 @@ class OwnQueue:
         return made
 
     def forget_idle(self, number: int) -> None:
-        """Look at so many channels, in turn, and forget those that nobody uses."""
+        """Visit so many channels, in turn, and forget those that are idle."""
         order = self._order
         for _ in range(min(number, len(order))):
             local = order[0]
@@ -216,7 +215,7 @@ class OwnQueue:
             order.popleft()
 
     def forget_if_idle(self, channel: Mailbox) -> bool:
-        """Forget a channel if nobody uses it; False if somebody does."""
+        """Forget a channel without messages and receivers; return False if it has any."""
         if channel.items or channel.waiters:
             return False
         channel.known = False
@@ -227,7 +226,7 @@ class OwnQueue:
         return True
 
     def is_idle(self) -> bool:
-        """Whether nothing is lost if the queue is forgotten."""
+        """Return whether nothing is lost if the queue is forgotten."""
         return not (
             self.waiting
             or self.armed_by
@@ -238,7 +237,7 @@ class OwnQueue:
     # Putting
 
     def deliver(self, payload: bytes, deadline: int, here: Listener | None) -> StoreCorrupt | None:
-        """Put a record into the buffers it is for; returns what is wrong with it."""
+        """Put a record into the buffers it is for; return the error if it is no record."""
         try:
             local_names, body = unpack(payload)
         except StoreCorrupt as error:
@@ -276,7 +275,7 @@ class OwnQueue:
                 filled(channel)
                 items.append(item)
                 if waiters and (waiter := waiters[0]).listener is here:
-                    # As `wake_first` does it, but once for all of a broadcast.
+                    # As `wake_first`, but with one wake-up of the loop for all of a broadcast.
                     if turn is None:
                         turn, mine = here.next_turn(), self.waiting.get(here)
                     awake = waiter.wake_in(turn)
@@ -297,8 +296,8 @@ class OwnQueue:
     def make_room(self, channel: Mailbox) -> None:
         """Drop the oldest of a buffer until one more message is within capacity.
 
-        Capacity is asked for each time, as layers with others come and go. This is the one
-        place that decides how many messages a buffer may hold; for bytes see `.memory_limit`.
+        Capacity is asked for each time, as layers with other capacities come and go. Only this
+        method decides how many messages a buffer may hold; `memory_limit` bounds their bytes.
         """
         limit = channel.limit = self.demux.limit(channel.name)
         items = channel.items
@@ -310,13 +309,16 @@ class OwnQueue:
     def drop_oldest(self, channel: Mailbox) -> Body:
         """Drop the oldest message of a buffer for want of room, and return it."""
         item = channel.items.popleft()
-        self.demux.memberships.missed(channel.name, item[1])
+        self.demux.memberships.note_missed(channel.name, item[1])
         self.copies_dropped += _copies([item])
         self.overflowed += 1
         return item[0]
 
     def _stranger(self, local: bytes, body: Body) -> Mailbox:
-        """A channel on which this process has not received, to be kept if there is room for it."""
+        """Return a mailbox for a channel on which this process has not received.
+
+        It keeps nothing if there are too many such channels.
+        """
         if len(self.locals) >= _MOST_STRANGERS + len(self.demux.channels):
             now = self.demux.engine.clock()
             if now >= self._strangers_at:
@@ -334,7 +336,7 @@ class OwnQueue:
             live = any(deadline > now for _, deadline, _ in channel.items)
             if not (live or channel.known):
                 if channel.items:
-                    self.demux.memberships.missed(channel.name, channel.items[0][1])
+                    self.demux.memberships.note_missed(channel.name, channel.items[0][1])
                 self._expired(channel, len(channel.items))
                 self.copies_dropped += _copies(channel.items)
                 channel.items.clear()
@@ -350,7 +352,7 @@ class OwnQueue:
     # Taking
 
     def take(self, channel: Mailbox) -> Body | None:
-        """The next live message in a channel's buffer."""
+        """Take the next live message from a channel's buffer; return None if there is none."""
         items = channel.items
         while items:
             if items[0][1] > self.demux.engine.clock():
@@ -360,7 +362,7 @@ class OwnQueue:
         return None
 
     def take_any(self) -> tuple[bytes, Body] | None:
-        """The message that was fetched first of all in the buffers of the queue."""
+        """Take the message that was fetched first of all in the buffers, and return its channel."""
         while True:
             heads = [(channel.items[0][2], channel.local) for channel in self.with_items()]
             if not heads:
@@ -371,26 +373,26 @@ class OwnQueue:
                 return local, body
 
     def with_items(self) -> list[Mailbox]:
-        """All channels with something in their buffer."""
+        """Return all channels with something in their buffer."""
         for channels in (self.filled, self._to_sweep):
             for channel in [each for each in channels if not each.items]:
                 channels.discard(channel)
         return [*self.filled, *self._to_sweep]
 
     def has_fetched(self) -> bool:
-        """Whether there is something in a buffer. Needs no lock."""
+        """Return whether there is something in a buffer. Needs no lock."""
         return any(each.items for each in (*self.filled.copy(), *self._to_sweep.copy()))
 
     def buffered(self) -> int:
-        """Messages in all buffers."""
+        """Return the number of messages in all buffers."""
         return sum(len(each.items) for each in (*self.filled, *self._to_sweep))
 
     def copies(self) -> int:
-        """How many of them are copies of a message that several channels had."""
+        """Return how many messages in buffers are copies of one that several channels had."""
         return sum(_copies(each.items) for each in (*self.filled, *self._to_sweep))
 
     def clear(self) -> int:
-        """Empty the buffers; returns how many messages that takes away."""
+        """Empty the buffers; return how many messages that drops."""
         dropped = self.buffered()
         for channel in (*self.filled, *self._to_sweep):
             channel.items.clear()
@@ -399,12 +401,15 @@ class OwnQueue:
     # The message that was passed directly
 
     def hold(self, channel: Mailbox) -> None:
-        """Note that the only message of a channel was passed directly, and nobody waits."""
+        """Note that the only message of a channel was passed directly, and no receiver waits."""
         self.holder = channel
         self._held = channel.items[0][2]
 
     def held(self, now: int) -> Buffered | None:
-        """That message, if it still is there, to be counted as on the queue. Needs no lock."""
+        """Return the message that `hold` noted, if it is still there; it counts as on the queue.
+
+        Needs no lock.
+        """
         if self.holder is None or not self.holder.items:
             return None
         try:
@@ -416,7 +421,7 @@ class OwnQueue:
     # Waiting
 
     def wait(self, channel: Mailbox | None, waiter: Waiter) -> None:
-        """Note who waits for a channel, or for any of the queue."""
+        """Register a waiter for a channel, or for any channel of the queue."""
         mine = self.waiting.get(waiter.listener)
         if mine is None:
             mine = self.waiting[waiter.listener] = {}
@@ -440,16 +445,16 @@ class OwnQueue:
         self.not_waiting(waiter)
 
     def wake_one(self, channel: Mailbox | None, here: Listener | None = None) -> None:
-        """Wake who waits longest for a channel, or else for any of the queue."""
+        """Wake the longest waiting receiver of a channel, or else of the whole queue."""
         if channel is None or not self.wake_first(channel.waiters, here):
             self.wake_first(self.anyone, here)
 
     def wake_first(self, waiters: deque[Waiter], here: Listener | None = None) -> bool:
-        """Wake the first on a list who still is there; False if there is nobody."""
+        """Wake the first receiver on a list that still waits; return False if none does."""
         try:
             while waiters:
-                # Woken first, and then forgotten: a signal's handler may raise in between, and
-                # who is on no list is never woken. To wake somebody twice wakes nobody.
+                # Woken first, then forgotten: a signal's handler may raise in between, and a
+                # waiter on no list is never woken. Waking one twice does nothing.
                 waiter = waiters[0]
                 woken = waiter.wake(here)
                 waiters.popleft()
@@ -461,8 +466,8 @@ class OwnQueue:
             raise
         return False
 
-    def wake_somebody(self) -> None:
-        """Wake one of all that wait, so that it looks."""
+    def wake_any(self) -> None:
+        """Wake one of all receivers that wait, so that it looks."""
         while self.waiting:
             listener = next(iter(self.waiting))
             mine = self.waiting[listener]
@@ -476,18 +481,18 @@ class OwnQueue:
                 return
 
     def waiters(self) -> Iterator[tuple[Waiter, Mailbox | None]]:
-        """All who wait, with what each waits for."""
+        """Yield all waiters, with the channel that each waits for; None: any of the queue."""
         for mine in list(self.waiting.values()):
             yield from list(mine.items())
 
     # Upkeep
 
     def sweep(self, most: int) -> int:
-        """Visit at most so many channels with something in their buffers; returns how many.
+        """Visit at most so many channels with something in their buffers; return how many.
 
-        One that holds much counts as several, so that a visit stays short.
-        What has expired is dropped, who was to be woken when a handler raised is woken, and
-        channels that nobody uses are forgotten. Cheap where nothing came since the last visit.
+        Drops what has expired, wakes the receivers that were to be woken when a handler raised, and
+        forgets idle channels. A channel that holds much counts as several, so that a visit stays
+        short. Costs little if nothing has come since the last visit.
         """
         if self.needs_repair:
             self._repair()
@@ -518,7 +523,7 @@ class OwnQueue:
         if any(deadline <= now for _, deadline, _ in items):
             live = [item for item in items if item[1] > now]
             self._expired(channel, len(items) - len(live))
-            self.demux.memberships.missed(channel.name, now)
+            self.demux.memberships.note_missed(channel.name, now)
             self.copies_dropped += _copies(items) - _copies(live)
             items.clear()
             items.extend(live)
@@ -531,7 +536,7 @@ class OwnQueue:
             drop_lines.expired(self.demux.drops, channel.name, queue, count)
 
     def _repair(self) -> None:
-        """Make `waiting` agree with the lists, which lead. Costs as much as all that wait."""
+        """Make `waiting` agree with the lists of waiters, which lead; visits every waiter."""
         self.needs_repair = False
         listed: dict[Listener, dict[Waiter, Mailbox | None]] = {}
         for waiter in self.anyone:

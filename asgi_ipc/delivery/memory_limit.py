@@ -66,7 +66,7 @@ class MemoryLimit:
 
 
 class _Inventory:
-    """The weight of all buffers together, and of each: what it would have alone."""
+    """What all buffers together weigh, in bytes, and what each would weigh alone."""
 
     def __init__(self, demux: BufferOwner) -> None:
         self.total = 0
@@ -95,8 +95,8 @@ class _Inventory:
     def drop(self, target: int) -> dict[Mailbox, int]:
         """Drop the oldest messages of the heaviest channels until the total is ``target`` at most.
 
-        Returns how many of which. Of equal channels those on which nobody has received come first,
-        and then those with the oldest messages.
+        Return how many of which. Of equal channels those on which this process has not received
+        come first, and then those with the oldest messages.
         """
         weights, dropped = self._weights, dict.fromkeys(self._weights, 0)
         order = sorted(weights, key=lambda channel: (channel.known, channel.items[0][2]))
@@ -112,7 +112,7 @@ class _Inventory:
         return {channel: count for channel, count in dropped.items() if count}
 
     def _freed(self, body: Body) -> int:
-        """The bytes that are free when one channel less has a body."""
+        """Return the bytes that are freed when a channel drops a body."""
         if type(body) is SharedBody:
             self._holders[body] -= 1
             if self._holders[body]:
@@ -121,7 +121,7 @@ class _Inventory:
 
 
 def weight(body: Body) -> int:
-    """What one message takes, in bytes, without the references to it."""
+    """Return what one message takes, in bytes, without the references to it."""
     return SHARED + body.size if isinstance(body, SharedBody) else RECORD + len(body)
 
 

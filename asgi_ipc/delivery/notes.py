@@ -4,8 +4,8 @@ A message that bypasses the store, or that is dropped in a buffer, is counted wh
 which costs next to nothing and which no other process sees. So each process writes its counts into
 the store (`asgi_ipc.engines.base.Engine.note`): about once a second while any of its receivers
 waits or its counts have changed, when statistics are asked for, and when it lets go of the store.
-What others see is therefore a second old, or older for a process that does not get round to its
-regular looks. A killed process's last second is lost.
+What others see is therefore a second old, or older if a process does not get round to its periodic
+checks. A killed process's last second is lost.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ class Notes:
 
     def reset(self) -> None:
         """Begin with nothing, as a forked child does."""
-        #: When to note next, by `time.monotonic`.
+        #: When to write next, by `time.monotonic`.
         self.due = 0.0
         self._noted: Mapping[str, int] = {}
 
     def are_owed(self) -> bool:
-        """Whether something was counted since the last note."""
+        """Return whether something was counted since the last note."""
         if not self._is_wanted:
             return False
         counts = self._demux.noteworthy()
         return counts != (self._noted or dict.fromkeys(counts, 0))
 
-    def look_if_due(self) -> None:
-        """Note, if it is time for that. For callers without an event loop that does."""
+    def write_if_due(self) -> None:
+        """Write, if it is time for that. For callers without an event loop that does."""
         if self._is_wanted and time.monotonic() >= self.due:
-            self.look()
+            self.write()
 
-    def look(self) -> None:
-        """Note what has been counted. What the engine raises is left to a call that needs it."""
+    def write(self) -> None:
+        """Write what has been counted. Drops the engine's errors: the next call meets them."""
         if not self._is_wanted:
             return
         self.due = time.monotonic() + INTERVAL
@@ -79,20 +79,20 @@ class Notes:
                 counts = self._demux.noteworthy()
             # Also if they are as they were: the store may be another one.
             if self._noted or any(counts.values()):
-                self._note(counts)
+                self._write(counts)
 
     def end(self, counts: dict[str, int], engine_stays: bool) -> None:
-        """Note the last counts. If the engine stays open, the next demultiplexer adds to them."""
+        """Write the last counts. If the engine stays open, the next demultiplexer adds to them."""
         if self._is_wanted:
             with contextlib.suppress(Reentered):
-                self._note(counts)
+                self._write(counts)
             if engine_stays:
                 counts = self._with_those_before(counts)
                 with contextlib.suppress(TypeError):  # An engine to which no weak reference can be.
                     kept = {name: counts[name] for name in COUNTERS}
                     _before[self._demux.engine] = os.getpid(), kept
 
-    def _note(self, counts: dict[str, int]) -> None:
+    def _write(self, counts: dict[str, int]) -> None:
         with contextlib.suppress(StoreCorrupt, StoreUnavailable):
             self._demux.engine.note(self._with_those_before(counts))
             self._noted = counts

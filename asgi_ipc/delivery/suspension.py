@@ -1,4 +1,4 @@
-"""Suspension: a channel that nobody receives on leaves its groups until the next receive (O6).
+"""Suspension: a channel without receives leaves its groups until the next receive (O6).
 
 Channels does not call `disconnect()` when a handler raises, so the channel of a consumer that
 failed stays in its groups and makes each broadcast dearer. But silence is not death: Channels runs
@@ -15,8 +15,8 @@ Suspending moves a membership from the table of its group to one beside it
 (`asgi_ipc.policy.groups.suspended`), which no broadcast reads. Every layer discards from both, so a
 channel that another process takes out of a group while it is suspended does not come back.
 
-`Memberships.look` decides. It is called about once a second: by an event loop's regular look, and
-in a process without one by the next call of `group_add`, `group_send` or a synchronous `receive`.
+`Memberships.sweep` decides. It is called about once a second: by an event loop's periodic check,
+and in a process without one by the next `group_add`, `group_send` or synchronous `receive`.
 Receiving costs nothing for it: a visit takes a channel on which no receive waits off
 `Demultiplexer.channels`. The next receive, which does not find it there, notes that it is back.
 
@@ -67,11 +67,11 @@ class GroupedChannel:
         "ends",
         "expiry",
         "groups",
-        "heard",
         "missed",
         "name",
         "patience",
         "queue",
+        "received",
         "receives",
         "since",
         "stays",
@@ -102,7 +102,7 @@ class GroupedChannel:
         self.missed = NEVER
         #: A receive has begun since the last visit that found none waiting, or the channel is new.
         #: Set without the lock.
-        self.heard = True
+        self.received = True
         #: `OwnQueue.receives` at the last visit.
         self.receives = 0
 
@@ -164,7 +164,7 @@ class Memberships:
         self.due = NEVER
 
     def _find(self, name: str, queue: bytes) -> GroupedChannel | None:
-        return self.awake.get(name) or self.asleep.get(queue, _NOBODY).get(name)
+        return self.awake.get(name) or self.asleep.get(queue, _NONE).get(name)
 
     # Adding and discarding
 
@@ -262,15 +262,14 @@ class Memberships:
 
     def _not_asleep(self, member: GroupedChannel) -> None:
         member.suspended = False
-        asleep = self.asleep.get(member.queue, _NOBODY)
+        asleep = self.asleep.get(member.queue, _NONE)
         if asleep.get(member.name) is member:
             del asleep[member.name]
             if not asleep:
                 del self.asleep[member.queue]
 
     def _forget_longest_suspended(self, engine: Engine) -> None:
-        """Make room: of all that is here a consumer silent for so long is the least likely to come
-        back."""
+        """Make room: the consumer that has been silent longest is the least likely to come back."""
         member = next(iter(next(iter(self.asleep.values())).values()))
         key = groups.member(channel_name(member.name))
         for table in list(member.aside):
@@ -288,7 +287,7 @@ class Memberships:
         )
 
     def _notice_flush(self, engine: Engine) -> None:
-        """Forget what somebody has flushed (S17)."""
+        """Forget everything if the store was flushed (S17)."""
         flushes = engine.flushes
         if flushes != self._flushes:
             self._flushes = flushes
@@ -327,13 +326,13 @@ class Memberships:
 
     # Receives
 
-    def missed(self, channel: str, deadline: int) -> None:
+    def note_missed(self, channel: str, deadline: int) -> None:
         """Note that a message to a channel is dropped unread. Needs no lock."""
         member = self.awake.get(channel)
         if member is not None and deadline < member.missed:
             member.missed = deadline
 
-    def heard(self, name: str, queue: bytes) -> GroupedChannel | None:
+    def note_receive(self, name: str, queue: bytes) -> GroupedChannel | None:
         """Note that a receive has begun on a channel; return what is known of it. Needs no lock.
 
         Before the caller asks whether it is suspended, as `_suspend` asks the other way round: at
@@ -341,7 +340,7 @@ class Memberships:
         """
         member = self._find(name, queue)
         if member is not None:
-            member.heard = True
+            member.received = True
         return member
 
     def restore(self, member: GroupedChannel) -> None:
@@ -352,10 +351,10 @@ class Memberships:
                 self._restore(member)
 
     def restore_queue(self, queue: bytes) -> None:
-        """The same for all suspended channels of a queue, on which a receive has begun."""
+        """Restore all suspended channels of a queue, on which a receive has begun."""
         with exclusive(self.lock):
             self._notice_flush(self._demux.engine)
-            for member in list(self.asleep.get(queue, _NOBODY).values()):
+            for member in list(self.asleep.get(queue, _NONE).values()):
                 self._restore(member)
 
     def _restore(self, member: GroupedChannel) -> None:
@@ -403,7 +402,7 @@ class Memberships:
         engine, name = self._demux.engine, channel_name(member.name)
         key = groups.member(name)
         try:
-            # It is in one of the two at any time, so that whoever discards it finds it.
+            # It is in one of the two at any time, so a process that discards it finds it.
             engine.put(target, key, ends, name.owner)
             if engine.remove(source, key) or begun:
                 return True
@@ -419,26 +418,25 @@ class Memberships:
                     defer(partial(tell, _log.error, text, member.name, full))
         return False
 
-    # The look
+    # The sweep
 
-    def look_if_due(self) -> None:
-        """Look, if it is time for that. For callers without an event loop that does."""
+    def sweep_if_due(self) -> None:
+        """Sweep, if it is time for that. For callers without an event loop that does."""
         if self.due != NEVER and self._demux.engine.clock() >= self.due:
-            self.look()
+            self.sweep()
 
-    def look(self) -> bool:
-        """Visit some channels: suspend those whose time has come. Return whether there is more to
-        do at once.
+    def sweep(self) -> bool:
+        """Visit some channels, and suspend those whose time has come.
 
-        One thread looks at a time; another one returns. What the engine raises is left to the
-        next caller that meets it.
+        Return whether there is more to do at once. Does not block: if another thread sweeps, this
+        one returns. Drops `StoreCorrupt` and `StoreUnavailable`: the next caller meets them.
         """
         if is_inside():
             return False
         more, silent, lock = False, dict[bytes, int](), self.lock
         try:
             if lock.acquire(False):
-                more = self._look(silent)
+                more = self._sweep(silent)
         except (StoreCorrupt, StoreUnavailable):
             pass
         finally:
@@ -451,8 +449,9 @@ class Memberships:
             self._fetch(queue, expiry)
         return more
 
-    def _look(self, silent: dict[bytes, int]) -> bool:
-        """The look. Adds to ``silent`` the queues of silent channels, and their shortest expiry."""
+    def _sweep(self, silent: dict[bytes, int]) -> bool:
+        """Sweep with the lock held. Adds the queues of silent channels, and their shortest expiry,
+        to ``silent``."""
         now, moves = self._demux.engine.clock(), MOVES
         if now < self.due:
             return False
@@ -494,7 +493,7 @@ class Memberships:
         return moves <= 0
 
     def _came(self, member: GroupedChannel) -> bool:
-        """Whether a receive on a channel has begun since the last visit."""
+        """Return whether a receive on a channel has begun since the last visit."""
         demux = self._demux
         with demux.lock:
             channel = demux.channels.get(member.name)
@@ -505,17 +504,19 @@ class Memberships:
                 channel.known = False
                 del demux.channels[member.name]
             own = demux.own.get(member.queue)
-            # A mark that is set just now counts too: who sets it finds no suspension after it.
-            member.heard, member.receives = False, own.receives if own is not None else 0
+            # A mark that is set just now counts too: the receive that sets it is not suspended.
+            member.received, member.receives = False, own.receives if own is not None else 0
             return True
 
     def _was_received(self, member: GroupedChannel) -> bool:
         own = self._demux.own.get(member.queue)
-        return member.heard or (own is not None and own.receives != member.receives)
+        return member.received or (own is not None and own.receives != member.receives)
 
     def _fetch(self, queue: bytes, expiry: int) -> None:
-        """Drop what has expired in the buffers, and fetch what nobody waits for before it expires
-        in the engine, where nobody sees for which channels it was."""
+        """Drop what has expired in the buffers, and fetch what no receiver waits for.
+
+        If that expired in the engine, this process would not learn for which channels it was.
+        """
         demux = self._demux
         engine = demux.engine
         try:
@@ -630,6 +631,6 @@ def _named(tables: Iterable[bytes]) -> str:
     return f"group{'s' if len(names) > 1 else ''} {shown}"
 
 
-_NOBODY: OrderedDict[str, GroupedChannel] = OrderedDict()
+_NONE: OrderedDict[str, GroupedChannel] = OrderedDict()
 
 __all__ = ["MOST", "NEVER", "PATIENCE", "GroupedChannel", "Memberships"]

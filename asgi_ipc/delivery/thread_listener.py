@@ -118,7 +118,7 @@ def receive_now(
         with exclusive(demux.lock):
             own = _queue(demux, name)
             own.receives += 1
-            found = demux.look_any(own, listener)
+            found = demux.take_any(own, listener)
         if own.name in demux.memberships.asleep:
             demux.memberships.restore_queue(own.name)
         if found is None and demux.blocking:
@@ -135,13 +135,13 @@ def _receive_own(
     demux: Demultiplexer, name: ChannelName, listener: ThreadListener | None
 ) -> Body | None:
     """Receive from one process-specific channel of this process, as `receive_now`."""
-    member = demux.memberships.heard(name.full, name.queue)
+    member = demux.memberships.note_receive(name.full, name.queue)
     if member is not None and member.suspended:
         demux.memberships.restore(member)
     with exclusive(demux.lock):
         channel = demux.channel(name)
         if not demux.blocking:
-            return demux.look(channel, listener)
+            return demux.take(channel, listener)
         demux.notice_flush()
         body = channel.own.take(channel)
     if body is None:
@@ -171,8 +171,8 @@ def receive_waiting(
     try:
         while True:
             demux.check_open()
-            demux.memberships.look_if_due()
-            demux.notes.look_if_due()
+            demux.memberships.sweep_if_due()
+            demux.notes.write_if_due()
             if demux.is_watched():
                 demux.watch(looked=True)  # By this loop's last turn.
             for companion in list(demux.companions.values()):

@@ -338,7 +338,7 @@ def _sizes(layer: Layer, seen: Sighting) -> Iterator[checks.CheckMessage]:
 
 def _running_relay(layer: Layer) -> Iterator[checks.CheckMessage]:
     """Compare the settings with the relay that runs, or with processes that would run one."""
-    from ..cli.relayed import differences_of
+    from ..cli.relay_differences import differences_of
 
     options = layer.options
     relay = {name: options[name] for name in ("relay", "relay_options", "relay_channels")}

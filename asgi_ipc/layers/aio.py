@@ -117,7 +117,7 @@ class IPCChannelLayer(LayerSurface):
                 body = None
                 if known is not None:
                     if known.items:
-                        body = demux.fetched(known)
+                        body = demux.take_fetched(known)
                     elif isinstance(listener := known.own.armed_by, LoopListener) and (
                         waiter := listener.expect(known)
                     ):
@@ -167,9 +167,9 @@ class IPCChannelLayer(LayerSurface):
 
     async def _begin_to_receive(self, demux: Demultiplexer, name: ChannelName) -> None:
         """Put a channel back into its groups if it is suspended from them (O6)."""
-        member = demux.memberships.heard(name.full, name.queue)
+        member = demux.memberships.note_receive(name.full, name.queue)
         if member is not None:
-            listener_here(demux).look_regularly()
+            listener_here(demux).start_periodic_check()
             if member.suspended:
                 await self._call(demux.memberships.restore, member)
                 if pending:
@@ -193,7 +193,7 @@ class IPCChannelLayer(LayerSurface):
         if await self._call(self._core.group_add, group, channel):
             demux = self._lease.demux
             if demux is not None:
-                listener_here(demux).look_regularly()
+                listener_here(demux).start_periodic_check()
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group; does nothing if it is not in it (S13)."""
@@ -211,11 +211,11 @@ class IPCChannelLayer(LayerSurface):
         return await self._call(self._core.group_send, group, message, exclude)
 
     async def group_count(self, group: str) -> int:
-        """Return the number of channels in a group."""
+        """Return the number of channels in a group. Raises `TypeError` for a bad name."""
         return await self._call(self._core.group_count, group)
 
     async def group_channels(self, group: str) -> list[str]:
-        """Return the channels in a group."""
+        """Return the full names of the channels in a group. Raises `TypeError` for a bad name."""
         return await self._call(self._core.group_channels, group)
 
     async def group_changes(
@@ -272,7 +272,7 @@ class IPCChannelLayer(LayerSurface):
         remove = self._core.on_store_lost(callback, loop)
         demux = self._lease.demux
         if demux is not None and loop is not None:
-            listener_here(demux).look_regularly()
+            listener_here(demux).start_periodic_check()
         return remove
 
     async def global_statistics(self) -> dict[str, float]:
@@ -321,7 +321,11 @@ class IPCChannelLayer(LayerSurface):
         await self._call_apart(self._core.close)
 
     async def destroy(self) -> None:
-        """Remove the store, for all processes, and close."""
+        """Remove the store, for all processes, and close.
+
+        Receivers that wait in this process raise `StoreUnavailable`. Other processes, and the next
+        call here, go on with a new, empty store.
+        """
         await self._call_apart(self._core.destroy)
 
     async def close_pools(self) -> None:

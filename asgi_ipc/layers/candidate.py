@@ -40,8 +40,8 @@ SERVES = 0.25
 #: Seconds without a receiver after which that begins anew, and between two relays of one process,
 #: the first of which has failed.
 _LAPSE, _REST = 2.5, 1.0
-#: Seconds between two looks for the role while another process has it: one that is killed, as some
-#: servers end their workers, wakes nobody.
+#: Seconds between two looks for the role while another process has it. A relay that is killed, as
+#: some servers end their workers, wakes no other process.
 _LOOK = 0.5
 #: Seconds for which receivers may be away until their process is looked at less often, and between
 #: two looks meanwhile.

@@ -57,7 +57,7 @@ _Plan = tuple[Members, list[groups.Target]]
 
 
 def _what_is_full(queue: bytes, capacity: int, refused: Refused) -> str:
-    """Why a message was refused: its channel, its process's queue or the store is full."""
+    """Return why a message was refused: its channel, its process's queue or the store is full."""
     name = queue.decode("ascii")
     if refused.detail == READER_GONE:
         return READER_GONE
@@ -81,10 +81,10 @@ class PendingFlush(Protocol):
 
 
 class LayerCore:
-    """One layer: its options, its plans, and its lease of the store.
+    """One layer: its options, its broadcast plans, and its lease of the store.
 
-    Constructing it opens the store, so that errors come early; after `close` it is opened
-    again by the next call. One that ``borrows`` an open demultiplexer opens and closes nothing.
+    The constructor opens the store, so that errors come early; after `close` the next call opens it
+    again. A core that ``borrows`` an open demultiplexer opens and closes nothing.
     """
 
     #: Whether some ordinary channels are shared with other machines; then `waiting` tells the relay
@@ -104,10 +104,10 @@ class LayerCore:
         self._encode = options.codec.encode
         self.lease = leases.Lease(self.capacity_of, options.process_memory)
         self._message_lifetime = options.message_lifetime
-        #: Of groups. With the demultiplexer they were made on, as one: another thread may be in
-        #: the middle of a broadcast while this one opens the layer again.
+        #: Broadcast plans by group, with the demultiplexer on which they were made. One assignment
+        #: replaces both: another thread may broadcast while this one opens the layer again.
         self._plans: tuple[Demultiplexer | None, dict[bytes, _Plan]] = None, {}
-        # Two layers of a process never give names alike, and each may read the other's.
+        # Keeps the names of two layers of a process apart. Each layer may read the other's.
         self._number = (next(_numbers) % 65536).to_bytes(2, "big")
         #: Whether the engine may wait on a network, so that it is not called in an event loop.
         demux = borrows or leases.acquire(self.lease, self._choice)
@@ -128,7 +128,7 @@ class LayerCore:
 
     @staticmethod
     def _warn_if_relayed(demux: Demultiplexer) -> None:
-        """Log, once in a process, that a relay joins the store to others, and not its layers."""
+        """Log once in a process if a relay joins the store to others, and no layer here has one."""
         engine = demux.engine
         if demux.told_of_relay or not layer_options.may_relay or not engine.capabilities.roles:
             return
@@ -144,7 +144,7 @@ class LayerCore:
 
     @property
     def client_prefix(self) -> str:
-        """This process's identity and the layer's number, as in its process-specific names."""
+        """Return this process's identity and the layer's number, as in process-specific names."""
         return (self.demux.engine.identity + self._number).hex()
 
     def change(self, name: str, value: Any) -> None:
@@ -166,7 +166,7 @@ class LayerCore:
     # Errors
 
     def not_ours(self, name: ChannelName) -> ForeignChannel:
-        """The error of receiving on a process-specific channel of another process."""
+        """Return the error for a receive on a process-specific channel of another process."""
         if name.owner:
             mine = self.demux.engine.identity
             whose = f"it belongs to process {name.owner.hex()}, and this is {mine.hex()}"
@@ -178,7 +178,7 @@ class LayerCore:
         )
 
     def corrupt(self, error: RecordCorrupt) -> StoreCorrupt:
-        """The error of a record that is none, with the store's name and the way out."""
+        """Return the error for a record that is none, with the store's name and the remedy."""
         options = self.options
         directory = options.engine_options.get("directory")
         where = "" if directory is None else f" in {str(directory)!r}"
@@ -244,8 +244,8 @@ class LayerCore:
                 defer(partial(self._push_late, {full: record}))
                 return
             if own is not None:
-                # The bell has been signalled, but its loop may not get round to it before a
-                # receiver with no time to wait gives up: the next look shall be a real one.
+                # The bell was signalled, but a receiver with no time to wait may look before its
+                # loop handles that. The next look must ask the engine.
                 own.known_empty = False
         finally:
             if pending:
@@ -254,7 +254,7 @@ class LayerCore:
             self._refuse(full, queue, capacity, refused[0])
 
     def _push_late(self, records: dict[str, Record]) -> None:
-        """Push records by the channels or group they are for; what is refused is logged."""
+        """Push deferred records, by the channel or group of each; log those that are refused."""
         demux = self.demux
         refused = demux.engine.push(list(records.values()))
         for record in records.values():
@@ -292,7 +292,7 @@ class LayerCore:
         table, name = group_name(group), channel_name(channel)
         demux = self.demux
         engine = demux.engine
-        demux.memberships.look_if_due()
+        demux.memberships.sweep_if_due()
         deadline = engine.clock() + self.options.membership_lifetime
         if not name.owner or name.owner != engine.identity:
             self._now_or_later(engine.put, table, groups.member(name), deadline, name.owner)
@@ -327,7 +327,7 @@ class LayerCore:
                 run_deferred()
 
     def group_count(self, group: str) -> int:
-        """The number of channels in a group."""
+        """Return the number of channels in a group. Raises `TypeError`."""
         table = group_name(group)
         demux = self.demux
         planned_on, plans = self._plans
@@ -339,15 +339,16 @@ class LayerCore:
                 run_deferred()
 
     def group_channels(self, group: str) -> list[str]:
-        """The full names of the channels in a group."""
+        """Return the full names of the channels in a group. Raises `TypeError`."""
         return self.group_members(group)[1]
 
     def group_members(
         self, group: str, known: Members | None = None, names: list[str] | None = None
     ) -> tuple[Members, list[str]]:
-        """The channels in a group, and what the engine knows their list by.
+        """Return the engine's members of a group, and the names of their channels.
 
-        Given both as they were before, returns the very same if they are unchanged.
+        Takes both as an earlier call returned them, and returns the same objects if they are
+        unchanged. Raises `TypeError`, and `StoreCorrupt` for a member that no layer has added.
         """
         try:
             members = self.demux.engine.members(group_name(group), known)
@@ -365,8 +366,8 @@ class LayerCore:
     ) -> Sequence[str]:
         """Send to all channels of a group, but for those excluded (S14).
 
-        Never raises `ChannelFull`: what a channel has no room for is dropped, counted and
-        logged. Returns the channels for which it was. Otherwise raises as `send`.
+        Drops, counts and logs the message for channels that have no room, and returns these; never
+        raises `ChannelFull`. Otherwise raises as `send`.
         """
         table = group_name(group)
         if exclude != ():
@@ -380,7 +381,7 @@ class LayerCore:
             if pending and is_waiting():
                 raise Reentered
             if now >= demux.memberships.due:
-                demux.memberships.look()
+                demux.memberships.sweep()
             return self._broadcast(demux, group, table, body, deadline, exclude)
         except Reentered:
             defer(lambda: self._broadcast(self.demux, group, table, body, deadline, exclude))
@@ -398,9 +399,9 @@ class LayerCore:
         deadline: int,
         exclude: Collection[str],
     ) -> Sequence[str]:
-        """Send to all channels of a group; return for which of them it was dropped.
+        """Send to all channels of a group; return those for which the message was dropped.
 
-        Raises `Reentered` if nothing was sent yet.
+        Raises `Reentered` only if nothing was sent yet.
         """
         engine = demux.engine
         planned_on, plans = self._plans
@@ -440,7 +441,7 @@ class LayerCore:
         try:
             refused = engine.push(records)
         except Reentered:
-            # Others have it already.
+            # Channels of this process may have it already, so the caller must not send again.
             named = {f"group {group} ({n})": record for n, record in enumerate(records)}
             defer(partial(self._push_late, named))
             return ()
@@ -456,7 +457,7 @@ class LayerCore:
         return groups.plan(members.names, self.capacity_of, by_queue=by_queue)
 
     def _without(self, plan: list[groups.Target], exclude: Collection[str]) -> list[groups.Target]:
-        """Return the plan of a broadcast that some channels are excluded from."""
+        """Return the plan of a broadcast without the channels that are excluded."""
         return groups.without(plan, exclude)
 
     def _dropped(
@@ -468,7 +469,7 @@ class LayerCore:
         records: list[Record],
         refused: list[Refused],
     ) -> list[str]:
-        """Log what was refused of a broadcast; return the channels that it was for."""
+        """Log the records of a broadcast that were refused; return the channels they were for."""
         total = sum(len(target.channels) for target in plan)
         # By what is full: the store, a process's queue, or else channels of this group.
         dropped: dict[str, list[str]] = {}
@@ -500,15 +501,16 @@ class LayerCore:
     # Upkeep
 
     def flush(self) -> None:
-        """Remove all messages and memberships, for everyone (S17)."""
+        """Remove all messages and memberships, for all processes (S17)."""
         self._now_or_later(self.demux.engine.flush)
 
     def on_store_lost(
         self, callback: Callback, loop: asyncio.AbstractEventLoop | None
     ) -> Callable[[], None]:
-        """Add a callback, which a loop calls; without one the thread that notices the loss.
+        """Add a callback; return a function that removes it.
 
-        Return a function that removes it. Raises `TypeError` for what can't be called so.
+        The loop calls it, or if that is None, the thread that notices the loss. Raises `TypeError`
+        for what can't be called so.
         """
         if not callable(callback):
             raise TypeError(f"the callback is {callback!r}; pass a function or a bound method")
@@ -524,7 +526,7 @@ class LayerCore:
                 )
         demux = self.lease.demux
         if demux is not None:
-            # What was lost before is none of this callback's events.
+            # What was lost before is no event for this callback.
             with exclusive(demux.lock):
                 demux.notice_flush()
         remove = self.lease.callbacks.add(callback, loop)
@@ -533,19 +535,19 @@ class LayerCore:
         return remove
 
     def waiting(self, channels: Iterable[object]) -> AbstractContextManager[None]:
-        """Return what a receiver that waits on channels holds meanwhile."""
+        """Return a context in which a receiver waits on channels; `RelayedCore` tells its relay."""
         return nullcontext()
 
     def begin_flush(self) -> PendingFlush | None:
-        """Flush, and return what is still to come of it; None if that is nothing."""
+        """Flush; return what other machines have still to do, or None without the option relay."""
         self.flush()
         return None
 
     def global_statistics(self) -> dict[str, float]:
-        """Counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
+        """Return counts for the whole store (A5, O3); see `IPCChannelLayer.global_statistics`."""
         demux = self.demux
         try:
-            demux.notes.look()  # So that the sums have this process's counts of now.
+            demux.notes.write()  # So that the sums have this process's counts of now.
             engine = demux.engine
             counts = engine.statistics()
             result = self._statistics(demux, counts, None)
@@ -560,20 +562,20 @@ class LayerCore:
         return result
 
     def store_statistics(self) -> dict[str, float]:
-        """What any process would tell of the whole store; see `asgi_ipc.layers.inspection`.
+        """Return the counts of the whole store that all processes see (`.inspection.statistics`).
 
-        Unlike `global_statistics` the same in each process, once each has noted its own counts.
+        Unlike `global_statistics` they are the same in each process, once each has noted its own.
         """
         demux = self.demux
         try:
-            demux.notes.look()  # So that the sums have this process's counts of now.
+            demux.notes.write()  # So that the sums have this process's counts of now.
             return statistics(demux.engine)
         finally:
             if pending:
                 run_deferred()
 
     def channel_statistics(self, channel: str) -> dict[str, float]:
-        """Counts for a channel's non-local part (A5, O3)."""
+        """Return counts for a channel's non-local part (A5, O3). Raises `TypeError`."""
         demux, queue = self.demux, channel_name(channel).queue
         try:
             return self._statistics(demux, demux.engine.statistics(queue), queue)
@@ -592,8 +594,8 @@ class LayerCore:
             here = demux.counts(queue)
         result["messages_count"] += here["passed directly"]
         result["received_count"] += here["passed directly"]
-        # Fetched, but not received: to the caller they are still on their channel, or dropped. What
-        # several channels here share was fetched once: their copies say nothing of how often.
+        # The engine counts as received what this process has fetched, and still holds or dropped.
+        # A message that several channels here share was fetched once, so copies don't count.
         fetched_only = here["pending"] + here["expired"] + here["overflowed"] - here["copies"]
         result["received_count"] = max(0, result["received_count"] - fetched_only)
         result["messages_pending"] += here["pending"]
@@ -602,11 +604,11 @@ class LayerCore:
         return result
 
     def close(self) -> None:
-        """Let go of the store; it stays. The next call opens it again. May be called twice."""
+        """Release the store, which stays. The next call opens it again. May be called twice."""
         self._now_or_later(leases.release, self.lease)
 
     def destroy(self) -> None:
-        """Remove the store, for everyone, and close."""
+        """Remove the store, for all processes, and close."""
         self._now_or_later(self._destroy)
 
     def _destroy(self) -> None:

@@ -123,7 +123,7 @@ def checked(
     relay_options: Mapping[str, Any] | None,
     relay_channels: Sequence[str] | None,
 ) -> Options:
-    """All options, checked. Raises one `OptionError` for all that are wrong."""
+    """Return all options, checked. Raises one `OptionError` for all that are wrong."""
     given = {name: value for name, value in locals().items() if name in NAMES}
     wrong = problems(given)
     if wrong:
@@ -148,7 +148,7 @@ def checked(
 
 
 def changed(options: Options, name: str, value: Any) -> Options:
-    """Return options of which one is changed, which raises what it raises when it is first given.
+    """Return options of which one is changed. Raises `OptionError` as the constructor does.
 
     A layer may change ``expiry``, ``group_expiry``, ``capacity``, ``channel_capacity`` and
     ``suspend_silent_channels``. Capacities are changed in place, as buffers ask them too.
@@ -247,7 +247,7 @@ def check_prefix(prefix: object) -> None:
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
-    """A time to wait, in seconds; None for ever. Raises `ValueError` naming the option."""
+    """Return a time to wait, in seconds; None: without end. Raises `ValueError` for no number."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:

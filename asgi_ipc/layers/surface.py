@@ -183,8 +183,7 @@ class LayerSurface:
     # Called by code that was written for other channel layers
 
     def get_capacity(self, channel: str) -> int:
-        """The capacity of the channel of that full name; 2**63 - 1 if its messages are not
-        counted."""
+        """Return the capacity of a channel; 2**63 - 1 if its messages are not counted."""
         return self._core.capacity_of(channel)
 
     def compile_capacities(

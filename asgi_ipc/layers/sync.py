@@ -84,25 +84,27 @@ class SyncIPCChannelLayer(LayerSurface):
     def receive(
         self, channels: Iterable[str], block: bool = False, timeout: float | None = None
     ) -> tuple[str, dict[str, Any]] | tuple[None, None]:
-        """Receive the next message on any of the channels; return its channel and it (A1, A2).
+        """Receive the next message on any of the channels (A1, A2).
 
-        Without a message, returns ``(None, None)`` at once; with ``block``, waits for one for
-        ``timeout`` seconds, or without end if that is None, so that type checkers then expect a
-        message. Only for an empty list of channels it returns ``(None, None)`` at once in any case.
+        Return the name of its channel and the message. Without a message, return ``(None, None)``
+        at once; with ``block``, wait for one for ``timeout`` seconds, or without end if that is
+        None: type checkers then expect a message. For an empty list of channels return
+        ``(None, None)`` at once in any case.
         Each call begins with the next channel of the list, so that a busy channel does not starve
         the others (S12). A name that ends in ``!`` stands for all channels that begin
-        with it; one that goes on, from `new_channel` of either layer, for that one.
+        with it; a name from `new_channel` of either layer stands for that channel alone.
 
         Raises `TypeError` for bad names, `ForeignChannel`, a `ValueError`, for a process-specific
-        channel that this process did not make, and `ValueError` for a timeout that is no number of
-        seconds. A message of another serializer is logged and counted, and the next one returned.
+        channel that this process did not make, `ValueError` for a timeout that is no number of
+        seconds, and `StoreUnavailable` if the layer is closed meanwhile. A message of another
+        serializer is logged and counted, and the next one returned.
         """
         end = None
         if timeout is not None:
             timeout = seconds_or_none("timeout", timeout) or 0.0
             end = time.monotonic() + timeout
         demux = self._core.demux
-        demux.memberships.look_if_due()
+        demux.memberships.sweep_if_due()
         names = [self._readable(name) for name in _as_list(channels)]
         if len(names) > 1:
             first = next(self._turns) % len(names)
@@ -202,11 +204,11 @@ class SyncIPCChannelLayer(LayerSurface):
     send_group = group_send
 
     def group_count(self, group: str) -> int:
-        """Return the number of channels in a group."""
+        """Return the number of channels in a group. Raises `TypeError` for a bad name."""
         return self._core.group_count(group)
 
     def group_channels(self, group: str) -> list[str]:
-        """Return the channels in a group."""
+        """Return the full names of the channels in a group. Raises `TypeError` for a bad name."""
         return self._core.group_channels(group)
 
     # Upkeep
@@ -246,7 +248,11 @@ class SyncIPCChannelLayer(LayerSurface):
         self._core.close()
 
     def destroy(self) -> None:
-        """Remove the store, for all processes, and close."""
+        """Remove the store, for all processes, and close.
+
+        Receivers that wait in this process raise `StoreUnavailable`. Other processes, and the next
+        call here, go on with a new, empty store.
+        """
         self._core.destroy()
 
     def __enter__(self: _Self) -> _Self:

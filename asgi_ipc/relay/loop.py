@@ -71,8 +71,8 @@ class RelayLoop(asyncio.SelectorEventLoop):
     def after_fork_in_child(self) -> None:
         """Close what the parent has open in this loop, of which the thread is not here."""
         watched = {key.fd for key in (self._watched.get_map() or {}).values()}
-        # Both ends of the pipe that wakes the loop; if they have another name one day, one end of
-        # it stays open, which harms nobody.
+        # Both ends of the pipe that wakes the loop. If asyncio renames them, one end of it stays
+        # open, which does no harm.
         pipe = [getattr(self, name, None) for name in ("_ssock", "_csock")]
         # By their objects, which then know that they are closed.
         for sock in [*self._connected.alive(), *pipe]:

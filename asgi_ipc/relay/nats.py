@@ -327,7 +327,7 @@ class _Connection(asyncio.Protocol):
                     self._take(line)
                     self.has_read = True
         except Exception:
-            # Of no form that a NATS server sends. The words of the error are of no use to anybody.
+            # Of no form that a NATS server sends. The words of the error are of no use.
             kind = WireLost if self.info.done() else WireRefused
             self._lose(kind, "it sent what makes no sense from a NATS server")
             buffer.clear()

@@ -18,7 +18,7 @@ that was killed has not told the next one of the last frames it published; that 
 itself (`relay.Relay`), and uses their sequences again. So the first sequence of a term may be lower
 than the last one of the term before.
 
-Proof. Whoever can read and publish on the server can play sealed frames again. So a machine asks
+Proof. A client that may read and publish on the server can replay sealed frames. So a machine asks
 with a nonce, in its hello and in its beats, and acts on the messages and flushes of another
 machine's term only once a beat of that term has answered with the nonce; from then on, only on
 frames with a higher number than that beat. The numbers rise on all topics together, so this holds

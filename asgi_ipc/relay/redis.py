@@ -113,7 +113,7 @@ class RedisWire:
         # This user may not, or the server has no such thing.
         with contextlib.suppress(WireRefused):
             self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
-        # Who may not publish must learn it now, and not when everything seems well.
+        # A user without the right to publish must learn it now, not when everything seems well.
         await self._ask(b"PUBLISH", own, b"")
         if self._state.tells_ready:
             await self._change(b"SUBSCRIBE", [own])
@@ -410,7 +410,7 @@ class _Link(asyncio.Protocol):
 
 
 def _login(settings: Settings, given: dict[str, Any]) -> tuple[bytes, ...]:
-    """Return the arguments of AUTH, none if nobody logs in; note what is wrong."""
+    """Return the arguments of AUTH, none without a login; note what is wrong."""
     username = settings.one_of("username", settings.username, given["username"])
     password = settings.one_of("password", settings.password, given["password"])
     if username and not password:

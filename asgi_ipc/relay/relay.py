@@ -537,7 +537,7 @@ class Relay:
         self._copy_at = self.engine.clock()
 
     def _tell_of_work(self, name: bytes) -> None:
-        """Tell the other machines that a shared queue has a message, which nobody takes here."""
+        """Tell other machines that a shared queue has a message, which no receiver here takes."""
         self._tell_others(Kind.WORK, [name])
 
     def _tell_others(self, kind: Kind, names: list[bytes]) -> None:

@@ -1,8 +1,8 @@
 """The protocol of Redis, version 2: commands as bytes, and replies as they come.
 
-A reader of our own, as the server may be anybody: others reserve at once what a header announces,
-and sixteen bytes of a hostile server then hold the process up for a quarter of a minute. This one
-takes only what has come, and no more than `LONGEST`.
+The reader is our own, as any program may answer in place of the server: other readers reserve at
+once what a header announces, and sixteen bytes of a hostile server then hold the process up for a
+quarter of a minute. This one takes only what has come, and no more than `LONGEST`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Option(NamedTuple):
 
 def _seconds(value: Any) -> str | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # A day is longer than anybody wants to wait, and no event loop's clock overflows.
+    # A day is longer than any user wants to wait, and no event loop's clock overflows.
     right = is_number and math.isfinite(value) and 0.05 <= value <= 86400
     return None if right else "a number of seconds from 0.05 to 86400"
 

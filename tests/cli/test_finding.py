@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc.cli.choice import StoreChoice
-from asgi_ipc.cli.finding import Missing, locate
+from asgi_ipc.cli.finding import NoSuchStore, locate
 from asgi_ipc.cli.main import COMMANDS
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
@@ -90,7 +90,7 @@ def test_two_stores_of_one_prefix_are_both_named(
     other = parent / "other"
     other.mkdir()
     monkeypatch.setattr(PosixEngine, "default_parent", classmethod(lambda cls: str(other)))
-    with pytest.raises(Missing, match=r"there is one of engine 'mmap' at"):
+    with pytest.raises(NoSuchStore, match=r"there is one of engine 'mmap' at"):
         locate(StoreChoice("site", "posix"))
     make_layer("site", "posix")
     with pytest.raises(StoreUnavailable, match=r"2 stores.*--engine, or with --directory"):

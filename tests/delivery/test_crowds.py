@@ -143,14 +143,14 @@ def test_the_regular_look_at_thousands_of_channels_comes_in_slices(layer: IPCCha
     async def look(names: list[str]) -> int:
         listener: Any = next(iter(demux_of(layer).loops.values()))
         looks: list[bytes] = []
-        before = listener._look_again
+        before = listener._check_queue
 
         def look_again(queue: bytes, looked: bool) -> bool:
             looks.append(queue)
             found: bool = before(queue, looked)
             return found
 
-        listener._look_again = look_again
+        listener._check_queue = look_again
         costs = []
         for _ in range(3 + 2000 // SLICE):
             looks.clear()

@@ -1,24 +1,21 @@
-"""Channels that nobody receives on leave their groups, and come back (O6). Time is a number here.
+"""Channels without receives leave their groups, and come back (O6). Time is a number here.
 
-What takes real time, on every engine, is in `conformance/test_suspension.py`; what meets a
-suspension on its way in `test_suspension_races.py`; what it costs in `test_suspension_costs.py`.
+What takes real time, on every engine, is in `conformance/test_suspension.py`. Calls in the middle
+of a suspension are in `test_suspension_races.py`, its costs in `test_suspension_costs.py`, its
+bounds in `test_suspension_bounds.py`, and what the log says in `test_suspension_log.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
-import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asgi_ipc import IPCChannelLayer
-from asgi_ipc.delivery import drop_log, suspension
+from asgi_ipc.delivery import drop_log
 from asgi_ipc.engines.memory import MemoryEngine
 from tests.tools.doubles import (
     PATIENCE,
@@ -27,7 +24,7 @@ from tests.tools.doubles import (
     watchdog,
 )
 from tests.tools.layers import demux_of
-from tests.tools.suspension import EXPIRY, SECOND, Site, begin_receiving, end, until
+from tests.tools.suspension import EXPIRY, SECOND, Site, begin_receiving, end, log_lines, until
 
 __all__ = ["watchdog"]
 
@@ -228,7 +225,7 @@ def test_a_membership_that_ended_meanwhile_is_not_restored(
         assert await site.members("lobby") == [channel]
 
     run(main())
-    assert len(lines(caplog, "raise group_expiry")) == 1
+    assert len(log_lines(caplog, "raise group_expiry")) == 1
 
 
 def test_adding_and_discarding_while_suspended_take_effect_with_the_next_receive() -> None:
@@ -388,164 +385,7 @@ def test_a_forked_child_remembers_nothing_of_its_parent() -> None:
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert site.memberships.heard(channel, channel.partition("!")[0].encode() + b"!")
-
-
-# Bounds
-
-
-def test_a_process_remembers_a_bounded_number_and_forgets_the_longest_suspended(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(suspension, "MOST", 3)
-
-    async def main() -> None:
-        site = Site()
-        first = await site.suspended("room")
-        await site.pass_time(1)
-        others = [await site.suspended("room") for _ in range(2)]
-        assert site.memberships._count == 3
-        # Room for one more, at the cost of the first.
-        extra = await site.suspended("room")
-        assert site.memberships._count == 3
-        await end(await begin_receiving(site.layer, first))
-        assert await site.members("room") == []
-        for channel in (*others, extra):
-            await end(await begin_receiving(site.layer, channel))
-        assert sorted(await site.members("room")) == sorted([*others, extra])
-        assert (await site.layer.global_statistics())["memberships_count"] == 3
-        # All are awake: a further one is left as it is.
-        unwatched = await site.dead("lobby")
-        await site.other.group_send("lobby", {"type": "unread"})
-        await site.pass_time(8 * EXPIRY)
-        assert await site.members("lobby") == [unwatched]
-        assert site.memberships._count == 3
-
-    run(main())
-    assert lines(caplog, "remembers 3 memberships")
-
-
-def test_members_that_come_and_go_leave_nothing_behind() -> None:
-    async def main() -> None:
-        site = Site()
-        for _ in range(50):
-            channel = await site.layer.new_channel()
-            await site.layer.group_add("room", channel)
-            await site.layer.group_add("room", channel)
-            await site.layer.group_discard("room", channel)
-        assert (len(site.memberships.awake), site.memberships._count) == (0, 0)
-
-    run(main())
-
-
-def test_what_ended_without_a_goodbye_leaves_nothing_behind() -> None:
-    async def main() -> None:
-        site = Site(group_expiry=EXPIRY)
-        for _ in range(5):
-            await site.dead("room")
-        await site.pass_time(10 * EXPIRY)
-        assert (len(site.memberships.awake), site.memberships._count) == (0, 0)
-
-    run(main())
-
-
-def test_a_look_moves_few_memberships_and_says_that_there_are_more() -> None:
-    async def main() -> None:
-        site = Site()
-        groups = [f"room{number}" for number in range(2 * suspension.MOVES)]
-        channel = await site.dead(*groups)
-        await site.other.group_send(groups[0], {"type": "unread"})
-        await site.pass_time(5 * EXPIRY)
-        site.now += SECOND
-        assert site.memberships.look()
-        left = [group for group in groups if await site.members(group)]
-        assert len(left) == len(groups) - suspension.MOVES
-        # What happens to it in between.
-        await site.layer.group_discard(left[-1], channel)
-        await site.layer.group_add(left[0], channel)
-        await site.layer.group_add("more", channel)
-        assert await site.members(left[0]) == await site.members("more") == []
-        await end(await begin_receiving(site.layer, channel))
-        groups.remove(left[-1])
-        for group in (*groups, "more"):
-            assert await site.members(group) == [channel]
-        assert await site.members(left[-1]) == []
-        await site.pass_time(2)
-        assert site.memberships._count == len(groups) + 1
-        assert site.memberships.asleep == {}
-
-    run(main())
-
-
-def test_suspending_and_restoring_need_no_room_in_a_full_store() -> None:
-    async def main() -> None:
-        site = Site(group_memory=120)
-        channel = await site.dead("room")
-        with contextlib.suppress(site.layer.ChannelFull):
-            for number in range(100):
-                await site.other.group_add("filler", f"f{number}")
-        await site.other.group_send("room", {"type": "unread"})
-        await site.pass_time(6 * EXPIRY)
-        assert await site.members("room") == []
-        await end(await begin_receiving(site.layer, channel))
-        assert await site.members("room") == [channel]
-
-    run(main())
-
-
-# The log
-
-
-def lines(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:
-    return [each.getMessage() for each in caplog.records if what in each.getMessage()]
-
-
-def test_both_events_are_logged_and_summed_up(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        site = Site()
-        channels = [await site.dead("room") for _ in range(3)]
-        await site.other.group_send("room", {"type": "unread"})
-        await site.pass_time(6 * EXPIRY)
-        for channel in channels:
-            await end(await begin_receiving(site.layer, channel))
-        await site.layer.close()
-
-    with caplog.at_level(logging.WARNING, "asgi_ipc"):
-        run(main())
-    suspended = lines(caplog, "suspended from the groups")
-    restored = lines(caplog, "back in the groups they left")
-    for found in (suspended, restored):
-        assert found
-        assert sum(int(re.findall(r"(\d+) channel", each)[0]) for each in found) == 3
-        assert re.search(r"such as specific\.[0-9a-f]{32}![0-9a-f]{32}", found[0])
-    assert "suspend_silent_channels" in suspended[0]
-
-
-@pytest.mark.parametrize("option", [True, False])
-def test_the_end_of_a_membership_is_logged_once_if_its_consumer_still_receives(
-    caplog: pytest.LogCaptureFixture, option: bool
-) -> None:
-    async def main() -> None:
-        site = Site(group_expiry=2 * EXPIRY, suspend_silent_channels=option)
-        living = await site.layer.new_channel()
-        await site.layer.group_add("room", living)
-        await site.layer.group_add("left", living)
-        await site.layer.group_discard("left", living)
-        await site.layer.group_add("theirs", living)
-        dead = await site.dead("dead")
-        waiting = await begin_receiving(site.layer, living)
-        await site.pass_time(EXPIRY)
-        await site.other.group_add("theirs", living)
-        await site.pass_time(30 * EXPIRY)
-        assert dead
-        await end(waiting)
-        await site.layer.close()
-
-    with caplog.at_level(logging.WARNING, "asgi_ipc"):
-        run(main())
-    (line,) = lines(caplog, "group_expiry")
-    assert line.startswith("group room: 1 membership ended")
-    assert "raise group_expiry, or add a channel again" in line
+    assert site.memberships.note_receive(channel, channel.partition("!")[0].encode() + b"!")
 
 
 # The option
@@ -691,11 +531,3 @@ def test_a_loop_in_which_nobody_waits_looks_as_long_as_there_are_channels_to_wat
         await layer.close()
 
     run(main())
-
-
-def test_the_document_says_how_many_memberships_are_remembered() -> None:
-    options = Path(__file__).resolve().parents[2] / "docs" / "options.md"
-    assert f"a process remembers {suspension.MOST:,} of them" in " ".join(
-        options.read_text().split()
-    )
-    assert suspension.PATIENCE == 5

@@ -68,7 +68,7 @@ def test_a_look_at_many_living_channels_is_short() -> None:
 
         async def look() -> None:
             site.now += SECOND
-            assert not site.memberships.look()
+            assert not site.memberships.sweep()
 
         assert await opcodes(look) < 120 * suspension.VISITS
         await asyncio.gather(*(end(each) for each in waiting))

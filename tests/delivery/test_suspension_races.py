@@ -79,7 +79,7 @@ def test_a_receive_that_begins_amid_a_suspension_ends_it(number: int) -> None:
                 threads.append(in_thread(receive))
                 # It has said that it is there, and waits for the look to end.
                 member = site.memberships.awake[channel]
-                while not member.heard:
+                while not member.received:
                     begun.wait(0.01)
 
         interrupting(site).between = between
@@ -102,7 +102,7 @@ def test_a_receive_that_begins_when_a_suspension_is_decided_prevents_it(
 
     def late(self: Memberships, member: GroupedChannel, most: int, now: int) -> int:
         # What a receive does first.
-        assert self.heard(member.name, member.queue) is member
+        assert self.note_receive(member.name, member.queue) is member
         assert not member.suspended
         return suspend(self, member, most, now)
 
@@ -131,7 +131,7 @@ def test_a_suspension_waits_for_a_group_add_that_has_begun() -> None:
         def between(what: str, table: bytes) -> None:
             interrupting(site).between = nothing
             site.memberships.due = 0
-            in_thread(site.memberships.look).join(PATIENCE)
+            in_thread(site.memberships.sweep).join(PATIENCE)
 
         interrupting(site).between = between
         await site.layer.group_add("lobby", channel)
@@ -229,7 +229,7 @@ def test_what_python_runs_in_the_middle_of_a_look_is_left_for_later() -> None:
             interrupting(site).between = nothing
             site.layer.sync.group_discard("lobby", channel)
             site.layer.sync.group_add("yard", channel)
-            assert not site.memberships.look()
+            assert not site.memberships.sweep()
 
         interrupting(site).between = between
         site.now += 2 * SECOND

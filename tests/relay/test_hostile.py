@@ -46,6 +46,18 @@ async def publish(site: Site, frames: list[Frame]) -> None:
     await wire.close()
 
 
+async def pair(site: Site, **options: Any) -> tuple[Machine, Machine, str]:
+    """Two machines that are joined, and a channel of the second in the group ``room``."""
+    one, two = await site.joined(2, **options)
+    return one, two, await two.member("room")
+
+
+async def passes(one: Machine, two: Machine, channel: str, number: int) -> None:
+    """A message to the group goes from one machine to the member on the other."""
+    await one.layer.group_send("room", {"n": number})
+    assert await received(two.layer, channel) == [number]
+
+
 def frames_for(machine: Machine, channel: str) -> list[Frame]:
     """What is published by something that is no relay, or not a good one."""
     number = iter(range(1, 10_000))
@@ -88,16 +100,14 @@ def test_any_bytes_are_dropped_and_counted_and_the_relay_goes_on(site: Site) -> 
     """R10: and a receiver meets nothing but messages."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
+        one, two, channel = await pair(site)
         frames = frames_for(two, channel)
         before = two.relay_now.counts.all.copy()
         await publish(site, frames)
-        await one.layer.group_send("room", {"n": 1})
-        assert await received(two.layer, channel) == [1]
+        await passes(one, two, channel, 1)
         after = two.relay_now.counts.all - before
         dropped = sum(count for name, count in after.items() if name.startswith("dropped_"))
-        # All but the answer to a flush that nobody asked for.
+        # All but the answer to a flush that no machine has asked for.
         assert dropped == len(frames) - 1, after
         assert after["dropped_failed"] == 0
         assert two.relay_now.state == "connected"
@@ -188,7 +198,7 @@ KEYS = {"relay_options": {"keys": [bytes(range(32)).hex()]}}
 
 
 class Recorder:
-    """Somebody on the server who hears all, and plays it again."""
+    """A program on the server that hears all frames, and publishes them again."""
 
     def __init__(self, site: Site) -> None:
         self.wire, self.frames = MemoryWire(site.url, "site"), list[Frame]()
@@ -217,10 +227,8 @@ def test_sealed_messages_of_a_topic_left_and_heard_again_are_not_played_again(si
     async def main() -> None:
         recorder = Recorder(site)
         await recorder.start()
-        one, two = await site.joined(2, **KEYS)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 1})
-        assert await received(two.layer, channel) == [1]
+        one, two, channel = await pair(site, **KEYS)
+        await passes(one, two, channel, 1)
         recorded = recorder.of(Kind.GROUP, one)
         assert len(recorded) == 1
         await two.layer.group_discard("room", channel)
@@ -231,8 +239,7 @@ def test_sealed_messages_of_a_topic_left_and_heard_again_are_not_played_again(si
         await recorder.play(recorded)
         await eventually(lambda: two.count("dropped_late"))
         await silent(two, channel)
-        await one.layer.group_send("room", {"n": 2})
-        assert await received(two.layer, channel) == [2]
+        await passes(one, two, channel, 2)
         await recorder.wire.close()
 
     run(main)
@@ -244,10 +251,8 @@ def test_sealed_frames_played_to_a_new_store_are_not_acted_on(site: Site) -> Non
     async def main() -> None:
         recorder = Recorder(site)
         await recorder.start()
-        one, two = await site.joined(2, **KEYS)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 1})
-        assert await received(two.layer, channel) == [1]
+        one, two, channel = await pair(site, **KEYS)
+        await passes(one, two, channel, 1)
         await one.layer.flush()
         recorded = list(recorder.frames)
         assert recorder.of(Kind.FLUSH, one)
@@ -280,8 +285,7 @@ def test_with_keys_what_waits_for_a_relay_is_published_once_others_can_act_on_it
     monkeypatch.setattr(relay, "SETTLED", 10.0)
 
     async def main() -> None:
-        one, two = await site.joined(2, **KEYS)
-        channel = await two.member("room")
+        one, two, channel = await pair(site, **KEYS)
         for number in range(3):
             one.end()
             await one.layer.group_send("room", {"n": number})
@@ -296,8 +300,7 @@ def test_the_farthest_numbers_end_no_relay(site: Site) -> None:
     """R10: what is counted of them still fits the report."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
+        one, two, channel = await pair(site)
         wrong = []
         for term in (1, 2, 3, LIMIT - 1, LIMIT, (1 << 64) - 1):
             for sequence in (1, LIMIT - 1, LIMIT, (1 << 64) - 1):
@@ -313,8 +316,7 @@ def test_the_farthest_numbers_end_no_relay(site: Site) -> None:
         two.end()
         two.begin()
         await eventually(lambda: two.knows(one))
-        await one.layer.group_send("room", {"n": 1})
-        assert await received(two.layer, channel) == [1]
+        await passes(one, two, channel, 1)
 
     run(main)
 
@@ -503,8 +505,7 @@ def test_a_full_group_memory_ends_no_relay(site: Site) -> None:
         for machine in (one, two):
             machine.relay_loop.call_soon_threadsafe(machine.relay_now.shards.want, b"new")
             await eventually(lambda m=machine: m.hears("new"))  # type: ignore[misc]
-        await one.layer.group_send("room", {"n": 1})
-        assert await received(two.layer, channel) == [1]
+        await passes(one, two, channel, 1)
         assert two.relay_now.state == "connected"
         assert two.count("failures") == 0
 

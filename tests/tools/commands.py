@@ -6,14 +6,14 @@ import pytest
 
 from asgi_ipc.cli.check import check, remove
 from asgi_ipc.cli.doctor.engines import look_at_store
-from asgi_ipc.cli.lock_files import location_of, record_of
+from asgi_ipc.cli.lock_files import header_of, location_of
 
 __all__ = [
     "check",
     "expect_version",
+    "header_of",
     "location_of",
     "look_at_store",
-    "record_of",
     "remove",
     "restart",
 ]

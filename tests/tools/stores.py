@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.lock_files import record_of
+from asgi_ipc.cli.lock_files import header_of
 from asgi_ipc.engines.base import Record
 from asgi_ipc.engines.shm.check import check
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
@@ -96,7 +96,7 @@ def record(
 
 def locators_in(location: Location, kind: type[SharedMemoryEngine]) -> list[str]:
     """What the memory of the store there is called, as far as its creator got."""
-    record = record_of(location)
+    record = header_of(location)
     return list(locators(kind.segment, record.store_id).values()) if record else []
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from asgi_ipc import IPCChannelLayer
 from asgi_ipc.engines.deferred import run_deferred
 from asgi_ipc.engines.memory import MemoryEngine
@@ -75,7 +77,7 @@ class Site:
                 own.sweep(1000)
 
     def _look(self) -> None:
-        while self.memberships.look():
+        while self.memberships.sweep():
             pass
         run_deferred()
 
@@ -132,3 +134,8 @@ async def begin_receiving(layer: IPCChannelLayer, channel: str) -> asyncio.Futur
 async def end(waiting: asyncio.Future[Any]) -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+def log_lines(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:
+    """Return the messages that were logged with these words."""
+    return [each.getMessage() for each in caplog.records if what in each.getMessage()]

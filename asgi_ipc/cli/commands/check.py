@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ...engines.shm.opening import Missing
+from ...engines.shm.opening import MemoryMissing
 from ..arguments import Given, as_json, may_name_store, settings
 from ..check import check, remove
 from ..choice import StoreChoice
@@ -53,7 +53,7 @@ def command(
     try:
         with hint_if_slow():
             found = check(*which)
-    except Missing as error:
+    except MemoryMissing as error:
         # Whether its memory was removed or is only out of sight, the user of --remove knows.
         if not remove_it:
             raise

@@ -15,7 +15,7 @@ import click
 from ...layers.options import CHANNEL_MEMORY, GROUP_MEMORY
 from ..arguments import Given, as_json, may_name_store, settings
 from ..choice import StoreChoice
-from ..finding import Missing, found_by
+from ..finding import NoSuchStore, find_store
 from ..output import write_json
 
 #: The prefix, and the engine, of a layer without options.
@@ -94,8 +94,8 @@ def _engine(choice: StoreChoice) -> Any:
         return f"{kind.__module__}:{kind.__qualname__}"
     with contextlib.suppress(Exception):  # What is wrong with it the doctor will find.
         try:
-            return found_by(choice).factory.argument()
-        except Missing:
+            return find_store(choice).factory.argument()
+        except NoSuchStore:
             pass
     return _ENGINE
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import as_json, force, on_store, yes
 from ..choice import StoreChoice
 from ..finding import is_over_shared_memory, locate
 from ..joining import hint_if_slow, joined, layer_over
-from ..machines import has_relay, server_of
 from ..output import note, write, write_json
+from ..precautions import confirm, refuse_if_in_use, refuse_if_others
+from ..reach import reaches_all, server_of
 
 _LOST = "all messages and memberships would be lost, and consumers do not rejoin by themselves"
 
@@ -43,14 +43,14 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
             return 1
         from ...relay.way_out import RELAY
 
-        if has_relay(store) and engine.is_held(RELAY):
+        if reaches_all(store) and engine.is_held(RELAY):
             with layer_over(engine, store) as layer:
                 layer.flush()
         else:
             url = server_of(engine)
             with hint_if_slow():
                 engine.flush()
-            if has_relay(store):
+            if reaches_all(store):
                 note("no process of this machine relays, so other machines were not flushed")
             elif url:
                 note(

@@ -7,9 +7,9 @@ import click
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
 from ..joining import joined, layer_over
-from ..machines import has_relay, note_apart
 from ..messages import expiry, message_from, with_expiry
 from ..output import write, write_json
+from ..reach import note_only_here, reaches_all
 
 
 @click.command("group-send")
@@ -35,19 +35,19 @@ def command(
         with joined(store) as engine, layer_over(engine, with_expiry(store, expiry)) as layer:
             channels = layer.group_channels(group)
             layer.group_send(group, content)
-            note_apart(engine, store, "sent", "group-send")
+            note_only_here(engine, store, "sent", "group-send")
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     if as_json:
         write_json({"group": group, "channels": len(channels)})
-    elif has_relay(store):
+    elif reaches_all(store):
         write(f"sent to {len(channels)} channels of this machine, and on to other machines")
     elif channels:
         write(f"sent to {len(channels)} channels")
     else:
         write(f"group {group!r} has no channels")
     # Nothing is known of the group's channels on other machines.
-    return 0 if channels or has_relay(store) else 1
+    return 0 if channels or reaches_all(store) else 1
 
 
 __all__ = ["command"]

@@ -17,7 +17,7 @@ import click
 from ...exceptions import StoreCorrupt, StoreUnavailable
 from ..arguments import engine_option, on_store
 from ..choice import StoreChoice
-from ..finding import Missing
+from ..finding import NoSuchStore
 from ..joining import hint_if_slow, join
 from ..output import note
 
@@ -208,7 +208,7 @@ async def _relay(
         try:
             with hint_if_slow():
                 engine = join(store)
-        except Missing as error:
+        except NoSuchStore as error:
             if not is_told:
                 note(f"{error}; waiting until the site has made it")
             is_told = True

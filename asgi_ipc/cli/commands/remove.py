@@ -8,7 +8,6 @@ from typing import NamedTuple
 import click
 
 from ...exceptions import EngineUnavailable, StoreCorrupt, StoreFull, StoreUnavailable
-from ..acting import confirm, refuse_if_in_use, refuse_if_others
 from ..arguments import Given, as_json, force, may_name_store, yes
 from ..check import remove
 from ..choice import StoreChoice
@@ -17,6 +16,7 @@ from ..finding import Site, is_over_shared_memory, locate
 from ..joining import hint_if_slow, join
 from ..listing import Listed, listed, orphans
 from ..output import write, write_json
+from ..precautions import confirm, refuse_if_in_use, refuse_if_others
 
 
 class _Result(NamedTuple):

@@ -8,9 +8,9 @@ from ...exceptions import ChannelFull
 from ..arguments import as_json, on_store
 from ..choice import StoreChoice
 from ..joining import joined, layer_over
-from ..machines import note_if_far
 from ..messages import expiry, message_from, with_expiry
 from ..output import write, write_json
+from ..reach import note_if_elsewhere
 
 
 @click.command("send")
@@ -34,7 +34,7 @@ def command(
     try:
         with joined(store) as engine, layer_over(engine, with_expiry(store, expiry)) as layer:
             layer.send(channel, content)
-            note_if_far(engine, store, channel)
+            note_if_elsewhere(engine, store, channel)
     except ChannelFull as error:
         refused = str(error)
     except (TypeError, ValueError) as error:

@@ -14,9 +14,9 @@ from ..arguments import on_store
 from ..choice import StoreChoice
 from ..joining import hint_if_slow, joined
 from ..limits import GRACE, STOPPED, end_at_once, limit
-from ..machines import note_apart
 from ..messages import jsonable, shown
 from ..output import note, write, write_json_line
+from ..reach import note_only_here
 
 if TYPE_CHECKING:
     from ...layers.aio import IPCChannelLayer
@@ -65,7 +65,7 @@ def command(
                 # Whatever runs in the event loop meanwhile may wait for the lock.
                 stack.enter_context(limit(timeout + GRACE, late))
             engine = stack.enter_context(joined(store, stays=True))
-            note_apart(engine, store, "tail hears what is sent", "tail")
+            note_only_here(engine, store, "tail hears what is sent", "tail")
             complete = asyncio.run(_tail(store, engine, groups, count, deadline, as_json))
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error

@@ -24,7 +24,7 @@ from asgi_ipc.layers.sync import SyncIPCChannelLayer
 from asgi_ipc.metrics.readings import of_relay
 
 from ..joining import statistics_of
-from ..lock_files import in_use, location_of, record_of
+from ..lock_files import header_of, in_use, location_of
 from .attempt import PATIENCE, Failed, Other, attempt
 from .stores import clear_away, factory_of
 
@@ -171,27 +171,27 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
 
     def look() -> str:
         try:
-            record = record_of(location_of(factory, prefix, options))
-            if record is None:
+            header = header_of(location_of(factory, prefix, options))
+            if header is None:
                 return "there is none; the first process to use it will create it"
-            if record.engine != factory.name:
+            if header.engine != factory.name:
                 raise Failed(
-                    f"it was made by engine {record.engine!r}",
+                    f"it was made by engine {header.engine!r}",
                     "choose that engine, or another prefix or directory",
                 )
-            if record.version != VERSION:
-                what = f"it is from another version: format {record.version}, not {VERSION}"
-                if in_use(location_of(factory, prefix, options), record):
+            if header.version != VERSION:
+                what = f"it is from another version: format {header.version}, not {VERSION}"
+                if in_use(location_of(factory, prefix, options), header):
                     raise Failed(
                         f"{what}; processes of that version still use it",
                         "end them, or choose another prefix",
                     )
                 return f"{what}; no process uses it, and the next one will replace it"
-            if record.ready != READY:
+            if header.ready != READY:
                 return "it is unfinished; the next process to use it will replace it"
-            if record.boot_id != boot_identity():
+            if header.boot_id != boot_identity():
                 what = "it is from another boot, machine or container"
-                if in_use(location_of(factory, prefix, options), record):
+                if in_use(location_of(factory, prefix, options), header):
                     raise Failed(
                         f"{what}; processes still use it",
                         "let all its processes see one boot id, or set another directory",

@@ -21,7 +21,7 @@ from asgi_ipc.engines.shm.segment import Location, Owner, Segment, public_token
 from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.exceptions import StoreUnavailable
 
-from ..lock_files import record_of
+from ..lock_files import header_of
 from .stores import factory_of
 
 #: Why something is kept whose store's path is not recorded.
@@ -121,13 +121,13 @@ def _of_store(
     group = owner.gid if owner.mode & 0o060 else None
     location = Location(folder, 0o600 if group is None else 0o660, group, private=False)
     try:
-        record = record_of(location)
+        header = header_of(location)
     except (OSError, StoreUnavailable) as error:
         reason, kept = f"its store at {folder!r} can't be inspected", str(error)
         return Orphan(engine, name, reason, kept, folder)
-    if record is None:
+    if header is None:
         return Orphan(engine, name, f"there is no store at {folder!r} any more", "", folder)
-    if not is_its_id(record.store_id):
+    if not is_its_id(header.store_id):
         return Orphan(engine, name, f"another store is now at {folder!r}", "", folder)
     return None
 

@@ -13,7 +13,7 @@ from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
-from ..lock_files import directory_of, location_of, record_of, remove_store
+from ..lock_files import directory_of, header_of, location_of, remove_store
 from .attempt import attempt
 
 
@@ -48,7 +48,7 @@ def clear_away(factory: type[SharedMemoryEngine], prefix: str, options: Mapping[
     """
     location = location_of(factory, prefix, options)
     with contextlib.suppress(OSError, StoreUnavailable):
-        if record_of(location):
+        if header_of(location):
             remove_store(location, factory)
     with contextlib.suppress(OSError, StoreUnavailable):
         directory = StoreDirectory.open(location, make=False)

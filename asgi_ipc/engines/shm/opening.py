@@ -59,7 +59,7 @@ def _outside() -> int:
     return level
 
 
-class Missing(StoreUnavailable):
+class MemoryMissing(StoreUnavailable):
     """The memory of a store that processes use can't be found from here."""
 
 
@@ -145,7 +145,7 @@ class _Opening:
                     if linked and self._attach_or_create(store):
                         return store
                 store.release()
-            except Missing as error:
+            except MemoryMissing as error:
                 store.release()
                 if not self._options.make:
                     raise
@@ -257,7 +257,7 @@ class _Opening:
             except FileNotFoundError:
                 why = "has memory or semaphores that can't be seen from here"
                 if store.lock_file.in_use(header.store_id):
-                    raise Missing(
+                    raise MemoryMissing(
                         f"the store at {self._path!r} {why}, and processes use it. "
                         "All its processes must see the same shared memory, /dev/shm included: no "
                         "PrivateIPC= for a service, one --ipc for all containers or an "

@@ -255,6 +255,7 @@ def test_a_time_limit_bounds_the_whole_command(
             command("tail", *at, "news", "--timeout", "0.1")
         assert ended_with == [1]
     # It is joined by now, so leaving would wait, too.
+    monkeypatch.setattr(drain, "GRACE", 2.0)
     closed: list[bool] = []
     monkeypatch.setattr(MmapEngine, "close", lambda self: closed.append(True))
     monkeypatch.setattr(drain, "unread_in", lambda engine: time.sleep(60))

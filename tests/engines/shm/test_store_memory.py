@@ -22,7 +22,7 @@ from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.engines.shm.store_memory import locators
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
-from tests.tools.commands import check, look_at_store, record_of, remove
+from tests.tools.commands import check, header_of, look_at_store, remove
 from tests.tools.hostile import (
     GROUP,
     MEMBER,
@@ -177,7 +177,7 @@ def test_root_looks_at_a_users_store_and_nothing_of_it_is_changed(
         (str(path), path.lstat().st_uid, path.lstat().st_mode) for path in shared.rglob("*")
     )
     assert after == before
-    assert record_of(Location(str(shared / "store"), 0o660, GROUP, False)) is not None
+    assert header_of(Location(str(shared / "store"), 0o660, GROUP, False)) is not None
     as_user(OWNER, lambda: members_store(shared, kind).destroy())
 
 

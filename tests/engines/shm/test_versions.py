@@ -26,9 +26,9 @@ from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import (
     check,
     expect_version,
+    header_of,
     location_of,
     look_at_store,
-    record_of,
     remove,
 )
 from tests.tools.stores import (
@@ -89,7 +89,7 @@ def leave_one(directory: Path, kind: type[SharedMemoryEngine]) -> None:
 def store_in(directory: Path, kind: type[SharedMemoryEngine]) -> tuple[Location, LockFileHeader]:
     """Where it is, and what its lock file says."""
     location = location_of(kind, "store", {"directory": str(directory)})
-    found = record_of(location)
+    found = header_of(location)
     assert found is not None
     return location, found
 

@@ -1,4 +1,4 @@
-"""What commands that destroy something share: ask first, and refuse a store in use."""
+"""Before a command destroys something: ask the user, and refuse a store in use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Commands on a store that a relay joins to those of other machines: what reaches which machines.
+"""Which machines a command reaches, on a store that a relay joins to those of others.
 
 The settings of a site have the option ``relay``, so ``manage.py asgi_ipc`` reaches all machines as
-the site does. ``asgi-ipc PREFIX`` knows this machine's store alone; what it does says so.
+the site does. ``asgi-ipc PREFIX`` knows this machine's store alone, and prints that.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def server_of(engine: Engine) -> str:
     return str(found.content.get("url", "?"))
 
 
-def has_relay(choice: StoreChoice) -> bool:
+def reaches_all(choice: StoreChoice) -> bool:
     """Return whether the store was chosen by settings with the option ``relay``."""
     return choice.layer_options.get("relay") is not None
 
 
-def note_apart(engine: Engine, choice: StoreChoice, what: str, command: str) -> None:
+def note_only_here(engine: Engine, choice: StoreChoice, what: str, command: str) -> None:
     """Print that a command did, or does, something on this machine alone, if there are others.
 
     ``what`` is the beginning of a sentence, which goes on "on this machine alone".
     """
-    url = "" if has_relay(choice) else server_of(engine)
+    url = "" if reaches_all(choice) else server_of(engine)
     if url:
         note(
             f"{what} on this machine alone, and {url} joins its store to those of others; to reach"
@@ -46,9 +46,9 @@ def note_apart(engine: Engine, choice: StoreChoice, what: str, command: str) -> 
         )
 
 
-def note_if_far(engine: Engine, choice: StoreChoice, channel: str) -> None:
+def note_if_elsewhere(engine: Engine, choice: StoreChoice, channel: str) -> None:
     """Print that a message to a channel may not be where it is received, if that is so."""
-    url = "" if has_relay(choice) else server_of(engine)
+    url = "" if reaches_all(choice) else server_of(engine)
     if not url:
         return
     owner = channel_name(channel).owner
@@ -62,4 +62,4 @@ def note_if_far(engine: Engine, choice: StoreChoice, channel: str) -> None:
         )
 
 
-__all__ = ["has_relay", "note_apart", "note_if_far", "server_of"]
+__all__ = ["note_if_elsewhere", "note_only_here", "reaches_all", "server_of"]

@@ -1,4 +1,4 @@
-"""Compare the options of a layer with those of the relay that runs for its store."""
+"""How the options of a layer differ from those of the relay that runs for its store."""
 
 from __future__ import annotations
 
