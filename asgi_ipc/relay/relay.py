@@ -357,6 +357,8 @@ class Relay:
             "began": self._began,
             "state": self.state,
             "error": self._error or self._copied(),
+            "refused": self._reason(self.work.refused),
+            "refused_at": self.work.refused_at,
             "lag": self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
@@ -597,7 +599,8 @@ class Relay:
 
     def _reason(self, error: object) -> str:
         """Return what a wire says, without its name, as the end of a clause."""
-        return str(error).removeprefix(f"relay {self.options.shown}: ").rstrip(".")
+        words = str(error).removeprefix(f"relay {self.options.shown}: ")
+        return printable(words, _ERROR).rstrip(".")
 
     def _answer_flush(self, number: bytes, missing: str) -> None:
         deadline = self.engine.clock() + way_out.NOTICE_LIFE
