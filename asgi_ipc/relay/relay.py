@@ -387,8 +387,8 @@ class Relay:
                 await self._serve(wire)
             except (WireError, OSError) as error:
                 # The latter, if this process has too many open files.
-                # A server that takes connections and ends them is not back.
-                if self.lag is not None:
+                # A server that takes connections and soon ends them is not back.
+                if self.lag is not None and time.monotonic() > self._connected_at + LONGEST_PAUSE:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"

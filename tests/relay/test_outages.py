@@ -161,6 +161,25 @@ def test_a_server_that_takes_connections_and_ends_them_is_not_back(
     run(main)
 
 
+def test_a_server_that_ends_connections_again_and_again_does_not_flood_the_log(
+    site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8: although each connection works until then."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        for _ in range(30):
+            server.cut()
+            await asyncio.sleep(0.1)
+        lost = sum("goes on by itself" in message for message in caplog.messages)
+        # Of two machines; with pauses that do not grow they would be some thirty.
+        assert 2 <= lost <= 14
+        await eventually(lambda: one.knows(two) and two.knows(one))
+
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
 @pytest.fixture
 def frozen(server: MemoryServer) -> Iterator[MemoryServer]:
     yield server
