@@ -29,7 +29,7 @@ STATES = (
 #: Another machine is silent if it was not heard for so many nanoseconds, and did not say goodbye.
 _SILENT = EXPECTED // 10
 #: Reasons for which frames are dropped where everything is as it should be.
-_HARMLESS = {"late", "flushed", "no_machine"}
+_HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
 _COPY = "from_a_copy_of_this_store"
 
 

@@ -43,6 +43,8 @@ class Inbound:
         self._began, self._has_failed = self._engine.clock(), False
         #: Called when something was learned of another machine that the next relay must know.
         self.learned: Callable[[], None] = lambda: None
+        #: Whether all machines that are there have had the time to prove it.
+        self.is_settled: Callable[[], bool] = lambda: True
         #: Called when another machine was heard that has the same identity.
         self.heard_copy: Callable[[], None] = lambda: None
 
@@ -76,6 +78,8 @@ class Inbound:
         if self._peers.has_news:
             self._peers.has_news = False
             self.learned()
+        if refused == "not proven" and not self.is_settled():
+            refused = "not yet proven"
         if refused is not None:
             self._counts.dropped(refused)
             return

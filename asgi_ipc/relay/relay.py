@@ -167,6 +167,7 @@ class Relay:
             machine, options, self.term, self.peers, self.counts, self._act_on, self.shards.want
         )
         self.inbound.learned = self._report_soon
+        self.inbound.is_settled = self._knows_all
         self.inbound.heard_copy = self._copy_was_heard
         self._flushes = Flushes(self.peers, self._answer_flush)
         self._way_out = WayOut(self.engine, options.backlog)
