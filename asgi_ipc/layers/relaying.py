@@ -157,7 +157,8 @@ class RelayedCore(LayerCore):
         if channel.encode("ascii") in full.names:
             raise ChannelFull(
                 f"channel {channel} is full: at the last look it held its capacity of {capacity}"
-                " messages on the server (options capacity and channel_capacity)"
+                " messages on the server (options capacity and channel_capacity), or the server was"
+                " out of memory ('asgi-ipc relays' tells)"
             )
         if engine.statistics(OUT)["bytes"] + size > self._relay.backlog:
             raise ChannelFull(

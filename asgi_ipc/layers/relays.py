@@ -29,7 +29,7 @@ STATES = (
 #: Another machine is silent if it was not heard for so many nanoseconds, and did not say goodbye.
 _SILENT = EXPECTED // 10
 #: Reasons for which frames are dropped where everything is as it should be.
-_HARMLESS = {"late", "flushed", "no_machine"}
+_HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
 _COPY = "from_a_copy_of_this_store"
 
 
@@ -117,7 +117,7 @@ def relay_of(engine: Engine) -> RelayInfo | None:
         differs=_differences(engine),
         problems=(),
     )
-    return info._replace(problems=tuple(_problems(info, engine.is_held(DEDICATED))))
+    return info._replace(problems=tuple(_problems(info, now, engine.is_held(DEDICATED))))
 
 
 def used_by_relay(engine: Engine) -> agreement.Noted | None:
@@ -153,7 +153,7 @@ def _differences(engine: Engine) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for one in found for each in one))
 
 
-def _problems(info: RelayInfo, is_dedicated: bool) -> Iterator[str]:
+def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     content = info.content
     pid, error = content.get("pid", "?"), str(content.get("error", ""))
     error = error.removeprefix(f"relay {content.get('url')}: ")
@@ -189,6 +189,12 @@ def _problems(info: RelayInfo, is_dedicated: bool) -> Iterator[str]:
         )
     elif error and info.state == "connected":
         yield error
+    refused_age = _seconds(content.get("refused_at"), now)
+    if content.get("refused") and refused_age is not None and refused_age < LATELY:
+        yield (
+            f"the server refused commands for shared channels, last {refused_age:.0f} seconds ago:"
+            f" {content['refused']}"
+        )
     lost = [
         f"{count:,} {reason.replace('_', ' ')}"
         for reason, count in sorted(lately.items())

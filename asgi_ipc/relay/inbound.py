@@ -26,7 +26,8 @@ class Inbound:
     Calls ``act`` with each frame that another relay publishes for relays; ``joined`` with the group
     that another machine has added a channel of this one to; ``learned`` once something is known of
     another machine that the next relay must know; and ``heard_copy`` if another machine has the
-    same identity.
+    same identity. ``is_settled`` tells whether all machines that are there have had the time to
+    prove it.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Inbound:
         joined: Callable[[bytes], None],
         learned: Callable[[], None],
         heard_copy: Callable[[], None],
+        is_settled: Callable[[], bool],
     ) -> None:
         self._machine, self._options, self._term = machine, options, term
         self._engine, self._node = machine.engine, machine.engine.identity[:NODE_BYTES]
         self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
-        self._learned, self._heard_copy = learned, heard_copy
+        self._learned, self._heard_copy, self._is_settled = learned, heard_copy, is_settled
         self._prefix = options.prefix.encode() + b"\0"
         self._began, self._has_failed = self._engine.clock(), False
 
@@ -78,6 +80,8 @@ class Inbound:
         if self._peers.has_news:
             self._peers.has_news = False
             self._learned()
+        if refused == "not proven" and not self._is_settled():
+            refused = "not yet proven"
         if refused is not None:
             self._counts.dropped(refused)
             return

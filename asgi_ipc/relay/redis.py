@@ -32,6 +32,8 @@ _SKIP = (b"CLIENT", b"REPLY", b"SKIP")
 _TOPICS = 256
 #: Errors that pass by themselves.
 _PASSING = (b"LOADING", b"BUSY", b"ERR max number of clients")
+#: What to do about a server that takes no messages of its own.
+_PRIMARY = "give the address of the primary"
 #: Errors of credentials, by their codes.
 _CREDENTIALS = (b"NOAUTH", b"WRONGPASS")
 
@@ -56,6 +58,9 @@ class RedisWire:
         #: Host and port, or the path of a socket.
         self._address = _address(settings)
         settings.finish()
+        speaks, scheme = ("does not speak", "redis") if has_tls else ("speaks", "rediss")
+        #: What it may mean that a server does not answer.
+        self._hint = f"if it {speaks} TLS, write {scheme}://"
         self.frame_limit = FRAME_LIMIT
         self._state = WireState(settings.shown, self._login[-1:])
         # Publish and subscribe know no databases, and two sites may share a server by them.
@@ -80,8 +85,7 @@ class RedisWire:
     async def start(self, heard: Heard, ready: Ready | None = None) -> None:
         """Connect both, and see what the server is (W2)."""
         self._state.begin(heard, ready)
-        hint = "" if self._tls is not None else "; if it speaks TLS, write rediss://"
-        no_answer = f"it has not answered within {self._timeout:g} seconds{hint}"
+        no_answer = f"it has not answered within {self._timeout:g} seconds; {self._hint}"
         try:
             await self._state.open(self._open(), self._timeout, no_answer)
         except BaseException:
@@ -94,7 +98,7 @@ class RedisWire:
             (self._on_reply, self._ping_publisher, select),
             (self._on_push, self._ping_subscriber, [(b"PING",)]),
         ):
-            link = _Link(handle, ping, self._state)
+            link = _Link(handle, ping, self._state, self._error, self._hint)
             self._links.append(link)
             self._state.connections.append(link)
             await link.connect(self._address, self._tls)
@@ -108,8 +112,10 @@ class RedisWire:
             raise WireRefused(
                 self._state.text("it is a node of a cluster; use a server of its own")
             )
+        if server.get(b"mode") == b"sentinel":
+            raise WireRefused(self._state.text(f"it is a Sentinel; {_PRIMARY}"))
         if server.get(b"role") in (b"replica", b"slave"):
-            raise WireRefused(self._state.text("it is a replica; give the address of its primary"))
+            raise WireRefused(self._state.text(f"it is a replica; {_PRIMARY}"))
         # This user may not, or the server has no such thing.
         with contextlib.suppress(WireRefused):
             self._can_skip = await self._ask(b"CLIENT", b"REPLY", b"ON") == b"OK"
@@ -253,6 +259,12 @@ class RedisWire:
             # From a script it may come without its code.
             if result.text.startswith(b"OOM ") or b"> 'maxmemory'" in result.text:
                 raise _NoRoom
+            if b"READONLY" in result.text:
+                # It would pass frames on to its own subscribers only. The next connection is told.
+                self._state.lose(
+                    WireRefused(self._state.text(f"it has become a replica; {_PRIMARY}"))
+                )
+                raise self._state.error
             raise self._error(result, command[0].decode())
         return result
 
@@ -323,9 +335,14 @@ class _Link(asyncio.Protocol):
     """One connection: writes commands at once, and hands over each reply as it comes."""
 
     def __init__(
-        self, handle: Callable[[Any], None], ping: Callable[[], None], state: WireState
+        self,
+        handle: Callable[[Any], None],
+        ping: Callable[[], None],
+        state: WireState,
+        meaning: Callable[[ErrorReply, str], WireError],
+        hint: str,
     ) -> None:
-        self._handle = handle
+        self._handle, self._meaning, self._hint = handle, meaning, hint
         #: Called with each reply.
         self.handle = handle
         self.ping = ping
@@ -357,7 +374,13 @@ class _Link(asyncio.Protocol):
         left = deque(self.answers)
 
         def answered(reply: Any) -> None:
-            left.popleft().set_result(reply)
+            if left:
+                left.popleft().set_result(reply)
+            elif isinstance(reply, ErrorReply):
+                # Said unasked, such as that it has too many clients, or is in protected mode.
+                self._state.lose(self._meaning(reply, "the connection"))
+            else:
+                self.lose_to_nonsense()
 
         self.handle = answered
         self.send(commands)
@@ -400,7 +423,9 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell that it is gone."""
-        reason = error or "the server closed it"
+        reason = str(error or "the server closed it")
+        if not self._state.is_open:
+            reason += f"; {self._hint}"
         self._state.lose(WireLost(self._state.text(f"the connection ended: {reason}")))
 
     def abort(self) -> None:

@@ -181,6 +181,7 @@ class Relay:
             joined=self.shards.want,
             learned=self._reports.write_soon,
             heard_copy=self._copy_was_heard,
+            is_settled=self._knows_all,
         )
 
         #: Records taken off the way out whose fate the report tells.
@@ -337,6 +338,8 @@ class Relay:
             "began": self._began,
             "state": self.state,
             "error": self._error or self._copy_warning(),
+            "refused": self._reason(self.work.refused),
+            "refused_at": self.work.refused_at,
             "lag": self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
@@ -364,11 +367,10 @@ class Relay:
             try:
                 await self._serve(wire)
             except (WireError, OSError) as error:
-                # OSError: this process has too many open files. The pause is short again only if a
-                # beat was heard, and not at once before the end: a server that takes connections
-                # and ends them is not back.
+                # OSError: this process has too many open files. A server that takes connections and
+                # soon ends them is not back, although a beat was heard.
                 lasted = time.monotonic() - self._connected_at
-                if self.lag is not None and lasted >= pause:
+                if self.lag is not None and lasted > LONGEST_PAUSE:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
@@ -600,7 +602,8 @@ class Relay:
 
     def _reason(self, error: object) -> str:
         """Return what a wire says, without its name, as the end of a clause."""
-        return str(error).removeprefix(f"relay {self.options.shown}: ").rstrip(".")
+        words = str(error).removeprefix(f"relay {self.options.shown}: ")
+        return printable(words, _ERROR).rstrip(".")
 
     def _answer_flush(self, number: bytes, missing: str) -> None:
         deadline = self.engine.clock() + way_out.NOTICE_LIFE

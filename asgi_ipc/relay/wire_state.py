@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ LOOKS = 4
 PROGRESS = 64 * 1024
 #: Shorter ones are no secrets, and stand in other words.
 _SHORTEST_SECRET = 4
+#: How asyncio says that it can't connect.
+_CONNECT = re.compile(r"\[Errno (\d+)\] Connect call failed")
 #: The longest that is shown of a server's words.
 _LONGEST_WORDS = 200
 
@@ -132,7 +136,9 @@ class WireState:
             return WireRefused(self.text(f"TLS failed: {reason}; is it a server with TLS?"))
         if isinstance(error, PermissionError):
             return WireRefused(self.text(f"no permission: {error.strerror}"))
-        return WireLost(self.text(f"can't connect: {error}"))
+        # asyncio names the number of an error alone.
+        words = _CONNECT.sub(lambda found: os.strerror(int(found[1])), str(error))
+        return WireLost(self.text(f"can't connect: {words}"))
 
     @property
     def alive(self) -> bool:

@@ -87,6 +87,8 @@ class Work:
         self._ready_later: asyncio.TimerHandle | None = None
         #: Channels of which messages may lie in the store.
         self._taken: set[bytes] = set()
+        #: What the server said when it refused a command last, and when; for the report.
+        self.refused, self.refused_at = "", 0
         #: When the log may say again that the server refuses commands.
         self._tells_at = 0.0
 
@@ -132,6 +134,8 @@ class Work:
             raise
         if pushed.refused is None:
             self._counts.add("shared_out")
+        elif pushed.refused == "no room":
+            self._counts.dropped("server out of memory")
         else:
             self._counts.dropped("shared channel full")
         if pushed.refused is not None or pushed.length >= capacity:
@@ -232,7 +236,8 @@ class Work:
         return len(frames)
 
     def _tell_refused(self, error: WireRefused) -> None:
-        """Log that the server refuses commands for queues; groups and the rest go on without."""
+        """Tell that the server refuses commands for queues; groups and the rest go on without."""
+        self.refused, self.refused_at = str(error), self._engine.clock()
         now = time.monotonic()
         if now >= self._tells_at:
             self._tells_at = now + INTERVAL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -87,9 +88,44 @@ async def test_a_wire_without_tls_and_a_server_with_it_do_not_wait_for_each_othe
     plain = redis_with_tls.url.replace("rediss", "redis")
     error = await error_of(plain, timeout=0.5)
     assert isinstance(error, WireError)
+    assert "; if it speaks TLS, write rediss://" in str(error)
     encrypted = redis.url.replace("redis", "rediss")
     error = await error_of(encrypted, ca_file=files.ca, timeout=0.5)
     assert isinstance(error, WireError)
+    assert "; if it does not speak TLS, write redis://" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("DENIED Redis is running in protected mode", WireRefused),
+        ("ERR max number of clients reached", WireLost),
+    ],
+)
+@pytest.mark.parametrize("password", [None, "p4ssword"])
+@in_loop
+async def test_what_a_server_says_before_it_is_asked_is_told(
+    said: str, kind: type[WireError], password: str | None
+) -> None:
+    async def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"-{said}\r\n".encode())
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(turn_away, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        options = {"password": password} if password else {}
+        error = await error_of(f"redis://127.0.0.1:{port}", **options)
+    assert isinstance(error, kind), error
+    assert said in str(error)
+
+
+@in_loop
+async def test_a_server_that_is_not_there_is_told_in_words() -> None:
+    error = await error_of(f"redis://127.0.0.1:{free_port()}")
+    assert isinstance(error, WireLost)
+    assert "can't connect: Connection refused" in str(error)
 
 
 async def limited(redis: Redis, *rules: str) -> dict[str, Any]:
@@ -335,6 +371,42 @@ async def test_a_subscriber_that_reads_too_slowly_is_lost(redis: Redis) -> None:
         assert isinstance(await slow.lost(), WireLost)
     numbers = [int(frame.rstrip(b"x")) for frame in heard]
     assert numbers == list(range(len(numbers)))
+
+
+class _Sentinel(Redis):  # type: ignore[misc]
+    def command(self, program: str) -> list[str]:
+        settings = self.folder / "sentinel.conf"
+        settings.touch()
+        return [program, str(settings), "--sentinel", "--port", str(self.port)]
+
+
+@in_loop
+async def test_a_sentinel_is_refused() -> None:
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = _Sentinel()
+    try:
+        error = await error_of(f"redis://127.0.0.1:{server.port}")
+        assert isinstance(error, WireRefused)
+        assert "it is a Sentinel; give the address of the primary" in str(error)
+    finally:
+        server.end()
+
+
+@in_loop
+async def test_a_server_that_becomes_a_replica_is_left() -> None:
+    """Once it refuses to change a queue: a site with groups alone has nothing that tells it."""
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = Redis()
+    try:
+        async with started(server.url) as wire:
+            await wire._ask(b"REPLICAOF", b"127.0.0.1", b"1")  # type: ignore[attr-defined]
+            with pytest.raises(WireRefused, match="it has become a replica; give the address"):
+                await wire.push(b"q", b"x", 1, 1)
+            assert "it has become a replica" in str(await wire.lost())
+    finally:
+        server.end()
 
 
 @in_loop

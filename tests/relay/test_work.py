@@ -355,6 +355,21 @@ def test_a_full_channel_is_full_by_its_last_known_length(
     run(main)
 
 
+def test_a_server_without_memory_is_told_apart_from_a_full_channel(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        one, _ = await site.joined(2, **SHARED)
+        server.room = 0
+        with pytest.raises(ChannelFull, match="or the server was out of memory"):
+            await _fill(one.layer, 0.02)
+        counts = one.relay_now.counts.all
+        assert counts["dropped_server_out_of_memory"]
+        assert not counts["dropped_shared_channel_full"]
+
+    run(main)
+
+
 def test_without_its_server_messages_wait_and_then_the_channel_is_full(
     site: Site, server: MemoryServer
 ) -> None:

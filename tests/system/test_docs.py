@@ -200,6 +200,16 @@ def test_the_relay_document_explains_every_reason_for_which_relays_drop() -> Non
     assert {reason for reason in reasons if f"`{reason}`" not in text} == set()
 
 
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda each: each.name)
+def test_tables_are_whole_and_no_row_comes_twice(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        _, rule, *rows = table.splitlines()
+        assert set(rule) <= set("|-: "), table
+        beginnings = [row.rpartition(" | ")[0] for row in rows if row.count(" | ") == 1]
+        assert len(beginnings) == len(set(beginnings)), table
+
+
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
     pytest.importorskip("channels")
     *_, code = blocks(DOCS / "django.md", "python")

@@ -17,6 +17,7 @@ import pytest
 from asgi_ipc.cli.main import run as run_command
 from asgi_ipc.cli.pending import unread_in
 from asgi_ipc.engines.base import Record
+from asgi_ipc.exceptions import WireRefused
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, run
 
 
@@ -87,6 +88,30 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         assert status == 1
         assert "! no process of this machine relays" in text
         assert "once its first receiver has waited for a moment" in text
+
+    run(main)
+
+
+def test_relays_says_why_shared_channels_do_not_work(
+    site: Site, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay stays connected: groups do not need what the server refuses."""
+
+    def push(*_: object) -> None:
+        raise WireRefused("it answered EVAL: NOPERM no permissions")
+
+    async def main() -> None:
+        machine, _ = await site.joined(2, relay_channels=["work"])
+        await eventually(lambda: told.relays(machine)[0] == 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(site.server, "push", push)
+            await machine.layer.send("work", {"n": 0})
+            await eventually(lambda: told.relays(machine)[0] == 1)
+        status, text = told(machine, "relays")
+        assert status == 1
+        assert "the server refused commands for shared channels, last " in text
+        assert "seconds ago: it answered EVAL: NOPERM no permissions\n" in text
+        assert "relay of this machine: connected" in text
 
     run(main)
 
