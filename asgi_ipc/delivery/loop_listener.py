@@ -252,7 +252,7 @@ class LoopListener(Listener):
         """Yield to the loop, after `TURNS` messages that no receiver had to wait for."""
         self.demux.turns, self._turns = TURNS, -1
         if self.demux.companions:
-            self.look_regularly()  # Where no receiver ever has to wait, nothing else does.
+            self.start_periodic_check()  # Where no receiver ever has to wait, nothing else does.
         await asyncio.sleep(0)
 
     def expect(self, channel: Mailbox) -> LoopWaiter | None:

@@ -265,7 +265,7 @@ def test_what_comes_before_a_proof_alarms_nobody_while_the_relay_begins(site: Si
                 peer.has_answered = False
             await one.layer.group_send("room", {"n": 1})
             await eventually(lambda count=count: two.count(count))  # type: ignore[misc]
-            relay._write_report()
+            relay._reports.write()
             found = relay_of(two.engine)
             assert found is not None
             assert len(found.problems) == problems

@@ -87,7 +87,7 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         status, text = told(machine, "relays")
         assert status == 1
         assert "! no process of this machine relays" in text
-        assert "once its first receiver has waited for a moment" in text
+        assert "one of whose processes relays once it serves" in text
 
     run(main)
 
