@@ -75,10 +75,10 @@ torture: $(READY)
 	@$(BIN)/python -m tests.torture relays --seconds $(or $(RELAYS),$(if $(SAMPLE),10,60)) $(if $(SAMPLE),--short)
 	@$(BIN)/python -m tests.torture relays --plants
 	@$(BIN)/python -m tests.torture soak --seconds $(if $(SAMPLE),20,120)
-	@FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/engines/shm/test_faults.py
-	@MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
+	@LONGEST_TEST=3600 FAULTS=$(if $(SAMPLE),,all) $(BIN)/python -m pytest -n $(JOBS) -q tests/engines/shm/test_faults.py
+	@LONGEST_TEST=3600 MODEL_EXAMPLES=$(if $(SAMPLE),200,1000) $(BIN)/python -m pytest -n $(JOBS) -q \
 		tests/engines/test_model.py tests/layers/test_model.py
-	@CASES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q \
+	@LONGEST_TEST=3600 CASES=all $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q \
 		$$(grep -rl '^from tests.tools.*samples import' tests --include='test_*.py')
 	@$(BIN)/python -m tests.torture plants --sample $(if $(SAMPLE),250,400)
 	@$(BIN)/python -m tests.torture prefixes --quiet --engine mmap $(if $(SAMPLE),--sample $(SAMPLE))

@@ -245,13 +245,8 @@ def test_an_interrupt_ends_a_blocking_receive_and_loses_nothing() -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         layer.receive(["c", "x!"], block=True)
 
-    # A shell starts what it puts into the background with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     layer.send("c", {"n": 1})
     assert layer.receive(["c", "x!"], block=True) == ("c", {"n": 1})
     layer.close()
