@@ -172,13 +172,13 @@ def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_en
     async def main() -> None:
         one, two = await site.joined(2)
         lost, until = 0, time.monotonic() + 3
-        while time.monotonic() < until:
-            await eventually(lambda: one.relay_now.lag is not None or time.monotonic() >= until)
-            lost += one.relay_now.lag is not None
+        while time.monotonic() < until or lost < 2:
+            await eventually(lambda: one.relay_now.lag is not None)
+            lost += 1
             server.cut("it goes")
             await eventually(lambda: one.relay_now.lag is None)
         # With pauses that do not grow they would be some thirty.
-        assert 2 <= lost <= 10
+        assert lost <= 10
         assert told("goes on by itself") <= 4
         assert told("connected again") <= 2
         await eventually(lambda: one.knows(two))

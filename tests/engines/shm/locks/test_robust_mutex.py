@@ -166,7 +166,7 @@ def test_of_many_processes_killed_and_stopped_at_random_never_two_hold_it(ground
     kills, passages = 0, 0
     try:
         until = time.monotonic() + 4
-        while time.monotonic() < until:
+        while time.monotonic() < until or kills < 20:
             time.sleep(dice.random() * 0.02)
             number = dice.randrange(4)
             if dice.random() < 0.3:
@@ -187,7 +187,6 @@ def test_of_many_processes_killed_and_stopped_at_random_never_two_hold_it(ground
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
             wait(pid)
-    assert kills > 20
     assert words[2] == 0
     words.release()
     ground.assert_works()
