@@ -8,8 +8,8 @@ without its locks, and `sighting` tells the checks of Django projects what is th
 `relay_differences` compares the relay of a site with its settings, `output` prints, and `failures`
 end a command. `precautions` come before something is destroyed, `check` looks for damage in a
 `snapshot`, and `doctor` tries what the machine offers. Commands that run on look in the
-`background`, and `limits` bound the time of others: `top` has the live screen, `serving` a page of
-metrics.
+`background`, and `limits` bound the time of others; an `attempt` has a process of its own. `top`
+has the live screen, `serving` a page of metrics.
 
 Commands may import from every folder, and look inside `asgi_ipc.engines.shm`. Only
 `asgi_ipc.__main__` and `asgi_ipc.django` import from here, and `asgi_ipc.conformance`, which parses

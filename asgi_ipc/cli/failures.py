@@ -1,4 +1,4 @@
-"""The errors of this package with which a command ends, or that it tells: no defects of its own."""
+"""The errors that a command tells its user in one line; any other exception is a defect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share that list what is in a store."""
+"""Join a store to list what is in it, and tell which of its processes live."""
 
 from __future__ import annotations
 

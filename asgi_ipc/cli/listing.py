@@ -28,7 +28,7 @@ from ..engines.shm.store import Store
 from ..engines.shm.store_memory import Damaged
 from ..engines.shm.tables import Reading, Tables
 from ..exceptions import StoreCorrupt, StoreUnavailable
-from .doctor.attempt import attempt
+from .attempt import attempt
 from .doctor.orphans import Orphan, find_orphans
 from .finding import Base, Found, Site, bases, stores_in
 from .lock_files import in_use

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .attempt import attempt
 from .choice import StoreChoice
-from .doctor.attempt import attempt
 from .joining import joined
 
 #: Seconds for the look.

@@ -23,9 +23,9 @@ from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.layers.sync import SyncIPCChannelLayer
 from asgi_ipc.metrics.readings import of_relay
 
+from ..attempt import PATIENCE, Failed, Other, attempt
 from ..joining import statistics_of
 from ..lock_files import header_of, in_use, location_of
-from .attempt import PATIENCE, Failed, Other, attempt
 from .stores import clear_away, factory_of
 
 #: The least that all of them take.

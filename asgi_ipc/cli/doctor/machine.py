@@ -13,7 +13,7 @@ from typing import Any
 from asgi_ipc.engines.shm.file_systems import mount_of
 from asgi_ipc.engines.shm.machine import sysctl
 
-from .attempt import attempt
+from ..attempt import attempt
 from .cgroups import memory_limit
 
 _PACKAGES = ("asgi_ipc", "msgpack", "sysv_ipc", "channels", "django")

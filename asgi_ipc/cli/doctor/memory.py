@@ -18,10 +18,10 @@ from asgi_ipc.engines.shm.files import FileMemory, give
 from asgi_ipc.engines.shm.segment import Location, Segment
 from asgi_ipc.exceptions import StoreUnavailable
 
+from ..attempt import Failed, NotTried, Other, attempt
 from ..lock_files import directory_of
-from .attempt import Failed, NotTried, Other, attempt
 from .cgroups import memory_limit
-from .trying import entry, private_folder, tried
+from .entries import entry, private_folder, tried
 
 _SIZE = 256 * 1024
 

@@ -30,8 +30,8 @@ from asgi_ipc.engines.shm.locks.semaphore_locks import (
 from asgi_ipc.engines.shm.machine import boot_identity
 from asgi_ipc.engines.shm.segment import Location
 
-from .attempt import PATIENCE, Failed, NotTried, Other
-from .trying import ELSEWHERE, entry, private_folder, tried
+from ..attempt import PATIENCE, Failed, NotTried, Other
+from .entries import ELSEWHERE, entry, private_folder, tried
 
 
 def try_everywhere() -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
+from ..attempt import attempt
 from ..lock_files import directory_of, header_of, location_of, remove_store
-from .attempt import attempt
 
 
 @cache

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.doctor import attempt as attempts
-from asgi_ipc.cli.doctor.attempt import Failed, NotTried, attempt
+from asgi_ipc.cli import attempt as attempts
+from asgi_ipc.cli.attempt import Failed, NotTried, attempt
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from asgi_ipc.engines.shm.posix import PosixEngine
 from tests.tools.doctor_runs import (
@@ -120,7 +120,7 @@ class Hanging(PosixEngine):
 def check_taken_along(name: str, said: str) -> None:
     path = f"tests.cli.doctor.test_attempts:{name}"
     for patience in (2, 30):  # On a busy machine the others may need more.
-        before = f"from asgi_ipc.cli.doctor import attempt; attempt.PATIENCE = {patience}"
+        before = f"from asgi_ipc.cli import attempt; attempt.PATIENCE = {patience}"
         found = report("--engine", path, before=before, status=1)
         if said in of(found, path)["detail"] and of(found, "posix")["works"]:
             break

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.doctor.attempt import NotTried
+from asgi_ipc.cli.attempt import NotTried
+from asgi_ipc.cli.doctor.entries import private_folder
 from asgi_ipc.cli.doctor.stores import clear_away
-from asgi_ipc.cli.doctor.trying import private_folder
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from tests.tools.hostile import GROUP, MEMBER, as_user, ground, kind, shared
 from tests.tools.stores import (

@@ -1,4 +1,4 @@
-"""What the attempts share: a folder of the doctor's own to try in, and how a result reads."""
+"""Entries of the doctor's report: attempt a check, and a folder of the doctor's own for that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asgi_ipc.engines.shm.directory import check_way
 from asgi_ipc.engines.shm.segment import Location
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .attempt import Failed, NotTried, attempt
+from ..attempt import Failed, NotTried, attempt
 
 #: The advice where a folder can't do what a store needs.
 ELSEWHERE = "set engine_options['directory'] to a directory on another file system"

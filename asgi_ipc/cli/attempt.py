@@ -1,4 +1,4 @@
-"""Trying something in a process of its own: neither a crash nor a hang takes the doctor along."""
+"""Call a function in a process of its own, so that neither a crash nor a hang ends the command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 15.0
 
 
 class Failed(Exception):
-    """It does not work; and what to do about it."""
+    """What was tried does not work; ``advice`` says what to do about it."""
 
     def __init__(self, detail: str, advice: str = "") -> None:
         super().__init__(detail)
@@ -28,7 +28,7 @@ class Failed(Exception):
 
 
 class NotTried(Exception):
-    """It can't be tried here, and why."""
+    """It can't be tried here; the text says why."""
 
 
 def attempt(
@@ -36,11 +36,11 @@ def attempt(
     if_it_hangs: str = "the system hangs; look at the kernel's log (dmesg)",
     patience: float | None = None,
 ) -> dict[str, Any]:
-    """Call ``check`` in a forked process; what became of it.
+    """Call ``check`` in a forked process, and return a dict of what became of it.
 
-    ``works`` is True, False or None (could not be tried), ``detail`` what ``check``
-    returned or why not, ``advice`` what to do. Waits at most about `PATIENCE` seconds, or
-    ``patience``.
+    ``works`` is True, False or None (could not be tried), ``detail`` is what ``check`` returned or
+    why it failed, ``advice`` what to do. Blocks for at most about ``patience`` seconds, or
+    `PATIENCE`, and then kills the process and all that it has started.
     """
     patience = PATIENCE if patience is None else patience
     reader, writer = os.pipe()
