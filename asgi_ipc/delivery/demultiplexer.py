@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..encoding.codec import Body
 from ..encoding.names import ChannelName, queue_owner
@@ -93,6 +93,9 @@ class Companion(Protocol):
 
     def after_fork_in_child(self) -> None:
         """Forget in a forked child what is the parent's."""
+
+
+_Companion = TypeVar("_Companion", bound=Companion)
 
 
 class Demultiplexer:
@@ -240,6 +243,14 @@ class Demultiplexer:
         """
         if self.closed:
             raise closed()
+
+    def companion(self, kind: type[_Companion], make: Callable[[], _Companion]) -> _Companion:
+        """Return the companion of a class, made if need be. Needs no lock."""
+        found = self.companions.get(kind)
+        if found is None:
+            # One step decides between threads that do this at the same time.
+            found = self.companions.setdefault(kind, make())
+        return cast("_Companion", found)
 
     # Queues and channels
 

@@ -1,4 +1,4 @@
-"""A process that may relay for its machine, in a thread, if no other process does (R7)."""
+"""This process as a candidate for relaying: it decides which process relays for a machine (R7)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ..exceptions import (
     StoreFull,
     StoreUnavailable,
 )
-from ..policy.expiry import LONGEST
-from ..relay import agreement, report, way_out
+from ..relay import agreement, report
 from ..relay.failures import Failures
 from ..relay.options import RelayOptions
 from ..relay.thread import RelayThread
@@ -24,8 +23,6 @@ from ..relay.way_out import (
     MOST_VACANT,
     RELAY,
     VACANT,
-    WAITING,
-    WAITS,
 )
 from . import options as layer_options
 from .local_machine import LocalMachine
@@ -46,22 +43,19 @@ _LOOK = 0.5
 #: Seconds for which receivers may be away until their process is looked at less often, and between
 #: two looks meanwhile.
 _AWAY, _MOMENT = 0.5, 0.05
-#: Nanoseconds that a receiver may wait.
-_FOREVER = LONGEST * 1_000_000_000
 
 
 class Candidate:
-    """This process as one that may relay for its machine (R7). A companion of a demultiplexer.
+    """Begins to relay, in a thread, if this process serves and no other process relays (R7).
 
-    It also tells the relay, whichever process that is, of the receivers that wait here on shared
-    channels (R12).
+    A companion of a demultiplexer. Receivers that wait in an event loop show that a process serves.
     """
 
     def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
         self._demux, self.options, self.relay = demux, options, relay
         self.after_fork_in_child()
-        self._note()
-        self._compare()
+        self._note_options()
+        self._warn_if_relay_differs()
 
     def after_fork_in_child(self) -> None:
         """Begin as a process that does not serve yet."""
@@ -71,20 +65,17 @@ class Candidate:
         #: last began here.
         self._serves_since = self._served = self._began = float("-inf")
         #: Bells, by id, that are armed for the end of another process's relay.
-        self._heeds: dict[int, Bell] = {}
+        self._armed: dict[int, Bell] = {}
         self._stopped = False
         self._failures = Failures()
         self._lock = threading.Lock()
-        #: The members of `WAITING` for receivers in this process; and how often the store had been
-        #: flushed when they were last put.
-        self._receivers: dict[bytes, None] = {}
-        self._flushes = -1
-        #: The same for what this process uses; and whether it was said that it would leak.
+        #: How often the store had been flushed when this process last noted its options.
         self._noted = -1
+        #: It was logged that this process would publish in the clear.
         self._leaks = False
 
-    def _note(self) -> None:
-        """Tell what this process uses, again after a flush. What it sends says so itself."""
+    def _note_options(self) -> None:
+        """Note the options of this process for the relay in the store, again after a flush."""
         engine = self._demux.engine
         flushes = engine.flushes
         if flushes != self._noted:
@@ -92,8 +83,8 @@ class Candidate:
                 agreement.note(engine, self.relay.used)
                 self._noted = flushes
 
-    def _compare(self) -> None:
-        """Log how this process differs from the relay that runs."""
+    def _warn_if_relay_differs(self) -> None:
+        """Log how the options of this process differ from those of the relay that runs."""
         engine = self._demux.engine
         running = report.read(engine)
         if running is None or running.state in ("none", "stopped"):
@@ -108,16 +99,18 @@ class Candidate:
             )
 
     def tick(self, waited: bool, bell: Bell | None = None) -> float | None:
-        """Begin to relay if this process serves and no other relays (R7)."""
-        self._put_again()
+        """Begin to relay if this process serves and no other relays (R7).
+
+        Return the seconds until the next look, if that is to be earlier than usual.
+        """
         with contextlib.suppress(StoreUnavailable, StoreCorrupt):
-            self._note()
+            self._note_options()
         if not layer_options.may_relay:
             return None
         now = time.monotonic()
         if not waited or self._stopped:
             if bell is not None:
-                self._heed_no_more(bell)
+                self._disarm(bell)
             # A receiver that just gets a message waits again in a moment.
             return _MOMENT if now - self._served < _AWAY and not self._stopped else None
         if now - self._served > _LAPSE:
@@ -138,57 +131,25 @@ class Candidate:
                 self._lock.release()
         return None
 
-    def _heed(self, bell: Bell) -> None:
-        """Have a bell of this process rung when another relay ends."""
-        self._heeds = {key: each for key, each in self._heeds.items() if each.fileno() >= 0}
+    def _arm(self, bell: Bell) -> None:
+        """Arm a loop's bell on `VACANT`, to be signalled when another process's relay ends."""
+        self._armed = {key: each for key, each in self._armed.items() if each.fileno() >= 0}
         while len(self._demux.engine.pop(VACANT, MOST_VACANT, bell)) == MOST_VACANT:
             pass
-        self._heeds[id(bell)] = bell
+        self._armed[id(bell)] = bell
 
-    def _heed_no_more(self, bell: Bell) -> None:
-        """Have another process's bell rung instead, if this one was rung and is not needed."""
-        if self._heeds.pop(id(bell), None) is not None:
+    def _disarm(self, bell: Bell) -> None:
+        """Disarm a loop's bell; if it was signalled, the engine signals another candidate's."""
+        if self._armed.pop(id(bell), None) is not None:
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                 self._demux.engine.disarm(VACANT, bell)
 
-    def wait(self, member: bytes) -> None:
-        """Tell the relay of a receiver. Raises `StoreFull`."""
-        self._receivers[member] = None
-        self._put(member)
-
-    def wait_no_more(self, member: bytes) -> None:
-        """Tell the relay that a receiver is gone."""
-        self._receivers.pop(member, None)
-        self._demux.engine.remove(WAITING, member)
-
-    def _put(self, member: bytes) -> None:
-        engine = self._demux.engine
-        engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
-        way_out.notice(engine, WAITS, way_out.receiver_channel(member))
-
-    def _put_again(self) -> None:
-        """Put the receivers that a flush has taken out of the store."""
-        if not self._receivers:
-            return
-        engine = self._demux.engine
-        try:
-            flushes = engine.flushes
-            if flushes == self._flushes:
-                return
-            for member in list(self._receivers):
-                self._put(member)
-                if member not in self._receivers:
-                    # It has gone meanwhile, in another thread, which may have removed it before.
-                    engine.remove(WAITING, member)
-            self._flushes = flushes
-        except (StoreUnavailable, StoreCorrupt, StoreFull):
-            pass  # The receivers meet the error themselves, or it is done at the next look.
-
     def _begin(self, bell: Bell | None = None) -> None:
+        """Begin to relay, unless another process does. The lock is held."""
         engine = self._demux.engine
         if bell is not None:
-            # First, so that no end is missed between the look and the arming.
-            self._heed(bell)
+            # Armed before it asks for the role, so that no end is missed in between.
+            self._arm(bell)
         if engine.is_held(DEDICATED) or engine.is_held(RELAY):
             return
         if agreement.would_leak(self.relay.used, agreement.noted(engine)):
@@ -199,12 +160,12 @@ class Candidate:
                 )
             self._leaks = True
             if bell is not None:
-                self._heed_no_more(bell)
+                self._disarm(bell)
             return
         if engine.hold(RELAY):
             self._began = time.monotonic()
-            for each in list(self._heeds.values()):
-                self._heed_no_more(each)
+            for each in list(self._armed.values()):
+                self._disarm(each)
             machine = LocalMachine(self._demux, self.options)
             thread = RelayThread(machine, self.relay, self._failures)
             try:
@@ -215,11 +176,11 @@ class Candidate:
             self.thread = thread
 
     def stop(self) -> None:
-        """Relay no more."""
+        """Relay no more; blocks for a short time while the relay says goodbye."""
         with self._lock:
             self._stopped = True
             thread, self.thread = self.thread, None
-            bells, self._heeds = list(self._heeds.values()), {}
+            bells, self._armed = list(self._armed.values()), {}
         # Before the relay wakes another process.
         with contextlib.suppress(StoreUnavailable, StoreCorrupt):
             for bell in bells:

@@ -46,6 +46,7 @@ from ..relay.way_out import (
 from .candidate import Candidate
 from .core import LayerCore, PendingFlush
 from .options import Options
+from .shared_receivers import SharedReceivers
 
 _log = logging.getLogger("asgi_ipc")
 
@@ -100,12 +101,8 @@ class RelayedCore(LayerCore):
 
         Raises `OptionError` if another layer of this process has other options for the relay.
         """
-        candidate = demux.companions.get(Candidate)
-        if candidate is None:
-            made = Candidate(demux, self.options, self._relay)
-            # In one step: another thread may do the same.
-            candidate = demux.companions.setdefault(Candidate, made)
-        if isinstance(candidate, Candidate) and candidate.relay.used != self._relay.used:
+        candidate = demux.companion(Candidate, lambda: Candidate(demux, self.options, self._relay))
+        if candidate.relay.used != self._relay.used:
             what = agreement.differences(
                 agreement.told(self._relay.used), agreement.told(candidate.relay.used)
             )
@@ -172,20 +169,20 @@ class RelayedCore(LayerCore):
         demux = self.demux
         names = [name for name in channels if isinstance(name, str)]
         shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
-        receivers = demux.companions.get(Candidate)
-        identity = demux.engine.identity
-        members = [way_out.receiver(name, identity) for name in shared]
-        if not members or not isinstance(receivers, Candidate):
+        if not shared:
             yield
             return
+        receivers = demux.companion(SharedReceivers, lambda: SharedReceivers(demux))
+        identity = demux.engine.identity
+        members = [way_out.receiver(name, identity) for name in shared]
         try:
             for member in members:
-                receivers.wait(member)
+                receivers.add(member)
             yield
         finally:
             for member in members:
                 with contextlib.suppress(StoreUnavailable, StoreCorrupt):
-                    self._now_or_later(receivers.wait_no_more, member)
+                    self._now_or_later(receivers.remove, member)
 
     def _send_out(self, kind: Kind, channel: str, payload: bytes) -> None:
         """Push what is for a channel of another machine on the way out. Raises `StoreFull`."""

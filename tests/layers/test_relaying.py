@@ -310,7 +310,7 @@ def test_a_process_that_is_woken_and_serves_no_more_wakes_the_next(
 
 def _heeds(layer: IPCChannelLayer) -> bool:
     candidate = layer._core.demux.companions[candidates.Candidate]
-    return isinstance(candidate, candidates.Candidate) and bool(candidate._heeds)
+    return isinstance(candidate, candidates.Candidate) and bool(candidate._armed)
 
 
 def _sizes_of(config: dict[str, Any]) -> dict[str, Any]:
