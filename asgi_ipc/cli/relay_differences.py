@@ -21,10 +21,10 @@ def differences_of(choice: StoreChoice, relay: Mapping[str, Any]) -> list[str]:
     told. Joins the store in a process of its own, which ends with a time limit.
     """
     from ..layers.relays import used_by_relay
-    from ..relay.agreement import differences, told
+    from ..relay.agreement import as_noted, differences
     from ..relay.options import checked
 
-    mine = told(checked(prefix=choice.prefix, channel_memory=0, **relay).used)
+    mine = as_noted(checked(prefix=choice.prefix, channel_memory=0, **relay).used)
 
     def look() -> str:
         with joined(choice, patience=False) as engine:

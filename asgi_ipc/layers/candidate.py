@@ -90,7 +90,7 @@ class Candidate:
         if running is None or running.state in ("none", "stopped"):
             return
         other = agreement.of_report(running.content)
-        mine = agreement.told(self.relay.used)
+        mine = agreement.as_noted(self.relay.used)
         for each in agreement.differences(mine, other) if other is not None else ():
             _log.warning(
                 "this process has other options than the relay of this machine: %s; 'asgi-ipc"
@@ -152,7 +152,7 @@ class Candidate:
             self._arm(bell)
         if engine.is_held(DEDICATED) or engine.is_held(RELAY):
             return
-        if agreement.would_leak(self.relay.used, agreement.noted(engine)):
+        if agreement.would_leak(self.relay.used, agreement.noted_by_others(engine)):
             if not self._leaks:
                 _log.warning(
                     "this process does not relay: it has no relay_options['keys'], and another"

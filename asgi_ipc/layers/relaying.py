@@ -75,7 +75,7 @@ class RelayedCore(LayerCore):
         self.shares_channels = self._relay.shares is not None
         #: Where a channel is. Cached: as long as channels have this machine's node in their names,
         #: it has that node.
-        self._place = lru_cache(_REMEMBERED)(self._find_place)
+        self._where = lru_cache(_REMEMBERED)(self._find_where)
         self._known_full: tuple[Demultiplexer, Members] | None = None
         #: With the demultiplexer that they belong to.
         self._backlog: tuple[Demultiplexer, Backlog] | None = None
@@ -104,14 +104,14 @@ class RelayedCore(LayerCore):
         candidate = demux.companion(Candidate, lambda: Candidate(demux, self.options, self._relay))
         if candidate.relay.used != self._relay.used:
             what = agreement.differences(
-                agreement.told(self._relay.used), agreement.told(candidate.relay.used)
+                agreement.as_noted(self._relay.used), agreement.as_noted(candidate.relay.used)
             )
             raise OptionError(
                 "this layer and another of this process on the same store have different options"
                 f" for the relay: {'; '.join(what)}; give both the same, as a store has one relay"
             )
 
-    def _find_place(self, channel: str) -> int:
+    def _find_where(self, channel: str) -> int:
         owner = channel_name(channel).owner
         if owner:
             is_here = owner[:NODE_BYTES] == self.demux.engine.identity[:NODE_BYTES]
@@ -119,10 +119,10 @@ class RelayedCore(LayerCore):
         shares = self._relay.shares
         return _SHARED if shares is not None and shares(channel) else _HERE
 
-    def place(self, channel: str) -> int:
+    def where(self, channel: str) -> int:
         """Return whether a channel is `_HERE`, on a `_FAR` machine, or `_SHARED` by all."""
         try:
-            return self._place(channel)
+            return self._where(channel)
         except TypeError:
             return _HERE  # No channel; the caller's next step says so.
 
@@ -130,12 +130,12 @@ class RelayedCore(LayerCore):
 
     def send(self, channel: str, message: Mapping[str, Any]) -> None:
         """Send to one channel (S7, R2), on whichever machine it is."""
-        place = self.place(channel)
-        if place == _HERE:
+        where = self.where(channel)
+        if where == _HERE:
             super().send(channel, message)
             return
         body = self._encode(message)
-        if place == _SHARED:
+        if where == _SHARED:
             capacity = self.capacity_of(channel)
             self._now_or_later(self._check_room, channel, capacity, len(body))
             payload = way_out.pack_work(capacity, body)
@@ -168,7 +168,7 @@ class RelayedCore(LayerCore):
         """Tell the relay of a receiver that waits on channels, as far as they are shared (R12)."""
         demux = self.demux
         names = [name for name in channels if isinstance(name, str)]
-        shared = [name.encode("ascii") for name in names if self.place(name) == _SHARED]
+        shared = [name.encode("ascii") for name in names if self.where(name) == _SHARED]
         if not shared:
             yield
             return
@@ -268,7 +268,7 @@ class RelayedCore(LayerCore):
         """
         left = super()._without(plan, exclude)
         far = [
-            name for name in exclude if self.place(name) != _HERE or not channel_name(name).owner
+            name for name in exclude if self.where(name) != _HERE or not channel_name(name).owner
         ]
         if far:
             left[-1] = left[-1]._replace(header=left[-1].header + pack_excluded(far))
@@ -305,13 +305,13 @@ class RelayedCore(LayerCore):
 
     def group_add(self, group: str, channel: str) -> bool:
         """Add a channel, or renew its membership, on the channel's machine (S13, S15, R2)."""
-        place = self.place(channel)
-        if place == _SHARED:
+        where = self.where(channel)
+        if where == _SHARED:
             raise ValueError(
                 f"channel {channel} can't be in group {group}: relay_channels shares it with all"
                 " machines, and memberships stay on one; send to it directly"
             )
-        if place == _FAR:
+        if where == _FAR:
             payload = pack_join(group_name(group), self.options.membership_lifetime)
             self._now_or_later(self._send_out, Kind.JOIN, channel, payload)
             return False
@@ -330,7 +330,7 @@ class RelayedCore(LayerCore):
 
     def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out, on its machine (S13, R2)."""
-        if self.place(channel) == _FAR:
+        if self.where(channel) == _FAR:
             self._now_or_later(self._send_out, Kind.LEAVE, channel, group_name(group))
             return
         super().group_discard(group, channel)

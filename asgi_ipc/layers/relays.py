@@ -124,7 +124,7 @@ def used_by_relay(engine: Engine) -> agreement.Noted | None:
     """Return what the relay that runs uses, or else a process that may relay; None if unknown."""
     found = report.read(engine) if engine.is_held(RELAY) else None
     mine = agreement.of_report(found.content) if found is not None else None
-    return mine or next(iter(agreement.noted(engine)), None)
+    return mine or next(iter(agreement.noted_by_others(engine)), None)
 
 
 def _seconds(at: int | None, now: int) -> float | None:
@@ -148,7 +148,7 @@ def _machine(peer: Mapping[str, Any], now: int) -> MachineInfo:
 
 def _differences(engine: Engine) -> tuple[str, ...]:
     """Compare the processes with the relay, or with one another if there is none."""
-    mine, others = used_by_relay(engine), agreement.noted(engine)
+    mine, others = used_by_relay(engine), agreement.noted_by_others(engine)
     found = [] if mine is None else [agreement.differences(mine, each) for each in others]
     return tuple(dict.fromkeys(each for one in found for each in one))
 

@@ -1,4 +1,4 @@
-"""What each process of a site uses for the relay, so that a relay that differs is noticed.
+"""Agreement on a relay's options: what each process of a site uses, and how a relay differs.
 
 A relay whose options are not those of the site would do harm: without the site's keys it would
 publish what is to be sealed, and with another server it would cut its machine off. So each process
@@ -134,13 +134,13 @@ def differences(one: Noted, other: Noted) -> list[str]:
 
 
 def note(engine: Engine, used: Used) -> None:
-    """Tell what this process uses, for as long as it lives. Raises `StoreFull`."""
+    """Note what this process uses in the store, for as long as it lives. Raises `StoreFull`."""
     identity = engine.identity
     engine.put(SETTINGS, identity + used.packed(), engine.clock() + _FOREVER, identity)
 
 
-def noted(engine: Engine, members: Members | None = None) -> list[Noted]:
-    """Return what the other processes that live use, each once."""
+def noted_by_others(engine: Engine, members: Members | None = None) -> list[Noted]:
+    """Return what the other living processes use, equal ones once."""
     names = (members or engine.members(SETTINGS)).names
     # In this order: a process opens the store before it tells what it uses.
     living = {each.identity for each in engine.processes()} - {engine.identity}
@@ -148,8 +148,8 @@ def noted(engine: Engine, members: Members | None = None) -> list[Noted]:
     return list(dict.fromkeys(each for each in found if each is not None))
 
 
-def told(used: Used) -> Noted:
-    """Return what others read of this."""
+def as_noted(used: Used) -> Noted:
+    """Return what other processes read once this one has noted it."""
     found = unpacked(used.packed())
     if found is None:
         raise TypeError(f"{used!r} is not what a process may use")
@@ -163,7 +163,7 @@ def would_leak(used: Used, others: Sequence[Noted]) -> bool:
 
 def refuse_if_differs(engine: Engine, used: Used) -> None:
     """Raise `Differs` if a dedicated relay does not use what a process of the site uses."""
-    mine, others = told(used), noted(engine)
+    mine, others = as_noted(used), noted_by_others(engine)
     found = [differences(mine, each) for each in others]
     # While a site is restarted with other options, some processes have the old ones.
     if found and (all(found) or would_leak(used, others)):
@@ -179,13 +179,13 @@ def _differs(what: Sequence[str]) -> Differs:
 
 
 class Agreement:
-    """How the options of the processes that live differ from those of this relay."""
+    """Compares the options of the living processes with those of this relay."""
 
     def __init__(self, engine: Engine, used: Used, dedicated: bool = False) -> None:
-        self._engine, self._used, self._mine = engine, used, told(used)
+        self._engine, self._used, self._mine = engine, used, as_noted(used)
         self._dedicated = dedicated
         self._members: Members | None = None
-        #: Since when no process agrees.
+        #: Since when no process has agreed, by `time.monotonic`; None if one does.
         self._alone: float | None = None
         self.differences: list[str] = []
 
@@ -199,7 +199,7 @@ class Agreement:
         if members is self._members and not self.differences:
             return []
         self._members = members
-        others = noted(self._engine, members)
+        others = noted_by_others(self._engine, members)
         if would_leak(self._used, others):
             raise Differs(
                 "this relay has no keys, and a process of the site has: it would publish in the"
@@ -241,12 +241,12 @@ __all__ = [
     "Differs",
     "Noted",
     "Used",
+    "as_noted",
     "differences",
     "note",
-    "noted",
+    "noted_by_others",
     "of_report",
     "refuse_if_differs",
-    "told",
     "unpacked",
     "would_leak",
 ]

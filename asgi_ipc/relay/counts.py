@@ -36,7 +36,7 @@ class Counts:
         self._past: deque[tuple[float, Counter[str]]] = deque([(self._rated, Counter(self.all))])
 
     def learn(self, counts: Mapping[object, object]) -> None:
-        """Go on from these."""
+        """Go on from the counts of the former relay, leaving out what is no count."""
         for name, count in counts.items():
             if isinstance(name, str) and isinstance(count, int) and count >= 0:
                 self.add(name, count)
@@ -44,16 +44,16 @@ class Counts:
         self._past = deque([(time.monotonic(), Counter(self.all))])
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count something."""
+        """Count something, up to `MOST`."""
         self.all[name] = min(MOST, self.all[name] + count)
 
     def dropped(self, reason: str, count: int = 1) -> None:
-        """Count what was dropped, by reason."""
+        """Count what was dropped, by reason: words that docs/relays.md explains."""
         if count:
             self.add(DROPPED + reason.replace(" ", "_"), count)
 
-    def rate(self) -> None:
-        """Take the rates since the last time."""
+    def measure_rates(self) -> None:
+        """Measure `rates` since the last call. Called about once a second."""
         now = time.monotonic()
         seconds = max(0.001, now - self._rated)
         self.rates = {name: (self.all[name] - self._before[name]) / seconds for name in _RATED}

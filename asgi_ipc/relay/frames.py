@@ -131,11 +131,11 @@ class Beat(NamedTuple):
 
 
 def pack(
-    frame: RelayFrame, version: int = NEWEST, sealer: Sealer | None = None, place: bytes = b""
+    frame: RelayFrame, version: int = NEWEST, sealer: Sealer | None = None, bound_to: bytes = b""
 ) -> bytes:
     """Return a frame as bytes, in a version that its readers read.
 
-    A ``sealer`` binds it to its head and to ``place``: prefix and topic.
+    A ``sealer`` binds it to its head and to ``bound_to`` (`binding`): elsewhere it does not open.
     """
     head = _HEAD.pack(
         _MAGIC if sealer is None else _SEALED,
@@ -149,7 +149,7 @@ def pack(
         len(frame.name),
     )
     rest = frame.name + frame.payload
-    return head + (rest if sealer is None else sealer.seal(rest, place + head))
+    return head + (rest if sealer is None else sealer.seal(rest, bound_to + head))
 
 
 def unpack(
@@ -157,11 +157,11 @@ def unpack(
     oldest: int = OLDEST,
     newest: int = NEWEST,
     sealer: Sealer | None = None,
-    place: bytes = b"",
+    bound_to: bytes = b"",
 ) -> RelayFrame:
     """Return the frame that `pack` made. Raises `NoFrame` for any other bytes.
 
-    With a ``sealer`` these include frames that are not sealed, or were sealed for another place.
+    With a ``sealer`` these include frames that are not sealed, or are bound to something else.
     """
     head = data[: _HEAD.size]
     if len(head) < _HEAD.size or not head.startswith((_MAGIC, _SEALED)):
@@ -175,7 +175,7 @@ def unpack(
     if sealer is not None:
         number = sealer.number(rest)
         try:
-            rest = sealer.open(rest, place + head)
+            rest = sealer.open(rest, bound_to + head)
         except SealBroken as error:
             raise NoFrame(f"seal {error.reason}") from None
     if not (0 < term < LIMIT and 0 < sequence < LIMIT):
@@ -190,6 +190,16 @@ def unpack(
     lifetime = min(lifetime, LONGEST_LIFE)
     name, payload = rest[:length], rest[length:]
     return RelayFrame(known, node, term, sequence, lifetime, name, payload, reads, number)
+
+
+def binding(prefix: str, topic: bytes) -> bytes:
+    """Return what sealed frames on a topic of a prefix are bound to, beside their heads."""
+    return prefix.encode() + b"\0" + topic
+
+
+def queue_binding(prefix: str, queue: bytes) -> bytes:
+    """Return what sealed frames on a shared queue are bound to, beside their heads."""
+    return binding(prefix, b"queue\0" + queue)
 
 
 def version_for(announced: Iterable[int], oldest: int = OLDEST, newest: int = NEWEST) -> int:
@@ -349,6 +359,7 @@ __all__ = [
     "Kind",
     "NoFrame",
     "RelayFrame",
+    "binding",
     "is_topic",
     "machine_topic",
     "pack",
@@ -357,6 +368,7 @@ __all__ = [
     "pack_excluded",
     "pack_join",
     "pack_sequences",
+    "queue_binding",
     "room_for",
     "shard_of",
     "shard_topic",

@@ -9,7 +9,17 @@ from ..encoding.names import channel_name, group_name
 from ..engines.base import NODE_BYTES
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable
 from .counts import Counts
-from .frames import ALL, MESSAGES, Kind, NoFrame, RelayFrame, unpack, unpack_excluded, unpack_join
+from .frames import (
+    ALL,
+    MESSAGES,
+    Kind,
+    NoFrame,
+    RelayFrame,
+    binding,
+    unpack,
+    unpack_excluded,
+    unpack_join,
+)
 from .machine import Machine
 from .options import RelayOptions
 from .peers import Peers
@@ -47,7 +57,6 @@ class Inbound:
         self._engine, self._node = machine.engine, machine.engine.identity[:NODE_BYTES]
         self._peers, self._counts, self._act, self._joined = peers, counts, act, joined
         self._learned, self._heard_copy, self._is_settled = learned, heard_copy, is_settled
-        self._prefix = options.prefix.encode() + b"\0"
         self._began, self._has_failed = self._engine.clock(), False
 
     def hear(self, topic: bytes, data: bytes) -> None:
@@ -70,7 +79,8 @@ class Inbound:
                 )
 
     def _hear(self, topic: bytes, data: bytes) -> None:
-        frame = unpack(data, *self._options.formats, self._options.sealer, self._prefix + topic)
+        options = self._options
+        frame = unpack(data, *options.formats, options.sealer, binding(options.prefix, topic))
         if frame.node == self._node:
             self._hear_own(topic, frame)
             return

@@ -18,6 +18,7 @@ from .frames import (
     Beat,
     Kind,
     RelayFrame,
+    binding,
     machine_topic,
     pack,
     pack_beats,
@@ -139,7 +140,7 @@ class Outbound:
         if kind is Kind.HELLO:
             return pack_beats(Beat(self._peers.nonce), room)
         self.beat_at = self._engine.clock()
-        beat = Beat(self._peers.asks, self._peers.answers(), self._sequences_to_tell())
+        beat = Beat(self._peers.asks, self._peers.take_answers(), self._sequences_to_tell())
         return pack_beats(beat, room)
 
     async def _publish(self, wire: Wire, records: Sequence[Popped]) -> None:
@@ -207,8 +208,7 @@ class Outbound:
             reads = (peer.reads for peer in self._peers.expected())
             version = version_for(reads, oldest, newest)
         frame = RelayFrame(kind, self._node, self._term, sequence, lifetime, name, payload, newest)
-        place = self._options.prefix.encode() + b"\0" + topic
-        return pack(frame, version, self._options.sealer, place)
+        return pack(frame, version, self._options.sealer, binding(self._options.prefix, topic))
 
     def _sequences_to_tell(self) -> dict[bytes, int]:
         told = {}

@@ -138,7 +138,7 @@ class Peers:
                 peer.before.pop(topic, None)
 
     def accept(self, topic: bytes, frame: RelayFrame, size: int, now: int) -> str | None:
-        """Note a frame; return None if it is to be acted on, and otherwise why not.
+        """Note a frame of ``size`` bytes; return None if it is to be acted on, or else why not.
 
         Raises `NoFrame` for a hello or beat that is none.
         """
@@ -156,7 +156,7 @@ class Peers:
         if (last is not None and frame.sequence <= last) or self._is_replayed(peer, frame):
             peer.late_at = now
             return "late"
-        self._reached(peer, topic, frame.sequence - 1)
+        self._count_gap(peer, topic, frame.sequence - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
             self.has_news |= last is None
@@ -167,7 +167,7 @@ class Peers:
         if frame.kind in (Kind.HELLO, Kind.BEAT, Kind.BYE):
             peer.host = printable(frame.name.decode("ascii", "replace"), _HOST)
         for each, number in beat.sequences.items():
-            self._told(peer, each, number)
+            self._note_published(peer, each, number)
         return self._look_for_proof(peer, frame.kind, beat, now)
 
     def _meet(self, node: bytes, now: int) -> Peer | None:
@@ -213,8 +213,8 @@ class Peers:
         )
         return self.nonce if is_asking else b""
 
-    def answers(self) -> tuple[bytes, ...]:
-        """Return the nonces that the next beat answers, once."""
+    def take_answers(self) -> tuple[bytes, ...]:
+        """Return the nonces that the next beat answers, and forget them."""
         answers, self.to_answer = tuple(self.to_answer), {}
         return answers
 
@@ -242,8 +242,8 @@ class Peers:
             peer.before = {}
             peer.sequences = dict.fromkeys(self.topics, 0)
 
-    def _reached(self, peer: Peer, topic: bytes, number: int) -> None:
-        """Count what was missed if all up to this sequence has been published."""
+    def _count_gap(self, peer: Peer, topic: bytes, number: int) -> None:
+        """Count as a gap what was missed, if all up to this sequence has been published."""
         last = peer.sequences.get(topic)
         if last is None:
             last = peer.before.pop(topic, number)
@@ -252,11 +252,11 @@ class Peers:
             peer.gaps = min(MOST_COUNTED, peer.gaps + number - last)
             self.gaps += number - last
 
-    def _told(self, peer: Peer, topic: bytes, number: int) -> None:
-        """Note the last sequence of a topic as a beat tells it."""
+    def _note_published(self, peer: Peer, topic: bytes, number: int) -> None:
+        """Note the last sequence that a beat says was published on a topic."""
         if topic not in self.topics:
             return
-        self._reached(peer, topic, number)
+        self._count_gap(peer, topic, number)
         last = peer.sequences.get(topic)
         if last is None or number > last:
             peer.sequences[topic] = number
@@ -305,7 +305,7 @@ class Peers:
             peer.owes.pop(flush, None)
 
     def is_from_before_a_flush(self, node: bytes, now: int) -> bool:
-        """Whether what comes from a machine now was sent before it flushed its store."""
+        """Return whether what comes from a machine now was sent before it flushed its store."""
         peer = self.known.get(node)
         if peer is None or not peer.owes:
             return False
@@ -314,10 +314,10 @@ class Peers:
 
     # What the next relay of this machine gets to know
 
-    def told(self) -> list[dict[str, Any]]:
-        """Return what a former relay should tell the next one, of plain values.
+    def to_report(self) -> list[dict[str, Any]]:
+        """Return what the next relay of this machine is to know, as plain values for the report.
 
-        Of many machines those are told that were heard last.
+        Of more than `MOST_TOLD` machines, those that were proven or heard last.
         """
         peers = sorted(self.known.values(), key=lambda peer: (not peer.is_proven, -peer.heard_at))
         left, told = MOST_SEQUENCES_TOLD, []
@@ -345,7 +345,7 @@ class Peers:
         return told
 
     def learn(self, told: Iterable[Mapping[str, Any]], now: int) -> None:
-        """Take over what `told` returned; leaves out what can't be so."""
+        """Take over what a former relay's `to_report` returned, leaving out what can't be so."""
         for each in told:
             node = each.get("node")
             numbers = [each.get(key) for key in _NUMBERS]

@@ -295,7 +295,7 @@ class Relay:
             self.peers.forget(self.engine.clock())
             self._own_flushes.end_finished()
             self.counts.warn()
-            self.counts.rate()
+            self.counts.measure_rates()
             self._reports.write()
             # Their wake-up may have been lost.
             self._notices.wake()
@@ -352,7 +352,7 @@ class Relay:
             "counts": dict(self.counts.all),
             "lately": self.counts.lately(),
             "rates": self.counts.rates,
-            "peers": self.peers.told(),
+            "peers": self.peers.to_report(),
             "published": dict(self.outbound.sequences),
             "taken": self._taken,
         }

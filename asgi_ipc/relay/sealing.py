@@ -32,7 +32,7 @@ _MAKE_ONE = """make one with: python -c "import secrets; print(secrets.token_hex
 
 
 class SealBroken(ValueError):
-    """A frame can't be opened: made with another key, for another place, or changed.
+    """A frame can't be opened: made with another key or other associated data, or changed.
 
     ``reason`` is ``"form"``, ``"unknown key"`` or ``"forged"``.
     """
@@ -70,7 +70,7 @@ class Sealer:
 
     @property
     def ids(self) -> tuple[bytes, ...]:
-        """What names the keys, and reveals nothing of them: the one that seals first."""
+        """Return names of the keys, which reveal nothing of them; the first key seals."""
         return tuple(self._keys)
 
     def _begin(self) -> None:
@@ -146,7 +146,7 @@ def _checked(keys: Any) -> list[bytes]:
 
 
 def _key_id(key: bytes) -> bytes:
-    """Return what names a key and reveals nothing of it."""
+    """Return a name of a key, which reveals nothing of the key."""
     return hashlib.sha256(b"asgi_ipc relay key id" + key).digest()[:_ID]
 
 

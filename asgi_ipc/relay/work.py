@@ -23,7 +23,7 @@ from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Members, Popped
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from .counts import INTERVAL, Counts
-from .frames import Kind, NoFrame, RelayFrame, pack, unpack
+from .frames import Kind, NoFrame, RelayFrame, pack, queue_binding, unpack
 from .machine import Machine
 from .options import RelayOptions
 from .way_out import FULL, WAITING, read, receiver_channel, receiver_process, unpack_work
@@ -147,10 +147,9 @@ class Work:
             Kind.WORK, self._node, self._term, 1, max(0, lifetime), name, body,
             self._options.formats[1],
         )  # fmt: skip
-        return pack(frame, self._options.formats[0], self._options.sealer, self._place(name))
-
-    def _place(self, name: bytes) -> bytes:
-        return self._options.prefix.encode() + b"\0queue\0" + name
+        options = self._options
+        bound_to = queue_binding(options.prefix, name)
+        return pack(frame, options.formats[0], options.sealer, bound_to)
 
     def _tell_full(self, name: bytes) -> None:
         engine = self._engine
@@ -254,8 +253,8 @@ class Work:
 
     def _deliver(self, name: bytes, data: bytes) -> None:
         try:
-            formats, sealer = self._options.formats, self._options.sealer
-            frame = unpack(data, *formats, sealer, self._place(name))
+            options, bound_to = self._options, queue_binding(self._options.prefix, name)
+            frame = unpack(data, *options.formats, options.sealer, bound_to)
             channel = channel_name(frame.name.decode("ascii"))
             if frame.kind is not Kind.WORK or frame.name != name or channel.specific:
                 raise NoFrame("no frame")

@@ -18,7 +18,7 @@ from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import OptionError
 from asgi_ipc.layers.relays import relay_of
 from asgi_ipc.relay import agreement, way_out
-from asgi_ipc.relay.agreement import Agreement, Differs, Used, differences, told
+from asgi_ipc.relay.agreement import Agreement, Differs, Used, as_noted, differences
 from asgi_ipc.relay.frames import shard_of, shard_topic
 from asgi_ipc.relay.way_out import OUT, RELAY, SETTINGS
 from tests.tools.machines import Machine, Site, eventually, run
@@ -180,9 +180,9 @@ def engine() -> Iterator[MemoryEngine]:
 
 
 def test_differences_name_each_option() -> None:
-    assert differences(told(ONE), told(ONE)) == []
+    assert differences(as_noted(ONE), as_noted(ONE)) == []
     other = Used("redis://b", (), (), None)
-    assert differences(told(ONE), told(other)) == [
+    assert differences(as_noted(ONE), as_noted(other)) == [
         "relay: redis://a and redis://b",
         "relay_options['keys']: 1 key and no keys",
         "relay_channels: mail.*, work and none",
@@ -194,9 +194,9 @@ def test_keys_agree_while_they_are_rotated() -> None:
     a, b, c = b"aaaa", b"bbbb", b"cccc"
     steps = [(a,), (a, b), (b, a), (b,)]
     for before, after in itertools.pairwise(steps):
-        one, other = (told(ONE._replace(keys=keys)) for keys in (before, after))
+        one, other = (as_noted(ONE._replace(keys=keys)) for keys in (before, after))
         assert differences(one, other) == []
-    assert differences(told(ONE._replace(keys=(a,))), told(ONE._replace(keys=(c, b)))) == [
+    assert differences(as_noted(ONE._replace(keys=(a,))), as_noted(ONE._replace(keys=(c, b)))) == [
         "relay_options['keys']: none in common"
     ]
 
@@ -207,9 +207,9 @@ def test_what_is_told_is_short_whatever_the_options() -> None:
     most = Used(url, keys, (pattern, "x" * 500), 1 << 62)
     packed = most.packed()
     assert len(packed) + IDENTITY_BYTES <= 255
-    found = told(most)
+    found = as_noted(most)
     assert url.startswith(found.url)
-    assert differences(found, told(most._replace(url=url + "x")))
+    assert differences(found, as_noted(most._replace(url=url + "x")))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_what_is_none_of_ours_is_passed_over(engine: MemoryEngine, wrong: bytes)
     assert agreement.unpacked(wrong) is None
     engine.put(SETTINGS, engine.identity + wrong, 1 << 62)
     engine.put(SETTINGS, b"x", 1 << 62)
-    assert agreement.noted(engine) == []
+    assert agreement.noted_by_others(engine) == []
 
 
 def beside(engine: MemoryEngine) -> MemoryEngine:
@@ -236,13 +236,13 @@ def beside(engine: MemoryEngine) -> MemoryEngine:
 
 def test_only_the_processes_that_live_count(engine: MemoryEngine) -> None:
     agreement.note(engine, ONE)
-    assert agreement.noted(engine) == []
+    assert agreement.noted_by_others(engine) == []
     dead = b"d" * IDENTITY_BYTES
     engine.put(SETTINGS, dead + ONE.packed(), 1 << 62)
-    assert agreement.noted(engine) == []
+    assert agreement.noted_by_others(engine) == []
     agreement.refuse_if_differs(engine, Used("redis://b"))
     other = beside(engine)
-    assert agreement.noted(other) == [told(ONE)]
+    assert agreement.noted_by_others(other) == [as_noted(ONE)]
     with pytest.raises(Differs):
         agreement.refuse_if_differs(other, Used("redis://b"))
     other.close()

@@ -148,17 +148,17 @@ def test_the_version_written_is_the_newest_that_all_read(
 
 def test_a_sealed_frame_opens_only_where_it_was_sealed() -> None:
     sealer = Sealer([bytes(range(32))])
-    data = pack(FRAME, sealer=sealer, place=b"site\0room")
-    assert unpack(data, sealer=sealer, place=b"site\0room") == FRAME
+    data = pack(FRAME, sealer=sealer, bound_to=b"site\0room")
+    assert unpack(data, sealer=sealer, bound_to=b"site\0room") == FRAME
     assert b"room" not in data
     for at in range(len(data)):
         changed = bytearray(data)
         changed[at] ^= 1
         with pytest.raises(NoFrame):
-            unpack(bytes(changed), sealer=sealer, place=b"site\0room")
+            unpack(bytes(changed), sealer=sealer, bound_to=b"site\0room")
     for wrong in (b"site\0other", b"other\0room"):
         with pytest.raises(NoFrame, match="seal"):
-            unpack(data, sealer=sealer, place=wrong)
+            unpack(data, sealer=sealer, bound_to=wrong)
     with pytest.raises(NoFrame, match="not sealed"):
         unpack(pack(FRAME), sealer=sealer)
     with pytest.raises(NoFrame, match="sealed"):

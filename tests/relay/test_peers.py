@@ -122,7 +122,7 @@ def test_what_was_missed_before_a_takeover_is_a_gap_by_a_frame_or_a_beat() -> No
     assert hearing.gaps == 4
     # The next relay of this machine goes on in the middle of that.
     hearing.hear(ALL, frame(9, term=3, kind=Kind.HELLO))
-    told = hearing.peers.told()
+    told = hearing.peers.to_report()
     heir = Hearing(ALL, TOPIC, other)
     heir.peers.learn(told, hearing.now)
     heir.hear(TOPIC, frame(11, term=3))
@@ -145,7 +145,7 @@ def test_the_next_relay_goes_on_with_what_the_former_told() -> None:
     former.hear(TOPIC, frame(5))
     former.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
     hearing = Hearing()
-    told = former.peers.told()
+    told = former.peers.to_report()
     hearing.peers.learn([*told, {"node": b"x"}, {**told[0], "term": "x"}, {}], former.now)
     assert hearing.peers.known.keys() == {NODE, OTHER}
     assert hearing.hear(TOPIC, frame(5)) == "late", "delivered by the former"
@@ -261,7 +261,7 @@ def test_an_answer_that_was_recorded_proves_nothing_to_another_relay_or_once_for
     )
     assert hearing.hear(ALL, answer) is None
     assert hearing.group(1, 3) is None
-    heir.peers.learn(hearing.peers.told(), hearing.now)
+    heir.peers.learn(hearing.peers.to_report(), hearing.now)
     assert heir.hear(ALL, answer) == "late"
     assert heir.group(2, 4) == "not proven"
     new = Proving()
@@ -282,8 +282,8 @@ def test_a_question_is_answered_once_and_a_machine_is_back_once_both_have_answer
     assert not hearing.peers.are_back(since)
     assert hearing.answer(2, 2) is None
     assert not hearing.peers.are_back(since), "it has asked"
-    assert hearing.peers.answers() == (b"question",)
-    assert hearing.peers.answers() == ()
+    assert hearing.peers.take_answers() == (b"question",)
+    assert hearing.peers.take_answers() == ()
     assert hearing.peers.are_back(since)
     assert not hearing.peers.are_back(since + 1)
 
@@ -302,7 +302,7 @@ def test_a_far_term_that_is_silent_gives_way_to_one_that_is_heard() -> None:
     hearing.hear(TOPIC, frame(7))
     assert hearing.hear(ALL, frame(1, term=LIMIT - 1, kind=Kind.BEAT)) is None, "forged"
     assert hearing.hear(TOPIC, frame(8)) == "late"
-    assert hearing.peers.told()[0]["late_at"] == hearing.now
+    assert hearing.peers.to_report()[0]["late_at"] == hearing.now
     hearing.now += EXPECTED + 1
     assert hearing.hear(TOPIC, frame(9)) is None
     assert hearing.hear(TOPIC, frame(9)) == "late"
@@ -340,7 +340,7 @@ def test_what_is_counted_of_the_farthest_numbers_fits_the_report() -> None:
     for term in range(1, 20):
         hearing.hear(ALL, frame(1, term, kind=Kind.HELLO))
         hearing.hear(TOPIC, frame(LIMIT - 1, term))
-    told = hearing.peers.told()
+    told = hearing.peers.to_report()
     assert unpackb(packb(told))[0]["gaps"] == told[0]["gaps"]
     heir = Peers()
     heir.learn([*told, {**told[0], "node": OTHER, "bytes": 1 << 64}], hearing.now)
@@ -352,7 +352,7 @@ def test_of_many_sequences_those_are_told_for_which_there_is_room() -> None:
     for number in range(300):
         hearing.now += 1
         hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=number.to_bytes(5, "big")))
-    told = hearing.peers.told()
+    told = hearing.peers.to_report()
     assert len(told) == MOST_TOLD
     assert told[0]["node"] == (299).to_bytes(5, "big"), "heard last"
     assert 0 < sum(len(each["sequences"]) for each in told) <= MOST_SEQUENCES_TOLD
