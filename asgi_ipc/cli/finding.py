@@ -20,6 +20,7 @@ from ..engines.shm.location import Location, described
 from ..engines.shm.lock_file import LockFileHeader
 from ..engines.shm.options import named_folder
 from ..exceptions import EngineUnavailable, OptionError, StoreUnavailable
+from .attempt import attempt
 from .choice import StoreChoice
 from .lock_files import header_of, location_of
 
@@ -97,6 +98,19 @@ def factory_named(engine: str) -> type[SharedMemoryEngine] | None:
         if issubclass(factory, SharedMemoryEngine) and factory.name == engine:
             found: type[SharedMemoryEngine] = factory
             return found
+    return None
+
+
+@cache
+def importable_engine(engine: str) -> type[SharedMemoryEngine] | None:
+    """Return the class of an engine over shared memory that can be imported; None for all others.
+
+    Imports it in a process of its own first, so that a crash does not end the command.
+    """
+    if not attempt(lambda: str(find(engine)))["works"]:
+        return None
+    with contextlib.suppress(Exception):
+        return engine_class(engine)
     return None
 
 
@@ -395,6 +409,7 @@ __all__ = [
     "engine_class",
     "factory_named",
     "find_store",
+    "importable_engine",
     "is_over_shared_memory",
     "locate",
     "name_of",

@@ -29,9 +29,9 @@ from ..engines.shm.store_memory import Damaged
 from ..engines.shm.tables import Reading, Tables
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .attempt import attempt
-from .doctor.orphans import Orphan, find_orphans
 from .finding import Base, Found, Site, bases, stores_in
 from .lock_files import in_use
+from .orphans import Orphan, find_orphans
 
 _STATES = {layout.IDLE, layout.COMMITTED, layout.FORMATTING}
 
@@ -95,7 +95,7 @@ def listed(directory: str | None = None) -> Iterator[Listed]:
         for found in stores_in(base):
             yield Listed(entry_of(found), found.site)
     if directory is None:
-        yield from orphans()
+        yield from listed_orphans()
 
 
 def _of_another_user(base: Base) -> list[Entry]:
@@ -250,7 +250,7 @@ def _contradictions(name: str, segment: LockedSegment, found: dict[str, Any]) ->
         yield f"the {name}s use more memory than there is"
 
 
-def orphans() -> Iterator[Listed]:
+def listed_orphans() -> Iterator[Listed]:
     """Yield this user's memory and locks that belong to no store, together by store."""
     by_store: dict[tuple[str, str | None], list[Orphan]] = {}
     # Memory first: locks are of the store whose folder they name, whichever engine that had.
@@ -278,4 +278,4 @@ def orphans() -> Iterator[Listed]:
         yield Listed(entry, None, tuple(found))
 
 
-__all__ = ["Entry", "Listed", "entry_of", "listed", "living", "memory_of", "orphans"]
+__all__ = ["Entry", "Listed", "entry_of", "listed", "listed_orphans", "living", "memory_of"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asgi_ipc.cli.doctor.orphans import Orphan
 from asgi_ipc.cli.listing import listed
+from asgi_ipc.cli.orphans import Orphan
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer

@@ -72,7 +72,7 @@ def command(
 
 def _orphans(choice: StoreChoice | None, remove_them: bool, as_json: bool) -> int:
     """Print what belongs to no store, and remove it if asked to; return the exit status."""
-    from ..doctor.orphans import find_orphans, remove_orphan
+    from ..orphans import find_orphans, remove_orphan
 
     found = find_orphans(_known(choice) if choice else [])
     for orphan in found:

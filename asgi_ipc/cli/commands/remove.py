@@ -14,7 +14,7 @@ from ..choice import StoreChoice
 from ..failures import FAILURES
 from ..finding import Site, is_over_shared_memory, locate
 from ..joining import hint_if_slow, join
-from ..listing import Listed, listed, orphans
+from ..listing import Listed, listed, listed_orphans
 from ..output import write, write_json
 from ..precautions import confirm, refuse_if_in_use, refuse_if_others
 
@@ -65,7 +65,7 @@ def command(
         if given.engine is not None or given.engine_option:
             raise click.UsageError("--stale and --orphans take --directory, and no engine")
         found = [each for each in listed(given.directory) if each.site and each.entry.stale] * stale
-        return _remove_several(found + list(orphans()) * is_orphans, yes, as_json)
+        return _remove_several(found + list(listed_orphans()) * is_orphans, yes, as_json)
     if choice is None:
         raise click.UsageError("no PREFIX given; pass a prefix, or --stale, or --orphans")
     if not is_over_shared_memory(choice):
@@ -134,7 +134,7 @@ def _remove_several(found: list[Listed], yes: bool, as_json: bool) -> int:
 
 def _remove_orphans(found: Listed) -> list[str]:
     """Remove orphaned memory; return in words what was kept."""
-    from ..doctor.orphans import remove_orphan
+    from ..orphans import remove_orphan
 
     for orphan in found.orphans:
         remove_orphan(orphan)

@@ -11,11 +11,12 @@ from typing import Any
 from asgi_ipc import __version__
 from asgi_ipc.engines import names
 
+from ..finding import importable_engine
 from .engines import look_at_store, try_engine
 from .machine import limits, look_at, packages, system
 from .memory import try_full, try_memory
 from .primitives import try_everywhere, try_in
-from .stores import directories, factory_of
+from .stores import directories
 
 #: Of the JSON report. Grows when a key changes its meaning or goes.
 FORMAT = 2
@@ -32,7 +33,7 @@ def examine(
     chosen = next(result for result in tried if result["name"] == engine)
     primitives = [*try_everywhere(), try_full()]
     for name, given in sorted(engines.items()):
-        factory = factory_of(name)
+        factory = importable_engine(name)
         if factory is not None:
             primitives += try_memory(name, factory, given, sizes, name == engine)
     for folder, users in folders.items():

@@ -24,9 +24,10 @@ from asgi_ipc.layers.sync import SyncIPCChannelLayer
 from asgi_ipc.metrics.readings import of_relay
 
 from ..attempt import PATIENCE, Failed, Other, attempt
+from ..finding import importable_engine
 from ..joining import statistics_of
 from ..lock_files import header_of, in_use, location_of
-from .stores import clear_away, factory_of
+from .stores import clear_away
 
 #: The least that all of them take.
 _TINY = {"channel_memory": 4 * SMALLEST, "group_memory": 2 * SMALLEST}
@@ -45,7 +46,7 @@ def try_engine(name: str, options: Mapping[str, Any], sizes: Mapping[str, int]) 
             if not large["works"]:
                 result |= large
     finally:
-        factory = factory_of(name)
+        factory = importable_engine(name)
         if factory is not None:
             # Does nothing after an attempt that went well.
             attempt(lambda: clear_away(factory, prefix, options))
@@ -159,7 +160,7 @@ def look_at_store(name: str, prefix: str, options: Mapping[str, Any]) -> dict[st
         "lock": None,
         "relay": None,
     }
-    factory = factory_of(name)
+    factory = importable_engine(name)
     if factory is None:
         return result | {
             "works": None,

@@ -1,39 +1,25 @@
-"""Engines over shared memory, as far as the doctor can import them, and its own stores."""
+"""The folders that the doctor looks into, and the removal of its own stores."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from asgi_ipc.engines import find
 from asgi_ipc.engines.shm.bells import bells_in
 from asgi_ipc.engines.shm.directory import StoreDirectory, remove_if_empty
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.exceptions import OptionError, StoreUnavailable
 
-from ..attempt import attempt
+from ..finding import importable_engine
 from ..lock_files import directory_of, header_of, location_of, remove_store
-
-
-@cache
-def factory_of(engine: str) -> type[SharedMemoryEngine] | None:
-    """The class of an engine over a `Segment`, or None for others, and for one not to be had."""
-    if not attempt(lambda: str(find(engine)))["works"]:
-        return None
-    with contextlib.suppress(Exception):
-        factory = find(engine)
-        if isinstance(factory, type) and issubclass(factory, SharedMemoryEngine):
-            return factory
-    return None
 
 
 def directories(engines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return the folders in which stores are made, each with the engines that use it."""
     found: dict[str, list[str]] = {}
     for name, options in sorted(engines.items()):
-        factory = factory_of(name)
+        factory = importable_engine(name)
         if factory is None:
             continue
         with contextlib.suppress(StoreUnavailable, OptionError):

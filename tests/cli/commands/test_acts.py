@@ -15,8 +15,8 @@ import pytest
 
 from asgi_ipc.cli import snapshot
 from asgi_ipc.cli.commands import drain, tail
-from asgi_ipc.cli.doctor.orphans import Orphan
 from asgi_ipc.cli.limits import TooLate
+from asgi_ipc.cli.orphans import Orphan
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer

@@ -21,8 +21,8 @@ from asgi_ipc.engines.shm.segment import Location, Owner, Segment, public_token
 from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in, store_id_in
 from asgi_ipc.exceptions import StoreUnavailable
 
-from ..lock_files import header_of
-from .stores import factory_of
+from .finding import importable_engine
+from .lock_files import header_of
 
 #: Why something is kept whose store's path is not recorded.
 _UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"
@@ -54,7 +54,7 @@ def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
     mapped = _mapped()
     found = []
     for engine in names():
-        factory = factory_of(engine)
+        factory = importable_engine(engine)
         if factory is None or factory.unavailable():
             continue
         for locator in factory.segment.left():
@@ -75,7 +75,7 @@ def remove_orphan(orphan: Orphan) -> None:
             if os.lstat(orphan.name).st_uid == os.geteuid():
                 os.unlink(orphan.name)
         return
-    factory = factory_of(orphan.engine)
+    factory = importable_engine(orphan.engine)
     if factory is not None:
         with (
             contextlib.suppress(FileNotFoundError),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.doctor.orphans import Orphan, find_orphans, remove_orphan
+from asgi_ipc.cli.orphans import Orphan, find_orphans, remove_orphan
 from asgi_ipc.engines.shm import store_memory
 from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.heap import layout
