@@ -45,7 +45,11 @@ class RelayLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
     async def getaddrinfo(self, host: Any, port: Any, **how: int) -> Any:
-        """Resolve a name. Raises `OSError`."""
+        """Resolve a name in a daemon thread of its own. Raises `OSError`.
+
+        A name server may be silent for long. asyncio would wait for the threads of its executor at
+        the end of the loop, and Python at the end of the process.
+        """
         found: asyncio.Future[Any] = self.create_future()
 
         def tell(addresses: Any, error: Exception | None) -> None:
@@ -69,12 +73,12 @@ class RelayLoop(asyncio.SelectorEventLoop):
         return await found
 
     def after_fork_in_child(self) -> None:
-        """Close what the parent has open in this loop, of which the thread is not here."""
+        """Close what the parent has open in this loop, whose thread does not exist in the child."""
         watched = {key.fd for key in (self._watched.get_map() or {}).values()}
         # Both ends of the pipe that wakes the loop. If asyncio renames them, one end of it stays
         # open, which does no harm.
         pipe = [getattr(self, name, None) for name in ("_ssock", "_csock")]
-        # By their objects, which then know that they are closed.
+        # Closed by their objects, so that a finalizer does not close the descriptor again.
         for sock in [*self._connected.alive(), *pipe]:
             if isinstance(sock, socket.socket):
                 watched.discard(sock.fileno())
@@ -88,12 +92,12 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine in a `RelayLoop`, then end what is left there, as `asyncio.run` does."""
     loop = RelayLoop()
     try:
-        return loop.run_until_complete(_whole(main))
+        return loop.run_until_complete(_with_clean_up(main))
     finally:
         loop.close()
 
 
-async def _whole(main: Coroutine[Any, Any, _T]) -> _T:
+async def _with_clean_up(main: Coroutine[Any, Any, _T]) -> _T:
     loop = asyncio.get_running_loop()
     try:
         return await main
@@ -113,7 +117,7 @@ _inherited: list[RelayLoop] = []
 
 def _after_fork_in_child() -> None:
     inherited = _loops.alive()
-    # Once: a child of this child has nothing more to close.
+    # Cleared, as a child of this child has nothing more to close.
     _loops.clear()
     _inherited.extend(inherited)
     for loop in inherited:

@@ -35,19 +35,19 @@ class RelayThread:
         self._stopped = False
         #: The relay, once it has begun.
         self.relay: Relay | None = None
-        # A daemon, as the interpreter waits for others before it calls what ends this one.
-        self._thread = threading.Thread(target=self._work, name="asgi_ipc relay", daemon=True)
+        # A daemon: the interpreter waits for other threads before it calls what ends this one.
+        self._thread = threading.Thread(target=self._run, name="asgi_ipc relay", daemon=True)
 
     def start(self) -> None:
-        """Begin, in the thread."""
+        """Start the thread. Raises `RuntimeError` if there can't be one more."""
         self._thread.start()
 
     def is_alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether the thread has not ended yet."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End it and give up the role; waits for that, for a short time at most."""
+        """End the relay and give up the role. Blocks until that is done, `_PATIENCE` at most."""
         self._stopped = True
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
@@ -56,10 +56,10 @@ class RelayThread:
         if threading.current_thread() is not self._thread:
             self._thread.join(_PATIENCE)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         self._failures.begun()
         try:
-            run(self._main())
+            run(self._relay())
         except (StoreUnavailable, StoreCorrupt, Differs) as error:
             _log.error("relay %s ended: %s", self._options.shown, error)
         except Exception as error:
@@ -68,12 +68,12 @@ class RelayThread:
                 return
             self._failures.failed(error, self._options.shown)
         finally:
-            # Another process goes on at once, or this one at its next look.
+            # Another process begins to relay at once, or this one at its next look.
             with contextlib.suppress(StoreUnavailable, StoreCorrupt):
                 self._machine.engine.release(RELAY)
                 vacate(self._machine.engine)
 
-    async def _main(self) -> None:
+    async def _relay(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         if self._stopped:
             return

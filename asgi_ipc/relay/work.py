@@ -101,7 +101,7 @@ class Work:
             *(self._push(wire, record) for record in records), return_exceptions=True
         )
         try:
-            results = await _to_its_end(pushing)
+            results = await _until_answered(pushing)
         finally:
             self.is_pushing = False
         for result in results:
@@ -127,7 +127,7 @@ class Work:
             pushed = await wire.push(name, frame, lifetime, capacity)
         except WireRefused as error:
             self._counts.dropped("refused by the server")
-            self._tell_refused(error)
+            self._note_refusal(error)
             return
         except (WireError, asyncio.CancelledError):
             self._counts.dropped("outcome unknown")
@@ -140,7 +140,7 @@ class Work:
             self._counts.dropped("shared channel full")
         if pushed.refused is not None or pushed.length >= capacity:
             self._full[name] = capacity
-            self._tell_full(name)
+            self._mark_full(name)
 
     def _packed(self, name: bytes, body: bytes, lifetime: int) -> bytes:
         frame = RelayFrame(
@@ -151,7 +151,7 @@ class Work:
         bound_to = queue_binding(options.prefix, name)
         return pack(frame, options.formats[0], options.sealer, bound_to)
 
-    def _tell_full(self, name: bytes) -> None:
+    def _mark_full(self, name: bytes) -> None:
         engine = self._engine
         # If the store has no room, senders learn of that themselves.
         with contextlib.suppress(ChannelFull):
@@ -165,13 +165,13 @@ class Work:
                 try:
                     length = await wire.length(name)
                 except WireRefused as error:
-                    self._tell_refused(error)
+                    self._note_refusal(error)
                     length = capacity
                 if length < capacity:
                     del self._full[name]
                     self._engine.remove(FULL, name)
                 else:
-                    self._tell_full(name)
+                    self._mark_full(name)
 
     # ---- from the server
 
@@ -216,7 +216,7 @@ class Work:
             for name, number in self._missing().items():
                 if number > 0:
                     popping = asyncio.ensure_future(self._pop(wire, name, min(number, _MOST)))
-                    found += await _to_its_end(popping)
+                    found += await _until_answered(popping)
             if not found:
                 # All queues are empty for which a receiver waits, and the wire is armed on them.
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -228,14 +228,14 @@ class Work:
         try:
             frames = await wire.pop(name, limit)
         except WireRefused as error:
-            self._tell_refused(error)
+            self._note_refusal(error)
             return 0
         for frame in frames:
             self._deliver(name, frame)
         return len(frames)
 
-    def _tell_refused(self, error: WireRefused) -> None:
-        """Tell that the server refuses commands for queues; groups and the rest go on without."""
+    def _note_refusal(self, error: WireRefused) -> None:
+        """Note and log that the server refuses commands for queues; all else goes on."""
         self.refused, self.refused_at = str(error), self._engine.clock()
         now = time.monotonic()
         if now >= self._tells_at:
@@ -284,7 +284,7 @@ class Work:
 
         Also what a former relay of this machine had taken.
         """
-        self._taken.update(self._lying())
+        self._taken.update(self._channels_with_messages_here())
         while True:
             await asyncio.sleep(LOOK_TAKEN)
             for name in list(self._taken):
@@ -293,10 +293,10 @@ class Work:
                     self._taken.discard(name)
                 elif counts["oldest_age"] >= GRACE * 1e9:
                     surplus = counts["pending"] - self._receivers(name)
-                    while surplus > 0 and await self._return(wire, name):
+                    while surplus > 0 and await self._push_back(wire, name):
                         surplus -= 1
 
-    def _lying(self) -> list[bytes]:
+    def _channels_with_messages_here(self) -> list[bytes]:
         """Return the shared channels of which messages lie in the store."""
         shares = self._options.shares
         return [
@@ -326,7 +326,7 @@ class Work:
             engine.remove(WAITING, member)
         return len(waiting) - len(dead)
 
-    async def _return(self, wire: Wire, name: bytes) -> bool:
+    async def _push_back(self, wire: Wire, name: bytes) -> bool:
         """Put the oldest message that lies in the store at the end of its queue on the server.
 
         Return whether that could be done.
@@ -337,7 +337,7 @@ class Work:
             try:
                 pushed = await wire.push(name, frame, lifetime / 1e9, _ANY)
             except WireRefused as error:
-                self._tell_refused(error)
+                self._note_refusal(error)
                 self._engine.restore(name, record)
                 return False
             except (WireError, asyncio.CancelledError):
@@ -350,7 +350,7 @@ class Work:
         return False
 
 
-async def _to_its_end(call: asyncio.Future[_T]) -> _T:
+async def _until_answered(call: asyncio.Future[_T]) -> _T:
     """Wait for a call to the server; if cancelled, first for its answer, for `_FAREWELL` at most.
 
     A relay that ends must not lose what is under way.
