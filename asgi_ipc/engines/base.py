@@ -65,7 +65,7 @@ Processes (capability ``crosses_processes``)
        store is replaced, its roles are free in the new one; the next `hold` tells.
   E33  (Capability ``blocking``:) a call that can't reach the server raises `StoreUnavailable`, and
        `OutcomeUnknown` if the server may have carried it out; the engine then does not repeat it by
-       itself. The next call works if the server is back; nobody has to open the engine again.
+       itself. The next call works if the server is back; the engine need not be opened again.
   E34  (Capability ``lease``:) a process of which the server hears nothing for ``lease`` seconds
        counts as dead (E17). If it was stopped, ``lapses`` grows in it within ``lease`` seconds of
        going on. From then on its records and memberships last as those of a new process, and the

@@ -209,7 +209,7 @@ class _Store:
             dead = [entry for entry in entries if entry.deadline <= now]
             self.count(queue, "expired", len(dead))
             self.left(queue, dead)
-            queue.entries = live  # At once: who peeks has no lock.
+            queue.entries = live  # In one step: `peek` takes no lock.
             queue.soonest = min((entry.deadline for entry in live), default=_NEVER)
             queue.in_order = not live
         self.changing = False

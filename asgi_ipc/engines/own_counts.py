@@ -1,4 +1,4 @@
-"""What a process has counted since its store was made, of what it has counted since it began.
+"""The part of a process's counts that belongs to its present store.
 
 Layers note all that their process has counted (`asgi_ipc.engines.base.Engine.note`). If another
 store took the place of the one that the engine had open, the counts of that one are no part of it.

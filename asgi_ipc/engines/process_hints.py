@@ -90,8 +90,8 @@ def readable(text: str) -> str:
 def without_secrets(words: Iterable[str], are_whole: bool = True) -> list[str]:
     """Return the words of a command line without the credentials in URLs and options of relays.
 
-    They are hidden from those who read over a shoulder or get a report, and no more: the system
-    shows command lines to every user. If words are not whole, what follows such an option is
+    That hides them from readers of a screen or a report, and from nobody else: the system shows
+    command lines to every user. If words are not whole, what follows such an option is
     hidden up to the next one.
     """
     found: list[str] = []

@@ -304,7 +304,7 @@ class Signaller:
 
     def close(self) -> None:
         """Close the writers."""
-        # Noted first: who signals just now asks for it afterwards.
+        # Set first: a thread that signals just now asks for it afterwards.
         self._closing = True
         lock = self._lock
         if lock._is_owned():

@@ -1,7 +1,7 @@
 """The full check of a store: every word accounted for, every record in exactly one place.
 
-For tests, and for a user who wants to know. Needs the lock of the segment, and no kill
-in the middle of a change since the last entry (entering repairs that). It changes
+For tests, and for `asgi-ipc check`. The caller holds the segment's lock, or has made a copy, and
+has entered the segment before, which completes the changes of killed processes. The check changes
 nothing, and ends on any contents: each loop is bounded by how many records there can be.
 
 Memory is bounded, too: what is large is read in slices of `SLICE` words, and each handle in use

@@ -62,7 +62,7 @@ class StoreDirectory:
         raise unusable("make the directory", location.directory, refusal) from refusal
 
     def share(self) -> StoreDirectory:
-        """Return it for one user more, who closes it in turn."""
+        """Return it for one more holder, which closes it too."""
         self._users.append(None)
         return self
 
@@ -291,8 +291,8 @@ def check_way(path: str, location: Location) -> None:
     Such a user can rename in one of the folders that the path passes through. Raises
     `StoreUnavailable`, and OSError for what can't be reached.
     """
-    # The owner of the root directory is root, under whatever number this process sees him: in
-    # a container with users of its own he may be one who has none.
+    # The owner of the root directory is root, under whatever number this process sees: in a
+    # container with users of its own, root of the host may have none.
     trusted = {0, os.geteuid(), os.lstat("/").st_uid}
     rest = [part for part in reversed(path.split("/")) if part]
     here, folder = "/", os.lstat("/")

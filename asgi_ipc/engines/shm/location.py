@@ -14,7 +14,7 @@ FOLDER_BYTES = 56
 
 
 class Location(NamedTuple):
-    """Where a store lives, and who may use it."""
+    """Where a store lies, and which users may use it."""
 
     #: The store's own directory.
     directory: str

@@ -1,8 +1,8 @@
-"""The lock file: who is inside a store, which processes are alive, where its memory is.
+"""The lock file: which processes are inside a store and alive, and where its memory is.
 
 The locks are those of `locks`. Closing any descriptor of the file can drop all of the
-process's locks on it, so a process opens each lock file once, in the registry below,
-nothing maps it, and it is closed only when nobody here needs it.
+process's locks on it. So a process opens each lock file once, in the registry below, never maps it,
+and closes it only when no store here needs it.
 
 Its bytes hold a `LockFileHeader`, which is read and written under the OPENING lock only. Neither
 their layout nor which bytes are locked changes with the version: a store of another one can be
@@ -53,8 +53,8 @@ READY, REMOVED = 1, 2
 class LockFileHeader(NamedTuple):
     """What the lock file says of its store.
 
-    Anybody who may use the store can write it, so it names nothing but the store: where memory
-    and locks are follows from the store's id, and is compared with it before it is used.
+    Every user of the store can write it, so it names nothing but the store: where memory and locks
+    are follows from the store's id, and is compared with it before it is used.
     """
 
     #: READY once both segments are complete, REMOVED while they are being removed, else 0.
@@ -149,7 +149,7 @@ class LockFile:
 
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
-        """Be alone among those who open the store, or remove it. Raises `Gone` if it is removed.
+        """Hold OPENING: no other process opens or removes the store. Raises `Gone` if one has.
 
         Waits at most `OPENING_LIMIT` seconds for the others, then raises `StoreUnavailable`.
         """
@@ -208,7 +208,7 @@ class LockFile:
             self.directory.close()
 
     def _adopt(self, descriptor: int) -> LockFile:
-        """One user more, who came with a descriptor that must not be closed yet."""
+        """Return it for one user more, with a descriptor of its own that must not be closed yet."""
         self._users += 1
         self._more_descriptors.append(descriptor)
         return self

@@ -1,7 +1,7 @@
 """Engine ``mmap``: files mapped into memory, in one directory with locks and wake-ups.
 
-For machines without shared memory, and for containers that share a volume. On a disk
-the system writes the pages back as it sees fit; nobody waits for that.
+For machines without shared memory, and for containers that share a volume. On a disk the system
+writes the pages back as it sees fit, and no call waits for that.
 """
 
 from __future__ import annotations

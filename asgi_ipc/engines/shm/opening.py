@@ -52,7 +52,7 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 def _outside() -> int:
-    """For `warnings.warn`, the stacklevel of whoever called this package."""
+    """Return the stacklevel of the caller of this package, for `warnings.warn`."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
@@ -218,7 +218,7 @@ class _Opening:
         elif not self._options.make:
             raise self._none()
         elif store.lock_file.in_use(b""):
-            # It was emptied by hand: those who are inside must see that this is not the store.
+            # It was emptied by hand: processes inside must see that this is not the store.
             self._note(
                 f"the lock file of the store at {self._path!r} was emptied while "
                 "processes used it; it was replaced, and they will follow"
@@ -345,7 +345,8 @@ class _Opening:
     def _check_taken(self, kind: int, segment: Segment, locator: str) -> None:
         """Refuse memory that a member of the group has made larger than it was.
 
-        It costs him nothing, and who uses it would take all the memory of the machine for it.
+        It costs that member nothing, and a process that uses it would take all of the machine's
+        memory for it.
         """
         fixed = Geometry.of(kind, segment.view.nbytes).first_extent * WORD
         if (

@@ -161,7 +161,7 @@ class Processes:
         words = self._words
         low, high = memoryview(identity.ljust(16, b"\0")).cast("Q")
         row = self._row(slot)
-        # Of nobody, until the identity is there.
+        # The row belongs to no process until the identity is there.
         words[row + layout.P_PID], words[row + layout.P_STARTED] = os.getpid(), start
         words[row + layout.P_JOINED] = now
         for word in range(row + layout.P_COUNTS, row + layout.P_SEEN):

@@ -19,8 +19,8 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
       OSError (such as ENOSPC) instead of letting a later touch fail, however full the system
       becomes meanwhile. Reserving bytes again takes no memory and changes no byte. `head` reads
       the beginning without reserving it.
-  G5  `owner` returns who made the memory, who may write it, and its number of links: those of the
-      attached memory, even if its locator now names other memory.
+  G5  `owner` returns the user who made the memory, its permissions, and its number of links: those
+      of the attached memory, even if its locator now names other memory.
   G6  `close` releases this process's mapping, after `view` has been released. `unlink` removes the
       attached memory for later openers; processes that have it attached keep it. `unlink` does
       nothing if the memory is already removed, and never removes other memory that has taken the
@@ -28,8 +28,8 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
       `is_linked` whether it is still there.
   G7  `left` lists the locators of all memory that this user has made through this class, whether
       a store still uses it or not; an empty list if the system does not tell.
-  G8  `give_back` may return to the system what lies wholly within these bytes; nobody touches them
-      until `reserve` covers them anew, and then they have any content. All other bytes keep
+  G8  `give_back` may return to the system what lies wholly within these bytes; no process touches
+      them until `reserve` covers them anew, and then they have any content. All other bytes keep
       theirs. It returns whether it did so. A Segment whose system can't, or where `reserve` could
       not get them again, does nothing and returns False, also for no bytes at all.
 """

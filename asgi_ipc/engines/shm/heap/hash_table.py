@@ -1,7 +1,7 @@
 """The hash table of a segment: buckets that hold the first handle of a chain of records.
 
-Names are hashed with a key that each store makes for itself: whoever may choose names can't
-choose such that fall into one bucket.
+Names are hashed with a key that each store makes for itself, so an attacker who may choose names
+can't choose names that fall into one bucket.
 
 Everything here needs the segment's lock.
 """

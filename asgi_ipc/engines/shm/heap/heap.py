@@ -5,11 +5,11 @@ When no extent is free and none can be reserved, the extent with the least live 
 handle, and makes every hole usable in the end: there is no fragmentation that could
 refuse a record while there is room for it.
 
-Everything here needs the segment's lock, and nobody holds that for long. What may take long
-is made of many whole changes and *spends* the credit of its hold as it goes. When that is used
-up it raises `Pause`; the operation releases the lock, takes it anew and is called again, from
-its beginning: it finds done what was done. Until an extent that is being cleaned (CLEANING) is
-empty no new record is added, as that might take the room that its records move to.
+Everything here needs the segment's lock, and no process holds that for long. Work that may take
+long is made of many whole changes, and *spends* the credit of its hold as it goes. When that is
+used up it raises `Pause`: the operation releases the lock, takes it anew, and calls the work again
+from its beginning, which finds done what was done. Until an extent that is being cleaned (CLEANING)
+is empty, no new record is added, as that might take the room that its records move to.
 """
 
 from __future__ import annotations

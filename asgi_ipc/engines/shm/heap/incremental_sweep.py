@@ -101,10 +101,11 @@ class IncrementalSweep:
         return True
 
     def _is_worth_it(self, now: int) -> bool:
-        """Whether a full segment may have room after a round, for one who came at ``now``.
+        """Return whether a full segment may have room after a round, for a call made at ``now``.
 
-        It refuses fast: only if something has expired, enough has gone for queues to be empty,
-        or a while has passed (what the dead left); and if no round has been made since.
+        A full store must refuse fast. So only if something has expired, if enough has gone for
+        queues to be empty, or if a while has passed, in which processes may have died; and if no
+        round was made since.
         """
         words = self._words
         return self.soonest() <= now or (

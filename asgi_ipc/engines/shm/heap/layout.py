@@ -133,7 +133,7 @@ SWEPT_DEATHS = 52  #: what DEATHS (of the channels) was when it began
 
 RINGS = 53  #: queues that have a ring
 TAGS = 54  #: queues ever made; no flush takes that back
-TAKEN = 55  #: somebody seems to have the lock: a hint for who waits for it
+TAKEN = 55  #: a process seems to hold the lock: a hint for those that wait for it
 BACKLOG = 56  #: RING records that rings have besides their one
 
 LIVE = 57  #: words of all live records
@@ -155,7 +155,7 @@ RETURNED_EXTENTS = 75  #: length of that list
 RETURN_PENDING = 76
 TOUCHED = 77  #: extents that may have memory; no flush takes that back
 TRIMMING = 78  #: 1: those from EXTENTS_USED to TOUCHED are being given back
-#: Grows when extents are about to be given back: who has read it since touches none of them.
+#: Grows when extents are about to be given back: a process that has read it since touches none.
 RETURNS = 79
 RESTORED = 80  #: records put back, which GONE does not count any more
 
@@ -209,13 +209,13 @@ M_LINK, M_DEADLINE, M_SIZE, M_WORDS = 1, 2, 3, 4
 LINK_MASK = (1 << 32) - 1
 
 # Words of a QUEUE. TAG is TAG_MARK and a number that no other queue of this store ever had:
-# whoever remembers where a queue is sees by it whether it still is there. HEADS holds where
+# a process that remembers where a queue is sees by it whether it still is there. HEADS holds where
 # both lists begin: bits 0..31 (BEHIND_SHIFT) the one that is younger than the ring, bits 32..63
 # (FRONT_SHIFT) the one that is older. TAIL is the end of the younger one, and means nothing while
 # that is empty. BELL is the first of its waiters; the list has the others, and is empty while
 # BELL is 0. PUSHED and GONE are those of both lists, and of rings that it had before.
-# Those from TAG on are read together, at fixed distances: by who looks without the lock, to
-# whom IN must be the last (`Queues.peek`), by pushes through a ring up to SOONEST, and by pops.
+# Those from TAG on are read together, at fixed distances: by looks without the lock, for which IN
+# must be the last (`Queues.peek`), by pushes through a ring up to SOONEST, and by pops.
 Q_TAG, Q_OUT, Q_RING_OUT, Q_HEADS, Q_RING_IN, Q_IN = 1, 2, 3, 4, 5, 6
 Q_BELL, Q_WAIT_FIRST, Q_OWNER, Q_HIGH_WATER, Q_SOONEST = 7, 8, 9, 10, 11
 Q_CHAIN, Q_TAIL, Q_WAIT_LAST, Q_PUSHED, Q_GONE = 12, 13, 14, 15, 16

@@ -135,7 +135,7 @@ def record_locks_fail(path: str, descriptor: int) -> str | None:
     raises nothing; but a system that has Linux's C library without Linux's locks only
     imitates Linux, and has been known to hand one lock to several processes (WSL1).
     """
-    # Bytes of this trial's own, so that others who try at the same time don't count.
+    # A byte of this trial's own, so that other processes' trials at the same time don't count.
     byte = TRIAL + secrets.randbelow(TRIAL)
 
     def take() -> bool:

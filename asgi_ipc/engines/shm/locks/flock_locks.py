@@ -165,8 +165,8 @@ class FileLocks:
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
-        # The lock file goes on using the lock file's, so that one is replaced. If the file
-        # is no more, then so is the store, and nobody needs what the parent may hold.
+        # The descriptor of the lock file stays in use, so it is replaced. If the file is no more,
+        # the store is gone too, and no process needs what the parent may hold.
         with contextlib.suppress(OSError):
             own = again(self._path, self._lock_file)
             os.dup2(own, self._lock_file, inheritable=False)
@@ -231,7 +231,7 @@ def _is_locked(directory: StoreDirectory, name: str) -> bool:
     except OSError as error:
         raise unusable(path, error) from error
     try:
-        # Shared, so that two who look at once don't take each other for the holder.
+        # Shared, so that two processes that look at once don't take each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in HELD:
@@ -256,7 +256,7 @@ def flocks_fail(path: str, descriptor: int) -> str | None:
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError as error:
-        # Taken by somebody who is just opening the store: then it works.
+        # Taken by a process that is just opening the store: so locks work.
         if error.errno not in HELD:
             return error.strerror or str(error)
     finally:

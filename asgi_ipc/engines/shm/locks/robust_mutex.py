@@ -1,4 +1,4 @@
-"""A semaphore that recovers from the death of its holder: flags in shared memory say who is at it.
+"""A semaphore that recovers from the death of its holder, by flags in shared memory.
 
 Taking a semaphore costs no system call, but the kernel does not release it for a process that is
 killed. Three things make up for that:
@@ -70,8 +70,8 @@ _set = re.compile(rb"[^\0]").finditer
 
 
 def open_semaphore(name: str) -> Any:
-    """The semaphore of that name. Raises OSError, FileNotFoundError if there is none."""
-    # Of the kind, 1, that whoever likes may give back; at most once, says the next number.
+    """Return the semaphore of that name. Raises OSError, FileNotFoundError if there is none."""
+    # Kind 1 may be released by any process; the next number is its largest value.
     return SemLock._rebuild(0, 1, 1, name)
 
 

@@ -1,10 +1,11 @@
 """Record locks, and semaphores for what is locked all the time: the kind that is the rule on Linux.
 
-Being inside a segment takes two system calls with any lock that the kernel gives back for the
-dead; with a `robust_mutex` it takes none. Opening, and who is alive, stay with record locks.
+Being inside a segment takes two system calls with any lock that the kernel releases for a dead
+holder; with a `robust_mutex` it takes none. Opening, and which processes are alive, stay with
+record locks.
 
-Semaphores, and the marks that belong to them, lie under /dev/shm, whatever the engine. Whoever
-sees the lock file must see them too. So this kind is chosen for the folder that a user has by
+Semaphores, and the flags that belong to them, lie under /dev/shm, whatever the engine. Each process
+that sees the lock file must see them too. So this kind is chosen for the folder that a user has by
 default, and for one that lies there itself; in any other folder, which containers with different
 /dev/shm may share, record locks do.
 """
@@ -46,7 +47,7 @@ _SIZE = 64
 _USED = {"_rebuild", "_after_fork", "_count", "_is_zero", "acquire", "release"}
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Bytes of the lock file. A gate for each mutex, and the slots among the bytes that tell all
-#: versions that somebody uses a store (`locks.FIRST_SLOT`).
+#: versions that a process uses a store (`locks.FIRST_SLOT`).
 _RECOVERY_LOCKS = {CHANNELS_LOCK: 3, GROUPS_LOCK: 4}
 _FIRST_LOCK_SLOT = 1 << 16
 
@@ -113,9 +114,9 @@ def _is_foreign(path: str) -> bool:
 
 
 def _make_semaphore(path: str, mode: int) -> None:
-    """A semaphore that somebody has, as which zeros are taken.
+    """Make a semaphore that is held: a file of zeros is one.
 
-    `sem_open` would first make a file of a random name: one more to be left by who is killed.
+    `sem_open` would first make a file of a random name, which a killed process would leave.
     """
     descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
     give(descriptor, _SIZE, mode, None)
@@ -299,7 +300,7 @@ class SemaphoreLocks(RecordLocks):
 
 
 def are_seen_by_all(location: Location, descriptor: int) -> bool:
-    """Whether who sees the lock file will see semaphores too, and may use and remove them."""
+    """Return whether all processes that see the lock file see semaphores, and may remove them."""
     if location.gid is not None:
         return False
     with contextlib.suppress(OSError):

@@ -65,9 +65,9 @@ class ArmedBells:
         change[queue + layout.Q_WAIT_LAST] = node
 
     def take(self, change: Change, queue: int) -> int:
-        """Take the first bell off a queue with a change; 0 if there is none.
+        """Take the first bell off a queue with a change, and return it; 0 if there is none.
 
-        Its process may be gone: whoever signals it finds out, and asks for the next.
+        Its process may be gone: the process that signals it finds out, and asks for the next.
         """
         words = self._words
         bell = words[queue + layout.Q_BELL]
@@ -108,7 +108,10 @@ class ArmedBells:
         return True
 
     def drop_dead(self, queue: int, everybody: bool = False) -> bool:
-        """Forget the dead in front, or everybody; True if somebody is left. May `Pause`."""
+        """Take the bells of dead processes in front off a queue, or with ``everybody`` all bells.
+
+        Return whether a bell is left. May `Pause`.
+        """
         words = self._words
         for _ in range(layout.NODES + 1):
             bell = words[queue + layout.Q_BELL]

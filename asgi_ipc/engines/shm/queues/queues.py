@@ -234,7 +234,7 @@ class Queues:
         change: Change = {}
         self._lists.append(change, address, payload, deadline, _lifetime(deadline, now))
         if owner and not words[address + Q_OWNER]:
-            # Made by a reader that waited, who did not say whose it is.
+            # A reader that waited has made the queue, without its owner.
             change[address + Q_OWNER] = self._processes.owner_word(owner)
         change[address + Q_PUSHED] = words[address + Q_PUSHED] + 1
         change[PUSHED] = words[PUSHED] + 1

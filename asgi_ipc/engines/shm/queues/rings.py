@@ -287,7 +287,7 @@ class Rings:
     ) -> bool:
         """Put a message that was taken back with ``change``; False if there is no room for it.
 
-        There is where it was taken from, as long as nobody has pushed so much meanwhile.
+        There is room where it was taken from, unless the ring has filled up meanwhile.
         """
         words = self._words
         ring, into, out = (

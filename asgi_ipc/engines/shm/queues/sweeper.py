@@ -91,9 +91,9 @@ class Sweeper:
         return soonest_of(words, address)
 
     def expire(self, address: int, now: int) -> int:
-        """Drop what has expired in a queue, wherever it stands; how many messages are left.
+        """Drop what has expired in a queue, wherever it stands; return how many messages are left.
 
-        May `Pause`, and goes on where it stopped, whoever calls it then.
+        May `Pause`; the next call, in any process, goes on where it stopped.
         """
         words = self._words
         while soonest_of(words, address) <= now:
