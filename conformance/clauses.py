@@ -56,7 +56,7 @@ Ours
        lock, membership or memory behind.
   O3   Every dropped message is counted by reason.
   O4   Both surfaces, any number of threads, loops and forked children may share one store.
-  O6   A channel of a living process on which nobody has received for longer than five times
+  O6   A channel of a living process that was not received on for longer than five times
        `expiry`, and of which a message has expired meanwhile, is suspended from its groups; the
        next receive on it restores its memberships. It can be switched off.
   O10  With serializer ``"extended"`` Decimal, datetime, date, time, timedelta, UUID, set and

@@ -201,7 +201,7 @@ def _zone_bytes(zone: tzinfo | None) -> bytes:
             return b"n" + _offset.pack(offset // _MICROSECOND) + name.encode()
         except UnicodeEncodeError:
             raise Bad(ValueError, f"has a time zone whose name is no text: {brief(name)}") from None
-    # Imported by whoever made such a zone.
+    # Only if the program has imported it, without which it has no such zone.
     zoneinfo = sys.modules.get("zoneinfo")
     if zoneinfo is not None and isinstance(zone, zoneinfo.ZoneInfo) and zone.key:
         return b"z" + str(zone.key).encode()

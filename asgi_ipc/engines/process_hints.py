@@ -90,9 +90,9 @@ def readable(text: str) -> str:
 def without_secrets(words: Iterable[str], are_whole: bool = True) -> list[str]:
     """Return the words of a command line without the credentials in URLs and options of relays.
 
-    That hides them from readers of a screen or a report, and from nobody else: the system shows
-    command lines to every user. If words are not whole, what follows such an option is
-    hidden up to the next one.
+    That hides them from readers of a screen or a report, and not from users of the machine: the
+    system shows command lines to every user. If words are not whole, what follows such an option
+    is hidden up to the next one.
     """
     found: list[str] = []
     is_value = goes_on = False

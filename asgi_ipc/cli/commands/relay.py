@@ -30,7 +30,7 @@ _log = logging.getLogger("asgi_ipc")
 
 #: JSON of ``relay_options``.
 _VARIABLE = "ASGI_IPC_RELAY_OPTIONS"
-#: Characters of a file of options, and the rights that nobody may have on it but its owner; a group
+#: Most characters of a file of options, and the rights that only its owner may have on it; a group
 #: may read it.
 _LARGEST, _OTHERS = 64 * 1024, 0o027
 #: Seconds between two looks for the store, and for the role while another process leaves it.

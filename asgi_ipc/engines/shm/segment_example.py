@@ -92,7 +92,7 @@ class ExampleSegment:
         raise NotImplementedError
 
     def owner(self) -> Owner:
-        """Tell who made the memory, and its permission bits (G5), as the kernel has them.
+        """Return the user who made the memory, and its permission bits (G5), as the kernel knows.
 
         Called before anything in the memory is believed: memory that others may write is
         refused, and so is a file that has more than one name (``links``). It must be true of

@@ -181,7 +181,7 @@ class SemaphoreLocks(RecordLocks):
     def _attach(self, store_id: bytes) -> None:
         foreign = [path for path in _files(store_id) if _is_foreign(path)]
         if foreign:
-            # The name that the other C library has is not taken, and anybody may take it.
+            # The name that the other C library uses is free here, so any user may occupy it.
             with contextlib.suppress(OSError, StoreUnavailable):
                 opened = f"{SHM}/{_beginning()}{_SEMAPHORES}", _flags(store_id)
                 foreign = [path for path in foreign if path.startswith(opened)]

@@ -107,8 +107,8 @@ class ArmedBells:
             change[queue + layout.Q_WAIT_LAST] = before
         return True
 
-    def drop_dead(self, queue: int, everybody: bool = False) -> bool:
-        """Take the bells of dead processes in front off a queue, or with ``everybody`` all bells.
+    def drop_dead(self, queue: int, all_bells: bool = False) -> bool:
+        """Take the bells of dead processes in front off a queue, or ``all_bells``.
 
         Return whether a bell is left. May `Pause`.
         """
@@ -117,7 +117,7 @@ class ArmedBells:
             bell = words[queue + layout.Q_BELL]
             if not bell:
                 return False
-            if not everybody and self._alive(bell):
+            if not all_bells and self._alive(bell):
                 return True
             self._heap.spend(MOVE)
             change: Change = {}

@@ -55,7 +55,7 @@ class RingExtents:
     def renew(self, queue: int, is_read: bool) -> None:
         """Give a queue a ring, if it deserves one and has none that works.
 
-        And if one can be had without taking room from anybody.
+        Only if one can be had without taking room from other records.
         """
         words, heap = self._words, self._heap
         if words[queue + layout.Q_RING_IN]:

@@ -136,7 +136,7 @@ class Sweeper:
         words, heap = self._words, self._heap
         handle = words[address] >> layout.ID_SHIFT
         heap.spend(2 * MOVE)
-        self._armed_bells.drop_dead(address, everybody=True)
+        self._armed_bells.drop_dead(address, all_bells=True)
         if words[address + layout.Q_RING_IN]:
             self._rings.extents.drop(address)
         change: Change = {layout.NAMED: words[layout.NAMED] - 1}
