@@ -36,7 +36,9 @@ class RelayThread:
         #: The relay, once it has begun.
         self.relay: Relay | None = None
         # A daemon: the interpreter waits for other threads before it calls what ends this one.
-        self._thread = threading.Thread(target=self._run, name="asgi_ipc relay", daemon=True)
+        self._thread = threading.Thread(
+            target=self._relay_in_thread, name="asgi_ipc relay", daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` if there can't be one more."""
@@ -56,7 +58,7 @@ class RelayThread:
         if threading.current_thread() is not self._thread:
             self._thread.join(_PATIENCE)
 
-    def _run(self) -> None:
+    def _relay_in_thread(self) -> None:
         self._failures.begun()
         try:
             run(self._relay())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from asgi_ipc.engines.base import COUNTERS, GAUGES, Engine
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from conformance.forks import in_child
-from tests.tools.doubles import run
+from tests.tools.doubles import eventually, run
 from tests.tools.layers import demux_of
 
 MESSAGE = {"type": "x"}
@@ -46,14 +46,6 @@ def sums(engine: Engine) -> dict[str, int]:
     return {name: counts[name] for name in (*COUNTERS, *GAUGES) if counts[name]}
 
 
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(5000):
-        if condition():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("it never came true")
-
-
 async def known(layer: IPCChannelLayer) -> str:
     """A channel on which has been received once: one message has bypassed the store."""
     channel = await layer.new_channel()
@@ -72,15 +64,15 @@ def test_a_process_that_waits_tells_others_without_being_asked(
         demux_of(mine).look_again = 0.01
         channel = await known(mine)
         waiting = asyncio.create_task(mine.receive(await mine.new_channel()))
-        await until(lambda: sums(witness) == {"passed_directly": 1})
+        await eventually(lambda: sums(witness) == {"passed_directly": 1})
         for _ in range(3):
             await mine.send(channel, MESSAGE)
-        await until(lambda: sums(witness).get("held") == 3)
+        await eventually(lambda: sums(witness).get("held") == 3)
         direct = {"passed_directly": sums(witness)["passed_directly"]}
         assert sums(witness)["held_bytes"] > 3 * 200
         for _ in range(3):
             await mine.receive(channel)
-        await until(lambda: sums(witness) == direct)
+        await eventually(lambda: sums(witness) == direct)
         waiting.cancel()
         await mine.close()
         assert sums(witness) == direct, "it has left"
@@ -97,9 +89,9 @@ def test_the_last_counts_are_told_though_nobody_waits_any_more(
         demux.look_again = 0.01
         await known(mine)
         assert not any(own.waiting for own in demux.own.values())
-        await until(lambda: sums(witness) == {"passed_directly": 1})
+        await eventually(lambda: sums(witness) == {"passed_directly": 1})
         (listener,) = demux.loops.values()
-        await until(lambda: listener._timer is None)
+        await eventually(lambda: listener._timer is None)
         await mine.close()
 
     run(main())

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from asgi_ipc import IPCChannelLayer, SyncIPCChannelLayer
 from asgi_ipc.delivery import outages
 from asgi_ipc.engines.base import Bell, Popped
 from asgi_ipc.exceptions import StoreUnavailable
-from tests.tools.doubles import BlockingEngine, engine, run
+from tests.tools.doubles import BlockingEngine, engine, eventually, run
 
 
 class Distant(BlockingEngine):
@@ -52,12 +51,6 @@ class NeverAway(Distant):
     capabilities = Distant.capabilities._replace(outage=0.0)
 
 
-async def until(condition: Any) -> None:
-    """Wait until something is so."""
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("own", [True, False], ids=["own", "ordinary"])
 @pytest.mark.parametrize("first", [True, False], ids=["from the start", "while waiting"])
 def test_a_receive_rides_out_an_outage(own: bool, first: bool) -> None:
@@ -68,9 +61,9 @@ def test_a_receive_rides_out_an_outage(own: bool, first: bool) -> None:
         distant.away = first
         receiving = asyncio.ensure_future(layer.receive(channel))
         if not first:
-            await until(lambda: distant.calls["pop"])
+            await eventually(lambda: distant.calls["pop"])
             distant.away = True
-        await until(lambda: distant.failed >= 3)
+        await eventually(lambda: distant.failed >= 3)
         assert not receiving.done()
         distant.away = False
         await layer.send(channel, {"n": 1})
@@ -105,9 +98,9 @@ def test_each_outage_has_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> Non
         began = time.monotonic()
         while time.monotonic() < began + 1.0:  # Five times what it says.
             distant.away, failed = True, distant.failed
-            await until(lambda failed=failed: distant.failed > failed or receiving.done())
+            await eventually(lambda failed=failed: distant.failed > failed or receiving.done())  # type: ignore[misc]
             distant.away, calls = False, distant.calls["pop"]
-            await until(lambda calls=calls: distant.calls["pop"] > calls or receiving.done())
+            await eventually(lambda calls=calls: distant.calls["pop"] > calls or receiving.done())  # type: ignore[misc]
         assert not receiving.done()
         await layer.send("c", {"n": 1})
         assert await receiving == {"n": 1}
@@ -135,7 +128,7 @@ def test_a_layer_that_is_closed_ends_the_wait() -> None:
         layer = IPCChannelLayer(engine=distant)
         distant.away = True
         receiving = asyncio.ensure_future(layer.receive("c"))
-        await until(lambda: distant.failed)
+        await eventually(lambda: distant.failed)
         await layer.close()
         with pytest.raises(StoreUnavailable):
             await receiving
@@ -169,7 +162,7 @@ def test_it_is_logged_once_for_all_receivers(caplog: pytest.LogCaptureFixture) -
         layer = IPCChannelLayer(engine=distant, prefix="site")
         distant.away = True
         receiving = [asyncio.ensure_future(layer.receive(f"c{n}")) for n in range(5)]
-        await until(lambda: distant.failed >= 10)
+        await eventually(lambda: distant.failed >= 10)
         distant.away = False
         for n in range(5):
             await layer.send(f"c{n}", {"n": n})

@@ -21,6 +21,7 @@ from asgi_ipc.relay.options import RelayOptions
 from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY
+from tests.tools.doubles import eventually as eventually  # Many tests of machines wait so.
 
 #: Seconds; only a test that fails waits so long.
 ENOUGH = 20.0
@@ -190,15 +191,6 @@ class Machine:
 def _is_known(peers: Any, node: bytes) -> bool:
     peer = peers.known.get(node)
     return peer is not None and (peer.has_answered or not peers.nonce)
-
-
-async def eventually(condition: Callable[[], object], seconds: float = ENOUGH) -> None:
-    """Wait for a condition."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while not condition():
-        assert loop.time() < until, "it did not become true"
-        await asyncio.sleep(0.01)
 
 
 class Site:
