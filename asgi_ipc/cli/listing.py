@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..encoding.names import INTERNAL_TABLES
+from ..encoding.names import INTERNAL_TABLES, RELAY_REPORT, RELAY_ROLE
 from ..engines.shm.heap import layout
 from ..engines.shm.heap.heap import Heap, Pause
 from ..engines.shm.heap.layout import CHANNELS, GROUPS, SMALLEST, VERSION
@@ -221,10 +221,10 @@ def _relay(groups: LockedSegment, store: Store) -> str | None:
         with contextlib.suppress(StoreCorrupt, IndexError, ValueError, Pause):
             tables.read(table, reading, 0)
         members[table] = reading.names
-    is_held = store.lock_file.is_held(FIRST_ROLE)
+    is_held = store.lock_file.is_held(FIRST_ROLE + RELAY_ROLE)
     if not is_held and not any(members.values()):
         return None
-    found = parsed(members[INTERNAL_TABLES[0]], (), time.monotonic_ns(), is_held)
+    found = parsed(members[RELAY_REPORT], (), time.monotonic_ns(), is_held)
     if found is not None:
         return found.state
     return "unknown" if is_held else "none"

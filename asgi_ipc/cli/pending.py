@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..encoding.names import INTERNAL_TABLES, WAY_OUT
+from ..encoding.names import RELAY_REPORT, WAY_OUT
 from ..engines.base import Engine
 
 
@@ -46,7 +46,7 @@ def unread_in(engine: Engine) -> Unread:
     counts = engine.statistics()
     out = report = 0
     if engine.capabilities.roles:
-        out, report = (engine.statistics(name)["pending"] for name in (WAY_OUT, INTERNAL_TABLES[0]))
+        out, report = (engine.statistics(name)["pending"] for name in (WAY_OUT, RELAY_REPORT))
     # The report of a relay lies there too, in a store whose other memory is full.
     return Unread(max(0, counts["pending"] - report), counts.get("held", 0), out)
 

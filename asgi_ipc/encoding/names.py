@@ -70,11 +70,17 @@ def group_name(name: object) -> bytes:
         raise
 
 
+# What a relay has in a store (`asgi_ipc.relay.way_out`), for modules that work without it too.
+
+#: The role of the process that relays (`asgi_ipc.engines.base`, E32). Do not change.
+RELAY_ROLE = 0
 #: The queue of what is to be sent to other machines.
 WAY_OUT = b"!!relay.out"
+#: The table, or queue, of the relay's report.
+RELAY_REPORT = b"!!relay.report"
 #: The tables that a relay leaves in the store, and whose members are no memberships.
 INTERNAL_TABLES = (
-    b"!!relay.report",
+    RELAY_REPORT,
     b"!!relay.shards",
     b"!!relay.waiting",
     b"!!relay.full",
@@ -136,6 +142,8 @@ __all__ = [
     "GROUP",
     "INTERNAL_TABLES",
     "NAME_LIMIT",
+    "RELAY_REPORT",
+    "RELAY_ROLE",
     "RULE",
     "WAY_OUT",
     "ChannelName",

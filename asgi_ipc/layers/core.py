@@ -22,7 +22,7 @@ from ..delivery import leases
 from ..delivery.demultiplexer import Demultiplexer
 from ..delivery.drop_log import NAMED
 from ..delivery.loopback import loop_back
-from ..encoding.names import ChannelName, channel_name, group_name
+from ..encoding.names import RELAY_ROLE, ChannelName, channel_name, group_name
 from ..engines.base import READER_GONE, Members, Record, Refused
 from ..engines.choice import EngineChoice
 from ..engines.deferred import defer, exclusive, is_waiting, pending, run_deferred, tell_outside
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asgi_ipc")
 
-#: The role of the process that relays (`asgi_ipc.relay.way_out`, which is not imported here).
-RELAY = 0
 #: Groups whose broadcast plan is remembered.
 _REMEMBERED = 1024
 _Plan = tuple[Members, list[groups.Target]]
@@ -133,7 +131,7 @@ class LayerCore:
         if demux.told_of_relay or not layer_options.may_relay or not engine.capabilities.roles:
             return
         with suppress(StoreCorrupt, StoreUnavailable):
-            if engine.is_held(RELAY):
+            if engine.is_held(RELAY_ROLE):
                 demux.told_of_relay = True
                 tell_outside(_log.warning, _NO_RELAY, demux.name)
 

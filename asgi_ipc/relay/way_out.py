@@ -22,7 +22,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..encoding.names import INTERNAL_TABLES, WAY_OUT
+from ..encoding.names import INTERNAL_TABLES, RELAY_ROLE, WAY_OUT
 from ..engines.base import IDENTITY_BYTES, Engine, Record
 from .frames import SHARDS, Kind
 
@@ -34,7 +34,7 @@ REPORT, HEARD, WAITING, FULL, SETTINGS = INTERNAL_TABLES
 
 #: The role of the process that relays, and that of a dedicated relay, before which others step
 #: back (`asgi_ipc.engines.base`, E32). Do not change.
-RELAY, DEDICATED = 0, 1
+RELAY, DEDICATED = RELAY_ROLE, 1
 #: Notices, by the first byte: a group in a shard that is not heard; a flush of all machines; so
 #: many records were dropped from the way out; a receiver waits on a shared channel.
 NEW_GROUP, FLUSH_ALL, DROPPED, WAITS = b"g", b"f", b"d", b"w"

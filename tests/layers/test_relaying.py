@@ -19,7 +19,6 @@ from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
 from asgi_ipc.delivery.loop_listener import LoopListener
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.layers import candidate as candidates
-from asgi_ipc.layers import core
 from asgi_ipc.layers.local_machine import LocalMachine
 from conformance import forks
 from tests.tools.machines import eventually, new_server, run
@@ -115,10 +114,6 @@ def test_credentials_are_not_shown() -> None:
     with pytest.raises(OptionError) as caught:
         IPCChannelLayer(engine="memory", relay="memory://user:secret@x", relay_options={"a": 1})
     assert "secret" not in str(caught.value)
-
-
-def test_the_role_of_the_relay_is_the_one_that_layers_without_relays_look_at() -> None:
-    assert core.RELAY == RELAY
 
 
 def test_two_servers_for_one_store_are_refused() -> None:
