@@ -3,7 +3,7 @@
 A message that bypasses the store, or that is dropped in a buffer, is counted where that happens,
 which costs next to nothing and which no other process sees. So each process writes its counts into
 the store (`asgi_ipc.engines.base.Engine.note`): about once a second while any of its receivers
-waits or its counts have changed, when statistics are asked for, and when it lets go of the store.
+waits or its counts have changed, when statistics are asked for, and when it releases the store.
 What others see is therefore a second old, or older if a process does not get round to its periodic
 checks. A killed process's last second is lost.
 """

@@ -7,7 +7,7 @@ thread has released its locks. An event loop calls a few of them in each turn, s
 consumers that rejoin do not hold it up.
 
 Sending and receiving costs nothing for it: `asgi_ipc.delivery.demultiplexer` notices a flush as it
-delivers, and while there are callbacks the regular check of an event loop looks too.
+delivers, and while there are callbacks the periodic check of an event loop looks too.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class LockedSegment:
         self.heap.journal.set_state(layout.IDLE)
 
     def close(self) -> None:
-        """Let go of the memory. No thread may be inside."""
+        """Release the memory. No thread may be inside."""
         self._closed = True
         self.heap.log.release()
         self.heap.bytes.release()

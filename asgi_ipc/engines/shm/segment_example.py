@@ -156,7 +156,7 @@ class ExampleSegment:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of this process's attachment, and of every descriptor (G6).
+        """Release this process's attachment and every descriptor (G6).
 
         Release ``view`` first: unmapping under a live view ends the interpreter on some
         systems. Views that others made of it are released by then. May be called twice.

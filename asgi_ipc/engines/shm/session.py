@@ -463,7 +463,7 @@ class Session:
             # Another thread is just leaving it; or a queue's hint looks like a request.
             if store is None or slot >= self.processes.count:
                 continue
-            # Its process is gone, or has no list; or the memory is just being let go of.
+            # Its process is gone, or has no list; or the memory is just being released.
             with contextlib.suppress(OSError, ValueError, IndexError):
                 name = bell_name(self.processes.identity(slot), LIST)
                 reader = open_fifo(store.directory, name, os.O_RDONLY)

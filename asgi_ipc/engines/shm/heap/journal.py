@@ -86,5 +86,5 @@ class Journal:
         self._words[STATE] = state
 
     def release(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._words.release()

@@ -81,7 +81,7 @@ class Log:
         self.bytes[start * WORD : stop * WORD] = bytes((stop - start) * WORD)
 
     def release(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self.journal.release()
         self.words.release()
 

@@ -51,9 +51,9 @@ except ImportError:  # Python was built for a system without semaphores
 #: Processes that may be at one lock file: more than have slots, as one without a slot may have
 #: to take the lock (to join, to check, to remove the store).
 LOCK_SLOTS = 1088
-#: Bytes from one slot's marks to the next: what processors keep in step is never two processes'.
+#: Bytes from one slot's flags to the next: what processors keep in step is never two processes'.
 _STRIDE = 64
-#: Bytes of shared memory for the marks of all slots: after a first stride, which says for each
+#: Bytes of shared memory for the flags of all slots: after a first stride, which says for each
 #: lock whether it is closed, and a second one that means nothing.
 FLAGS_SIZE = (2 + LOCK_SLOTS) * _STRIDE
 _NOBODY = _STRIDE
@@ -65,7 +65,7 @@ _SETTLE = 0.002
 #: Seconds between looks at a lock that another has: to begin with, and at most.
 _SHORT, _LONG = 0.00005, 0.005
 
-#: What is not a clear mark.
+#: What is not a clear flag.
 _set = re.compile(rb"[^\0]").finditer
 
 
@@ -122,7 +122,7 @@ class RobustMutex:
         self._semaphore: Any = _WithoutSlot(self, slots)
 
     def admit(self, slot: int) -> None:
-        """Use this slot from now on, whose marks are clear."""
+        """Use this slot from now on, whose flags are clear."""
         self._slot, self._flag = slot, self._offset(slot)
         self._semaphore = self._own
 
@@ -138,7 +138,7 @@ class RobustMutex:
         self._own = self._deads = self._semaphore = _WithoutSlot(self, self._slots)
 
     def is_flagged(self, slot: int) -> bool:
-        """Whether a slot's mark is set."""
+        """Return whether a slot's flag is set."""
         return self._flags[self._offset(slot)] != 0
 
     def _offset(self, slot: int) -> int:
@@ -147,26 +147,26 @@ class RobustMutex:
     def lock(self) -> None:
         """See `Mutex.lock`."""
         semaphore = self._semaphore
-        mark = self._flag
+        mine = self._flag
         flags = self._flags
         # What an interrupted `unlock` left is taken over. To ask is also to find out, before
         # anything is taken, whether the stack has room for the calls that `release` makes.
         if semaphore._count():
-            flags[mark] = 1
+            flags[mine] = 1
             return
         # As `_try_lock`, a call less.
-        flags[mark] = 1
+        flags[mine] = 1
         if flags[self._number] or not semaphore.acquire(False):
-            flags[mark] = 0
+            flags[mine] = 0
             if not spin(self._own._is_zero, self._try_lock):
                 self._queue()
 
     def _try_lock(self) -> bool:
-        mark, flags = self._flag, self._flags
-        flags[mark] = 1
+        mine, flags = self._flag, self._flags
+        flags[mine] = 1
         if not flags[self._number] and self._semaphore.acquire(False):
             return True
-        flags[mark] = 0
+        flags[mine] = 0
         return False
 
     def release(self) -> None:
@@ -226,12 +226,12 @@ class RobustMutex:
         if flagged:
             is_alive = self._slots.is_alive
             return not all(is_alive(slot) for slot in flagged)
-        # Taken without a mark: looked at once more, as a holder may just have come or gone.
+        # Taken without a flag: looked at once more, as a holder may just have come or gone.
         taken: bool = self._own._is_zero()
         return taken and not self._flagged() and bool(self._own._is_zero())
 
     def _flagged(self) -> list[int]:
-        """The slots whose mark is set."""
+        """Return the slots whose flag is set."""
         flags = self._flags[_FIRST + self._number :: _STRIDE].tobytes()
         return [match.start() for match in _set(flags)]
 
@@ -254,7 +254,7 @@ class RobustMutex:
         if not self._own._count() and not self._own.acquire(False):
             self._deads.release()
             self._own.acquire(False)
-        # Only those: a living process may just set its mark, to find the lock still closed.
+        # Only those: a living process may just set its flag, to find the lock still closed.
         for slot in dead:
             flags[self._offset(slot)] = 0
         flags[self._number] = 0

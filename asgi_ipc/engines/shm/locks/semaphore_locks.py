@@ -46,18 +46,18 @@ _SIZE = 64
 #: What is used of a class that Python keeps for itself.
 _USED = {"_rebuild", "_after_fork", "_count", "_is_zero", "acquire", "release"}
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Bytes of the lock file. A gate for each mutex, and the slots among the bytes that tell all
-#: versions that a process uses a store (`locks.FIRST_SLOT`).
+#: Bytes of the lock file: a recovery lock for each mutex, and the slots, which are among the bytes
+#: that tell all versions that a process uses a store (`locks.FIRST_SLOT`).
 _RECOVERY_LOCKS = {CHANNELS_LOCK: 3, GROUPS_LOCK: 4}
 _FIRST_LOCK_SLOT = 1 << 16
 
 
-#: Among the bytes of the marks that mean nothing: which directory the store has.
+#: Among the bytes of the flags that mean nothing: which directory the store has.
 _FOLDER = slice(72, 72 + FOLDER_BYTES)
 
 
 def folder_of_flags(token: str, known: Iterable[str]) -> str | None:
-    """Return the directory of the store whose marks have that token in their name.
+    """Return the directory of the store whose flags have that token in their name.
 
     A long path is not written down, and only recognized among the ``known`` ones. Marks of
     another user, and what is no plain file, say nothing.
@@ -83,7 +83,7 @@ def _flags(store_id: bytes) -> str:
 
 
 def _files(store_id: bytes) -> list[str]:
-    """Where semaphores of either C library, and the marks, lie."""
+    """Return where semaphores of either C library, and the flags, lie."""
     return [
         f"{SHM}/{beginning}{_semaphore(store_id, byte)}"
         for beginning in _BEGINNINGS
@@ -192,7 +192,7 @@ class SemaphoreLocks(RecordLocks):
             )
         self._memory = FileMemory(os.open(_flags(store_id), _FLAGS))
         if not self._memory.view.nbytes:
-            raise FileNotFoundError(errno.ENOENT, "the marks were never completed")
+            raise FileNotFoundError(errno.ENOENT, "the flags were never completed")
         if self._memory.view.nbytes < FLAGS_SIZE:
             raise StoreUnavailable(
                 f"{_flags(store_id)!r} has {self._memory.view.nbytes} bytes instead of "

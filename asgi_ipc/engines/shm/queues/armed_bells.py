@@ -53,7 +53,7 @@ class ArmedBells:
             node = words[layout.NODES_USED] + 1
             change[layout.NODES_USED] = node
         else:
-            # More waits than nodes: this one is served by its waiter's regular look.
+            # More waits than nodes: this one is served by its waiter's periodic check.
             return
         at = self._at(node)
         change[at + layout.NODE_NEXT] = 0
