@@ -36,11 +36,7 @@ class Failures:
 
     def failed(self, error: Exception, shown: str) -> None:
         """Note how it ended; log a traceback the first time that it ends so."""
-        now = time.monotonic()
-        if now - self._began > LASTED:
-            self._pause = 0.0
-        self._pause = min(LONGEST, max(FIRST, 2 * self._pause))
-        self._until = now + self._pause
+        self._pause_longer()
         if self._is_new(error):
             _log.error(
                 "relay %s ended with an error; this process begins again after %g seconds, then"
@@ -50,6 +46,23 @@ class Failures:
                 LONGEST,
                 exc_info=error,
             )
+
+    def refused(self, error: Exception, shown: str) -> None:
+        """Note that the store, or the options of other processes, let no relay work here."""
+        self._pause_longer()
+        _log.error(
+            "relay %s ended: %s; this process begins again after %g seconds",
+            shown,
+            str(error).rstrip("."),
+            self._pause,
+        )
+
+    def _pause_longer(self) -> None:
+        now = time.monotonic()
+        if now - self._began > LASTED:
+            self._pause = 0.0
+        self._pause = min(LONGEST, max(FIRST, 2 * self._pause))
+        self._until = now + self._pause
 
     def _is_new(self, error: Exception) -> bool:
         places = traceback.extract_tb(error.__traceback__)[-3:]

@@ -63,7 +63,7 @@ class RelayThread:
         try:
             run(self._relay())
         except (StoreUnavailable, StoreCorrupt, Differs) as error:
-            _log.error("relay %s ended: %s", self._options.shown, error)
+            self._failures.refused(error, self._options.shown)
         except Exception as error:
             # While the process ends, there can't be a thread that resolves names.
             if self._stopped or not threading.main_thread().is_alive():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.relay import failures, relay, report
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
@@ -107,6 +108,30 @@ def test_a_process_pauses_longer_from_failure_to_failure(
     seen.failed(ValueError("another"), "memory://x")
     assert seen.pause == 2
     assert len(caplog.records) == 2
+
+
+def test_a_process_that_can_make_no_bell_for_its_relay_does_not_flood_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at its limit of open files."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        one.end()
+        monkeypatch.setattr(relay, "StoreBell", raising(StoreUnavailable("too many open files.")))
+        seen = Failures()
+        for pause in (2, 4):
+            thread = one.start(seen)
+            thread._thread.join(10)
+            assert pause - 1 < seen.pause <= pause
+            (said,) = (each.getMessage() for each in caplog.records)
+            assert said.endswith(
+                f" ended: too many open files; this process begins again after {pause} seconds"
+            )
+            caplog.clear()
+
+    caplog.set_level(logging.ERROR, "asgi_ipc")
+    run(main)
 
 
 def test_a_process_without_descriptors_is_away_and_says_so_once(
