@@ -35,6 +35,7 @@ tests:
       - {series: 'asgi_ipc_channel_bytes_limit{prefix="mysite"}', values: '100x9'}
       - {series: 'asgi_ipc_group_bytes_used{prefix="mysite"}', values: '90x9'}
       - {series: 'asgi_ipc_group_bytes_limit{prefix="mysite"}', values: '100x9'}
+      - {series: 'up{job="mysite", instance="a"}', values: '1 1 1 0 0 0 0 0 0'}
       - series: 'asgi_ipc_relay_connected{prefix="cut", instance="a"}'
         values: '1 1 0 0 0 0 0 1 1'
       - series: 'asgi_ipc_relay_problems{prefix="cut", instance="a"}'
@@ -67,6 +68,11 @@ tests:
         eval_time: 4m
       - expr: count(ALERTS{alertstate="firing", alertname="MessagesLost"})
         eval_time: 6m
+        exp_samples: [{labels: "{}", value: 1}]
+      - expr: ALERTS{alertstate="firing", alertname="StoreNotSeen"}
+        eval_time: 3m
+      - expr: count(ALERTS{alertstate="firing", alertname="StoreNotSeen"})
+        eval_time: 5m
         exp_samples: [{labels: "{}", value: 1}]
       - expr: count(ALERTS{alertstate="firing", alertname="StoreFillsUp"})
         eval_time: 7m
