@@ -74,7 +74,7 @@ def command(directory: str | None, is_long: bool, as_json: bool) -> int:
             write(f"{each.prefix}: its relay is {each.relay!r}; 'relays {each.prefix}' says why")
     if any(each.state == "stale" and each.memberships for each in entries):
         note(STALE)
-    if any(each.orphaned for each in entries):
+    if any(each.orphaned and each.stale for each in entries):  # Others are kept.
         note("orphaned memory: 'remove --orphans' removes it")
     return 0
 

@@ -180,6 +180,11 @@ def test_stale_stores_and_orphans_are_removed_and_others_spared(
     assert ended.status == 1, "one was kept"
     assert "kept: it is mapped" in ended.out
     assert not file.exists()
+    assert "'remove --orphans' removes it" in command("list").err
+    del found[0]
+    listed = command("list")
+    assert "kept: it is mapped" in listed.out
+    assert "--orphans" not in listed.err, "it would remove nothing"
 
 
 def test_a_store_that_a_process_joins_meanwhile_is_spared(
