@@ -190,7 +190,7 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     elif error and info.state == "connected":
         yield error
     refused_age = _seconds(content.get("refused_at"), now)
-    if content.get("refused") and refused_age is not None and refused_age < LATELY:
+    if info.state == "connected" and refused_age is not None and refused_age < LATELY:
         yield (
             f"the server refused commands for shared channels, last {refused_age:.0f} seconds ago:"
             f" {content['refused']}"

@@ -88,7 +88,8 @@ class Work:
         #: Channels of which messages may lie in the store.
         self._taken: set[bytes] = set()
         #: What the server said when it refused a command last, and when; for the report.
-        self.refused, self.refused_at = "", 0
+        self.refused = ""
+        self.refused_at: int | None = None
         #: When the log may say again that the server refuses commands.
         self._tells_at = 0.0
 
