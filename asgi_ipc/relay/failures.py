@@ -11,6 +11,8 @@ import logging
 import time
 import traceback
 
+from .texts import clause
+
 _log = logging.getLogger("asgi_ipc")
 
 #: Seconds before the second term after an error; the pause doubles from error to error.
@@ -53,7 +55,7 @@ class Failures:
         _log.error(
             "relay %s ended: %s; this process begins again after %g seconds",
             shown,
-            str(error).rstrip("."),
+            clause(str(error)),
             self._pause,
         )
 

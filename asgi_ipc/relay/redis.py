@@ -34,6 +34,8 @@ _TOPICS = 256
 _PASSING = (b"LOADING", b"BUSY", b"ERR max number of clients")
 #: What to do about a server that takes no messages of its own.
 _PRIMARY = "give the address of the primary"
+#: How a server answers PING that can't write to its disk: it passes frames on all the same.
+_DISK = b"MISCONF"
 #: Errors of credentials, by their codes.
 _CREDENTIALS = (b"NOAUTH", b"WRONGPASS")
 
@@ -128,7 +130,7 @@ class RedisWire:
         """Wait for the answers to a greeting. Raises `WireError`."""
         for answer in link.answers:
             reply = await self._state.reply(answer)
-            if isinstance(reply, ErrorReply):
+            if isinstance(reply, ErrorReply) and not reply.text.startswith(_DISK):
                 raise self._error(reply, "the greeting")
         link.begin()
 
@@ -291,7 +293,7 @@ class RedisWire:
         if not isinstance(expected, int):
             if not expected.done():
                 expected.set_result(reply)
-        elif isinstance(reply, ErrorReply):
+        elif isinstance(reply, ErrorReply) and not reply.text.startswith(_DISK):
             self._state.lose(self._error(reply, "PUBLISH"))
         else:
             self._window.confirmed(expected)
@@ -313,6 +315,8 @@ class RedisWire:
                 elif not done.done():
                     done.set_result(None)
             case [b"pong", *_] | b"PONG":
+                pass
+            case ErrorReply(text=text) if text.startswith(_DISK):
                 pass
             case ErrorReply():
                 self._state.lose(self._error(reply, "a subscription"))

@@ -76,7 +76,7 @@ from .peers import EXPECTED, Peers, checked_sequences
 from .report_writer import ReportWriter
 from .shards import Shards
 from .store_bell import StoreBell
-from .texts import printable
+from .texts import clause, printable
 from .way_out import (
     DEDICATED,
     DROPPED,
@@ -381,7 +381,7 @@ class Relay:
                     _log.warning(
                         "%s%s; this machine goes on by itself, and the relay tries again",
                         which,
-                        self._error.removeprefix(which).rstrip("."),
+                        clause(self._error.removeprefix(which)),
                     )
                 # After the warning: a reader of the report may look for it in the log.
                 self.state = state
@@ -603,7 +603,7 @@ class Relay:
     def _reason(self, error: object) -> str:
         """Return what a wire says, without its name, as the end of a clause."""
         words = str(error).removeprefix(f"relay {self.options.shown}: ")
-        return printable(words, _ERROR).rstrip(".")
+        return clause(printable(words, _ERROR))
 
     def _answer_flush(self, number: bytes, missing: str) -> None:
         deadline = self.engine.clock() + way_out.NOTICE_LIFE

@@ -13,4 +13,9 @@ def printable(text: str, most: int) -> str:
     return shown if len(shown) <= most else shown[: most - 4] + " ..."
 
 
-__all__ = ["printable"]
+def clause(text: str) -> str:
+    """Return a text without its full stop, to be followed by more."""
+    return text if text.endswith(" ...") else text.rstrip(".")
+
+
+__all__ = ["clause", "printable"]

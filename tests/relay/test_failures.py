@@ -16,7 +16,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.relay import failures, relay, report
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
-from asgi_ipc.relay.texts import printable
+from asgi_ipc.relay.texts import clause, printable
 from tests.tools.machines import Machine, Site, eventually, received, run
 from tests.tools.relays import DEDICATED, dedicated, engine_beside
 
@@ -181,6 +181,8 @@ def test_a_text_is_cut_and_has_no_controls() -> None:
     assert printable("all is well", 20) == "all is well"
     assert printable("\x1b[2J\n\u00e9\x7f~ ", 20) == "?[2J???~ "
     assert printable("a" * 21, 20) == "a" * 16 + " ..."
+    assert clause("It said no.") == "It said no"
+    assert clause("it said a lot ...") == "it said a lot ..."
 
 
 def test_a_server_of_small_frames_gets_beats_in_pieces(site: Site, server: MemoryServer) -> None:

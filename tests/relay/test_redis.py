@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -371,6 +372,32 @@ async def test_a_subscriber_that_reads_too_slowly_is_lost(redis: Redis) -> None:
         assert isinstance(await slow.lost(), WireLost)
     numbers = [int(frame.rstrip(b"x")) for frame in heard]
     assert numbers == list(range(len(numbers)))
+
+
+@in_loop
+async def test_a_server_that_can_not_write_to_its_disk_passes_frames_on() -> None:
+    """It answers each PING with an error, and refuses changes of queues."""
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = Redis("--save", "3600 1")
+    try:
+        shutil.rmtree(server.folder)
+        server.call("SET", "changed", "1")
+        server.call("BGSAVE")
+        while not server.call("PING").startswith(b"-MISCONF"):
+            await asyncio.sleep(0.05)
+        heard: list[bytes] = []
+        hear = lambda _, frame: heard.append(frame)  # noqa: E731
+        async with started(server.url, hear, timeout=0.5) as wire:
+            await wire.subscribe([b"t"])
+            await asyncio.sleep(1)  # Both connections are pinged.
+            await wire.publish([Frame(b"t", b"heard")])
+            await wire.subscribe([b"u"])
+            assert heard == [b"heard"]
+            with pytest.raises(WireRefused, match=r"it answered EVAL: .*MISCONF"):
+                await wire.push(b"q", b"x", 1, 1)
+    finally:
+        server.end()
 
 
 class _Sentinel(Redis):  # type: ignore[misc]
