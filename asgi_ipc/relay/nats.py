@@ -29,7 +29,7 @@ from .wire_settings import (
     check_frames,
     check_topic,
 )
-from .wire_state import PROGRESS, Window, WireState
+from .wire_state import PROGRESS, Window, WireState, connect
 
 #: The largest frame, and the smallest limit of a server with which a relay can work.
 FRAME_LIMIT, SMALLEST_LIMIT = 16 * 1024 * 1024, 1024
@@ -101,8 +101,7 @@ class NatsWire:
             connection = _Connection(self._on_message, self._state)
             self._connections.append(connection)
             self._state.connections.append(connection)
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: connection, self._host, self._port)  # noqa: B023
+            await connect(lambda: connection, self._host, self._port)  # noqa: B023
             info = await self._state.reply(connection.info)
             if self._tls is not None:
                 if not (info.get("tls_required") or info.get("tls_available")):

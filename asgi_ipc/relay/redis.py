@@ -22,7 +22,7 @@ from .redis_scripts import CLEAR, DISARM, LENGTH, POP, PUSH
 from .resp import ErrorReply, Reader, pack
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 from .wire_settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
-from .wire_state import PROGRESS, Window, WireState
+from .wire_state import PROGRESS, Window, WireState, connect
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024
@@ -367,9 +367,7 @@ class _Link(asyncio.Protocol):
             await loop.create_unix_connection(lambda: self, address)
         else:
             name = address[0] if tls is not None else None
-            await loop.create_connection(
-                lambda: self, address[0], address[1], ssl=tls, server_hostname=name
-            )
+            await connect(lambda: self, *address, ssl=tls, server_hostname=name)
 
     def greet(self, commands: Sequence[Command]) -> None:
         """Send commands whose replies go to `answers`, until `begin`."""

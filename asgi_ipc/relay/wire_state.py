@@ -18,6 +18,8 @@ LOOKS = 4
 #: So many bytes of an answer that is not whole count as a sign of life, between two looks: a large
 #: frame may take long, and what trickles is none.
 PROGRESS = 64 * 1024
+#: Seconds until a host's next address is tried beside those that have not answered.
+_NEXT_ADDRESS = 0.25
 #: Shorter ones are no secrets, and stand in other words.
 _SHORTEST_SECRET = 4
 #: How asyncio says that it can't connect.
@@ -224,6 +226,19 @@ class WireState:
             self.loop.call_exception_handler(
                 {"message": f"a callback of the wire to {self.shown} failed", "exception": error}
             )
+
+
+async def connect(
+    protocol: Callable[[], asyncio.Protocol], host: str, port: int, **options: Any
+) -> None:
+    """Connect to whichever address of a host answers first. Raises `OSError`.
+
+    One that swallows all, as where IPv6 leads nowhere, must not use up the time for the others.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.BaseEventLoop):  # Those of others know no such option.
+        options["happy_eyeballs_delay"] = _NEXT_ADDRESS
+    await loop.create_connection(protocol, host, port, **options)
 
 
 def copied(error: WireError, unsent: int = 0) -> WireError:

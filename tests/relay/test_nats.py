@@ -80,9 +80,11 @@ async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def greeting(
-    connections: list[asyncio.StreamWriter], more: bytes = b""
+    connections: list[asyncio.StreamWriter],
+    more: bytes = b"",
+    begin: asyncio.Event | None = None,
 ) -> AsyncIterator[str]:
-    """A server that takes everybody, and says more than it should; its URL."""
+    """A server that takes everybody, and says more than it should, from then on; its URL."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
@@ -91,6 +93,8 @@ async def greeting(
         with contextlib.suppress(OSError):
             await reader.readuntil(b"PING\r\n")
             writer.write(b"PONG\r\n")
+            if begin is not None:
+                await begin.wait()
             while more:
                 writer.write(more)
                 await writer.drain()
@@ -130,10 +134,12 @@ async def test_a_connection_that_is_made_when_the_other_has_ended_is_ended_too(
 
 @in_loop
 async def test_a_server_that_pings_without_end_and_reads_no_answer_takes_no_memory() -> None:
-    async with greeting([], b"PING\r\n" * 10_000) as url, started(url) as wire:
+    begin = asyncio.Event()
+    async with greeting([], b"PING\r\n" * 10_000, begin) as url, started(url) as wire:
         for each in wire._connections:  # type: ignore[attr-defined]
             link = each._transport.get_extra_info("socket")
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        begin.set()
         error = await wire.lost()
         assert "what makes no sense from a NATS server" in str(error)
 

@@ -384,10 +384,13 @@ async def test_a_server_that_can_not_write_to_its_disk_passes_frames_on() -> Non
         shutil.rmtree(server.folder)
         server.call("SET", "changed", "1")
         server.call("BGSAVE")
-        while not server.call("PING").startswith(b"-MISCONF"):
+        while not server.call("PING").startswith(b"-MISCONF"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         heard: list[bytes] = []
-        hear = lambda _, frame: heard.append(frame)  # noqa: E731
+
+        def hear(_: bytes, frame: bytes) -> None:
+            heard.append(frame)
+
         async with started(server.url, hear, timeout=0.5) as wire:
             await wire.subscribe([b"t"])
             await asyncio.sleep(1)  # Both connections are pinged.
