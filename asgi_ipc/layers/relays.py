@@ -177,6 +177,7 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
         yield f"the server refuses this machine{since}: {error}"
     elif info.state != "connected":
         yield f"the server has not been reached{since}: {error or 'it is still connecting'}"
+    minutes = round(LATELY / 60)
     lately = {
         name.removeprefix(DROPPED): count
         for name, count in content.get("lately", {}).items()
@@ -184,8 +185,8 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     }
     if lately.pop(_COPY, 0):
         yield (
-            "another machine uses a copy of this machine's store: remove the copy there ('remove'),"
-            " and give each machine a store of its own"
+            f"another machine has used a copy of this machine's store in the last {minutes}"
+            " minutes: remove the copy there ('remove'), and give each machine a store of its own"
         )
     elif error and info.state == "connected":
         yield error
@@ -201,7 +202,6 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
         if reason not in _HARMLESS
     ]
     if lost:
-        minutes = round(LATELY / 60)
         yield (
             f"dropped in the last {minutes} minutes: {', '.join(lost)}; docs/relays.md explains the"
             " reasons"

@@ -68,7 +68,7 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         status, text = told(machine, "relays")
         assert status == 1
         copy, dropped, *_ = text.splitlines()
-        assert copy.startswith("! another machine uses a copy of this machine's store")
+        assert copy.startswith("! another machine has used a copy of this machine's store")
         assert "7 way out full" in dropped
         assert "no machine" not in dropped
         machine.forgets()
