@@ -112,7 +112,15 @@ def tell_outside(write: Callable[..., object], *arguments: Any, **options: Any) 
     if is_inside():
         defer(line)
     else:
-        line()
+        call_outside(line)
+
+
+def call_outside(action: Action) -> None:
+    """Call an action in a thread that has none of these locks.
+
+    What it calls interrupts no call, although there are frames of one below: it may wait for locks.
+    """
+    action()
 
 
 def run_deferred(patience: float = _PATIENCE) -> None:
@@ -149,7 +157,7 @@ def _run_actions(thread: int) -> _Run | None:
                     if number not in pending:
                         continue  # The action before has forked, and this is the child.
                     try:
-                        action()
+                        call_outside(action)
                     except Reentered:
                         return None
                     except (ChannelFull, StoreCorrupt, StoreUnavailable) as error:
@@ -184,6 +192,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
+    "call_outside",
     "defer",
     "exclusive",
     "is_inside",

@@ -33,6 +33,7 @@ from typing import ParamSpec, TypeVar
 
 from asgi_ipc.exceptions import Reentered, StoreUnavailable
 
+from ..deferred import call_outside
 from ..guards import OwnLock, hold_at_once
 
 P = ParamSpec("P")
@@ -187,6 +188,8 @@ def hold_lock(
 
 _WAITING: CodeType = _acquire.__code__
 _HOLDING: CodeType = hold_lock.__code__
+#: Below it stands a call that has none of these locks: one that writes a log line, say.
+_OUTSIDE: CodeType = call_outside.__code__
 #: Where the code of this package lies, as its code objects say.
 _FOLDER = os.path.dirname(_WAITING.co_filename) + os.sep
 #: What may stand between two frames of one operation: this, and ``contextlib``.
@@ -198,7 +201,7 @@ def is_interruption() -> bool:
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         frame = frame.f_back
-    while frame is not None:
+    while frame is not None and frame.f_code is not _OUTSIDE:
         if frame.f_code.co_filename.startswith(_FOLDER):
             return True
         frame = frame.f_back
@@ -218,7 +221,7 @@ def _runs_the_store(top: FrameType) -> bool:
         return False
     frame: FrameType | None = top
     inside = False
-    while frame is not None:
+    while frame is not None and frame.f_code is not _OUTSIDE:
         if frame.f_code is _WAITING:
             return False
         inside = inside or frame.f_code.co_filename.startswith(_FOLDER)

@@ -7,6 +7,7 @@ critical section is taken over from a thread that waits for the lock.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -132,6 +133,60 @@ def test_threads_that_wait_for_the_lock_keep_nobody_from_taking_over_what_was_le
         assert not errors
 
     guarded(take_over)
+
+
+# ---- code that a call calls outside
+
+
+def test_a_handler_of_log_lines_waits_for_a_thread_that_is_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is called by a call that has ended, and interrupts none."""
+
+    def log_while_another_thread_is_inside() -> None:
+        engine = open_store(tmp_path)
+        prepare(engine)
+        is_inside, may_leave = threading.Event(), threading.Event()
+        errors: list[BaseException] = []
+        others: list[threading.Thread] = []
+        found: list[object] = []
+
+        def stay() -> None:
+            with engine.session.channels:
+                is_inside.set()
+                may_leave.wait()
+
+        def fail(now: int) -> None:
+            engine.upkeep.due = now + 10**12
+            others.append(started(stay, errors))
+            is_inside.wait()
+            raise ZeroDivisionError
+
+        class Asks(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                threading.Timer(0.1, may_leave.set).start()
+                try:
+                    found.append(engine.statistics())
+                except Reentered as error:
+                    found.append(error)
+
+        handler = Asks()
+        log = logging.getLogger("asgi_ipc")
+        log.addHandler(handler)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(engine.upkeep, "_look", fail)
+                engine.upkeep.due = 0
+                engine.push([record(engine, b"q")])
+        finally:
+            log.removeHandler(handler)
+        for each in others:
+            each.join()
+        assert not errors
+        assert [type(each) for each in found] == [dict]
+        engine.destroy()
+
+    guarded(log_while_another_thread_is_inside)
 
 
 # ---- code that interrupts a call
