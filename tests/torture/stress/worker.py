@@ -99,6 +99,10 @@ def _unraisable(world: World, found: sys.UnraisableHookArgs) -> None:
     # At the very end there is nothing left that anything could be done with.
     if isinstance(found.exc_value, Interruption) or sys.is_finalizing():
         return
+    # To warn of a coroutine that was not awaited, CPython imports a module by the builtins of the
+    # frame that the collection interrupted. The constructor of a named tuple has none.
+    if isinstance(found.exc_value, KeyError) and found.exc_value.args == ("__import__",):
+        return
     if os.getpid() == world.process:
         told = f"{found.err_msg or 'unraisable'}: {found.object!r}"
         notes = world.notes("unraisable")
