@@ -15,6 +15,7 @@ from tests.tools.suite_runs import (
 MODULE = "tests.wrong_engines"
 WRONG = wrong_engines.all_below(wrong_engines.Wrong)
 WRONG_AMONG_MANY = wrong_engines.all_below(wrong_engines.WrongAmongMany)
+WRONG_MEMORY = wrong_engines.all_below(wrong_engines.WrongMemory)
 #: Of what one process can break.
 CLAUSES = sorted({each.breaks for each in WRONG.values()}, key=lambda name: int(name[1:]))
 #: Environment variable: seconds to wait for what ought to happen, where it is known not to.
@@ -47,6 +48,18 @@ def test_one_that_is_wrong_among_processes_is_caught_so_too(
             break
     assert outcome.failed
     assert all(clause in named for named in outcome.failed.values())
+
+
+@pytest.mark.parametrize("engine", WRONG_MEMORY)
+def test_one_whose_memory_is_wrong_is_caught_so_too(engine: str) -> None:
+    clause = WRONG_MEMORY[engine].breaks
+    outcome = run_here(engine, clause, "-k", "test_segment", "--maxfail=1")
+    assert outcome.failed
+    assert all(clause in named for named in outcome.failed.values())
+
+
+def test_each_clause_of_segments_has_wrong_memory() -> None:
+    assert sorted({each.breaks for each in WRONG_MEMORY.values()}) == [f"G{n}" for n in range(1, 9)]
 
 
 @pytest.mark.parametrize("clause", CLAUSES)

@@ -2,7 +2,8 @@
 
 Each says in ``breaks`` which clause of `asgi_ipc.engines.base` it breaks; the suite must
 catch it by a test that names that clause. Most are `MemoryEngine` but for a few lines,
-and those with faults that only other processes can see are `MmapEngine`.
+and those with faults that only other processes can see are `MmapEngine`. Of some the
+Segment is wrong.
 
 The modules are named after the sections of the contract, and each has the engines that
 get its section wrong. Here are those that break nothing, and what the others are made of.
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 
 from asgi_ipc.engines.base import Bell, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
 
 #: A deadline that never comes, and the first instant.
@@ -86,6 +88,13 @@ class WrongAmongMany(MmapEngine):
     breaks: ClassVar[str]
     #: As `pytest -k` takes it: the tests among which is the one that sees it.
     seen_by: ClassVar[str] = "test_processes or test_crash"
+
+
+class WrongMemory(SharedMemoryEngine):
+    """Has a Segment that breaks what it says of `asgi_ipc.engines.shm.segment`."""
+
+    name = "wrong"
+    breaks: ClassVar[str]
 
 
 def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:
