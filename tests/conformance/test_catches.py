@@ -70,6 +70,20 @@ def test_one_that_breaks_nothing_is_not_caught(clause: str) -> None:
     assert outcome.passed or clause == "E15", "which it does not declare"
 
 
+@pytest.mark.parametrize("clause", ["E17", "E22"])
+def test_one_that_never_goes_on_in_another_store_is_not_caught(clause: str) -> None:
+    outcome = run_here(f"{MODULE}:LeavesADestroyedStore", clause, "-k", "destroyed or replaced")
+    assert not outcome.failed
+    assert outcome.passed
+
+
+def test_one_that_reckons_the_time_of_a_server_is_not_caught() -> None:
+    for _ in range(5):
+        outcome = run_here(f"{MODULE}:ReckonsTheTimeOfAServer", "E4", "-k", "clock")
+        assert not outcome.failed
+        assert outcome.passed
+
+
 def test_a_capability_declared_absent_skips_its_tests_and_says_so() -> None:
     outcome = run_here("memory", "E16")
     assert not outcome.failed
