@@ -42,6 +42,7 @@ class Ground:
         self._locators: set[str] = set()
         self._open: list[Segment] = []
         self._more: list[StoreDirectory] = []
+        self._processes: list[Process] = []
 
     def locator(self, name: str = "channels") -> str:
         """Return a new locator, as a new store would use."""
@@ -71,6 +72,17 @@ class Ground:
         self._open.append(segment)
         return segment
 
+    def path(self, locator: str) -> str | None:
+        """Return where the memory of a locator is or would be, or None if that is no file."""
+        self.create(sample := self.locator())
+        name = f"/{os.path.basename(sample)}"
+        places = [self.location.directory + name]
+        with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+            mapped = [line.split(maxsplit=5)[-1].strip() for line in maps]
+            places += [path for path in mapped if path.endswith(name)]
+        folders = [os.path.dirname(path) for path in places if os.path.exists(path)]
+        return os.path.join(folders[0], os.path.basename(locator)) if folders else None
+
     def exists(self, locator: str) -> bool:
         """Return whether there is memory to attach to."""
         try:
@@ -90,10 +102,13 @@ class Ground:
 
     def process(self, code: str, *arguments: object) -> Process:
         """Run code in a process of its own; see `main`."""
-        return Process(self, code, arguments)
+        self._processes.append(Process(self, code, arguments))
+        return self._processes[-1]
 
     def clean_up(self) -> None:
-        """Release and remove everything."""
+        """Release and remove everything; a test that failed has not ended its processes."""
+        for process in self._processes:
+            process.end()
         for segment in self._open:
             segment.close()
         for locator in self._locators:
@@ -139,7 +154,10 @@ class Process:
         self._process.stdin.write(b"\n")
 
     def end(self) -> int:
-        """Wait for its end; return the exit status, negative if a signal ended it."""
+        """Wait for its end; return the exit status, negative if a signal ended it.
+
+        May be called twice.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

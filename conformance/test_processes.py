@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+# By the full name: in a checkout pytest imports this module by another, and its siblings twice.
+from asgi_ipc.conformance.puppet import PuppetError
+
 from asgi_ipc.engines.base import IDENTITY_BYTES, NODE_BYTES
 from asgi_ipc.exceptions import StoreUnavailable
 
-from .puppet import PuppetError
 from .tools import ENOUGH, deadline, eventually, pop, push, record, signalled
 
 if TYPE_CHECKING:
@@ -255,11 +256,15 @@ def test_an_identity_lasts_although_the_store_is_replaced(case: Case) -> None:
     before, others = engine.identity, other.call("identity")
     third = case.process()
     third.call("destroy")
-    with contextlib.suppress(StoreUnavailable):  # E22
+    goes_on = True
+    try:
         engine.push([])
+    except StoreUnavailable:  # E22 lets it.
+        goes_on = False
     assert engine.identity == before
     assert other.call("identity") == others
-    assert case.process().call("identity")[:NODE_BYTES] == before[:NODE_BYTES]
+    if goes_on:
+        assert case.process().call("identity")[:NODE_BYTES] == before[:NODE_BYTES]
 
 
 @pytest.mark.clause("E17")

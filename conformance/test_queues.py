@@ -194,7 +194,10 @@ def test_a_record_without_room_does_not_keep_the_others_out(case: Case) -> None:
 
 @pytest.mark.clause("E4")
 def test_the_clock_counts_nanoseconds_and_never_goes_back(case: Case) -> None:
-    """All engines of a store must agree: one of them compares a deadline that another set."""
+    """All engines of a store must agree: one of them compares a deadline that another set.
+
+    Where a server compares, each reckons the server's time from the last answer that it had.
+    """
     engine, other = case.open(), case.open()
     began, start = time.monotonic_ns(), engine.clock()
     readings = [start]
@@ -202,7 +205,9 @@ def test_the_clock_counts_nanoseconds_and_never_goes_back(case: Case) -> None:
         readings += [engine.clock(), other.clock()]
         time.sleep(0.005)
     after, end = time.monotonic_ns(), engine.clock()
-    assert readings == sorted(readings)
+    for one in (readings[1::2], readings[2::2]):
+        assert one == sorted(one)
+    assert case.capabilities.blocking or readings == sorted(readings)
     # One of the two spans contains the other, however slow the machine is.
     assert 0.9 * (after - began) <= end - start + 5_000_000
     assert end - start <= 1.1 * (time.monotonic_ns() - began) + 5_000_000

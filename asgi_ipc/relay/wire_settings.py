@@ -82,6 +82,8 @@ TLS: Mapping[str, Option] = {
     "key_file": Option(None, _file),
     "check_hostname": Option(True, _switch),
 }
+#: Options that a relay takes out before it makes the wire, which a user may have misspelt.
+OF_RELAYS = ("backlog", "keys")
 SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
 
 
@@ -221,11 +223,12 @@ class Settings:
         """Return each option's value, noting those that are unknown or wrong."""
         for name in given:
             if name not in takes:
-                close = get_close_matches(str(name), takes, n=1)
+                known = sorted((*takes, *OF_RELAYS))
+                close = get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else "remove it, or"
                 self.wrong_option(
                     f"relay_options: there is no option {name!r} with {self.shown}; {hint} use"
-                    f" {', '.join(map(repr, sorted(takes)))}"
+                    f" {', '.join(map(repr, known))}"
                 )
         values = {name: given.get(name, option.default) for name, option in takes.items()}
         for name, option in takes.items():

@@ -250,6 +250,7 @@ async def within(awaitable: Any, seconds: float = ENOUGH) -> Any:
         return task.result()
     finally:
         task.cancel()
+        await asyncio.wait([task], timeout=patient(seconds))  # It may have something to close.
 
 
 def numbered(count: int, start: int = 0) -> Sequence[bytes]:

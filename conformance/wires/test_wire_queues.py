@@ -51,7 +51,7 @@ async def test_any_bytes_are_a_queue_and_a_frame(wires: WireCase) -> None:
         assert await wire.pop(queue, 5) == [b"\r\n\0" + queue]
     assert (await wire.push(b"q", b"", LONG, MANY)).refused is None
     assert await wire.pop(b"q", 5) == [b""]
-    with pytest.raises(ValueError, match="use 1 to 128 bytes"):
+    with pytest.raises(ValueError, match="128"):
         await wire.push(b"", b"", LONG, MANY)
 
 

@@ -15,6 +15,7 @@ from tests.tools.suite_runs import (
 MODULE = "tests.wrong_engines"
 WRONG = wrong_engines.all_below(wrong_engines.Wrong)
 WRONG_AMONG_MANY = wrong_engines.all_below(wrong_engines.WrongAmongMany)
+WRONG_MEMORY = wrong_engines.all_below(wrong_engines.WrongMemory)
 #: Of what one process can break.
 CLAUSES = sorted({each.breaks for each in WRONG.values()}, key=lambda name: int(name[1:]))
 #: Environment variable: seconds to wait for what ought to happen, where it is known not to.
@@ -49,12 +50,38 @@ def test_one_that_is_wrong_among_processes_is_caught_so_too(
     assert all(clause in named for named in outcome.failed.values())
 
 
+@pytest.mark.parametrize("engine", WRONG_MEMORY)
+def test_one_whose_memory_is_wrong_is_caught_so_too(engine: str) -> None:
+    clause = WRONG_MEMORY[engine].breaks
+    outcome = run_here(engine, clause, "-k", "test_segment", "--maxfail=1")
+    assert outcome.failed
+    assert all(clause in named for named in outcome.failed.values())
+
+
+def test_each_clause_of_segments_has_wrong_memory() -> None:
+    assert sorted({each.breaks for each in WRONG_MEMORY.values()}) == [f"G{n}" for n in range(1, 9)]
+
+
 @pytest.mark.parametrize("clause", CLAUSES)
 def test_one_that_breaks_nothing_is_not_caught(clause: str) -> None:
     """It is made like the others, so they are caught by their faults."""
     outcome = run_here(f"{MODULE}:Right", clause)
     assert not outcome.failed
     assert outcome.passed or clause == "E15", "which it does not declare"
+
+
+@pytest.mark.parametrize("clause", ["E17", "E22"])
+def test_one_that_never_goes_on_in_another_store_is_not_caught(clause: str) -> None:
+    outcome = run_here(f"{MODULE}:LeavesADestroyedStore", clause, "-k", "destroyed or replaced")
+    assert not outcome.failed
+    assert outcome.passed
+
+
+def test_one_that_reckons_the_time_of_a_server_is_not_caught() -> None:
+    for _ in range(5):
+        outcome = run_here(f"{MODULE}:ReckonsTheTimeOfAServer", "E4", "-k", "clock")
+        assert not outcome.failed
+        assert outcome.passed
 
 
 def test_a_capability_declared_absent_skips_its_tests_and_says_so() -> None:

@@ -96,6 +96,12 @@ def test_our_wires_name_all_that_is_wrong_in_the_same_words(scheme: str) -> None
         assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(("given", "meant"), [("keyz", "keys"), ("back_log", "backlog")])
+def test_an_option_of_the_relay_that_is_misspelt_is_told_too(given: str, meant: str) -> None:
+    with pytest.raises(OptionError, match=f"no option '{given}' .* did you mean '{meant}'"):
+        checked("redis://h", "p", {given: 1}, 1 << 20)
+
+
 def test_topics_and_frames_of_no_use_are_refused_with_the_limit() -> None:
     with pytest.raises(ValueError, match="use 1 to 128 bytes"):
         check_topic(b"x" * 129)

@@ -2,7 +2,8 @@
 
 Each says in ``breaks`` which clause of `asgi_ipc.engines.base` it breaks; the suite must
 catch it by a test that names that clause. Most are `MemoryEngine` but for a few lines,
-and those with faults that only other processes can see are `MmapEngine`.
+and those with faults that only other processes can see are `MmapEngine`. Of some the
+Segment is wrong.
 
 The modules are named after the sections of the contract, and each has the engines that
 get its section wrong. Here are those that break nothing, and what the others are made of.
@@ -10,7 +11,10 @@ get its section wrong. Here are those that break nothing, and what the others ar
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pkgutil
+import secrets
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,7 +24,9 @@ from typing import Any, ClassVar
 
 from asgi_ipc.engines.base import Bell, Popped, Record, Refused
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.engines.shm.engine import SharedMemoryEngine
 from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.exceptions import StoreUnavailable
 
 #: A deadline that never comes, and the first instant.
 NEVER, BEGINNING = 1 << 62, 0
@@ -42,6 +48,37 @@ class Right(MemoryEngine):
 
     def statistics(self, queue: bytes | None = None) -> dict[str, int]:
         return dict(super().statistics(queue))
+
+
+class LeavesADestroyedStore(MmapEngine):
+    """Breaks nothing: never goes on in a store that took the place of its own (E22)."""
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self._first = self._there()
+
+    def _there(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self.session.location.directory).st_ino
+        return 0
+
+    def push(self, records: Sequence[Record]) -> list[Refused]:
+        if self._there() != self._first:
+            raise StoreUnavailable("another process has destroyed the store; open another")
+        return super().push(records)
+
+
+class ReckonsTheTimeOfAServer(MemoryEngine):
+    """Breaks nothing: each engine has heard the time a moment sooner or later."""
+
+    capabilities = MemoryEngine.capabilities._replace(blocking=True)
+
+    def __init__(self, prefix: str, **options: Any) -> None:
+        super().__init__(prefix, **options)
+        self._late = secrets.randbelow(1_000_000)
+
+    def clock(self) -> int:
+        return super().clock() - self._late
 
 
 class WorksNowhere(MemoryEngine):
@@ -86,6 +123,13 @@ class WrongAmongMany(MmapEngine):
     breaks: ClassVar[str]
     #: As `pytest -k` takes it: the tests among which is the one that sees it.
     seen_by: ClassVar[str] = "test_processes or test_crash"
+
+
+class WrongMemory(SharedMemoryEngine):
+    """Has a Segment that breaks what it says of `asgi_ipc.engines.shm.segment`."""
+
+    name = "wrong"
+    breaks: ClassVar[str]
 
 
 def all_below(kind: type[Any]) -> Mapping[str, type[Any]]:

@@ -13,8 +13,9 @@ Locks, wake-ups and liveness come from `lock_file` and `bells`, which need only 
       and a forged lock file names no other object.
   G3  `attach` maps the same bytes in every process, visible to all at once. It raises
       FileNotFoundError if the memory does not exist. It makes, changes and waits for nothing,
-      whatever it finds under the locator, and follows no link. Memory whose creator was killed
-      before it set the size appears as no bytes.
+      whatever it finds under the locator, follows no link, and raises OSError for what is no
+      memory, such as a FIFO. Memory whose creator was killed before it set the size appears as no
+      bytes.
   G4  Bytes below ``size`` may be touched only after `reserve` covered them. `reserve` raises
       OSError (such as ENOSPC) instead of letting a later touch fail, however full the system
       becomes meanwhile. Reserving bytes again takes no memory and changes no byte. `head` reads

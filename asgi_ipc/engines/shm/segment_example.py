@@ -68,8 +68,8 @@ class ExampleSegment:
         another user's. Memory that has no size yet, because its creator was killed in the
         middle of `create`, is shown as no bytes, so that it can be removed. It may be attached
         several times in one process. Never make or change anything: what is found under the
-        locator may be another program's, a link, a FIFO, and is not believed until its owner
-        and its beginning were looked at.
+        locator may be another program's, and is not believed until its owner and its beginning
+        were looked at. Follow no link, and raise OSError for what is no memory, such as a FIFO.
         """
         raise NotImplementedError
 
