@@ -29,6 +29,7 @@ from tests.tools.relays import (
     RelayThread,
     engine_beside,
     report,
+    shown_states,
     vacate,
 )
 
@@ -355,7 +356,8 @@ def test_two_stores_in_the_memory_of_one_process_are_joined_too() -> None:
             asyncio.create_task(layer.receive(channel))
             for layer, channel in zip(layers, channels, strict=True)
         ]
-        await eventually(lambda: all(map(_relays_here, layers)))
+        engines = [layer._core.demux.engine for layer in layers]
+        await eventually(lambda: all(shown_states(engine) == ["heard"] for engine in engines))
         await layers[0].send(channels[1], {"n": 1})
         assert await waiting[1] == {"n": 1}
         waiting[0].cancel()
