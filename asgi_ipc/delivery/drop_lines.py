@@ -27,7 +27,7 @@ def expired(drops: DropLog, name: str, queue: str, count: int) -> None:
     def describe(total: int) -> str:
         return (
             f"channel {name} was not received on for as long as messages last (expiry): its"
-            f" consumer is too slow, or its handler failed; {counted(total, 'message')} for"
+            f" consumer is too slow, or has ended; {counted(total, 'message')} for"
             f" channels {queue} expired unread since the last warning"
         )
 
@@ -56,8 +56,8 @@ def expired_in_store(drops: DropLog, queue: bytes, count: int) -> None:
         if "!" in name:
             return (
                 f"no consumer of queue {name} received for as long as messages last (expiry):"
-                f" its process is stopped or overloaded, or its handlers take too long;"
-                f" {messages}"
+                " its consumers have ended or take too long, or its process is stopped or"
+                f" overloaded; {messages}"
             )
         return (
             f"channel {name} was not received on for as long as messages last (expiry): it has"

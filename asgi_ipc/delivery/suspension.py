@@ -605,9 +605,9 @@ class Memberships:
             member,
             f"{{channels}} suspended from the groups (such as {member.name},"
             f" from {_named(member.aside)}): no receive for {(now - member.since) / 1e9:.0f}"
-            " seconds while messages went unread (a consumer whose handler raised stays in its"
-            " groups); the next receive on such a channel restores its memberships; option"
-            " suspend_silent_channels=False keeps them all",
+            " seconds while messages went unread (a consumer stays in its groups if its handler"
+            " raised, or its client left while it was sent to); the next receive on such a channel"
+            " restores its memberships; option suspend_silent_channels=False keeps them all",
         )
 
     def _tell(self, what: str, member: GroupedChannel, text: str) -> None:

@@ -34,8 +34,8 @@ _log = logging.getLogger("asgi_ipc")
 #: that waits tells a process that serves from one that only preloads, and this long one that only
 #: asks something in passing.
 SERVES = 0.25
-#: Seconds without a receiver after which that begins anew, and between two relays of one process,
-#: the first of which has failed.
+#: Seconds without a receiver after which that begins anew, unless a loop just looked late, as one
+#: that is overloaded does; and between two relays of one process, the first of which has failed.
 _LAPSE, _REST = 2.5, 1.0
 #: Seconds between two looks for the role while another process has it. A relay that is killed, as
 #: some servers end their workers, wakes no other process.
@@ -64,6 +64,8 @@ class Candidate:
         #: Since when, and when last, receivers have waited in an event loop here; and when a relay
         #: last began here.
         self._serves_since = self._served = self._began = float("-inf")
+        #: The bell of the loop in which that was, if they were not away at a look since.
+        self._bell: Bell | None = None
         #: Bells, by id, that are armed for the end of another process's relay.
         self._armed: dict[int, Bell] = {}
         self._stopped = False
@@ -112,10 +114,13 @@ class Candidate:
             if bell is not None:
                 self._disarm(bell)
             # A receiver that just gets a message waits again in a moment.
-            return _MOMENT if now - self._served < _AWAY and not self._stopped else None
-        if now - self._served > _LAPSE:
+            if now - self._served < _AWAY and not self._stopped:
+                return _MOMENT
+            self._bell = None
+            return None
+        if now - self._served > _LAPSE and (bell is None or bell is not self._bell):
             self._serves_since = now
-        self._served = now
+        self._served, self._bell = now, bell
         wait = max(self._serves_since + SERVES - now, self._began + _REST - now)
         wait = max(wait, self._failures.pause)
         if wait > 0:

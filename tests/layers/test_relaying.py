@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.tools.relays import (
     RelayThread,
     engine_beside,
     report,
+    shown_states,
     vacate,
 )
 
@@ -221,6 +223,32 @@ def test_a_process_relays_although_its_receivers_always_find_messages(
     run(main)
 
 
+@pytest.mark.parametrize("between", ["nothing", "receivers are away", "its loop ends"])
+def test_a_process_relays_although_its_loop_is_overloaded_and_looks_late(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    """But a process that asks something in passing, again and again, does not."""
+    layer = IPCChannelLayer(**config, relay=new_server()[0])
+    demux = layer._core.demux
+    candidate = demux.companions[candidates.Candidate]
+    assert isinstance(candidate, candidates.Candidate)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    bells = [demux.engine.bell(), demux.engine.bell()]
+    began: list[object] = []
+    monkeypatch.setattr(candidate, "_begin", began.append)
+    candidate.tick(True, bells[0])
+    if between == "receivers are away":
+        now += 1.0
+        candidate.tick(False, bells[0])
+    now += 10.0
+    candidate.tick(True, bells[between == "its loop ends"])
+    assert bool(began) is (between == "nothing")
+    for bell in bells:
+        bell.close()
+    asyncio.run(layer.close())
+
+
 @pytest.mark.usefixtures("soon", "no_looks")
 def test_a_relay_that_ends_in_order_wakes_a_process_that_takes_over(config: dict[str, Any]) -> None:
     url, server = new_server()
@@ -328,7 +356,8 @@ def test_two_stores_in_the_memory_of_one_process_are_joined_too() -> None:
             asyncio.create_task(layer.receive(channel))
             for layer, channel in zip(layers, channels, strict=True)
         ]
-        await eventually(lambda: all(map(_relays_here, layers)))
+        engines = [layer._core.demux.engine for layer in layers]
+        await eventually(lambda: all(shown_states(engine) == ["heard"] for engine in engines))
         await layers[0].send(channels[1], {"n": 1})
         assert await waiting[1] == {"n": 1}
         waiting[0].cancel()

@@ -212,7 +212,7 @@ def test_tables_are_whole_and_no_row_comes_twice(document: Path) -> None:
 
 def test_the_consumer_of_the_document_handles_a_message_without_a_hop(tmp_path: Path) -> None:
     pytest.importorskip("channels")
-    *_, code = blocks(DOCS / "django.md", "python")
+    *_, code, _ = blocks(DOCS / "django.md", "python")
     driver = """
 import asyncio
 from channels import consumer
@@ -234,6 +234,64 @@ asyncio.run(chat.dispatch({"type": "chat.message", "text": "hello"}))
     assert run(tmp_path, "-c", code + driver) == "{'type': 'websocket.send', 'text': 'hello'}\n"
 
 
+def test_the_consumer_of_the_document_leaves_its_group_although_its_client_has_left(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("channels")
+    *_, code = blocks(DOCS / "django.md", "python")
+    driver = """
+import asyncio
+import django
+from channels.layers import get_channel_layer
+from django.conf import settings
+
+settings.configure(
+    CHANNEL_LAYERS={
+        "default": {"BACKEND": "asgi_ipc.IPCChannelLayer", "CONFIG": {"engine": "memory"}}
+    },
+)
+django.setup()
+exec(CODE)
+
+class Left(Exception):
+    pass
+
+async def main():
+    layer, accepted = get_channel_layer(), asyncio.Event()
+
+    async def receive():
+        if accepted.is_set():
+            await asyncio.sleep(60)
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        if message["type"] != "websocket.accept":
+            raise Left
+        accepted.set()
+
+    chat = asyncio.create_task(Chat.as_asgi()({"type": "websocket"}, receive, send))
+    await accepted.wait()
+    print(len(await layer.group_channels("chat")))
+    await layer.group_send("chat", {"type": "chat.message", "text": "hello"})
+    try:
+        await chat
+    except Left:
+        print(await layer.group_channels("chat"))
+    await layer.close()
+
+asyncio.run(asyncio.wait_for(main(), 60))
+"""
+    assert run(tmp_path, "-c", f"CODE = {code!r}\n{driver}").splitlines()[-2:] == ["1", "[]"]
+
+
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_table_has_a_head(document: Path) -> None:
+    """A merge may leave an empty line in one, behind which rows are plain text."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert re.match(r"\|.*\n\|[ :|-]+\|\n", table), table.splitlines()[0]
+
+
 def test_the_metrics_of_the_document_are_those_of_the_layer(tmp_path: Path) -> None:
     driver = """
 from asgi_ipc import SyncIPCChannelLayer
@@ -250,7 +308,7 @@ print([line for line in generate_latest().decode().splitlines() if "messages_pen
 
 def test_the_consumer_of_the_document_rejoins_and_the_signal_is_sent(tmp_path: Path) -> None:
     pytest.importorskip("channels")
-    installed, consumer, signal, _ = blocks(DOCS / "django.md", "python")
+    installed, consumer, signal, *_ = blocks(DOCS / "django.md", "python")
     driver = """
 import asyncio
 import django
