@@ -110,6 +110,8 @@ _FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 _LOOK = 0.02
 #: Seconds between two beats that others have hurried.
 _HURRIED = 0.05
+#: Seconds after which it is told that the beats of this machine do not come back.
+_UNHEARD = 10.0
 #: Things that wait to be published beside the regular work.
 _MOST_TASKS = 100
 #: Characters of what a server says that are shown.
@@ -140,6 +142,8 @@ class Relay:
         self._said_back = float("-inf")
         self._wire: Wire | None = None
         self._began, self._connected_at = time.time(), 0.0
+        #: When a beat of this machine last came back.
+        self._heard_at = 0.0
         #: When the server was last known to be there, on the engine's clock; None if it never was.
         self._contact: int | None = None
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
@@ -337,10 +341,10 @@ class Relay:
             "term": self.term,
             "began": self._began,
             "state": self.state,
-            "error": self._error or self._copy_warning(),
+            "error": self._error or self._unheard_warning() or self._copy_warning(),
             "refused": self._reason(self.work.refused),
             "refused_at": self.work.refused_at,
-            "lag": self.lag,
+            "lag": None if self._unheard_warning() else self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
             "waiting_bytes": waiting["bytes"],
@@ -510,7 +514,7 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         """Act on a frame that a relay publishes for relays; this one's own are its beats alone."""
         if frame.node == self.node:
-            self.lag = self.engine.clock() - self.outbound.beat_at
+            self.lag, self._heard_at = self.engine.clock() - self.outbound.beat_at, time.monotonic()
             # Not at each turn of a server that comes and goes.
             if self._told and time.monotonic() - self._said_back >= INTERVAL:
                 self._told, self._said_back = "", time.monotonic()
@@ -525,6 +529,16 @@ class Relay:
             self._flush_for(frame.name, frame.node)
         elif frame.kind is Kind.FLUSHED:
             self._own_flushes.confirmed(frame.name, frame.node)
+
+    def _unheard_warning(self) -> str:
+        """Return what people should know if beats of this machine do not come back to it."""
+        silence = time.monotonic() - max(self._connected_at, self._heard_at)
+        if self.state != "connected" or silence < _UNHEARD:
+            return ""
+        return (
+            f"what this machine publishes has not come back to it for {silence:.0f} seconds, so"
+            " others may not hear it: the server is overloaded, or several servers share its name"
+        )
 
     def _copy_warning(self) -> str:
         """Return what people should know of a copy of this store; empty if none was heard."""

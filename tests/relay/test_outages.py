@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from asgi_ipc.engines.base import Record, Refused
-from asgi_ipc.relay import report
+from asgi_ipc.relay import relay, report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
@@ -187,6 +187,25 @@ def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_en
         return sum(words in message for message in caplog.messages)
 
     caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_a_server_that_takes_frames_and_passes_none_on_is_told(
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: such as two servers behind one name."""
+    monkeypatch.setattr(relay, "_UNHEARD", 1.5)
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        await eventually(lambda: one.report()["lag"] is not None)
+        server.drop_frames(1 << 30)
+        await eventually(lambda: "has not come back to it" in one.report()["error"])
+        assert (one.report()["state"], one.report()["lag"]) == ("connected", None)
+        server.drop_frames(0)
+        await eventually(lambda: one.report()["error"] == "")
+        assert one.report()["lag"] is not None
+
     run(main)
 
 
