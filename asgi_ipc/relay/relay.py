@@ -138,8 +138,8 @@ class Relay:
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
-        #: When the log last said that an outage is over.
-        self._said_back = float("-inf")
+        #: When the log last said so, and that an outage is over.
+        self._told_at = self._back_at = float("-inf")
         self._wire: Wire | None = None
         self._began, self._connected_at = time.time(), 0.0
         #: When a beat of this machine last came back.
@@ -378,8 +378,11 @@ class Relay:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
-                if self._told != state:
-                    self._told = state
+                # Nor at each turn of one that is away and refuses by turns.
+                if not self._told or (
+                    self._told != state and time.monotonic() - self._told_at >= INTERVAL
+                ):
+                    self._told, self._told_at = state, time.monotonic()
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -516,8 +519,8 @@ class Relay:
         if frame.node == self.node:
             self.lag, self._heard_at = self.engine.clock() - self.outbound.beat_at, time.monotonic()
             # Not at each turn of a server that comes and goes.
-            if self._told and time.monotonic() - self._said_back >= INTERVAL:
-                self._told, self._said_back = "", time.monotonic()
+            if self._told and time.monotonic() - self._back_at >= INTERVAL:
+                self._told, self._back_at = "", time.monotonic()
                 _log.warning("relay %s: connected again", self.options.shown)
         elif frame.kind in (Kind.HELLO, Kind.BEAT):
             if frame.kind is Kind.HELLO or self.peers.to_answer:

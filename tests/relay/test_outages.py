@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from asgi_ipc.engines.base import Record, Refused
+from asgi_ipc.exceptions import WireLost, WireRefused
 from asgi_ipc.relay import relay, report
 from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
@@ -206,6 +208,28 @@ def test_a_server_that_takes_frames_and_passes_none_on_is_told(
         await eventually(lambda: one.report()["error"] == "")
         assert one.report()["lag"] is not None
 
+    run(main)
+
+
+def test_a_server_that_is_away_and_refuses_by_turns_is_not_told_of_at_each_turn(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8."""
+    monkeypatch.setattr(relay, "LONGEST_PAUSE", 0.01)
+    errors = itertools.cycle([WireLost("it is away"), WireRefused("it refuses")])
+
+    async def start(*words: object) -> None:
+        tries.append(None)
+        raise next(errors)
+
+    async def main() -> None:
+        monkeypatch.setattr(MemoryWire, "start", start)
+        site.machine().begin()
+        await eventually(lambda: len(tries) > 50)
+        assert caplog.text.count("goes on by itself") == 1
+
+    tries: list[None] = []
+    caplog.set_level(logging.WARNING, "asgi_ipc")
     run(main)
 
 
