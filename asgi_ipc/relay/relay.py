@@ -664,6 +664,9 @@ class Relay:
 async def first_of(*coroutines: Awaitable[Any]) -> None:
     """Run all until the first ends; then cancel the others, and raise what the first raised."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
+    for task in tasks:
+        # Or asyncio would log what it raises after this was cancelled a second time.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
     ended: set[asyncio.Future[Any]] = set()
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import socket
@@ -367,6 +368,31 @@ def test_a_task_that_swallows_a_cancellation_does_not_keep_a_relay_from_ending()
 
     run(lambda: first_of(asyncio.sleep(0), stubborn()))
     assert len(cancelled) == 2
+
+
+def test_what_a_task_raises_after_a_second_cancellation_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """R10."""
+
+    async def ends_late() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.05)
+            raise WireLost("the wire is closed")
+
+    async def main() -> None:
+        both = asyncio.ensure_future(first_of(asyncio.sleep(3600), ends_late()))
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            both.cancel()
+        await asyncio.gather(both, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        gc.collect()
+
+    run(main)
+    assert caplog.records == []
 
 
 def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> None:
