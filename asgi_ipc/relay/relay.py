@@ -517,7 +517,10 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         """Act on a frame that a relay publishes for relays; this one's own are its beats alone."""
         if frame.node == self.node:
-            self.lag, self._heard_at = self.engine.clock() - self.outbound.beat_at, time.monotonic()
+            lag = self.outbound.beat_heard(frame.sequence)
+            if lag is None:
+                return
+            self.lag, self._heard_at = lag, time.monotonic()
             # Not at each turn of a server that comes and goes.
             if self._told and time.monotonic() - self._back_at >= INTERVAL:
                 self._told, self._back_at = "", time.monotonic()

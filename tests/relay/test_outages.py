@@ -16,7 +16,7 @@ import pytest
 from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.exceptions import WireLost, WireRefused
 from asgi_ipc.relay import relay, report
-from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
+from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.relay import first_of
@@ -190,6 +190,33 @@ def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_en
         return sum(words in message for message in caplog.messages)
 
     caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
+def test_the_lag_is_that_of_the_beat_that_was_heard(
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others have been published since, as to a slow server."""
+    monkeypatch.setattr(relay, "BEAT", 0.2)
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        inbound, lags = one.relay_now.inbound, list[int]()
+        act = inbound._act
+
+        def slow(frame: RelayFrame) -> None:
+            one.relay_loop.call_later(0.7, act_late, frame)
+
+        def act_late(frame: RelayFrame) -> None:
+            act(frame)
+            lags.append(one.relay_now.lag)
+
+        await eventually(lambda: one.relay_now.lag is not None)
+        monkeypatch.setattr(inbound, "_act", slow)
+        await eventually(lambda: len(lags) > 8)
+        assert min(lags[4:]) >= 0.6e9
+        assert len(one.relay_now.outbound._beats_at) <= 10
+
     run(main)
 
 
