@@ -92,16 +92,19 @@ class _Handler:
     def __init__(self, path: str, page: Callable[[], Awaitable[Page]]) -> None:
         self._path = path
         self._page = page
-        #: One for each connection, the oldest first.
-        self.tasks: dict[asyncio.Task[None], None] = {}
+        #: One for each connection, the oldest first; with what it writes to.
+        self.tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection in a task of its own."""
         task = asyncio.ensure_future(self._serve(reader, writer))
-        self.tasks[task] = None
-        task.add_done_callback(self.tasks.pop)
-        if len(self.tasks) > MOST:
-            next(iter(self.tasks)).cancel()
+        self.tasks[task] = writer
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
+        while len(self.tasks) > MOST:
+            # Taken out at once: many may come before a task that is cancelled ends, or begins.
+            oldest = next(iter(self.tasks))
+            self.tasks.pop(oldest).transport.abort()
+            oldest.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -31,6 +31,20 @@ _SILENT = EXPECTED // 10
 #: Reasons for which frames are dropped where everything is as it should be.
 _HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
 _COPY = "from_a_copy_of_this_store"
+#: What is read of a report, and of another machine in it, with what stands for a field that is
+#: missing or of another type: another version may have written it, or anything that may open the
+#: store.
+_FIELDS: Mapping[str, Any] = {
+    "url": "?", "host": "?", "node": b"", "pid": 0, "identity": b"", "dedicated": False,
+    "term": 0, "began": 0.0, "error": "", "refused": "", "refused_at": 0, "shards": 0,
+    "backlog": 0, "sealed": False,
+}  # fmt: skip
+_OF_MACHINE: Mapping[str, Any] = {
+    "host": "", "node": b"", "heard_at": 0, "left": False, "late_at": 0,
+    "term": 0, "frames": 0, "bytes": 0, "gaps": 0,
+}  # fmt: skip
+#: A time in seconds that is too late to be one.
+_NO_TIME = 1 << 33
 
 
 class MachineInfo(NamedTuple):
@@ -102,7 +116,7 @@ def relay_of(engine: Engine) -> RelayInfo | None:
     if found is None and not is_held and not members.names:
         return None
     now = engine.clock()
-    content: Mapping[str, Any] = found.content if found is not None else {}
+    content = _readable(found.content) if found is not None else {}
     state = found.state if found is not None else "unknown" if is_held else "none"
     out = engine.statistics(OUT)
     info = RelayInfo(
@@ -110,7 +124,7 @@ def relay_of(engine: Engine) -> RelayInfo | None:
         content=content,
         age=found.age / 1e9 if found is not None else None,
         contact_age=_seconds(content.get("contact"), now),
-        lag=None if content.get("lag") is None else content["lag"] / 1e9,
+        lag=_seconds(0, content.get("lag")),
         waiting=out["pending"],
         waiting_bytes=out.get("bytes", 0),
         machines=tuple(_machine(each, now) for each in content.get("peers", ())),
@@ -127,14 +141,50 @@ def used_by_relay(engine: Engine) -> agreement.Noted | None:
     return mine or next(iter(agreement.noted_by_others(engine)), None)
 
 
-def _seconds(at: int | None, now: int) -> float | None:
-    return None if at is None else max(0, now - at) / 1e9
+def _readable(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what is read of a report, each field of its type."""
+    read = _fields(_FIELDS, content)
+    if not 0 <= read["began"] < _NO_TIME:
+        read["began"] = 0.0
+    for name in ("counts", "lately"):
+        read[name] = _numbers(content.get(name), int)
+    read["rates"] = _numbers(content.get("rates"), float)
+    for name in ("lag", "contact"):
+        value = content.get(name)
+        read[name] = value if type(value) is int else None
+    peers = content.get("peers")
+    read["peers"] = [
+        _fields(_OF_MACHINE, each)
+        for each in (peers if isinstance(peers, list) else ())
+        if isinstance(each, Mapping)
+    ]
+    return read
+
+
+def _fields(fields: Mapping[str, Any], given: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        name: given[name] if type(given.get(name)) is type(other) else other
+        for name, other in fields.items()
+    }
+
+
+def _numbers(given: object, kind: type[float]) -> dict[str, Any]:
+    """Return the numbers of a kind by name."""
+    return {
+        name: value
+        for name, value in (given.items() if isinstance(given, Mapping) else ())
+        if isinstance(name, str) and type(value) is kind and 0 <= value < 1 << 64
+    }
+
+
+def _seconds(at: int | None, now: int | None) -> float | None:
+    return None if at is None or now is None else max(0, now - at) / 1e9
 
 
 def _machine(peer: Mapping[str, Any], now: int) -> MachineInfo:
     silent = max(0, now - peer["heard_at"])
     state = "left" if peer["left"] else "silent" if silent > _SILENT else "heard"
-    late_at = peer.get("late_at", 0)
+    late_at = peer["late_at"]
     if late_at and now - late_at <= _SILENT:
         state = "late"
     return MachineInfo(

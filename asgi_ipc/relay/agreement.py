@@ -105,7 +105,11 @@ def unpacked(packed: bytes) -> Noted | None:
         and all(isinstance(each, bytes) for each in found.keys)
         and (found.backlog is None or isinstance(found.backlog, int))
     )
-    return found._replace(keys=tuple(found.keys)) if right else None
+    if not right:
+        return None
+    # Told in logs, where a text of another process must not look like a line of its own.
+    url, channels = ("".join(c if c.isprintable() else "?" for c in text) for text in texts)
+    return found._replace(url=url, channels=channels, keys=tuple(found.keys))
 
 
 def of_report(content: Mapping[str, Any]) -> Noted | None:

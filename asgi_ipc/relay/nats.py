@@ -271,7 +271,10 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:
-        """Go on with TLS."""
+        """Go on with TLS. Raises `WireRefused`."""
+        if self._buffer or self._message is not None:
+            # Anybody on the way may have put it there, to be read as if it had come encrypted.
+            raise WireRefused(self._state.text("it sent more than its greeting before TLS began"))
         loop = asyncio.get_running_loop()
         self._transport = await loop.start_tls(self._transport, self, context, server_hostname=host)
 

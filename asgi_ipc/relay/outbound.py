@@ -36,6 +36,8 @@ from .wire import WINDOW, Frame, Wire
 
 #: Records that are taken off the way out at once.
 BATCH = 64
+#: Beats of which it is remembered when they were published.
+_UNHEARD = 100
 #: Beats that tell a topic's sequence after the last frame on it.
 _TOLD = 5
 
@@ -67,12 +69,21 @@ class Outbound:
         self.sequences: dict[bytes, int] = {}
         #: Topics whose sequence beats have to tell, with the number of beats.
         self._to_tell: dict[bytes, int] = {}
-        #: When the last beat was published, on the engine's clock.
-        self.beat_at = 0
+        #: When beats were published that have not been heard, on the engine's clock, by sequence.
+        self._beats_at: dict[int, int] = {}
 
     def begin(self) -> None:
         """Begin on a new connection: the last beats may have been lost with the former one."""
         self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
+        self._beats_at.clear()
+
+    def beat_heard(self, sequence: int) -> int | None:
+        """Return how long ago a beat was published that was heard now, in nanoseconds."""
+        at = self._beats_at.get(sequence)
+        if at is None:
+            return None  # It is one of those that tell the rest of another.
+        self._beats_at = {each: at for each, at in self._beats_at.items() if each > sequence}
+        return self._engine.clock() - at
 
     def wake(self) -> None:
         """Have `pump` look at the way out, as a wake-up may have been lost."""
@@ -139,7 +150,9 @@ class Outbound:
         """Return the payloads of a hello, or of a beat: of several if one has no room for it."""
         if kind is Kind.HELLO:
             return pack_beats(Beat(self._peers.nonce), room)
-        self.beat_at = self._engine.clock()
+        self._beats_at[self.sequences.get(ALL, 0) + 1] = self._engine.clock()
+        if len(self._beats_at) > _UNHEARD:
+            del self._beats_at[next(iter(self._beats_at))]
         beat = Beat(self._peers.asks, self._peers.take_answers(), self._sequences_to_tell())
         return pack_beats(beat, room)
 

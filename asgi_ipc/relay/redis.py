@@ -104,8 +104,8 @@ class RedisWire:
             self._links.append(link)
             self._state.connections.append(link)
             await link.connect(self._address, self._tls)
-            login = [(b"AUTH", *self._login)] if self._login else []
-            link.greet([*login, *commands])
+            # In no variable: services that collect errors show them.
+            link.greet([*([(b"AUTH", *self._login)] if self._login else ()), *commands])
         # Only now: a server may be far, and both greetings are answered at the same time.
         for link in self._links:
             await self._greeted(link)

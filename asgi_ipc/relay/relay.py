@@ -110,6 +110,8 @@ _FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 _LOOK = 0.02
 #: Seconds between two beats that others have hurried.
 _HURRIED = 0.05
+#: Seconds after which it is told that the beats of this machine do not come back.
+_UNHEARD = 10.0
 #: Things that wait to be published beside the regular work.
 _MOST_TASKS = 100
 #: Characters of what a server says that are shown.
@@ -136,10 +138,12 @@ class Relay:
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
-        #: When the log last said that an outage is over.
-        self._said_back = float("-inf")
+        #: When the log last said so, and that an outage is over.
+        self._told_at = self._back_at = float("-inf")
         self._wire: Wire | None = None
         self._began, self._connected_at = time.time(), 0.0
+        #: When a beat of this machine last came back.
+        self._heard_at = 0.0
         #: When the server was last known to be there, on the engine's clock; None if it never was.
         self._contact: int | None = None
         #: Nanoseconds from publishing a beat to hearing it; None if that is unknown.
@@ -337,10 +341,10 @@ class Relay:
             "term": self.term,
             "began": self._began,
             "state": self.state,
-            "error": self._error or self._copy_warning(),
+            "error": self._error or self._unheard_warning() or self._copy_warning(),
             "refused": self._reason(self.work.refused),
             "refused_at": self.work.refused_at,
-            "lag": self.lag,
+            "lag": None if self._unheard_warning() else self.lag,
             "shards": len(self.shards.heard),
             "waiting": waiting["pending"],
             "waiting_bytes": waiting["bytes"],
@@ -374,8 +378,11 @@ class Relay:
                     pause = SHORTEST_PAUSE
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
-                if self._told != state:
-                    self._told = state
+                # Nor at each turn of one that is away and refuses by turns.
+                if not self._told or (
+                    self._told != state and time.monotonic() - self._told_at >= INTERVAL
+                ):
+                    self._told, self._told_at = state, time.monotonic()
                     # Most wires name themselves.
                     which = f"relay {self.options.shown}: "
                     _log.warning(
@@ -510,10 +517,13 @@ class Relay:
     def _act_on(self, frame: RelayFrame) -> None:
         """Act on a frame that a relay publishes for relays; this one's own are its beats alone."""
         if frame.node == self.node:
-            self.lag = self.engine.clock() - self.outbound.beat_at
+            lag = self.outbound.beat_heard(frame.sequence)
+            if lag is None:
+                return
+            self.lag, self._heard_at = lag, time.monotonic()
             # Not at each turn of a server that comes and goes.
-            if self._told and time.monotonic() - self._said_back >= INTERVAL:
-                self._told, self._said_back = "", time.monotonic()
+            if self._told and time.monotonic() - self._back_at >= INTERVAL:
+                self._told, self._back_at = "", time.monotonic()
                 _log.warning("relay %s: connected again", self.options.shown)
         elif frame.kind in (Kind.HELLO, Kind.BEAT):
             if frame.kind is Kind.HELLO or self.peers.to_answer:
@@ -525,6 +535,16 @@ class Relay:
             self._flush_for(frame.name, frame.node)
         elif frame.kind is Kind.FLUSHED:
             self._own_flushes.confirmed(frame.name, frame.node)
+
+    def _unheard_warning(self) -> str:
+        """Return what people should know if beats of this machine do not come back to it."""
+        silence = time.monotonic() - max(self._connected_at, self._heard_at)
+        if self.state != "connected" or silence < _UNHEARD:
+            return ""
+        return (
+            f"what this machine publishes has not come back to it for {silence:.0f} seconds, so"
+            " others may not hear it: the server is overloaded, or several servers share its name"
+        )
 
     def _copy_warning(self) -> str:
         """Return what people should know of a copy of this store; empty if none was heard."""
@@ -647,6 +667,9 @@ class Relay:
 async def first_of(*coroutines: Awaitable[Any]) -> None:
     """Run all until the first ends; then cancel the others, and raise what the first raised."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
+    for task in tasks:
+        # Or asyncio would log what it raises after this was cancelled a second time.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
     ended: set[asyncio.Future[Any]] = set()
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -110,8 +110,10 @@ class Work:
                 raise result
 
     async def _push(self, wire: Wire, record: Popped) -> None:
-        _, name, rest = read(record.payload)
         try:
+            _, name, rest = read(record.payload)
+            if not is_name(name):
+                raise ValueError("no shared channel")
             capacity, body = unpack_work(rest)
             frame = self._packed(name, body, record.deadline - self._engine.clock())
         except ValueError:
@@ -247,8 +249,10 @@ class Work:
         """Return for each channel how many receivers wait for which no message is here yet."""
         self._waiting = self._engine.members(WAITING, self._waiting)
         wanted = Counter(map(receiver_channel, self._waiting.names))
-        for name in wanted:
-            if self._engine.peek(name):
+        for name in list(wanted):
+            if not is_name(name):
+                del wanted[name]
+            elif self._engine.peek(name):
                 wanted[name] -= self._engine.statistics(name)["pending"]
         return wanted
 
@@ -305,9 +309,9 @@ class Work:
             for queue in self._engine.queues()
             if queue.pending
             and not queue.owner
-            and not queue.name.startswith(b"!!")
+            and is_name(queue.name)
             and shares is not None
-            and shares(queue.name.decode("ascii", "replace"))
+            and shares(queue.name.decode("ascii"))
         ]
 
     def _receivers(self, name: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -85,6 +86,30 @@ def test_slow_clients_and_many_keep_no_other_waiting(monkeypatch: pytest.MonkeyP
             await slow[0][0].readexactly(1)
         for _, writer in slow:
             writer.close()
+
+    asyncio.run(served(clients, fine))
+
+
+def test_of_many_clients_that_come_at_once_only_some_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "MOST", 4)
+    monkeypatch.setattr(serving, "PATIENCE", 10 * ENOUGH)
+
+    async def clients(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        socks = [socket.socket() for _ in range(40)]
+        for each in socks:
+            each.connect(("127.0.0.1", port))  # All before the server takes the first.
+            each.setblocking(False)
+        ends = [asyncio.ensure_future(loop.sock_recv(each, 1)) for each in socks]
+        await asyncio.wait(ends, timeout=1)
+        assert sum(each.done() for each in ends) == 36
+        assert await ask(port, b"HEAD /page HTTP/1.0\r\n\r\n")
+        for end, each in zip(ends, socks, strict=True):
+            end.cancel()
+            await asyncio.gather(end, return_exceptions=True)
+            each.close()
 
     asyncio.run(served(clients, fine))
 

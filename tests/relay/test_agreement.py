@@ -366,3 +366,10 @@ def test_a_file_of_options_that_others_see_or_that_is_none_is_refused_without_sh
     missing = str(path) + ".none"
     assert relay(machine, "--relay", site.url, "--relay-options-file", missing) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_what_another_process_uses_can_not_look_like_a_line_of_the_log() -> None:
+    wrong = Used("redis://a\n\x1b[2JERROR", (), ("work\r\u202e\x07",))
+    (url, channels) = differences(as_noted(ONE._replace(keys=(), backlog=None)), as_noted(wrong))
+    assert url == "relay: redis://a and redis://a??[2JERROR"
+    assert channels == "relay_channels: mail.*, work and work???"

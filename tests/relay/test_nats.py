@@ -78,6 +78,23 @@ async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
         assert isinstance(await error_of(f"nats://127.0.0.1:{port}"), WireError)
 
 
+@pytest.mark.parametrize("more", [b"MSG x 1 1000\r\n", b"MSG x 1 1000\r\nforged", b"-E", b"P"])
+@in_loop
+async def test_nothing_that_came_before_tls_is_read_with_what_comes_encrypted(more: bytes) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"tls_required": true}\r\n' + more)
+        with contextlib.suppress(OSError):
+            while await reader.read(1000):
+                pass
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        error = await error_of(f"tls://127.0.0.1:{port}", timeout=2.0)
+        assert isinstance(error, WireRefused)
+        assert "more than its greeting before TLS" in str(error)
+
+
 @contextlib.asynccontextmanager
 async def greeting(
     connections: list[asyncio.StreamWriter],

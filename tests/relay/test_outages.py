@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import logging
 import socket
 import threading
@@ -12,8 +14,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from asgi_ipc.engines.base import Record, Refused
-from asgi_ipc.relay import report
-from asgi_ipc.relay.frames import ALL, machine_topic, shard_topic
+from asgi_ipc.exceptions import WireLost, WireRefused
+from asgi_ipc.relay import relay, report
+from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.relay import first_of
@@ -190,6 +193,74 @@ def test_a_server_that_comes_and_goes_is_not_connected_to_and_told_of_without_en
     run(main)
 
 
+def test_the_lag_is_that_of_the_beat_that_was_heard(
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others have been published since, as to a slow server."""
+    monkeypatch.setattr(relay, "BEAT", 0.2)
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        inbound, lags = one.relay_now.inbound, list[int]()
+        act = inbound._act
+
+        def slow(frame: RelayFrame) -> None:
+            one.relay_loop.call_later(0.7, act_late, frame)
+
+        def act_late(frame: RelayFrame) -> None:
+            act(frame)
+            lags.append(one.relay_now.lag)
+
+        await eventually(lambda: one.relay_now.lag is not None)
+        monkeypatch.setattr(inbound, "_act", slow)
+        await eventually(lambda: len(lags) > 8)
+        assert min(lags[4:]) >= 0.6e9
+        assert len(one.relay_now.outbound._beats_at) <= 10
+
+    run(main)
+
+
+def test_a_server_that_takes_frames_and_passes_none_on_is_told(
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: such as two servers behind one name."""
+    monkeypatch.setattr(relay, "_UNHEARD", 1.5)
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        await eventually(lambda: one.report()["lag"] is not None)
+        server.drop_frames(1 << 30)
+        await eventually(lambda: "has not come back to it" in one.report()["error"])
+        assert (one.report()["state"], one.report()["lag"]) == ("connected", None)
+        server.drop_frames(0)
+        await eventually(lambda: one.report()["error"] == "")
+        assert one.report()["lag"] is not None
+
+    run(main)
+
+
+def test_a_server_that_is_away_and_refuses_by_turns_is_not_told_of_at_each_turn(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8."""
+    monkeypatch.setattr(relay, "LONGEST_PAUSE", 0.01)
+    errors = itertools.cycle([WireLost("it is away"), WireRefused("it refuses")])
+
+    async def start(*words: object) -> None:
+        tries.append(None)
+        raise next(errors)
+
+    async def main() -> None:
+        monkeypatch.setattr(MemoryWire, "start", start)
+        site.machine().begin()
+        await eventually(lambda: len(tries) > 50)
+        assert caplog.text.count("goes on by itself") == 1
+
+    tries: list[None] = []
+    caplog.set_level(logging.WARNING, "asgi_ipc")
+    run(main)
+
+
 @pytest.fixture
 def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A name server that is silent, and set once it is asked."""
@@ -324,6 +395,31 @@ def test_a_task_that_swallows_a_cancellation_does_not_keep_a_relay_from_ending()
 
     run(lambda: first_of(asyncio.sleep(0), stubborn()))
     assert len(cancelled) == 2
+
+
+def test_what_a_task_raises_after_a_second_cancellation_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """R10."""
+
+    async def ends_late() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.05)
+            raise WireLost("the wire is closed")
+
+    async def main() -> None:
+        both = asyncio.ensure_future(first_of(asyncio.sleep(3600), ends_late()))
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            both.cancel()
+        await asyncio.gather(both, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        gc.collect()
+
+    run(main)
+    assert caplog.records == []
 
 
 def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> None:

@@ -42,6 +42,29 @@ async def test_credentials_that_are_refused_are_told_and_not_shown(redis: Redis)
         assert error.__suppress_context__
 
 
+@pytest.mark.parametrize("fails_at", [1, 2])
+@in_loop
+async def test_no_variable_of_an_unexpected_error_has_the_password(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """W1: services that collect errors show them."""
+    loop = asyncio.get_running_loop()
+    connect, left = loop.create_connection, [fails_at]
+
+    async def fail(*words: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        return await connect(*words, **options)
+
+    monkeypatch.setattr(loop, "create_connection", fail)
+    wire = open_wire(redis.url, "tests", {"password": PASSWORD})
+    with pytest.raises(RuntimeError) as caught:
+        await wire.start(lambda topic, frame: None)
+    for entry in caught.traceback[1:]:
+        assert PASSWORD not in repr(entry.frame.f_locals)
+
+
 @in_loop
 async def test_a_server_that_repeats_the_password_does_not_have_it_shown() -> None:
     if Redis.missing():

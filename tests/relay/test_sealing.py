@@ -30,6 +30,16 @@ def test_what_is_sealed_opens_with_the_same_key_and_associated_data_alone() -> N
         assert reason(Sealer([OTHER]), frame) == "unknown key"
 
 
+def test_no_variable_of_an_error_has_a_key() -> None:
+    """Services that collect errors show them."""
+    key = bytes(range(32))
+    sealed = Sealer([key]).seal(b"payload", b"there")
+    with pytest.raises(SealBroken) as caught:
+        Sealer([key]).open(sealed, b"elsewhere")
+    for entry in caught.traceback[1:]:
+        assert repr(key) not in repr(entry.frame.f_locals)
+
+
 def test_keys_rotate_without_a_frame_that_cannot_be_opened() -> None:
     steps: list[list[str | bytes]] = [[OLD], [OLD, NEW], [NEW, OLD], [NEW]]
     for before, after in itertools.pairwise(steps):

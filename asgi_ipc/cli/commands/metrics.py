@@ -113,10 +113,10 @@ def _serve(background: Background[str], host: str, port: int) -> int:
 async def _page(look: futures.Future[str]) -> Page:
     """Wait for a look that others may wait for, too."""
     waiting = asyncio.wrap_future(look)
+    # Or asyncio would log what it raises when nobody waits for it any more.
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
     done, _ = await asyncio.wait([waiting], timeout=_PATIENCE)
     if not done:
-        # Or asyncio would log what it raises.
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         return Page(503, f"{_NO_ANSWER}\n")
     try:
         return Page(200, waiting.result(), CONTENT_TYPE)

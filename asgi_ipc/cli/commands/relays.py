@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...layers.relays import RelayInfo
 
 #: Keys of a report that are for the next relay, or told otherwise.
-_OWN = {"v", "at", "peers", "used", "contact", "published", "taken"}
+_OWN = {"peers", "contact"}
 _COLUMNS = [
     Column("MACHINE"),
     Column("STATE"),

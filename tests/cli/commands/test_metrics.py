@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -19,6 +21,7 @@ from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.cli.background import Background
 from asgi_ipc.cli.choice import StoreChoice
 from asgi_ipc.cli.commands import metrics
+from asgi_ipc.exceptions import StoreUnavailable
 from tests.cli.conftest import Commands, MakeLayer
 
 ENOUGH = 60.0
@@ -131,3 +134,20 @@ def test_a_store_that_does_not_answer_is_told_and_the_server_still_ends(
     metrics._serve(look, "127.0.0.1", 0)
     go_on.set()
     assert ended == [0]
+
+
+def test_a_look_that_fails_when_its_client_is_gone_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        look: futures.Future[str] = futures.Future()
+        page = asyncio.ensure_future(metrics._page(look))
+        await asyncio.sleep(0)
+        page.cancel()
+        await asyncio.gather(page, return_exceptions=True)
+        look.set_exception(StoreUnavailable("it is gone"))
+        await asyncio.sleep(0.01)
+        gc.collect()
+
+    asyncio.run(main())
+    assert caplog.records == []

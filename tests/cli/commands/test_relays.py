@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from asgi_ipc.cli.main import run as run_command
@@ -114,6 +115,55 @@ def test_relays_says_why_shared_channels_do_not_work(
         assert "relay of this machine: connected" in text
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        -1,
+        1 << 63,
+        1e300,
+        "\x1b[2J\n",
+        b"\xff",
+        [],
+        [{}],
+        [[]],
+        {},
+        {"dropped_x": "many"},
+        {1: 2},
+    ],
+)
+def test_a_report_of_another_form_is_told_as_far_as_it_is_one(
+    site: Site, told: Told, wrong: object
+) -> None:
+    """A member of the store's group may have forged it, or another version written it."""
+    machine = site.machine()
+    peer = {"heard_at": 1, "host": "afar", "node": b"other", "left": False, "late_at": 0}
+    fields = [
+        "url",
+        "pid",
+        "began",
+        "lag",
+        "contact",
+        "backlog",
+        "counts",
+        "lately",
+        "rates",
+        "peers",
+    ]
+    for some in ([], *([each] for each in fields), fields):
+        content = {"state": "away", "peers": [peer], **dict.fromkeys(some, wrong)}
+        packed = msgpack.packb({**content, "v": 1, "at": machine.engine.clock()})
+        while machine.engine.pop(b"!!relay.report"):
+            pass
+        machine.engine.push([Record(b"!!relay.report", packed, 1 << 62, 2)])
+        assert told.relays(machine)[0] == 1
+        text = told(machine, "relays")[1]
+        assert "no process of this machine relays" in text
+        assert "\x1b" not in text
+        assert ("afar" in text) == ("peers" not in some)
+        assert told(machine, "metrics")[0] == 0
 
 
 def test_list_names_a_relay_that_is_not_connected(
