@@ -177,8 +177,9 @@ async def receive_impatiently(world: World, layer: IPCChannelLayer) -> None:
     notes = world.notes("impatient")
     dice = notes.dice
     where, name = dice.randrange(CHANNELS), ""
-    own = dice.random() < 0.6
-    while world.stage == RUN:
+    own, loop = dice.random() < 0.6, asyncio.get_running_loop()
+    # `wait_for` before Python 3.12, and a scope, may take this task's cancellation for their own.
+    while world.stage == RUN and loop not in ending:
         if own and not name:
             where, name = await new_channel(notes, layer)
         else:

@@ -125,6 +125,7 @@ def run_loop(world: World, kind: str, lasting: bool, dice: random.Random) -> Non
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(actor) for actor in cast(world, lasting, dice)]
                     await wait()
+                    actors.ending.add(loop)
                     for task in tasks:
                         task.cancel()
 
