@@ -250,7 +250,8 @@ class _Opening:
             why = "is of another boot of this machine, or of another machine or container"
             remedy = (
                 "a store serves processes that see the same boot id "
-                "(/proc/sys/kernel/random/boot_id); name another engine_options['directory']"
+                "(/proc/sys/kernel/random/boot_id) and are in the same time namespace; name "
+                "another engine_options['directory']"
             )
         else:
             try:
