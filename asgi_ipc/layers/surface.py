@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from ..encoding.names import CHANNEL, GROUP, NAME_LIMIT, RULE, channel_name, group_name
 from ..encoding.serializers import MSGPACK, Serializer
@@ -106,6 +106,13 @@ class LayerSurface:
     def _attach(self, core: LayerCore) -> None:
         """Use a core; a layer extends this with attributes of its own."""
         self._core = core
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, as multiprocessing does where a process is not forked."""
+        raise TypeError(
+            f"this {type(self).__name__} can't be pickled or copied: its connection to the store "
+            "belongs to this process; pass its options to the other process, and make a layer there"
+        )
 
     @property
     def prefix(self) -> str:

@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..exceptions import WireError, WireLost, WireRefused
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
@@ -30,6 +29,9 @@ from .wire_settings import (
     check_topic,
 )
 from .wire_state import PROGRESS, Window, WireState, connect
+
+if TYPE_CHECKING:
+    import ssl
 
 #: The largest frame, and the smallest limit of a server with which a relay can work.
 FRAME_LIMIT, SMALLEST_LIMIT = 16 * 1024 * 1024, 1024

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
 from ..exceptions import WireError, WireLost, WireRefused
@@ -23,6 +22,9 @@ from .resp import ErrorReply, Reader, pack
 from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 from .wire_settings import COMMON, CREDENTIALS, TLS, Settings, check_frames, check_topic
 from .wire_state import PROGRESS, Window, WireState, connect
+
+if TYPE_CHECKING:
+    import ssl
 
 #: The largest frame. Far below the 32 MiB of unread output at which a server drops a subscriber.
 FRAME_LIMIT = 16 * 1024 * 1024

@@ -7,6 +7,7 @@ import contextlib
 import os
 
 from ..engines.base import Bell, Engine
+from ..exceptions import StoreUnavailable
 
 
 class StoreBell:
@@ -29,11 +30,13 @@ class StoreBell:
         """Wake the task, and replace a bell that the engine can't signal any more."""
         if self.bell.fileno() < 0:
             self.close()
-            with contextlib.suppress(OSError):  # Too many open files: tried again at the next call.
+            # Too many open files: tried again at the next call.
+            with contextlib.suppress(StoreUnavailable):
                 self._install()
         self._rang.set()
 
     def _install(self) -> None:
+        """Raise `StoreUnavailable` if descriptors run out."""
         #: What the engine is to signal.
         self.bell: Bell = self._engine.bell()
         self._descriptor = -1
@@ -41,7 +44,13 @@ class StoreBell:
             # A duplicate, as the engine may close its own in any thread.
             self._descriptor = os.dup(self.bell.fileno())
             asyncio.get_running_loop().add_reader(self._descriptor, self._signalled)
-        except BaseException:  # Too many open files.
+        except OSError as error:
+            self.close()
+            raise StoreUnavailable(
+                f"a relay can't poll a wake-up bell ({error.strerror}); raise this process's limit"
+                " of open files (ulimit -n)"
+            ) from error
+        except BaseException:
             self.close()
             raise
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..exceptions import OptionError
 from .wire import MAX_TOPIC, TIMEOUT, Frame
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Of a prefix, so that it can stand in any server's names.
 _PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -239,8 +241,16 @@ class Settings:
                 self.wrong_option(f"relay_options[{name!r}] is {is_now}; it must be {must_be}")
         return values
 
-    def tls(self, given: Mapping[str, Any]) -> ssl.SSLContext:
+    def tls(self, given: Mapping[str, Any]) -> ssl.SSLContext | None:
         """Return what the options of `TLS` say, noting files that are of no use."""
+        try:
+            import ssl
+        except ImportError:
+            self.wrong(
+                "it asks for TLS, and this Python was built without the module ssl; take"
+                " another Python, or the scheme without TLS"
+            )
+            return None
         context = ssl.create_default_context()
         context.check_hostname = given["check_hostname"] is not False
         ca_file, cert_file, key_file = (given[f"{kind}_file"] for kind in ("ca", "cert", "key"))

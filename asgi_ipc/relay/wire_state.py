@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import ssl
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -130,10 +130,11 @@ class WireState:
 
     def _meaning(self, error: OSError) -> WireError:
         """Return what an error of the network means."""
-        if isinstance(error, ssl.SSLCertVerificationError):
+        ssl = sys.modules.get("ssl")  # A Python may lack it; then no error is one of TLS.
+        if ssl is not None and isinstance(error, ssl.SSLCertVerificationError):
             reason = error.verify_message
             return WireRefused(self.text(f"its certificate is not accepted: {reason}"))
-        if isinstance(error, ssl.SSLError):
+        if ssl is not None and isinstance(error, ssl.SSLError):
             reason = error.reason
             return WireRefused(self.text(f"TLS failed: {reason}; is it a server with TLS?"))
         if isinstance(error, PermissionError):

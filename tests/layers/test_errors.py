@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,10 @@ def test_an_exception_of_a_log_handler_loses_no_message(
     finally:
         logger.removeHandler(handler)
     assert "can't write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [IPCChannelLayer, SyncIPCChannelLayer])
+def test_a_layer_that_is_passed_to_a_spawned_process_says_what_to_pass(kind: Any) -> None:
+    layer = kind(engine="memory")
+    with pytest.raises(TypeError, match=f"this {kind.__name__} can't be pickled.*its options"):
+        pickle.dumps(layer)

@@ -65,15 +65,17 @@ class Kind(Protocol):
 class Native:
     """A Python of this very system."""
 
-    def __init__(self, python: str, site: Path) -> None:
+    def __init__(self, python: str, site: Path, *settings: str) -> None:
+        """``settings`` are of the environment, such as "NAME=value"."""
         self._python = python
+        self._settings = settings
         self.site = str(site)
         self.checkout = str(ROOT)
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         """See `Machine.command`."""
-        return ["env", *(f"{key}={value}" for key, value in environment.items()), self._python,
-                *arguments]  # fmt: skip
+        return ["env", *self._settings, *(f"{key}={value}" for key, value in environment.items()),
+                self._python, *arguments]  # fmt: skip
 
 
 @functools.cache

@@ -32,7 +32,9 @@ def _set_up(version: str, free_threaded: bool, cache: Path) -> Machine:
     if python is None:
         raise NotHere(f"no python{version}{'t' if free_threaded else ''} is installed")
     folder = cache / f"venv-{version}{'t' if free_threaded else ''}"
-    return Native(virtual_environment(python, folder, *REQUIREMENTS), site(cache))
+    # The package sysv_ipc would have it take the lock again.
+    without_lock = ("PYTHON_GIL=0",) if free_threaded else ()
+    return Native(virtual_environment(python, folder, *REQUIREMENTS), site(cache), *without_lock)
 
 
 def _find(version: str, free_threaded: bool) -> str | None:

@@ -109,6 +109,35 @@ def test_topics_and_frames_of_no_use_are_refused_with_the_limit() -> None:
         check_frames([Frame(b"t", b"x" * 8)], 7)
 
 
+def test_a_python_without_ssl_has_all_wires_but_their_tls() -> None:
+    script = """
+import asyncio, sys
+sys.modules["ssl"] = sys.modules["_ssl"] = None
+from asgi_ipc.exceptions import OptionError, WireLost
+from asgi_ipc.relay.wire_choice import open_wire
+for scheme in ("redis", "nats"):
+    try:
+        asyncio.run(open_wire(f"{scheme}://127.0.0.1:1", "p").start(print))
+    except WireLost as error:
+        assert "can't connect" in str(error), error
+for scheme in ("rediss", "valkeys", "tls"):
+    try:
+        open_wire(f"{scheme}://host", "p")
+    except OptionError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"relay {scheme}://host" for scheme in ("rediss", "valkeys", "tls")
+    ]
+    for line in lines:
+        assert "built without the module ssl; take another Python" in line
+
+
 @pytest.mark.parametrize(
     ("url", "safe"),
     [

@@ -14,6 +14,7 @@ from tests.platforms import (
 )
 from tests.platforms import (
     chroots,
+    cpython,
     trials,
 )
 from tests.platforms.base import (
@@ -126,3 +127,16 @@ def test_what_is_mounted_for_a_system_of_packages_ends_with_the_command(tmp_path
     trials._run(machine, "/", ["site"], [], 60)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert ROOT.exists()
+
+
+def test_a_free_threaded_python_is_tried_without_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpython, "_find", lambda *_: sys.executable)
+    monkeypatch.setattr(cpython, "virtual_environment", lambda *_: sys.executable)
+    free = {
+        platform.name: "PYTHON_GIL=0" in platform.set_up(tmp_path).command(["-V"], {})
+        for platform in cpython.platforms()
+    }
+    assert set(free.values()) == {True, False}
+    assert all(without == ("free-threaded" in name) for name, without in free.items()), free

@@ -35,8 +35,11 @@ _REMOTE = frozenset(
 )
 #: File systems whose files are memory: pages are given and refused one by one.
 _MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
-#: FS_IOC_GETFLAGS and FS_IOC_SETFLAGS where a long has 8 bytes, and FS_NOCOW_FL.
-_GET_FLAGS, _SET_FLAGS, _NO_COPYING = 0x80086601, 0x40086602, 0x00800000
+#: FS_IOC_GETFLAGS and FS_IOC_SETFLAGS where a long has 8 bytes: of most processors, and of POWER,
+#: MIPS and SPARC, on which the two bits that say "read" and "write" differ.
+_CALLS = (0x80086601, 0x40086602), (0x40086601, 0x80086602)
+#: FS_NOCOW_FL.
+_NO_COPYING = 0x00800000
 _REMEDY = (
     "name an engine_options['directory'] on a local file system that overwrites in place (ext4, "
     "XFS, or a tmpfs such as /dev/shm), or choose engine 'posix' or 'sysv'"
@@ -102,13 +105,13 @@ def _can_stop_copying(descriptor: int) -> bool:
     if array.array("l").itemsize != 8:
         return False
     flags = array.array("l", [0])
-    try:
-        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
-        fcntl.ioctl(descriptor, _SET_FLAGS, array.array("l", [flags[0] | _NO_COPYING]))
-        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
-    except OSError:
-        return False
-    return bool(flags[0] & _NO_COPYING)
+    for get, change in _CALLS:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, get, flags)
+            fcntl.ioctl(descriptor, change, array.array("l", [flags[0] | _NO_COPYING]))
+            fcntl.ioctl(descriptor, get, flags)
+            return bool(flags[0] & _NO_COPYING)
+    return False
 
 
 def granule(descriptor: int) -> int:

@@ -32,6 +32,7 @@ from .heap.layout import CHANNELS, WORD, Geometry
 from .location import described
 from .lock_file import READY, REMOVED, LockFileHeader, open_lock_file
 from .locked_segment import LockedSegment
+from .locks.base import OtherLibrary
 from .machine import boot_identity
 from .queues.rings import recount
 from .segment import Segment
@@ -249,21 +250,30 @@ class _Opening:
             why = "is of another boot of this machine, or of another machine or container"
             remedy = (
                 "a store serves processes that see the same boot id "
-                "(/proc/sys/kernel/random/boot_id); name another engine_options['directory']"
+                "(/proc/sys/kernel/random/boot_id) and are in the same time namespace; name "
+                "another engine_options['directory']"
             )
         else:
             try:
                 self._attach(store, header)
-            except FileNotFoundError:
-                why = "has memory or semaphores that can't be seen from here"
-                if store.lock_file.in_use(header.store_id):
-                    raise MemoryMissing(
-                        f"the store at {self._path!r} {why}, and processes use it. "
+            except FileNotFoundError as error:
+                if isinstance(error, OtherLibrary):
+                    why = "has semaphores of another C library (of glibc or musl)"
+                    remedy = (
+                        "All its processes must have the same, or share an "
+                        "engine_options['directory'] outside /dev/shm, where a store has none."
+                    )
+                else:
+                    why = "has memory or semaphores that can't be seen from here"
+                    remedy = (
                         "All its processes must see the same shared memory, /dev/shm included: no "
                         "PrivateIPC= for a service, one --ipc for all containers or an "
                         "engine_options['directory'] that they share with engine 'mmap'. If it "
-                        "was removed by hand, end them, or run: "
-                        f"{options.removal()}"
+                        f"was removed by hand, end them, or run: {options.removal()}"
+                    )
+                if store.lock_file.in_use(header.store_id):
+                    raise MemoryMissing(
+                        f"the store at {self._path!r} {why}, and processes use it. {remedy}"
                     ) from None
                 return why
             if not store.is_destroyed():

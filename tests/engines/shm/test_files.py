@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import errno
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from asgi_ipc.engines.shm import files
+from asgi_ipc.engines.shm import file_systems, files
 from asgi_ipc.engines.shm.files import FileMemory
 from tests.tools.stores import in_child
 
@@ -58,3 +60,26 @@ def test_a_child_forked_while_a_thread_looks_at_the_file_system_reserves_memory(
         thread.join()
         for memory in (first, other):
             memory.close()
+
+
+@pytest.mark.parametrize("numbers", [(0x80086601, 0x40086602), (0x40086601, 0x80086602)])
+def test_a_file_system_that_copies_is_known_by_its_flag_on_every_processor(
+    numbers: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beneath an overlay the flag alone tells; POWER and MIPS have other numbers for it."""
+    kept = array.array("l", [8])
+
+    def ioctl(_: int, number: int, flags: array.array[int]) -> None:
+        if number not in numbers:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        if number == numbers[0]:
+            flags[0] = kept[0]
+        else:
+            kept[0] = flags[0]
+
+    monkeypatch.setattr("fcntl.ioctl", ioctl)
+    with (tmp_path / "memory").open("wb") as file:
+        reason = file_systems.refusal(file.fileno())
+    assert reason is not None
+    assert "new block" in reason
+    assert kept[0] & 8

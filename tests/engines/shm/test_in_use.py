@@ -19,6 +19,7 @@ from asgi_ipc.engines.shm.posix import PosixEngine
 from asgi_ipc.engines.shm.sysv import SysVEngine
 from asgi_ipc.exceptions import StoreUnavailable
 from tests.tools.commands import check, expect_version, look_at_store, remove, restart
+from tests.tools.namespaces import run_on
 from tests.tools.stores import (
     ENGINES,
     KIB,
@@ -78,6 +79,19 @@ def test_another_boot_identity_is_refused_while_the_store_is_used(
         assert "will replace it" in look_at_store(kind.name, "store", options)["detail"]
     open_store(tmp_path, kind).destroy()
     assert list(tmp_path.iterdir()) == []
+
+
+def open_with_another_clock(folder: str) -> None:
+    with pytest.raises(StoreUnavailable, match=r"another boot.*still use it; .*time namespace"):
+        open_store(Path(folder))
+
+
+def test_a_process_in_another_time_namespace_does_not_use_it(tmp_path: Path) -> None:
+    """By its clock all messages would have expired, or would never."""
+    engine = open_store(tmp_path)
+    kinds = ("--time", "--monotonic", "100000", "--fork")
+    run_on("", open_with_another_clock, str(tmp_path), kinds=kinds)
+    engine.destroy()
 
 
 def test_a_process_of_another_boot_does_not_use_it_once_it_is_dead(

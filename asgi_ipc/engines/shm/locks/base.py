@@ -35,6 +35,10 @@ class Gone(Exception):
     """The store was removed while this process had it; open it again."""
 
 
+class OtherLibrary(FileNotFoundError):
+    """The semaphores of the store are there, under the names that another C library gives them."""
+
+
 class Locks(ByteLocks, Protocol):
     """The locks of one lock file in this process.
 

@@ -26,7 +26,7 @@ from asgi_ipc.exceptions import StoreUnavailable
 from ..errors import remedy_for
 from ..files import SHM, FileMemory, free_space, give
 from ..location import FOLDER_BYTES, Location, folder_mark, folder_said, public_token
-from .base import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE
+from .base import CHANNELS_LOCK, FIRST_SLOT, GROUPS_LOCK, SEMAPHORE, OtherLibrary
 from .fcntl_locks import TRIAL, RecordLocks, record_locks_fail
 from .mutex import Mutex
 from .robust_mutex import (
@@ -201,7 +201,13 @@ class SemaphoreLocks(RecordLocks):
             )
         for number, (byte, recovery_lock) in enumerate(_RECOVERY_LOCKS.items()):
             name = f"/{_semaphore(store_id, byte)}"
-            self._mutexes[byte] = RobustMutex(name, self._memory.view, number, recovery_lock, self)
+            try:
+                mutex = RobustMutex(name, self._memory.view, number, recovery_lock, self)
+            except FileNotFoundError as error:
+                if any(os.path.exists(f"{SHM}/{each}{name[1:]}") for each in _BEGINNINGS):
+                    raise OtherLibrary(*error.args, name) from error
+                raise
+            self._mutexes[byte] = mutex
 
     def mutex(self, byte: int, words: memoryview, hint: int) -> Mutex:
         """See `Locks.mutex`."""

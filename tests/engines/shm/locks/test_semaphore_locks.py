@@ -271,6 +271,29 @@ def test_semaphores_that_can_not_be_seen_do_not_split_a_store_that_is_used(
     engine.destroy()
 
 
+def test_a_store_in_use_whose_semaphores_are_of_another_c_library_says_so(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where containers with glibc and with musl share /dev/shm."""
+    engine = open_store(shared)
+    for file in files_of(engine):
+        name = file.name.removeprefix("sem.")
+        if not name.endswith(".marks"):
+            file.rename(file.with_name(name if file.name != name else f"sem.{name}"))
+
+    def other() -> None:
+        forget_what_is_open()
+        monkeypatch.setattr("asgi_ipc.engines.shm.opening._NOTICE", 0.0)
+        with pytest.raises(StoreUnavailable, match=r"another C library.*\['directory'\] outside"):
+            open_store(shared)
+
+    in_child(other)
+    engine.push([record(engine, b"a", b"hello")])
+    assert engine.pop(b"a")[0].payload == b"hello"
+    engine.destroy()
+    assert list(shared.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ENGINES)
 def test_an_unused_store_whose_memory_is_gone_is_recreated(
     kind: type[SharedMemoryEngine], shared: Path, monkeypatch: pytest.MonkeyPatch
