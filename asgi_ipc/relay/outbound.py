@@ -55,6 +55,7 @@ class Outbound:
         counts: Counts,
         knows_all: Callable[[], bool],
         push_work: Callable[[Wire, Sequence[Popped]], Awaitable[None]],
+        took: Callable[[], None],
     ) -> None:
         self._engine, self._options = machine.engine, options
         self._node, self._term, self._host = machine.engine.identity[:NODE_BYTES], term, host
@@ -63,6 +64,8 @@ class Outbound:
         self._knows_all = knows_all
         #: Puts messages on the server's queues.
         self._push_work = push_work
+        #: Called after records were taken off the way out, once their fate is known.
+        self._took = took
         #: Held while records of the way out are in hand, until their frames are on their way.
         self.publishing = asyncio.Lock()
         #: The last sequence of each topic.
@@ -110,6 +113,8 @@ class Outbound:
                     raise
             if work:
                 await self._push_work(wire, work)
+            if records:
+                self._took()
             if len(records) < limit:
                 await self._bell.wait()
             else:

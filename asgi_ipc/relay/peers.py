@@ -120,8 +120,8 @@ class Peers:
         self.topics: set[bytes] = set()
         #: Frames that were published and not heard, of all machines since this was made.
         self.gaps = 0
-        #: A machine, a term or a topic has come since this was last reset: what the next relay has
-        #: to know, or it would not notice what it missed.
+        #: A machine, a term, a topic or a message has come since this was last reset: what the next
+        #: relay has to know, or it would not notice what it missed, or take it for missed.
         self.has_news = False
         self._now = self._full_until = 0
 
@@ -159,7 +159,7 @@ class Peers:
         self._count_gap(peer, topic, frame.sequence - 1)
         if topic in self.topics:
             peer.sequences[topic] = frame.sequence
-            self.has_news |= last is None
+            self.has_news |= last is None or frame.kind in MESSAGES
         peer.reads, peer.number, peer.was_heard = frame.reads, frame.number, True
         peer.frames += 1
         peer.bytes = min(MOST_COUNTED, peer.bytes + size)

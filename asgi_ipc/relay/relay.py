@@ -168,7 +168,8 @@ class Relay:
                 self.peers,
                 self.counts,
                 self._knows_all,
-                self.work.push,
+                push_work=self.work.push,
+                took=self._reports.write_soon,
             )
         except BaseException:  # Too many open files.
             self._notices.close()

@@ -11,11 +11,12 @@ from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
 from asgi_ipc.exceptions import StoreFull
 from asgi_ipc.layers.relays import relay_of
-from asgi_ipc.relay import report
+from asgi_ipc.relay import relay, report
+from asgi_ipc.relay.frames import shard_of, shard_topic
 from asgi_ipc.relay.report import LARGEST, STALE, read, write
 from asgi_ipc.relay.way_out import RELAY, REPORT
 from tests.tools.layers import demux_of
-from tests.tools.machines import Site, eventually, run
+from tests.tools.machines import Machine, Site, eventually, run
 
 
 @pytest.fixture
@@ -171,3 +172,31 @@ def test_a_relay_says_once_that_there_is_no_room_for_its_report(
     run(main)
     assert caplog.text.count("no room for its report") == 1
     assert "both memories are full" in caplog.text
+
+
+def test_what_a_relay_took_and_heard_is_written_down_soon(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5: if it is killed, the next one takes what came since for unknown, and for gaps."""
+    topic = shard_topic(shard_of(b"room"))
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        await two.member("room")
+        for number in (1, 2, 3):
+            await one.layer.group_send("room", {"n": number})
+            await eventually(lambda number=number: taken(one) == published(one) == number)  # type: ignore[misc]
+            await eventually(lambda number=number: heard(two) == [number])  # type: ignore[misc]
+
+    def taken(machine: Machine) -> object:
+        return machine.report()["taken"]
+
+    def published(machine: Machine) -> object:
+        return machine.report()["published"].get(topic)
+
+    def heard(machine: Machine) -> object:
+        return [peer["sequences"].get(topic) for peer in machine.report()["peers"]]
+
+    # There are no regular reports.
+    monkeypatch.setattr(relay, "BEAT", 1000.0)
+    run(main)
