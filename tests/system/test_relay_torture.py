@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from asgi_ipc.conformance.wires.servers import Redis
@@ -18,6 +19,7 @@ from tests.torture.relays.places import (
     SHARED_CHANNEL,
     steady,
 )
+from tests.torture.relays.plants import PLANTS
 
 #: Steady processes of machines 0 and 1, and another of machine 0.
 HERE, THERE, NEAR = 0, 1, MACHINES
@@ -37,6 +39,13 @@ def test_relays_account_for_all_messages_while_all_goes_wrong() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4_000:]
     assert "redis, mixed" in done.stdout
+
+
+@pytest.mark.parametrize("plant", [each.plant for each in PLANTS])
+def test_a_fault_can_be_planted(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """That each is found takes minutes: `make torture`."""
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)  # Raises if what it changes has another name now.
 
 
 class Ledgers:

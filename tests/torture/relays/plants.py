@@ -88,7 +88,7 @@ def direct_ones_first(patch: Patch) -> None:
 
 def count_no_gaps(patch: Patch) -> None:
     """Do not count what was missed."""
-    patch.setattr(Peers, "_reached", lambda *args: None)
+    patch.setattr(Peers, "_count_gap", lambda *args: None)
 
 
 def count_from_none(patch: Patch) -> None:
