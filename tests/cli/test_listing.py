@@ -102,6 +102,7 @@ def test_root_sees_the_stores_of_others_and_they_that_there_are_some_of_root(
     as_nobody(make)
     found = by_prefix(command("list", "--json").json())
     mine.destroy()
+    as_nobody(lambda: MmapEngine("theirs", **sizes).destroy())
     assert set(found) == {"mine", "theirs"}
     about = found["theirs"]
     assert (about["engine"], about["state"], about["messages"]) == ("mmap", "stale", 1)

@@ -393,19 +393,22 @@ def test_a_process_steps_back_for_a_dedicated_relay_and_goes_on_after_it(
     async def main() -> None:
         layer = open_layer(config, url)
         waiting = asyncio.create_task(layer.receive("a"))
-        await eventually(lambda: server.connections == 1)
+        await eventually(lambda: told().count("connected") == 1)
         engine = engine_beside(config)
         assert engine.hold(DEDICATED)
         await eventually(lambda: engine.hold(RELAY))
         await eventually(lambda: server.connections == 0)
         engine.close()
-        await eventually(lambda: server.connections == 1)
+        await eventually(lambda: told().count("connected") == 2)
         waiting.cancel()
         await layer.close()
 
+    def told() -> list[str]:
+        which = f"relay {url}: "
+        return [line.removeprefix(which) for line in caplog.messages if line.startswith(which)]
+
     run(main)
-    told = f"relay {url}: "
-    assert [line.removeprefix(told) for line in caplog.messages if line.startswith(told)] == [
+    assert told() == [
         "this process relays for its machine",
         "connected",
         "this process relays no more, as a relay process of its own takes over",
