@@ -61,35 +61,34 @@ async def test_a_wire_and_a_server_of_which_one_alone_has_tls_say_so(
     assert "it has no TLS; write nats://" in str(error)
 
 
-@pytest.mark.parametrize(
-    "info", [b"INFO {}\r\nINFO 7\r\n", b'INFO {"max_payload": "x"}\r\nPONG\r\n', b"INFO []\r\n"]
-)
-@in_loop
-async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
+@contextlib.asynccontextmanager
+async def saying(words: bytes) -> AsyncIterator[int]:
+    """A server that says this to each client, and then only listens; its port."""
+
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(info)
+        writer.write(words)
         with contextlib.suppress(OSError):
             while await reader.read(1000):
                 pass
         writer.close()
 
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "info", [b"INFO {}\r\nINFO 7\r\n", b'INFO {"max_payload": "x"}\r\nPONG\r\n', b"INFO []\r\n"]
+)
+@in_loop
+async def test_a_greeting_that_makes_no_sense_is_refused(info: bytes) -> None:
+    async with saying(info) as port:
         assert isinstance(await error_of(f"nats://127.0.0.1:{port}"), WireError)
 
 
 @pytest.mark.parametrize("more", [b"MSG x 1 1000\r\n", b"MSG x 1 1000\r\nforged", b"-E", b"P"])
 @in_loop
 async def test_nothing_that_came_before_tls_is_read_with_what_comes_encrypted(more: bytes) -> None:
-    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"tls_required": true}\r\n' + more)
-        with contextlib.suppress(OSError):
-            while await reader.read(1000):
-                pass
-        writer.close()
-
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with saying(b'INFO {"tls_required": true}\r\n' + more) as port:
         error = await error_of(f"tls://127.0.0.1:{port}", timeout=2.0)
         assert isinstance(error, WireRefused)
         assert "more than its greeting before TLS" in str(error)

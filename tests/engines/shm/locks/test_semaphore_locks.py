@@ -64,6 +64,12 @@ def files_of(engine: SharedMemoryEngine) -> list[Path]:
     return [path for path in SHM.iterdir() if token in path.name]
 
 
+def assert_carries(engine: SharedMemoryEngine) -> None:
+    """A message goes through the store."""
+    engine.push([record(engine, b"a", b"hello")])
+    assert engine.pop(b"a")[0].payload == b"hello"
+
+
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_store_in_the_users_own_folder_has_semaphores_and_leaves_none(
     kind: type[SharedMemoryEngine],
@@ -73,8 +79,7 @@ def test_a_store_in_the_users_own_folder_has_semaphores_and_leaves_none(
     files = files_of(engine)
     assert len(files) == 3
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in files)
-    engine.push([record(engine, b"a", b"hello")])
-    assert engine.pop(b"a")[0].payload == b"hello"
+    assert_carries(engine)
     engine.destroy()
     assert not any(path.exists() for path in files)
 
@@ -170,8 +175,7 @@ def test_where_semaphores_do_not_work_record_locks_do(
         wrong(patch, shared)
         engine = open_store(shared)
         assert kind_of(engine) == FCNTL
-        engine.push([record(engine, b"a", b"hello")])
-        assert engine.pop(b"a")[0].payload == b"hello"
+        assert_carries(engine)
         engine.destroy()
     _beginning.cache_clear()
     assert mine() == []
@@ -199,8 +203,7 @@ def test_a_process_without_semaphores_cannot_use_a_store_that_has_them(
             open_store(shared)
 
     in_child(other)
-    engine.push([record(engine, b"a", b"hello")])
-    assert engine.pop(b"a")[0].payload == b"hello"
+    assert_carries(engine)
     engine.destroy()
 
 
@@ -288,8 +291,7 @@ def test_a_store_in_use_whose_semaphores_are_of_another_c_library_says_so(
             open_store(shared)
 
     in_child(other)
-    engine.push([record(engine, b"a", b"hello")])
-    assert engine.pop(b"a")[0].payload == b"hello"
+    assert_carries(engine)
     engine.destroy()
     assert list(shared.iterdir()) == []
 
