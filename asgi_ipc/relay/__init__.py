@@ -8,7 +8,7 @@ process. `redis`, with `resp` and `redis_scripts`, and `nats` are the wires to r
 Above the wires, `relay` has the clauses that users rely on, and is one term of a relay. A `thread`
 runs it with a `loop` of which forked children keep nothing, or it has a process of its own. It gets
 `options`, and the `machine` that it relays for; `agreement` compares its options with those of the
-site's processes.
+site's processes. `ending` ends what it does side by side.
 
 `outbound` publishes what processes have left on the `way_out` of the store, for which a
 `store_bell` rings, as `frames`, which `sealing` encrypts. `inbound` delivers those of other

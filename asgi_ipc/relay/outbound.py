@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from ..encoding.names import channel_name
@@ -11,6 +12,7 @@ from ..exceptions import WireLost, WireRefused
 from . import way_out
 from .agreement import UNSEALED, Differs
 from .counts import Counts
+from .ending import FAREWELL
 from .frames import (
     ALL,
     MESSAGES,
@@ -68,6 +70,10 @@ class Outbound:
         self._took = took
         #: Held while records of the way out are in hand, until their frames are on their way.
         self.publishing = asyncio.Lock()
+        #: Set while `pump` has no records in hand.
+        self._empty_handed = asyncio.Event()
+        self._empty_handed.set()
+        self._ends = False
         #: The last sequence of each topic.
         self.sequences: dict[bytes, int] = {}
         #: Topics whose sequence beats have to tell, with the number of beats.
@@ -97,20 +103,45 @@ class Outbound:
         self._bell.close()
 
     async def pump(self, wire: Wire) -> None:
-        """Publish what is on the way out, as it comes, without end. Raises as the wire."""
+        """Publish what is on the way out, as it comes, without end. Raises as the wire.
+
+        If it is cancelled, it first waits a moment until the records in hand are sent. Then it
+        closes the wire, which so tells what was not sent (W8), and puts that back.
+        """
+        self._ends = False
+        pumping = asyncio.ensure_future(self._pump(wire))
+        try:
+            await asyncio.shield(pumping)
+        finally:
+            self._ends = True
+            try:
+                if not pumping.done():
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self._empty_handed.wait(), FAREWELL)
+                    if not self._empty_handed.is_set():
+                        await wire.close()
+                        await asyncio.wait([pumping], timeout=FAREWELL)
+            finally:
+                pumping.cancel()
+                await asyncio.gather(pumping, return_exceptions=True)
+
+    async def _pump(self, wire: Wire) -> None:
         limit = 8
-        while True:
-            # Popped under the lock: a `pump` that is cancelled while it waits has taken no record.
+        while not self._ends:
+            # Popped under the lock: one that is cancelled while it waits has taken no record.
             async with self.publishing:
                 records = self._engine.pop(OUT, limit, self._bell.bell)
                 self._refuse_unsealed(records)
                 work = [each for each in records if way_out.is_work(each.payload)]
+                self._empty_handed.clear()
                 try:
                     await self._publish(wire, records)
                 except BaseException:
                     for record in reversed(work):
                         self._engine.restore(OUT, record)
                     raise
+                finally:
+                    self._empty_handed.set()
             if work:
                 await self._push_work(wire, work)
             if records:

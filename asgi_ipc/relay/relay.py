@@ -66,6 +66,7 @@ from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError,
 from . import report, way_out
 from .agreement import Agreement
 from .counts import INTERVAL, Counts
+from .ending import FAREWELL, first_of
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
 from .inbound import Inbound
@@ -103,9 +104,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 TOGETHER = 5.0
 #: Seconds after which a relay that is connected has heard all machines that are there.
 SETTLED = 1.5
-#: Seconds for a goodbye; and after which a task that was cancelled and goes on is cancelled again,
-#: longer than what tasks do before they end.
-_FAREWELL, _CANCEL_AGAIN = 0.3, 1.0
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
 #: Seconds between two beats that others have hurried.
@@ -270,7 +268,7 @@ class Relay:
             last.callback(self.outbound.close)
             if wire is not None:
                 with contextlib.suppress(Exception):
-                    await asyncio.wait_for(self.outbound.say(wire, Kind.BYE), _FAREWELL)
+                    await asyncio.wait_for(self.outbound.say(wire, Kind.BYE), FAREWELL)
                 await self._close(wire)
             self.counts.warn(ending=True)
             with contextlib.suppress(StoreUnavailable, StoreCorrupt, ChannelFull):
@@ -280,7 +278,7 @@ class Relay:
     @staticmethod
     async def _close(wire: Wire) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(wire.close(), _FAREWELL)
+            await asyncio.wait_for(wire.close(), FAREWELL)
 
     # ---- the regular work
 
@@ -430,16 +428,13 @@ class Relay:
                 work.keep_checking_full(wire),
                 work.keep_giving_back(wire),
             )
-        beside = (
-            *shared,
+        await first_of(
+            self._pass_on(wire, since, had_outage),
             self._until_lost(wire),
             self._keep_beating(wire),
             self.shards.keep_subscribing(wire),
             self.shards.keep_unsubscribing(wire),
-        )
-        await first_of(
-            self._pass_on(wire, since, had_outage),
-            *map(self._after_publisher, beside),
+            *shared,
         )
 
     async def _pass_on(self, wire: Wire, since: int, had_outage: bool) -> None:
@@ -461,22 +456,6 @@ class Relay:
     async def _until_lost(wire: Wire) -> None:
         """Wait until the wire is lost, and raise why."""
         raise await wire.lost()
-
-    async def _after_publisher(self, beside: Awaitable[None]) -> None:
-        """Await what runs beside the publisher; if the wire fails it, let the publisher fail first.
-
-        The publisher then learns from the wire which frames were not sent, and puts them back on
-        the way out. If it were cancelled instead, it would have to count them as lost.
-        """
-        try:
-            await beside
-        except WireError:
-            until = time.monotonic() + _FAREWELL
-            await asyncio.sleep(0)
-            # It polls and does not take the lock, which the publisher may be about to take.
-            while self.outbound.publishing.locked() and time.monotonic() < until:  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK / 4)
-            raise
 
     async def _keep_beating(self, wire: Wire) -> None:
         """Publish beats: this machine is there, and has published so much (R5). Without end.
@@ -665,25 +644,4 @@ class Relay:
         self._reports.write()
 
 
-async def first_of(*coroutines: Awaitable[Any]) -> None:
-    """Run all until the first ends; then cancel the others, and raise what the first raised."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    for task in tasks:
-        # Or asyncio would log what it raises after this was cancelled a second time.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    ended: set[asyncio.Future[Any]] = set()
-    try:
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        # Before Python 3.12 `asyncio.wait_for` swallows a cancellation that comes together with
-        # its result, and the task would go on.
-        while left := [each for each in tasks if not each.done()]:
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=_CANCEL_AGAIN)
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for each in ended:
-        each.result()
-
-
-__all__ = ["BEAT", "Relay", "first_of"]
+__all__ = ["BEAT", "Relay"]

@@ -37,9 +37,10 @@ Topics
        topics is heard.
   W8   `publish` sends each frame at most once. It returns before the server has confirmed the
        frames, but waits while more than `WINDOW` bytes are unconfirmed, so a slow server makes the
-       caller wait and not the memory grow. If the wire is lost meanwhile, it raises `WireLost`,
-       whose ``unsent`` counts the frames at the end of the batch that were certainly not sent. A
-       frame of more than ``frame_limit`` bytes raises `ValueError`, and nothing is sent.
+       caller wait and not the memory grow. If the wire is lost or closed meanwhile, it raises
+       `WireLost`, whose ``unsent`` counts the frames at the end of the batch that were certainly
+       not sent. A frame of more than ``frame_limit`` bytes raises `ValueError`, and nothing is
+       sent.
   W9   What ``heard`` or ``ready`` raises goes to the event loop's exception handler, and the next
        frames are heard. Cancelling a call leaves the wire usable.
 

@@ -17,12 +17,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from ..encoding.names import channel_name
 from ..engines.base import NODE_BYTES, Members, Popped
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from .counts import INTERVAL, Counts
+from .ending import until_answered
 from .frames import Kind, NoFrame, RelayFrame, pack, queue_binding, unpack
 from .machine import Machine
 from .options import RelayOptions
@@ -47,10 +47,6 @@ _MOST = 64
 #: Seconds between two looks at queues that became ready, and how many are looked at then: each may
 #: be told to all machines.
 _READY, _MOST_READY = 0.02, 20
-#: Seconds for which a relay that ends waits for the server's last answers.
-_FAREWELL = 0.3
-
-_T = TypeVar("_T")
 
 
 def is_name(name: bytes) -> bool:
@@ -102,7 +98,7 @@ class Work:
             *(self._push(wire, record) for record in records), return_exceptions=True
         )
         try:
-            results = await _until_answered(pushing)
+            results = await until_answered(pushing)
         finally:
             self.is_pushing = False
         for result in results:
@@ -218,8 +214,7 @@ class Work:
             found = 0
             for name, number in self._missing().items():
                 if number > 0:
-                    popping = asyncio.ensure_future(self._pop(wire, name, min(number, _MOST)))
-                    found += await _until_answered(popping)
+                    found += await until_answered(self._pop(wire, name, min(number, _MOST)))
             if not found:
                 # All queues are empty for which a receiver waits, and the wire is armed on them.
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -298,7 +293,7 @@ class Work:
                     self._taken.discard(name)
                 elif counts["oldest_age"] >= GRACE * 1e9:
                     surplus = counts["pending"] - self._receivers(name)
-                    while surplus > 0 and await self._push_back(wire, name):
+                    while surplus > 0 and await until_answered(self._push_back(wire, name)):
                         surplus -= 1
 
     def _channels_with_messages_here(self) -> list[bytes]:
@@ -353,19 +348,6 @@ class Work:
                 return True
             self._engine.restore(name, record)  # The server has no room. It is tried again.
         return False
-
-
-async def _until_answered(call: asyncio.Future[_T]) -> _T:
-    """Wait for a call to the server; if cancelled, first for its answer, for `_FAREWELL` at most.
-
-    A relay that ends must not lose what is under way.
-    """
-    try:
-        return await asyncio.shield(call)
-    except asyncio.CancelledError:
-        with contextlib.suppress(asyncio.TimeoutError, WireError):
-            await asyncio.wait_for(call, _FAREWELL)
-        raise
 
 
 __all__ = ["GRACE", "LOOK", "LOOK_TAKEN", "Work"]

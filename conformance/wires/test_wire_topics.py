@@ -186,12 +186,15 @@ async def test_publishing_waits_while_much_is_unconfirmed(wires: WireCase) -> No
 
 @pytest.mark.clause("W8")
 @pytest.mark.needs("network")
+@pytest.mark.parametrize("how", ["is lost", "is closed"])
 @in_loop
-async def test_what_waits_behind_the_window_counts_as_not_sent(wires: WireCase) -> None:
+async def test_what_waits_behind_the_window_counts_as_not_sent(wires: WireCase, how: str) -> None:
     listener = await wires.listener(timeout=60)
     wires.line.freeze()
     waiting = asyncio.ensure_future(publish(listener.wire, b"t", *[bytes(50_000)] * 60))
     await asyncio.sleep(0.1)
+    if how == "is closed":  # As by a relay that ends.
+        await within(listener.wire.close())
     wires.line.cut()
     wires.line.thaw()
     with pytest.raises(WireLost) as caught:

@@ -16,10 +16,10 @@ import pytest
 from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.exceptions import WireLost, WireRefused
 from asgi_ipc.relay import relay, report
+from asgi_ipc.relay.ending import first_of
 from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
-from asgi_ipc.relay.relay import first_of
 from asgi_ipc.relay.way_out import OUT, RELAY
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import ENOUGH, Site, eventually, received, run

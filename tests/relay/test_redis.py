@@ -13,6 +13,7 @@ import pytest
 from asgi_ipc.conformance.wires.servers import Redis, free_port
 
 from asgi_ipc.exceptions import OptionError, WireError, WireLost, WireRefused
+from asgi_ipc.relay.relay import BEAT
 from asgi_ipc.relay.way_out import OUT
 from asgi_ipc.relay.wire import Frame
 from asgi_ipc.relay.wire_choice import open_wire
@@ -514,10 +515,11 @@ def test_what_is_wrong_is_told_before_anything_is_sent(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("waits", ["a beat", "the publisher"])
 def test_a_relay_that_ends_behind_a_slow_server_leaves_what_it_has_not_sent(
-    redis: Redis, tmp_path: Path
+    redis: Redis, tmp_path: Path, waits: str
 ) -> None:
-    """R8: the next relay goes on with it, though a beat waits for the server before it."""
+    """R8: the next relay goes on with it, though a beat or records wait for the server."""
     options = {
         "channel_memory": 32 << 20,
         "relay_options": {"timeout": 60.0, "password": PASSWORD},
@@ -527,17 +529,27 @@ def test_a_relay_that_ends_behind_a_slow_server_leaves_what_it_has_not_sent(
     async def main() -> None:
         await join(one, two)
         await two.member("room")
+        outbound = one.relay_now.outbound
+        if waits == "the publisher":
+            outbound.say = lambda *_: asyncio.sleep(3600)  # No beat comes before it.
+            await asyncio.sleep(1.5 * BEAT)
+        taken = one.engine.statistics(OUT)["popped"]
         redis.freeze()
-        # Just beyond the window: `publish` returns, and the next beat waits.
+        # Just beyond the window: `publish` returns, and the next call waits.
         for _ in range(2):
             await one.layer.group_send("room", {"x": bytes((1 << 19) + 5000)})
-        await eventually(lambda: not one.engine.peek(OUT))
-        await eventually(one.relay_now.outbound.publishing.locked)
+        await eventually(lambda: one.engine.statistics(OUT)["popped"] == taken + 2)
+        if waits == "a beat":
+            await asyncio.sleep(1.5 * BEAT)
+            assert outbound.publishing.locked()
         for number in range(50):
             await one.layer.group_send("room", {"n": number})
         await asyncio.sleep(0.1)
+        in_hand = 50 - one.engine.statistics(OUT)["pending"]
+        assert in_hand == 0 if waits == "a beat" else in_hand > 0
         one.end()
         assert one.engine.statistics(OUT)["pending"] == 50
+        assert "dropped_outcome_unknown" not in one.report()["counts"]
 
     try:
         run(main)

@@ -158,6 +158,28 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
     run(main)
 
 
+def test_a_relay_that_ends_while_it_gives_a_message_back_does_not_lose_it(
+    site: Site, server: MemoryServer
+) -> None:
+    async def main() -> None:
+        (one,) = await site.joined(1, **SHARED)
+        one.end()
+        deadline = one.engine.clock() + 60_000_000_000
+        one.engine.push([Record(b"work", one.encoded({"n": 1}), deadline, 100)])
+        one.begin()
+        await eventually(lambda: one.relay_now.state == "connected")
+        server.freeze()
+        await eventually(lambda: one.engine.statistics(b"work")["popped"])
+        ending = asyncio.create_task(asyncio.to_thread(one.end))
+        await asyncio.sleep(0.1)
+        server.thaw()
+        await ending
+        assert on_server(server, "work") == 1
+        assert "dropped_outcome_unknown" not in one.report()["counts"]
+
+    run(main)
+
+
 def test_a_call_that_fails_first_does_not_lose_what_is_about_to_be_published(
     site: Site, server: MemoryServer
 ) -> None:

@@ -163,6 +163,18 @@ class SaysThatAllWasSent(WrongOnANetwork):
             raise WireLost(str(error)) from None
 
 
+class SaysThatAllWasSentOnceItIsClosed(WrongOnANetwork):
+    breaks = "W8"
+
+    async def publish(self, frames: Sequence[Frame]) -> None:
+        try:
+            await super().publish(frames)
+        except WireLost as error:
+            if "closed" not in str(error):
+                raise
+            raise WireLost(str(error)) from None
+
+
 class SaysThatNothingWasSent(Wrong):
     breaks = "W8"
 
