@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,16 @@ from tests.tools.receivers import (
 
 
 @pytest.fixture(params=["posix", "memory"])
-def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """Of a layer on a store of its own."""
-    if request.param == "memory":
-        return {"prefix": fresh(), "engine": "memory"}
-    why = available()[request.param]
-    if why:
-        pytest.skip(why)
-    return {"engine": request.param, "engine_options": {"directory": str(tmp_path / "store")}}
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Of a layer on a store of its own, which the test may leave."""
+    options: dict[str, Any] = {"prefix": fresh(), "engine": request.param}
+    if request.param != "memory":
+        why = available()[request.param]
+        if why:
+            pytest.skip(why)
+        options["engine_options"] = {"directory": str(tmp_path / "store")}
+    yield options
+    SyncIPCChannelLayer(**options).destroy()
 
 
 def descriptors() -> int:

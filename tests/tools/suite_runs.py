@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -71,13 +72,15 @@ def _run_here(folder: str, subject: list[str], clause: str, arguments: tuple[str
         if f'clause("{clause}")' in path.read_text()
     ]
     recorder = _Recorder()
-    hook = threading.excepthook
-    # What a thread of a wrong engine raises is nothing that the calling test did.
+    hooks = threading.excepthook, sys.unraisablehook
+    # What a thread of a wrong subject raises, or what it leaves open, the calling test did not do.
     threading.excepthook = lambda raised: None
+    sys.unraisablehook = lambda raised: None
     try:
         code = _run_inside(recorder, modules, [*subject, "--clause", clause, *arguments])
+        gc.collect()
     finally:
-        threading.excepthook = hook
+        threading.excepthook, sys.unraisablehook = hooks
     assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), code
     return recorder.outcome._replace(code=int(code))
 
@@ -92,7 +95,8 @@ def _run_inside(
             *("-p", "asgi_ipc.conformance.plugin"),
             # Of these there can be but one in a process, and they are not needed.
             *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:xdist"),
-            *("-p", "no:hypothesispytest", "-p", "no:threadexception"),
+            *("-p", "no:hypothesispytest"),
+            *("-p", "no:threadexception", "-p", "no:unraisableexception"),
             *WITHOUT["PYTEST_ADDOPTS"].split(),
         ],
         plugins=[recorder],

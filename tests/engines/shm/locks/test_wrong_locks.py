@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from asgi_ipc.cli.orphans import find_orphans, remove_orphan
 from tests.tools.wrong_locks import (
     WRONG_LOCKS,
     WrongLock,
@@ -44,6 +46,15 @@ def hangs(process: subprocess.Popen[bytes], begun: Path) -> bool:
             return True
 
 
+def remove_stores_below(folder: Path) -> None:
+    """Remove what a killed test leaves: its files, and the locks that only they led to."""
+    known = [str(path) for path in folder.rglob("*") if path.is_dir()]
+    shutil.rmtree(folder, ignore_errors=True)
+    for orphan in find_orphans(known):
+        if orphan.folder in known:
+            remove_orphan(orphan)
+
+
 @pytest.mark.parametrize("wrong", WRONG_LOCKS, ids=lambda wrong: wrong.plant.__name__)
 def test_a_wrong_lock_is_caught(wrong: WrongLock, tmp_path: Path) -> None:
     module, _, name = wrong.tests.partition("::")
@@ -56,7 +67,8 @@ def test_a_wrong_lock_is_caught(wrong: WrongLock, tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    command += ["-q", "-x", "-k", name, module]
+    stores = tmp_path / "stores"
+    command += ["-q", "-x", f"--basetemp={stores}", "-k", name, module]
     begun = tmp_path / "begun"
     environment = os.environ | {"WRONG_LOCK": wrong.plant.__name__, "WRONG_LOCK_BEGUN": str(begun)}
     with tempfile.TemporaryFile("w+") as said:
@@ -72,6 +84,7 @@ def test_a_wrong_lock_is_caught(wrong: WrongLock, tmp_path: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            remove_stores_below(stores)
         said.seek(0)
         text = said.read()
     assert code == 1, text[-3000:]
