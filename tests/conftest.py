@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.tools.leftovers import left_below
+
 #: Seconds until a test hangs that has no watchdog of its own; long runs raise it.
 LONGEST = float(os.environ.get("LONGEST_TEST", "600"))
 
@@ -21,6 +23,13 @@ def watchdog() -> Iterator[None]:
     faulthandler.dump_traceback_later(LONGEST, exit=True, file=sys.__stderr__ or sys.stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail, with the last test of this process, if any has left memory or locks of a store."""
+    yield
+    assert left_below(tmp_path_factory.getbasetemp()) == []
 
 
 @pytest.fixture(autouse=True, scope="session")

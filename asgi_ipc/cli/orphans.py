@@ -58,7 +58,7 @@ def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
         if factory is None or factory.unavailable():
             continue
         for locator in factory.segment.left():
-            with contextlib.suppress(OSError), _memory(factory.segment, locator) as memory:
+            with contextlib.suppress(OSError), memory_at(factory.segment, locator) as memory:
                 orphan = _look(engine, locator, memory, known)
                 if orphan:
                     found.append(_kept_if_mapped(orphan, mapped))
@@ -79,14 +79,14 @@ def remove_orphan(orphan: Orphan) -> None:
     if factory is not None:
         with (
             contextlib.suppress(FileNotFoundError),
-            _memory(factory.segment, orphan.name) as memory,
+            memory_at(factory.segment, orphan.name) as memory,
         ):
             if store_id_in(memory.head(HEAD)) and memory.owner().uid == os.geteuid():
                 memory.unlink()
 
 
 @contextlib.contextmanager
-def _memory(segment: type[Segment], locator: str) -> Iterator[Segment]:
+def memory_at(segment: type[Segment], locator: str) -> Iterator[Segment]:
     """Attach to memory that lies in no store's directory."""
     root = StoreDirectory(Location("/", 0o600, None), os.open("/", os.O_RDONLY | os.O_CLOEXEC))
     try:
