@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from asgi_ipc.cli.finding import importable_engine
-from asgi_ipc.cli.orphans import memory_at
+from asgi_ipc.cli.orphans import find_orphans, memory_at, remove_orphan
 from asgi_ipc.engines import names
 from asgi_ipc.engines.shm.files import SHM
 from asgi_ipc.engines.shm.locks.semaphore_locks import folder_of_flags
 from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in
 
 
+def remove_stores_below(directory: Path) -> None:
+    """Remove a directory, and the memory and locks to which only the stores there led."""
+    known = _folders(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    for orphan in find_orphans(known):
+        if orphan.folder in known:
+            remove_orphan(orphan)
+
+
 def left_below(directory: Path) -> list[str]:
     """Return what belongs to stores in that directory and lies elsewhere, with their folders."""
-    known = [str(path) for path in directory.rglob("*") if path.is_dir()]
+    known = _folders(directory)
     everything = (*_memories(known), *_locks(known))
     return sorted(f"{name} of {folder}" for name, folder in everything if folder in known)
+
+
+def _folders(directory: Path) -> list[str]:
+    return [str(path) for path in directory.rglob("*") if path.is_dir()]
 
 
 def _memories(known: list[str]) -> Iterator[tuple[str, str | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from asgi_ipc.cli.orphans import find_orphans, remove_orphan
+from tests.tools.leftovers import remove_stores_below
 from tests.tools.wrong_locks import (
     WRONG_LOCKS,
     WrongLock,
@@ -44,15 +43,6 @@ def hangs(process: subprocess.Popen[bytes], begun: Path) -> bool:
         assert number or waited * TURN < STARTS, "no test has begun"
         if number and turns * TURN >= HANGS:
             return True
-
-
-def remove_stores_below(folder: Path) -> None:
-    """Remove what a killed test leaves: its files, and the locks that only they led to."""
-    known = [str(path) for path in folder.rglob("*") if path.is_dir()]
-    shutil.rmtree(folder, ignore_errors=True)
-    for orphan in find_orphans(known):
-        if orphan.folder in known:
-            remove_orphan(orphan)
 
 
 @pytest.mark.parametrize("wrong", WRONG_LOCKS, ids=lambda wrong: wrong.plant.__name__)
