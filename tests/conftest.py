@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -50,3 +51,8 @@ def default_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def pytest_unconfigure() -> None:
+    """Keep quiet, after the report, what layers log that end with the process."""
+    logging.lastResort = logging.NullHandler()
