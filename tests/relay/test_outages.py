@@ -338,13 +338,12 @@ def test_a_frozen_server_blocks_no_sender(site: Site, frozen: MemoryServer) -> N
     """R8: the loop that sends goes on with its other work."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
+        # A sender that waited for the server would wait until the watchdog ends the test.
+        one, two = await site.joined(2, relay_options={"timeout": 600.0})
         channel = await two.member("room")
         frozen.freeze()
-        began = time.monotonic()
         for number in range(200):
             await one.layer.group_send("room", {"n": number})
-        assert time.monotonic() - began < 5, "the wire's timeout"
         assert await one.layer.group_channels("room") == []
         frozen.thaw()
         found = await received(two.layer, channel, 199)
