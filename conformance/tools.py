@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -102,6 +104,26 @@ def signalled(bell: Bell, timeout: float = 0.0) -> bool:
         return False
     bell.clear()
     return True
+
+
+class Port:
+    """A port of this machine that no other process is given until it is closed.
+
+    A connection to it is refused, unless a server listens there, which must set SO_REUSEADDR, as
+    most do. Only Linux lets a server listen on a port that is kept: elsewhere it is just chosen.
+    """
+
+    def __init__(self) -> None:
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", 0))
+        self.number: int = self._kept.getsockname()[1]
+        if sys.platform != "linux":
+            self.close()
+
+    def close(self) -> None:
+        """Keep it no longer."""
+        self._kept.close()
 
 
 class CheckedThread(threading.Thread):

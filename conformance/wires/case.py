@@ -205,12 +205,13 @@ class WireCase:
             listener = Listener(self.make(prefix, url, **options))
             try:
                 await listener.wire.start(listener.hear, listener.ready.append)
+                if topics:
+                    await listener.wire.subscribe(topics)
                 break
             except WireLost:
+                await listener.wire.close()
                 if not attempts_left:
                     raise
-        if topics:
-            await listener.wire.subscribe(topics)
         return listener
 
     async def close(self) -> None:

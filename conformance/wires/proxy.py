@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from asgi_ipc.conformance.tools import Port
+
 #: What becomes of a piece of a stream: the pieces that pass in its place.
 Mangle = Callable[[bytes], Iterable[bytes]]
 
@@ -30,7 +32,7 @@ class Proxy:
         self._late = 0.0
         self._whole = asyncio.Event()
         self._whole.set()
-        self._away = 0
+        self._kept: Port | None = None
         #: How many connections clients have ever made.
         self.made: int = 0
         #: Seconds by which each piece is late.
@@ -44,33 +46,34 @@ class Proxy:
     @property
     def port(self) -> int:
         """The port that clients connect to."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        assert self._kept is not None
+        number: int = self._kept.number
+        return number
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self) -> None:
         """Take connections."""
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", port)
+        self._kept = Port()
+        await self.come_back()
 
     async def go_away(self) -> None:
         """End all connections, and refuse new ones until `come_back`."""
-        self._away = self.port
         if self._server is not None:
             self._server.close()
         self.cut()
 
     async def come_back(self) -> None:
         """Take connections again, on the same port."""
-        await self.start(self._away)
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
 
     async def close(self) -> None:
         """Take no more connections, and end those that stand."""
-        if self._server is not None:
-            self._server.close()
-        self.cut()
+        await self.go_away()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._kept is not None:
+            self._kept.close()
 
     @property
     def standing(self) -> int:

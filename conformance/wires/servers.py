@@ -12,14 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from asgi_ipc.conformance.tools import ENOUGH
-
-
-def free_port() -> int:
-    """Return a port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from asgi_ipc.conformance.tools import ENOUGH, Port
 
 
 class Server:
@@ -31,19 +24,17 @@ class Server:
     def __init__(self, *arguments: str, scheme: str = "") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="asgi_ipc-wires-")
         self.folder: Path = Path(self._folder.name)
-        self.port: int = free_port()
+        # Else another process might get it before this one listens, or while it is restarted.
+        self._kept = Port()
+        self.port: int = self._kept.number
         self._scheme = scheme or type(self).__name__.lower()
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
-        for attempts_left in (2, 1, 0):
-            try:
-                self.start()
-                break
-            except RuntimeError:
-                if not attempts_left:
-                    self._folder.cleanup()
-                    raise
-                self.port = free_port()  # Another process has taken the one before.
+        try:
+            self.start()
+        except RuntimeError:
+            self.end()
+            raise
 
     @classmethod
     def missing(cls) -> str | None:
@@ -115,9 +106,10 @@ class Server:
         os.kill(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill it, and remove its folder."""
+        """Kill it, remove its folder, and give up its port."""
         self.stop()
         self._folder.cleanup()
+        self._kept.close()
 
 
 class Redis(Server):

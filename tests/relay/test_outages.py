@@ -111,10 +111,9 @@ def test_a_site_without_its_server_starts_works_and_says_so_once(
         await one.layer.group_send("room", {"n": 1})
         await one.layer.send(there, {"n": 2})
         assert await received(one.layer, here) == [1]
-        # A relay is away a moment before it says so.
-        await eventually(lambda: told() >= 2)
         assert told() == 2
-        assert one.report()["state"] == "away"
+        # A relay is away a moment before its report says so.
+        await eventually(lambda: one.report()["state"] == "away")
         server.come_back()
         # What waited is passed on, as it has not expired.
         assert await received(two.layer, there, 2) in ([1, 2], [2])
@@ -233,8 +232,7 @@ def test_a_server_that_takes_frames_and_passes_none_on_is_told(
         await eventually(lambda: "has not come back to it" in one.report()["error"])
         assert (one.report()["state"], one.report()["lag"]) == ("connected", None)
         server.drop_frames(0)
-        await eventually(lambda: one.report()["error"] == "")
-        assert one.report()["lag"] is not None
+        await eventually(lambda: one.report()["error"] == "" and one.report()["lag"] is not None)
 
     run(main)
 
@@ -340,13 +338,12 @@ def test_a_frozen_server_blocks_no_sender(site: Site, frozen: MemoryServer) -> N
     """R8: the loop that sends goes on with its other work."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
+        # A sender that waited for the server would wait until the watchdog ends the test.
+        one, two = await site.joined(2, relay_options={"timeout": 600.0})
         channel = await two.member("room")
         frozen.freeze()
-        began = time.monotonic()
         for number in range(200):
             await one.layer.group_send("room", {"n": number})
-        assert time.monotonic() - began < 5, "the wire's timeout"
         assert await one.layer.group_channels("room") == []
         frozen.thaw()
         found = await received(two.layer, channel, 199)

@@ -19,6 +19,7 @@ from asgi_ipc.relay.frames import ALL
 from asgi_ipc.relay.memory import MemoryServer
 from asgi_ipc.relay.way_out import OUT, WAITING, receiver
 from asgi_ipc.relay.wire import Frame
+from tests.tools.holders import answering, stop_outside
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
 from tests.tools.stores import start
 
@@ -238,11 +239,11 @@ def kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 async def stop_asleep(pid: int, machine: Machine, *channels: str) -> None:
-    """Stop a process once it sleeps until a message comes: then it holds no lock of the store."""
+    """Stop a process once it waits on channels, and holds no lock of the store."""
     names = {channel.encode() for channel in channels}
     engine = machine.engine
     await eventually(lambda: names <= {each.name for each in engine.queues() if each.waiting})
-    kill(pid, signal.SIGSTOP)
+    stop_outside(pid, answering(engine))
 
 
 def lying(machine: Machine, channel: str) -> int:

@@ -26,7 +26,8 @@ from websockets.typing import Origin
 
 from tests.tools.chat_site import PATIENCE, ROOT, Site
 from tests.tools.chromium import Browser, installed
-from tests.tools.machines import ENOUGH, eventually
+from tests.tools.holders import stop_outside
+from tests.tools.machines import eventually
 from tests.tools.namespaces import unshared
 
 CHAT = ROOT / "examples" / "chat"
@@ -72,11 +73,19 @@ class Cluster(Site):
 
     async def relay(self, machine: int) -> dict[str, Any]:
         """What `asgi-ipc relays` says on a machine; empty if it has no relay yet."""
-        enter = self.wait_for(rf"machine {machine}'s relay: (nsenter .* --ipc) ")[1].split()
-        command = [*enter, sys.executable, "-m", "asgi_ipc", "relays", self.prefix, "--json"]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=ENOUGH)
+        done = await asyncio.to_thread(self.command, machine, "relays", "--json")
         found: dict[str, Any] = json.loads(done.stdout or b"{}")
         return found
+
+    def answers(self, machine: int) -> bool:
+        """Whether the locks of a machine's store are given."""
+        return self.command(machine, "ping").returncode == 0
+
+    def command(self, machine: int, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a command of `asgi-ipc` on the store of a machine."""
+        enter = self.wait_for(rf"machine {machine}'s relay: (nsenter .* --ipc) ")[1].split()
+        command = [*enter, sys.executable, "-m", "asgi_ipc", name, self.prefix, *options]
+        return subprocess.run(command, capture_output=True, timeout=PATIENCE)
 
     async def relay_that(
         self, machine: int, is_wanted: Callable[[dict[str, Any]], bool]
@@ -208,7 +217,7 @@ def test_machines_read_what_others_write_each_message_once_and_nothing_is_left(
             await eventually(lambda: talk.between() == (talk.sent, talk.sent))
 
             # Stopped first, so that there is something that it has not passed on.
-            os.kill(relay["pid"], signal.SIGSTOP)
+            await asyncio.to_thread(stop_outside, relay["pid"], lambda: site.answers(2))
             await talk.go_on(5, pause=0.01)
             await talk.is_heard()
             os.kill(relay["pid"], signal.SIGKILL)

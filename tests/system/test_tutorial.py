@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgi_ipc.conformance.tools import Port
 
 from asgi_ipc import SyncIPCChannelLayer
 from tests.tools.documents import DOCS, blocks
@@ -84,11 +85,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.end()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    with contextlib.closing(Port()) as kept:
+        yield kept.number
 
 
 async def connected(port: int) -> list[Any]:
@@ -113,14 +113,14 @@ async def heard(clients: list[Any]) -> list[dict[str, object]]:
 
 
 def test_the_chat_of_the_tutorial_crosses_processes_and_is_reached_from_elsewhere(
-    site: Site,
+    site: Site, port: int
 ) -> None:
     said = [
         code.partition("\n")[2]
         for code in blocks(DOCS / "tutorial.md", "python")
         if code.startswith("# in the shell")
     ]
-    (port, commands) = free_port(), "".join(blocks(DOCS / "tutorial.md", "console"))
+    commands = "".join(blocks(DOCS / "tutorial.md", "console"))
     (server,) = re.findall(r"^\$ (uvicorn .*)$", commands, re.M)
     (worker,) = re.findall(r"^\$ python (manage.py runworker .*)$", commands, re.M)
     site.start("-m", *server.split(), "--port", str(port), "--log-level", "warning")

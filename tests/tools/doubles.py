@@ -184,7 +184,7 @@ def in_thread(function: Any, *arguments: Any) -> threading.Thread:
     return thread
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds; only a test that fails waits so long."""
     end = time.monotonic() + seconds
     while not condition():

@@ -21,10 +21,13 @@ from asgi_ipc.relay.options import RelayOptions
 from asgi_ipc.relay.report import read, write
 from asgi_ipc.relay.thread import RelayThread
 from asgi_ipc.relay.way_out import RELAY
+from tests.tools.doubles import PATIENCE, WATCHDOG
 from tests.tools.doubles import eventually as eventually  # Many tests of machines wait so.
 
 #: Seconds; only a test that fails waits so long.
-ENOUGH = 20.0
+ENOUGH = PATIENCE
+#: Seconds in which a relay ends on a busy machine: less than tests let servers take.
+_GOODBYE = 30.0
 _servers = itertools.count()
 
 
@@ -32,12 +35,14 @@ class Machine:
     """One machine: a store, a layer on it as its site's process has, and perhaps its relay."""
 
     def __init__(self, folder: Path, url: str, **options: Any) -> None:
+        """``clock`` is the engine's, if given; the other options are those of the layer."""
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        winds = {"clock": options.pop("clock")} if "clock" in options else {}
         self.options: dict[str, Any] = {
             "prefix": "site",
             "engine": "mmap",
-            "engine_options": {"directory": str(folder)},
+            "engine_options": {"directory": str(folder), **winds},
             "channel_memory": 4 << 20,
             "group_memory": 1 << 20,
             "relay": url,
@@ -147,7 +152,7 @@ class Machine:
         """Relay no more."""
         assert self.relay is not None
         self.relay.stop()
-        assert not self.relay.is_alive()
+        ended(self.relay)
 
     def encoded(self, message: dict[str, Any]) -> bytes:
         """Return a message as it lies in the store on an ordinary channel."""
@@ -216,16 +221,25 @@ class Site:
         self.server.thaw()
         for machine in self.machines:
             machine.layer.sync.destroy()
-            assert machine.relay is None or not machine.relay.is_alive()
+            if machine.relay is not None:
+                ended(machine.relay)
             assert list(machine.folder.iterdir()) == []
         assert self.server.connections == 0
 
 
+def ended(relay: RelayThread) -> None:
+    """Wait for a relay that is to end, which a process does for two seconds only."""
+    until = time.monotonic() + _GOODBYE
+    while relay.is_alive():
+        assert time.monotonic() < until, "the relay goes on"
+        time.sleep(0.001)
+
+
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine, for `ENOUGH` seconds at most."""
+    """Run a test's coroutine, but not for ever."""
 
     async def in_time() -> None:
-        await asyncio.wait_for(main(), 2 * ENOUGH)
+        await asyncio.wait_for(main(), WATCHDOG / 2)
 
     asyncio.run(in_time())
 
