@@ -8,7 +8,7 @@ import random
 import pytest
 
 from asgi_ipc.relay.frames import MOST_EXCLUDED
-from asgi_ipc.relay.way_out import OUT
+from asgi_ipc.relay.way_out import HEARD, NOTICES, OUT
 from tests.tools.machines import Site, eventually, received, run
 
 
@@ -171,6 +171,31 @@ def test_a_machine_hears_only_the_shards_in_which_it_has_groups(site: Site) -> N
         channel = await two.member("room-7")
         await one.layer.group_send("room-7", {"n": "again"})
         assert await received(two.layer, channel) == ["again"]
+
+    run(main)
+
+
+def test_a_group_that_begins_while_its_shard_is_left_is_heard(site: Site) -> None:
+    """R6."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await two.layer.group_discard("room", channel)
+        relay = two.relay_now
+        site.server.freeze()
+        leaving = asyncio.ensure_future(
+            _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        )
+        await eventually(lambda: not two.engine.members(HEARD).names)
+        await two.layer.group_add("room", channel)
+        await eventually(lambda: not two.engine.peek(NOTICES))
+        assert not leaving.done()
+        site.server.thaw()
+        await leaving
+        await eventually(lambda: two.hears("room"))
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
 
     run(main)
 
