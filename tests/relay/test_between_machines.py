@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
+from types import FrameType
 
 import pytest
 
@@ -196,6 +198,31 @@ def test_a_group_that_begins_while_its_shard_is_left_is_heard(site: Site) -> Non
         await eventually(lambda: two.hears("room"))
         await one.layer.group_send("room", {"n": 1})
         assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_a_group_message_sent_in_the_middle_of_another_call_arrives_once(site: Site) -> None:
+    """R1: as a finalizer sends it, where its thread is just in the store."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channels = [await machine.member("room") for machine in (one, two)]
+        layer, inside = one.layer.sync, one.engine.inside
+        layer.group_send("room", {"n": 0})
+
+        def interrupt(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and inside():
+                sys.setprofile(None)
+                # So large that its sender looks whether the way out is within its bound.
+                layer.group_send("room", {"n": 1, "text": 50_000 * "x"})
+
+        sys.setprofile(interrupt)
+        layer.send("other", {})
+        assert sys.getprofile() is None
+        layer.group_send("room", {"n": "end"})
+        for machine, channel in zip((one, two), channels, strict=True):
+            assert await received(machine.layer, channel, "end") == [0, 1, "end"]
 
     run(main)
 
