@@ -61,7 +61,7 @@ class RelayThread:
 
     def _relay_in_thread(self) -> None:
         try:
-            run(self._relay())
+            run(self._relay)
         except (StoreUnavailable, StoreCorrupt, Differs) as error:
             self._failures.refused(error, self._options.shown)
         except Exception as error:

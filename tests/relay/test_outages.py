@@ -292,7 +292,7 @@ def test_a_process_that_relays_alone_ends_although_a_name_server_is_silent(
 ) -> None:
     began = time.monotonic()
     with pytest.raises(asyncio.TimeoutError):
-        run_alone(asyncio.wait_for(asyncio.open_connection("silent.invalid", 1), 0.1))
+        run_alone(lambda: asyncio.wait_for(asyncio.open_connection("silent.invalid", 1), 0.1))
     assert name_server.is_set()
     assert time.monotonic() - began < ENOUGH / 2
 
