@@ -49,8 +49,10 @@ async def test_all_that_is_wrong_is_named_at_once_and_no_credentials(wires: Wire
 
 @pytest.mark.clause("W1")
 @in_loop
-async def test_a_url_of_another_kind_is_refused_without_its_credentials(wires: WireCase) -> None:
-    for url in (f"gopher://u:{SECRET}@h", f"http://{SECRET}@h:1:2/", f"{SECRET}@h", "://", "x"):
+async def test_a_url_of_no_server_is_refused_without_its_credentials(wires: WireCase) -> None:
+    others = [f"gopher://u:{SECRET}@h", f"http://{SECRET}@h:1:2/", f"{SECRET}@h", "://", "x"]
+    scheme = wires.line.url.partition("://")[0]
+    for url in (*others, f"{scheme}://{USER}@no..host:1", f"{scheme}://{USER}@{64 * 'x'}:1"):
         with pytest.raises(OptionError) as caught:
             wires.make(url=url)
         assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
