@@ -45,7 +45,9 @@ class RelayLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
     async def getaddrinfo(self, host: Any, port: Any, **how: int) -> Any:
-        """Resolve a name in a daemon thread of its own. Raises `OSError`.
+        """Resolve a name in a daemon thread of its own.
+
+        Raises `OSError`, and `RuntimeError` if there can't be one more thread.
 
         A name server may be silent for long. asyncio would wait for the threads of its executor at
         the end of the loop, and Python at the end of the process.
