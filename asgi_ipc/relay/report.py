@@ -50,7 +50,7 @@ class Report(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return what the relay does, as it says itself (`Relay.state`), ``none`` or ``stopped``."""
+        """Return what the relay says that it does (`Relay.state`), or ``none``, or ``stopped``."""
         if not self.is_held:
             return "none"
         if self.age > STALE:

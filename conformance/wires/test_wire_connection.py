@@ -300,6 +300,20 @@ async def test_close_ends_waiting_calls_and_can_be_called_again(wires: WireCase)
 
 @pytest.mark.clause("W4")
 @in_loop
+async def test_close_ends_a_start_that_waits_for_the_server(wires: WireCase) -> None:
+    wires.line.freeze()
+    wire = wires.make(timeout=60)
+    starting = asyncio.ensure_future(wire.start(lambda topic, payload: None))
+    await asyncio.sleep(0.02)
+    await within(wire.close())
+    with pytest.raises(WireLost):
+        await within(starting)
+    wires.line.thaw()
+    await eventually(lambda: wires.line.standing == 0)
+
+
+@pytest.mark.clause("W4")
+@in_loop
 async def test_nothing_is_heard_after_close(wires: WireCase) -> None:
     listener, publisher = await wires.listener([b"t"]), await wires.listener([b"t"])
     await publish(publisher.wire, b"t", *[b"x"] * 100)
