@@ -382,6 +382,22 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
     run(main)
 
 
+def test_a_term_is_higher_than_the_last_although_the_clock_stands_still(site: Site) -> None:
+    """R7."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        term, clock = one.relay_now.term, one.engine.clock
+        one.end()
+        one.engine.clock = lambda: term
+        one.begin()
+        await eventually(lambda: one.relay_now.state == "connected")
+        assert one.relay_now.term == term + 1
+        one.engine.clock = clock
+
+    run(main)
+
+
 def test_a_task_that_swallows_a_cancellation_does_not_keep_a_relay_from_ending() -> None:
     """R7: as `asyncio.wait_for` does before Python 3.12, once in some thousand ends."""
     cancelled: list[bool] = []
