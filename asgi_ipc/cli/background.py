@@ -24,16 +24,20 @@ class Background(Generic[_T]):
         self._running: Future[_T] | None = None
 
     def start(self) -> Future[_T]:
-        """Start a call, unless one is under way; return its future result. Never waits."""
+        """Start a call, unless one is under way; return its future result. Never waits.
+
+        Raises `RuntimeError` if there can't be one more thread.
+        """
         with self._lock:
-            if self._running is not None and not self._running.done():
-                return self._running
-            future: Future[_T] = Future()
-            self._running = future
-            future.set_running_or_notify_cancel()
-        # A daemon: one that waits for a lock must not keep the command from ending.
-        threading.Thread(target=self._call, args=(future,), name="look", daemon=True).start()
-        return future
+            if self._running is None or self._running.done():
+                future: Future[_T] = Future()
+                future.set_running_or_notify_cancel()
+                # A daemon: one that waits for a lock must not keep the command from ending.
+                threading.Thread(
+                    target=self._call, args=(future,), name="look", daemon=True
+                ).start()
+                self._running = future
+            return self._running
 
     @property
     def is_busy(self) -> bool:

@@ -38,7 +38,11 @@ class Workers:
         self._stopped = False
 
     def do(self, job: _Job) -> None:
-        """Run a job that raises nothing in a thread. Raises `StoreUnavailable` once stopped."""
+        """Run a job that raises nothing in a thread.
+
+        Raises `StoreUnavailable` once stopped, and `RuntimeError` if there is no thread and can't
+        be one.
+        """
         if self._stopped:
             raise StoreUnavailable("the channel layer was closed; call it again to open it anew")
         self._jobs.put(job)
@@ -46,7 +50,12 @@ class Workers:
             # A daemon, so that an engine that hangs does not keep the process from ending.
             thread = threading.Thread(target=self._work, name="asgi_ipc", daemon=True)
             self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # There can't be one more: those that are there do the job.
+                self._threads.remove(thread)
+                if not self._threads:
+                    raise
 
     def call(
         self, loop: asyncio.AbstractEventLoop, function: Callable[..., _Result], *arguments: Any
@@ -103,13 +112,11 @@ class Workers:
             job()
             del job  # Else this frame would keep it until the next job.
 
-    def stop(self, patience: float = 0.0) -> None:
-        """End the threads after their present jobs; wait for each at most ``patience`` seconds."""
+    def stop(self) -> None:
+        """End the threads after their present jobs. Waits for none."""
         self._stopped = True
         for _ in self._threads:
             self._jobs.put(None)
-        for thread in self._threads if patience else ():
-            thread.join(patience)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:

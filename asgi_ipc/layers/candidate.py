@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 
 from ..delivery.demultiplexer import LOOK_AGAIN, Demultiplexer
 from ..engines.base import Bell
+from ..engines.deferred import register
+from ..engines.guards import items_of, own_lock
 from ..exceptions import (
     StoreCorrupt,
     StoreFull,
@@ -54,6 +55,7 @@ class Candidate:
     def __init__(self, demux: Demultiplexer, options: Options, relay: RelayOptions) -> None:
         self._demux, self.options, self.relay = demux, options, relay
         self.after_fork_in_child()
+        register(self)
         self._note_options()
         self._warn_if_relay_differs()
 
@@ -70,11 +72,15 @@ class Candidate:
         self._armed: dict[int, Bell] = {}
         self._stopped = False
         self._failures = Failures()
-        self._lock = threading.Lock()
+        self._lock = own_lock()
         #: How often the store had been flushed when this process last noted its options.
         self._noted = -1
         #: It was logged that this process would publish in the clear.
         self._leaks = False
+
+    def is_inside(self) -> bool:
+        """Return whether this thread just begins or ends to relay: a layer is closed later."""
+        return self._lock._is_owned()
 
     def _note_options(self) -> None:
         """Note the options of this process for the relay in the store, again after a flush."""
@@ -132,13 +138,17 @@ class Candidate:
                     return _LOOK
             except (StoreUnavailable, StoreCorrupt):
                 pass  # The receivers that wait here meet the error themselves.
+            except RuntimeError as error:  # There can't be one more thread.
+                self._failures.failed(error, self.relay.shown)
             finally:
                 self._lock.release()
         return None
 
     def _arm(self, bell: Bell) -> None:
         """Arm a loop's bell on `VACANT`, to be signalled when another process's relay ends."""
-        self._armed = {key: each for key, each in self._armed.items() if each.fileno() >= 0}
+        for key, each in items_of(self._armed):
+            if each.fileno() < 0:
+                self._armed.pop(key, None)
         while len(self._demux.engine.pop(VACANT, MOST_VACANT, bell)) == MOST_VACANT:
             pass
         self._armed[id(bell)] = bell
@@ -167,18 +177,19 @@ class Candidate:
             if bell is not None:
                 self._disarm(bell)
             return
-        if engine.hold(RELAY):
+        if not engine.hold(RELAY):
+            return
+        try:
             self._began = time.monotonic()
             for each in list(self._armed.values()):
                 self._disarm(each)
             machine = LocalMachine(self._demux, self.options)
             thread = RelayThread(machine, self.relay, self._failures)
-            try:
-                thread.start()
-            except BaseException:  # There can't be more threads.
-                engine.release(RELAY)
-                raise
-            self.thread = thread
+            thread.start()
+        except BaseException:  # There can't be more threads, or a signal's handler raises.
+            engine.release(RELAY)
+            raise
+        self.thread = thread
 
     def stop(self) -> None:
         """Relay no more; blocks for a short time while the relay says goodbye."""

@@ -284,7 +284,8 @@ class RelayedCore(LayerCore):
         exclude: Collection[str],
     ) -> Sequence[str]:
         dropped = super()._broadcast(demux, group, table, body, deadline, exclude)
-        self._trim_if_due(demux, len(body) + _EXTRA)
+        # Later, where this is the middle of another call: the message must not be sent again.
+        self._now_or_later(self._trim_if_due, demux, len(body) + _EXTRA)
         return dropped
 
     def _dropped(

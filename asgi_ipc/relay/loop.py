@@ -22,7 +22,7 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..engines.guards import WeakBag
@@ -45,7 +45,9 @@ class RelayLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
     async def getaddrinfo(self, host: Any, port: Any, **how: int) -> Any:
-        """Resolve a name in a daemon thread of its own. Raises `OSError`.
+        """Resolve a name in a daemon thread of its own.
+
+        Raises `OSError`, and `RuntimeError` if there can't be one more thread.
 
         A name server may be silent for long. asyncio would wait for the threads of its executor at
         the end of the loop, and Python at the end of the process.
@@ -88,8 +90,11 @@ class RelayLoop(asyncio.SelectorEventLoop):
                 os.close(descriptor)
 
 
-def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine in a `RelayLoop`, then end what is left there, as `asyncio.run` does."""
+def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine in a `RelayLoop`, then end what is left there, as `asyncio.run` does.
+
+    Takes what makes the coroutine. Raises `OSError` if descriptors run out, and as the coroutine.
+    """
     loop = RelayLoop()
     try:
         return loop.run_until_complete(_with_clean_up(main))
@@ -97,10 +102,10 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
         loop.close()
 
 
-async def _with_clean_up(main: Coroutine[Any, Any, _T]) -> _T:
+async def _with_clean_up(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     loop = asyncio.get_running_loop()
     try:
-        return await main
+        return await main()
     finally:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:

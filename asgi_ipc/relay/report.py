@@ -50,21 +50,36 @@ class Report(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Return what the relay does: ``connected``, ``connecting``, ``away``, or not even that."""
+        """Return what the relay says that it does (`Relay.state`), or ``none``, or ``stopped``."""
         if not self.is_held:
             return "none"
         if self.age > STALE:
             return "stopped"
-        return str(self.content.get("state", "unknown"))
+        state = str(self.content.get("state", "unknown"))
+        # That of the former relay: the next one has not written yet.
+        return "connecting" if state == "ended" else state
 
 
 def write(engine: Engine, content: dict[str, Any]) -> None:
     """Replace the report.
 
-    Raises `StoreFull` if neither memory has room for it, and `ValueError` for one that can't be
-    shortened to `LARGEST` bytes.
+    Raises `StoreFull` if neither memory has room for it, and then leaves none; raises `ValueError`
+    for one that can't be shortened to `LARGEST` bytes.
     """
     packed = _packed({**content, "v": _VERSION, "at": engine.clock()})
+    try:
+        _replace(engine, packed)
+    except StoreFull:
+        # There may be room where the former one lies. If that stayed, the relay would seem to be
+        # stopped.
+        for member in engine.members(REPORT).names:
+            engine.remove(REPORT, member)
+        engine.pop(REPORT, _SPARE)
+        _replace(engine, packed)
+
+
+def _replace(engine: Engine, packed: bytes) -> None:
+    """Replace the report by these bytes. Raises `StoreFull`; then the former one is still there."""
     old = engine.members(REPORT).names
     number = (max(map(_number, old), default=0) + 1) & 0xFFFFFFFF
     parts = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]

@@ -42,11 +42,9 @@ class Shards:
         return [shard_topic(shard) for shard in self.heard]
 
     def want(self, group: bytes) -> None:
-        """Hear a group's shard soon."""
-        shard = shard_of(group)
-        if shard not in self.heard:
-            self._to_hear.add(shard)
-            self._is_wanted.set()
+        """Hear a group's shard soon, even if it is heard now: it may just be left."""
+        self._to_hear.add(shard_of(group))
+        self._is_wanted.set()
 
     async def keep_subscribing(self, wire: Wire) -> None:
         """Subscribe to new shards as they are wanted, without end. Raises as the wire."""

@@ -42,6 +42,7 @@ class RelayThread:
 
     def start(self) -> None:
         """Start the thread. Raises `RuntimeError` if there can't be one more."""
+        self._failures.begun()
         self._thread.start()
 
     def is_alive(self) -> bool:
@@ -59,9 +60,8 @@ class RelayThread:
             self._thread.join(_PATIENCE)
 
     def _relay_in_thread(self) -> None:
-        self._failures.begun()
         try:
-            run(self._relay())
+            run(self._relay)
         except (StoreUnavailable, StoreCorrupt, Differs) as error:
             self._failures.refused(error, self._options.shown)
         except Exception as error:

@@ -174,6 +174,7 @@ class Settings:
         try:
             parts = urlsplit(url)
             parts.port  # noqa: B018 (raises for a wrong one)
+            (parts.hostname or "").encode("idna")  # As a look-up does.
         except ValueError:
             # The words of that error may have the password.
             self.right = False

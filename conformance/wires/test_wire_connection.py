@@ -54,8 +54,10 @@ async def test_all_that_is_wrong_is_named_at_once_and_no_credentials(wires: Wire
 
 @pytest.mark.clause("W1")
 @in_loop
-async def test_a_url_of_another_kind_is_refused_without_its_credentials(wires: WireCase) -> None:
-    for url in (f"gopher://u:{SECRET}@h", f"http://{SECRET}@h:1:2/", f"{SECRET}@h", "://", "x"):
+async def test_a_url_of_no_server_is_refused_without_its_credentials(wires: WireCase) -> None:
+    others = [f"gopher://u:{SECRET}@h", f"http://{SECRET}@h:1:2/", f"{SECRET}@h", "://", "x"]
+    scheme = wires.line.url.partition("://")[0]
+    for url in (*others, f"{scheme}://{USER}@no..host:1", f"{scheme}://{USER}@{64 * 'x'}:1"):
         with pytest.raises(OptionError) as caught:
             wires.make(url=url)
         assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
@@ -296,6 +298,20 @@ async def test_close_ends_waiting_calls_and_can_be_called_again(wires: WireCase)
     await within(wire.close())
     with pytest.raises(WireLost):
         await publish(wire, b"t", b"")
+    wires.line.thaw()
+    await eventually(lambda: wires.line.standing == 0)
+
+
+@pytest.mark.clause("W4")
+@in_loop
+async def test_close_ends_a_start_that_waits_for_the_server(wires: WireCase) -> None:
+    wires.line.freeze()
+    wire = wires.make(timeout=60)
+    starting = asyncio.ensure_future(wire.start(lambda topic, payload: None))
+    await asyncio.sleep(0.02)
+    await within(wire.close())
+    with pytest.raises(WireLost):
+        await within(starting)
     wires.line.thaw()
     await eventually(lambda: wires.line.standing == 0)
 

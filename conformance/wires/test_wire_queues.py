@@ -1,4 +1,4 @@
-"""Queues that all machines share: W10 to W14."""
+"""Queues that all machines share: W9 to W14."""
 
 from __future__ import annotations
 
@@ -18,6 +18,50 @@ if TYPE_CHECKING:
 pytestmark: pytest.MarkDecorator = pytest.mark.needs("queues")
 #: A lifetime that no test outlasts, and a capacity that none reaches.
 LONG, MANY = 3600.0, 1 << 20
+
+
+@pytest.mark.clause("W9")
+@in_loop
+async def test_a_callback_that_raises_is_called_again(wires: WireCase) -> None:
+    wire, told = wires.make(), []
+
+    def ready(queue: bytes) -> None:
+        told.append(queue)
+        raise ZeroDivisionError
+
+    await wire.start(lambda topic, payload: None, ready)
+    for number in (1, 2):
+        assert await wire.pop(b"q") == []
+        await wire.push(b"q", b"%d" % number, LONG, MANY)
+        await eventually(lambda number=number: len(told) == number)  # type: ignore[misc]
+        assert await wire.pop(b"q") == [b"%d" % number]
+    assert [type(each["exception"]) for each in wires.complaints] == 2 * [ZeroDivisionError]
+    wires.complaints.clear()
+
+
+@pytest.mark.clause("W9")
+@in_loop
+async def test_calls_on_queues_that_are_cancelled_leave_the_wire_usable(wires: WireCase) -> None:
+    wire = (await wires.listener(timeout=60)).wire
+    wires.line.freeze()
+    calls: list[asyncio.Future[object]] = [
+        asyncio.ensure_future(call)
+        for call in (
+            wire.push(b"q", b"1", LONG, MANY),
+            wire.length(b"q"),
+            wire.pop(b"q"),
+            wire.disarm(b"q"),
+            wire.push(b"other", b"2", LONG, MANY),
+            wire.length(b"other"),
+        )
+    ]
+    await asyncio.sleep(0.02)
+    for call in calls[:4]:
+        call.cancel()
+    wires.line.thaw()
+    await within(asyncio.wait(calls))
+    assert [call.result() for call in calls[4:]] == [(1, None), 1]
+    assert await within(wire.pop(b"other", 5)) == [b"2"]
 
 
 @pytest.mark.clause("W10")

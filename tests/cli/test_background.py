@@ -34,3 +34,18 @@ def test_an_error_of_the_look_comes_to_the_caller() -> None:
 
     with pytest.raises(OSError, match="no"):
         Background(look).start().result(ENOUGH)
+
+
+def test_a_look_for_which_there_was_no_thread_does_not_keep_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    background = Background(lambda: "found")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            background.start()
+    assert not background.is_busy
+    assert background.start().result(ENOUGH) == "found"

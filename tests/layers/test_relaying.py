@@ -17,8 +17,10 @@ import pytest
 from asgi_ipc import IPCChannelLayer, OptionError, SyncIPCChannelLayer
 from asgi_ipc.delivery.loop_listener import LoopListener
 from asgi_ipc.engines.memory import MemoryEngine
+from asgi_ipc.exceptions import StoreUnavailable
 from asgi_ipc.layers import candidate as candidates
 from asgi_ipc.layers.local_machine import LocalMachine
+from asgi_ipc.relay import failures
 from conformance import forks
 from tests.tools.holders import answering, stop_outside
 from tests.tools.machines import eventually, new_server, run
@@ -337,6 +339,107 @@ def _heeds(layer: IPCChannelLayer) -> bool:
 
 def _sizes_of(config: dict[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in ("channel_memory", "group_memory")}
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_process_that_can_start_no_thread_says_so_once_and_pauses(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R10."""
+    tried: list[None] = []
+
+    def start(thread: RelayThread) -> None:
+        tried.append(None)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(RelayThread, "start", start)
+    monkeypatch.setattr(candidates, "_REST", 0.0)
+    monkeypatch.setattr(failures, "FIRST", 0.01)
+
+    async def main() -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+        layer = open_layer(config, new_server()[0])
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: len(tried) >= 3)
+        assert not complaints
+        assert not layer._core.demux.engine.is_held(RELAY)
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+    assert sum("can't start new thread" in (each.exc_text or "") for each in caplog.records) == 1
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_process_that_is_interrupted_as_it_begins_to_relay_keeps_no_role(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler raises."""
+    machines, failed = LocalMachine, [ZeroDivisionError]
+
+    def interrupted(*arguments: Any) -> LocalMachine:
+        if failed:
+            raise failed.pop()
+        return machines(*arguments)
+
+    monkeypatch.setattr(candidates, "LocalMachine", interrupted)
+    url, server = new_server()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: None)
+        layer = open_layer(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: server.connections == 1)
+        waiting.cancel()
+        await layer.close()
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_signal_handler_may_close_the_layer_while_its_process_begins_to_relay(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = LocalMachine
+    url, server = new_server()
+
+    async def main() -> None:
+        layer = open_layer(config, url)
+        engine = engine_beside(config)
+
+        def interrupted(*arguments: Any) -> LocalMachine:
+            layer.sync.close()
+            return machines(*arguments)
+
+        monkeypatch.setattr(candidates, "LocalMachine", interrupted)
+        with pytest.raises(StoreUnavailable):
+            await layer.receive("a")
+        assert not engine.is_held(RELAY)
+        assert server.connections == 0
+        engine.close()
+
+    run(main)
+
+
+def test_a_loop_arms_its_bell_while_that_of_another_thread_disarms_its_own(
+    config: dict[str, Any],
+) -> None:
+    layer = open_layer(config, new_server()[0])
+    demux = layer._core.demux
+    candidate: Any = demux.companions[candidates.Candidate]
+    one, other = demux.engine.bell(), demux.engine.bell()
+
+    class Closed:
+        def fileno(self) -> int:
+            candidate._disarm(other)
+            return -1
+
+    candidate._arm(other)
+    candidate._armed = {0: Closed(), **candidate._armed}
+    candidate._arm(one)
+    assert list(candidate._armed.values()) == [one]
+    layer.sync.close()
 
 
 @pytest.mark.usefixtures("soon")

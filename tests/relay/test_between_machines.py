@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
+from types import FrameType
 
 import pytest
 
 from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.relay.frames import MOST_EXCLUDED
+from asgi_ipc.relay.way_out import HEARD, NOTICES, OUT
 from tests.tools.clocks import Clock
 from tests.tools.machines import Site, eventually, received, run
 
@@ -177,6 +180,56 @@ def test_a_machine_hears_only_the_shards_in_which_it_has_groups(site: Site) -> N
         channel = await two.member("room-7")
         await one.layer.group_send("room-7", {"n": "again"})
         assert await received(two.layer, channel) == ["again"]
+
+    run(main)
+
+
+def test_a_group_that_begins_while_its_shard_is_left_is_heard(site: Site) -> None:
+    """R6."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await two.layer.group_discard("room", channel)
+        relay = two.relay_now
+        site.server.freeze()
+        leaving = asyncio.ensure_future(
+            _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        )
+        await eventually(lambda: not two.engine.members(HEARD).names)
+        await two.layer.group_add("room", channel)
+        await eventually(lambda: not two.engine.peek(NOTICES))
+        assert not leaving.done()
+        site.server.thaw()
+        await leaving
+        await eventually(lambda: two.hears("room"))
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_a_group_message_sent_in_the_middle_of_another_call_arrives_once(site: Site) -> None:
+    """R1: as a finalizer sends it, where its thread is just in the store."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channels = [await machine.member("room") for machine in (one, two)]
+        layer, inside = one.layer.sync, one.engine.inside
+        layer.group_send("room", {"n": 0})
+
+        def interrupt(frame: FrameType, event: str, argument: object) -> None:
+            if event == "call" and inside():
+                sys.setprofile(None)
+                # So large that its sender looks whether the way out is within its bound.
+                layer.group_send("room", {"n": 1, "text": 50_000 * "x"})
+
+        sys.setprofile(interrupt)
+        layer.send("other", {})
+        assert sys.getprofile() is None
+        layer.group_send("room", {"n": "end"})
+        for machine, channel in zip((one, two), channels, strict=True):
+            assert await received(machine.layer, channel, "end") == [0, 1, "end"]
 
     run(main)
 

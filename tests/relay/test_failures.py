@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from asgi_ipc.exceptions import StoreUnavailable
-from asgi_ipc.relay import failures, relay, report
+from asgi_ipc.relay import failures, loop, relay, report
 from asgi_ipc.relay.failures import Failures
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.texts import clause, printable
@@ -155,6 +156,22 @@ def test_a_process_without_descriptors_is_away_and_says_so_once(
 
     caplog.set_level(logging.WARNING, "asgi_ipc")
     run(main)
+
+
+def test_a_process_without_descriptors_for_an_event_loop_says_so_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R10: and Python warns of no coroutine that was never awaited."""
+    one = site.machine()
+    too_many = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(loop, "RelayLoop", raising(too_many))
+    seen = Failures()
+    for pause in (2, 4):
+        one.start(seen)._thread.join(10)
+        assert pause - 1 < seen.pause <= pause
+    gc.collect()
+    (said,) = (each.getMessage() for each in caplog.records)
+    assert "ended with an error" in said
 
 
 def test_what_a_server_says_is_bounded_and_can_not_act_on_a_terminal(

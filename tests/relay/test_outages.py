@@ -290,7 +290,7 @@ def test_a_process_that_relays_alone_ends_although_a_name_server_is_silent(
 ) -> None:
     began = time.monotonic()
     with pytest.raises(asyncio.TimeoutError):
-        run_alone(asyncio.wait_for(asyncio.open_connection("silent.invalid", 1), 0.1))
+        run_alone(lambda: asyncio.wait_for(asyncio.open_connection("silent.invalid", 1), 0.1))
     assert name_server.is_set()
     assert time.monotonic() - began < ENOUGH / 2
 
@@ -375,6 +375,22 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
                 await one.layer.group_send("room", {"n": number})
             assert await received(two.layer, channel) == [number]
         assert two.count("gaps") == 0
+
+    run(main)
+
+
+def test_a_term_is_higher_than_the_last_although_the_clock_stands_still(site: Site) -> None:
+    """R7."""
+
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        term, clock = one.relay_now.term, one.engine.clock
+        one.end()
+        one.engine.clock = lambda: term
+        one.begin()
+        await eventually(lambda: one.relay_now.state == "connected")
+        assert one.relay_now.term == term + 1
+        one.engine.clock = clock
 
     run(main)
 

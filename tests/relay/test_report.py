@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from asgi_ipc import SyncIPCChannelLayer
 from asgi_ipc.engines.memory import MemoryEngine
-from asgi_ipc.exceptions import StoreFull
+from asgi_ipc.exceptions import ChannelFull, StoreFull
 from asgi_ipc.layers.relays import relay_of
 from asgi_ipc.relay import relay, report
 from asgi_ipc.relay.frames import shard_of, shard_topic
@@ -45,6 +46,10 @@ def test_the_last_report_is_read_whatever_its_length(engine: MemoryEngine) -> No
     found = read(engine)
     assert found is not None
     assert found.state == "stopped"
+    write(engine, {"state": "ended"})
+    found = read(engine)
+    assert found is not None
+    assert found.state == "connecting", "the next relay has the role, and has not written yet"
 
 
 def test_a_report_that_was_not_finished_or_is_none_is_passed_over(engine: MemoryEngine) -> None:
@@ -147,6 +152,30 @@ def test_a_report_is_written_although_visitors_have_filled_the_memory_for_groups
     assert found is not None
     assert found.content["n"] == 5
     assert engine.statistics(REPORT)["pending"] == 0
+    layer.destroy()
+
+
+def test_a_report_replaces_the_former_one_where_both_memories_are_full(tmp_path: Path) -> None:
+    """Otherwise a relay that fares well would seem to be stopped, and people would kill it."""
+    small = {"group_memory": 1 << 18, "channel_memory": 1 << 18}
+    layer = SyncIPCChannelLayer(
+        "full", engine="mmap", engine_options={"directory": str(tmp_path)}, **small
+    )
+    engine = demux_of(layer).engine
+    write(engine, {"n": 1, "text": "x" * 1000})
+    channel = layer.new_channel()
+    for number in range(3000):
+        with contextlib.suppress(StoreFull):
+            layer.group_add(f"room{number}", channel)
+        with contextlib.suppress(ChannelFull):
+            layer.send(f"queue{number}", {"text": "x" * (3000 - number)})
+    write(engine, {"n": 2, "text": "x" * 1000})
+    found = read(engine)
+    assert found is not None
+    assert found.content["n"] == 2
+    with pytest.raises(StoreFull):
+        write(engine, {"n": 3, "text": "x" * 20_000})
+    assert read(engine) is None, "so the relay counts as one that can't report"
     layer.destroy()
 
 

@@ -215,6 +215,18 @@ class LeavesAThread(Wrong):
         threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
 
 
+class ClosesNothingUntilItHasStarted(Wrong):
+    breaks = "W4"
+
+    async def start(self, heard: Heard, ready: Ready | None = None) -> None:
+        await super().start(heard, ready)
+        self.__dict__["started"] = True
+
+    async def close(self) -> None:
+        if "started" in self.__dict__:
+            await super().close()
+
+
 class ClosesOnce(Wrong):
     breaks = "W4"
     closed = False

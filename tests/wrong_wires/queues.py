@@ -1,9 +1,37 @@
-"""Wires that get queues wrong, clauses W10 to W14."""
+"""Wires that get queues wrong, clauses W9 to W14."""
 
 from __future__ import annotations
 
+import asyncio
+
+from asgi_ipc.exceptions import WireLost
 from asgi_ipc.relay.wire import Pushed
 from tests.wrong_wires import Wrong
+
+
+class EndsIfReadyRaises(Wrong):
+    breaks = "W9"
+
+    def tell_ready(self, queue: bytes) -> None:
+        def tell() -> None:
+            try:
+                self._state._ready(queue)  # type: ignore[misc]
+            except Exception:
+                self._state.lose(WireLost("the caller has failed"))
+                raise
+
+        self._later(tell)
+
+
+class EndsWithACancelledPop(Wrong):
+    breaks = "W9"
+
+    async def pop(self, queue: bytes, limit: int = 1) -> list[bytes]:
+        try:
+            return await super().pop(queue, limit)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
 
 
 class PopsSomeTwice(Wrong):

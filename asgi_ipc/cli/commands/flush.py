@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ...encoding.names import RELAY_ROLE
 from ..arguments import as_json, force, on_store, yes
 from ..choice import StoreChoice
 from ..finding import is_over_shared_memory, locate
@@ -41,9 +42,7 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
         )
         if not confirm(question, yes):
             return 1
-        from ...relay.way_out import RELAY
-
-        if reaches_all(store) and engine.is_held(RELAY):
+        if reaches_all(store) and engine.is_held(RELAY_ROLE):
             with layer_over(engine, store) as layer:
                 layer.flush()
         else:

@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -160,7 +161,7 @@ def command(
 
     options()
     with _log_to_stderr():
-        ended_by = run(_relay(store, options, layer_options))
+        ended_by = run(partial(_relay, store, options, layer_options))
     if ended_by == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
