@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..engines.base import Engine
 from ..relay import agreement, report
-from ..relay.counts import DROPPED, LATELY
+from ..relay.counts import DISCONNECTS, DROPPED, LATELY
 from ..relay.peers import EXPECTED
 from ..relay.way_out import DEDICATED, OUT, RELAY, SETTINGS
 
@@ -30,6 +30,8 @@ STATES = (
 _SILENT = EXPECTED // 10
 #: Reasons for which frames are dropped where everything is as it should be.
 _HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
+#: So many lost connections in `LATELY` seconds need a person; a server's restart is one.
+_FLAPS = 3
 _COPY = "from_a_copy_of_this_store"
 #: What is read of a report, and of another machine in it, with what stands for a field that is
 #: missing or of another type: another version may have written it, or anything that may open the
@@ -255,6 +257,13 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
         yield (
             f"dropped in the last {minutes} minutes: {', '.join(lost)}; docs/relays.md explains the"
             " reasons"
+        )
+    disconnects = content.get("lately", {}).get(DISCONNECTS, 0)
+    if disconnects >= _FLAPS:
+        yield (
+            f"the connection to the server was lost {disconnects:,} times in the last {minutes}"
+            " minutes; meanwhile this machine misses what others send: look at the network, the"
+            " server's log, and whether processes that relay were killed"
         )
     if info.differs:
         which = "dedicated relay" if is_dedicated else "relay"

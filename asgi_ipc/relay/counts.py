@@ -11,6 +11,8 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Counts of what was dropped begin with this, and go on with the reason.
 DROPPED = "dropped_"
+#: Count of connections that were lost, and not closed in order.
+DISCONNECTS = "disconnects"
 #: Seconds between two warnings.
 INTERVAL = 10.0
 #: No count goes beyond this, so that each fits the report.
@@ -65,12 +67,12 @@ class Counts:
                 self._past.popleft()
 
     def lately(self) -> dict[str, int]:
-        """Return what was dropped or missed in the last `LATELY` seconds, and some more."""
+        """Return what was dropped, missed or lost in the last `LATELY` seconds, and some more."""
         _, past = self._past[0]
         return {
             name: count - past[name]
             for name, count in self.all.items()
-            if count > past[name] and (name.startswith(DROPPED) or name == "gaps")
+            if count > past[name] and (name.startswith(DROPPED) or name in ("gaps", DISCONNECTS))
         }
 
     def warn(self, ending: bool = False) -> None:
@@ -93,4 +95,4 @@ class Counts:
             )
 
 
-__all__ = ["DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]
+__all__ = ["DISCONNECTS", "DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]

@@ -65,7 +65,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .agreement import Agreement
-from .counts import INTERVAL, Counts
+from .counts import DISCONNECTS, INTERVAL, Counts
 from .ending import FAREWELL, first_of
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
@@ -215,6 +215,8 @@ class Relay:
             # It was killed. What became of the records it took since its last report is unknown.
             unknown = self.engine.statistics(OUT)["popped"] - taken
             self.counts.dropped("outcome unknown", max(0, unknown))
+        if former.content.get("state") == "connected":
+            self.counts.add(DISCONNECTS)  # It was killed, and its connection was lost.
         if isinstance(peers, list):
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
@@ -375,6 +377,8 @@ class Relay:
                 lasted = time.monotonic() - self._connected_at
                 if self.lag is not None and lasted > LONGEST_PAUSE:
                     pause = SHORTEST_PAUSE
+                if self.state == "connected":
+                    self.counts.add(DISCONNECTS)
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
                 # Nor at each turn of one that is away and refuses by turns.

@@ -93,6 +93,23 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
     run(main)
 
 
+def test_a_connection_that_is_lost_again_and_again_needs_a_person(site: Site, told: Told) -> None:
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        for lost in range(1, 4):
+            site.server.cut()
+            await eventually(lambda n=lost: machine.count("disconnects") == n)  # type: ignore[misc]
+            await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
+            assert told.relays(machine)[0] == (lost == 3)
+        status, text = told(machine, "relays")
+        assert "! the connection to the server was lost 3 times in the last 10 minutes" in text
+        assert "lost connections 3; gaps 0;" in text
+        machine.forgets()
+        assert told.relays(machine)[0] == 0, "that is long ago"
+
+    run(main)
+
+
 def test_relays_says_why_shared_channels_do_not_work(
     site: Site, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
