@@ -242,6 +242,25 @@ def test_messages_that_wait_for_the_server_are_told_by_drain(site: Site, told: T
     run(main)
 
 
+def test_what_a_relay_leaves_in_the_store_is_no_membership_in_any_command(
+    site: Site, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        await machine.member("room")
+        await eventually(lambda: machine.hears("room"))
+        run_command(["list", "--directory", str(machine.folder), "--json"])
+        (about,) = json.loads(capsys.readouterr().out)
+        assert about["memberships"] == 1
+        (process,) = json.loads(told(machine, "processes", "--json")[1])
+        assert process["waits_for"] == []
+        machine.end()
+        flushed = json.loads(told(machine, "flush", "--yes", "--force", "--json")[1])
+        assert (flushed["messages"], flushed["memberships"]) == (0, 1)
+
+    run(main)
+
+
 def test_the_report_of_a_relay_is_not_pending(site: Site) -> None:
     machine = site.machine()
     machine.engine.push([Record(b"!!relay.report", b"x", 1 << 62, 2)])
