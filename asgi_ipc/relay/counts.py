@@ -76,20 +76,20 @@ class Counts:
         }
 
     def warn(self, ending: bool = False) -> None:
-        """Log what was dropped since the last warning, at most once in `INTERVAL` seconds."""
+        """Log what was dropped or missed since the last warning, at most once in `INTERVAL`."""
         now = time.monotonic()
         if self._warned is not None and now - self._warned < INTERVAL and not ending:
             return
         more = {
             name.removeprefix(DROPPED).replace("_", " "): count - self._told[name]
             for name, count in sorted(self.all.items())
-            if name.startswith(DROPPED) and count > self._told[name]
+            if (name.startswith(DROPPED) or name == "gaps") and count > self._told[name]
         }
         if more:
             self._warned, self._told = now, Counter(self.all)
             listed = ", ".join(f"{count} ({reason})" for reason, count in more.items())
             _log.warning(
-                "relay %s: dropped %s since the last warning; docs/relays.md explains the reasons",
+                "relay %s: lost %s since the last warning; docs/relays.md explains the reasons",
                 self._shown,
                 listed,
             )

@@ -133,6 +133,8 @@ class Relay:
 
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
+        #: Why the store could not be used any more; empty if it could.
+        self.lost_store = ""
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
@@ -247,8 +249,8 @@ class Relay:
                 self._keep_reading_notices(),
                 self._keep_connected(),
             )
-        except StoreUnavailable:
-            pass
+        except StoreUnavailable as error:
+            self.lost_store = clause(str(error))
         except StoreCorrupt:
             raise
         except Exception as error:

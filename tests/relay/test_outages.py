@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import re
 import socket
 import threading
 import time
@@ -28,7 +29,7 @@ MIB = 1 << 20
 
 
 def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
-    site: Site, server: MemoryServer
+    site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R5."""
 
@@ -45,6 +46,10 @@ def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
         await one.layer.group_send("room", {"n": 4})
         found = await received(two.layer, channel, 4)
         assert 4 - len(found) <= two.count("gaps") <= 3
+        two.end()
+        lines = [record.getMessage() for record in caplog.records if "(gaps)" in record.message]
+        told = [int(number) for line in lines for number in re.findall(r"(\d+) \(gaps\)", line)]
+        assert sum(told) == two.count("gaps")
 
     run(main)
 
