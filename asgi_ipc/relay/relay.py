@@ -129,6 +129,8 @@ class Relay:
         self.node = self.engine.identity[:NODE_BYTES]
         self.host = printable(socket.gethostname(), 100).encode("ascii")
         self.peers, self.counts = Peers(options.sealer is not None), Counts(options.shown)
+        #: What had expired on the way out at the last look, as the engine counts it.
+        self._seen_expired = 0
         self.term, sequences = self._take_over()
 
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
@@ -191,8 +193,8 @@ class Relay:
 
         #: Records taken off the way out whose fate the report tells.
         self._taken = 0
-        #: What the engine had counted at the last look: flushes, and what expired on the way out.
-        self._seen_flushes, self._seen_expired = self.engine.flushes, 0
+        #: How many flushes the engine had counted at the last look.
+        self._seen_flushes = self.engine.flushes
         #: When a copy of this store was last heard, on the engine's clock; 0 if none was.
         self._copy_at = 0
         #: It was logged that an error was met that no relay should meet.
@@ -212,7 +214,9 @@ class Relay:
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
-        taken = former.content.get("taken")
+        taken, expired = (former.content.get(key) for key in ("taken", "expired"))
+        if isinstance(expired, int) and expired <= self.engine.statistics(OUT)["expired"]:
+            self._seen_expired = expired  # The former relay has counted them.
         if former.content.get("state") != "ended" and isinstance(taken, int):
             # It was killed. What became of the records it took since its last report is unknown.
             unknown = self.engine.statistics(OUT)["popped"] - taken
@@ -362,6 +366,7 @@ class Relay:
             "peers": self.peers.to_report(),
             "published": dict(self.outbound.sequences),
             "taken": self._taken,
+            "expired": self._seen_expired,
         }
 
     # ---- the connection

@@ -467,6 +467,24 @@ def test_the_next_relay_goes_on_with_sequences_that_still_mean_something(site: S
     run(main)
 
 
+def test_what_expired_on_the_way_out_is_counted_once_whichever_relay_sees_it(site: Site) -> None:
+    """R7."""
+
+    async def main() -> None:
+        one = site.machine(expiry=0.01)
+        for relays in range(1, 4):
+            for _ in range(5):
+                await one.layer.group_send("room", {})
+            await asyncio.sleep(0.02)
+            one.begin()
+            least = 5 * relays
+            await eventually(lambda n=least: one.count("dropped_expired") >= n)  # type: ignore[misc]
+            assert one.count("dropped_expired") == least
+            one.end()
+
+    run(main)
+
+
 def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
     """R5, R7: a killed relay tells nobody what became of it."""
 
