@@ -29,7 +29,7 @@ from ..engines.shm.store_memory import Damaged
 from ..engines.shm.tables import Reading, Tables
 from ..exceptions import StoreCorrupt, StoreUnavailable
 from .attempt import attempt
-from .finding import Base, Found, Site, bases, stores_in
+from .finding import Base, Found, Site, bases, built_in, stores_in
 from .lock_files import in_use
 from .orphans import Orphan, find_orphans
 
@@ -113,6 +113,11 @@ def _of_another_user(base: Base) -> list[Entry]:
         return json.dumps([entry_of(each) for each in stores_in(opened)])
 
     if status.st_uid:
+        # Imported before: that user may have no access to this Python.
+        from ..relay import report  # noqa: F401
+
+        for factory in built_in().values():
+            factory.unavailable()
         result = attempt(read)
         if result["works"]:
             return [Entry(*fields) for fields in json.loads(result["detail"])]
@@ -196,7 +201,8 @@ def _read(store: Store) -> dict[str, Any]:
     }
     found["stale"] = not found["processes"]
     found["state"] = "stale" if found["stale"] else "in use"
-    found["relay"] = _relay(groups, store)
+    internal, found["relay"] = _relay(groups, store)
+    found["memberships"] -= min(internal, found["memberships"])
     wrong: list[str] = []
     for name, segment in (("channel", channels), ("group", groups)):
         found |= {f"{name}_{key}": number for key, number in memory_of(segment.heap).items()}
@@ -209,8 +215,11 @@ def _read(store: Store) -> dict[str, Any]:
     return found
 
 
-def _relay(groups: LockedSegment, store: Store) -> str | None:
-    """Return the state of the store's relay, read without a lock; None if there is none."""
+def _relay(groups: LockedSegment, store: Store) -> tuple[int, str | None]:
+    """Return how many members the relay has in the store, and its state; None if there is none.
+
+    Read without a lock.
+    """
     from ..relay.report import parsed
 
     tables = Tables(groups.heap, lambda word: True, lambda: 0)
@@ -223,11 +232,10 @@ def _relay(groups: LockedSegment, store: Store) -> str | None:
         members[table] = reading.names
     is_held = store.lock_file.is_held(FIRST_ROLE + RELAY_ROLE)
     if not is_held and not any(members.values()):
-        return None
+        return 0, None
     found = parsed(members[RELAY_REPORT], (), time.monotonic_ns(), is_held)
-    if found is not None:
-        return found.state
-    return "unknown" if is_held else "none"
+    state = found.state if found is not None else "unknown" if is_held else "none"
+    return sum(map(len, members.values())), state
 
 
 def living(heap: Heap, store: Store) -> int:

@@ -195,7 +195,7 @@ def processes(engine: Engine) -> Iterator[ProcessInfo]:
             command=each.command,
             started=each.started,
             joined_age=each.joined_age / 1e9,
-            waits_for=tuple(map(text, each.waits_for)),
+            waits_for=tuple(text(name) for name in each.waits_for if not is_internal(name)),
             counts=dict(each.counts),
         )
 

@@ -321,12 +321,15 @@ class RelayedCore(LayerCore):
         return watched
 
     def _announce(self, table: bytes) -> None:
-        """Tell the relay of a group, unless it hears the group's shard already (R6)."""
+        """Tell the relay of a group, unless it hears the group's shard already (R6).
+
+        A relay that has not begun will find the group by itself.
+        """
         demux = self.demux
         known = self._heard[1] if self._heard is not None and self._heard[0] is demux else None
         heard = demux.engine.members(HEARD, known)
         self._heard = demux, heard
-        if not way_out.is_heard(heard.names, shard_of(table)):
+        if not way_out.is_heard(heard.names, shard_of(table)) and demux.engine.is_held(RELAY):
             way_out.notice(demux.engine, NEW_GROUP, table)
 
     def group_discard(self, group: str, channel: str) -> None:
@@ -370,9 +373,9 @@ class _FarFlush:
             raise self._incomplete(missing)
         if now - self._asked >= _ASK_AGAIN:
             self._asked = now
-            way_out.notice(engine, FLUSH_ALL, self._number)
             if engine.is_held(RELAY):
                 self._held = now
+                way_out.notice(engine, FLUSH_ALL, self._number)
         if now - self._held > _RELAYED:
             raise self._incomplete(
                 "not those of other machines, as no process of this machine relays; start the site"

@@ -5,12 +5,12 @@ For engines whose ``capabilities.inspects`` is true. Times are seconds, sizes by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..engines.base import Engine
 from ..relay import agreement, report
-from ..relay.counts import DROPPED, LATELY
+from ..relay.counts import DISCONNECTS, DROPPED, LATELY
 from ..relay.peers import EXPECTED
 from ..relay.way_out import DEDICATED, OUT, RELAY, SETTINGS
 
@@ -30,6 +30,8 @@ STATES = (
 _SILENT = EXPECTED // 10
 #: Reasons for which frames are dropped where everything is as it should be.
 _HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
+#: So many lost connections in `LATELY` seconds need a person; a server's restart is one.
+_FLAPS = 3
 _COPY = "from_a_copy_of_this_store"
 #: What is read of a report, and of another machine in it, with what stands for a field that is
 #: missing or of another type: another version may have written it, or anything that may open the
@@ -40,7 +42,7 @@ _FIELDS: Mapping[str, Any] = {
     "backlog": 0, "sealed": False,
 }  # fmt: skip
 _OF_MACHINE: Mapping[str, Any] = {
-    "host": "", "node": b"", "heard_at": 0, "left": False, "late_at": 0,
+    "host": "", "node": b"", "since": 0, "heard_at": 0, "left": False, "late_at": 0,
     "term": 0, "frames": 0, "bytes": 0, "gaps": 0,
 }  # fmt: skip
 #: A time in seconds that is too late to be one.
@@ -127,7 +129,7 @@ def relay_of(engine: Engine) -> RelayInfo | None:
         lag=_seconds(0, content.get("lag")),
         waiting=out["pending"],
         waiting_bytes=out.get("bytes", 0),
-        machines=tuple(_machine(each, now) for each in content.get("peers", ())),
+        machines=_machines(content.get("peers", ()), now),
         differs=_differences(engine),
         problems=(),
     )
@@ -179,6 +181,25 @@ def _numbers(given: object, kind: type[float]) -> dict[str, Any]:
 
 def _seconds(at: int | None, now: int | None) -> float | None:
     return None if at is None or now is None else max(0, now - at) / 1e9
+
+
+def _machines(peers: Iterable[Mapping[str, Any]], now: int) -> tuple[MachineInfo, ...]:
+    """Return the machines. A silent one has left if its host went on with a new store.
+
+    A machine that crashed and has booted again does so.
+    """
+    found = [(_machine(each, now), each) for each in peers]
+    heard = [peer for info, peer in found if info.state == "heard" and peer["host"]]
+
+    def is_replaced(old: Mapping[str, Any]) -> bool:
+        return any(
+            new["host"] == old["host"] and new["since"] > old["heard_at"] > 0 for new in heard
+        )
+
+    return tuple(
+        info._replace(state="left") if info.state == "silent" and is_replaced(peer) else info
+        for info, peer in found
+    )
 
 
 def _machine(peer: Mapping[str, Any], now: int) -> MachineInfo:
@@ -255,6 +276,13 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
         yield (
             f"dropped in the last {minutes} minutes: {', '.join(lost)}; docs/relays.md explains the"
             " reasons"
+        )
+    disconnects = content.get("lately", {}).get(DISCONNECTS, 0)
+    if disconnects >= _FLAPS:
+        yield (
+            f"the connection to the server was lost {disconnects:,} times in the last {minutes}"
+            " minutes; meanwhile this machine misses what others send: look at the network, the"
+            " server's log, and whether processes that relay were killed"
         )
     if info.differs:
         which = "dedicated relay" if is_dedicated else "relay"

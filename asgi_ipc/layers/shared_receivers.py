@@ -7,7 +7,7 @@ from ..engines.base import Bell
 from ..exceptions import StoreCorrupt, StoreFull, StoreUnavailable
 from ..policy.expiry import LONGEST
 from ..relay import way_out
-from ..relay.way_out import WAITING, WAITS
+from ..relay.way_out import RELAY, WAITING, WAITS
 
 #: Nanoseconds that a receiver may wait.
 _FOREVER = LONGEST * 1_000_000_000
@@ -43,7 +43,9 @@ class SharedReceivers:
     def _put(self, member: bytes) -> None:
         engine = self._demux.engine
         engine.put(WAITING, member, engine.clock() + _FOREVER, engine.identity)
-        way_out.notice(engine, WAITS, way_out.receiver_channel(member))
+        # A relay that has not begun will find it by itself.
+        if engine.is_held(RELAY):
+            way_out.notice(engine, WAITS, way_out.receiver_channel(member))
 
     def tick(self, waited: bool, bell: Bell | None = None) -> None:
         """Put the members again that a flush has taken out of the store."""

@@ -11,6 +11,8 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Counts of what was dropped begin with this, and go on with the reason.
 DROPPED = "dropped_"
+#: Count of connections that were lost, and not closed in order.
+DISCONNECTS = "disconnects"
 #: Seconds between two warnings.
 INTERVAL = 10.0
 #: No count goes beyond this, so that each fits the report.
@@ -65,32 +67,32 @@ class Counts:
                 self._past.popleft()
 
     def lately(self) -> dict[str, int]:
-        """Return what was dropped or missed in the last `LATELY` seconds, and some more."""
+        """Return what was dropped, missed or lost in the last `LATELY` seconds, and some more."""
         _, past = self._past[0]
         return {
             name: count - past[name]
             for name, count in self.all.items()
-            if count > past[name] and (name.startswith(DROPPED) or name == "gaps")
+            if count > past[name] and (name.startswith(DROPPED) or name in ("gaps", DISCONNECTS))
         }
 
     def warn(self, ending: bool = False) -> None:
-        """Log what was dropped since the last warning, at most once in `INTERVAL` seconds."""
+        """Log what was dropped or missed since the last warning, at most once in `INTERVAL`."""
         now = time.monotonic()
         if self._warned is not None and now - self._warned < INTERVAL and not ending:
             return
         more = {
             name.removeprefix(DROPPED).replace("_", " "): count - self._told[name]
             for name, count in sorted(self.all.items())
-            if name.startswith(DROPPED) and count > self._told[name]
+            if (name.startswith(DROPPED) or name == "gaps") and count > self._told[name]
         }
         if more:
             self._warned, self._told = now, Counter(self.all)
             listed = ", ".join(f"{count} ({reason})" for reason, count in more.items())
             _log.warning(
-                "relay %s: dropped %s since the last warning; docs/relays.md explains the reasons",
+                "relay %s: lost %s since the last warning; docs/relays.md explains the reasons",
                 self._shown,
                 listed,
             )
 
 
-__all__ = ["DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]
+__all__ = ["DISCONNECTS", "DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]

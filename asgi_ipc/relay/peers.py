@@ -76,8 +76,8 @@ class Peer:
         self.term = 0
         #: Newest version of the format that it reads.
         self.reads = 0
-        #: When it was last heard, on the clock of the own engine.
-        self.heard_at = now
+        #: When it was heard first, and last, on the clock of the own engine.
+        self.since = self.heard_at = now
         #: The last sequence of each topic that is heard.
         self.sequences: dict[bytes, int] = {}
         #: The same of former terms, for topics on which this term has still to be heard.
@@ -330,6 +330,7 @@ class Peers:
                     "host": peer.host,
                     "term": peer.term,
                     "reads": peer.reads,
+                    "since": peer.since,
                     "heard_at": peer.heard_at,
                     "frames": peer.frames,
                     "bytes": peer.bytes,
@@ -365,6 +366,8 @@ class Peers:
             for key, number in zip(_NUMBERS, numbers, strict=True):
                 setattr(peer, key, number)
             peer.heard_at = min(peer.heard_at, now)
+            since = each.get("since")
+            peer.since = since if isinstance(since, int) and 0 <= since <= now else 0
             peer.sequences = checked_sequences(sequences)
             peer.before = checked_sequences(each.get("before"))
 

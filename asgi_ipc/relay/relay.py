@@ -65,7 +65,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .agreement import Agreement
-from .counts import INTERVAL, Counts
+from .counts import DISCONNECTS, INTERVAL, Counts
 from .ending import FAREWELL, first_of
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
@@ -129,10 +129,14 @@ class Relay:
         self.node = self.engine.identity[:NODE_BYTES]
         self.host = printable(socket.gethostname(), 100).encode("ascii")
         self.peers, self.counts = Peers(options.sealer is not None), Counts(options.shown)
+        #: What had expired on the way out at the last look, as the engine counts it.
+        self._seen_expired = 0
         self.term, sequences = self._take_over()
 
         #: ``connecting``, ``connected``, ``away``, ``refused`` or ``ended``.
         self.state = "connecting"
+        #: Why the store could not be used any more; empty if it could.
+        self.lost_store = ""
         self._error = ""
         #: What the log said last of an outage that is not over.
         self._told = ""
@@ -189,8 +193,8 @@ class Relay:
 
         #: Records taken off the way out whose fate the report tells.
         self._taken = 0
-        #: What the engine had counted at the last look: flushes, and what expired on the way out.
-        self._seen_flushes, self._seen_expired = self.engine.flushes, 0
+        #: How many flushes the engine had counted at the last look.
+        self._seen_flushes = self.engine.flushes
         #: When a copy of this store was last heard, on the engine's clock; 0 if none was.
         self._copy_at = 0
         #: It was logged that an error was met that no relay should meet.
@@ -210,11 +214,15 @@ class Relay:
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
             self.counts.learn(counts)
-        taken = former.content.get("taken")
+        taken, expired = (former.content.get(key) for key in ("taken", "expired"))
+        if isinstance(expired, int) and expired <= self.engine.statistics(OUT)["expired"]:
+            self._seen_expired = expired  # The former relay has counted them.
         if former.content.get("state") != "ended" and isinstance(taken, int):
             # It was killed. What became of the records it took since its last report is unknown.
             unknown = self.engine.statistics(OUT)["popped"] - taken
             self.counts.dropped("outcome unknown", max(0, unknown))
+        if former.content.get("state") == "connected":
+            self.counts.add(DISCONNECTS)  # It was killed, and its connection was lost.
         if isinstance(peers, list):
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()
@@ -245,8 +253,8 @@ class Relay:
                 self._keep_reading_notices(),
                 self._keep_connected(),
             )
-        except StoreUnavailable:
-            pass
+        except StoreUnavailable as error:
+            self.lost_store = clause(str(error))
         except StoreCorrupt:
             raise
         except Exception as error:
@@ -358,6 +366,7 @@ class Relay:
             "peers": self.peers.to_report(),
             "published": dict(self.outbound.sequences),
             "taken": self._taken,
+            "expired": self._seen_expired,
         }
 
     # ---- the connection
@@ -375,6 +384,8 @@ class Relay:
                 lasted = time.monotonic() - self._connected_at
                 if self.lag is not None and lasted > LONGEST_PAUSE:
                     pause = SHORTEST_PAUSE
+                if self.state == "connected":
+                    self.counts.add(DISCONNECTS)
                 self._error = printable(str(error), _ERROR)
                 state = "refused" if isinstance(error, WireRefused) else "away"
                 # Nor at each turn of one that is away and refuses by turns.

@@ -84,6 +84,8 @@ class RelayThread:
         _log.info("relay %s: this process relays for its machine", url)
         await self.relay.run(self._stop)
         why = "as it closes its layer or ends"
+        if not self._stopped and self.relay.lost_store:
+            why = f"as it can't use the store: {self.relay.lost_store}"
         with contextlib.suppress(StoreUnavailable, StoreCorrupt):
             if not self._stopped and engine.is_held(DEDICATED):
                 why = "as a relay process of its own takes over"

@@ -98,14 +98,22 @@ def must_be_sealed(record: bytes) -> bool:
 def notice(engine: Engine, what: bytes, content: bytes) -> bool:
     """Leave a notice for the relay, and return whether there was room.
 
-    If there are too many, it is not needed.
+    If there are too many, it is not needed. The store counts a notice that is refused or expires as
+    a message that was dropped, so none is left that no relay needs.
     """
     deadline = engine.clock() + NOTICE_LIFE
     return not engine.push([Record(NOTICES, what + content, deadline, MOST_NOTICES)])
 
 
 def vacate(engine: Engine) -> None:
-    """Wake a process that may relay, as this one does so no more."""
+    """Wake a process that may relay, as this one does so no more.
+
+    If none waits for that, nothing is left in the store, where it would expire and be counted.
+    """
+    if engine.capabilities.inspects and not any(
+        queue.waiting for queue in engine.queues() if queue.name == VACANT
+    ):
+        return
     deadline = engine.clock() + _VACANT_LIFE
     engine.push([Record(VACANT, b"v", deadline, MOST_VACANT)])
 

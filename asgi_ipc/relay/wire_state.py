@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import sys
@@ -139,6 +140,13 @@ class WireState:
             return WireRefused(self.text(f"TLS failed: {reason}; is it a server with TLS?"))
         if isinstance(error, PermissionError):
             return WireRefused(self.text(f"no permission: {error.strerror}"))
+        if error.errno == errno.EMFILE:
+            return WireLost(
+                self.text(
+                    "can't connect: this process has too many open files; raise its limit (ulimit"
+                    " -n), or close some"
+                )
+            )
         # asyncio names the number of an error alone.
         words = _CONNECT.sub(lambda found: os.strerror(int(found[1])), str(error))
         return WireLost(self.text(f"can't connect: {words}"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from asgi_ipc.cli.listing import listed
 from asgi_ipc.cli.orphans import Orphan
 from asgi_ipc.engines.shm.heap import layout
 from asgi_ipc.engines.shm.mmap import MmapEngine
+from asgi_ipc.engines.shm.posix import PosixEngine
 from tests.cli.conftest import Commands, MakeLayer
 from tests.tools.layers import engine_of
 from tests.tools.stores import KIB, in_child, record
@@ -107,6 +111,44 @@ def test_root_sees_the_stores_of_others_and_they_that_there_are_some_of_root(
     about = found["theirs"]
     assert (about["engine"], about["state"], about["messages"]) == ("mmap", "stale", 1)
     assert str(NOBODY) in about["user"]
+
+
+#: ``list`` in a Python that no user but root can read.
+PRIVATE_PYTHON = """
+import os, sys
+from asgi_ipc.cli import finding, listing, main
+
+class Private:
+    def find_spec(self, name, path=None, target=None):
+        if os.geteuid():
+            raise ModuleNotFoundError(f"no access to {name}", name=name)
+
+sys.meta_path.insert(0, Private())
+finding._default_parents = lambda: [sys.argv[1]]
+listing.find_orphans = list
+sys.exit(main.run(["list", "--json"]))
+"""
+
+
+@needs_root
+def test_root_sees_the_stores_of_others_although_these_may_not_read_its_python(
+    public_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = public_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(PosixEngine, "default_parent", classmethod(lambda cls: str(shared)))
+    sizes: dict[str, Any] = {"channel_memory": 512 * KIB, "group_memory": 256 * KIB}
+    as_nobody(lambda: PosixEngine("theirs", **sizes).close())
+    done = subprocess.run(
+        [sys.executable, "-c", PRIVATE_PYTHON, str(shared)],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    as_nobody(lambda: PosixEngine("theirs", **sizes).destroy())
+    (about,) = json.loads(done.stdout)
+    assert (about["prefix"], about["state"], about["problem"]) == ("theirs", "stale", None)
 
 
 def test_a_process_that_holds_the_lock_delays_no_list(make_layer: MakeLayer) -> None:

@@ -82,6 +82,7 @@ def test_an_outage_shows_in_the_metrics(site: Site) -> None:
         assert found["relay_waiting"] == 1
         assert found["relay_waiting_bytes"] > 0
         assert found["relay_problems"] == 1
+        assert found["relay_disconnects_total"] == 1
         machine.end()
         found = told(machine.layer.sync)
         assert found['relay_state{state="none"}'] == 1

@@ -131,6 +131,22 @@ def test_a_process_that_can_make_no_bell_for_its_relay_does_not_flood_the_log(
     run(main)
 
 
+def test_a_relay_that_can_use_the_store_no_more_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        (one,) = await site.joined(1)
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(one.engine, "hold", raising(StoreUnavailable("no access.")))
+            await eventually(lambda: not one.relay.is_alive())  # type: ignore[union-attr]
+        (said,) = (each.getMessage() for each in caplog.records)
+        assert said.endswith(" relays no more, as it can't use the store: no access")
+
+    caplog.set_level(logging.INFO, "asgi_ipc")
+    run(main)
+
+
 def test_a_process_without_descriptors_is_away_and_says_so_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

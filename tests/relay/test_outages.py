@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import re
 import socket
 import threading
 import time
@@ -28,7 +29,7 @@ MIB = 1 << 20
 
 
 def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
-    site: Site, server: MemoryServer
+    site: Site, server: MemoryServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R5."""
 
@@ -45,6 +46,10 @@ def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
         await one.layer.group_send("room", {"n": 4})
         found = await received(two.layer, channel, 4)
         assert 4 - len(found) <= two.count("gaps") <= 3
+        two.end()
+        lines = [record.getMessage() for record in caplog.records if "(gaps)" in record.message]
+        told = [int(number) for line in lines for number in re.findall(r"(\d+) \(gaps\)", line)]
+        assert sum(told) == two.count("gaps")
 
     run(main)
 
@@ -475,6 +480,24 @@ def test_the_next_relay_goes_on_with_sequences_that_still_mean_something(site: S
     run(main)
 
 
+def test_what_expired_on_the_way_out_is_counted_once_whichever_relay_sees_it(site: Site) -> None:
+    """R7."""
+
+    async def main() -> None:
+        one = site.machine(expiry=0.01)
+        for relays in range(1, 4):
+            for _ in range(5):
+                await one.layer.group_send("room", {})
+            await asyncio.sleep(0.02)
+            one.begin()
+            least = 5 * relays
+            await eventually(lambda n=least: one.count("dropped_expired") >= n)  # type: ignore[misc]
+            assert one.count("dropped_expired") == least
+            one.end()
+
+    run(main)
+
+
 def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
     """R5, R7: a killed relay tells nobody what became of it."""
 
@@ -495,10 +518,12 @@ def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
         await eventually(lambda: one.knows(two))
         assert await received(two.layer, channel) == [3]
         assert one.count("dropped_outcome_unknown") == 2
+        assert one.count("disconnects") == 1
         assert two.count("gaps") == 0
         one.end()
         one.begin()
         assert one.count("dropped_outcome_unknown") == 2, "one that ended has nothing in its hands"
+        assert one.count("disconnects") == 1, "and one that ended has lost no connection"
 
     run(main)
 

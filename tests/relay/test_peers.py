@@ -146,8 +146,9 @@ def test_the_next_relay_goes_on_with_what_the_former_told() -> None:
     former.hear(ALL, frame(1, kind=Kind.HELLO, node=OTHER))
     hearing = Hearing()
     told = former.peers.to_report()
-    hearing.peers.learn([*told, {"node": b"x"}, {**told[0], "term": "x"}, {}], former.now)
+    hearing.peers.learn([*told, {"node": b"x"}, {**told[0], "term": "x"}, {}], former.now + 1)
     assert hearing.peers.known.keys() == {NODE, OTHER}
+    assert hearing.peers.known[NODE].since == former.peers.known[NODE].since
     assert hearing.hear(TOPIC, frame(5)) == "late", "delivered by the former"
     assert hearing.hear(TOPIC, frame(8)) is None
     assert hearing.gaps == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,18 @@ async def test_a_server_that_is_not_there_is_told_in_words() -> None:
         error = await error_of(f"redis://127.0.0.1:{nobody.number}")
     assert isinstance(error, WireLost)
     assert "can't connect: Connection refused" in str(error)
+
+
+@in_loop
+async def test_a_process_that_has_too_many_open_files_is_told_what_to_do() -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "create_connection", refuse)
+        error = await error_of(f"redis://127.0.0.1:{free_port()}")
+    assert isinstance(error, WireLost)
+    assert "ulimit -n" in str(error)
 
 
 async def limited(redis: Redis, *rules: str) -> dict[str, Any]:

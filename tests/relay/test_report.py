@@ -102,6 +102,44 @@ def test_what_a_relay_leaves_in_the_store_is_no_message_and_no_membership(site: 
     run(main)
 
 
+def test_what_no_relay_needs_is_not_left_in_the_store_to_be_counted_as_dropped(site: Site) -> None:
+    async def main() -> None:
+        machine = site.machine()
+        channel = await machine.layer.new_channel()
+        for number in range(1200):
+            await machine.layer.group_add(f"group{number}", channel)
+        machine.begin()
+        await eventually(lambda: machine.hears("group0"))
+        machine.end()
+        counts = machine.engine.statistics()
+        names = ("pending", "refused", "expired")
+        assert {name: counts[name] for name in names} == dict.fromkeys(names, 0)
+
+    run(main)
+
+
+def test_a_silent_machine_has_left_if_its_host_was_heard_with_a_new_store_since(
+    engine: MemoryEngine,
+) -> None:
+    engine.now[0] = now = 1_000_000_000_000  # type: ignore[attr-defined]
+    before, after = now - 60_000_000_000, now - 50_000_000_000
+    silent = {"since": 1, "heard_at": before}
+    peers = [
+        {"host": "crashed", "node": b"old", **silent},
+        {"host": "crashed", "node": b"new", "since": after, "heard_at": now},
+        {"host": "alone", "node": b"old", **silent},
+        {"host": "shared", "node": b"old", **silent},
+        {"host": "shared", "node": b"other", "since": 1, "heard_at": now},
+        {"host": "", "node": b"old", **silent},
+        {"host": "", "node": b"new", "since": after, "heard_at": now},
+    ]
+    write(engine, {"peers": peers})
+    info = relay_of(engine)
+    assert info is not None
+    found = [each.state for each in info.machines]
+    assert found == ["left", "heard", "silent", "silent", "heard", "silent", "heard"]
+
+
 def test_a_report_of_long_texts_and_many_counts_is_shortened(engine: MemoryEngine) -> None:
     """R10: a piece's number has one byte."""
     counts = {f"dropped_{number}" * 5: number for number in range(5000)}

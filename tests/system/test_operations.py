@@ -40,6 +40,11 @@ tests:
         values: '1 1 0 0 0 0 0 1 1'
       - series: 'asgi_ipc_relay_problems{prefix="cut", instance="a"}'
         values: '0 0 1 1 1 1 0 0 0'
+      - series: 'asgi_ipc_relay_connected{prefix="flaps", instance="a"}'
+        values: '1 1 0 1 0 1 0 1 0'
+      - series: 'asgi_ipc_relay_disconnects_total{prefix="flaps"}'
+        values: '7 7 8 8 9 9 10 10 11'
+      - {series: 'asgi_ipc_relay_disconnects_total{prefix="cut"}', values: '0 0 1 1 1 1 1 1 1'}
       - {series: 'asgi_ipc_relay_connected{prefix="drops", instance="a"}', values: '1x9'}
       - series: 'asgi_ipc_relay_problems{prefix="drops", instance="a"}'
         values: '0 0 1 1 1 1 1 1 0'
@@ -59,6 +64,10 @@ tests:
           - {labels: '{alertname="RelayNeedsAPerson", prefix="drops"}', value: 1}
           - {labels: '{alertname="RelayFallsBehind", prefix="drops"}', value: 1}
           - {labels: '{alertname="MachineSilent", prefix="drops"}', value: 1}
+      - expr: count by (alertname, prefix) (ALERTS{alertstate="firing", alertname=~"Conn.*|Mach.*"})
+        eval_time: 8m
+        exp_samples:
+          - {labels: '{alertname="ConnectionFlaps", prefix="flaps"}', value: 1}
       - expr: ALERTS{alertstate="firing", alertname="MessagesWait"}
         eval_time: 1m
       - expr: count(ALERTS{alertstate="firing", alertname="MessagesWait"})

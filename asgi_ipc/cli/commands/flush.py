@@ -31,14 +31,16 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
     """
     if is_over_shared_memory(store):
         refuse_if_in_use(locate(store), force, _LOST)
+    from ...layers.inspection import statistics
+
     with joined(store, stays=True) as engine:
         if not is_over_shared_memory(store):
             refuse_if_others(engine, force, _LOST)
         with hint_if_slow():
-            counts = engine.statistics()
+            counts = statistics(engine)
+        messages, memberships = counts["messages_pending"], counts["memberships_count"]
         question = (
-            f"Remove {counts['pending']:,} messages and {counts['members']:,} memberships from "
-            f"{store.prefix!r}?"
+            f"Remove {messages:,} messages and {memberships:,} memberships from {store.prefix!r}?"
         )
         if not confirm(question, yes):
             return 1
@@ -58,15 +60,9 @@ def command(store: StoreChoice, yes: bool, force: bool, as_json: bool) -> int:
                     " layer with the option relay"
                 )
     if as_json:
-        write_json(
-            {
-                "prefix": store.prefix,
-                "messages": counts["pending"],
-                "memberships": counts["members"],
-            }
-        )
+        write_json({"prefix": store.prefix, "messages": messages, "memberships": memberships})
     else:
-        write(f"removed {counts['pending']:,} messages and {counts['members']:,} memberships")
+        write(f"removed {messages:,} messages and {memberships:,} memberships")
     return 0
 
 

@@ -38,8 +38,9 @@ def command(store: StoreChoice, as_json: bool) -> int:
     (the server says no), stopped (the process holds its lock, and does not run), unknown (there is
     no room for its report), or none.
 
-    Exit status: 1 if something needs a person: this machine is not connected, dropped messages in
-    the last 10 minutes, shares its store with a copy, or its processes have different options.
+    Exit status: 1 if something needs a person: this machine is not connected, dropped messages or
+    lost three connections in the last 10 minutes, shares its store with a copy, or its processes
+    have different options.
     """
     from ...layers.relays import relay_of
 
@@ -111,7 +112,10 @@ def _show(about: dict[str, Any]) -> None:
         for name, number in sorted(counts.items())
         if name.startswith("dropped_")
     ]
-    write(f"  gaps {count(counts.get('gaps', 0))}; dropped: {', '.join(dropped) or 'none'}")
+    write(
+        f"  lost connections {count(counts.get('disconnects', 0))};"
+        f" gaps {count(counts.get('gaps', 0))}; dropped: {', '.join(dropped) or 'none'}"
+    )
     if not about["machines"]:
         write("no other machine was heard")
         return

@@ -23,6 +23,8 @@ _log = logging.getLogger("asgi_ipc")
 
 #: Nanoseconds between two looks after the store.
 _LOOK_EVERY = 1_000_000_000
+#: Nanoseconds after which the same failure is logged again.
+_TELL_EVERY = 60_000_000_000
 #: How many holds of a lock a look goes on sweeping for; and how many if a process has gone: enough
 #: for some 700 of its memberships, which no reader sees any more. More would hold up the caller.
 _SWEEP_HOLDS, _SWEEP_HOLDS_AFTER_DEATH = 8, 40
@@ -48,11 +50,15 @@ class Upkeep:
         self.session = session
         #: When this process looks after the store next, in nanoseconds.
         self.due = 0
+        #: The failure that was logged last, and when the same is logged again.
+        self._told, self._told_until = "", 0
         #: Called with a queue and how many of its messages expired; see `Engine`.
         self.on_expired: Callable[[bytes, int], object] | None = None
 
     def maintain(self, now: int) -> None:
         """Do the upkeep that is due. If it fails, it is logged, and tried again in a second.
+
+        A failure that lasts is logged once a minute.
 
         It comes before the caller's own work, or when that found nothing, and its errors are not
         the caller's: a record that is taken off a queue must reach its receiver.
@@ -63,6 +69,9 @@ class Upkeep:
         except Reentered:
             pass  # In the middle of another call, which may be at it.
         except Exception as error:
+            if str(error) == self._told and now < self._told_until:
+                return
+            self._told, self._told_until = str(error), now + _TELL_EVERY
             tell_outside(
                 _log.error,
                 "upkeep of the store at %r failed, and is tried again: %s",

@@ -93,6 +93,23 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
     run(main)
 
 
+def test_a_connection_that_is_lost_again_and_again_needs_a_person(site: Site, told: Told) -> None:
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        for lost in range(1, 4):
+            site.server.cut()
+            await eventually(lambda n=lost: machine.count("disconnects") == n)  # type: ignore[misc]
+            await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
+            assert told.relays(machine)[0] == (lost == 3)
+        text = told(machine, "relays")[1]
+        assert "! the connection to the server was lost 3 times in the last 10 minutes" in text
+        assert "lost connections 3; gaps 0;" in text
+        machine.forgets()
+        assert told.relays(machine)[0] == 0, "that is long ago"
+
+    run(main)
+
+
 def test_relays_says_why_shared_channels_do_not_work(
     site: Site, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +238,25 @@ def test_messages_that_wait_for_the_server_are_told_by_drain(site: Site, told: T
         status, text = told(machine, "drain", "--timeout", "0", "--json")
         about = json.loads(text)
         assert (about["pending"], about["on_the_way_out"]) == (4, 3)
+
+    run(main)
+
+
+def test_what_a_relay_leaves_in_the_store_is_no_membership_in_any_command(
+    site: Site, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        await machine.member("room")
+        await eventually(lambda: machine.hears("room"))
+        run_command(["list", "--directory", str(machine.folder), "--json"])
+        (about,) = json.loads(capsys.readouterr().out)
+        assert about["memberships"] == 1
+        (process,) = json.loads(told(machine, "processes", "--json")[1])
+        assert process["waits_for"] == []
+        machine.end()
+        flushed = json.loads(told(machine, "flush", "--yes", "--force", "--json")[1])
+        assert (flushed["messages"], flushed["memberships"]) == (0, 1)
 
     run(main)
 

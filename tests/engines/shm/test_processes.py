@@ -257,6 +257,23 @@ def test_dead_processes_are_found_a_slice_at_a_time(
     engine.destroy()
 
 
+def test_upkeep_that_goes_on_failing_is_logged_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = large_store(tmp_path)
+
+    def look(now: int) -> None:
+        raise StoreUnavailable("no access" if now else "no room")
+
+    monkeypatch.setattr(engine.upkeep, "_look", look)
+    for second in range(90):
+        engine.upkeep.maintain(second * 1_000_000_000)
+    said = [record.getMessage() for record in caplog.records]
+    assert [each.rpartition(": ")[2] for each in said] == ["no room", "no access", "no access"]
+    monkeypatch.undo()
+    engine.destroy()
+
+
 def test_upkeep_does_not_begin_inside_itself_however_long_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
