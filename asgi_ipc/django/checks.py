@@ -266,7 +266,7 @@ def _relay(layer: Layer) -> Iterator[checks.CheckMessage]:
             f"relay is given, and the prefix is the default, {DEFAULT_PREFIX!r}: with another site"
             " on the same server that has it too, messages and flushes mix.",
             hint="Name the site: prefix='mysite', the same on all its machines, and another for"
-            " staging. The number of a database in the URL does not separate sites.",
+            " staging.",
             obj=layer.where,
             id=_ID + "W010",
         )

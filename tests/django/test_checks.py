@@ -368,7 +368,7 @@ def test_the_document_has_every_id_and_no_other() -> None:
 def test_the_default_prefix_is_told_with_a_relay() -> None:
     found = config(relay="memory://one", prefix="asgi")
     assert ids(found) == ["W010"]
-    assert "does not separate sites" in str(found[0].hint)
+    assert "another for staging" in str(found[0].hint)
     assert config(relay="memory://one", prefix="mysite") == []
 
 
