@@ -270,6 +270,15 @@ def _relay(layer: Layer) -> Iterator[checks.CheckMessage]:
             obj=layer.where,
             id=_ID + "W010",
         )
+    if options["relay"] is not None and hasattr(mail, "outbox"):
+        yield checks.Warning(
+            "This test run has the option relay, so its messages reach all machines of the site that"
+            " use the same server.",
+            hint="Give each test a store of its own with asgi_ipc.testing, which removes relay; see"
+            " docs/testing.md. If the tests do so already, silence asgi_ipc.W006.",
+            obj=layer.where,
+            id=_ID + "W006",
+        )
 
 
 # ---- the store that is there

@@ -372,6 +372,15 @@ def test_the_default_prefix_is_told_with_a_relay() -> None:
     assert config(relay="memory://one", prefix="mysite") == []
 
 
+def test_a_test_run_with_a_relay_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches live clients from a machine on which no process of the site runs."""
+    monkeypatch.setattr(mail, "outbox", [], raising=False)
+    (found,) = config(relay="memory://one", prefix="mysite")
+    assert ids([found]) == ["W006"]
+    assert "reach all machines" in found.msg
+    assert config(prefix="mysite") == []
+
+
 def test_settings_that_differ_from_the_relay_that_runs_are_told(
     options: dict[str, Any], stranger: subprocess.Popen[str], tmp_path: Path
 ) -> None:
