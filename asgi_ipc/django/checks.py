@@ -266,9 +266,18 @@ def _relay(layer: Layer) -> Iterator[checks.CheckMessage]:
             f"relay is given, and the prefix is the default, {DEFAULT_PREFIX!r}: with another site"
             " on the same server that has it too, messages and flushes mix.",
             hint="Name the site: prefix='mysite', the same on all its machines, and another for"
-            " staging. The number of a database in the URL does not separate sites.",
+            " staging.",
             obj=layer.where,
             id=_ID + "W010",
+        )
+    if options["relay"] is not None and hasattr(mail, "outbox"):
+        yield checks.Warning(
+            "This test run has the option relay, so its messages reach all machines of the site that"
+            " use the same server.",
+            hint="Give each test a store of its own with asgi_ipc.testing, which removes relay; see"
+            " docs/testing.md. If the tests do so already, silence asgi_ipc.W006.",
+            obj=layer.where,
+            id=_ID + "W006",
         )
 
 

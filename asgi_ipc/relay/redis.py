@@ -67,7 +67,8 @@ class RedisWire:
         self._hint = f"if it {speaks} TLS, write {scheme}://"
         self.frame_limit = FRAME_LIMIT
         self._state = WireState(settings.shown, self._login[-1:])
-        # Publish and subscribe know no databases, and two sites may share a server by them.
+        # Publish and subscribe know no databases; all names have the number, as two sites may
+        # share a server by it.
         database = b"/%d" % self._database if self._database else b""
         self._names = b"asgi_ipc:%s%s:" % (prefix.encode(), database)
         self._topic_names = self._names + b"t:"
@@ -118,7 +119,7 @@ class RedisWire:
             )
         if server.get(b"mode") == b"sentinel":
             raise WireRefused(self._state.text(f"it is a Sentinel; {_PRIMARY}"))
-        if server.get(b"role") in (b"replica", b"slave"):
+        if _is_replica(server):
             raise WireRefused(self._state.text(f"it is a replica; {_PRIMARY}"))
         # This user may not, or the server has no such thing.
         with contextlib.suppress(WireRefused):
@@ -264,10 +265,7 @@ class RedisWire:
             if result.text.startswith(b"OOM ") or b"> 'maxmemory'" in result.text:
                 raise _NoRoom
             if b"READONLY" in result.text:
-                # It would pass frames on to its own subscribers only. The next connection is told.
-                self._state.lose(
-                    WireRefused(self._state.text(f"it has become a replica; {_PRIMARY}"))
-                )
+                self._lose_to_replica()
                 raise self._state.error
             raise self._error(result, command[0].decode())
         return result
@@ -285,6 +283,10 @@ class RedisWire:
         """Lose the wire to a server that answers in a form which no command asked for."""
         self._links[0].lose_to_nonsense()
         return self._state.error
+
+    def _lose_to_replica(self) -> None:
+        """Lose the wire to a server that passes frames on to its own subscribers only."""
+        self._state.lose(WireRefused(self._state.text(f"it has become a replica; {_PRIMARY}")))
 
     def _on_reply(self, reply: Any) -> None:
         """Take what the publishing connection has read."""
@@ -326,8 +328,17 @@ class RedisWire:
                 self._nonsense()
 
     def _ping_publisher(self) -> None:
+        """Have all frames confirmed, and ask what the server is by now."""
+
+        def told(reply: asyncio.Future[Any]) -> None:
+            if not reply.cancelled() and _is_replica(_pairs(reply.result())):
+                self._lose_to_replica()
+
         self._expect_confirmation()
-        self._links[0].send([(b"PING",)])
+        server: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        server.add_done_callback(told)
+        self._expected.append(server)
+        self._links[0].send([(b"PING",), (b"HELLO",)])
 
     def _ping_subscriber(self) -> None:
         self._links[1].send([(b"PING",)])
@@ -462,7 +473,7 @@ def _address(settings: Settings) -> tuple[str, int] | str:
 
 
 def _database(settings: Settings) -> int:
-    """Return the number of the database, which only queues depend on."""
+    """Return the number of the database; note what is wrong."""
     parts = settings.parts
     text = "" if parts.scheme == "unix" else parts.path.strip("/")
     for part in filter(None, parts.query.split("&")):
@@ -485,3 +496,8 @@ def _pairs(reply: Any) -> dict[Any, Any]:
     """Return the strings of a flat list of names and values as a dictionary."""
     pairs = zip(reply[::2], reply[1::2], strict=False) if isinstance(reply, list) else ()
     return {name: value for name, value in pairs if isinstance(name, bytes)}
+
+
+def _is_replica(server: dict[Any, Any]) -> bool:
+    """Return whether a server that says this of itself is a replica."""
+    return server.get(b"role") in (b"replica", b"slave")

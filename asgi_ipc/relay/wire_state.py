@@ -98,7 +98,7 @@ class WireState:
         self._watching = asyncio.create_task(self._watch(timeout))
 
     async def _watch(self, timeout: float) -> None:
-        """Ping connections that are silent; lose the wire if one stays so for ``timeout`` (W3).
+        """Ping all connections; lose the wire if one is silent for ``timeout`` (W3).
 
         It counts looks and not seconds: a process that was stopped has missed looks, and reads what
         has come meanwhile before it looks four times again.
@@ -109,7 +109,7 @@ class WireState:
             for at, connection in enumerate(self.connections):
                 silent[at] = 0 if connection.has_read else silent[at] + 1
                 connection.has_read = False
-                if silent[at] == 1:
+                if silent[at] <= 1:  # One in use, too: it may have become one of no use.
                     connection.ping()
                 elif silent[at] > LOOKS:
                     text = f"it has not answered for {timeout:g} seconds"

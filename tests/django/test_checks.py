@@ -368,8 +368,17 @@ def test_the_document_has_every_id_and_no_other() -> None:
 def test_the_default_prefix_is_told_with_a_relay() -> None:
     found = config(relay="memory://one", prefix="asgi")
     assert ids(found) == ["W010"]
-    assert "does not separate sites" in str(found[0].hint)
+    assert "another for staging" in str(found[0].hint)
     assert config(relay="memory://one", prefix="mysite") == []
+
+
+def test_a_test_run_with_a_relay_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches live clients from a machine on which no process of the site runs."""
+    monkeypatch.setattr(mail, "outbox", [], raising=False)
+    (found,) = config(relay="memory://one", prefix="mysite")
+    assert ids([found]) == ["W006"]
+    assert "reach all machines" in found.msg
+    assert config(prefix="mysite") == []
 
 
 def test_settings_that_differ_from_the_relay_that_runs_are_told(

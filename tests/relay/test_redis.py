@@ -469,7 +469,7 @@ async def test_a_sentinel_is_refused() -> None:
 
 @in_loop
 async def test_a_server_that_becomes_a_replica_is_left() -> None:
-    """Once it refuses to change a queue: a site with groups alone has nothing that tells it."""
+    """At once when it refuses to change a queue."""
     if Redis.missing():
         pytest.skip(f"no Redis server: {Redis.missing()}")
     server = Redis()
@@ -479,6 +479,27 @@ async def test_a_server_that_becomes_a_replica_is_left() -> None:
             with pytest.raises(WireRefused, match="it has become a replica; give the address"):
                 await wire.push(b"q", b"x", 1, 1)
             assert "it has become a replica" in str(await wire.lost())
+    finally:
+        server.end()
+
+
+@pytest.mark.parametrize("can_skip", [True, False])
+@in_loop
+async def test_a_site_with_groups_alone_leaves_a_server_that_becomes_a_replica(
+    can_skip: bool,
+) -> None:
+    """However much it publishes, and each frame is confirmed."""
+    if Redis.missing():
+        pytest.skip(f"no Redis server: {Redis.missing()}")
+    server = Redis()
+    try:
+        async with started(server.url, timeout=0.4) as wire:
+            wire._can_skip = can_skip  # type: ignore[attr-defined]
+            await wire._ask(b"REPLICAOF", b"127.0.0.1", b"1")  # type: ignore[attr-defined]
+            with pytest.raises(WireRefused, match="it has become a replica; give the address"):
+                while True:
+                    await wire.publish([Frame(b"t", b"x")])
+                    await asyncio.sleep(0.01)
     finally:
         server.end()
 
