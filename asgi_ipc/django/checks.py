@@ -272,8 +272,8 @@ def _relay(layer: Layer) -> Iterator[checks.CheckMessage]:
         )
     if options["relay"] is not None and hasattr(mail, "outbox"):
         yield checks.Warning(
-            "This test run has the option relay, so its messages reach all machines of the site that"
-            " use the same server.",
+            "This test run has the option relay, so its messages reach all machines of the site"
+            " that use the same server.",
             hint="Give each test a store of its own with asgi_ipc.testing, which removes relay; see"
             " docs/testing.md. If the tests do so already, silence asgi_ipc.W006.",
             obj=layer.where,

@@ -11,7 +11,7 @@ import pytest
 
 from asgi_ipc.encoding.names import channel_name
 from asgi_ipc.relay.frames import MOST_EXCLUDED
-from asgi_ipc.relay.way_out import HEARD, NOTICES, OUT
+from asgi_ipc.relay.way_out import HEARD, NOTICES
 from tests.tools.clocks import Clock
 from tests.tools.machines import Site, eventually, received, run
 
