@@ -195,7 +195,7 @@ def test_a_report_is_written_although_visitors_have_filled_the_memory_for_groups
 
 def test_a_report_replaces_the_former_one_where_both_memories_are_full(tmp_path: Path) -> None:
     """Otherwise a relay that fares well would seem to be stopped, and people would kill it."""
-    small = {"group_memory": 1 << 18, "channel_memory": 1 << 18}
+    small: dict[str, Any] = {"group_memory": 1 << 18, "channel_memory": 1 << 18}
     layer = SyncIPCChannelLayer(
         "full", engine="mmap", engine_options={"directory": str(tmp_path)}, **small
     )
