@@ -9,7 +9,7 @@ import re
 import pytest
 
 from asgi_ipc.exceptions import FlushIncomplete, WireRefused
-from asgi_ipc.relay import flushes
+from asgi_ipc.relay import flushes, relay
 from asgi_ipc.relay.frames import ALL, Kind, RelayFrame
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.peers import Peers
@@ -41,8 +41,10 @@ def test_a_flush_empties_the_stores_of_all_machines(site: Site) -> None:
 
 
 def test_a_relay_that_has_just_begun_waits_for_machines_that_it_has_not_heard(
-    site: Site, server: MemoryServer
+    site: Site, server: MemoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relay, "SETTLED", 3.0)
+
     async def main() -> None:
         one, two = await site.joined(2)
         one.end()

@@ -79,7 +79,7 @@ def heard(site: list[_Worker], expected: dict[str, int]) -> dict[str, int]:
     total: Counter[str] = Counter()
     changed = time.monotonic()
     # A machine that is busy may keep a worker waiting; what is lost never comes.
-    while total != expected and time.monotonic() < changed + 10:
+    while total != expected and time.monotonic() < changed + 60:
         time.sleep(0.02)
         before, total = total, Counter()
         for worker in site:
