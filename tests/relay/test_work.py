@@ -159,6 +159,20 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
     run(main)
 
 
+def test_a_message_that_goes_back_keeps_its_lifetime(site: Site, server: MemoryServer) -> None:
+    async def main() -> None:
+        (one,) = await site.joined(1, **SHARED)
+        deadline, now = one.engine.clock() + 30_000_000_000, server.clock()
+        one.engine.push([Record(b"work", one.encoded({"n": 1}), deadline, 100)])
+        one.end()
+        one.begin()
+        await eventually(lambda: on_server(server, "work") == 1)
+        server.clock = lambda: now + 31
+        assert on_server(server, "work") == 0
+
+    run(main)
+
+
 def test_a_relay_that_ends_while_it_gives_a_message_back_does_not_lose_it(
     site: Site, server: MemoryServer
 ) -> None:
