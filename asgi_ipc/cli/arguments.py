@@ -29,7 +29,7 @@ def engine_option(text: str) -> tuple[str, Any]:
 
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return key, value
 
 

@@ -47,7 +47,7 @@ def message_from(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"the message is not JSON ({error}); {_EXAMPLE}") from error
     if not isinstance(found, dict):
-        raise click.UsageError(f"the message is {json.dumps(found)[:60]}; {_EXAMPLE}")
+        raise click.UsageError(f"the message is {shown(jsonable(found))[:60]}; {_EXAMPLE}")
     return found
 
 

@@ -50,11 +50,14 @@ class IPCChannelLayer(LayerSurface):
       (`asgi_ipc.delivery.suspension`).
     * ``serializer``: what turns messages into bytes: ``"msgpack"``, ``"extended"``, which carries
       more types, or one of your own (`asgi_ipc.encoding.serializers`).
+    * ``relay``, ``relay_options``, ``relay_channels``: the server that joins the stores of several
+      machines, how, and the ordinary channels that they share (`asgi_ipc.relay`).
 
     Constructing it opens the store, which may block briefly, and raises `OptionError`,
     `EngineUnavailable`, `StoreUnavailable` or `StoreFull` if that can't be done. Other methods
-    block only while another process holds a lock of the store, normally for microseconds. A layer
-    may be used by any number of event loops and threads, and in forked children.
+    block only while another process holds a lock of the store, normally for microseconds; in the
+    process that relays, `close` and `destroy` block until its relay has ended, for two seconds at
+    most. A layer may be used by any number of event loops and threads, and in forked children.
 
     Every method may raise `StoreCorrupt` and `StoreUnavailable`. If code that Python runs in the
     middle of another call (a finalizer, a signal handler) calls a method that returns something,

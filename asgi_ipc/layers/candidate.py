@@ -79,7 +79,7 @@ class Candidate:
         self._leaks = False
 
     def is_inside(self) -> bool:
-        """Return whether this thread just begins or ends to relay: a layer is closed later."""
+        """Return whether the calling thread holds the lock; closing a layer is then deferred."""
         return self._lock._is_owned()
 
     def _note_options(self) -> None:

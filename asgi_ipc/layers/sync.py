@@ -244,7 +244,10 @@ class SyncIPCChannelLayer(LayerSurface):
         return self._core.channel_statistics(channel)
 
     def close(self) -> None:
-        """Release the store, which stays for others. The next call opens it again."""
+        """Release the store, which stays for others. The next call opens it again.
+
+        Blocks as `asgi_ipc.layers.aio.IPCChannelLayer.close`, where this process relays.
+        """
         self._core.close()
 
     def destroy(self) -> None:

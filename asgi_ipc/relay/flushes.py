@@ -49,8 +49,11 @@ class OwnFlushes:
         self._open: dict[bytes, _Flush | None] = {}
         self._answered: dict[bytes, str] = {}
 
-    def is_new(self, number: bytes) -> bool:
-        """Note that a flush is asked for; answer again if it was answered before."""
+    def ask(self, number: bytes) -> bool:
+        """Note that a flush is asked for; return whether it is to begin.
+
+        One that was answered before is answered again.
+        """
         if number in self._answered:
             self._answer(number, self._answered[number])
             return False

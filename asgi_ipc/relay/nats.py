@@ -21,12 +21,12 @@ from .wire import WINDOW, Frame, Heard, Pushed, Ready, WireCapabilities
 from .wire_settings import (
     COMMON,
     CREDENTIALS,
-    TEXT,
     TLS,
     Option,
     Settings,
     check_frames,
     check_topic,
+    text,
 )
 from .wire_state import PROGRESS, Window, WireState, connect
 
@@ -58,7 +58,7 @@ class NatsWire:
 
     def __init__(self, url: str, prefix: str, **options: Any) -> None:
         settings = Settings(url, prefix, ["nats", "tls"])
-        takes = {**COMMON, **CREDENTIALS, "token": Option(None, TEXT, secret=True)}
+        takes = {**COMMON, **CREDENTIALS, "token": Option(None, text, secret=True)}
         self._tls: ssl.SSLContext | None = None
         if settings.parts.scheme == "tls":
             given = settings.options(options, {**takes, **TLS})

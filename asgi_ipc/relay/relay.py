@@ -500,7 +500,7 @@ class Relay:
                     self.counts.dropped("no room in the store", way_out.unpack_count(content))
                 elif what == WAITS:
                     self.work.wake()
-                elif what == FLUSH_ALL and self._own_flushes.is_new(content):
+                elif what == FLUSH_ALL and self._own_flushes.ask(content):
                     self._start(self._flush_all_machines(content))
             if len(records) < BATCH:
                 await self._notices.wait()

@@ -56,7 +56,8 @@ def _seconds(value: Any) -> str | None:
     return None if right else "a number of seconds from 0.05 to 86400"
 
 
-def _text(value: Any) -> str | None:
+def text(value: Any) -> str | None:
+    """Check a string, for `Option.wrong`."""
     right = isinstance(value, str) and value != ""
     return None if right else "a string that is not empty"
 
@@ -74,8 +75,8 @@ def _switch(value: Any) -> str | None:
 COMMON: Mapping[str, Option] = {"timeout": Option(TIMEOUT, _seconds)}
 #: Options of wires with a user and a password.
 CREDENTIALS: Mapping[str, Option] = {
-    "username": Option(None, _text),
-    "password": Option(None, _text, secret=True),
+    "username": Option(None, text),
+    "password": Option(None, text, secret=True),
 }
 #: Options of wires that can be encrypted.
 TLS: Mapping[str, Option] = {
@@ -86,7 +87,6 @@ TLS: Mapping[str, Option] = {
 }
 #: Options that a relay takes out before it makes the wire, which a user may have misspelt.
 OF_RELAYS = ("backlog", "keys")
-SWITCH, TEXT, SECONDS, FILE = _switch, _text, _seconds, _file
 
 
 #: Stands for what may be a secret.
@@ -260,14 +260,14 @@ class Settings:
                 "relay_options['key_file'] is of no use without 'cert_file'; give both"
             )
         try:
-            if ca_file and FILE(ca_file) is None:
+            if ca_file and _file(ca_file) is None:
                 context.load_verify_locations(cafile=ca_file)
         except (OSError, ValueError):
             self.wrong_option(
                 f"relay_options['ca_file'] is {ca_file!r}; it must have certificates in PEM form"
             )
         try:
-            if cert_file and FILE(cert_file) is None:
+            if cert_file and _file(cert_file) is None:
                 # The password makes a key that is encrypted an error; by default it would be asked
                 # for on the terminal.
                 context.load_cert_chain(cert_file, key_file, password="")

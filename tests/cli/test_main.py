@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asgi_ipc import __version__, exceptions
+from asgi_ipc.cli.arguments import engine_option
 from asgi_ipc.cli.main import COMMANDS, StoreChoice
 from asgi_ipc.engines.shm.mmap import MmapEngine
 from tests.cli.conftest import Commands, MakeLayer
@@ -197,3 +198,9 @@ def test_a_shell_completes_commands_and_prefixes(
             patch.setenv("COMP_WORDS", words)
             patch.setenv("COMP_CWORD", str(len(words.split()) - 1))
             assert f"plain,{expected}\n" in command().out
+
+
+@pytest.mark.parametrize("value", ["{{}}", "{[]: 1}", "-" * 100_000 + "1", "(" * 500, "\0"])
+def test_an_option_that_is_no_literal_is_a_string(value: str) -> None:
+    """It may be a password: no traceback shows it."""
+    assert engine_option(f"password={value}") == ("password", value)

@@ -158,7 +158,7 @@ def test_of_many_machines_that_do_not_answer_some_are_named(
     answers: list[str] = []
     asked = flushes.OwnFlushes(peers, lambda number, missing: answers.append(missing))
     for number in (b"one", b"two"):
-        assert asked.is_new(number)
+        assert asked.ask(number)
         asked.begin(number)
         asked.end_finished()
     assert [(told.count("host"), "180 more)" in told) for told in answers] == [(20, True)] * 2

@@ -17,7 +17,7 @@ from asgi_ipc.exceptions import WireLost
 from asgi_ipc.relay import work
 from asgi_ipc.relay.frames import ALL
 from asgi_ipc.relay.memory import MemoryServer
-from asgi_ipc.relay.way_out import OUT, WAITING, receiver
+from asgi_ipc.relay.way_out import FULL, OUT, WAITING, receiver
 from asgi_ipc.relay.wire import Frame
 from tests.tools.holders import answering, stop_outside
 from tests.tools.machines import ENOUGH, Machine, Site, eventually, received, run
@@ -155,6 +155,20 @@ def test_a_relay_that_ends_loses_nothing_that_is_under_way(
         await asyncio.gather(*ending)
         assert await asyncio.wait_for(receiving, ENOUGH) == [1]
         assert "dropped_outcome_unknown" not in one.report()["counts"]
+
+    run(main)
+
+
+def test_a_message_that_goes_back_keeps_its_lifetime(site: Site, server: MemoryServer) -> None:
+    async def main() -> None:
+        (one,) = await site.joined(1, **SHARED)
+        deadline, now = one.engine.clock() + 30_000_000_000, server.clock()
+        one.engine.push([Record(b"work", one.encoded({"n": 1}), deadline, 100)])
+        one.end()
+        one.begin()
+        await eventually(lambda: on_server(server, "work") == 1)
+        server.clock = lambda: now + 31
+        assert on_server(server, "work") == 0
 
     run(main)
 
@@ -362,9 +376,10 @@ def test_a_full_channel_is_full_by_its_last_known_length(
         one, two = await site.joined(2, channel_capacity={"work": 3}, **SHARED)
         for number in range(3):
             await one.layer.send("work", {"n": number})
-        await passed_on(one)
+        # Before any message is refused there, and so lost.
+        await eventually(lambda: one.engine.members(FULL).names)
         with pytest.raises(ChannelFull, match=r"work is full.*capacity of 3"):
-            await _fill(one.layer, 0.02)
+            await one.layer.send("work", {"n": 3})
         assert await received(two.layer, "work") == [0]
         await eventually(lambda: _takes(one.layer.sync))
         assert on_server(server, "work") <= 3

@@ -40,6 +40,8 @@ def test_a_message_is_sent(
     assert layer.receive(["a"]) == (None, None)
     for message, text in (
         ("[1]", "pass an object"),
+        ('{"$bytes": "aGk="}', 'the message is {"$bytes": "aGk="}; pass an object'),
+        ('[{"$float": "nan"}]', 'the message is [{"$float": "nan"}]; pass an object'),
         ("{", "not JSON"),
         ('{"$bytes": "?"}', "not base64"),
         ('{"n": 9223372036854775808}', "64 bits"),
