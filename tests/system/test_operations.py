@@ -44,7 +44,7 @@ tests:
         values: '1 1 0 1 0 1 0 1 0'
       - series: 'asgi_ipc_relay_disconnects_total{prefix="flaps"}'
         values: '7 7 8 8 9 9 10 10 11'
-      - {series: 'asgi_ipc_relay_disconnects_total{prefix="cut"}', values: '0 0 1 1 1 1 1 1 1'}
+      - {series: 'asgi_ipc_relay_disconnects_total{prefix="cut"}', values: '7 7 8 8 8 9 9 9 9'}
       - {series: 'asgi_ipc_relay_connected{prefix="drops", instance="a"}', values: '1x9'}
       - series: 'asgi_ipc_relay_problems{prefix="drops", instance="a"}'
         values: '0 0 1 1 1 1 1 1 0'
