@@ -231,8 +231,8 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     since = "" if info.contact_age is None else f" for {info.contact_age:.0f} seconds"
     if info.state == "none":
         yield (
-            "no process of this machine relays: start the site, one of whose processes relays"
-            " once it serves, or 'asgi-ipc relay'; their log says why it ends"
+            "no process of this machine relays: start the site, one of whose processes relays once"
+            " it has WebSockets, or 'asgi-ipc relay'; their log says why it ends"
         )
     elif info.state == "stopped":
         yield (

@@ -88,7 +88,7 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         status, text = told(machine, "relays")
         assert status == 1
         assert "! no process of this machine relays" in text
-        assert "one of whose processes relays once it serves" in text
+        assert "one of whose processes relays once it has WebSockets" in text
 
     run(main)
 
