@@ -39,7 +39,8 @@ class StoreUnavailable(Exception):
 class OutcomeUnknown(StoreUnavailable):
     """The server of an engine has not answered, so the call was carried out or not.
 
-    The call must not be repeated where it would do harm twice: a message might arrive twice.
+    It may also be carried out later, after other calls. It must not be repeated where it would do
+    harm twice: a message might arrive twice.
     """
 
 

@@ -43,12 +43,19 @@ class Case:
         self._sync_layers: list[SyncIPCChannelLayer] = []
         self._memory = {"channel_memory": CHANNEL_MEMORY, "group_memory": GROUP_MEMORY}
 
-    def open(self, *, channel_memory: int | None = None, group_memory: int | None = None) -> Engine:
+    def open(
+        self,
+        *,
+        channel_memory: int | None = None,
+        group_memory: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> Engine:
         """Open the test's store, as another part of the program would."""
         # Remembered, so that processes started later open it alike (E15).
         self._memory["channel_memory"] = channel_memory or self._memory["channel_memory"]
         self._memory["group_memory"] = group_memory or self._memory["group_memory"]
-        engine = open_engine(self.engine, self.prefix, engine_options=self.options, **self._memory)
+        options = self.options if options is None else options
+        engine = open_engine(self.engine, self.prefix, engine_options=options, **self._memory)
         self._engines.append(engine)
         return engine
 

@@ -9,6 +9,7 @@ import pytest
 # By the full name: the plug-in is the installed package's, wherever this file lies.
 from asgi_ipc.conformance.clauses import clauses
 from asgi_ipc.conformance.fixtures import (
+    around,
     case,
     conformance_engine,
     engine,
@@ -20,6 +21,7 @@ from asgi_ipc.conformance.fixtures import (
 from asgi_ipc.conformance.plugin import require
 
 __all__ = [
+    "around",
     "case",
     "conformance_engine",
     "engine",

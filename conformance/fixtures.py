@@ -1,4 +1,4 @@
-"""The fixtures of the suite: ``case``, ``engine`` and ``network``, for each engine under test.
+"""The fixtures of the suite, such as ``case`` and ``engine``, for each engine under test.
 
 They are not in the plug-in, which a project may load beside its own tests: many projects have a
 fixture named ``engine``.
@@ -10,7 +10,7 @@ import faulthandler
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,6 +77,15 @@ def network(case: Case, engine_proxy: ProxyProcess | None) -> Iterator[ProxyProc
     engine_proxy.order("heal")
     engine_proxy.order("thaw")
     engine_proxy.order("cut")
+
+
+@pytest.fixture
+def around(
+    request: pytest.FixtureRequest, case: Case, network: ProxyProcess
+) -> Callable[[], Engine]:
+    """Opens the test's store with nothing between the engine and its server."""
+    option = chosen(request.config, "--engine-proxy")[-1]
+    return lambda: case.open(options={**case.options, option: network.server})
 
 
 @pytest.fixture

@@ -214,7 +214,6 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "pop": lambda engine: engine.pop(b"q"),
     "peek": lambda engine: engine.peek(b"q"),
     "restore": lambda engine: engine.restore(b"q", Popped(b"x", 1 << 62)),
-    "disarm": lambda engine: engine.disarm(b"q", a_bell_for_nobody()),
     "bell": lambda engine: engine.bell(),
     "identity": lambda engine: engine.identity,
     "flushes": lambda engine: engine.flushes,
@@ -234,19 +233,22 @@ def record_for_nobody() -> Any:
     return Record(b"q", b"x", 1 << 62, 1)
 
 
-def a_bell_for_nobody() -> Any:
-    """Return a bell without an engine, which is closed."""
-    from asgi_ipc.engines.bell import PipeBell
-
-    return PipeBell()
-
-
 @pytest.mark.clause("E21")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_closed_engine_refuses_every_call(engine: Engine, call: str) -> None:
     engine.close()
     with pytest.raises(StoreUnavailable):
         CALLS[call](engine)
+
+
+@pytest.mark.clause("E21")
+def test_a_closed_engine_refuses_its_own_bells(engine: Engine) -> None:
+    bell = engine.bell()
+    engine.close()
+    with pytest.raises(StoreUnavailable):
+        engine.disarm(b"q", bell)
+    with pytest.raises(StoreUnavailable):
+        engine.pop(b"q", 1, bell)
 
 
 @pytest.mark.clause("E21")

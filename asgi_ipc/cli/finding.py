@@ -387,8 +387,9 @@ def _missing(prefix: str, searched: Iterable[Base], engine: str = "") -> NoSuchS
     if "" in there and not same:
         hidden = sorted({each.path.rstrip("/") for each in there[""]})
         told.append(f"other users' stores can't be seen from here: {', '.join(map(repr, hidden))}")
-    elsewhere = "" if engine else "; of one elsewhere, pass --directory"
-    told.append(f"'list' shows all stores{elsewhere}")
+    told.append("'list' shows all stores in shared memory")
+    if not engine:
+        told.append("of one elsewhere, pass --directory; of another package's engine, --engine")
     return NoSuchStore("; ".join(told))
 
 

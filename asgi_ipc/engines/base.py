@@ -36,7 +36,8 @@ Waiting
        arming. An armed bell is signalled once and must then be armed again; arming an armed
        bell changes nothing. A flush signals an armed bell, or leaves it armed.
   E13  Each pushed record signals the bell armed first on its queue, skipping bells that are
-       closed or whose process has died.
+       closed or whose process has died. If that is found out later, the next bell is signalled
+       then.
   E14  `disarm` takes a bell off a queue. If the bell has already been signalled for the queue,
        and the queue has records, `disarm` signals the next bell instead.
   E26  A push that wakes many processes may leave signals to helpers: the processes that it signals
@@ -62,10 +63,13 @@ Processes (capability ``crosses_processes``)
   E32  (Capability ``roles``:) a role is held by at most one engine of a store, in any process,
        from the `hold` that returns True until `release`, `close` or the death of the process. A
        stopped process keeps its roles, and a forked child holds none of its parent's. If the
-       store is replaced, its roles are free in the new one; the next `hold` tells.
+       store is replaced, or the process counts as dead (E34), its roles are free; the next `hold`
+       tells.
   E33  (Capability ``blocking``:) a call that can't reach the server raises `StoreUnavailable`, and
        `OutcomeUnknown` if the server may have carried it out; the engine then does not repeat it by
-       itself. The next call works if the server is back; the engine need not be opened again.
+       itself. The server may carry such a call out late, after later calls; likewise the last call
+       of a process that was killed (E16). The next call works if the server is back, and bells are
+       signalled for what was pushed meanwhile; the engine need not be opened again.
   E34  (Capability ``lease``:) a process of which the server hears nothing for ``lease`` seconds
        counts as dead (E17). If it was stopped, ``lapses`` grows in it within ``lease`` seconds of
        going on. From then on its records and memberships last as those of a new process, and the
@@ -79,7 +83,7 @@ Processes (capability ``crosses_processes``)
 Upkeep
   E19  After `flush` no record and no member is left, for any process, and `flushes` has grown: at
        once in the caller's process, and in every other before it pops a record that was pushed
-       after the flush, or within seconds.
+       after the flush, and within seconds even if there is none.
   E20  `statistics` counts each record by what happened to it; the counts agree with what
        callers saw. A record past its deadline counts as expired, not as pending.
   E21  `close` releases everything that this engine holds, its bells included, and may be called

@@ -111,6 +111,10 @@ class Proxy:
         self.to_server = self.to_client = lambda data: []
         self._whole.clear()
 
+    def silence(self) -> None:
+        """Let nothing more pass to the clients of the connections that stand, nor end these."""
+        self.silent.update(self._ends)
+
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.made += 1
         number = self.made
@@ -206,6 +210,8 @@ class ProxyProcess:
     """A proxy in a process of its own, for a test that blocks."""
 
     def __init__(self, server: str) -> None:
+        #: Where the server itself is, as HOST:PORT.
+        self.server: str = server
         host, _, port = server.rpartition(":")
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
         self._process = subprocess.Popen(
@@ -222,9 +228,9 @@ class ProxyProcess:
         return self._process.stdout.readline().strip()
 
     def order(self, *words: str) -> None:
-        """Have it do something: ``cut``, ``freeze``, ``thaw LATE``, ``swallow``, ``away``,
-        ``back``, ``heal``, ``cut_and_heal`` or ``garble KIND AFTER WAY`` (`OnceMangled`). Returns
-        when it is done."""
+        """Have it do something: ``cut``, ``freeze``, ``thaw LATE``, ``swallow``, ``silence``,
+        ``away``, ``back``, ``heal``, ``cut_and_heal`` or ``garble KIND AFTER WAY`` (`OnceMangled`).
+        Returns when it is done."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(words) + "\n")
         self._process.stdin.flush()

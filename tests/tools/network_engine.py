@@ -1,11 +1,12 @@
 """An engine that asks a server over TCP, as one that joins machines does.
 
 It is small and slow, and keeps the contract: `conformance/` runs on it, behind a proxy too. Its
-server is `tests.tools.network_server`.
+server is `tests.tools.network_server`. `WakingNetworkEngine` hears of pushes too.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -30,7 +31,7 @@ from asgi_ipc.engines.base import (
     Record,
     Refused,
 )
-from asgi_ipc.engines.bell import PipeBell
+from asgi_ipc.engines.bell import PipeBell, signal_for
 from asgi_ipc.engines.guards import WeakBag, own_lock
 from asgi_ipc.exceptions import (
     OptionError,
@@ -136,12 +137,12 @@ class NetworkEngine:
             raise _ERRORS.get(kind, StoreUnavailable)(result)
         return result
 
-    def _read(self, connection: socket.socket) -> list[Any]:
+    def _read(self, connection: socket.socket, length: int = 5) -> list[Any]:
         (size,) = HEAD.unpack(self._exactly(connection, HEAD.size))
         if size > 1 << 30:
             raise ValueError("no answer has so many bytes")
         answer = msgpack.unpackb(self._exactly(connection, size))
-        if not isinstance(answer, list) or len(answer) != 5:
+        if not isinstance(answer, list) or len(answer) != length:
             raise ValueError("no answer has this form")
         return answer
 
@@ -296,6 +297,109 @@ class NetworkEngine:
         self._stopping = threading.Event()
         if not self._closed:
             self._beat()
+
+
+class NumberedBell(PipeBell):
+    """A bell that the server knows by a number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class WakingNetworkEngine(NetworkEngine):
+    """One with a second connection, on which a thread hears of pushes."""
+
+    capabilities: ClassVar[Capabilities] = NetworkEngine.capabilities._replace(wakes=True)
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        channel_memory: int,
+        group_memory: int,
+        server: str,
+        timeout: float = 5.0,
+    ) -> None:
+        self._numbers = itertools.count(1)
+        self._ear: socket.socket | None = None
+        super().__init__(
+            prefix,
+            channel_memory=channel_memory,
+            group_memory=group_memory,
+            server=server,
+            timeout=timeout,
+        )
+
+    def _beat(self) -> None:
+        super()._beat()
+        # Of this process: a forked child has its own.
+        self._hears = threading.Event()
+        self._listening = threading.Thread(
+            target=self._listen, args=(self._stopping,), name="network engine's ear", daemon=True
+        )
+        self._listening.start()
+
+    def _listen(self, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                # The server says something ten times in each lease, so silence means it is gone.
+                self._ear = socket.create_connection(self._address, timeout=LEASE / 2)
+                with self._ear:
+                    self._ear.sendall(packed([self._prefix, self._identity, "listen", []]))
+                    self._hear(self._ear, stopping)
+            except (OSError, ValueError, StoreUnavailable):
+                stopping.wait(0.05)
+
+    def _hear(self, ear: socket.socket, stopping: threading.Event) -> None:
+        self._read(ear, 2)
+        self.signal_all()
+        self._hears.set()
+        while not stopping.is_set():
+            number, queue = self._read(ear, 2)
+            bells = [bell for bell in self._bells.alive() if self._number(bell) == number]
+            if number and not any(bell.try_signal(signal_for(queue)) for bell in bells):
+                self._call("disarm", queue, self._identity, 0)
+
+    def signal_all(self) -> None:
+        """Have all receivers look: what was said on the connection before may be lost."""
+        for bell in self._bells.alive():
+            bell.signal()
+
+    @staticmethod
+    def _number(bell: Bell | None) -> int:
+        return bell.number if isinstance(bell, NumberedBell) else 0
+
+    def bell(self) -> Bell:
+        """Return a pipe, once the server reports pushes."""
+        if self._closed:
+            raise StoreUnavailable("this engine is closed; open another")
+        if not self._hears.wait(self._timeout):
+            raise StoreUnavailable("the server does not report pushes yet")
+        bell = NumberedBell(next(self._numbers))
+        self._bells.add(bell)
+        return bell
+
+    def pop(self, queue: bytes, limit: int = 1, bell: Bell | None = None) -> list[Popped]:
+        """Take records, and arm a bell at the server."""
+        found = self._call("pop", queue, limit, self._identity, self._number(bell))
+        return [Popped(*each) for each in found]
+
+    def disarm(self, queue: bytes, bell: Bell) -> None:
+        """Take a bell off, or pass its signal on."""
+        self._call("disarm", queue, self._identity, self._number(bell))
+
+    def close(self) -> None:
+        """End the thread too."""
+        super().close()
+        if self._listening is not threading.current_thread():
+            self._listening.join()
+
+    def after_fork_in_child(self) -> None:
+        """Hear with another ear."""
+        if self._ear is not None:
+            self._ear.close()
+        super().after_fork_in_child()
 
 
 def _check(name: bytes) -> None:

@@ -13,6 +13,7 @@ import os
 import struct
 import sys
 import time
+from collections import defaultdict
 from typing import Any
 
 import msgpack
@@ -49,6 +50,10 @@ class Store:
         self.clients: dict[bytes, Client] = {}
         self.queues: dict[bytes, bytes] = {}
         self.members: dict[tuple[bytes, bytes], bytes] = {}
+        #: The bells armed on each queue, by the identity of the process and a number of its own.
+        self.armed: defaultdict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
+        #: The connections on which processes hear of pushes.
+        self.listeners: dict[bytes, asyncio.StreamWriter] = {}
 
     @property
     def flushes(self) -> int:
@@ -95,18 +100,48 @@ class Store:
         positions = [at for at in range(len(live)) if at not in gone]
         for each in self.engine.push([live[at] for at in positions]):
             refused.append(each._replace(position=positions[each.position]))
+        refusals = {each.position for each in refused}
         for at in positions:
             if live[at].owner in self.clients:
                 self.queues[live[at].queue] = live[at].owner
+            if at not in refusals:
+                self.signal(live[at].queue)
         return sorted(refused)
 
-    def do_pop(self, queue: bytes, limit: int) -> list[Popped]:
+    def do_pop(
+        self, queue: bytes, limit: int, identity: bytes = b"", bell: int = 0
+    ) -> list[Popped]:
         assert self.engine is not None
-        return self.engine.pop(queue, limit)
+        found = self.engine.pop(queue, limit)
+        if bell and len(found) < limit and (identity, bell) not in self.armed[queue]:
+            self.armed[queue].append((identity, bell))
+        return found
+
+    def do_disarm(self, queue: bytes, identity: bytes, bell: int) -> None:
+        if (identity, bell) in self.armed[queue]:
+            self.armed[queue].remove((identity, bell))
+        else:
+            self.signal_if_pending(queue)
+
+    def signal(self, queue: bytes) -> None:
+        """Report a push to the process whose bell was armed first."""
+        while self.armed[queue]:
+            identity, bell = self.armed[queue].pop(0)
+            listener = self.listeners.get(identity)
+            if listener is not None and not listener.is_closing():
+                listener.write(packed([bell, queue]))
+                return
+
+    def signal_if_pending(self, queue: bytes) -> None:
+        """Report a push that the process told before has not heard."""
+        assert self.engine is not None
+        if self.engine.statistics(queue)["pending"]:
+            self.signal(queue)
 
     def do_restore(self, queue: bytes, payload: bytes, deadline: int) -> None:
         assert self.engine is not None
         self.engine.restore(queue, Popped(payload, deadline))
+        self.signal_if_pending(queue)
 
     def do_put(self, table: bytes, member: bytes, deadline: int, owner: bytes) -> None:
         assert self.engine is not None
@@ -138,13 +173,18 @@ class Store:
     def do_destroy(self) -> None:
         assert self.engine is not None
         self.base = self.flushes + 1
+        for queue in list(self.armed):
+            while self.armed[queue]:
+                self.signal(queue)
         self.engine.destroy()
         self.engine = None
         self.queues.clear()
         self.members.clear()
 
     def look(self, lease: float) -> None:
-        """Take processes for dead that were silent for too long."""
+        """Take processes for dead that were silent for too long; be heard by those that listen."""
+        for listener in self.listeners.values():
+            listener.write(packed([0, b""]))
         now = time.monotonic()
         for identity, client in list(self.clients.items()):
             silent = now - client.heard
@@ -169,6 +209,10 @@ class Store:
                 queue = store.queue(name, store.clock())
                 store.count(queue, "orphaned", len(queue.entries))
                 store.drop(queue)
+        for name, bells in self.armed.items():
+            bells[:] = [each for each in bells if each[0] != identity]
+            # It may have been told of a push, and have died before it looked.
+            self.signal_if_pending(name)
 
 
 async def serve(lease: float) -> None:
@@ -176,12 +220,18 @@ async def serve(lease: float) -> None:
     stores: dict[str, Store] = {}
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        listens: tuple[Store, bytes] | None = None
         try:
             while True:
                 (size,) = HEAD.unpack(await reader.readexactly(HEAD.size))
                 request = msgpack.unpackb(await reader.readexactly(size))
                 prefix, identity, method, arguments = request
                 store = stores.setdefault(prefix, Store(prefix))
+                if method == "listen":
+                    listens = store, identity
+                    store.listeners[identity] = writer
+                    writer.write(packed([0, b""]))
+                    continue
                 try:
                     result = ["ok", store.do(identity, method, arguments)]
                 except Exception as error:
@@ -193,6 +243,8 @@ async def serve(lease: float) -> None:
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
+            if listens is not None and listens[0].listeners.get(listens[1]) is writer:
+                del listens[0].listeners[listens[1]]
             writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
