@@ -493,7 +493,7 @@ async def test_a_site_with_groups_alone_leaves_a_server_that_becomes_a_replica(
         pytest.skip(f"no Redis server: {Redis.missing()}")
     server = Redis()
     try:
-        async with started(server.url, timeout=0.4) as wire:
+        async with started(server.url, timeout=4) as wire:
             wire._can_skip = can_skip  # type: ignore[attr-defined]
             await wire._ask(b"REPLICAOF", b"127.0.0.1", b"1")  # type: ignore[attr-defined]
             with pytest.raises(  # noqa: PT012 (at which frame it is told, is chance)
