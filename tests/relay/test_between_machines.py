@@ -9,6 +9,7 @@ from types import FrameType
 
 import pytest
 
+from asgi_ipc.relay import relay
 from asgi_ipc.relay.frames import MOST_EXCLUDED
 from asgi_ipc.relay.way_out import HEARD, NOTICES
 from tests.tools.clocks import Clock
@@ -169,11 +170,11 @@ def test_a_machine_hears_only_the_shards_in_which_it_has_groups(site: Site) -> N
         assert two.count("frames_in") - heard < 20, "one, and beats"
         assert two.count("gaps") == 0, "what it did not want to hear is none"
         # In a group that is suspended, or empty, it still hears; without it no more.
-        relay = two.relay_now
-        await _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        shards, wire = two.relay_now.shards, two.relay_now._wire
+        await _in_thread(two, shards.unsubscribe_unused(wire))
         assert two.hears("room-7")
         await two.layer.group_discard("room-7", channel)
-        await _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
+        await _in_thread(two, shards.unsubscribe_unused(wire))
         assert not two.hears("room-7")
         channel = await two.member("room-7")
         await one.layer.group_send("room-7", {"n": "again"})
@@ -189,11 +190,9 @@ def test_a_group_that_begins_while_its_shard_is_left_is_heard(site: Site) -> Non
         one, two = await site.joined(2)
         channel = await two.member("room")
         await two.layer.group_discard("room", channel)
-        relay = two.relay_now
+        shards, wire = two.relay_now.shards, two.relay_now._wire
         site.server.freeze()
-        leaving = asyncio.ensure_future(
-            _in_thread(two, relay.shards.unsubscribe_unused(relay._wire))
-        )
+        leaving = asyncio.ensure_future(_in_thread(two, shards.unsubscribe_unused(wire)))
         await eventually(lambda: not two.engine.members(HEARD).names)
         await two.layer.group_add("room", channel)
         await eventually(lambda: not two.engine.peek(NOTICES))
@@ -203,6 +202,56 @@ def test_a_group_that_begins_while_its_shard_is_left_is_heard(site: Site) -> Non
         await eventually(lambda: two.hears("room"))
         await one.layer.group_send("room", {"n": 1})
         assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_a_group_that_begins_before_its_process_is_told_otherwise_is_heard(site: Site) -> None:
+    """R6: the process has just seen that the shard is heard, and so leaves no notice."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await two.layer.group_discard("room", channel)
+        shards, wire = two.relay_now.shards, two.relay_now._wire
+        tell = shards._tell
+
+        def tell_late(heard: set[int]) -> None:
+            shards._tell = tell
+            two.layer.sync.group_add("room", channel)
+            tell(heard)
+
+        shards._tell = tell_late
+        await _in_thread(two, shards.unsubscribe_unused(wire))
+        assert two.hears("room")
+        await one.layer.group_send("room", {"n": 1})
+        assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_what_a_machine_hears_no_more_after_an_outage_is_no_gap(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5, R6."""
+    monkeypatch.setattr(relay, "BEAT", 0.1)
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        site.server.go_away()
+        await eventually(lambda: two.relay_now.state == "away")
+        await two.layer.group_discard("room", channel)
+        site.server.come_back()
+        await eventually(lambda: one.knows(two) and two.knows(one) and not two.hears("room"))
+        sent = one.count("frames_out")
+        await one.layer.group_send("room", {"n": 1})
+        await eventually(lambda: one.count("frames_out") > sent)
+        heard = two.count("frames_in")
+        await eventually(lambda: two.count("frames_in") >= heard + 3)
+        assert two.count("gaps") == 0
 
     run(main)
 
