@@ -86,6 +86,11 @@ class Outbound:
         self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
         self._beats_at.clear()
 
+    def tell_all(self) -> None:
+        """Have the next beat tell all sequences: a machine that listens again missed earlier ones."""
+        for topic in list(self.sequences)[-MOST_SEQUENCES:]:
+            self._to_tell.setdefault(topic, 1)
+
     def beat_heard(self, sequence: int) -> int | None:
         """Return how long ago a beat was published that was heard now, in nanoseconds."""
         at = self._beats_at.get(sequence)

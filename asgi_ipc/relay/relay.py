@@ -517,6 +517,8 @@ class Relay:
                 self._told, self._back_at = "", time.monotonic()
                 _log.warning("relay %s: connected again", self.options.shown)
         elif frame.kind in (Kind.HELLO, Kind.BEAT):
+            if frame.kind is Kind.HELLO:
+                self.outbound.tell_all()
             if frame.kind is Kind.HELLO or self.peers.to_answer:
                 self._hurry.set()
         elif frame.kind is Kind.WORK:

@@ -18,7 +18,7 @@ from asgi_ipc.engines.base import Record, Refused
 from asgi_ipc.exceptions import WireLost, WireRefused
 from asgi_ipc.relay import relay, report
 from asgi_ipc.relay.ending import first_of
-from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_topic
+from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_of, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
 from asgi_ipc.relay.way_out import OUT, RELAY
@@ -459,6 +459,25 @@ def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> N
         await one.layer.group_send("room", {"n": 4})
         assert await received(two.layer, channel) == [4]
         assert two.count("gaps") == 3
+
+    run(main)
+
+
+def test_what_is_missed_at_the_end_of_a_long_outage_is_counted(site: Site) -> None:
+    """R5: although nothing more comes, and the beats that first told of it were missed as well."""
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        await eventually(lambda: shard_topic(shard_of(b"room")) in one.relay_now.outbound._to_tell)
+        two.end()
+        for number in range(1, 4):
+            await one.layer.group_send("room", {"n": number})
+        await eventually(lambda: not one.engine.peek(OUT))
+        await eventually(lambda: not one.relay_now.outbound._to_tell.keys() - {ALL})
+        two.begin()
+        await eventually(lambda: two.count("gaps") == 3)
 
     run(main)
 
