@@ -28,8 +28,9 @@ STATES = (
 )
 #: Another machine is silent if it was not heard for so many nanoseconds, and did not say goodbye.
 _SILENT = EXPECTED // 10
-#: Reasons for which frames are dropped where everything is as it should be.
-_HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven"}
+#: Reasons for which frames are dropped where everything is as it should be. Some servers, such as
+#: uvicorn, end their processes by a signal.
+_HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven", "relay_killed"}
 #: So many lost connections in `LATELY` seconds need a person; a server's restart is one.
 _FLAPS = 3
 _COPY = "from_a_copy_of_this_store"

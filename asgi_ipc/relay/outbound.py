@@ -87,7 +87,7 @@ class Outbound:
         self._beats_at.clear()
 
     def tell_all(self) -> None:
-        """Have the next beat tell all sequences: a machine that listens again missed earlier ones."""
+        """Have the next beat tell all sequences: one that listens again has missed others."""
         for topic in list(self.sequences)[-MOST_SEQUENCES:]:
             self._to_tell.setdefault(topic, 1)
 

@@ -220,7 +220,7 @@ class Relay:
         if former.content.get("state") != "ended" and isinstance(taken, int):
             # It was killed. What became of the records it took since its last report is unknown.
             unknown = self.engine.statistics(OUT)["popped"] - taken
-            self.counts.dropped("outcome unknown", max(0, unknown))
+            self.counts.dropped("relay killed", max(0, unknown))
         if former.content.get("state") == "connected":
             self.counts.add(DISCONNECTS)  # It was killed, and its connection was lost.
         if isinstance(peers, list):

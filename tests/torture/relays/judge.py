@@ -32,8 +32,12 @@ from .places import (
 
 #: Messages to shared channels that a relay takes along when it is killed, at most.
 IN_HAND = BATCH
-#: Drops before a message has got a sequence, and after it was heard.
-_OUT = ("expired", "no_machine", "not_a_record", "too_large_for_the_server", "way_out_full")
+#: Drops before a message has got a sequence, and after it was heard. What has an unknown outcome
+#: was numbered: it is a gap.
+_OUT = (
+    "expired", "no_machine", "not_a_record", "relay_killed", "too_large_for_the_server",
+    "way_out_full",
+)  # fmt: skip
 _IN = ("expired", "failed", "flushed", "no_room_in_the_store", "store_unavailable")
 
 
@@ -156,9 +160,6 @@ class Books:
         kills = harm[here].kills
         drops = sum(told[here].drops.get(reason, 0) for reason in _OUT)
         drops += sum(told[there].drops.get(reason, 0) for reason in _IN)
-        if kills:
-            # In the hands of those. What else has an unknown outcome was numbered: it is a gap.
-            drops += told[here].drops.get("outcome_unknown", 0)
         return Between(sent, lost, gaps, drops, kills)
 
     def shared(self, told: Mapping[int, Told], harm: Mapping[int, Harm]) -> tuple[int, int]:
