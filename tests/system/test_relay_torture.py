@@ -117,9 +117,11 @@ def test_what_is_lost_between_machines_must_have_been_counted() -> None:
     made = Ledgers()
     made.send(HERE, OWN + THERE, *range(1, 11))
     made.get(THERE, OWN + THERE, HERE, 1, 2, 10)
+    killed = {**told(5), HERE: Told({}, {"relay_killed": 2})}
     for counted, is_right in (
         (told(7), True),
-        (told(4, expired=1, relay_killed=2), True),
+        (told(4, expired=3), True),
+        (killed, True),
         (told(6), False),
     ):
         books = made.books()
