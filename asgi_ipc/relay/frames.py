@@ -128,6 +128,8 @@ class Beat(NamedTuple):
     answers: tuple[bytes, ...] = ()
     #: For each topic the last sequence published.
     sequences: Mapping[bytes, int] = {}
+    #: Whether these are all: on other topics nothing was published.
+    is_all: bool = False
 
 
 def pack(
@@ -260,7 +262,7 @@ def unpack_sequences(payload: bytes) -> dict[bytes, int]:
 
 def pack_beat(beat: Beat) -> bytes:
     """Return the payload of a hello or a beat."""
-    head = bytes((len(beat.ask),)) + beat.ask + len(beat.answers).to_bytes(2, "big")
+    head = bytes((beat.is_all, len(beat.ask))) + beat.ask + len(beat.answers).to_bytes(2, "big")
     return head + b"".join(beat.answers) + pack_sequences(beat.sequences)
 
 
@@ -268,12 +270,13 @@ def unpack_beat(payload: bytes) -> Beat:
     """Return what `pack_beat` packed; no bytes say nothing. Raises `NoFrame`."""
     if not payload:
         return Beat()
-    at = 1 + payload[0]
+    flags, length = payload[:2] if len(payload) > 1 else (0, 1)
+    at = 2 + length
     end = at + 2 + NONCE * int.from_bytes(payload[at : at + 2], "big")
-    if payload[0] not in (0, NONCE) or len(payload) < max(end, at + 2):
+    if flags > 1 or length not in (0, NONCE) or len(payload) < max(end, at + 2):
         raise NoFrame("no frame")
     answers = tuple(payload[each : each + NONCE] for each in range(at + 2, end, NONCE))
-    return Beat(payload[1:at], answers, unpack_sequences(payload[end:]))
+    return Beat(payload[2:at], answers, unpack_sequences(payload[end:]), bool(flags))
 
 
 def pack_beats(beat: Beat, room: int) -> list[bytes]:
@@ -282,7 +285,7 @@ def pack_beats(beat: Beat, room: int) -> list[bytes]:
     payloads, answers = [], list(beat.answers)
     topics = list(beat.sequences)
     while True:
-        left = room - 3 - len(beat.ask)
+        left = room - 4 - len(beat.ask)
         some = answers[: max(0, left // NONCE)]
         del answers[: len(some)]
         left -= NONCE * len(some)
@@ -291,7 +294,8 @@ def pack_beats(beat: Beat, room: int) -> list[bytes]:
             left -= sizes[topics[0]]
             topic = topics.pop(0)
             told[topic] = beat.sequences[topic]
-        payloads.append(pack_beat(Beat(beat.ask, tuple(some), told)))
+        is_all = beat.is_all and len(told) == len(beat.sequences)
+        payloads.append(pack_beat(Beat(beat.ask, tuple(some), told, is_all)))
         if not (answers or topics):
             return payloads
         if not (some or told):  # No room for any of it; the caller sees that there is too little.

@@ -78,18 +78,20 @@ class Outbound:
         self.sequences: dict[bytes, int] = {}
         #: Topics whose sequence beats have to tell, with the number of beats.
         self._to_tell: dict[bytes, int] = {}
+        #: Whether the next beat tells those of all topics.
+        self._tells_all = False
         #: When beats were published that have not been heard, on the engine's clock, by sequence.
         self._beats_at: dict[int, int] = {}
 
     def begin(self) -> None:
         """Begin on a new connection: the last beats may have been lost with the former one."""
         self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
+        self._tells_all = True
         self._beats_at.clear()
 
     def tell_all(self) -> None:
-        """Have the next beat tell all sequences: one that listens again has missed others."""
-        for topic in list(self.sequences)[-MOST_SEQUENCES:]:
-            self._to_tell.setdefault(topic, 1)
+        """Have the next beat tell all sequences, as a machine has begun to listen."""
+        self._tells_all = True
 
     def beat_heard(self, sequence: int) -> int | None:
         """Return how long ago a beat was published that was heard now, in nanoseconds."""
@@ -194,7 +196,12 @@ class Outbound:
         self._beats_at[self.sequences.get(ALL, 0) + 1] = self._engine.clock()
         if len(self._beats_at) > _UNHEARD:
             del self._beats_at[next(iter(self._beats_at))]
-        beat = Beat(self._peers.asks, self._peers.take_answers(), self._sequences_to_tell())
+        told = self._sequences_to_tell()
+        is_all, self._tells_all = self._tells_all, False
+        if is_all:
+            told = dict(list(self.sequences.items())[-MOST_SEQUENCES:])
+        is_all = is_all and len(told) == len(self.sequences)
+        beat = Beat(self._peers.asks, self._peers.take_answers(), told, is_all)
         return pack_beats(beat, room)
 
     async def _publish(self, wire: Wire, records: Sequence[Popped]) -> None:

@@ -9,9 +9,10 @@ No input or output happens here; the caller passes the time in. A frame is deliv
 * with ``keys``, not before its machine has proven that it is there (R5).
 
 A sequence that is not the next one is a gap: frames that were published and not heard. The beat of
-a machine says the last sequence of each topic, so a gap at the end is found a beat later. Where
-counting begins is known if the machine began its first term, or was known, while the topic was
-heard; otherwise the first sequence heard is the beginning.
+a machine says the last sequence of each topic, so a gap at the end is found a beat later. If it has
+heard a hello, of a machine that has begun to listen, its next beat says those of all topics. So it
+is known where counting begins on the topics that were heard then, or as the machine began its first
+term; on others the first sequence heard is the beginning.
 
 Sequences go on from term to term, so what is missed around a takeover is a gap as well. A relay
 that was killed has not told the next one of the last frames it published; that one counts them
@@ -82,6 +83,9 @@ class Peer:
         self.sequences: dict[bytes, int] = {}
         #: The same of former terms, for topics on which this term has still to be heard.
         self.before: dict[bytes, int] = {}
+        #: On topics that were heard before this and are in neither, it had published nothing
+        #: (`Peers.topics`).
+        self.told_all = 0
         self.frames = self.bytes = self.gaps = 0
         #: It said goodbye: nothing is expected from it.
         self.has_left = False
@@ -116,8 +120,10 @@ class Peers:
         #: The nonces that the next beat has to answer.
         self.to_answer: dict[bytes, None] = {}
         self.known: dict[bytes, Peer] = {}
-        #: Topics that are heard, or will be as soon as the server has confirmed it.
-        self.topics: set[bytes] = set()
+        #: Topics that are heard, or will be as soon as the server has confirmed it; with numbers
+        #: that rise in the order in which that began.
+        self.topics: dict[bytes, int] = {}
+        self._last_topic = 0
         #: Frames that were published and not heard, of all machines since this was made.
         self.gaps = 0
         #: A machine, a term, a topic or a message has come since this was last reset: what the next
@@ -127,12 +133,15 @@ class Peers:
 
     def hears(self, topics: Iterable[bytes]) -> None:
         """Note that topics are heard from now on."""
-        self.topics.update(topics)
+        for topic in topics:
+            if topic not in self.topics:
+                self._last_topic += 1
+                self.topics[topic] = self._last_topic
 
     def hears_no_more(self, topics: Iterable[bytes]) -> None:
         """Note that topics are not heard; their sequences mean nothing from now on."""
         for topic in topics:
-            self.topics.discard(topic)
+            self.topics.pop(topic, None)
             for peer in self.known.values():
                 peer.sequences.pop(topic, None)
                 peer.before.pop(topic, None)
@@ -168,6 +177,8 @@ class Peers:
             peer.host = printable(frame.name.decode("ascii", "replace"), _HOST)
         for each, number in beat.sequences.items():
             self._note_published(peer, each, number)
+        if beat.is_all:
+            peer.told_all = self._last_topic
         return self._look_for_proof(peer, frame.kind, beat, now)
 
     def _meet(self, node: bytes, now: int) -> Peer | None:
@@ -238,19 +249,29 @@ class Peers:
         # Of a lower one, which was forged or is another machine's, the numbers mean nothing.
         peer.before = {**peer.before, **peer.sequences} if is_later else {}
         peer.sequences = {}
+        if not is_later:
+            peer.told_all = 0
         if frame.kind is Kind.HELLO and frame.sequence == 1:
-            peer.before = {}
-            peer.sequences = dict.fromkeys(self.topics, 0)
+            peer.before, peer.told_all = {}, self._last_topic
 
     def _count_gap(self, peer: Peer, topic: bytes, number: int) -> None:
         """Count as a gap what was missed, if all up to this sequence has been published."""
         last = peer.sequences.get(topic)
         if last is None:
-            last = peer.before.pop(topic, number)
+            is_known = self.topics.get(topic, LIMIT) <= peer.told_all
+            last = peer.before.pop(topic, 0 if is_known else number)
         # On the topic of all there are no messages of users.
         if number > last and topic != ALL:
             peer.gaps = min(MOST_COUNTED, peer.gaps + number - last)
             self.gaps += number - last
+
+    def _zeros(self, peer: Peer) -> dict[bytes, int]:
+        """Return the topics on which a machine is known to have published nothing."""
+        return {
+            topic: 0
+            for topic, number in self.topics.items()
+            if number <= peer.told_all and topic not in peer.before
+        }
 
     def _note_published(self, peer: Peer, topic: bytes, number: int) -> None:
         """Note the last sequence that a beat says was published on a topic."""
@@ -322,7 +343,10 @@ class Peers:
         peers = sorted(self.known.values(), key=lambda peer: (not peer.is_proven, -peer.heard_at))
         left, told = MOST_SEQUENCES_TOLD, []
         for peer in peers[:MOST_TOLD]:
-            size = len(peer.sequences) + len(peer.before)
+            sequences = dict(peer.sequences)
+            if len(self.topics) + len(peer.before) <= left:
+                sequences = {**self._zeros(peer), **sequences}
+            size = len(sequences) + len(peer.before)
             fits, left = size <= left, left - min(size, left)
             told.append(
                 {
@@ -339,7 +363,7 @@ class Peers:
                     "number": peer.number,
                     "proven": peer.is_proven,
                     "late_at": peer.late_at,
-                    "sequences": dict(peer.sequences) if fits else {},
+                    "sequences": sequences if fits else {},
                     "before": dict(peer.before) if fits else {},
                 }
             )

@@ -18,9 +18,10 @@ Messages
        that machine's own ``expiry`` if that is longer.
   R5   Nothing is delivered twice. A frame whose outcome is unknown is not sent again; a frame of a
        former term, or with a sequence that was heard before, is dropped. Sequences that are missing
-       are counted as gaps, at the latest with the next beat of their machine. They go on from term
-       to term; what a killed relay took since its last report is counted by the next one. With
-       keys, no frame is acted on that was sealed before this relay began to ask for proof.
+       are counted as gaps, at the latest with the next beat of their machine; in a shard that is
+       newly heard, from the first frame or from some ten seconds later on. They go on from term to
+       term; what a killed relay took since its last report is counted by the next one. With keys,
+       no frame is acted on that was sealed before this relay began to ask for proof.
   R6   A machine hears only the shards in which it has groups. A new group is reachable from other
        machines once the server has confirmed the subscription, which follows `group_add` at once.
 
@@ -106,6 +107,8 @@ TOGETHER = 5.0
 SETTLED = 1.5
 #: Seconds between two looks whether other machines are back.
 _LOOK = 0.02
+#: Seconds between two hellos of one connection.
+_ASK = 10.0
 #: Seconds between two beats that others have hurried.
 _HURRIED = 0.05
 #: Seconds after which it is told that the beats of this machine do not come back.
@@ -418,7 +421,7 @@ class Relay:
         await wire.start(self.inbound.hear, self.work.ready if shares else None)
         topics = [ALL, machine_topic(self.node), *await self.shards.begin()]
         # Before the server confirms: what is missed from now on is a gap.
-        self.peers.hears_no_more(self.peers.topics - set(topics))
+        self.peers.hears_no_more(self.peers.topics.keys() - set(topics))
         self.peers.hears(topics)
         await wire.subscribe(topics)
         self.outbound.begin()
@@ -471,10 +474,15 @@ class Relay:
     async def _keep_beating(self, wire: Wire) -> None:
         """Publish beats: this machine is there, and has published so much (R5). Without end.
 
-        One in `BEAT` seconds, or earlier if `_hurry` is set.
+        One in `BEAT` seconds, or earlier if `_hurry` is set. A hello has others tell all that they
+        have published, so that it is known where to count from on shards that are new.
         """
+        asks_at = 0.0
         while True:
             await self.outbound.say(wire, Kind.BEAT)
+            if self.shards.has_new and time.monotonic() >= asks_at:
+                self.shards.has_new, asks_at = False, time.monotonic() + _ASK
+                await self.outbound.say(wire, Kind.HELLO)
             await asyncio.sleep(_HURRIED)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), BEAT - _HURRIED)

@@ -32,13 +32,15 @@ class Shards:
     def __init__(self, engine: Engine, peers: Peers) -> None:
         self._engine, self._peers = engine, peers
         self.heard: set[int] = set()
+        #: Whether others have still to tell their sequences on shards that are new.
+        self.has_new = False
         self._to_hear: set[int] = set()
         self._is_wanted, self._busy = asyncio.Event(), asyncio.Lock()
 
     async def begin(self) -> list[bytes]:
         """Return the topics to hear on a new connection."""
         self._to_hear.clear()
-        self.heard = await self._with_groups()
+        self.heard, self.has_new = await self._with_groups(), False
         return [shard_topic(shard) for shard in self.heard]
 
     def want(self, group: bytes) -> None:
@@ -58,6 +60,7 @@ class Shards:
                     self._peers.hears(topics)
                     await wire.subscribe(topics)
                     self.heard |= new
+                    self.has_new = True
                     self.tell()
 
     async def keep_unsubscribing(self, wire: Wire) -> None:

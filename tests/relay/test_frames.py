@@ -110,6 +110,10 @@ def test_a_beat_comes_back_whole_or_in_pieces_that_fit() -> None:
         told = [pair for each in found for pair in each.sequences.items()]
         assert told == list(beat.sequences.items())
     assert pack_beats(beat, 15) == [pack_beat(beat)], "no room at all"
+    # Only a whole one tells that it is all; one that was cut must not seem so.
+    beat = beat._replace(is_all=True)
+    assert [unpack_beat(each) for each in pack_beats(beat, 10_000)] == [beat]
+    assert not any(unpack_beat(each).is_all for each in pack_beats(beat, 333))
     whole = pack_beat(beat)
     for cut in range(1, len(whole)):
         try:
@@ -117,7 +121,7 @@ def test_a_beat_comes_back_whole_or_in_pieces_that_fit() -> None:
         except NoFrame:
             continue
         assert found_cut.sequences.items() <= beat.sequences.items()
-    for wrong in (b"\x01", b"\x08asksasks\xff\xff", b"\xff", b"\0\0\1short"):
+    for wrong in (b"\0\x01", b"\2\0\0\0", b"\0\x08asksasks\xff\xff", b"\xff", b"\0\0\0\1short"):
         with pytest.raises(NoFrame):
             unpack_beat(wrong)
 

@@ -21,6 +21,7 @@ from asgi_ipc.relay.ending import first_of
 from asgi_ipc.relay.frames import ALL, RelayFrame, machine_topic, shard_of, shard_topic
 from asgi_ipc.relay.loop import run as run_alone
 from asgi_ipc.relay.memory import MemoryServer, MemoryWire
+from asgi_ipc.relay.peers import Peers
 from asgi_ipc.relay.way_out import OUT, RELAY
 from asgi_ipc.relay.wire import Frame
 from tests.tools.machines import ENOUGH, Site, eventually, received, run
@@ -463,18 +464,32 @@ def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> N
     run(main)
 
 
-def test_what_is_missed_at_the_end_of_a_long_outage_is_counted(site: Site) -> None:
-    """R5: although nothing more comes, and the beats that first told of it were missed as well."""
+def _knows_where_to_count_from(peers: Peers, node: bytes, topic: bytes) -> bool:
+    peer = peers.known[node]
+    return topic in peer.sequences or peers.topics[topic] <= peer.told_all
+
+
+@pytest.mark.parametrize("before", [1, 0])
+def test_what_is_missed_at_the_end_of_a_long_outage_is_counted(site: Site, before: int) -> None:
+    """R5: although nothing more comes, and the beats that first told of it were missed as well.
+
+    Also if nothing had come before.
+    """
 
     async def main() -> None:
         one, two = await site.joined(2)
-        await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        await eventually(lambda: shard_topic(shard_of(b"room")) in one.relay_now.outbound._to_tell)
+        room = shard_topic(shard_of(b"room"))
+        channel = await two.member("room")
+        for number in range(before):
+            await one.layer.group_send("room", {"n": number})
+            assert await received(two.layer, channel) == [number]
+        node = one.node
+        await eventually(lambda: _knows_where_to_count_from(two.relay_now.peers, node, room))
         two.end()
-        for number in range(1, 4):
+        for number in range(3):
             await one.layer.group_send("room", {"n": number})
         await eventually(lambda: not one.engine.peek(OUT))
+        await eventually(lambda: one.relay_now.outbound.sequences[room] == before + 3)
         await eventually(lambda: not one.relay_now.outbound._to_tell.keys() - {ALL})
         two.begin()
         await eventually(lambda: two.count("gaps") == 3)

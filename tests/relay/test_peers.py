@@ -83,6 +83,37 @@ def test_a_machine_that_says_hello_has_nothing_published_before() -> None:
     assert hearing.gaps == 2
 
 
+def all_told(sequence: int, told: dict[bytes, int], term: int = 1) -> RelayFrame:
+    payload = pack_beat(Beat(sequences=told, is_all=True))
+    return frame(sequence, term, Kind.BEAT)._replace(payload=payload)
+
+
+def test_a_machine_that_tells_all_has_published_nothing_on_other_topics() -> None:
+    """Also for the next relay of this machine, and in its own next terms."""
+    other, later = b"g\x00\x02", b"g\x00\x03"
+    hearing = Hearing(ALL, TOPIC, other)
+    hearing.hear(ALL, all_told(7, {ALL: 7, other: 4}))
+    hearing.peers.hears([later])
+    heir = Hearing(ALL, TOPIC, other, later)
+    heir.peers.learn(hearing.peers.to_report(), hearing.now)
+    for each in (hearing, heir):
+        each.hear(TOPIC, frame(3))
+        assert each.gaps == 2
+        each.hear(other, frame(6))
+        assert each.gaps == 3
+        each.hear(later, frame(9))
+        assert each.gaps == 3, "it was not heard then"
+    hearing = Hearing(ALL, TOPIC)
+    hearing.hear(ALL, all_told(7, {ALL: 7}))
+    hearing.hear(ALL, frame(8, term=2, kind=Kind.HELLO))
+    hearing.hear(TOPIC, frame(3, term=2))
+    assert hearing.gaps == 2
+    hearing.now += 2 * EXPECTED
+    hearing.hear(ALL, frame(9, term=1, kind=Kind.HELLO))
+    hearing.hear(TOPIC, frame(4, term=1))
+    assert hearing.gaps == 2, "another machine, or forged: its numbers mean nothing"
+
+
 def test_a_topic_that_was_not_heard_has_no_gap() -> None:
     hearing = Hearing(ALL)
     hearing.hear(ALL, frame(1, kind=Kind.HELLO))
