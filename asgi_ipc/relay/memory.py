@@ -198,6 +198,8 @@ class MemoryServer:
     ) -> Pushed:
         """Take a frame and tell the wire armed first (W10, W11, W13)."""
         key = prefix, name
+        for each in list(self._queues):
+            self._live(each)  # Those that nobody uses any more, too.
         queue = self._live(key)
         if len(queue) >= min(capacity, self.room):
             full = len(queue) >= capacity

@@ -56,6 +56,12 @@ def checked(
     backlog = for_wire.pop("backlog", None)
     if backlog is None:
         backlog = max(SMALLEST_BACKLOG, channel_memory // SHARE_OF_STORE)
+    elif backlog > max(SMALLEST_BACKLOG, channel_memory):
+        text = (
+            f"relay_options['backlog'] is {backlog}, more than channel_memory, {channel_memory}, in"
+            " which it lies; lower it, or raise channel_memory"
+        )
+        raise WireOptionError([Fault("relay_options", text)])
     keys = for_wire.pop("keys", None)
     sealer = None if keys is None else Sealer(keys)
     return RelayOptions(

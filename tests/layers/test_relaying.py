@@ -90,6 +90,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         ("memory://x", 5, "must be a dict"),
         ("memory://x", {"backlog": 5}, "2 MiB"),
         ("memory://x", {"backlog": True}, "backlog"),
+        ("memory://x", {"backlog": 1 << 40}, "more than channel_memory"),
         ("memory://x", {"timeoud": 5}, "did you mean 'timeout'"),
         ("memory://x", {"keys": ["short"]}, "64 hexadecimal digits"),
         (None, {"timeout": 5}, "relay is not"),

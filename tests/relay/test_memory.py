@@ -145,3 +145,16 @@ def test_machines_may_run_in_threads_of_their_own(server: MemoryServer) -> None:
         thread.join(60)
     assert published.is_set()
     assert heard == [b"%d" % number for number in range(1000)]
+
+
+@in_loop
+async def test_dead_frames_of_a_queue_that_nobody_uses_any_more_take_no_memory(
+    server: MemoryServer,
+) -> None:
+    """W12."""
+    async with started(URL) as wire:
+        await wire.push(b"left", b"frame", 0.01, 10)
+        await asyncio.sleep(0.02)
+        await wire.push(b"other", b"frame", 60, 10)
+        assert [name for _, name in server._queues] == [b"other"]
+        await wire.clear()

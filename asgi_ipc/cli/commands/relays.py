@@ -102,8 +102,10 @@ def _show(about: dict[str, Any]) -> None:
             f" {size(round(rates.get(f'bytes_{way}', 0.0)))} a second"
         )
     lag = "unknown" if about["lag"] is None else f"{1000 * about['lag']:.1f} ms"
+    # An empty queue keeps some room for the next messages.
+    waiting = about["waiting_bytes"] if about["waiting"] else 0
     write(
-        f"  lag {lag}; waiting: {count(about['waiting'])} messages, {size(about['waiting_bytes'])}"
+        f"  lag {lag}; waiting: {count(about['waiting'])} messages, {size(waiting)}"
         f" of {size(about['backlog'])}; hears {count(about['shards'])} of"
         f" {count(SHARDS)} shards"
     )
