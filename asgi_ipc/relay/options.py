@@ -48,7 +48,10 @@ def checked(
     channel_memory: int,
     relay_channels: Sequence[str] | None = None,
 ) -> RelayOptions:
-    """Return the options of a relay, checked without using the network. Raises `OptionError`."""
+    """Return the options of a relay, checked without using the network. Raises `OptionError`.
+
+    ``channel_memory`` is 0 if it is unknown.
+    """
     wrong = problems(relay, prefix, relay_options, relay_channels)
     if wrong:
         raise WireOptionError(wrong)
@@ -56,7 +59,7 @@ def checked(
     backlog = for_wire.pop("backlog", None)
     if backlog is None:
         backlog = max(SMALLEST_BACKLOG, channel_memory // SHARE_OF_STORE)
-    elif backlog > max(SMALLEST_BACKLOG, channel_memory):
+    elif channel_memory and backlog > max(SMALLEST_BACKLOG, channel_memory):
         text = (
             f"relay_options['backlog'] is {backlog}, more than channel_memory, {channel_memory}, in"
             " which it lies; lower it, or raise channel_memory"
