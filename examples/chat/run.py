@@ -44,7 +44,9 @@ NAME = os.environ.get("CHAT_MACHINE", "chat")
 
 
 def say(text: str) -> None:
-    print(f"{NAME}: {text}", flush=True)
+    # In one piece: other processes write to the same terminal.
+    sys.stdout.write(f"{NAME}: {text}\n")
+    sys.stdout.flush()
 
 
 def number(name: str, default: int, least: int, most: int) -> int:

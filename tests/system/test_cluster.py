@@ -63,7 +63,7 @@ class Cluster(Site):
         return self.wait_for(r" relays (chat-\d+)$")[1]
 
     def page(self, machine: int) -> str:
-        return self.wait_for(rf"machine {machine}: (http://.*)/$")[1]
+        return self.wait_for(rf"machine {machine}: (http://[\d.:]+)/$")[1]
 
     def network(self, command: str) -> None:
         """Run a command on the network between the machines."""
