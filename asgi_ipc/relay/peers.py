@@ -36,7 +36,7 @@ that has been silent for as long as `EXPECTED` gives way to a lower one that is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ..engines.base import NODE_BYTES
@@ -120,7 +120,7 @@ class Peers:
         #: The nonces that the next beat has to answer.
         self.to_answer: dict[bytes, None] = {}
         self.known: dict[bytes, Peer] = {}
-        #: Topics that are heard, or will be as soon as the server has confirmed it; with numbers
+        #: Topics that are heard, or on a new connection will be once the server confirms; with numbers
         #: that rise in the order in which that began.
         self.topics: dict[bytes, int] = {}
         self._last_topic = 0
@@ -137,6 +137,17 @@ class Peers:
             if topic not in self.topics:
                 self._last_topic += 1
                 self.topics[topic] = self._last_topic
+
+    def hears_only(self, topics: Collection[bytes]) -> None:
+        """Note that these are heard from now on, and no others.
+
+        A former relay may have told sequences of others.
+        """
+        known = set(self.topics).union(
+            *(each for peer in self.known.values() for each in (peer.sequences, peer.before))
+        )
+        self.hears_no_more(known.difference(topics))
+        self.hears(topics)
 
     def hears_no_more(self, topics: Iterable[bytes]) -> None:
         """Note that topics are not heard; their sequences mean nothing from now on."""

@@ -421,8 +421,7 @@ class Relay:
         await wire.start(self.inbound.hear, self.work.ready if shares else None)
         topics = [ALL, machine_topic(self.node), *await self.shards.begin()]
         # Before the server confirms: what is missed from now on is a gap.
-        self.peers.hears_no_more(self.peers.topics.keys() - set(topics))
-        self.peers.hears(topics)
+        self.peers.hears_only(topics)
         await wire.subscribe(topics)
         self.outbound.begin()
         since = self.engine.clock()

@@ -57,8 +57,9 @@ class Shards:
                 new, self._to_hear = self._to_hear - self.heard, set()
                 if new:
                     topics = [shard_topic(shard) for shard in new]
-                    self._peers.hears(topics)
                     await wire.subscribe(topics)
+                    # No earlier: what was published before is not missed.
+                    self._peers.hears(topics)
                     self.heard |= new
                     self.has_new = True
                     self.tell()
@@ -82,8 +83,9 @@ class Shards:
             unused -= await self._with_groups()
             topics = [shard_topic(shard) for shard in unused]
             if topics:
-                await wire.unsubscribe(topics)
+                # Before the server confirms: a beat that comes with that tells what was not heard.
                 self._peers.hears_no_more(topics)
+                await wire.unsubscribe(topics)
                 self.heard -= unused
             self.tell()
 

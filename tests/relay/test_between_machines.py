@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from collections.abc import Collection
+from threading import Event
 from types import FrameType
 
 import pytest
@@ -226,6 +228,81 @@ def test_a_group_that_begins_before_its_process_is_told_otherwise_is_heard(site:
         assert two.hears("room")
         await one.layer.group_send("room", {"n": 1})
         assert await received(two.layer, channel) == [1]
+
+    run(main)
+
+
+def test_what_is_published_in_a_shard_that_was_just_left_is_no_gap(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5: a beat that comes together with the server's confirmation tells of it."""
+    monkeypatch.setattr(relay, "BEAT", 0.1)
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        await two.layer.group_discard("room", channel)
+        shards, wire = two.relay_now.shards, two.relay_now._wire
+        unsubscribe, left, told = wire.unsubscribe, Event(), Event()
+
+        async def confirmed_late(topics: Collection[bytes]) -> None:
+            await unsubscribe(topics)
+            left.set()
+            while not told.is_set():
+                await asyncio.sleep(0.01)
+
+        monkeypatch.setattr(wire, "unsubscribe", confirmed_late)
+        leaving = asyncio.ensure_future(_in_thread(two, shards.unsubscribe_unused(wire)))
+        await eventually(left.is_set)
+        sent = one.count("frames_out")
+        await one.layer.group_send("room", {"n": 1})
+        await eventually(lambda: one.count("frames_out") > sent)
+        heard = two.count("frames_in")
+        await eventually(lambda: two.count("frames_in") >= heard + 3)
+        told.set()
+        await leaving
+        assert two.count("gaps") == 0
+
+    run(main)
+
+
+def test_what_is_published_before_a_shard_is_heard_is_no_gap(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5, R6: a beat that comes before the server's confirmation tells of what came before."""
+    monkeypatch.setattr(relay, "BEAT", 0.1)
+
+    async def main() -> None:
+        one, two = await site.joined(2)
+        wire = two.relay_now._wire
+        subscribe, asked, told = wire.subscribe, Event(), Event()
+
+        async def late(topics: Collection[bytes]) -> None:
+            asked.set()
+            while not told.is_set():
+                await asyncio.sleep(0.01)
+            await subscribe(topics)
+
+        monkeypatch.setattr(wire, "subscribe", late)
+        channel = await two.layer.new_channel()
+        await two.layer.group_add("room", channel)
+        await eventually(asked.is_set)
+        for number in range(2):
+            sent = one.count("frames_out")
+            await one.layer.group_send("room", {"n": number})
+            await eventually(lambda: one.count("frames_out") > sent)  # noqa: B023
+            heard = two.count("frames_in")
+            await eventually(lambda: two.count("frames_in") >= heard + 3)  # noqa: B023
+        sent = one.count("frames_out")
+        await one.layer.group_send("room", {"n": 2})
+        await eventually(lambda: one.count("frames_out") > sent)
+        told.set()
+        await eventually(lambda: two.hears("room"))
+        await one.layer.group_send("room", {"n": 3})
+        assert await received(two.layer, channel) == [3]
+        assert two.count("gaps") == 0
 
     run(main)
 

@@ -129,6 +129,19 @@ def test_a_topic_that_was_not_heard_has_no_gap() -> None:
     assert hearing.gaps == 1
 
 
+def test_a_topic_that_the_former_relay_heard_and_this_one_did_not_has_no_gap() -> None:
+    former = Hearing(ALL, TOPIC)
+    former.hear(ALL, all_told(7, {ALL: 7}))
+    former.hear(TOPIC, frame(1, term=2))
+    hearing = Hearing(ALL)
+    hearing.peers.learn(former.peers.to_report(), hearing.now)
+    hearing.peers.hears_only([ALL])
+    hearing.hear(ALL, beat(9, {ALL: 9}, term=2))
+    hearing.peers.hears([TOPIC])
+    hearing.hear(TOPIC, frame(100, term=2))
+    assert hearing.gaps == 0
+
+
 def test_what_comes_late_from_before_a_takeover_is_not_delivered() -> None:
     hearing = Hearing()
     hearing.hear(TOPIC, frame(1, term=1))
