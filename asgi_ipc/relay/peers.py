@@ -120,8 +120,8 @@ class Peers:
         #: The nonces that the next beat has to answer.
         self.to_answer: dict[bytes, None] = {}
         self.known: dict[bytes, Peer] = {}
-        #: Topics that are heard, or on a new connection will be once the server confirms; with numbers
-        #: that rise in the order in which that began.
+        #: Topics that are heard, or on a new connection will be once the server confirms; with
+        #: numbers that rise in the order in which that began.
         self.topics: dict[bytes, int] = {}
         self._last_topic = 0
         #: Frames that were published and not heard, of all machines since this was made.
@@ -352,13 +352,10 @@ class Peers:
         Of more than `MOST_TOLD` machines, those that were proven or heard last.
         """
         peers = sorted(self.known.values(), key=lambda peer: (not peer.is_proven, -peer.heard_at))
-        left, told = MOST_SEQUENCES_TOLD, []
+        told = []
+        sequences = self._sequences_to_tell(peers[:MOST_TOLD])
         for peer in peers[:MOST_TOLD]:
-            sequences = dict(peer.sequences)
-            if len(self.topics) + len(peer.before) <= left:
-                sequences = {**self._zeros(peer), **sequences}
-            size = len(sequences) + len(peer.before)
-            fits, left = size <= left, left - min(size, left)
+            fits = peer.node in sequences
             told.append(
                 {
                     "node": peer.node,
@@ -374,11 +371,31 @@ class Peers:
                     "number": peer.number,
                     "proven": peer.is_proven,
                     "late_at": peer.late_at,
-                    "sequences": sequences if fits else {},
+                    "sequences": sequences.get(peer.node, {}),
                     "before": dict(peer.before) if fits else {},
                 }
             )
         return told
+
+    def _sequences_to_tell(self, peers: Iterable[Peer]) -> dict[bytes, dict[bytes, int]]:
+        """Return the sequences, by node, of the machines for which there is room.
+
+        Where a machine has published nothing is told in the room that all others leave.
+        """
+        left, found = MOST_SEQUENCES_TOLD, {}
+        for peer in peers:
+            published = {topic: number for topic, number in peer.sequences.items() if number}
+            size = len(published) + len(peer.before)
+            if size <= left:
+                found[peer.node] = published
+            left -= min(size, left)
+        for peer in peers:
+            most = max(len(self.topics), len(peer.sequences))
+            if peer.node in found and most - len(found[peer.node]) <= left:
+                left += len(found[peer.node])
+                found[peer.node] = {**self._zeros(peer), **peer.sequences}
+                left -= len(found[peer.node])
+        return found
 
     def learn(self, told: Iterable[Mapping[str, Any]], now: int) -> None:
         """Take over what a former relay's `to_report` returned, leaving out what can't be so."""

@@ -125,13 +125,16 @@ def _packed(content: dict[str, Any]) -> bytes:
     """Return the report without what does not fit. Raises `ValueError` if all is too long."""
     # Those heard of late matter most.
     peers = sorted(content.get("peers", []), key=lambda peer: -int(peer["heard_at"]))
-    known = [{**peer, "sequences": {}, "before": {}} for peer in peers[: LARGEST // 64]]
+    peers = peers[: LARGEST // 64]
+    published = [{**peer, "sequences": _not_zero(peer.get("sequences", {}))} for peer in peers]
+    known = [{**peer, "sequences": {}, "before": {}} for peer in peers]
     texts = {
         name: printable(text, _TEXT) for name, text in content.items() if isinstance(text, str)
     }
     some = sorted(content.get("counts", {}).items())[:_COUNTS]
     for less in (
         {},
+        {"peers": published},
         {"peers": known},
         {"peers": known[:_PEERS]},
         {"peers": known[:_PEERS], "published": {}},
@@ -141,6 +144,10 @@ def _packed(content: dict[str, Any]) -> bytes:
         if len(packed) <= LARGEST:
             return packed
     raise ValueError(f"a report has {len(packed):,} bytes, of at most {LARGEST:,}")
+
+
+def _not_zero(sequences: dict[bytes, int]) -> dict[bytes, int]:
+    return {topic: number for topic, number in sequences.items() if number}
 
 
 def _number(member: bytes) -> int:

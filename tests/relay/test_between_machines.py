@@ -250,8 +250,7 @@ def test_what_is_published_in_a_shard_that_was_just_left_is_no_gap(
         async def confirmed_late(topics: Collection[bytes]) -> None:
             await unsubscribe(topics)
             left.set()
-            while not told.is_set():
-                await asyncio.sleep(0.01)
+            await eventually(told.is_set)
 
         monkeypatch.setattr(wire, "unsubscribe", confirmed_late)
         leaving = asyncio.ensure_future(_in_thread(two, shards.unsubscribe_unused(wire)))
@@ -281,8 +280,7 @@ def test_what_is_published_before_a_shard_is_heard_is_no_gap(
 
         async def late(topics: Collection[bytes]) -> None:
             asked.set()
-            while not told.is_set():
-                await asyncio.sleep(0.01)
+            await eventually(told.is_set)
             await subscribe(topics)
 
         monkeypatch.setattr(wire, "subscribe", late)

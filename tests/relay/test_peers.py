@@ -401,3 +401,16 @@ def test_of_many_sequences_those_are_told_for_which_there_is_room() -> None:
     assert len(told) == MOST_TOLD
     assert told[0]["node"] == (299).to_bytes(5, "big"), "heard last"
     assert 0 < sum(len(each["sequences"]) for each in told) <= MOST_SEQUENCES_TOLD
+
+
+def test_where_nothing_was_published_is_told_in_the_room_that_all_else_leaves() -> None:
+    topics = [shard_topic(shard) for shard in range(600)]
+    hearing = Hearing(*topics)
+    machines = [number.to_bytes(5, "big") for number in range(1, 5)]
+    for node in machines:
+        hearing.hear(ALL, frame(1, kind=Kind.HELLO, node=node))
+        for topic in topics[:300]:
+            hearing.hear(topic, frame(1, node=node))
+    told = [each["sequences"] for each in hearing.peers.to_report()]
+    assert [sum(map(bool, each.values())) for each in told] == [300] * 4
+    assert sum(map(len, told)) == 4 * 300 + 300, "so one fits whole"

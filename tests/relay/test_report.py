@@ -89,6 +89,16 @@ def test_a_report_of_many_machines_leaves_out_what_matters_least(engine: MemoryE
     assert found.content["peers"][0]["heard_at"] == 399
 
 
+def test_a_report_leaves_out_first_where_nothing_was_published(engine: MemoryEngine) -> None:
+    sequences = {b"%03d" % number: number % 4 for number in range(900)}
+    peers = [{"heard_at": n, "sequences": sequences, "before": {}} for n in range(5)]
+    write(engine, {"peers": peers})
+    found = read(engine)
+    assert found is not None
+    told = [each["sequences"] for each in found.content["peers"]]
+    assert told == [{topic: n for topic, n in sequences.items() if n}] * 5
+
+
 def test_what_a_relay_leaves_in_the_store_is_no_message_and_no_membership(site: Site) -> None:
     async def main() -> None:
         one, two = await site.joined(2)
