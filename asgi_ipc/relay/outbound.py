@@ -42,6 +42,8 @@ BATCH = 64
 _UNHEARD = 100
 #: Beats that tell a topic's sequence after the last frame on it.
 _TOLD = 5
+#: Nanoseconds between two beats that tell those of all topics: many machines may ask at once.
+_ALL_EVERY = 500_000_000
 
 
 class Outbound:
@@ -78,19 +80,19 @@ class Outbound:
         self.sequences: dict[bytes, int] = {}
         #: Topics whose sequence beats have to tell, with the number of beats.
         self._to_tell: dict[bytes, int] = {}
-        #: Whether the next beat tells those of all topics.
-        self._tells_all = False
+        #: Whether a beat has still to tell those of all topics, and as of when it may.
+        self._tells_all, self._tells_all_from = False, 0
         #: When beats were published that have not been heard, on the engine's clock, by sequence.
         self._beats_at: dict[int, int] = {}
 
     def begin(self) -> None:
         """Begin on a new connection: the last beats may have been lost with the former one."""
         self._to_tell = dict.fromkeys(list(self.sequences)[-MOST_SEQUENCES:], _TOLD)
-        self._tells_all = True
+        self._tells_all, self._tells_all_from = True, 0
         self._beats_at.clear()
 
     def tell_all(self) -> None:
-        """Have the next beat tell all sequences, as a machine has begun to listen."""
+        """Have a beat tell all sequences soon, as a machine has begun to listen."""
         self._tells_all = True
 
     def beat_heard(self, sequence: int) -> int | None:
@@ -193,12 +195,14 @@ class Outbound:
         """Return the payloads of a hello, or of a beat: of several if one has no room for it."""
         if kind is Kind.HELLO:
             return pack_beats(Beat(self._peers.nonce), room)
-        self._beats_at[self.sequences.get(ALL, 0) + 1] = self._engine.clock()
+        now = self._engine.clock()
+        self._beats_at[self.sequences.get(ALL, 0) + 1] = now
         if len(self._beats_at) > _UNHEARD:
             del self._beats_at[next(iter(self._beats_at))]
         told = self._sequences_to_tell()
-        is_all, self._tells_all = self._tells_all, False
+        is_all = self._tells_all and now >= self._tells_all_from
         if is_all:
+            self._tells_all, self._tells_all_from = False, now + _ALL_EVERY
             told = dict(list(self.sequences.items())[-MOST_SEQUENCES:])
         is_all = is_all and len(told) == len(self.sequences)
         beat = Beat(self._peers.asks, self._peers.take_answers(), told, is_all)

@@ -10,8 +10,8 @@ No input or output happens here; the caller passes the time in. A frame is deliv
 
 A sequence that is not the next one is a gap: frames that were published and not heard. The beat of
 a machine says the last sequence of each topic, so a gap at the end is found a beat later. If it has
-heard a hello, of a machine that has begun to listen, its next beat says those of all topics. So it
-is known where counting begins on the topics that were heard then, or as the machine began its first
+heard a hello, of a machine that has begun to listen, a beat soon says those of all topics. So it is
+known where counting begins on the topics that were heard then, or as the machine began its first
 term; on others the first sequence heard is the beginning.
 
 Sequences go on from term to term, so what is missed around a takeover is a gap as well. A relay
