@@ -37,13 +37,28 @@ class Counts:
         #: What was counted in the last `LATELY` seconds, and when that began.
         self._past: deque[tuple[float, Counter[str]]] = deque([(self._rated, Counter(self.all))])
 
-    def learn(self, counts: Mapping[object, object]) -> None:
-        """Go on from the counts of the former relay, leaving out what is no count."""
-        for name, count in counts.items():
-            if isinstance(name, str) and isinstance(count, int) and count >= 0:
-                self.add(name, count)
+    def learn(self, counts: Mapping[object, object], past: object = (), age: float = 0.0) -> None:
+        """Go on from the counts of the former relay, leaving out what is no count.
+
+        Also from what it returned of its ``past``, ``age`` seconds ago.
+        """
+        for name, count in _checked(counts).items():
+            self.add(name, count)
         self._told, self._before = Counter(self.all), Counter(self.all)
-        self._past = deque([(time.monotonic(), Counter(self.all))])
+        now, found = time.monotonic(), []
+        for each in past if isinstance(past, (list, tuple)) else ():
+            match each:
+                case [float(ago), dict(then)] if 0 <= ago + age < 2 * LATELY:
+                    found.append((now - ago - age, _checked(then)))
+        self._past = deque(sorted(found, key=lambda each: each[0])) or deque([(now, self._before)])
+
+    def past(self) -> list[tuple[float, dict[str, int]]]:
+        """Return what `lately` compares with, for the next relay: seconds ago, and the counts."""
+        now = time.monotonic()
+        return [
+            (now - at, {name: count for name, count in counts.items() if _is_of_note(name)})
+            for at, counts in self._past
+        ]
 
     def add(self, name: str, count: int = 1) -> None:
         """Count something, up to `MOST`."""
@@ -72,7 +87,7 @@ class Counts:
         return {
             name: count - past[name]
             for name, count in self.all.items()
-            if count > past[name] and (name.startswith(DROPPED) or name in ("gaps", DISCONNECTS))
+            if count > past[name] and _is_of_note(name)
         }
 
     def warn(self, ending: bool = False) -> None:
@@ -93,6 +108,21 @@ class Counts:
                 self._shown,
                 listed,
             )
+
+
+def _is_of_note(name: str) -> bool:
+    return name.startswith(DROPPED) or name in ("gaps", DISCONNECTS)
+
+
+def _checked(counts: Mapping[object, object]) -> Counter[str]:
+    """Return what is a count."""
+    return Counter(
+        {
+            name: count
+            for name, count in counts.items()
+            if isinstance(name, str) and isinstance(count, int) and count >= 0
+        }
+    )
 
 
 __all__ = ["DISCONNECTS", "DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]

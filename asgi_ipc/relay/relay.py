@@ -216,7 +216,7 @@ class Relay:
             return term, {}
         counts, peers, before = (former.content.get(key) for key in ("counts", "peers", "term"))
         if isinstance(counts, dict):
-            self.counts.learn(counts)
+            self.counts.learn(counts, former.content.get("past"), former.age / 1e9)
         taken, expired = (former.content.get(key) for key in ("taken", "expired"))
         if isinstance(expired, int) and expired <= self.engine.statistics(OUT)["expired"]:
             self._seen_expired = expired  # The former relay has counted them.
@@ -365,6 +365,7 @@ class Relay:
             "contact": self._contact,
             "counts": dict(self.counts.all),
             "lately": self.counts.lately(),
+            "past": self.counts.past(),
             "rates": self.counts.rates,
             "peers": self.peers.to_report(),
             "published": dict(self.outbound.sequences),

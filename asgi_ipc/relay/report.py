@@ -138,7 +138,7 @@ def _packed(content: dict[str, Any]) -> bytes:
         {"peers": known},
         {"peers": known[:_PEERS]},
         {"peers": known[:_PEERS], "published": {}},
-        {"peers": [], "published": {}, **texts, "counts": dict(some)},
+        {"peers": [], "published": {}, **texts, "counts": dict(some), "past": []},
     ):
         packed: bytes = msgpack.packb({**content, **less}, use_bin_type=True)
         if len(packed) <= LARGEST:

@@ -74,6 +74,10 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         assert "7 way out full" in dropped
         assert "no machine" not in dropped
         assert "killed" not in dropped
+        machine.end()
+        machine.begin()
+        await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
+        assert told.relays(machine)[0] == 1, "the next relay knows"
         machine.forgets()
         assert told.relays(machine)[0] == 0, "that is long ago"
         site.server.refuse()
@@ -106,6 +110,10 @@ def test_a_connection_that_is_lost_again_and_again_needs_a_person(site: Site, to
         text = told(machine, "relays")[1]
         assert "! the connection to the server was lost 3 times in the last 10 minutes" in text
         assert "lost connections 3; gaps 0;" in text
+        machine.end()
+        machine.begin()
+        await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
+        assert told.relays(machine)[0] == 1, "the next relay knows"
         machine.forgets()
         assert told.relays(machine)[0] == 0, "that is long ago"
 
