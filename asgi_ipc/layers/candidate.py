@@ -184,12 +184,13 @@ class Candidate:
             for each in list(self._armed.values()):
                 self._disarm(each)
             machine = LocalMachine(self._demux, self.options)
-            thread = RelayThread(machine, self.relay, self._failures)
-            thread.start()
+            self.thread = RelayThread(machine, self.relay, self._failures)
+            self.thread.start()
         except BaseException:  # There can't be more threads, or a signal's handler raises.
-            engine.release(RELAY)
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = None
+                engine.release(RELAY)
             raise
-        self.thread = thread
 
     def stop(self) -> None:
         """Relay no more; blocks for a short time while the relay says goodbye."""

@@ -399,6 +399,34 @@ def test_a_process_that_is_interrupted_as_it_begins_to_relay_keeps_no_role(
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_process_that_is_interrupted_as_its_relay_has_begun_keeps_it(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler raises."""
+    start, started = RelayThread.start, list[RelayThread]()
+
+    def interrupted(thread: RelayThread) -> None:
+        start(thread)
+        started.append(thread)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RelayThread, "start", interrupted)
+    url, server = new_server()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: None)
+        layer = open_layer(config, url)
+        waiting = asyncio.create_task(layer.receive("a"))
+        await eventually(lambda: server.connections == 1)
+        assert layer._core.demux.engine.is_held(RELAY)
+        waiting.cancel()
+        await layer.close()
+        assert [each.is_alive() for each in started] == [False], "it was told to end"
+
+    run(main)
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_signal_handler_may_close_the_layer_while_its_process_begins_to_relay(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
