@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..engines.base import Engine
 from ..relay import agreement, report
-from ..relay.counts import DISCONNECTS, DROPPED, LATELY
+from ..relay.counts import DISCONNECTS, DROPPED, KILLS, LATELY
 from ..relay.peers import EXPECTED
 from ..relay.way_out import DEDICATED, OUT, RELAY, SETTINGS
 
@@ -33,6 +33,8 @@ _SILENT = EXPECTED // 10
 _HARMLESS = {"late", "flushed", "no_machine", "not_yet_proven", "relay_killed"}
 #: So many lost connections in `LATELY` seconds need a person; a server's restart is one.
 _FLAPS = 3
+#: So many killed relays do. Where a server ends its processes by a signal, each that relays is one.
+_MANY_KILLS = 20
 _COPY = "from_a_copy_of_this_store"
 #: What is read of a report, and of another machine in it, with what stands for a field that is
 #: missing or of another type: another version may have written it, or anything that may open the
@@ -282,8 +284,14 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     if disconnects >= _FLAPS:
         yield (
             f"the connection to the server was lost {disconnects:,} times in the last {minutes}"
-            " minutes; meanwhile this machine misses what others send: look at the network, the"
-            " server's log, and whether processes that relay were killed"
+            " minutes; meanwhile this machine misses what others send: look at the network and the"
+            " server's log"
+        )
+    kills = content.get("lately", {}).get(KILLS, 0)
+    if kills >= _MANY_KILLS:
+        yield (
+            f"processes that relay were killed {kills:,} times in the last {minutes} minutes; their"
+            " log, that of what starts them and the kernel's may say by whom"
         )
     if info.differs:
         which = "dedicated relay" if is_dedicated else "relay"

@@ -103,6 +103,7 @@ OF_RELAY = (
     Metric("relay_frames_in", "counter", "Frames heard."),
     Metric("relay_bytes_in", "counter", "Bytes heard."),
     Metric("relay_disconnects", "counter", "Connections to the server that were lost."),
+    Metric("relay_kills", "counter", "Processes that were killed while they relayed."),
     Metric("relay_gaps", "counter", "Frames of other machines that were missed."),
     Metric("relay_dropped", "counter", f"{_DROPPED}by the relay, by reason.", label="reason"),
     Metric("relay_waiting", "gauge", "Messages that wait for the server."),

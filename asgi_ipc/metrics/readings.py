@@ -74,7 +74,9 @@ def _of_relay(relay: RelayInfo) -> Iterator[list[tuple[dict[str, str], float]]]:
     yield alone(float(relay.state == "connected"))
     yield alone(relay.contact_age)
     yield alone(relay.lag)
-    for name in ("frames_out", "bytes_out", "frames_in", "bytes_in", "disconnects", "gaps"):
+    for name in (
+        "frames_out", "bytes_out", "frames_in", "bytes_in", "disconnects", "kills", "gaps",
+    ):  # fmt: skip
         yield alone(counts.get(name, 0))
     yield [
         ({"reason": name.removeprefix(DROPPED)}, count)

@@ -13,6 +13,8 @@ _log = logging.getLogger("asgi_ipc")
 DROPPED = "dropped_"
 #: Count of connections that were lost, and not closed in order.
 DISCONNECTS = "disconnects"
+#: Count of relays that were killed.
+KILLS = "kills"
 #: Seconds between two warnings.
 INTERVAL = 10.0
 #: No count goes beyond this, so that each fits the report.
@@ -111,7 +113,7 @@ class Counts:
 
 
 def _is_of_note(name: str) -> bool:
-    return name.startswith(DROPPED) or name in ("gaps", DISCONNECTS)
+    return name.startswith(DROPPED) or name in ("gaps", DISCONNECTS, KILLS)
 
 
 def _checked(counts: Mapping[object, object]) -> Counter[str]:
@@ -125,4 +127,4 @@ def _checked(counts: Mapping[object, object]) -> Counter[str]:
     )
 
 
-__all__ = ["DISCONNECTS", "DROPPED", "INTERVAL", "LATELY", "MOST", "Counts"]
+__all__ = ["DISCONNECTS", "DROPPED", "INTERVAL", "KILLS", "LATELY", "MOST", "Counts"]

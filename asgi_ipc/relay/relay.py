@@ -66,7 +66,7 @@ from ..engines.base import NODE_BYTES, Record
 from ..exceptions import ChannelFull, StoreCorrupt, StoreUnavailable, WireError, WireRefused
 from . import report, way_out
 from .agreement import Agreement
-from .counts import DISCONNECTS, INTERVAL, Counts
+from .counts import DISCONNECTS, INTERVAL, KILLS, Counts
 from .ending import FAREWELL, first_of
 from .flushes import BARRIER, PATIENCE, FlushesFromAfar, OwnFlushes
 from .frames import ALL, LIMIT, Kind, RelayFrame, is_topic, machine_topic
@@ -220,12 +220,12 @@ class Relay:
         taken, expired = (former.content.get(key) for key in ("taken", "expired"))
         if isinstance(expired, int) and expired <= self.engine.statistics(OUT)["expired"]:
             self._seen_expired = expired  # The former relay has counted them.
-        if former.content.get("state") != "ended" and isinstance(taken, int):
-            # It was killed. What became of the records it took since its last report is unknown.
-            unknown = self.engine.statistics(OUT)["popped"] - taken
-            self.counts.dropped("relay killed", max(0, unknown))
-        if former.content.get("state") == "connected":
-            self.counts.add(DISCONNECTS)  # It was killed, and its connection was lost.
+        if former.content.get("state") != "ended":
+            self.counts.add(KILLS)
+            if isinstance(taken, int):
+                # What became of the records it took since its last report is unknown.
+                unknown = self.engine.statistics(OUT)["popped"] - taken
+                self.counts.dropped("relay killed", max(0, unknown))
         if isinstance(peers, list):
             self.peers.learn(
                 [each for each in peers if isinstance(each, dict)], self.engine.clock()

@@ -128,6 +128,11 @@ class Machine:
         self.relay_now.counts.dropped(reason, count)
         self.relay_now._reports.write()
 
+    def counted(self, name: str, count: int) -> None:
+        """Have its relay count something, and write that down."""
+        self.relay_now.counts.add(name, count)
+        self.relay_now._reports.write()
+
     def forgets(self) -> None:
         """Have all that its relay has dropped be of long ago."""
         counts = self.relay_now.counts

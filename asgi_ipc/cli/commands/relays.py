@@ -116,6 +116,7 @@ def _show(about: dict[str, Any]) -> None:
     ]
     write(
         f"  lost connections {count(counts.get('disconnects', 0))};"
+        f" relays killed {count(counts.get('kills', 0))};"
         f" gaps {count(counts.get('gaps', 0))}; dropped: {', '.join(dropped) or 'none'}"
     )
     if not about["machines"]:

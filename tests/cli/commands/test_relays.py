@@ -109,13 +109,29 @@ def test_a_connection_that_is_lost_again_and_again_needs_a_person(site: Site, to
             assert told.relays(machine)[0] == (lost == 3)
         text = told(machine, "relays")[1]
         assert "! the connection to the server was lost 3 times in the last 10 minutes" in text
-        assert "lost connections 3; gaps 0;" in text
+        assert "lost connections 3; relays killed 0; gaps 0;" in text
         machine.end()
         machine.begin()
         await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
         assert told.relays(machine)[0] == 1, "the next relay knows"
         machine.forgets()
         assert told.relays(machine)[0] == 0, "that is long ago"
+
+    run(main)
+
+
+def test_relays_that_are_killed_again_and_again_need_a_person(site: Site, told: Told) -> None:
+    """And not those that a deployment kills."""
+
+    async def main() -> None:
+        (machine,) = await site.joined(1)
+        for kills in (19, 1):
+            assert told.relays(machine)[0] == 0
+            machine.counted("kills", kills)
+        status, text = told(machine, "relays")
+        assert status == 1
+        assert "! processes that relay were killed 20 times in the last 10 minutes" in text
+        assert "relays killed 20;" in text
 
     run(main)
 
