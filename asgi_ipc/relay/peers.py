@@ -189,6 +189,7 @@ class Peers:
         for each, number in beat.sequences.items():
             self._note_published(peer, each, number)
         if beat.is_all:
+            self.has_news |= peer.told_all != self._last_topic
             peer.told_all = self._last_topic
         return self._look_for_proof(peer, frame.kind, beat, now)
 

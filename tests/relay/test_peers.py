@@ -92,7 +92,13 @@ def test_a_machine_that_tells_all_has_published_nothing_on_other_topics() -> Non
     """Also for the next relay of this machine, and in its own next terms."""
     other, later = b"g\x00\x02", b"g\x00\x03"
     hearing = Hearing(ALL, TOPIC, other)
+    hearing.hear(ALL, frame(6))
+    hearing.peers.has_news = False
     hearing.hear(ALL, all_told(7, {ALL: 7, other: 4}))
+    assert hearing.peers.has_news, "the next relay has to know"
+    hearing.peers.has_news = False
+    hearing.hear(ALL, all_told(8, {ALL: 8, other: 4}))
+    assert not hearing.peers.has_news
     hearing.peers.hears([later])
     heir = Hearing(ALL, TOPIC, other, later)
     heir.peers.learn(hearing.peers.to_report(), hearing.now)

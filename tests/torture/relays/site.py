@@ -120,6 +120,8 @@ class Site:
             told.get("state") == "connected"
             and told["shards"] >= 4
             and len(told["peers"]) == MACHINES - 1
+            # Where counting begins on each topic, the next relay knows as well.
+            and all(len(peer["sequences"]) > told["shards"] for peer in told["peers"])
             for told in reports
         )
 
