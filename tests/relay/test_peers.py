@@ -92,13 +92,7 @@ def test_a_machine_that_tells_all_has_published_nothing_on_other_topics() -> Non
     """Also for the next relay of this machine, and in its own next terms."""
     other, later = b"g\x00\x02", b"g\x00\x03"
     hearing = Hearing(ALL, TOPIC, other)
-    hearing.hear(ALL, frame(6))
-    hearing.peers.has_news = False
     hearing.hear(ALL, all_told(7, {ALL: 7, other: 4}))
-    assert hearing.peers.has_news, "the next relay has to know"
-    hearing.peers.has_news = False
-    hearing.hear(ALL, all_told(8, {ALL: 8, other: 4}))
-    assert not hearing.peers.has_news
     hearing.peers.hears([later])
     heir = Hearing(ALL, TOPIC, other, later)
     heir.peers.learn(hearing.peers.to_report(), hearing.now)
@@ -118,6 +112,15 @@ def test_a_machine_that_tells_all_has_published_nothing_on_other_topics() -> Non
     hearing.hear(ALL, frame(9, term=1, kind=Kind.HELLO))
     hearing.hear(TOPIC, frame(4, term=1))
     assert hearing.gaps == 2, "another machine, or forged: its numbers mean nothing"
+
+
+def test_the_next_relay_learns_at_once_that_a_machine_has_told_all() -> None:
+    hearing = Hearing()
+    hearing.hear(ALL, frame(6))
+    for sequence, is_news in ((7, True), (8, False)):
+        hearing.peers.has_news = False
+        hearing.hear(ALL, all_told(sequence, {ALL: sequence}))
+        assert hearing.peers.has_news is is_news
 
 
 def test_a_topic_that_was_not_heard_has_no_gap() -> None:
