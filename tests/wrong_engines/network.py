@@ -104,16 +104,6 @@ class DeafAfterAReconnect(WrongAtHearing):
         """Do nothing."""
 
 
-class WaitsForADeadConnection(WrongAtHearing):
-    """Listens without end on a connection that the network has forgotten."""
-
-    breaks = "E33"
-
-    def _hear(self, ear: socket.socket, stopping: threading.Event) -> None:
-        ear.settimeout(None)
-        super()._hear(ear, stopping)
-
-
 class CarriesOutLate(NetworkEngine):
     """Breaks nothing: some calls are lost from sight and carried out after later ones."""
 
