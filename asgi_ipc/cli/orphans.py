@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from asgi_ipc.engines import names
 from asgi_ipc.engines.shm.directory import StoreDirectory
@@ -27,6 +27,8 @@ from .lock_files import header_of
 #: Why something is kept whose store's path is not recorded.
 _UNNAMED = "pass PREFIX and --engine-option directory=... of its store to find out"
 _LOCKS = re.compile(r"(?:sem\.)?asgi_ipc\.([0-9a-f]{16})\.(?:\d+|marks|t)").fullmatch
+
+_T = TypeVar("_T")
 
 
 class Orphan(NamedTuple):
@@ -52,18 +54,28 @@ def find_orphans(directories: Iterable[str] = ()) -> list[Orphan]:
     """
     known = list(directories)
     mapped = _mapped()
-    found = []
+    looked = look_at_memory(lambda engine, locator, memory: _look(engine, locator, memory, known))
+    found = [*filter(None, looked), *_locks(known)]
+    return [_kept_if_mapped(orphan, mapped) for orphan in found]
+
+
+def look_at_memory(look: Callable[[str, str, Segment], _T]) -> Iterator[_T]:
+    """Yield what ``look`` returns for each memory of this user: its engine, locator, and itself.
+
+    Leaves out memory that can't be attached, or for which it raises OSError.
+    """
     for engine in names():
         factory = importable_engine(engine)
         if factory is None or factory.unavailable():
             continue
         for locator in factory.segment.left():
-            with contextlib.suppress(OSError), memory_at(factory.segment, locator) as memory:
-                orphan = _look(engine, locator, memory, known)
-                if orphan:
-                    found.append(_kept_if_mapped(orphan, mapped))
-    found += [_kept_if_mapped(orphan, mapped) for orphan in _locks(known)]
-    return found
+            with contextlib.suppress(OSError), _memory(factory.segment, locator) as memory:
+                yield look(engine, locator, memory)
+
+
+def folder_of(head: bytes, known: Iterable[str]) -> str | None:
+    """Return the folder of the store that memory belongs to; a long one only if it is known."""
+    return folder_in(head) or next((each for each in known if is_folder_in(head, each)), None)
 
 
 def remove_orphan(orphan: Orphan) -> None:
@@ -79,14 +91,14 @@ def remove_orphan(orphan: Orphan) -> None:
     if factory is not None:
         with (
             contextlib.suppress(FileNotFoundError),
-            memory_at(factory.segment, orphan.name) as memory,
+            _memory(factory.segment, orphan.name) as memory,
         ):
             if store_id_in(memory.head(HEAD)) and memory.owner().uid == os.geteuid():
                 memory.unlink()
 
 
 @contextlib.contextmanager
-def memory_at(segment: type[Segment], locator: str) -> Iterator[Segment]:
+def _memory(segment: type[Segment], locator: str) -> Iterator[Segment]:
     """Attach to memory that lies in no store's directory."""
     root = StoreDirectory(Location("/", 0o600, None), os.open("/", os.O_RDONLY | os.O_CLOEXEC))
     try:
@@ -107,7 +119,7 @@ def _look(engine: str, locator: str, memory: Segment, known: list[str]) -> Orpha
         if any(head) or not locator.startswith("/"):
             return None
         return Orphan(engine, locator, "it was never completed", "it does not name its store")
-    folder = folder_in(head) or next((each for each in known if is_folder_in(head, each)), None)
+    folder = folder_of(head, known)
     if folder is None:
         reason = "the path of its store is too long to be recorded in it"
         return Orphan(engine, locator, reason, _UNNAMED)

@@ -252,12 +252,13 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
     elif info.state != "connected":
         yield f"the server has not been reached{since}: {error or 'it is still connecting'}"
     minutes = round(LATELY / 60)
-    lately = {
+    lately = content.get("lately", {})
+    dropped = {
         name.removeprefix(DROPPED): count
-        for name, count in content.get("lately", {}).items()
+        for name, count in lately.items()
         if name.startswith(DROPPED)
     }
-    if lately.pop(_COPY, 0):
+    if dropped.pop(_COPY, 0):
         yield (
             f"another machine has used a copy of this machine's store in the last {minutes}"
             " minutes: remove the copy there ('remove'), and give each machine a store of its own"
@@ -272,7 +273,7 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
         )
     lost = [
         f"{count:,} {reason.replace('_', ' ')}"
-        for reason, count in sorted(lately.items())
+        for reason, count in sorted(dropped.items())
         if reason not in _HARMLESS
     ]
     if lost:
@@ -280,14 +281,14 @@ def _problems(info: RelayInfo, now: int, is_dedicated: bool) -> Iterator[str]:
             f"dropped in the last {minutes} minutes: {', '.join(lost)}; docs/relays.md explains the"
             " reasons"
         )
-    disconnects = content.get("lately", {}).get(DISCONNECTS, 0)
+    disconnects = lately.get(DISCONNECTS, 0)
     if disconnects >= _FLAPS:
         yield (
             f"the connection to the server was lost {disconnects:,} times in the last {minutes}"
             " minutes; meanwhile this machine misses what others send: look at the network and the"
             " server's log"
         )
-    kills = content.get("lately", {}).get(KILLS, 0)
+    kills = lately.get(KILLS, 0)
     if kills >= _MANY_KILLS:
         yield (
             f"processes that relay were killed {kills:,} times in the last {minutes} minutes; their"

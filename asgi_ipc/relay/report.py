@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgpack
@@ -123,27 +123,29 @@ def parsed(
 
 def _packed(content: dict[str, Any]) -> bytes:
     """Return the report without what does not fit. Raises `ValueError` if all is too long."""
-    # Those heard of late matter most.
-    peers = sorted(content.get("peers", []), key=lambda peer: -int(peer["heard_at"]))
-    peers = peers[: LARGEST // 64]
-    published = [{**peer, "sequences": _not_zero(peer.get("sequences", {}))} for peer in peers]
-    known = [{**peer, "sequences": {}, "before": {}} for peer in peers]
-    texts = {
-        name: printable(text, _TEXT) for name, text in content.items() if isinstance(text, str)
-    }
-    some = sorted(content.get("counts", {}).items())[:_COUNTS]
-    for less in (
-        {},
-        {"peers": published},
-        {"peers": known},
-        {"peers": known[:_PEERS]},
-        {"peers": known[:_PEERS], "published": {}},
-        {"peers": [], "published": {}, **texts, "counts": dict(some), "past": []},
-    ):
+    for less in _shorter(content):
         packed: bytes = msgpack.packb({**content, **less}, use_bin_type=True)
         if len(packed) <= LARGEST:
             return packed
     raise ValueError(f"a report has {len(packed):,} bytes, of at most {LARGEST:,}")
+
+
+def _shorter(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what to replace in a report: nothing, and then more and more."""
+    yield {}
+    # Those heard of late matter most.
+    peers = sorted(content.get("peers", []), key=lambda peer: -int(peer["heard_at"]))
+    peers = peers[: LARGEST // 64]
+    yield {"peers": [{**peer, "sequences": _not_zero(peer.get("sequences", {}))} for peer in peers]}
+    known = [{**peer, "sequences": {}, "before": {}} for peer in peers]
+    yield {"peers": known}
+    yield {"peers": known[:_PEERS]}
+    yield {"peers": known[:_PEERS], "published": {}}
+    texts = {
+        name: printable(text, _TEXT) for name, text in content.items() if isinstance(text, str)
+    }
+    some = sorted(content.get("counts", {}).items())[:_COUNTS]
+    yield {"peers": [], "published": {}, **texts, "counts": dict(some), "past": []}
 
 
 def _not_zero(sequences: dict[bytes, int]) -> dict[bytes, int]:

@@ -15,7 +15,7 @@ from asgi_ipc.relay import relay
 from asgi_ipc.relay.frames import MOST_EXCLUDED
 from asgi_ipc.relay.way_out import HEARD, NOTICES
 from tests.tools.clocks import Clock
-from tests.tools.machines import Site, eventually, received, run
+from tests.tools.machines import Machine, Site, eventually, received, run
 
 SECOND = 1_000_000_000
 
@@ -232,6 +232,17 @@ def test_a_group_that_begins_before_its_process_is_told_otherwise_is_heard(site:
     run(main)
 
 
+async def _published(machine: Machine, number: int) -> None:
+    sent = machine.count("frames_out")
+    await machine.layer.group_send("room", {"n": number})
+    await eventually(lambda: machine.count("frames_out") > sent)
+
+
+async def _beats_are_heard(machine: Machine) -> None:
+    heard = machine.count("frames_in")
+    await eventually(lambda: machine.count("frames_in") >= heard + 3)
+
+
 def test_what_is_published_in_a_shard_that_was_just_left_is_no_gap(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,10 +250,7 @@ def test_what_is_published_in_a_shard_that_was_just_left_is_no_gap(
     monkeypatch.setattr(relay, "BEAT", 0.1)
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         await two.layer.group_discard("room", channel)
         shards, wire = two.relay_now.shards, two.relay_now._wire
         unsubscribe, left, told = wire.unsubscribe, Event(), Event()
@@ -255,11 +263,8 @@ def test_what_is_published_in_a_shard_that_was_just_left_is_no_gap(
         monkeypatch.setattr(wire, "unsubscribe", confirmed_late)
         leaving = asyncio.ensure_future(_in_thread(two, shards.unsubscribe_unused(wire)))
         await eventually(left.is_set)
-        sent = one.count("frames_out")
-        await one.layer.group_send("room", {"n": 1})
-        await eventually(lambda: one.count("frames_out") > sent)
-        heard = two.count("frames_in")
-        await eventually(lambda: two.count("frames_in") >= heard + 3)
+        await _published(one, 1)
+        await _beats_are_heard(two)
         told.set()
         await leaving
         assert two.count("gaps") == 0
@@ -288,14 +293,9 @@ def test_what_is_published_before_a_shard_is_heard_is_no_gap(
         await two.layer.group_add("room", channel)
         await eventually(asked.is_set)
         for number in range(2):
-            sent = one.count("frames_out")
-            await one.layer.group_send("room", {"n": number})
-            await eventually(lambda: one.count("frames_out") > sent)  # noqa: B023
-            heard = two.count("frames_in")
-            await eventually(lambda: two.count("frames_in") >= heard + 3)  # noqa: B023
-        sent = one.count("frames_out")
-        await one.layer.group_send("room", {"n": 2})
-        await eventually(lambda: one.count("frames_out") > sent)
+            await _published(one, number)
+            await _beats_are_heard(two)
+        await _published(one, 2)
         told.set()
         await eventually(lambda: two.hears("room"))
         await one.layer.group_send("room", {"n": 3})
@@ -312,20 +312,14 @@ def test_what_a_machine_hears_no_more_after_an_outage_is_no_gap(
     monkeypatch.setattr(relay, "BEAT", 0.1)
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         site.server.go_away()
         await eventually(lambda: two.relay_now.state == "away")
         await two.layer.group_discard("room", channel)
         site.server.come_back()
         await eventually(lambda: one.knows(two) and two.knows(one) and not two.hears("room"))
-        sent = one.count("frames_out")
-        await one.layer.group_send("room", {"n": 1})
-        await eventually(lambda: one.count("frames_out") > sent)
-        heard = two.count("frames_in")
-        await eventually(lambda: two.count("frames_in") >= heard + 3)
+        await _published(one, 1)
+        await _beats_are_heard(two)
         assert two.count("gaps") == 0
 
     run(main)

@@ -35,10 +35,7 @@ def test_lost_frames_are_counted_as_gaps_at_the_latest_with_a_beat(
     """R5."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         server.drop_frames(3)
         for number in range(1, 4):
             await one.layer.group_send("room", {"n": number})
@@ -86,10 +83,7 @@ def test_what_was_certainly_not_sent_is_sent_again_and_is_no_gap(
     """R5, R3."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         server.cut_after(0)
         for number in range(1, 30):
             await one.layer.group_send("room", {"n": number})
@@ -362,10 +356,7 @@ def test_a_new_relay_goes_on_with_a_higher_term_and_the_counts(site: Site) -> No
     """R7, R5."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         for number in range(1, 4):
             machine = (one, two)[number % 2]
             term, frames = machine.relay_now.term, machine.count("frames_in")
@@ -445,10 +436,7 @@ def test_what_is_missed_around_the_end_of_two_relays_is_counted(site: Site) -> N
     """R5: the machine that published it has begun another term, too."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         two.end()
         for number in range(1, 4):
             await one.layer.group_send("room", {"n": number})
@@ -539,10 +527,7 @@ def test_the_next_relay_counts_what_a_killed_one_had_taken(site: Site) -> None:
     """R5, R7: a killed relay tells nobody what became of it."""
 
     async def main() -> None:
-        one, two = await site.joined(2)
-        channel = await two.member("room")
-        await one.layer.group_send("room", {"n": 0})
-        assert await received(two.layer, channel) == [0]
+        one, two, channel = await site.in_a_room()
         await eventually(lambda: one.report()["taken"] == 1)
         before = one.report()
         one.end()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from asgi_ipc.cli.finding import importable_engine
-from asgi_ipc.cli.orphans import find_orphans, memory_at, remove_orphan
-from asgi_ipc.engines import names
+from asgi_ipc.cli.orphans import find_orphans, folder_of, look_at_memory, remove_orphan
 from asgi_ipc.engines.shm.files import SHM
 from asgi_ipc.engines.shm.locks.semaphore_locks import folder_of_flags
-from asgi_ipc.engines.shm.store_memory import HEAD, folder_in, is_folder_in
+from asgi_ipc.engines.shm.store_memory import HEAD
 
 
 def remove_stores_below(directory: Path) -> None:
@@ -36,15 +33,9 @@ def _folders(directory: Path) -> list[str]:
 
 
 def _memories(known: list[str]) -> Iterator[tuple[str, str | None]]:
-    for engine in names():
-        factory = importable_engine(engine)
-        if factory is None or factory.unavailable():
-            continue
-        for locator in factory.segment.left():
-            with contextlib.suppress(OSError), memory_at(factory.segment, locator) as memory:
-                head = memory.head(HEAD)
-                long = (each for each in known if is_folder_in(head, each))
-                yield locator, folder_in(head) or next(long, None)
+    return look_at_memory(
+        lambda engine, locator, memory: (locator, folder_of(memory.head(HEAD), known))
+    )
 
 
 def _locks(known: list[str]) -> Iterator[tuple[str, str | None]]:

@@ -222,6 +222,14 @@ class Site:
         await join(*made)
         return made
 
+    async def in_a_room(self) -> tuple[Machine, Machine, str]:
+        """Return two that relay, and a channel of the second that has heard 0 from the first."""
+        one, two = await self.joined(2)
+        channel = await two.member("room")
+        await one.layer.group_send("room", {"n": 0})
+        assert await received(two.layer, channel) == [0]
+        return one, two, channel
+
     def destroy(self) -> None:
         self.server.thaw()
         for machine in self.machines:

@@ -312,24 +312,8 @@ class WakingNetworkEngine(NetworkEngine):
 
     capabilities: ClassVar[Capabilities] = NetworkEngine.capabilities._replace(wakes=True)
 
-    def __init__(
-        self,
-        prefix: str,
-        *,
-        channel_memory: int,
-        group_memory: int,
-        server: str,
-        timeout: float = 5.0,
-    ) -> None:
-        self._numbers = itertools.count(1)
-        self._ear: socket.socket | None = None
-        super().__init__(
-            prefix,
-            channel_memory=channel_memory,
-            group_memory=group_memory,
-            server=server,
-            timeout=timeout,
-        )
+    _numbers = itertools.count(1)
+    _ear: socket.socket | None = None
 
     def _beat(self) -> None:
         super()._beat()

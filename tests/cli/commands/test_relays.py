@@ -50,6 +50,15 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
     return Told(capsys)
 
 
+async def _is_told_until_it_is_long_ago(machine: Machine, told: Told) -> None:
+    machine.end()
+    machine.begin()
+    await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
+    assert told.relays(machine)[0] == 1, "the next relay knows"
+    machine.forgets()
+    assert told.relays(machine)[0] == 0, "that is long ago"
+
+
 def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: Told) -> None:
     async def main() -> None:
         machine, other = await site.joined(2)
@@ -74,12 +83,7 @@ def test_relays_ends_with_1_whenever_something_needs_a_person(site: Site, told: 
         assert "7 way out full" in dropped
         assert "no machine" not in dropped
         assert "killed" not in dropped
-        machine.end()
-        machine.begin()
-        await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
-        assert told.relays(machine)[0] == 1, "the next relay knows"
-        machine.forgets()
-        assert told.relays(machine)[0] == 0, "that is long ago"
+        await _is_told_until_it_is_long_ago(machine, told)
         site.server.refuse()
         site.server.cut()
         await eventually(lambda: state() == "refused")
@@ -110,12 +114,7 @@ def test_a_connection_that_is_lost_again_and_again_needs_a_person(site: Site, to
         text = told(machine, "relays")[1]
         assert "! the connection to the server was lost 3 times in the last 10 minutes" in text
         assert "lost connections 3; relays killed 0; gaps 0;" in text
-        machine.end()
-        machine.begin()
-        await eventually(lambda: told.relays(machine)[1]["state"] == "connected")
-        assert told.relays(machine)[0] == 1, "the next relay knows"
-        machine.forgets()
-        assert told.relays(machine)[0] == 0, "that is long ago"
+        await _is_told_until_it_is_long_ago(machine, told)
 
     run(main)
 
